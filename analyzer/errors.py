@@ -1,0 +1,52 @@
+"""What goes wrong, as exceptions that say what, where and what to do now.
+
+Every error a user can cause is an `AnalyzerError`; the command line prints it as one sentence and exits with its
+`exit_code`. Anything else that escapes is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AnalyzerError(Exception):
+    """Base of all errors a user can cause. `hint` says what to do now."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class InputError(AnalyzerError):
+    """A file, flag or array that cannot be used: unreadable, truncated, of the wrong shape or type."""
+
+
+class NotFoundError(InputError):
+    """A tensor, node, layer, class or method of that name does not exist."""
+
+
+class UnsupportedError(AnalyzerError):
+    """The model, an operator or a method is not supported: no rule, no kernel, no such structure."""
+
+    exit_code = 3
+
+
+class ProviderError(AnalyzerError):
+    """The runtime failed, or the execution provider asked for cannot be had."""
+
+    exit_code = 4
+
+
+def suggest(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """«did you mean …?» for the nearest of `known`, or an empty string where none is near."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=limit, cutoff=0.5)
+    near += [k for k in names if name and name.lower() in k.lower() and k not in near][: limit - len(near)]
+    return f"did you mean {', '.join(repr(n) for n in near)}?" if near else ""
