@@ -1,0 +1,47 @@
+"""Reverse mode: rules (`@vjp`), the one loop that applies them, and policies that replace rows of the table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import onnx
+
+from analyzer.gradient.policies import table_of
+from analyzer.gradient.registry import Rule, Table, vjp
+from analyzer.gradient.reverse import Vjp, append_vjp_to, pullback
+from analyzer.graph import Graph
+from analyzer.graph.normalize import function_operators
+
+__all__ = ["Vjp", "append_vjp", "inlined_operators", "pullback", "table_of", "vjp"]
+
+
+def append_vjp(
+    model: onnx.ModelProto | str | os.PathLike,
+    outputs: Sequence[str],
+    wrt: Sequence[str],
+    policy: str | dict[str, Rule] | Table = "gradient",
+) -> Vjp:
+    """v ↦ Jᵀv: the model with its vector-Jacobian product appended, in plain ONNX operators.
+
+    Args:
+        model: the model or its path; it is normalised to opset 21 first and otherwise left as it is.
+        outputs: tensors to differentiate (outputs, or any floating-point tensor of the file).
+        wrt: tensors to differentiate with respect to: inputs, initializers or intermediate tensors of the file.
+        policy: "gradient", "guided", "deconvnet", or {operator: rule} to replace rows of the gradient's table.
+
+    Raises:
+        InputError: the model cannot be read, or a tensor is not of floating-point type.
+        NotFoundError: there is no tensor or policy of that name.
+        UnsupportedError: operators on the way have no rule; all of them are named.
+    """
+    table = table_of(policy)
+    graph = Graph.read(model, inline=inlined_operators(table))
+    outputs = [outputs] if isinstance(outputs, str) else list(outputs)
+    wrt = [wrt] if isinstance(wrt, str) else list(wrt)
+    return append_vjp_to(graph, outputs, wrt, table)
+
+
+def inlined_operators(table: Table) -> frozenset[str]:
+    """Operators without a rule of their own whose schema has a function body to differentiate instead."""
+    return frozenset(op for op in function_operators() if ("", op) not in table)

@@ -1,0 +1,100 @@
+"""Policies: the gradient table with the rows of the rectifiers replaced.
+
+A rectifier is what computes max(x, 0), whichever operator an exporter wrote it with: Relu, Clip from 0 (ReLU6 too)
+and Max with 0. Everything else keeps its gradient; MaxPool's gradient already is unpooling with the switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from analyzer.errors import NotFoundError, suggest
+from analyzer.gradient.registry import Builder, Primal, Rule, Table, Value, load_rules, override
+from analyzer.graph import Graph, Node
+
+
+def rectified_input(graph: Graph, node: Node) -> int | None:
+    """Which input of `node` it rectifies; None where `node` is no rectifier."""
+    if node.domain:
+        return None
+    if node.op == "Relu":
+        return 0
+    if node.op == "Clip":
+        low = graph.constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1].name else None
+        return 0 if low is not None and low.size == 1 and float(low.item()) == 0 else None
+    if node.op == "Max" and len(node.inputs) == 2:
+        for index in (0, 1):
+            known = graph.constant(node.inputs[1 - index])
+            if known is not None and not np.any(known):
+                return index
+    return None
+
+
+def _on_rectifiers(rule: Callable[[Builder, Primal, Rule, Value], Any]) -> dict[str, Rule]:
+    """Rows for Relu, Clip and Max that apply `rule` where the node is a rectifier, and the gradient elsewhere."""
+    gradient = load_rules()
+
+    def row(name: str) -> Rule:
+        plain = gradient["", name].rule
+
+        def rectifier_vjp(op: Builder, node: Primal, ct: Value) -> Any:
+            index = rectified_input(node.graph, node.node)
+            if index is None:
+                return plain(op, node, ct)
+            return (None,) * index + (rule(op, node, plain, ct),)
+
+        rectifier_vjp.__doc__ = rule.__doc__
+        return rectifier_vjp
+
+    return {name: row(name) for name in ("Relu", "Clip", "Max")}
+
+
+def _guided_vjp(op: Builder, node: Primal, plain: Rule, ct: Value) -> Any:
+    """x̄ = 1[x > 0] ⊙ 1[ȳ > 0] ⊙ ȳ   (Springenberg et al. 2014, 1412.6806, section 3.4)"""
+    result = plain(op, node, op.Relu(ct))
+    results = result if isinstance(result, tuple | list) else (result,)
+    return next(r for r in results if r is not None)
+
+
+def _deconvnet_vjp(op: Builder, node: Primal, plain: Rule, ct: Value) -> Any:
+    """x̄ = max(ȳ, 0)   (Zeiler & Fergus 2014, 1311.2901, section 2.1)"""
+    return op.Relu(ct)
+
+
+def gradient() -> Table:
+    """The true gradient."""
+    return load_rules()
+
+
+def guided() -> Table:
+    """Guided backpropagation."""
+    return override(load_rules(), _on_rectifiers(_guided_vjp))
+
+
+def deconvnet() -> Table:
+    """The deconvolutional network."""
+    return override(load_rules(), _on_rectifiers(_deconvnet_vjp))
+
+
+POLICIES: dict[str, Callable[[], Table]] = {"gradient": gradient, "guided": guided, "deconvnet": deconvnet}
+
+
+def table_of(policy: str | dict[str, Rule] | Table) -> Table:
+    """The rule table of a policy: its name, a full table, or {operator: rule} over the gradient's."""
+    if isinstance(policy, str):
+        if policy not in POLICIES:
+            raise NotFoundError(
+                f"no policy {policy!r}", suggest(policy, POLICIES) or f"choose one of {', '.join(POLICIES)}"
+            )
+        return POLICIES[policy]()
+    if all(isinstance(key, tuple) for key in policy):
+        return policy  # type: ignore[return-value]
+    return override(load_rules(), policy)  # type: ignore[arg-type]
+
+
+def overridden(graph: Graph, nodes: list[Node]) -> list[Node]:
+    """Those of `nodes` that guided backpropagation and deconvnet treat in their own way."""
+    return [n for n in nodes if rectified_input(graph, n) is not None]

@@ -1,0 +1,153 @@
+"""The table of gradient rules: one row per operator, filled by `@vjp`.
+
+A rule is a function `(op, node, *cotangents)`. It appends nodes with `op` (a Builder) and returns one value per
+input of `node`: the cotangent that flows to it, or None where nothing flows. What rules would all repeat is the
+pass's work: the result may be broadcast wider than the input, of another float type, or be computed for an input
+nobody asked for (unused nodes are dropped); `node.needs(i)` tells where that would be expensive.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analyzer.errors import UnsupportedError
+from analyzer.graph import Builder, Graph, Node, Value
+
+Cotangent = Value | None
+Rule = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Primal:
+    """A forward node as a rule sees it.
+
+    `inputs` and `outputs` hold a Value, or None where an optional one is omitted; trailing omitted ones are filled
+    up, so `x, w, b = node.inputs` can be written for Conv with or without a bias.
+    """
+
+    node: Node
+    graph: Graph
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Value | None, ...]
+    wanted: frozenset[str]
+
+    @property
+    def op(self) -> str:
+        return self.node.op
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def x(self) -> Value:
+        """The first input."""
+        assert self.inputs[0] is not None
+        return self.inputs[0]
+
+    @property
+    def y(self) -> Value:
+        """The first output."""
+        assert self.outputs[0] is not None
+        return self.outputs[0]
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute; the schema's default where the file leaves it out."""
+        return self.node.attrs.get(name, default)
+
+    def needs(self, index: int) -> bool:
+        """Whether the gradient of input `index` is wanted by anyone."""
+        value = self.inputs[index] if index < len(self.inputs) else None
+        return value is not None and value.name in self.wanted
+
+    def const(self, index: int) -> Any:
+        """What input `index` holds before the model runs (NumPy array), else None."""
+        value = self.inputs[index] if index < len(self.inputs) else None
+        return None if value is None else self.graph.constant(value)
+
+    def refuse(self, why: str, hint: str = "") -> UnsupportedError:
+        """The error to raise where this node cannot be differentiated: `raise node.refuse("…")`."""
+        return UnsupportedError(f"cannot differentiate {self.op} (node {self.name!r}): {why}", hint)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table: the rule and the versions of the operator it holds for."""
+
+    op: str
+    domain: str
+    since: int
+    rule: Rule
+
+    @property
+    def equation(self) -> str:
+        """The first line of the rule's docstring."""
+        return (self.rule.__doc__ or "").strip().splitlines()[0] if self.rule.__doc__ else ""
+
+
+Table = dict[tuple[str, str], Entry]
+GRADIENT: Table = {}
+NOT_DIFFERENTIABLE: dict[tuple[str, str], str] = {}
+
+
+def vjp(*ops: str, since: int = 1, domain: str = "") -> Callable[[Rule], Rule]:
+    """Registers a rule for `ops`; `since` is the first operator-set version whose meaning the rule has."""
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            if (domain, op) in GRADIENT:
+                raise ValueError(f"{op} has two gradient rules")
+            GRADIENT[domain, op] = Entry(op, domain, since, rule)
+        return rule
+
+    return register
+
+
+def not_differentiable(why: str, *ops: str, domain: str = "") -> None:
+    """Declares operators through which no gradient flows, and why (the operator table shows it)."""
+    for op in ops:
+        NOT_DIFFERENTIABLE[domain, op] = why
+
+
+def override(table: Table, rules: dict[str, Rule]) -> Table:
+    """`table` with the rows of `rules` replaced; how policies are made."""
+    changed = {("", op): Entry(op, "", 1, rule) for op, rule in rules.items()}
+    return {**table, **changed}
+
+
+@functools.cache
+def load_rules() -> Table:
+    """The gradient table with every family of rules imported."""
+    from analyzer.gradient import rules
+
+    assert rules.FAMILIES
+    return GRADIENT
+
+
+def primal(graph: Graph, node: Node, wanted: Sequence[str] | frozenset[str], arity: int) -> Primal:
+    """`node` as a rule sees it, its inputs filled up to `arity`."""
+    inputs: list[Value | None] = [i if i.name else None for i in node.inputs]
+    inputs += [None] * (arity - len(inputs))
+    outputs = tuple(o if o.name else None for o in node.outputs)
+    return Primal(node, graph, tuple(inputs), outputs, frozenset(wanted))
+
+
+__all__ = [
+    "GRADIENT",
+    "NOT_DIFFERENTIABLE",
+    "Builder",
+    "Cotangent",
+    "Entry",
+    "Primal",
+    "Rule",
+    "Table",
+    "Value",
+    "load_rules",
+    "not_differentiable",
+    "override",
+    "primal",
+    "vjp",
+]

@@ -1,0 +1,197 @@
+"""Reverse mode over a graph: the only loop. It knows no operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from analyzer.errors import InputError, UnsupportedError
+from analyzer.gradient.registry import NOT_DIFFERENTIABLE, Entry, Table, primal
+from analyzer.graph import Builder, Graph, Node, Value
+from analyzer.graph.builder import BFLOAT16, FLOATS
+from analyzer.graph.ir import reads
+from analyzer.graph.normalize import lookup
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pullback will visit: the nodes between `wrt` and the outputs, and those of them without a rule."""
+
+    nodes: list[Node]
+    influenced: frozenset[str]
+    missing: list[Node]
+
+
+def is_float(value: Value) -> bool:
+    """Whether a cotangent of `value` has a meaning: its elements are floating-point numbers (or of unknown type)."""
+    return value.dtype is None or value.dtype in FLOATS or value.dtype == BFLOAT16
+
+
+def plan(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], table: Table) -> Plan:
+    """The nodes a gradient of `outputs` with respect to `wrt` passes through, in the order of the graph."""
+    influenced = set(wrt)
+    between = []
+    for node in graph.nodes:
+        if (node.domain or "", node.op) in NOT_DIFFERENTIABLE or influenced.isdisjoint(reads(node)):
+            continue
+        between.append(node)
+        influenced.update(o.name for o in node.outputs if o.name and is_float(o))
+    needed = set(outputs) & influenced
+    nodes = []
+    for node in reversed(between):
+        if any(o.name in needed for o in node.outputs):
+            nodes.append(node)
+            needed.update(n for n in reads(node) if n in influenced)
+    nodes.reverse()
+    missing = [n for n in nodes if rule_for(graph, n, table) is None]
+    return Plan(nodes, frozenset(influenced), missing)
+
+
+def rule_for(graph: Graph, node: Node, table: Table) -> Entry | None:
+    """The row of `table` that holds for `node` at the operator-set version of the graph."""
+    domain = node.domain or ""
+    entry = table.get((domain, node.op))
+    if entry is None:
+        return None
+    schema = lookup(node.op, graph.versions.get(domain, 1), domain)
+    return entry if schema is None or schema.since_version >= entry.since else None
+
+
+def pullback(op: Builder, cotangents: Mapping[str, Value], wrt: Sequence[str], table: Table) -> dict[str, Value | None]:
+    """Appends Jᵀȳ: the gradient of Σ ⟨ȳ, y⟩ with respect to each of `wrt`.
+
+    Args:
+        op: the builder of the graph to append to.
+        cotangents: ȳ for each output tensor y, shaped and typed as it.
+        wrt: names of tensors.
+        table: the rules.
+
+    Returns:
+        The gradient of each, shaped and typed as the tensor; None where the outputs do not depend on it.
+
+    Raises:
+        UnsupportedError: operators on the way have no rule (all of them are named), or a rule refuses its node.
+    """
+    graph = op.graph
+    route = plan(graph, cotangents, wrt, table)
+    if route.missing:
+        raise missing_rules(graph, route.missing)
+    flowing: dict[str, list[Value]] = {}
+    for name, cotangent in cotangents.items():
+        flowing.setdefault(name, []).append(cotangent)
+    for node in reversed(route.nodes):
+        received = [_total(op, flowing, o.name) if o.name else None for o in node.outputs]
+        if all(ct is None for ct in received):
+            continue
+        _visit(op, node, received, route.influenced, table, flowing)
+    return {name: _total(op, flowing, name) for name in wrt}
+
+
+def _visit(
+    op: Builder,
+    node: Node,
+    received: list[Value | None],
+    influenced: frozenset[str],
+    table: Table,
+    flowing: dict[str, list[Value]],
+) -> None:
+    graph = op.graph
+    entry = rule_for(graph, node, table)
+    assert entry is not None
+    schema = lookup(node.op, graph.versions.get(node.domain or "", 1), node.domain or "")
+    arity = len(node.inputs) if schema is None or schema.max_input > 100 else schema.max_input
+    result: Any = entry.rule(op, primal(graph, node, influenced, arity), *received)
+    results = result if isinstance(result, tuple | list) else [result]
+    for value, cotangent in zip(node.inputs, results, strict=False):
+        if cotangent is not None and value.name in influenced and is_float(value):
+            flowing.setdefault(value.name, []).append(_fit(op, cotangent, value))
+
+
+def _fit(op: Builder, cotangent: Value, model: Value) -> Value:
+    """The cotangent as its primal is shaped and typed: summed over broadcast axes, cast."""
+    if model.dtype is not None and cotangent.dtype is not None and cotangent.dtype != model.dtype:
+        cotangent = op.cast(cotangent, model.dtype)
+    return op.sum_to(cotangent, model)
+
+
+def _total(op: Builder, flowing: dict[str, list[Value]], name: str) -> Value | None:
+    """The sum of all cotangents that have reached `name`; computed once."""
+    parts = flowing.get(name)
+    if not parts:
+        return None
+    while len(parts) > 1:
+        parts[:2] = [op.Add(parts[0], parts[1])]
+    return parts[0]
+
+
+def missing_rules(graph: Graph, nodes: Sequence[Node]) -> UnsupportedError:
+    """One error that names every operator without a rule, and where it stands."""
+    by_op: dict[str, list[str]] = {}
+    for node in nodes:
+        by_op.setdefault(f"{node.domain}::{node.op}" if node.domain else node.op, []).append(node.name)
+    lines = [
+        f"{op} ({len(names)}×: {', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for op, names in sorted(by_op.items())
+    ]
+    return UnsupportedError(
+        f"{graph.name}: no gradient rule for {'; '.join(lines)}, on the way from the target to the layer",
+        "choose a layer behind or a target before these nodes; `plan` shows them all",
+    )
+
+
+# ---- Whole models ----
+
+
+@dataclass
+class Vjp:
+    """A model with its vector-Jacobian product appended.
+
+    Attributes:
+        model: the ModelProto; its first outputs are the original ones, then the gradients.
+        cotangents: {output: name of the new graph input that takes its cotangent}.
+        gradients: {tensor: name of the new graph output, shaped and typed as the tensor}.
+        disconnected: tensors of `wrt` the outputs do not depend on; their gradients are zeros.
+        graph: the graph behind `model`.
+    """
+
+    graph: Graph
+    cotangents: dict[str, str]
+    gradients: dict[str, str]
+    disconnected: list[str]
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        if not hasattr(self, "_model"):
+            self._model = self.graph.proto()
+        return self._model
+
+
+def append_vjp_to(graph: Graph, outputs: Sequence[str], wrt: Sequence[str], table: Table, prefix: str = "vjp") -> Vjp:
+    """Append to `graph`: an input for the cotangent of each output, the gradient of each of `wrt` as an output."""
+    op = Builder(graph, prefix)
+    for name in [*outputs, *wrt]:
+        if not is_float(graph[name]) or (graph[name].dtype is None):
+            kind = graph[name].dtype
+            raise InputError(
+                f"{name!r} holds {kind or 'values of unknown type'}, which has no gradient",
+                "name a floating-point tensor",
+            )
+    seeds = {
+        name: graph.add_input(f"{prefix}/cotangent/{name}", graph[name].dtype, graph[name].shape) for name in outputs
+    }
+    found = pullback(op, seeds, list(wrt), table)
+    gradients = {}
+    for name in wrt:
+        gradient = found[name]
+        value = op.zeros_like(graph[name]) if gradient is None else gradient
+        value.shape = value.shape if value.shape is not None else graph[name].shape
+        gradients[name] = graph.add_output(value, f"{prefix}/gradient/{name}").name
+    return Vjp(
+        graph,
+        {name: value.name for name, value in seeds.items()},
+        gradients,
+        [name for name in wrt if found[name] is None],
+    )

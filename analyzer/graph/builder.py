@@ -1,0 +1,328 @@
+"""Appends nodes to a graph: `op.Mul(a, b)` is a Mul node, typed, shaped and constant-folded on the way.
+
+Rules and recipes write maths with it. What they would all repeat lives here: the type of a constant, a shape that
+is known only when the model runs, an operation that would do nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.shape_inference
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
+
+from analyzer.errors import UnsupportedError
+from analyzer.graph.ir import Graph, Node, Value
+
+FLOATS = (np.float16, np.float32, np.float64)
+BFLOAT16 = int(onnx.TensorProto.BFLOAT16)
+
+
+class Builder:
+    """`builder.<Operator>(*inputs, outputs=1, **attributes)` appends a node and returns its output(s).
+
+    An input may be a Value, None (an omitted optional input), a NumPy array or scalar (a constant as it is), a list
+    or tuple of ints (an int64 constant), or a Python number (a constant of the first non-boolean Value's type).
+    """
+
+    def __init__(self, graph: Graph, prefix: str = "vjp") -> None:
+        self.graph = graph
+        self.prefix = prefix
+        self._constants: dict[Any, Value] = {}
+        self._shared: dict[Any, Value] = {}
+        self._count = 0
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        if not op[:1].isupper():
+            raise AttributeError(op)
+        return functools.partial(self.node, op)
+
+    def node(self, op: str, *inputs: Any, outputs: int = 1, **attrs: Any) -> Any:
+        """Append a node; a Value, or a tuple of them where `outputs` is above 1."""
+        like = next((i for i in inputs if isinstance(i, gs.Tensor) and i.dtype != np.dtype(bool)), None)
+        values = [self.value(i, like) for i in inputs]
+        while values and values[-1] is None:
+            values.pop()
+        if outputs == 1:
+            done = self._simplify(op, values, attrs)
+            if done is not None:
+                return done
+        self._count += 1
+        name = self.graph.fresh(f"{self.prefix}/{op}_{self._count}")
+        names = [name] if outputs == 1 else [f"{name}:{i}" for i in range(outputs)]
+        results = [gs.Variable(n) for n in names]
+        given = [gs.Variable.empty() if v is None else v for v in values]
+        node = Node(op, name, attrs, given, results)
+        for result, (dtype, shape) in zip(results, self._infer(node), strict=False):
+            result.dtype, result.shape = dtype, shape
+        self.graph.append(node)
+        return results[0] if outputs == 1 else tuple(results)
+
+    # ---- Constants ----
+
+    def value(self, given: Any, like: Value | None = None) -> Value | None:
+        """`given` as a Value: see the class."""
+        if given is None or isinstance(given, gs.Tensor):
+            return given
+        if isinstance(given, np.ndarray | np.generic):
+            return self.constant(np.asarray(given))
+        if isinstance(given, list | tuple):
+            return self.constant(np.asarray(given, np.int64))
+        return self.scalar(given, like)
+
+    def constant(self, array: np.ndarray, name: str = "constant") -> Value:
+        """A constant tensor; equal small ones are shared."""
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.nbytes <= 1024 else None
+        if key not in self._constants or key is None:
+            value = self.graph.add_weight(self.graph.fresh(f"{self.prefix}/{name}"), array)
+            if key is None:
+                return value
+            self._constants[key] = value
+        return self._constants[key]
+
+    def scalar(self, number: float, like: Value | None = None) -> Value:
+        """A constant scalar of the element type of `like` (float32 without one)."""
+        dtype = np.dtype(np.float32) if like is None else like.dtype
+        if dtype == BFLOAT16:
+            return self.cast(self.constant(np.asarray(number, np.float32)), BFLOAT16)
+        return self.constant(np.asarray(number, dtype))
+
+    def const(self, value: Value | None) -> np.ndarray | None:
+        """The array that `value` is known to hold before the model runs, else None."""
+        return None if value is None else self.graph.constant(value)
+
+    # ---- Shapes that may be known only when the model runs ----
+
+    def rank(self, value: Value) -> int:
+        """Number of axes; UnsupportedError where not even that is known."""
+        if value.shape is None:
+            raise UnsupportedError(
+                f"{self.graph.name}: the rank of {value.name!r} is not known from the file",
+                "give the input's shape, for example --shape input:1x3x224x224",
+            )
+        return len(value.shape)
+
+    def dim(self, value: Value, axis: int) -> int | None:
+        """Size of an axis where it is fixed, else None."""
+        size = None if value.shape is None else value.shape[axis]
+        return size if isinstance(size, int) else None
+
+    def static(self, value: Value) -> tuple[int, ...] | None:
+        """The shape where all of it is fixed, else None."""
+        shape = value.shape
+        return tuple(shape) if shape is not None and all(isinstance(d, int) for d in shape) else None
+
+    def shape(self, value: Value, start: int | None = None, end: int | None = None) -> Value:
+        """The shape as an int64 vector: a constant where it is fixed, else computed at run time."""
+        if value.shape is not None:
+            part = value.shape[slice(start, end)]
+            if all(isinstance(d, int) for d in part):
+                return self.constant(np.asarray(part, np.int64))
+        key = ("Shape", value.name, start, end)
+        if key not in self._shared:
+            bounds = {k: v for k, v in (("start", start), ("end", end)) if v is not None}
+            self._shared[key] = self.node("Shape", value, **bounds)
+        return self._shared[key]
+
+    def size(self, value: Value, axes: Sequence[int] | None = None) -> Value:
+        """Number of elements along `axes` (all when None), as a scalar of the value's own type."""
+        axes = range(self.rank(value)) if axes is None else axes
+        sizes = [self.dim(value, a) for a in axes]
+        if all(s is not None for s in sizes):
+            return self.scalar(math.prod(sizes), value)  # type: ignore[arg-type]
+        picked = self.Gather(self.shape(value), np.asarray([a % self.rank(value) for a in axes], np.int64), axis=0)
+        return self.cast(self.ReduceProd(picked, keepdims=0), value.dtype)
+
+    def same_shape(self, a: Value, b: Value) -> bool:
+        """Whether both are known to have the same shape, symbols included."""
+        return a.shape is not None and b.shape is not None and list(a.shape) == list(b.shape) and None not in a.shape
+
+    def reshape_like(self, value: Value, model: Value) -> Value:
+        """`value` with the shape of `model`, which has as many elements."""
+        if self.same_shape(value, model):
+            return value
+        result = self.Reshape(value, self._reshape_target(model), allowzero=0)
+        result.shape = model.shape
+        return result
+
+    def _reshape_target(self, model: Value) -> Value:
+        """The shape of `model`; one unknown axis can be written as -1, which saves the Shape node."""
+        if model.shape is not None:
+            unknown = [i for i, d in enumerate(model.shape) if not isinstance(d, int)]
+            if len(unknown) == 1 and 0 not in model.shape:
+                return self.constant(np.array([d if isinstance(d, int) else -1 for d in model.shape], np.int64))
+        return self.shape(model)
+
+    def expand_like(self, value: Value, model: Value) -> Value:
+        """`value` broadcast to the shape of `model`."""
+        if self.same_shape(value, model):
+            return value
+        result = self.Expand(value, self.shape(model))
+        result.shape = model.shape
+        return result
+
+    def zeros_like(self, model: Value) -> Value:
+        """Zeros shaped and typed as `model`."""
+        return self.expand_like(self.scalar(0, model), model)
+
+    def ones_like(self, model: Value) -> Value:
+        """Ones shaped and typed as `model`."""
+        return self.expand_like(self.scalar(1, model), model)
+
+    def sum_to(self, value: Value, model: Value) -> Value:
+        """The adjoint of broadcasting `model` to the shape of `value`: sum over the axes that were stretched."""
+        if self.same_shape(value, model):
+            return value
+        if value.shape is None or model.shape is None:
+            return self._sum_to_at_run_time(value, model)
+        lead = len(value.shape) - len(model.shape)
+        axes = list(range(lead))
+        for axis, size in enumerate(model.shape):
+            other = value.shape[lead + axis]
+            if size == other and size is not None:
+                continue
+            if size == 1:
+                axes.append(lead + axis)
+            elif not isinstance(size, int):
+                return self._sum_to_at_run_time(value, model)
+        if axes:
+            value = self.ReduceSum(value, axes, keepdims=1)
+        return self.reshape_like(value, model) if lead else value
+
+    def _sum_to_at_run_time(self, value: Value, model: Value) -> Value:
+        """Sums over the axes where `model`, its shape filled up with ones in front, has 1 and `value` has not."""
+        wide, narrow = self.shape(value), self.shape(model)
+        missing = self.Sub(self.Shape(wide), self.Shape(narrow))
+        padded = self.Concat(self.Expand(np.array([1], np.int64), missing), narrow, axis=0)
+        stretched = self.Not(self.Equal(padded, wide))
+        axes = self.Squeeze(self.NonZero(stretched), [0])
+        result = self.Reshape(self.ReduceSum(value, axes, keepdims=1, noop_with_empty_axes=1), narrow)
+        result.shape, result.dtype = model.shape, value.dtype
+        return result
+
+    # ---- Types ----
+
+    def cast(self, value: Value, dtype: Any) -> Value:
+        """`value` as `dtype`; itself where it already is."""
+        if value.dtype == dtype:
+            return value
+        known = self.const(value)
+        if known is not None and known.size <= 64 and dtype != BFLOAT16 and not isinstance(dtype, int):
+            return self.constant(known.astype(dtype))
+        result = self.node("Cast", value, to=dtype_to_onnx(dtype))
+        result.dtype, result.shape = dtype, value.shape
+        return result
+
+    # ---- Inference and folding ----
+
+    def _simplify(self, op: str, values: list[Value | None], attrs: dict[str, Any]) -> Value | None:
+        """The result of an operation that would do nothing, else None."""
+        first = values[0] if values else None
+        if first is None:
+            return None
+        if op in ("Mul", "Div") and self._is(values[1], 1):
+            return first if _keeps_shape(first, values[1]) else None
+        if op == "Mul" and self._is(first, 1):
+            return values[1] if _keeps_shape(values[1], first) else None
+        if op in ("Add", "Sub") and self._is(values[1], 0):
+            return first if _keeps_shape(first, values[1]) else None
+        if op == "Transpose" and list(attrs.get("perm", ())) == list(range(len(first.shape or ()))):
+            return first if first.shape is not None else None
+        if op == "Reshape":
+            target = self.const(values[1])
+            if target is not None and self.static(first) == tuple(target.tolist()):
+                return first
+        if op == "Concat" and len(values) == 1:
+            return first
+        if op == "Identity":
+            return first
+        return None
+
+    def _is(self, value: Value | None, number: float) -> bool:
+        return isinstance(value, gs.Constant) and math.prod(value.shape) == 1 and self.const(value).item() == number  # type: ignore[union-attr]
+
+    def _infer(self, node: Node) -> list[tuple[Any, Any]]:
+        """(dtype, shape) per output, by the operator's own inference function."""
+        first = node.inputs[0] if node.inputs else None
+        if node.op in _ELEMENTWISE and first is not None:
+            kinds = [i for i in node.inputs if i.name]
+            if all(i.shape is not None and list(i.shape) == list(first.shape or ()) for i in kinds):
+                return [(np.dtype(bool) if node.op in _LOGICAL else first.dtype, list(first.shape))]
+            shape = _broadcast([i.shape for i in kinds])
+            if shape is not None:
+                like = node.inputs[1] if node.op == "Where" else first
+                return [(np.dtype(bool) if node.op in _LOGICAL else like.dtype, shape)]
+        return infer(node, self.graph.opset, self.graph.constant)
+
+
+_LOGICAL = frozenset({"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not"})
+_ELEMENTWISE = _LOGICAL | {
+    "Add", "Sub", "Mul", "Div", "Where", "Neg", "Exp", "Sigmoid", "Sqrt", "Relu", "Sign", "Abs", "Log", "Pow", "Max",
+    "Min", "Tanh", "Erf", "Reciprocal", "Sin", "Cos", "HardSigmoid", "Clip", "Softplus", "Identity",
+}  # fmt: skip
+
+
+def _keeps_shape(value: Value | None, other: Value | None) -> bool:
+    """Whether broadcasting `value` with the one-element `other` leaves its shape."""
+    return value is not None and other is not None and value.shape is not None and len(other.shape) <= len(value.shape)
+
+
+def _broadcast(shapes: Sequence[Sequence[Any] | None]) -> list[Any] | None:
+    """The common shape of broadcast operands; None where it cannot be told."""
+    if any(s is None for s in shapes):
+        return None
+    rank = max(len(s) for s in shapes)  # type: ignore[arg-type]
+    result: list[Any] = []
+    for axis in range(-rank, 0):
+        sizes = [s[axis] for s in shapes if len(s) >= -axis]  # type: ignore[index,arg-type]
+        wide = [d for d in sizes if d != 1]
+        fixed = next((d for d in wide if isinstance(d, int)), None)
+        if not wide:
+            result.append(1)
+        elif fixed is not None:
+            result.append(fixed)
+        elif all(d == wide[0] for d in wide):
+            result.append(wide[0])
+        else:
+            result.append(None)
+    return result
+
+
+def infer(node: Node, opset: int, constant: Callable[[Value], np.ndarray | None]) -> list[tuple[Any, Any]]:
+    """(dtype, shape) of each output of `node`, by the ONNX schema; (None, None) where it cannot tell."""
+    unknown: list[tuple[Any, Any]] = [(None, None)] * len(node.outputs)
+    try:
+        schema = onnx.defs.get_schema(node.op, opset, node.domain or "")
+        proto = OnnxExporter.export_node(node)
+        types, data = {}, {}
+        for value in node.inputs:
+            if not value.name or value.dtype is None:
+                continue
+            types[value.name] = onnx.helper.make_tensor_type_proto(dtype_to_onnx(value.dtype), value.shape)
+            if value.dtype == np.dtype(np.int64) or isinstance(value, gs.Constant):
+                known = constant(value) if (value.shape is None or len(value.shape) <= 1) else None
+                if known is not None and known.size <= 256:
+                    data[value.name] = onnx.numpy_helper.from_array(known, value.name)
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, proto, types, data, opset_imports=[onnx.helper.make_opsetid(node.domain or "", opset)]
+        )
+    except Exception:
+        return unknown
+    return [_read_type(found[o.name]) if o.name in found else (None, None) for o in node.outputs]
+
+
+def _read_type(kind: onnx.TypeProto) -> tuple[Any, Any]:
+    tensor = kind.tensor_type
+    dtype: Any = tensor.elem_type
+    if tensor.elem_type != BFLOAT16:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    if not tensor.HasField("shape"):
+        return dtype, None
+    return dtype, [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]

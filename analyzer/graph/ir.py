@@ -1,0 +1,339 @@
+"""A normalised model as linked nodes and tensors, to be read and appended to.
+
+`Graph` puts onnx-graphsurgeon's objects over the proto of a `Source`: producers and consumers are one attribute
+away, and appending is building `Node`s. The proto itself is never re-exported: `Graph.proto()` copies it as it is
+and adds only what was appended, so metadata, annotations and forward nodes stay byte for byte.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx_graphsurgeon as gs
+from onnx import numpy_helper
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onnx
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
+from analyzer.graph.load import Source
+from analyzer.graph.normalize import defaults, lookup, normalize
+from analyzer.graph.values import evaluate
+
+G_LOGGER.severity = G_LOGGER.CRITICAL
+
+Value = gs.Tensor  # a tensor of the graph: .name, .shape (ints, symbols or None per axis; None if unknown), .dtype
+Node = gs.Node  # an operator of the graph: .op, .domain, .name, .attrs, .inputs, .outputs
+
+PROTOBUF_LIMIT = (1 << 31) - (1 << 24)
+
+
+class Graph:
+    """A normalised model that can be queried and appended to."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.name = source.name
+        self.opset = next((o.version for o in source.proto.opset_import if not o.domain), 0)
+        try:
+            self.gs = gs.import_onnx(source.proto)
+        except Exception as error:
+            raise UnsupportedError(f"{source.name}: cannot be read as a graph: {error}") from error
+        self.nodes: list[Node] = list(self.gs.nodes)
+        self.versions = {o.domain: o.version for o in source.proto.opset_import}
+        for node in self.nodes:
+            _complete(node, self.versions)
+        self.forward_count = len(self.nodes)
+        self.values: dict[str, Value] = dict(self.gs.tensors())
+        self.inputs: list[Value] = list(self.gs.inputs)
+        self.outputs: list[Value] = list(self.gs.outputs)
+        self.weights: dict[str, np.ndarray] = dict(source.weights)
+        self.new_inputs: list[Value] = []
+        self.new_outputs: list[Value] = []
+        self.metadata: dict[str, str] = {}
+        self._known: dict[str, np.ndarray | None] = {}
+
+    @classmethod
+    def read(
+        cls, model: object, inline: Iterable[str] = (), input_shapes: dict[str, tuple[int, ...]] | None = None
+    ) -> Graph:
+        """Load and normalise `model` (path, bytes or ModelProto)."""
+        return cls(normalize(model, inline, input_shapes))
+
+    # ---- Reading ----
+
+    def __getitem__(self, name: str) -> Value:
+        """The tensor called `name`; NotFoundError suggests near misses."""
+        if name in self.values:
+            return self.values[name]
+        raise NotFoundError(
+            f"{self.name} has no tensor {name!r}", suggest(name, self.values) or "list them with `inspect`"
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def constant(self, value: Value) -> np.ndarray | None:
+        """The array of `value` where it does not depend on the inputs' data: weights, and shape arithmetic on
+        known shapes. None where it does, or where it is large and computed."""
+        if value.name not in self._known:
+            self._known[value.name] = self._evaluate(value)
+        known = self._known[value.name]
+        return None if known is None or (known.dtype == object) else known
+
+    def _evaluate(self, value: Value) -> np.ndarray | None:
+        if isinstance(value, gs.Constant):
+            return self.weights[value.name] if value.name in self.weights else np.asarray(value.values)
+        # An explicit stack: chains of shape arithmetic can be longer than Python's recursion limit.
+        stack = [value]
+        while stack:
+            top = stack[-1]
+            if top.name in self._known or isinstance(top, gs.Constant) or not top.inputs:
+                if not isinstance(top, gs.Constant) and top.name not in self._known:
+                    self._known[top.name] = None
+                stack.pop()
+                continue
+            node = top.inputs[0]
+            waiting = [
+                i for i in node.inputs if i.name and not isinstance(i, gs.Constant) and i.name not in self._known
+            ]
+            if waiting and node.op not in ("Shape", "Size"):
+                stack.extend(waiting)
+                continue
+            results = evaluate(node, self._partial, [v.shape for v in node.inputs])
+            for index, output in enumerate(node.outputs):
+                self._known[output.name] = results[index] if results and index < len(results) else None
+            stack.pop()
+        return self._known[value.name]
+
+    def _partial(self, value: Value) -> np.ndarray | None:
+        if isinstance(value, gs.Constant):
+            return self._evaluate(value)
+        return self._known.get(value.name)
+
+    def producer(self, value: Value) -> Node | None:
+        """The node that computes `value`; None for inputs and weights."""
+        return value.inputs[0] if value.inputs else None
+
+    def consumers(self, value: Value) -> list[Node]:
+        """The nodes that read `value`."""
+        return list(value.outputs)
+
+    def forward_nodes(self) -> list[Node]:
+        """The model's own nodes, in topological order."""
+        return self.nodes[: self.forward_count]
+
+    # ---- Appending ----
+
+    def append(self, node: Node) -> None:
+        """Add `node` at the end; what it reads must already be there."""
+        self.nodes.append(node)
+        for output in node.outputs:
+            if output.name:
+                self.values[output.name] = output
+
+    def add_weight(self, name: str, array: np.ndarray) -> Value:
+        """Add a constant tensor."""
+        value = gs.Constant(name, array)
+        self.values[name] = value
+        return value
+
+    def add_input(self, name: str, dtype: Any, shape: Sequence[int | str | None] | None) -> Value:
+        """Add a graph input; used for cotangents and targets."""
+        value = gs.Variable(self.fresh(name), dtype, shape)
+        self.values[value.name] = value
+        self.new_inputs.append(value)
+        return value
+
+    def add_output(self, value: Value, name: str | None = None) -> Value:
+        """Make `value` a graph output, under `name` where one is given (through an Identity where it must be)."""
+        taken = {v.name for v in [*self.outputs, *self.new_outputs, *self.inputs, *self.new_inputs]}
+        rename = name is not None and name != value.name
+        if rename or isinstance(value, gs.Constant) or (value.name in taken and not rename):
+            alias = gs.Variable(self.fresh(name or f"{value.name}/copy"), value.dtype, value.shape)
+            self.append(Node("Identity", self.fresh(f"{alias.name}/Identity"), None, [value], [alias]))
+            value = alias
+        self.new_outputs.append(value)
+        return value
+
+    def fresh(self, name: str) -> str:
+        """`name`, or `name_2`… where it is taken."""
+        candidate, count = name, 1
+        while candidate in self.values:
+            count += 1
+            candidate = f"{name}_{count}"
+        return candidate
+
+    # ---- Writing ----
+
+    def stub(self, outputs: Sequence[str] | None = None) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+        """The model with everything that was appended and is used, its weights set aside.
+
+        Args:
+            outputs: which outputs to keep; all of the original and added ones when None. Nodes that no kept
+                output needs are left out.
+        """
+        wanted = [*self.outputs, *self.new_outputs]
+        if outputs is not None:
+            by_name = {v.name: v for v in wanted}
+            wanted = [by_name.get(n) or self[n] for n in outputs]
+        live = self._live(wanted, keep_forward=outputs is None)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.source.proto)
+        original = list(proto.graph.node)
+        kept = [n for n, alive in zip(original, live, strict=False) if alive]
+        if len(kept) != len(original):
+            copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
+            del proto.graph.node[:]
+            proto.graph.node.extend(copies)
+        new = [
+            n for n, alive in zip(self.nodes[self.forward_count :], live[self.forward_count :], strict=True) if alive
+        ]
+        proto.graph.node.extend(OnnxExporter.export_node(n) for n in new)
+        weights = self._add_constants(proto, new, wanted)
+        self._add_annotations(proto, new, wanted)
+        for key, text in self.metadata.items():
+            onnx.helper.set_model_props(proto, {**{p.key: p.value for p in proto.metadata_props}, key: text})
+        return proto, weights
+
+    def proto(self, outputs: Sequence[str] | None = None) -> onnx.ModelProto:
+        """The model as one self-contained ModelProto.
+
+        Raises:
+            InputError: with its weights it would be over protobuf's 2 GiB; use `save` instead.
+        """
+        proto, weights = self.stub(outputs)
+        total = sum(w.nbytes for w in weights.values())
+        if total > PROTOBUF_LIMIT:
+            raise InputError(
+                f"{self.name} has {total / 2**30:.1f} GiB of weights, more than one protobuf can hold",
+                "save it to a file instead: the weights then go beside it as external data",
+            )
+        for tensor in proto.graph.initializer:
+            if tensor.name in weights:
+                tensor.raw_data = np.ascontiguousarray(weights[tensor.name]).tobytes()
+        return proto
+
+    def _live(self, wanted: Sequence[Value], keep_forward: bool) -> list[bool]:
+        """Which nodes the wanted outputs need. The model's own nodes are all needed when `keep_forward`."""
+        needed = {v.name for v in wanted}
+        live = [False] * len(self.nodes)
+        for index in range(len(self.nodes) - 1, -1, -1):
+            node = self.nodes[index]
+            if (keep_forward and index < self.forward_count) or any(o.name in needed for o in node.outputs):
+                live[index] = True
+                needed.update(reads(node))
+        return live
+
+    def _add_constants(
+        self, proto: onnx.ModelProto, new: Sequence[Node], wanted: Sequence[Value]
+    ) -> dict[str, np.ndarray]:
+        used = {name for node in proto.graph.node for name in node.input}
+        used |= {n for node in self.nodes[: self.forward_count] for s in node.subgraphs() for n in _outer(s)}
+        used |= {v.name for v in wanted}
+        present = {t.name for t in proto.graph.initializer}
+        if not present <= used:
+            kept = [
+                onnx.TensorProto.FromString(t.SerializeToString()) for t in proto.graph.initializer if t.name in used
+            ]
+            del proto.graph.initializer[:]
+            proto.graph.initializer.extend(kept)
+        weights = {name: array for name, array in self.weights.items() if name in used}
+        for node in new:
+            for value in node.inputs:
+                if not isinstance(value, gs.Constant) or value.name in present:
+                    continue
+                present.add(value.name)
+                array = np.asarray(value.values)
+                tensor = onnx.TensorProto(
+                    name=value.name,
+                    dims=array.shape,
+                    data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
+                )
+                if array.nbytes >= 4096:
+                    weights[value.name] = array
+                else:
+                    tensor = numpy_helper.from_array(array, value.name)
+                proto.graph.initializer.append(tensor)
+        return weights
+
+    def _add_annotations(self, proto: onnx.ModelProto, new: Sequence[Node], wanted: Sequence[Value]) -> None:
+        names = {v.name for v in self.new_inputs}
+        proto.graph.input.extend(_annotation(v) for v in self.new_inputs)
+        declared = {o.name: o for o in proto.graph.output}
+        outputs = [declared.get(v.name) or _annotation(v) for v in wanted]
+        copies = [onnx.ValueInfoProto.FromString(o.SerializeToString()) for o in outputs]
+        names |= {v.name for v in wanted}
+        del proto.graph.output[:]
+        proto.graph.output.extend(copies)
+        known = [v for v in proto.graph.value_info if v.name not in names]
+        if len(known) != len(proto.graph.value_info):
+            copies = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in known]
+            del proto.graph.value_info[:]
+            proto.graph.value_info.extend(copies)
+        proto.graph.value_info.extend(
+            _annotation(v)
+            for node in new
+            for v in node.outputs
+            if v.name and v.name not in names and v.dtype is not None and v.shape is not None
+        )
+
+
+def reads(node: Node) -> set[str]:
+    """Names that `node` reads, those its bodies capture included."""
+    names = {i.name for i in node.inputs if i.name}
+    for subgraph in node.subgraphs():
+        names |= _outer(subgraph)
+    return names
+
+
+def _outer(subgraph: gs.Graph) -> set[str]:
+    own = {i.name for i in subgraph.inputs} | {o.name for n in subgraph.nodes for o in n.outputs}
+    names = {i.name for n in subgraph.nodes for i in n.inputs if i.name and not isinstance(i, gs.Constant)}
+    names |= {i.name for n in subgraph.nodes for i in n.inputs if isinstance(i, gs.Constant)}
+    for node in subgraph.nodes:
+        for inner in node.subgraphs():
+            names |= _outer(inner)
+    names |= {o.name for o in subgraph.outputs}
+    return names - own
+
+
+def _annotation(value: Value) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(value.name, dtype_to_onnx(value.dtype), value.shape)
+
+
+def _complete(node: Node, versions: dict[str, int]) -> None:
+    """Gives `node` every attribute its schema has a default for, and the window its operator implies.
+
+    Only this view is completed: the proto keeps the attributes of the file, since the runtime's fusions match them.
+    """
+    domain = node.domain or ""
+    schema = lookup(node.op, versions.get(domain, 1), domain)
+    if schema is None:
+        return
+    for name, attribute in defaults(schema.name, schema.since_version, schema.domain):
+        if name not in node.attrs:
+            value = onnx.helper.get_attribute_value(attribute)
+            node.attrs[name] = value.decode() if isinstance(value, bytes) else value
+    if "strides" not in schema.attributes:
+        return
+    if "kernel_shape" not in node.attrs:
+        weight = node.inputs[3 if node.op == "QLinearConv" else 1]
+        if weight.shape is None or not all(isinstance(d, int) for d in weight.shape[2:]):
+            return
+        node.attrs["kernel_shape"] = list(weight.shape[2:])
+    rank = len(node.attrs["kernel_shape"])
+    for name, value in (("strides", [1] * rank), ("dilations", [1] * rank), ("pads", [0] * 2 * rank)):
+        if name in schema.attributes and (name != "pads" or node.attrs.get("auto_pad", "NOTSET") == "NOTSET"):
+            node.attrs.setdefault(name, value)
+
+
+def count(shape: Sequence[int | str | None] | None) -> int | None:
+    """Number of elements, or None where a dimension is not fixed."""
+    if shape is None or not all(isinstance(d, int) for d in shape):
+        return None
+    return math.prod(shape)  # type: ignore[arg-type]

@@ -1,0 +1,330 @@
+"""From a path, bytes or ModelProto to a `Source`: the graph with its weights set aside.
+
+Weights live in NumPy arrays (memory-mapped where the file keeps them as external data) and never travel through
+protobuf again: the proto that the passes work on holds stubs, so it stays small for a model of any size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from analyzer.errors import InputError
+
+# Smaller tensors stay in the proto: shape inference and the opset converter read them.
+DETACH_BYTES = 4096
+MAX_FILE_BYTES = 1 << 31
+
+_DATA_FIELDS = (
+    "raw_data",
+    "float_data",
+    "int32_data",
+    "int64_data",
+    "double_data",
+    "uint64_data",
+    "string_data",
+)
+_DETACHABLE = {
+    onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT8,
+    onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16, onnx.TensorProto.INT32,
+    onnx.TensorProto.UINT32, onnx.TensorProto.INT64, onnx.TensorProto.UINT64,
+}  # fmt: skip
+
+
+@dataclass
+class Source:
+    """A model as it came: `proto` with stubs where `weights` were, the `path` it was read from, and its `sha256`."""
+
+    proto: onnx.ModelProto
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    path: Path | None = None
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.path.name if self.path else self.proto.graph.name or "model"
+
+
+def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
+    """Read `model` and set its weights aside.
+
+    Args:
+        model: path of an `.onnx` file (external data beside it), its bytes, or a `ModelProto` (left untouched).
+
+    Raises:
+        InputError: the file is missing, not ONNX, truncated, cyclic, or its external data is missing or points
+            outside its folder.
+    """
+    if isinstance(model, Source):
+        return model
+    path = None
+    if isinstance(model, onnx.ModelProto):
+        proto, data = onnx.ModelProto(), b""
+        proto.CopyFrom(model)
+    else:
+        if isinstance(model, bytes | bytearray | memoryview):
+            data = bytes(model)
+        elif isinstance(model, str | os.PathLike):
+            path = Path(model)
+            data = _read(path)
+        else:
+            raise InputError(f"a model must be a path, bytes or an onnx.ModelProto, not {type(model).__name__}")
+        proto = _parse(data, path)
+    _check(proto, path)
+    source = Source(proto, path=path, sha256=hashlib.sha256(data).hexdigest() if data else "")
+    del data
+    lift_constants(proto.graph)
+    detach(source)
+    _sort(proto.graph, str(path or "model"))
+    # Cleared protobuf fields keep their memory; parsing the stubs afresh gives it back.
+    source.proto = onnx.ModelProto.FromString(proto.SerializeToString())
+    return source
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, not an ONNX file", "name the .onnx file inside it")
+        size = path.stat().st_size
+        if size >= MAX_FILE_BYTES:
+            raise InputError(
+                f"{path} has {size / 2**30:.1f} GiB, but a protobuf file ends at 2 GiB",
+                "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
+            )
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _parse(data: bytes, path: Path | None) -> onnx.ModelProto:
+    where = str(path) if path else "the given bytes"
+    if not data:
+        raise InputError(f"{where}: the file is empty, not an ONNX model")
+    if data[4:8] == b"ORTM":
+        raise InputError(f"{where} is in onnxruntime's own .ort format", "give the .onnx file it was converted from")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except Exception:
+        raise InputError(
+            f"{where} is not an ONNX model: it does not parse as protobuf (truncated, or another kind of file)"
+        ) from None
+    return proto
+
+
+def _check(proto: onnx.ModelProto, path: Path | None) -> None:
+    where = str(path) if path else "the model"
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise InputError(f"{where} is not an ONNX model: it holds no graph")
+    if not proto.graph.output:
+        raise InputError(f"{where}: the graph has no outputs, so there is nothing to explain")
+    if not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
+        if proto.ir_version >= 3 and any(n.domain in ("", "ai.onnx") for n in proto.graph.node):
+            raise InputError(f"{where}: the model imports no version of the ai.onnx operator set")
+        if proto.ir_version < 3:
+            proto.opset_import.append(onnx.helper.make_opsetid("", 1))
+    for opset in proto.opset_import:
+        if opset.domain == "ai.onnx":
+            opset.domain = ""
+    for node in proto.graph.node:
+        if node.domain == "ai.onnx":
+            node.domain = ""
+
+
+def lift_constants(graph: onnx.GraphProto) -> None:
+    """Replaces Constant nodes with initializers of the same name."""
+    kept = []
+    for node in graph.node:
+        tensor = constant_tensor(node)
+        if tensor is None:
+            kept.append(node)
+        else:
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+    if len(kept) != len(graph.node):
+        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor that a Constant node holds, whichever attribute it is written in, or None."""
+    if node.op_type != "Constant" or node.domain or len(node.attribute) != 1:
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(attribute.t)
+        return tensor
+    kinds = {
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+    }
+    if attribute.name not in kinds:
+        return None
+    return numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute), kinds[attribute.name]))
+
+
+def detach(source: Source) -> None:
+    """Moves large initializers from the proto into `source.weights`, leaving stubs with type and dims."""
+    folder = source.path.parent if source.path else Path.cwd()
+    for tensor in source.proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            array = _external(tensor, folder)
+            if array.nbytes < DETACH_BYTES or tensor.data_type not in _DETACHABLE:
+                name = tensor.name
+                tensor.CopyFrom(numpy_helper.from_array(np.array(array), name))
+                continue
+            source.weights[tensor.name] = array
+        elif tensor.data_type in _DETACHABLE and math.prod(tensor.dims) * _itemsize(tensor) >= DETACH_BYTES:
+            if tensor.name in source.weights and not _holds_data(tensor):
+                continue
+            _check_size(tensor)
+            source.weights[tensor.name] = numpy_helper.to_array(tensor)
+        else:
+            if tensor.data_type in _DETACHABLE:
+                _check_size(tensor)
+            continue
+        for name in _DATA_FIELDS:
+            tensor.ClearField(name)
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+
+
+def _holds_data(tensor: onnx.TensorProto) -> bool:
+    return any(tensor.HasField("raw_data") if n == "raw_data" else len(getattr(tensor, n)) for n in _DATA_FIELDS)
+
+
+def _itemsize(tensor: onnx.TensorProto) -> int:
+    return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _check_size(tensor: onnx.TensorProto) -> None:
+    if any(d < 0 for d in tensor.dims):
+        raise InputError(f"weight {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
+    count = math.prod(tensor.dims)
+    if tensor.HasField("raw_data"):
+        stored = len(tensor.raw_data) // _itemsize(tensor)
+    else:
+        stored = max(len(getattr(tensor, name)) for name in _DATA_FIELDS[1:])
+    if stored != count:
+        raise InputError(
+            f"weight {tensor.name!r} says {list(tensor.dims)} = {count} elements but holds {stored}",
+            "the file is damaged; export it again",
+        )
+
+
+def _external(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
+    """The array of an externally stored tensor, memory-mapped; its file must lie inside `folder`."""
+    info = {e.key: e.value for e in tensor.external_data}
+    location = info.get("location", "")
+    root = folder.resolve()
+    target = (root / location).resolve()
+    if not location or os.path.isabs(location) or not target.is_relative_to(root):
+        raise InputError(
+            f"weight {tensor.name!r}: external data {location!r} lies outside the model's folder",
+            "keep the data file beside the .onnx file",
+        )
+    if not target.is_file():
+        raise InputError(
+            f"weight {tensor.name!r}: external data file {target} is missing",
+            "copy it beside the .onnx file, under the same name",
+        )
+    if any(d < 0 for d in tensor.dims):
+        raise InputError(f"weight {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
+    try:
+        offset = int(info.get("offset") or 0)
+        length = int(info.get("length") or math.prod(tensor.dims) * _itemsize(tensor))
+    except (ValueError, TypeError):
+        raise InputError(f"weight {tensor.name!r}: unreadable external data record {info}") from None
+    packed = tensor.data_type not in _DETACHABLE
+    if min(length, offset) < 0 or (length != math.prod(tensor.dims) * _itemsize(tensor) and not packed):
+        raise InputError(f"weight {tensor.name!r} says {list(tensor.dims)} but its external data has {length} bytes")
+    if offset + length > target.stat().st_size:
+        raise InputError(
+            f"weight {tensor.name!r}: external data file {target} ends before byte {offset + length}",
+            "the file is truncated; copy it again",
+        )
+    if tensor.data_type not in _DETACHABLE:
+        raw = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims)
+        with target.open("rb") as file:
+            file.seek(offset)
+            raw.raw_data = file.read(length)
+        return numpy_helper.to_array(raw)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if not length:
+        return np.zeros(tuple(tensor.dims), dtype)
+    return np.memmap(target, dtype, "r", offset, tuple(tensor.dims))
+
+
+def captured(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that the bodies of a control-flow node read from the graph around it."""
+    for attribute in node.attribute:
+        for body in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
+            own = {i.name for i in body.input} | {t.name for t in body.initializer}
+            for inner in body.node:
+                yield from (n for n in [*inner.input, *captured(inner)] if n and n not in own)
+                own.update(inner.output)
+            yield from (o.name for o in body.output if o.name not in own)
+
+
+def _sort(graph: onnx.GraphProto, where: str) -> None:
+    """Checks single assignment and puts nodes in topological order; a cycle is an error that names its nodes."""
+    given = {""} | {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    given |= {t.values.name for t in graph.sparse_initializer}
+    produced: set[str] = set()
+    for node in graph.node:
+        for name in filter(None, node.output):
+            if name in produced or (name in given):
+                raise InputError(f"{where}: the tensor {name!r} is produced twice; the graph is not valid ONNX")
+            produced.add(name)
+    for node in graph.node:
+        for name in [*node.input, *captured(node)]:
+            if name not in given and name not in produced:
+                raise InputError(f"{where}: node {node.name or node.op_type!r} reads {name!r}, which nothing produces")
+    for output in graph.output:
+        if output.name not in given and output.name not in produced:
+            raise InputError(f"{where}: nothing produces the output {output.name!r}")
+    order = _topological(list(graph.node), given, where)
+    if any(a is not b for a, b in zip(order, graph.node, strict=True)):
+        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _topological(nodes: list[onnx.NodeProto], given: set[str], where: str) -> list[onnx.NodeProto]:
+    """`nodes` so that each follows what it reads; the file's own order where that already holds."""
+    reads = [{n for n in [*node.input, *captured(node)] if n not in given} for node in nodes]
+    readers: dict[str, list[int]] = {}
+    for index, names in enumerate(reads):
+        for name in names:
+            readers.setdefault(name, []).append(index)
+    missing = [len(names) for names in reads]
+    ready = [index for index, count in enumerate(missing) if not count]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(nodes[index])
+        for name in nodes[index].output:
+            for reader in readers.get(name, ()):
+                missing[reader] -= 1
+                if not missing[reader]:
+                    heapq.heappush(ready, reader)
+    if len(order) < len(nodes):
+        names = ", ".join(repr(nodes[i].name or nodes[i].op_type) for i, count in enumerate(missing) if count)
+        raise InputError(f"{where}: the graph has a cycle through {names[:300]}", "export the model again")
+    return order

@@ -1,0 +1,456 @@
+"""One form for every model: the passes, in order, each with what it needs and what holds afterwards.
+
+The passes see a `Source`, whose large weights are stubs, so all of them are cheap for a model of any size.
+Names of inputs, outputs and intermediate tensors survive; only nodes change.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.shape_inference
+import onnx.version_converter
+from onnx import numpy_helper
+
+from analyzer.errors import AnalyzerError, InputError, UnsupportedError
+from analyzer.graph.load import Source, captured, detach, lift_constants, load
+
+OPSET = 21
+IR_VERSION = 10  # the IR that opset 21 was released with; before IR 4, initializers had to be inputs too
+NEWEST_IR = 13  # the newest that onnxruntime 1.31 loads
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewrite of the model in place, and the check of what holds after it (a sentence per offence)."""
+
+    name: str
+    run: Callable[[Source, Request], None]
+    holds: Callable[[Source], Iterable[str]] = lambda source: ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller wants normalised: operators to inline by their function body, and known input shapes."""
+
+    inline: frozenset[str] = frozenset()
+    input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+def normalize(
+    model: object, inline: Iterable[str] = (), input_shapes: dict[str, tuple[int, ...]] | None = None
+) -> Source:
+    """Rewrite `model` into the one form the rules know; outputs stay what they were.
+
+    Args:
+        model: anything `load` takes.
+        inline: operators to replace by the function body of their schema.
+        input_shapes: sizes to fix for inputs whose dimensions are symbolic in the file.
+
+    Raises:
+        UnsupportedError: a node cannot be brought to opset 21, or a pass broke its promise.
+    """
+    given = load(model)  # type: ignore[arg-type]
+    proto = onnx.ModelProto()
+    proto.CopyFrom(given.proto)
+    source = Source(proto, dict(given.weights), given.path, given.sha256)
+    request = Request(frozenset(inline), tuple((input_shapes or {}).items()))
+    for step in PASSES:
+        try:
+            step.run(source, request)
+        except AnalyzerError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:400]
+            raise UnsupportedError(
+                f"{source.name}: the pass {step.name!r} cannot handle this model: {reason}"
+            ) from error
+        broken = list(step.holds(source))
+        if broken:
+            raise UnsupportedError(f"{source.name}: after the pass {step.name!r}: " + "; ".join(broken[:5]))
+    return source
+
+
+# ---- Initializers ----
+
+
+def fold_initializer_inputs_pass(source: Source, request: Request) -> None:
+    """Removes from the graph inputs those that an initializer already gives a value (IR < 4 lists them all)."""
+    graph = source.proto.graph
+    source.proto.ir_version = min(max(source.proto.ir_version, IR_VERSION), NEWEST_IR)
+    constant = {t.name for t in graph.initializer}
+    _replace(graph.input, [i for i in graph.input if i.name not in constant])
+
+
+def input_shapes_pass(source: Source, request: Request) -> None:
+    """Writes the known sizes over the symbolic dimensions of the inputs."""
+    shapes = dict(request.input_shapes)
+    inputs = {i.name: i for i in source.proto.graph.input}
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise InputError(f"the model has no input {name!r}; it has {', '.join(map(repr, inputs))}")
+        tensor_type = inputs[name].type.tensor_type
+        dims = tensor_type.shape.dim
+        if tensor_type.HasField("shape") and len(dims) != len(shape):
+            raise InputError(f"input {name!r} has {len(dims)} dimensions, not the {len(shape)} of {list(shape)}")
+        if not tensor_type.HasField("shape"):
+            dims.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
+        for dim, size in zip(dims, shape, strict=True):
+            if dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != size:
+                raise InputError(f"input {name!r} has the shape {_shape_text(dims)} in the file, not {list(shape)}")
+            dim.dim_value = size
+
+
+# ---- Functions and opset ----
+
+
+def _write_defaults(nodes: Iterable[onnx.NodeProto], versions: dict[str, int]) -> None:
+    """Writes out each attribute that a node leaves to its schema's default: function bodies refer to them."""
+    for node in nodes:
+        present = {a.name for a in node.attribute}
+        schema = _schema(node, versions)
+        if schema is not None:
+            node.attribute.extend(
+                a for name, a in defaults(schema.name, schema.since_version, schema.domain) if name not in present
+            )
+
+
+@functools.cache
+def defaults(op: str, version: int, domain: str) -> tuple[tuple[str, onnx.AttributeProto], ...]:
+    """(name, attribute) of each attribute that the schema gives a default."""
+    schema = onnx.defs.get_schema(op, version, domain)
+    return tuple(
+        (name, a.default_value) for name, a in schema.attributes.items() if a.default_value and a.default_value.name
+    )
+
+
+def inline_functions_pass(source: Source, request: Request) -> None:
+    """Replaces calls of the model's own functions with their bodies."""
+    if source.proto.functions:
+        source.proto = onnx.inliner.inline_local_functions(source.proto, True)
+        lift_constants(source.proto.graph)
+        detach(source)
+
+
+def inline_newer_pass(source: Source, request: Request) -> None:
+    """Replaces operators born after opset 21, and those in `inline`, with the function body of their schema."""
+    versions = _opsets(source.proto)
+    if versions.get("", 0) <= OPSET and not request.inline:
+        return
+    wanted = set()
+    for node in source.proto.graph.node:
+        schema = _schema(node, versions)
+        if schema is None or node.domain or not (schema.has_function or schema.has_context_dependent_function):
+            continue
+        if node.op_type in request.inline or not _known_at(node.op_type, OPSET):
+            wanted.add(("", node.op_type))
+    if not wanted:
+        return
+    _write_defaults((n for n in source.proto.graph.node if ("", n.op_type) in wanted), versions)
+    _annotate_initializers(source.proto)
+    proto = onnx.shape_inference.infer_shapes(source.proto, data_prop=True)
+    source.proto = onnx.inliner.inline_selected_functions(
+        proto, list(wanted), exclude=False, inline_schema_functions=True
+    )
+    del source.proto.graph.value_info[:]
+    lift_constants(source.proto.graph)
+
+
+def opset_pass(source: Source, request: Request) -> None:
+    """Converts the model to opset 21, or leaves its opset where only newer versions of known operators stand."""
+    version = _opsets(source.proto).get("", OPSET)
+    if version == OPSET or not any(not n.domain for n in source.proto.graph.node):
+        return
+    keep = _Kept(source.proto)
+    try:
+        converted = onnx.version_converter.convert_version(source.proto, OPSET)
+    except Exception as error:
+        if version > OPSET - 8:
+            return  # rules name the versions they hold for, and say so where this one is not among them
+        reason = " ".join(str(error).split())
+        raise UnsupportedError(
+            f"{source.name}: opset {version} cannot be converted to {OPSET}: {reason[-300:]}",
+            "export the model again with opset 13 or newer",
+        ) from None
+    keep.restore(converted)
+    source.proto = converted
+
+
+class _Kept:
+    """What the converter loses: metadata of the model, the graph and the nodes, and other operator domains."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.proto = proto
+        self.nodes = {n.output[0]: n for n in proto.graph.node if n.output}
+
+    def restore(self, converted: onnx.ModelProto) -> None:
+        for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+            setattr(converted, name, getattr(self.proto, name))
+        _replace(converted.metadata_props, self.proto.metadata_props)
+        converted.graph.name = self.proto.graph.name or "graph"
+        converted.graph.doc_string = self.proto.graph.doc_string
+        _replace(converted.graph.metadata_props, self.proto.graph.metadata_props)
+        _replace(converted.graph.quantization_annotation, self.proto.graph.quantization_annotation)
+        versions = _opsets(converted)
+        converted.opset_import.extend(o for o in self.proto.opset_import if o.domain not in versions)
+        for node in converted.graph.node:
+            old = self.nodes.get(node.output[0]) if node.output else None
+            if old is not None and old.op_type == node.op_type:
+                _replace(node.metadata_props, old.metadata_props)
+                node.name = node.name or old.name
+
+
+def lift_constants_pass(source: Source, request: Request) -> None:
+    """Replaces the Constant nodes that inlining and conversion made with initializers."""
+    lift_constants(source.proto.graph)
+
+
+# ---- Names ----
+
+
+def unique_names_pass(source: Source, request: Request) -> None:
+    """Gives every node a name of its own; tensor names are unique in valid ONNX and stay."""
+    used: set[str] = set()
+    for node in source.proto.graph.node:
+        base = node.name or f"{node.op_type}_{node.output[0] if node.output else ''}"
+        name, count = base, 1
+        while name in used:
+            count += 1
+            name = f"{base}_{count}"
+        used.add(name)
+        node.name = name
+    source.proto.graph.name = source.proto.graph.name or "graph"
+
+
+# ---- Inference form ----
+
+
+def inference_form_pass(source: Source, request: Request) -> None:
+    """Replaces Dropout that drops nothing with Identity, and trims BatchNormalization to its inference form."""
+    constants = _small_constants(source.proto.graph)
+    used = {n for node in source.proto.graph.node for n in [*node.input, *captured(node)]}
+    used |= {o.name for o in source.proto.graph.output}
+    for node in source.proto.graph.node:
+        if node.domain:
+            continue
+        if node.op_type == "Dropout":
+            training = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else np.False_
+            mask_used = len(node.output) > 1 and node.output[1] in used
+            if training is not None and not training.any() and not mask_used:
+                node.op_type = "Identity"
+                del node.input[1:], node.output[1:], node.attribute[:]
+        elif node.op_type == "BatchNormalization" and not _attribute(node, "training_mode", 0):
+            del node.output[1:]
+
+
+# ---- Explicit pads ----
+
+_WINDOWED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv")
+
+
+def explicit_pads_pass(source: Source, request: Request) -> None:
+    """Replaces auto_pad with pads.
+
+    SAME padding depends on the input size when the stride is above 1; where that size is not known the node
+    keeps its auto_pad, and its rule computes the padding at run time.
+    """
+    windowed = [n for n in source.proto.graph.node if n.op_type in _WINDOWED and not n.domain]
+    automatic = [n for n in windowed if _attribute(n, "auto_pad", b"NOTSET") not in (b"NOTSET", b"")]
+    if not automatic:
+        return
+    shapes = _shapes(_infer(source.proto))
+    for node in automatic:
+        weight = shapes.get(node.input[3 if node.op_type == "QLinearConv" else 1]) if len(node.input) > 1 else None
+        kernel = _attribute(node, "kernel_shape", None) or (weight and weight[2:])
+        if not kernel or not all(isinstance(k, int) for k in kernel):
+            continue
+        strides = list(_attribute(node, "strides", None) or [1] * len(kernel))
+        dilations = list(_attribute(node, "dilations", None) or [1] * len(kernel))
+        auto = _attribute(node, "auto_pad", b"NOTSET").decode()
+        pads = _same_pads(node, auto, shapes.get(node.input[0]), kernel, strides, dilations)
+        if pads is not None:
+            _replace(node.attribute, [a for a in node.attribute if a.name not in ("auto_pad", "pads")])
+            node.attribute.append(onnx.helper.make_attribute("pads", pads))
+
+
+def _same_pads(
+    node: onnx.NodeProto,
+    auto: str,
+    shape: list | None,
+    kernel: list[int],
+    strides: list[int],
+    dilations: list[int],
+) -> list[int] | None:
+    """pads = max((⌈n/s⌉−1)·s + d(k−1)+1 − n, 0), the odd one at the end (SAME_UPPER) or the beginning."""
+    rank = len(kernel)
+    if auto == "VALID":
+        return [0] * 2 * rank
+    if node.op_type == "ConvTranspose":
+        if _attribute(node, "output_shape", None) is not None:
+            return None
+        extra = list(_attribute(node, "output_padding", None) or [0] * rank)
+        totals = [d * (k - 1) + 1 + e - s for k, s, d, e in zip(kernel, strides, dilations, extra, strict=True)]
+        if any(t < 0 for t in totals):
+            return None
+    else:
+        totals = []
+        for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
+            reach = d * (k - 1) + 1
+            size = shape[2 + axis] if shape else None
+            if s == 1:
+                totals.append(reach - 1)
+            elif isinstance(size, int):
+                totals.append(max((-(-size // s) - 1) * s + reach - size, 0))
+            else:
+                return None
+    small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    # ConvTranspose gives the odd one to the other side (operator specification, auto_pad).
+    return small + large if auto == "SAME_UPPER" else large + small
+
+
+def _pads_left(source: Source) -> Iterable[str]:
+    shapes = _shapes(source.proto)
+    for node in source.proto.graph.node:
+        if node.op_type in ("Conv", "MaxPool", "AveragePool") and not node.domain:
+            auto = _attribute(node, "auto_pad", b"NOTSET")
+            shape = shapes.get(node.input[0])
+            if auto not in (b"NOTSET", b"") and shape and all(isinstance(d, int) for d in shape[2:]):
+                yield f"{node.name} still has auto_pad={auto.decode()}"
+
+
+# ---- Shapes and types ----
+
+
+def shapes_pass(source: Source, request: Request) -> None:
+    """Annotates every tensor with its element type and, as far as it is fixed, its shape."""
+    source.proto = _infer(source.proto)
+
+
+def _types_missing(source: Source) -> Iterable[str]:
+    graph = source.proto.graph
+    known = {v.name for v in [*graph.value_info, *graph.input, *graph.output] if v.type.WhichOneof("value")}
+    known |= {t.name for t in graph.initializer} | {""}
+    for node in graph.node:
+        if not node.domain and known.issuperset(node.input):
+            for name in node.output:
+                if name not in known:
+                    yield f"the type of {name!r} (node {node.name}, {node.op_type}) is not known"
+
+
+def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
+    stripped = onnx.ModelProto()
+    stripped.CopyFrom(proto)
+    del stripped.graph.value_info[:]
+    outputs = {o.name: o for o in stripped.graph.output}
+    for output in outputs.values():
+        output.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=True)
+    except Exception:
+        inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=False)
+    declared = {o.name: o for o in proto.graph.output}
+    for output in inferred.graph.output:
+        if not output.type.tensor_type.HasField("shape"):
+            output.CopyFrom(declared[output.name])
+    return inferred
+
+
+# ---- The pipeline ----
+
+PASSES: tuple[Pass, ...] = (
+    Pass("fold initializer inputs", fold_initializer_inputs_pass),
+    Pass("input shapes", input_shapes_pass),
+    Pass("inline functions", inline_functions_pass, lambda s: [f.name for f in s.proto.functions]),
+    Pass("inline newer operators", inline_newer_pass),
+    Pass("opset", opset_pass),
+    Pass("lift constants", lift_constants_pass),
+    Pass("unique names", unique_names_pass),
+    Pass("inference form", inference_form_pass),
+    Pass("explicit pads", explicit_pads_pass, _pads_left),
+    Pass("shapes", shapes_pass, _types_missing),
+)
+
+
+# ---- Helpers ----
+
+
+def _replace(field: object, items: Iterable) -> None:
+    copies = [type(i).FromString(i.SerializeToString()) for i in items]
+    del field[:]  # type: ignore[attr-defined]
+    field.extend(copies)  # type: ignore[attr-defined]
+
+
+def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
+    return {o.domain: o.version for o in proto.opset_import}
+
+
+def _schema(node: onnx.NodeProto, versions: dict[str, int]) -> onnx.defs.OpSchema | None:
+    return lookup(node.op_type, versions.get(node.domain, 1), node.domain)
+
+
+@functools.cache
+def lookup(op: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
+    """The schema of `op` in force at that version of its domain, or None."""
+    try:
+        return onnx.defs.get_schema(op, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _known_at(op: str, version: int) -> bool:
+    return lookup(op, version, "") is not None
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_nodes(attribute.g)
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: object) -> object:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return onnx.helper.get_attribute_value(attribute)
+    return default
+
+
+def _shapes(proto: onnx.ModelProto) -> dict[str, list]:
+    shapes: dict[str, list] = {t.name: list(t.dims) for t in proto.graph.initializer}
+    for value in [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]:
+        if value.type.tensor_type.HasField("shape"):
+            shapes[value.name] = [
+                d.dim_value if d.HasField("dim_value") else (d.dim_param or None)
+                for d in value.type.tensor_type.shape.dim
+            ]
+    return shapes
+
+
+def _shape_text(dims: Iterable[onnx.TensorShapeProto.Dimension]) -> str:
+    return "[" + ", ".join(str(d.dim_value) if d.HasField("dim_value") else d.dim_param or "?" for d in dims) + "]"
+
+
+def _small_constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    return {t.name: numpy_helper.to_array(t) for t in graph.initializer if np.prod(t.dims) <= 16}
+
+
+def _annotate_initializers(proto: onnx.ModelProto) -> None:
+    known = {v.name for v in [*proto.graph.value_info, *proto.graph.input]}
+    proto.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
+        for t in proto.graph.initializer
+        if t.name not in known
+    )
+
+
+@functools.cache
+def function_operators() -> frozenset[str]:
+    """Standard operators whose schema carries a function body, context-dependent ones included."""
+    schemas = onnx.defs.get_all_schemas()
+    return frozenset(s.name for s in schemas if not s.domain and (s.has_function or s.has_context_dependent_function))

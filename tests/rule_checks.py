@@ -1,0 +1,148 @@
+"""What is checked of a rule: its gradient against differences of the primal, evaluated by something else.
+
+The primal is evaluated in float64: by onnxruntime where it has a double kernel, by onnx's reference evaluator
+elsewhere; where neither can, by onnxruntime in float32 with a wide step. Tests differentiate the primal; they never
+restate a derivative.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime as ort
+from onnx import helper
+
+from analyzer.gradient import append_vjp
+from tests.samples import Sample
+
+# Wrong in onnx.reference 1.23: LRN, MaxPool with padding, grouped ConvTranspose.
+NOT_BY_REFERENCE = {"LRN", "MaxPool", "ConvTranspose", "AveragePool", "Resize", "LpPool", "DeformConv"}
+OPTIONS = {"disabled_optimizers": ["Pad_Fusion"]}
+_TYPES = {"float16": onnx.TensorProto.FLOAT16, "float32": onnx.TensorProto.FLOAT, "float64": onnx.TensorProto.DOUBLE}
+
+
+def typed(sample: Sample, dtype: str) -> list[np.ndarray | None]:
+    """The sample's arrays with floating-point ones in `dtype`."""
+    return [a.astype(dtype) if a is not None and a.dtype.kind == "f" else a for a in sample.inputs]
+
+
+def build(sample: Sample, dtype: str, dynamic: bool = False, baked: bool = False) -> onnx.ModelProto:
+    """The sample as a model.
+
+    Args:
+        dtype: type of the floating-point inputs.
+        dynamic: give every dimension of the inputs a symbol instead of its size.
+        baked: make integer and boolean inputs initializers; else they are graph inputs.
+    """
+    arrays = typed(sample, dtype)
+    inputs, initializers, names = [], [], []
+    for index, array in enumerate(arrays):
+        name = "" if array is None else f"x{index}"
+        names.append(name)
+        if array is None:
+            continue
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        if index in sample.constant or (baked and array.dtype.kind != "f"):
+            initializers.append(onnx.numpy_helper.from_array(array, name))
+        else:
+            shape = [f"d{index}_{axis}" for axis in range(array.ndim)] if dynamic else list(array.shape)
+            inputs.append(helper.make_tensor_value_info(name, kind, shape))
+    outputs = [f"y{i}" for i in range(sample.outputs)]
+    node = helper.make_node(sample.op, names, outputs, name="node", domain=sample.domain, **sample.attrs)
+    infos = [helper.make_empty_tensor_value_info(o) for o in outputs]
+    graph = helper.make_graph([node], sample.op, inputs, infos, initializers)
+    opsets = [helper.make_opsetid("", sample.opset)]
+    if sample.domain:
+        opsets.append(helper.make_opsetid(sample.domain, 1))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10 if sample.opset <= 21 else 13)
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    kinds = output_types(sample, dtype)
+    for output, kind in zip(inferred.graph.output, kinds, strict=True):
+        if not output.type.tensor_type.elem_type:
+            output.type.tensor_type.elem_type = kind
+    return inferred
+
+
+def output_types(sample: Sample, dtype: str) -> list[int]:
+    return [_TYPES[dtype]] * sample.outputs
+
+
+def feeds(sample: Sample, model: onnx.ModelProto, dtype: str) -> dict[str, np.ndarray]:
+    """Values for the inputs of `model` that come from the sample."""
+    named = {f"x{i}": a for i, a in enumerate(typed(sample, dtype)) if a is not None}
+    return {i.name: named[i.name] for i in model.graph.input if i.name in named}
+
+
+def session(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"], **OPTIONS)
+
+
+class Primal:
+    """f, evaluated as exactly as can be had."""
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+        self.dtype, self.step = "float64", 1e-5
+        model = build(sample, "float64", baked=True)
+        try:
+            self.run = session(model).run
+        except Exception:
+            if sample.op in NOT_BY_REFERENCE or sample.domain:
+                self.dtype, self.step = "float32", 1e-2
+                self.run = session(build(sample, "float32", baked=True)).run
+            else:
+                self.run = onnx.reference.ReferenceEvaluator(model).run
+        self.names = [i.name for i in model.graph.input]
+
+    def __call__(self, arrays: list[np.ndarray | None]) -> list[np.ndarray]:
+        values = {
+            f"x{i}": a.astype(self.dtype) if a.dtype.kind == "f" else a for i, a in enumerate(arrays) if a is not None
+        }
+        return self.run(None, {n: values[n] for n in self.names})
+
+
+def check_gradient(sample: Sample, dtype: str, dynamic: bool, baked: bool, rtol: float = 2e-3) -> None:
+    """⟨gradient, direction⟩ = (⟨f(x + εd), ȳ⟩ − ⟨f(x − εd), ȳ⟩) / 2ε, for each input and a few directions."""
+    primal = Primal(sample)
+    outputs = [f"y{i}" for i in sample.cotangents]
+    targets = [f"x{i}" for i in sample.targets]
+    model = build(sample, dtype, dynamic, baked)
+    result = append_vjp(model, outputs, targets)
+    assert [o.name for o in result.model.graph.output][: sample.outputs] == [f"y{i}" for i in range(sample.outputs)]
+    onnx.checker.check_model(result.model)
+    arrays = [
+        a if a is None else a.astype(dtype).astype(np.float64) if a.dtype.kind == "f" else a for a in sample.inputs
+    ]
+    values = primal(arrays)
+    rng = np.random.default_rng(1)
+    seeds = {
+        i: rng.uniform(0.5, 1.5, values[i].shape) * rng.choice([-1, 1], values[i].shape) for i in sample.cotangents
+    }
+    given = feeds(sample, result.model, dtype)
+    given |= {result.cotangents[f"y{i}"]: np.asarray(s, dtype) for i, s in seeds.items()}
+    found = session(result.model).run([result.gradients[t] for t in targets], given)
+    for index, gradient in zip(sample.targets, found, strict=True):
+        x = arrays[index]
+        assert gradient.shape == x.shape, f"gradient of input {index} has shape {gradient.shape}, not {x.shape}"
+        assert gradient.dtype == np.dtype(dtype)
+        assert np.isfinite(gradient).all(), f"gradient of input {index} is not finite"
+        for _ in range(3):
+            direction = rng.standard_normal(x.shape)
+            expected = 0.0
+            sides = []
+            for sign in (1, -1):
+                moved = list(arrays)
+                moved[index] = x + sign * primal.step * direction
+                sides.append(primal(moved))
+            for i, seed in seeds.items():
+                expected += float(np.sum((sides[0][i].astype(np.float64) - sides[1][i]) * seed)) / (2 * primal.step)
+            actual = float(np.sum(gradient.astype(np.float64) * direction))
+            scale = np.linalg.norm(gradient.astype(np.float64)) * np.linalg.norm(direction) / np.sqrt(max(x.size, 1))
+            tolerance = (rtol if dtype != "float16" else 2e-2) * max(abs(expected), scale, 1e-3)
+            assert abs(actual - expected) <= tolerance, (
+                f"{sample.id}, input {index}, {dtype}: directional derivative {actual:.6g}, expected {expected:.6g}"
+            )

@@ -1,0 +1,24 @@
+"""Every rule against differences of its operator, on every sample."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import pytest
+
+import tests.samples
+from tests.rule_checks import check_gradient
+from tests.samples import Sample
+
+FAMILIES = [m.name for m in pkgutil.iter_modules(tests.samples.__path__)]
+SAMPLES: list[Sample] = [s for name in FAMILIES for s in importlib.import_module(f"tests.samples.{name}").SAMPLES]
+VARIANTS = {"static": (False, True), "dynamic": (True, True), "run-time": (True, False)}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.id)
+def test_gradient(sample: Sample, variant: str) -> None:
+    dynamic, baked = VARIANTS[variant]
+    for dtype in sample.types:
+        check_gradient(sample, dtype, dynamic, baked)
