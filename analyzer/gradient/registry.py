@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Builder, Graph, Node, Value
 
-Cotangent = Value | None
+Cotangent: TypeAlias = Value | None
 Rule = Callable[..., Any]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -26,8 +26,8 @@ from analyzer.graph.values import evaluate
 
 G_LOGGER.severity = G_LOGGER.CRITICAL
 
-Value = gs.Tensor  # a tensor of the graph: .name, .shape (ints, symbols or None per axis; None if unknown), .dtype
-Node = gs.Node  # an operator of the graph: .op, .domain, .name, .attrs, .inputs, .outputs
+Value: TypeAlias = gs.Tensor  # a tensor of the graph: .name, .shape (ints, symbols or None per axis; None if unknown), .dtype
+Node: TypeAlias = gs.Node  # an operator of the graph: .op, .domain, .name, .attrs, .inputs, .outputs
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 24)
 

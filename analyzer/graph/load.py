@@ -325,6 +325,6 @@ def _topological(nodes: list[onnx.NodeProto], given: set[str], where: str) -> li
                 if not missing[reader]:
                     heapq.heappush(ready, reader)
     if len(order) < len(nodes):
-        names = ", ".join(repr(nodes[i].name or nodes[i].op_type) for i, count in enumerate(missing) if count)
-        raise InputError(f"{where}: the graph has a cycle through {names[:300]}", "export the model again")
+        stuck = ", ".join(repr(nodes[i].name or nodes[i].op_type) for i, count in enumerate(missing) if count)
+        raise InputError(f"{where}: the graph has a cycle through {stuck[:300]}", "export the model again")
     return order

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +44,7 @@ class Request:
 
 
 def normalize(
-    model: object, inline: Iterable[str] = (), input_shapes: dict[str, tuple[int, ...]] | None = None
+    model: Any, inline: Iterable[str] = (), input_shapes: dict[str, tuple[int, ...]] | None = None
 ) -> Source:
     """Rewrite `model` into the one form the rules know; outputs stay what they were.
 
@@ -55,7 +56,7 @@ def normalize(
     Raises:
         UnsupportedError: a node cannot be brought to opset 21, or a pass broke its promise.
     """
-    given = load(model)  # type: ignore[arg-type]
+    given = load(model)
     proto = onnx.ModelProto()
     proto.CopyFrom(given.proto)
     source = Source(proto, dict(given.weights), given.path, given.sha256)
@@ -414,7 +415,7 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
                 yield from _all_nodes(attribute.g)
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: object) -> object:
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     for attribute in node.attribute:
         if attribute.name == name:
             return onnx.helper.get_attribute_value(attribute)
