@@ -162,6 +162,42 @@ def inline_newer_pass(source: Source, request: Request) -> None:
     lift_constants(source.proto.graph)
 
 
+_ASIDE = "analyzer.upsample"  # a domain that the converter leaves alone
+
+
+def set_upsample_aside_pass(source: Source, request: Request) -> None:
+    """Takes Upsample and Resize-10 out of the converter's hands: it loses their output names and their coordinates."""
+    if _opsets(source.proto).get("", OPSET) >= 11:
+        return
+    for node in _all_nodes(source.proto.graph):
+        if node.op_type in ("Upsample", "Resize") and not node.domain:
+            scales = _attribute(node, "scales", None)
+            if scales is not None:
+                name = f"{node.output[0]}/scales"
+                source.proto.graph.initializer.append(numpy_helper.from_array(np.asarray(scales, np.float32), name))
+                node.input.append(name)
+            node.domain = _ASIDE
+    source.proto.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
+
+
+def resize_upsample_pass(source: Source, request: Request) -> None:
+    """Replaces Upsample with the Resize that means the same: x_in = x_out / scale, nearest rounds down."""
+    for node in _all_nodes(source.proto.graph):
+        if node.domain == _ASIDE:
+            mode = _attribute(node, "mode", b"nearest").decode()
+            x, scales = node.input[:2]
+            del node.input[:], node.attribute[:]
+            node.op_type, node.domain = "Resize", ""
+            node.input.extend([x, "", scales])
+            options = {
+                "mode": "linear" if mode in ("linear", "bilinear") else mode,
+                "coordinate_transformation_mode": "asymmetric",
+                "nearest_mode": "floor",
+            }
+            node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in options.items())
+    _replace(source.proto.opset_import, [o for o in source.proto.opset_import if o.domain != _ASIDE])
+
+
 def opset_pass(source: Source, request: Request) -> None:
     """Converts the model to opset 21, or leaves its opset where only newer versions of known operators stand."""
     version = _opsets(source.proto).get("", OPSET)
@@ -368,7 +404,9 @@ PASSES: tuple[Pass, ...] = (
     Pass("input shapes", input_shapes_pass),
     Pass("inline functions", inline_functions_pass, lambda s: [f.name for f in s.proto.functions]),
     Pass("inline newer operators", inline_newer_pass),
+    Pass("set Upsample aside", set_upsample_aside_pass),
     Pass("opset", opset_pass),
+    Pass("Upsample as Resize", resize_upsample_pass),
     Pass("lift constants", lift_constants_pass),
     Pass("unique names", unique_names_pass),
     Pass("inference form", inference_form_pass),

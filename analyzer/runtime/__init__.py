@@ -1,0 +1,7 @@
+"""Execution: sessions of stock onnxruntime on the provider that was asked for. The only importer of onnxruntime."""
+
+from analyzer.runtime.providers import Report, diagnose, resolve
+from analyzer.runtime.receipt import receipt
+from analyzer.runtime.session import Session
+
+__all__ = ["Report", "Session", "diagnose", "receipt", "resolve"]

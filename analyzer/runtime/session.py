@@ -1,0 +1,218 @@
+"""A session on the provider that was asked for, fed with weights that never went through protobuf."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from analyzer.errors import InputError, ProviderError, UnsupportedError
+from analyzer.graph import Graph
+from analyzer.runtime.providers import NAMES, resolve
+
+# Wrong in onnxruntime 1.31: it turns the zero Pad before a MaxPool into padding with −∞.
+DISABLED_OPTIMIZERS = ["Pad_Fusion"]
+# A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
+# could otherwise ask for gigabytes while the session is created.
+FOLDING_LIMIT = 64 << 20
+LEVELS = ("disable", "basic", "extended", "layout", "all")
+_WEIGHTS_FILE = "weights"
+
+
+class Session:
+    """An onnxruntime session over a `Graph` or a ModelProto.
+
+    Args:
+        model: the graph with all that was appended to it, or a model.
+        provider: see `resolve`; the session really uses it, or ProviderError.
+        outputs: names of the outputs to keep; all when None.
+        threads: intra-operator threads; the runtime's choice when None.
+        level: graph optimisation, one of `LEVELS`.
+        allow_fallback: let floating-point nodes without a kernel on the provider run on the CPU.
+        memory_limit: bytes of GPU memory (CUDA).
+    """
+
+    def __init__(
+        self,
+        model: Graph | onnx.ModelProto,
+        provider: str = "cpu",
+        *,
+        outputs: Sequence[str] | None = None,
+        threads: int | None = None,
+        level: str = "all",
+        allow_fallback: bool = False,
+        memory_limit: int | None = None,
+    ) -> None:
+        import onnxruntime as ort
+
+        wanted = resolve(provider)
+        name, provider_options = wanted[0]
+        if memory_limit and name == NAMES["cuda"]:
+            provider_options["gpu_mem_limit"] = memory_limit
+        proto, weights = model.stub(outputs) if isinstance(model, Graph) else (model, {})
+        options = _options(ort, threads, level, sum(w.nbytes for w in weights.values()))
+        if name != NAMES["cpu"]:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        data = _serialized(proto, weights, options, ort)
+        self._keep = weights  # onnxruntime reads these arrays in place
+        providers: list[Any] = [(name, provider_options)]
+        if name != NAMES["cpu"]:
+            providers.append(NAMES["cpu"])  # shape arithmetic has no GPU kernels, and needs none
+        try:
+            self._session = ort.InferenceSession(data, options, providers, disabled_optimizers=DISABLED_OPTIMIZERS)
+        except Exception as error:
+            raise explain_failure(error, proto.graph.name) from None
+        self.provider = self._session.get_providers()[0]
+        if self.provider != name:
+            raise ProviderError(f"asked for {name} but onnxruntime chose {self.provider}", "run `onnx-analyzer doctor`")
+        self.fallbacks = self._fallbacks(proto) if name != NAMES["cpu"] else []
+        if self.fallbacks and not allow_fallback:
+            raise ProviderError(
+                f"{len(self.fallbacks)} floating-point nodes have no kernel on {name} and fell to the CPU: "
+                + ", ".join(self.fallbacks[:5]),
+                "pass --allow-fallback to accept that, or use --provider cpu",
+            )
+        self.inputs: dict[str, Any] = {i.name: i for i in self._session.get_inputs()}
+        self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """One forward: {output: array}. Only the named outputs (all when None) are computed for and copied out.
+
+        Raises:
+            InputError: an input is missing, unknown, or of another shape or type than the model's.
+            ProviderError: the runtime failed.
+        """
+        names = list(outputs) if outputs is not None else self.outputs
+        values = self._checked(feeds)
+        try:
+            if self.provider == NAMES["cpu"]:
+                return dict(zip(names, self._session.run(names, values), strict=True))
+            return self._run_bound(values, names)
+        except Exception as error:
+            raise ProviderError(f"onnxruntime failed while running: {_one_line(error)}") from None
+
+    def _run_bound(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Outputs stay on the device until all of them are there."""
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in names:
+            binding.bind_output(name, "cuda" if self.provider == NAMES["cuda"] else "cpu")
+        self._session.run_with_iobinding(binding)
+        return dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
+
+    def _checked(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        unknown = [n for n in feeds if n not in self.inputs]
+        missing = [n for n in self.inputs if n not in feeds]
+        if unknown or missing:
+            parts = [f"no input {n!r}" for n in unknown] + [f"input {n!r} is not given" for n in missing]
+            raise InputError("; ".join(parts) + f"; the model's inputs are {', '.join(map(repr, self.inputs))}")
+        return {name: check_array(np.asarray(array), self.inputs[name]) for name, array in feeds.items()}
+
+    def _fallbacks(self, proto: onnx.ModelProto) -> list[str]:
+        """Names of floating-point compute nodes that run on the CPU although another provider was asked for."""
+        try:
+            assigned = self._session.get_provider_graph_assignment_info()
+        except Exception:
+            return []
+        on_cpu = {n.name for part in assigned if part.ep_name == NAMES["cpu"] for n in part.get_nodes()}
+        floats = _float_outputs(proto)
+        return [n.name for n in proto.graph.node if n.name in on_cpu and any(o in floats for o in n.output)]
+
+    def profile_nodes(self) -> list[tuple[str, str]]:
+        """(node, operator) after the runtime's own optimisation, where it records them."""
+        try:
+            parts = self._session.get_provider_graph_assignment_info()
+        except Exception:
+            return []
+        return [(n.name, n.op_type) for part in parts for n in part.get_nodes()]
+
+
+def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> Any:
+    if level not in LEVELS:
+        raise InputError(f"no optimisation level {level!r}", f"choose one of {', '.join(LEVELS)}")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if threads:
+        options.intra_op_num_threads = threads
+    options.graph_optimization_level = {
+        "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+        "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        "layout": getattr(
+            ort.GraphOptimizationLevel, "ORT_ENABLE_LAYOUT", ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        ),
+        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    }[level]
+    limit = max(FOLDING_LIMIT, weight_bytes)
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(limit))
+    return options
+
+
+def _serialized(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray], options: Any, ort: Any) -> bytes:
+    """The stub as bytes; its weights are handed to the runtime as arrays, by reference."""
+    if not weights:
+        return bytes(proto.SerializeToString())
+    for tensor in proto.graph.initializer:
+        if tensor.name in weights:
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", _WEIGHTS_FILE), ("offset", 0), ("length", weights[tensor.name].nbytes)):
+                tensor.external_data.add(key=key, value=str(value))
+    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(w)) for w in weights.values()]
+    options.add_external_initializers(list(weights), values)
+    return bytes(proto.SerializeToString())
+
+
+def check_array(array: np.ndarray, given: Any) -> np.ndarray:
+    """`array` if it fits the input `given`; a floating-point array is cast to the input's floating-point type."""
+    kinds = {
+        "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+        "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32,
+        "tensor(bool)": np.bool_,
+    }  # fmt: skip
+    kind = kinds.get(given.type)
+    if kind is not None and array.dtype != kind:
+        if not (np.dtype(kind).kind == "f" and array.dtype.kind == "f"):
+            raise InputError(f"input {given.name!r} takes {np.dtype(kind)}, not {array.dtype}")
+        array = array.astype(kind)
+    shape = given.shape or []
+    wrong = len(shape) != array.ndim or any(
+        isinstance(d, int) and d > 0 and d != size for d, size in zip(shape, array.shape, strict=False)
+    )
+    if wrong and (shape or array.ndim):
+        text = ", ".join(str(d) if d else "?" for d in shape)
+        raise InputError(f"input {given.name!r} takes shape [{text}], not {list(array.shape)}")
+    return array
+
+
+def explain_failure(error: Exception, name: str) -> Exception:
+    """What onnxruntime says when it cannot create a session, as one of our errors."""
+    text = _one_line(error)
+    unknown = re.search(r"([\w.:]+)\(-?\d+\) is not a registered function/op", text)
+    if unknown:
+        return UnsupportedError(
+            f"{name}: onnxruntime does not know the operator {unknown[1]}",
+            "it needs a custom operator library, which is never loaded unasked; export with standard operators",
+        )
+    if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
+        return UnsupportedError(f"{name}: onnxruntime has no kernel for a node: {text}")
+    return UnsupportedError(f"{name}: onnxruntime cannot load the model: {text}")
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : ", "", text)
+    text = re.sub(r"/\S*onnxruntime\S* ", "", text)
+    return text[:500]
+
+
+def _float_outputs(proto: onnx.ModelProto) -> set[str]:
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+    return {
+        v.name
+        for v in [*proto.graph.value_info, *proto.graph.output]
+        if v.type.tensor_type.elem_type in floats and len(v.type.tensor_type.shape.dim) > 1
+    }
