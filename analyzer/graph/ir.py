@@ -20,13 +20,16 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter, dtype_to_onn
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
+from analyzer.graph.inference import infer
 from analyzer.graph.load import Source
 from analyzer.graph.normalize import defaults, lookup, normalize
 from analyzer.graph.values import evaluate
 
 G_LOGGER.severity = G_LOGGER.CRITICAL
 
-Value: TypeAlias = gs.Tensor  # a tensor of the graph: .name, .shape (ints, symbols or None per axis; None if unknown), .dtype
+Value: TypeAlias = (
+    gs.Tensor
+)  # a tensor of the graph: .name, .shape (ints, symbols or None per axis; None if unknown), .dtype
 Node: TypeAlias = gs.Node  # an operator of the graph: .op, .domain, .name, .attrs, .inputs, .outputs
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 24)
@@ -56,6 +59,8 @@ class Graph:
         self.new_outputs: list[Value] = []
         self.metadata: dict[str, str] = {}
         self._known: dict[str, np.ndarray | None] = {}
+        self._refined: list[Value] = []
+        self._refine()
 
     @classmethod
     def read(
@@ -63,6 +68,15 @@ class Graph:
     ) -> Graph:
         """Load and normalise `model` (path, bytes or ModelProto)."""
         return cls(normalize(model, inline, input_shapes))
+
+    def _refine(self) -> None:
+        """Completes the shapes that schema inference left open, with the shape arithmetic of the file carried out."""
+        for node in self.nodes:
+            if all(_complete_shape(o) for o in node.outputs if o.name) or any(True for _ in node.subgraphs()):
+                continue
+            for output, (dtype, shape) in zip(node.outputs, infer(node, self.opset, self.constant), strict=False):
+                if output.name and not isinstance(output, gs.Constant) and _improve(output, dtype, shape):
+                    self._refined.append(output)
 
     # ---- Reading ----
 
@@ -262,12 +276,14 @@ class Graph:
         return weights
 
     def _add_annotations(self, proto: onnx.ModelProto, new: Sequence[Node], wanted: Sequence[Value]) -> None:
-        names = {v.name for v in self.new_inputs}
+        names = {v.name for v in self.new_inputs} | {v.name for v in self._refined}
         proto.graph.input.extend(_annotation(v) for v in self.new_inputs)
-        declared = {o.name: o for o in proto.graph.output}
+        refined = {v.name: _annotation(v) for v in self._refined}
+        declared = {o.name: o for o in proto.graph.output} | refined
         outputs = [declared.get(v.name) or _annotation(v) for v in wanted]
         copies = [onnx.ValueInfoProto.FromString(o.SerializeToString()) for o in outputs]
-        names |= {v.name for v in wanted}
+        kept = {v.name for v in wanted}
+        names |= kept
         del proto.graph.output[:]
         proto.graph.output.extend(copies)
         known = [v for v in proto.graph.value_info if v.name not in names]
@@ -275,6 +291,8 @@ class Graph:
             copies = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in known]
             del proto.graph.value_info[:]
             proto.graph.value_info.extend(copies)
+        live = {o for node in proto.graph.node for o in node.output}
+        proto.graph.value_info.extend(a for n, a in refined.items() if n not in kept and n in live)
         proto.graph.value_info.extend(
             _annotation(v)
             for node in new
@@ -330,6 +348,22 @@ def _complete(node: Node, versions: dict[str, int]) -> None:
     for name, value in (("strides", [1] * rank), ("dilations", [1] * rank), ("pads", [0] * 2 * rank)):
         if name in schema.attributes and (name != "pads" or node.attrs.get("auto_pad", "NOTSET") == "NOTSET"):
             node.attrs.setdefault(name, value)
+
+
+def _complete_shape(value: Value) -> bool:
+    shape = value.shape
+    return shape is not None and all(isinstance(d, int) or (d and not d.startswith("unk__")) for d in shape)
+
+
+def _improve(value: Value, dtype: Any, shape: Sequence[Any] | None) -> bool:
+    """Fills in what `value` does not know of its type and shape; whether that was anything."""
+    before = (value.dtype, value.shape)
+    if value.dtype is None:
+        value.dtype = dtype
+    if shape is not None:
+        old = value.shape if value.shape is not None and len(value.shape) == len(shape) else [None] * len(shape)
+        value.shape = [o if isinstance(o, int) else (n if isinstance(n, int) else o or n) for o, n in zip(old, shape, strict=True)]
+    return (value.dtype, value.shape) != before
 
 
 def count(shape: Sequence[int | str | None] | None) -> int | None:

@@ -43,9 +43,7 @@ class Request:
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
-def normalize(
-    model: Any, inline: Iterable[str] = (), input_shapes: dict[str, tuple[int, ...]] | None = None
-) -> Source:
+def normalize(model: Any, inline: Iterable[str] = (), input_shapes: dict[str, tuple[int, ...]] | None = None) -> Source:
     """Rewrite `model` into the one form the rules know; outputs stay what they were.
 
     Args:

@@ -1,0 +1,532 @@
+"""Questions about a graph: where the logits are, which tensors are feature maps, how their axes are laid out.
+
+A `Layout` says what the axes of a feature map mean. Axes are followed from the image through the graph by a small
+table of transfer functions; where the trail is lost (windows, attention heads) shapes pick it up again.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from analyzer.errors import NotFoundError, UnsupportedError, suggest
+from analyzer.graph.ir import Graph, Node, Value, reads
+
+# ---- Reachability ----
+
+
+def ancestors(graph: Graph, names: Iterable[str]) -> set[str]:
+    """All tensors that `names` depend on, themselves included."""
+    found = set(names)
+    for node in reversed(graph.nodes):
+        if any(o.name in found for o in node.outputs):
+            found |= reads(node)
+    return found
+
+
+def descendants(graph: Graph, names: Iterable[str]) -> set[str]:
+    """All tensors that depend on `names`, themselves included."""
+    found = set(names)
+    for node in graph.nodes:
+        if not found.isdisjoint(reads(node)):
+            found.update(o.name for o in node.outputs if o.name)
+    return found
+
+
+# ---- Inputs ----
+
+
+def image_input(graph: Graph) -> Value:
+    """The input that holds the image: the first with four axes, else the first of the highest rank."""
+    if not graph.inputs:
+        raise UnsupportedError(f"{graph.name}: the model has no inputs")
+    ranked = [i for i in graph.inputs if i.shape is not None and len(i.shape) == 4]
+    return ranked[0] if ranked else max(graph.inputs, key=lambda i: len(i.shape or ()))
+
+
+def image_layout(graph: Graph, image: Value) -> str:
+    """ "NCHW" or "NHWC": by the axis with 1, 3 or 4 channels, else by what the first consumers do with it."""
+    shape = image.shape or []
+    if len(shape) == 4:
+        first, last = shape[1] in (1, 3, 4), shape[3] in (1, 3, 4)
+        if first != last:
+            return "NCHW" if first else "NHWC"
+    for node in _first_spatial(graph, image):
+        if node.op == "Transpose" and node.attrs.get("perm", [])[1:2] == [3]:
+            return "NHWC"
+        if node.op in ("Conv", "MaxPool", "AveragePool"):
+            return "NCHW"
+    return "NCHW"
+
+
+def _first_spatial(graph: Graph, image: Value) -> Iterable[Node]:
+    queue, seen = [image], set()
+    while queue:
+        value = queue.pop(0)
+        for node in value.outputs:
+            if id(node) not in seen:
+                seen.add(id(node))
+                yield node
+                if node.op not in ("Conv", "MaxPool", "AveragePool", "Transpose"):
+                    queue.extend(node.outputs)
+
+
+# ---- Logits ----
+
+_SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}
+_PASSING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear", "DequantizeLinear"}
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The scores before the last squashing function, and what was stripped on the way to them (operator names)."""
+
+    value: Value
+    stripped: tuple[str, ...]
+
+
+def logits(graph: Graph, output: Value) -> Logits:
+    """The floating-point scores behind `output`: before Softmax, LogSoftmax or Sigmoid where one ends the graph.
+
+    Reshaping, casting and (de)quantising after them keep the order of the classes and are passed through.
+    """
+    value, stripped = output, list[str]()
+    best = output
+    while True:
+        node = graph.producer(value)
+        if node is None or node.domain:
+            break
+        if node.op in _SQUASHING:
+            best, value = node.inputs[0], node.inputs[0]
+            stripped.append(node.op)
+            break
+        if node.op not in _PASSING:
+            break
+        value = node.inputs[0]
+        if str(output.dtype) not in _FLOAT_NAMES and str(value.dtype) in _FLOAT_NAMES and best is output:
+            best = value
+    return Logits(best, tuple(stripped))
+
+
+_FLOAT_NAMES = {"float16", "float32", "float64", "16"}
+
+# ---- Layouts ----
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the axes of a tensor are: one letter per axis, N batch, C channels, D H W space, L tokens, ? unknown.
+
+    For tokens, `grid` is (h, w) and `prefix` the number of class or register tokens in front.
+    """
+
+    axes: str
+    grid: tuple[int | None, ...] = ()
+    prefix: int = 0
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """The axes that carry space."""
+        return tuple(i for i, a in enumerate(self.axes) if a in "DHWL")
+
+    @property
+    def channel(self) -> int:
+        """The axis of the channels."""
+        return self.axes.index("C")
+
+    @property
+    def is_map(self) -> bool:
+        """Whether this is a feature map: channels over space, and nothing unknown."""
+        return "C" in self.axes and "?" not in self.axes and bool(self.spatial)
+
+    def __str__(self) -> str:
+        if "L" not in self.axes:
+            return self.axes
+        size = "×".join(str(g) if g else "?" for g in self.grid)
+        return f"{self.axes} tokens {size}" + (f" + {self.prefix} in front" if self.prefix else "")
+
+
+_SPACE = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
+_WINDOWED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool",
+             "LRN", "InstanceNormalization", "GroupNormalization", "QLinearConv", "ConvInteger", "DepthToSpace",
+             "SpaceToDepth", "FusedConv", "BatchNormalization"}  # fmt: skip
+
+
+def layouts(graph: Graph) -> dict[str, Layout]:
+    """The layout of every tensor the image reaches, as far as it can be told."""
+    found: dict[str, Layout] = {}
+    image = image_input(graph)
+    rank = len(image.shape or ())
+    if rank == 4:
+        found[image.name] = Layout(image_layout(graph, image), _sizes(image, image_layout(graph, image)))
+    grids: list[tuple[int, ...]] = []
+    for node in graph.nodes:
+        if not node.outputs or not node.outputs[0].name:
+            continue
+        for output in node.outputs:
+            if not output.name or output.shape is None:
+                continue
+            layout = _transfer(graph, node, output, found, grids)
+            if layout is None:
+                continue
+            found[output.name] = layout
+            sizes = layout.grid
+            if len(sizes) == 2 and all(isinstance(s, int) and s > 1 for s in sizes) and sizes not in grids:
+                grids.append(sizes)  # type: ignore[arg-type]
+    return found
+
+
+def _sizes(value: Value, axes: str) -> tuple[int | None, ...]:
+    return tuple(d if isinstance(d, int) else None for a, d in zip(axes, value.shape, strict=False) if a in "DHW")
+
+
+def _transfer(
+    graph: Graph, node: Node, output: Value, found: dict[str, Layout], grids: list[tuple[int, ...]]
+) -> Layout | None:
+    given = [(i, found[i.name]) for i in node.inputs if i.name in found]
+    if node.op in _WINDOWED and len(output.shape) in _SPACE:
+        axes = _SPACE[len(output.shape)]
+        return Layout(axes, _sizes(output, axes))
+    if not given:
+        return None
+    rule = _AXES.get(node.op, _elementwise)
+    layout = rule(graph, node, output, given)
+    if layout is None or "?" in layout.axes:
+        layout = _by_shape(output, grids) or layout
+    return layout
+
+
+Given = list[tuple[Value, Layout]]
+
+
+def _elementwise(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+    """An output of the same rank, and of the same size in each spatial axis, keeps the axes of its input."""
+    for value, layout in given:
+        if len(layout.axes) == len(output.shape):
+            spatial = [output.shape[i] for i in layout.spatial]
+            if "L" in layout.axes and list(spatial) != [value.shape[i] for i in layout.spatial]:
+                return None
+            grid = layout.grid if "L" in layout.axes else _sizes(output, layout.axes)
+            return Layout(layout.axes, grid, layout.prefix)
+    return None
+
+
+def _transpose(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+    value, layout = given[0]
+    perm = node.attrs.get("perm") or list(range(len(layout.axes)))[::-1]
+    return Layout("".join(layout.axes[p] for p in perm), layout.grid, layout.prefix)
+
+
+def _reshape(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+    """Space flattened to tokens, tokens put back into space, and axes of size 1 that come or go."""
+    value, layout = given[0]
+    old, new = list(value.shape), list(output.shape)
+    if len(old) == len(new) and old == new:
+        return layout
+    space = [old[i] for i in layout.spatial]
+    total = _product(space)
+    if "L" not in layout.axes and len(layout.spatial) > 1 and len(new) == len(old) - len(layout.spatial) + 1:
+        at = layout.spatial[0]
+        if layout.spatial == tuple(range(at, at + len(space))) and (new[at] == total or new[at] is None):
+            axes = layout.axes[:at] + "L" + layout.axes[at + len(space) :]
+            return Layout(axes, tuple(d if isinstance(d, int) else None for d in space))
+    if "L" in layout.axes and not layout.prefix and len(new) == len(old) + 1 and len(layout.grid) == 2:
+        at = layout.axes.index("L")
+        if tuple(new[at : at + 2]) == layout.grid:
+            return Layout(layout.axes[:at] + "HW" + layout.axes[at + 1 :], layout.grid)
+    return None
+
+
+def _product(sizes: Iterable[Any]) -> int | None:
+    sizes = list(sizes)
+    return math.prod(sizes) if all(isinstance(s, int) for s in sizes) else None
+
+
+def _matmul(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+    """A product with a weight mixes the last axis only; a product of two activations loses the trail."""
+    value, layout = given[0]
+    if len(given) == 2 or value is not node.inputs[0] or len(output.shape) != len(layout.axes):
+        return None
+    return layout if layout.axes.endswith("C") else None
+
+
+def _concat(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+    value, layout = given[0]
+    axis = node.attrs["axis"] % len(layout.axes)
+    if layout.axes[axis] != "L":
+        return _elementwise(graph, node, output, given)
+    index = next(i for i, v in enumerate(node.inputs) if v is value)
+    extra = [v.shape[axis] if v.shape is not None else None for v in node.inputs[:index]]
+    added = _product([1, *extra]) if len(extra) <= 1 else sum(e for e in extra if isinstance(e, int))
+    if index and not all(isinstance(e, int) for e in extra):
+        return None
+    if len(given) > 1 and index == 0 and len(node.inputs) > 1 and _several_grids(given):
+        return None
+    return Layout(layout.axes, layout.grid, layout.prefix + (added if index else 0))  # type: ignore[operator]
+
+
+def _several_grids(given: Given) -> bool:
+    """Whether more than one operand carries a token grid of its own."""
+    return sum("L" in layout.axes for _, layout in given) > 1
+
+
+def _slice(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+    """Dropping the tokens in front leaves the grid; cutting space leaves space."""
+    value, layout = given[0]
+    if "L" not in layout.axes:
+        return _elementwise(graph, node, output, given)
+    at = layout.axes.index("L")
+    before, after = value.shape[at], output.shape[at]
+    if before == after:
+        return layout
+    if isinstance(before, int) and isinstance(after, int) and before - after == layout.prefix:
+        return Layout(layout.axes, layout.grid)
+    return None
+
+
+def _squeeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+    value, layout = given[0]
+    if len(node.inputs) > 1:
+        known = graph.constant(node.inputs[1])
+        if known is None:
+            return None
+        gone = {int(a) % len(layout.axes) for a in known}
+    else:
+        gone = {i for i, d in enumerate(value.shape) if d == 1}
+    axes = "".join(a for i, a in enumerate(layout.axes) if i not in gone)
+    return Layout(axes, layout.grid if "L" in axes else _sizes(output, axes), layout.prefix)
+
+
+def _unsqueeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+    return None
+
+
+def _reduce(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+    value, layout = given[0]
+    known = graph.constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1].name else None
+    axes = [int(a) % len(layout.axes) for a in known] if known is not None else list(node.attrs.get("axes") or [])
+    if not axes:
+        axes = list(range(len(layout.axes)))
+    if node.attrs.get("keepdims", 1):
+        return Layout(layout.axes, _sizes(output, layout.axes)) if "L" not in layout.axes else None
+    kept = "".join(a for i, a in enumerate(layout.axes) if i not in axes)
+    return Layout(kept, _sizes(output, kept), 0) if "L" not in kept else Layout(kept, layout.grid, layout.prefix)
+
+
+def _lost(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+    return None
+
+
+def _by_shape(output: Value, grids: list[tuple[int, ...]]) -> Layout | None:
+    """(N, L, C) or (N, h, w, C) whose space is a grid seen before, or a half of it (patch merging)."""
+    shape = output.shape
+    candidates = [*grids, *((-(-h // 2), -(-w // 2)) for h, w in grids)]
+    if len(shape) == 3 and isinstance(shape[1], int) and isinstance(shape[2], int):
+        for grid in reversed(candidates):
+            if shape[1] == math.prod(grid) and shape[1] > 1:
+                return Layout("NLC", grid)
+        for grid in reversed(grids[-4:]):
+            extra = shape[1] - math.prod(grid)
+            if 0 < extra <= 8 and math.prod(grid) > 8:
+                return Layout("NLC", grid, extra)
+    if len(shape) == 4 and all(isinstance(d, int) for d in shape[1:]):
+        for grid in reversed(candidates):
+            if tuple(shape[1:3]) == grid:
+                return Layout("NHWC", grid)
+            if tuple(shape[2:]) == grid:
+                return Layout("NCHW", grid)
+    return None
+
+
+_AXES: dict[str, Callable[[Graph, Node, Value, Given], Layout | None]] = {
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Flatten": _reshape,
+    "MatMul": _matmul,
+    "Gemm": _lost,
+    "Einsum": _lost,
+    "Concat": _concat,
+    "Slice": _slice,
+    "Split": _elementwise,
+    "Gather": _lost,
+    "GatherND": _lost,
+    "GatherElements": _lost,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "ReduceMean": _reduce,
+    "ReduceMax": _reduce,
+    "ReduceSum": _reduce,
+    "ReduceL2": _reduce,
+    "ReduceMin": _reduce,
+    "Shape": _lost,
+    "TopK": _lost,
+    "ArgMax": _lost,
+    "LSTM": _lost,
+    "GRU": _lost,
+}
+
+# ---- Feature maps ----
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A tensor with channels over space."""
+
+    value: Value
+    layout: Layout
+    node: Node | None
+
+    @property
+    def name(self) -> str:
+        return str(self.value.name)
+
+    @property
+    def size(self) -> tuple[int | None, ...]:
+        """Sizes in space, (h, w) for tokens."""
+        return self.layout.grid
+
+    @property
+    def channels(self) -> int | None:
+        size = self.value.shape[self.layout.channel]
+        return size if isinstance(size, int) else None
+
+
+def feature_maps(graph: Graph, target: Value | None = None) -> list[FeatureMap]:
+    """Every tensor between the image and `target` (the outputs when None) that has channels over space, in order."""
+    found = layouts(graph)
+    image = image_input(graph)
+    reach = descendants(graph, [image.name])
+    needed = ancestors(graph, [target.name] if target is not None else [o.name for o in graph.outputs])
+    maps = []
+    for node in graph.forward_nodes():
+        for output in node.outputs:
+            layout = found.get(output.name)
+            if layout is None or not layout.is_map or output.name not in reach or output.name not in needed:
+                continue
+            if all(size == 1 for size in layout.grid) or str(output.dtype) not in _FLOAT_NAMES:
+                continue
+            if layout.axes[0] != "N" and "N" in layout.axes:
+                continue
+            maps.append(FeatureMap(output, layout, node))
+    return maps
+
+
+def default_layer(graph: Graph, target: Value) -> FeatureMap:
+    """The feature map to explain `target` by, where the user names none.
+
+    The last one that all later feature maps depend on: the map in front of the pooling of a CNN, the last map of the
+    backbone of a detector. Where a transformer reads its answer from a class token, the other tokens behind the last
+    attention have no influence, so the map that the last attention reads is taken. Where the target is a map itself
+    (a segmenter), the last one of the coarsest maps that a convolution reads.
+
+    Raises:
+        UnsupportedError: the target depends on no feature map.
+    """
+    maps = feature_maps(graph, target)
+    if not maps:
+        raise UnsupportedError(
+            f"{graph.name}: no feature map lies between the input and {target.name!r}",
+            "name a layer with --layer (see `inspect`), or use a gradient method such as `gradient`",
+        )
+    if any(m.name == target.name for m in maps):
+        read = [m for m in maps if any(n.op in ("Conv", "QLinearConv") for n in m.value.outputs)] or maps
+        coarsest = min(_product(m.size) or math.inf for m in read)
+        return next(m for m in reversed(read) if (_product(m.size) or math.inf) == coarsest)
+    chosen = _common(graph, maps)
+    if chosen.layout.prefix:
+        return _before_last_attention(graph, maps, target) or chosen
+    return chosen
+
+
+def _common(graph: Graph, maps: list[FeatureMap]) -> FeatureMap:
+    """The last map on which every map at the end of a branch depends."""
+    by_name = {m.name: m for m in maps}
+    needed = set(by_name)
+    leaves: dict[str, int] = {}
+    count = 0
+    for node in reversed(graph.forward_nodes()):
+        seen = 0
+        for output in node.outputs:
+            if output.name in needed and not leaves.get(output.name):
+                leaves[output.name] = 1 << count
+                count += 1
+            seen |= leaves.get(output.name, 0)
+        if seen:
+            for name in reads(node):
+                leaves[name] = leaves.get(name, 0) | seen
+    return (
+        next(m for m in reversed(maps) if leaves[m.name] == (1 << count) - 1)
+        if _joined(maps, leaves, count)
+        else maps[-1]
+    )
+
+
+def _joined(maps: list[FeatureMap], leaves: dict[str, int], count: int) -> bool:
+    return any(leaves[m.name] == (1 << count) - 1 for m in maps)
+
+
+def _before_last_attention(graph: Graph, maps: list[FeatureMap], target: Value) -> FeatureMap | None:
+    """The last token map that queries, keys and values of the last attention are all computed from."""
+    needed = ancestors(graph, [target.name])
+    reach = descendants(graph, [image_input(graph).name])
+    for node in reversed(graph.forward_nodes()):
+        if node.op != "MatMul" or node.outputs[0].name not in needed:
+            continue
+        if not all(i.name in reach for i in node.inputs):
+            continue
+        scores = next((i for i in node.inputs if _is_attention(graph, i)), None)
+        if scores is None:
+            continue
+        values = next(i for i in node.inputs if i is not scores)
+        product = _producer_of(graph, scores, "MatMul")
+        if product is None:
+            continue
+        common = set.intersection(*(ancestors(graph, [v.name]) for v in [values, *product.inputs]))
+        found = [m for m in maps if m.name in common and "L" in m.layout.axes]
+        if found:
+            return found[-1]
+    return None
+
+
+def _is_attention(graph: Graph, value: Value) -> bool:
+    node = graph.producer(value)
+    while node is not None and node.op in ("Cast", "Identity", "Where", "Dropout", "Mul"):
+        candidates = [i for i in node.inputs if graph.producer(i) is not None]
+        node = graph.producer(candidates[-1]) if candidates else None
+    return node is not None and node.op == "Softmax"
+
+
+def _producer_of(graph: Graph, value: Value, op: str, depth: int = 16) -> Node | None:
+    """The nearest node of that operator behind `value`, through elementwise steps."""
+    queue = [value]
+    for _ in range(depth):
+        following = []
+        for v in queue:
+            node = graph.producer(v)
+            if node is None:
+                continue
+            if node.op == op:
+                return node
+            following.extend(node.inputs)
+        queue = following
+    return None
+
+
+def find_tensors(graph: Graph, pattern: str) -> list[Value]:
+    """Tensors by tensor name, node name or glob; NotFoundError suggests near misses."""
+    by_node = {n.name: n for n in graph.forward_nodes()}
+    if pattern in graph.values:
+        return [graph.values[pattern]]
+    if pattern in by_node:
+        return [by_node[pattern].outputs[0]]
+    if any(c in pattern for c in "*?["):
+        names = [o.name for n in graph.forward_nodes() for o in n.outputs if o.name]
+        chosen = [n for n in names if fnmatch.fnmatchcase(n, pattern)]
+        chosen = chosen or [by_node[n].outputs[0].name for n in by_node if fnmatch.fnmatchcase(n, pattern)]
+        if chosen:
+            return [graph.values[n] for n in chosen]
+    hint = suggest(pattern, [*by_node, *(o.name for n in graph.forward_nodes() for o in n.outputs if o.name)])
+    raise NotFoundError(f"{graph.name} has no tensor or node {pattern!r}", hint or "list them with `inspect`")
