@@ -362,7 +362,9 @@ def _improve(value: Value, dtype: Any, shape: Sequence[Any] | None) -> bool:
         value.dtype = dtype
     if shape is not None:
         old = value.shape if value.shape is not None and len(value.shape) == len(shape) else [None] * len(shape)
-        value.shape = [o if isinstance(o, int) else (n if isinstance(n, int) else o or n) for o, n in zip(old, shape, strict=True)]
+        value.shape = [
+            o if isinstance(o, int) else (n if isinstance(n, int) else o or n) for o, n in zip(old, shape, strict=True)
+        ]
     return (value.dtype, value.shape) != before
 
 

@@ -1,0 +1,29 @@
+"""Backpropagation with another rule at the rectifiers."""
+
+from __future__ import annotations
+
+from analyzer.attribution.cam import grad_cam
+from analyzer.attribution.postprocess import resize_to_image
+from analyzer.attribution.registry import Context, method
+from analyzer.graph import Value
+
+
+@method("guided-backprop", "gradient", "Springenberg et al. 2014, 1412.6806, section 3.4")
+def guided_backprop(ctx: Context) -> Value:
+    """R = ∂y/∂x with x̄ = 1[x > 0] ⊙ 1[ȳ > 0] ⊙ ȳ at every rectifier"""
+    return ctx.gradient(ctx.image, "guided")
+
+
+@method("deconvnet", "gradient", "Zeiler & Fergus 2014, 1311.2901, section 2.1")
+def deconvnet(ctx: Context) -> Value:
+    """R = ∂y/∂x with x̄ = ReLU(ȳ) at every rectifier; max-pooling is undone by its switches"""
+    return ctx.gradient(ctx.image, "deconvnet")
+
+
+@method("guided-grad-cam", "gradient", "Selvaraju et al. 2017, 1610.02391, section 3.2", needs_layer=True)
+def guided_grad_cam(ctx: Context) -> Value:
+    """R = guided backpropagation ⊙ U(Grad-CAM), U bilinear to the size of the image"""
+    op = ctx.op
+    spread = resize_to_image(ctx, grad_cam(ctx))
+    wide = op.Unsqueeze(spread, [ctx.image_axes.index("C")])
+    return op.Mul(ctx.gradient(ctx.image, "guided"), op.cast(wide, ctx.image.dtype))

@@ -1,0 +1,105 @@
+"""Why a map is empty, constant or not finite, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyzer.attribution.registry import Context
+from analyzer.graph import Builder
+from analyzer.runtime import Session
+
+if TYPE_CHECKING:
+    from analyzer.attribution.engine import Compiled, Explainer
+
+
+def diagnose_map(
+    explainer: Explainer, compiled: Compiled, raw: np.ndarray, feeds: dict[str, np.ndarray], image: int, target: int
+) -> str:
+    """A sentence where `raw` cannot be read as a map, "" where it can."""
+    if np.isfinite(raw).all() and raw.size and raw.max() > raw.min():
+        return ""
+    if not np.isfinite(raw).all():
+        return _not_finite(explainer, feeds)
+    if not compiled.layer:
+        return _zero_gradient(compiled) if not raw.any() else f"every value is {raw.flat[0]:g}"
+    return _flat(explainer, compiled, feeds, image, target)
+
+
+def _not_finite(explainer: Explainer, feeds: dict[str, np.ndarray]) -> str:
+    """Names the first tensor of the forward pass that is not finite."""
+    graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
+    names = [o.name for n in graph.forward_nodes() for o in n.outputs if o.name and o.dtype in _FLOATS]
+    known = {v.name for v in graph.outputs}
+    for name in names:
+        if name not in known:
+            graph.add_output(graph[name])
+    session = Session(graph, explainer.provider, level="basic", **explainer.session_options)
+    found = session.run(feeds, names)
+    for name in names:
+        if not np.isfinite(found[name]).all():
+            node = graph.producer(graph[name])
+            label = f"{node.op} (node {node.name!r})" if node is not None else name
+            return f"the model itself computes values that are not finite: they first appear at {label}"
+    return "the gradient is not finite although the forward pass is: it overflows"
+
+
+_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+
+
+def _zero_gradient(compiled: Compiled) -> str:
+    return (
+        f"the gradient of {compiled.scores.logits.name!r} is zero everywhere: every path to the input is blocked "
+        "(dead or saturated units)"
+    )
+
+
+def _flat(explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], image: int, target: int) -> str:
+    """Looks at the layer and its gradient to say why the map has one value only."""
+    layer = compiled.layer
+    found = _layer_and_gradient(explainer, compiled, feeds, target)
+    activations = found["activations"][image].astype(np.float64)
+    if not activations.any():
+        return f"the layer {layer!r} is zero everywhere for this image: all its units are dead"
+    if activations.max() == activations.min() or _no_space(activations, found["spatial"]):
+        return f"the layer {layer!r} has the same activations at every position for this image"
+    if "gradient" not in found:
+        return f"the map of {layer!r} has one value only"
+    gradient = found["gradient"][image].astype(np.float64)
+    if not gradient.any():
+        tail = f"; {compiled.scores.stripped[0]} is already left out" if compiled.scores.stripped else ""
+        return (
+            f"the gradient of the target with respect to {layer!r} is zero for this image: "
+            f"units behind the layer are saturated or dead{tail}"
+        )
+    axes = tuple(a - 1 for a in found["spatial"])
+    if (gradient.mean(axis=axes) <= 0).all():
+        return f"no channel of {layer!r} speaks for the target: all its channel weights are ≤ 0"
+    return f"no position of {layer!r} speaks for the target: the weighted sum is ≤ 0 everywhere, and ReLU cuts it"
+
+
+def _no_space(activations: np.ndarray, spatial: tuple[int, ...]) -> bool:
+    axes = tuple(a - 1 for a in spatial)
+    return bool((activations.max(axis=axes) == activations.min(axis=axes)).all())
+
+
+def _layer_and_gradient(
+    explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], target: int
+) -> dict[str, Any]:
+    from analyzer.attribution.engine import float_image, pick_layer
+    from analyzer.attribution.targets import find_scores, seed
+
+    graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
+    op = Builder(graph, "diagnosis")
+    feature = pick_layer(graph, compiled.layer, graph[compiled.layer])
+    outputs = {"activations": graph.add_output(feature.value, "diagnosis/activations").name}
+    if compiled.method.needs_gradient:
+        scores = find_scores(graph, compiled.scores.output.name)
+        cotangent, _ = seed(op, scores, op.constant(np.array([max(target, -1)], np.int64)))
+        image, axes = float_image(graph)
+        ctx = Context(op, {scores.logits.name: cotangent}, scores.logits, image, axes, feature)
+        outputs["gradient"] = graph.add_output(ctx.gradient(feature.value), "diagnosis/gradient").name
+    session = Session(graph, explainer.provider, outputs=list(outputs.values()), **explainer.session_options)
+    found = session.run(feeds)
+    return {key: found[name] for key, name in outputs.items()} | {"spatial": feature.layout.spatial}

@@ -1,0 +1,414 @@
+"""Compiles a method over a model into one graph, and runs it: one forward for all targets."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution.diagnosis import diagnose_map
+from analyzer.attribution.postprocess import FLOAT32, heatmap
+from analyzer.attribution.registry import Context, Method, find_method
+from analyzer.attribution.targets import (
+    TOP1,
+    Scores,
+    expression,
+    find_scores,
+    is_expression,
+    resolve_class,
+    seed,
+)
+from analyzer.errors import InputError, UnsupportedError
+from analyzer.gradient import inlined_operators, table_of
+from analyzer.gradient.reverse import is_float
+from analyzer.graph import Builder, Graph, Source, Value, normalize
+from analyzer.graph.query import (
+    FeatureMap,
+    default_layer,
+    feature_maps,
+    find_tensors,
+    image_input,
+    image_layout,
+    layouts,
+)
+from analyzer.runtime import Session
+
+PREFIX = "xai"
+
+
+@dataclass
+class Attribution:
+    """What a method says about a batch.
+
+    Rows are images, or (image, target) pairs where several targets were asked for: image by image.
+
+    Attributes:
+        raw: the method's own values, float32: (rows, h, w) unnormalised for CAM-like methods, shaped as the input
+            for gradient-like ones.
+        heatmap: (rows, H, W) in [0, 1] at the resolution of the input.
+        scores: (N, classes) as the model outputs them.
+        target: class index per row; −1 where the target is an expression.
+        layer: name of the feature map, or "" for methods that need none.
+        method: name of the method.
+        image: index of the image per row.
+        diagnosis: a sentence per row whose map is empty, constant or not finite; "" where all is well.
+        stripped: squashing functions that were left out in front of the target (Softmax…).
+    """
+
+    raw: np.ndarray
+    heatmap: np.ndarray
+    scores: np.ndarray
+    target: np.ndarray
+    layer: str
+    method: str
+    image: np.ndarray
+    diagnosis: list[str] = field(default_factory=list)
+    stripped: tuple[str, ...] = ()
+
+
+@dataclass
+class Compiled:
+    """A graph with a method appended: the names of its outputs per target slot, and the session once it runs."""
+
+    graph: Graph
+    method: Method
+    layer: str
+    slots: list[tuple[str, str, str]]
+    scores: Scores
+    outputs: list[str]
+    target_inputs: list[str]
+    session: Session | None = None
+
+
+class Explainer:
+    """A model, ready to be explained again and again: normalised once, sessions kept per method, layer and shape.
+
+    Args:
+        model: path, bytes or ModelProto.
+        provider: "cpu", "cuda", "cuda:1" or "auto".
+        labels: class names, so that targets can be given by label.
+        options: passed on to `runtime.Session` (threads, level, allow_fallback, memory_limit).
+    """
+
+    SESSIONS = 8
+
+    def __init__(
+        self,
+        model: Any,
+        provider: str = "cpu",
+        labels: Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        from analyzer.graph import load
+
+        self.loaded = load(model)
+        self.provider = provider
+        self.labels = labels
+        self.session_options = options
+        self._compiled: OrderedDict[Any, Compiled] = OrderedDict()
+        self._sources: dict[Any, Source] = {}
+
+    # ---- Graphs ----
+
+    def source(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Source:
+        """The normalised model, its inputs fixed to `shapes`."""
+        key = tuple(sorted((shapes or {}).items()))
+        if key not in self._sources:
+            self._sources[key] = normalize(self.loaded, inlined_operators(table_of("gradient")), dict(shapes or {}))
+        return self._sources[key]
+
+    def graph(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+        """A fresh graph to append to."""
+        return Graph(self.source(shapes))
+
+    @cached_property
+    def plain(self) -> Graph:
+        """The graph with the shapes of the file."""
+        return self.graph()
+
+    def compile(
+        self,
+        method: str = "grad-cam",
+        layer: str = "auto",
+        targets: Sequence[Any] = (None,),
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        output: str | None = None,
+        **options: Any,
+    ) -> Compiled:
+        """The model with the method appended.
+
+        Args:
+            targets: a slot each: None for a class given at run time (input `xai/target…`, (N,) int64, −1 for top-1),
+                an int for a class fixed in the graph (−1 for top-1), or an expression.
+            output: the output that holds the scores, where it is not the first that looks like classes.
+
+        Raises:
+            UnsupportedError: a rule is missing, the target does not depend on the layer, or the method is not
+                defined for this model.
+        """
+        chosen = find_method(method, options)
+        graph = self.graph(shapes)
+        op = Builder(graph, PREFIX)
+        scores = find_scores(graph, output)
+        image, axes = float_image(graph)
+        compiled = Compiled(graph, chosen, "", [], scores, [v.name for v in graph.outputs], [])
+        batch = image_input(graph).shape[0] if image_input(graph).shape else None
+        for slot, target in enumerate(targets):
+            suffix = f"_{slot}" if len(targets) > 1 else ""
+            seeds, classes, about = self._seed(op, compiled, target, scores, suffix, batch)
+            feature = pick_layer(graph, layer, about) if chosen.needs_layer else None
+            ctx = Context(op, seeds, about, image, axes, feature)
+            raw = op.cast(chosen.recipe(ctx, **options), FLOAT32)
+            heat = heatmap(ctx, raw, chosen.kind)
+            names = (("raw", raw), ("heatmap", heat), ("class", classes))
+            outputs = [graph.add_output(value, f"{PREFIX}/{name}{suffix}").name for name, value in names]
+            compiled.slots.append((outputs[0], outputs[1], outputs[2]))
+            compiled.layer = feature.name if feature else ""
+        return compiled
+
+    def _seed(
+        self, op: Builder, compiled: Compiled, target: Any, scores: Scores, suffix: str, batch: Any
+    ) -> tuple[dict[str, Value], Value, Value]:
+        """(cotangents, classes, the tensor explained) of a target."""
+        if isinstance(target, str):
+            score = expression(op, target)
+            return {score.name: op.ones_like(score)}, op.constant(np.array([TOP1], np.int64)), score
+        if target is None:
+            classes = op.graph.add_input(f"{PREFIX}/target{suffix}", np.dtype(np.int64), [batch])
+            compiled.target_inputs.append(classes.name)
+        else:
+            width = op.dim(scores.flat(op), 1)
+            if width is not None and target >= width:
+                raise InputError(f"class {target} does not exist: the model has {width} classes (0 to {width - 1})")
+            classes = op.constant(np.array([target], np.int64))
+        cotangent, resolved = seed(op, scores, classes)
+        return {scores.logits.name: cotangent}, resolved, scores.logits
+
+    # ---- Running ----
+
+    def explain(
+        self,
+        inputs: np.ndarray | Mapping[str, np.ndarray],
+        method: str = "grad-cam",
+        target: Any = "top1",
+        layer: str = "auto",
+        output: str | None = None,
+        **options: Any,
+    ) -> Attribution:
+        """See `analyzer.explain`."""
+        feeds = self._feeds(inputs)
+        image = image_input(self.plain).name
+        count = len(feeds[image])
+        plans = self._targets(target, count)
+        rows = []
+        for indices in self._batches(image, count):
+            part = {n: a[indices] if a.ndim and len(a) == count else a for n, a in feeds.items()}
+            rows.append(self._run(part, indices, plans, method, layer, output, options))
+        return _joined(rows)
+
+    def _targets(self, target: Any, count: int) -> list[Any]:
+        """Slots: an expression, or (count,) classes each."""
+        if is_expression(target):
+            return [target]
+        if isinstance(target, str | int | np.integer) and not isinstance(target, bool):
+            return [np.full(count, resolve_class(target, self.labels), np.int64)]
+        given = list(target) if isinstance(target, Sequence | np.ndarray) else [target]
+        if not given:
+            raise InputError("no target is given", "give 'top1', a class index or a label")
+        if any(is_expression(t) for t in given):
+            return [t if is_expression(t) else np.full(count, resolve_class(t, self.labels)) for t in given]
+        classes = [resolve_class(t, self.labels) for t in given]
+        if len(classes) == count and count > 1:
+            return [np.array(classes, np.int64)]
+        return [np.full(count, c, np.int64) for c in classes]
+
+    def _batches(self, image: str, count: int) -> list[np.ndarray]:
+        """Indices of the images per run: all at once where the batch is free, else by the model's fixed batch."""
+        shape = next(i.shape for i in self.plain.inputs if i.name == image)
+        fixed = shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else count
+        if count % fixed:
+            raise InputError(
+                f"the model takes batches of {fixed}, and {count} images do not fill them",
+                f"give a multiple of {fixed} images",
+            )
+        return [np.arange(start, start + fixed) for start in range(0, count, fixed)]
+
+    def _run(
+        self,
+        feeds: dict[str, np.ndarray],
+        indices: np.ndarray,
+        plans: list[Any],
+        method: str,
+        layer: str,
+        output: str | None,
+        options: dict[str, Any],
+    ) -> Attribution:
+        shapes = {name: tuple(a.shape) for name, a in feeds.items()}
+        slots = [p if isinstance(p, str) else None for p in plans]
+        compiled = self._session(method, layer, slots, shapes, output, options)
+        classes = [p[indices] for p in plans if not isinstance(p, str)]
+        self._check_classes(compiled.scores, classes)
+        given = dict(feeds) | dict(zip(compiled.target_inputs, classes, strict=True))
+        assert compiled.session is not None
+        names = [compiled.scores.output.name, *(n for slot in compiled.slots for n in slot)]
+        found = compiled.session.run(given, list(dict.fromkeys(names)))
+        count = len(indices)
+        per_slot = [tuple(found[n] for n in slot) for slot in compiled.slots]
+        order = [(i, k) for i in range(count) for k in range(len(per_slot))]
+        raw = np.stack([per_slot[k][0][i] for i, k in order])
+        heat = np.stack([per_slot[k][1][i] for i, k in order])
+        target = np.array([per_slot[k][2][i if len(per_slot[k][2]) > 1 else 0] for i, k in order], np.int64)
+        result = Attribution(
+            raw,
+            heat,
+            found[compiled.scores.output.name].reshape(count if compiled.scores.batched else 1, -1),
+            target,
+            compiled.layer,
+            method,
+            np.array([indices[i] for i, _ in order]),
+            stripped=compiled.scores.stripped,
+        )
+        result.diagnosis = [
+            diagnose_map(self, compiled, raw[r], feeds, int(i), int(target[r])) for r, (i, _) in enumerate(order)
+        ]
+        return result
+
+    def _session(
+        self, method: str, layer: str, slots: list[Any], shapes: dict, output: str | None, options: dict[str, Any]
+    ) -> Compiled:
+        key = (method, layer, tuple(slots), tuple(sorted(shapes.items())), output, tuple(sorted(options.items())))
+        if key not in self._compiled:
+            compiled = self.compile(method, layer, slots, shapes, output, **options)
+            wanted = [compiled.scores.output.name, *(n for slot in compiled.slots for n in slot)]
+            compiled.session = Session(
+                compiled.graph, self.provider, outputs=list(dict.fromkeys(wanted)), **self.session_options
+            )
+            self._compiled[key] = compiled
+            if len(self._compiled) > self.SESSIONS:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(key)
+        return self._compiled[key]
+
+    def _check_classes(self, scores: Scores, classes: list[np.ndarray]) -> None:
+        shape = scores.logits.shape
+        if shape is None or not all(isinstance(d, int) for d in shape[1:]):
+            return
+        width = int(np.prod(shape[1:] if scores.batched else shape))
+        for given in classes:
+            if given.size and given.max() >= width:
+                raise InputError(
+                    f"class {given.max()} does not exist: the model has {width} classes (0 to {width - 1})"
+                )
+
+    def _feeds(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [i.name for i in self.plain.inputs]
+        if not isinstance(inputs, Mapping):
+            if len(names) > 1:
+                raise InputError(f"the model has {len(names)} inputs: {', '.join(names)}", "give {name: array}")
+            inputs = {names[0]: inputs}
+        feeds = {}
+        for name, array in inputs.items():
+            if name not in names:
+                raise InputError(f"no input {name!r}; the model's inputs are {', '.join(map(repr, names))}")
+            feeds[name] = self._checked(self.plain[name], np.asarray(array))
+        missing = [n for n in names if n not in feeds]
+        if missing:
+            raise InputError(f"no value for the input {', '.join(map(repr, missing))}")
+        return feeds
+
+    def _checked(self, given: Value, array: np.ndarray) -> np.ndarray:
+        """The array if it fits, a floating-point one in the input's type."""
+        text = ", ".join(str(d) for d in given.shape) if given.shape is not None else "any"
+        if array.dtype != given.dtype:
+            if array.dtype.kind != "f" or not is_float(given):
+                raise InputError(f"input {given.name!r} takes {given.dtype} [{text}], not {array.dtype}")
+            array = array.astype(given.dtype)
+        if not array.size:
+            raise InputError(f"input {given.name!r} is empty: {list(array.shape)}")
+        if given.shape is not None:
+            fits = len(given.shape) == array.ndim and all(
+                not isinstance(d, int) or d == size or axis == 0
+                for axis, (d, size) in enumerate(zip(given.shape, array.shape, strict=True))
+            )
+            if not fits:
+                raise InputError(f"input {given.name!r} takes the shape [{text}], not {list(array.shape)}")
+        if is_float(given) and not np.isfinite(array).all():
+            raise InputError(f"input {given.name!r} holds NaN or infinite values")
+        return array
+
+
+def _joined(parts: list[Attribution]) -> Attribution:
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    joined = {
+        name: np.concatenate([getattr(p, name) for p in parts])
+        for name in ("raw", "heatmap", "scores", "target", "image")
+    }
+    return Attribution(
+        layer=first.layer,
+        method=first.method,
+        diagnosis=[d for p in parts for d in p.diagnosis],
+        stripped=first.stripped,
+        **joined,
+    )
+
+
+# ---- Choosing tensors ----
+
+
+def float_image(graph: Graph) -> tuple[Value, str]:
+    """(the image as the first floating-point tensor, its axes): an integer image is taken behind its Cast or
+    DequantizeLinear.
+
+    Raises:
+        UnsupportedError: no floating-point tensor stands for the image.
+    """
+    image = image_input(graph)
+    axes = image_layout(graph, image) if len(image.shape or ()) == 4 else ""
+    if not axes:
+        rank = len(image.shape or ())
+        axes = {2: "NC", 3: "NCW", 5: "NCDHW"}.get(rank, "N" + "?" * (rank - 1))
+    value = image
+    while not is_float(value):
+        following = [n for n in value.outputs if n.op in ("Cast", "DequantizeLinear", "Transpose", "Identity")]
+        if len(following) != 1:
+            raise UnsupportedError(
+                f"{graph.name}: the input {image.name!r} holds {image.dtype} and is not turned into floating-point "
+                "numbers by one Cast or DequantizeLinear, so there is no gradient with respect to it",
+                "use a CAM method",
+            )
+        node = following[0]
+        value = node.outputs[0]
+        if node.op == "Transpose":
+            axes = "".join(axes[p] for p in node.attrs["perm"])
+    return value, axes
+
+
+def pick_layer(graph: Graph, name: str, target: Value) -> FeatureMap:
+    """The feature map called `name` (tensor, node or glob: the last match), or the default one for "auto".
+
+    Raises:
+        NotFoundError: there is none of that name. UnsupportedError: it has no channels over space.
+    """
+    if name == "auto":
+        return default_layer(graph, target)
+    values = find_tensors(graph, name)
+    maps = {m.name: m for m in feature_maps(graph)}
+    chosen = [maps[v.name] for v in values if v.name in maps]
+    if chosen:
+        return chosen[-1]
+    value = values[-1]
+    layout = layouts(graph).get(value.name)
+    if layout is not None and layout.is_map and is_float(value):
+        return FeatureMap(value, layout, graph.producer(value))
+    shape = "of unknown shape" if value.shape is None else f"with shape {list(value.shape)}"
+    near = ", ".join(repr(m) for m in list(maps)[-3:])
+    raise UnsupportedError(
+        f"{value.name!r} ({shape}) is no feature map: no channels over space can be told",
+        f"the last feature maps are {near}" if near else "see `inspect`",
+    )

@@ -1,0 +1,49 @@
+"""From a method's raw values to a heatmap in [0, 1] at the size of the image, as nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analyzer.attribution.registry import Context
+from analyzer.errors import UnsupportedError
+from analyzer.graph import Value
+
+FLOAT32 = np.dtype(np.float32)
+
+
+def resize_to_image(ctx: Context, heat: Value) -> Value:
+    """(N, h, w) to (N, H, W): bilinear, pixel centres at half-integers (as cv2.resize and torch align_corners=False)."""
+    op = ctx.op
+    space = [i for i, a in enumerate(ctx.image_axes) if a in "DHW"]
+    if len(space) != op.rank(heat) - 1:
+        raise UnsupportedError(
+            f"a map of {op.rank(heat) - 1} axes cannot be laid over an input with {len(space)}",
+            "ask for the raw map",
+        )
+    wide = op.Unsqueeze(heat, [1])
+    size = op.Concat(op.shape(wide, 0, 2), *(op.shape(ctx.image, a, a + 1) for a in space), axis=0)
+    resized = op.Resize(
+        wide, None, None, size, mode="linear", coordinate_transformation_mode="half_pixel", nearest_mode="floor"
+    )
+    return op.Squeeze(resized, [1])
+
+
+def magnitude(ctx: Context, attribution: Value) -> Value:
+    """(N, H, W): max over the channels of |R| (Simonyan et al. 2013, section 3.1)."""
+    return ctx.op.ReduceMax(ctx.op.Abs(attribution), [ctx.image_axes.index("C")], keepdims=0)
+
+
+def unit_range(ctx: Context, heat: Value) -> Value:
+    """(x − min) / (max − min) per image; a constant map becomes 0."""
+    op = ctx.op
+    axes = list(range(1, op.rank(heat)))
+    low = op.ReduceMin(heat, axes, keepdims=1)
+    reach = op.Sub(op.ReduceMax(heat, axes, keepdims=1), low)
+    flat = op.Equal(reach, 0.0)
+    return op.Div(op.Sub(heat, low), op.Where(flat, op.ones_like(reach), reach))
+
+
+def heatmap(ctx: Context, raw: Value, kind: str) -> Value:
+    """(N, H, W) in [0, 1], float32."""
+    raw = ctx.op.cast(raw, FLOAT32)
+    return unit_range(ctx, resize_to_image(ctx, raw) if kind == "cam" else magnitude(ctx, raw))
