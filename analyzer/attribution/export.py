@@ -65,6 +65,6 @@ def _receipt(explainer: Explainer, compiled: Any) -> float | str:
     try:
         if source is not None:
             return receipt(str(source), compiled.graph)
-        return receipt(explainer.original(), compiled.graph)
+        return receipt(explainer.loaded.serialized(), compiled.graph)
     except Exception as error:
         return f"not measured: {' '.join(str(error).split())[:120]}"

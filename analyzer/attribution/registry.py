@@ -158,13 +158,20 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
     Raises:
         NotFoundError: no such method. InputError: no such option.
     """
-    from analyzer.attribution import backprop, cam, gradients  # noqa: F401
-
-    if name not in METHODS:
-        raise NotFoundError(f"no method {name!r}", suggest(name, METHODS) or f"choose one of {', '.join(METHODS)}")
-    found = METHODS[name]
+    known_methods = all_methods()
+    if name not in known_methods:
+        hint = suggest(name, known_methods) or f"choose one of {', '.join(known_methods)}"
+        raise NotFoundError(f"no method {name!r}", hint)
+    found = known_methods[name]
     for option in options:
         if option not in found.options:
             known = ", ".join(found.options) or "none"
             raise InputError(f"{name} has no option {option!r}; its options: {known}", suggest(option, found.options))
     return found
+
+
+def all_methods() -> dict[str, Method]:
+    """Every method, each family imported."""
+    from analyzer.attribution import backprop, cam, gradients  # noqa: F401
+
+    return METHODS

@@ -53,6 +53,15 @@ class Source:
     def name(self) -> str:
         return self.path.name if self.path else self.proto.graph.name or "model"
 
+    def serialized(self) -> bytes:
+        """The model in one piece again."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        for tensor in proto.graph.initializer:
+            if tensor.name in self.weights:
+                tensor.raw_data = np.ascontiguousarray(self.weights[tensor.name]).tobytes()
+        return bytes(proto.SerializeToString())
+
 
 def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
     """Read `model` and set its weights aside.

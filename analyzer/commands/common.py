@@ -1,0 +1,125 @@
+"""Options and printing that commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+SCHEMA_VERSION = 1
+
+model_argument = click.argument("model", type=click.Path(dir_okay=False))
+format_option = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", help="What stdout holds."
+)
+layer_option = click.option(
+    "-l", "--layer", default=None, help="Tensor or node of the file, or a glob; found by itself when left out."
+)
+provider_options = (
+    click.option("-p", "--provider", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto."),
+    click.option("--allow-fallback", is_flag=True, help="Let nodes without a GPU kernel run on the CPU."),
+    click.option("--threads", type=click.IntRange(1), help="Threads of the CPU provider."),
+)
+shape_option = click.option(
+    "--shape", "shapes", multiple=True, metavar="[NAME:]1x3x224x224", help="Fixes the symbolic sizes of an input."
+)
+preprocess_options = (
+    click.option("--preset", help="Pixel normalisation: imagenet, 0-1, -1-1, caffe, raw or clip."),
+    click.option("--mean", help="Means per channel, comma-separated, after scaling."),
+    click.option("--std", help="Standard deviations per channel, comma-separated."),
+    click.option("--scale", type=float, help="What pixels (0–255) are multiplied by first."),
+    click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Order of the input's axes."),
+    click.option("--channels", type=click.Choice(["RGB", "BGR", "GRAY"]), help="Order of the input's channels."),
+    click.option("--size", help="Height and width, as 224x224, where the file leaves them open."),
+    click.option("--resize", type=click.Choice(["resize", "crop", "letterbox"]), help="How pictures are fitted."),
+)
+
+
+def stacked(options: Sequence[Callable]) -> Callable:
+    """All of `options` as one decorator, shown in their order."""
+
+    def decorate(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def session_options(allow_fallback: bool, threads: int | None) -> dict[str, Any]:
+    """Keyword arguments for a Session."""
+    return {"allow_fallback": allow_fallback, "threads": threads}
+
+
+def parse_shapes(shapes: Sequence[str], inputs: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """{input: sizes} from `NAME:1x3x224x224`; the name may be left out for the first input."""
+    from analyzer.errors import InputError
+
+    found = {}
+    for text in shapes:
+        name, _, sizes = text.rpartition(":")
+        parts = sizes.lower().replace(",", "x").split("x")
+        if not all(p.isdigit() and int(p) > 0 for p in parts):
+            raise InputError(f"--shape {text!r} is not a list of sizes", "write it as input:1x3x224x224")
+        found[name or inputs[0]] = tuple(int(p) for p in parts)
+    return found
+
+
+def print_json(kind: str, content: dict[str, Any]) -> None:
+    """One document on stdout."""
+    from analyzer import __version__
+
+    document = {"schema_version": SCHEMA_VERSION, "kind": kind, "onnx_analyzer": __version__, **content}
+    click.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def note(text: str) -> None:
+    """A line for the person, on stderr."""
+    click.echo(text, err=True)
+
+
+def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
+    """Columns padded to their widest cell."""
+    cells = [[str(c) for c in row] for row in ([header, *rows] if header else rows)]
+    if not cells:
+        return ""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    if header:
+        lines.insert(1, "  ".join("─" * w for w in widths))
+    return "\n".join(lines)
+
+
+def shape_text(shape: Sequence[Any] | None) -> str:
+    """[N, 3, 224, 224], with ? for what is not known."""
+    return "unknown" if shape is None else "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
+
+
+class Progress:
+    """A bar on a terminal, a line per tenth elsewhere; on stderr."""
+
+    def __init__(self, total: int, what: str) -> None:
+        self.total, self.what, self.done = total, what, 0
+        self.terminal = sys.stderr.isatty()
+
+    def step(self) -> None:
+        """One more is done."""
+        self.done += 1
+        if self.total < 2:
+            return
+        if self.terminal:
+            width = 24
+            filled = width * self.done // self.total
+            bar = "█" * filled + "·" * (width - filled)
+            click.echo(f"\r{self.what} {bar} {self.done}/{self.total}", nl=self.done == self.total, err=True)
+        elif self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
+            note(f"{self.what} {self.done}/{self.total}")

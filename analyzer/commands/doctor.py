@@ -1,0 +1,28 @@
+"""`doctor`: what is installed, which providers work, what to do where one does not."""
+
+import click
+
+from analyzer.commands.common import format_option, print_json, table
+
+
+@click.command(name="doctor")
+@format_option
+def command(form: str) -> None:
+    """Say what is installed, which execution providers can really be created, and what to do if CUDA cannot."""
+    from analyzer.errors import ProviderError
+    from analyzer.runtime import diagnose
+
+    report = diagnose()
+    if form == "json":
+        print_json("doctor", vars(report))
+    else:
+        click.echo(table(sorted(report.versions.items()), ("package", "version")))
+        if report.limits:
+            click.echo(f"\nonnxruntime loads opset ≤ {report.limits['opset']} and IR ≤ {report.limits['ir']}\n")
+        click.echo(table(list(report.providers.items()), ("execution provider", "state")))
+        for problem in report.problems:
+            click.echo(f"\nproblem: {problem}")
+        for advice in report.advice:
+            click.echo(f"\nadvice: {advice}")
+    if "works" not in report.providers.values():
+        raise ProviderError("no execution provider works", "pip install --force-reinstall onnxruntime-gpu")

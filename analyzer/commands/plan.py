@@ -1,0 +1,53 @@
+"""`plan`: what a method would differentiate, without running anything."""
+
+from __future__ import annotations
+
+import click
+
+from analyzer.commands.common import (
+    format_option,
+    layer_option,
+    model_argument,
+    parse_shapes,
+    print_json,
+    shape_option,
+    table,
+)
+
+
+@click.command(name="plan")
+@model_argument
+@click.option("-m", "--method", default="grad-cam", show_default=True, help="See `methods`.")
+@click.option("-t", "--target", default="top1", show_default=True, help="Class, label or expression.")
+@layer_option
+@shape_option
+@click.option("--output", help="Which output holds the scores.")
+@format_option
+def command(
+    model: str, method: str, target: str, layer: str | None, shapes: tuple[str, ...], output: str | None, form: str
+) -> None:
+    """Show which nodes a method would differentiate, by which rules, and which have none. Runs nothing."""
+    from analyzer.attribution import Explainer
+    from analyzer.attribution.planning import make_plan
+    from analyzer.errors import UnsupportedError
+
+    explainer = Explainer(model)
+    sizes = parse_shapes(shapes, [v.name for v in explainer.plain.inputs])
+    plan = make_plan(explainer, method, target, layer or "auto", sizes, output)
+    if form == "json":
+        print_json("plan", plan.to_dict())
+    else:
+        click.echo(f"{plan.method} of {plan.target!r} with respect to {', '.join(map(repr, plan.wrt))}")
+        if plan.layer:
+            click.echo(f"layer: {plan.layer} ({plan.layout})")
+        if plan.stripped:
+            click.echo(f"left out in front of the target: {', '.join(plan.stripped)}")
+        if plan.overridden:
+            click.echo(f"rectifiers with the rule of the method: {len(plan.overridden)}")
+        click.echo()
+        click.echo(table(plan.rows(), ("operator", "nodes", "how", "")))
+    if plan.missing:
+        raise UnsupportedError(
+            f"{len(plan.missing)} nodes have no rule: " + ", ".join(plan.missing[:10]),
+            "choose a layer behind them with --layer, or a target in front of them with --target",
+        )

@@ -1,0 +1,43 @@
+"""The operator table: how each standard operator is differentiated. It is generated, never kept by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from analyzer.gradient.registry import NOT_DIFFERENTIABLE, load_rules
+from analyzer.graph.normalize import OPSET, function_operators
+
+
+@dataclass(frozen=True)
+class Row:
+    """`status`: "rule", "function body", "nothing flows" or "no rule"; `detail`: the equation or the reason."""
+
+    op: str
+    domain: str
+    status: str
+    detail: str
+
+
+def catalog() -> list[Row]:
+    """A row for every operator of ai.onnx, and for those of other domains that have a rule."""
+    table = load_rules()
+    names = sorted({s.name for s in onnx.defs.get_all_schemas() if not s.domain})
+    rows = [_row(name) for name in names]
+    rows += [Row(op, domain, "rule", entry.equation) for (domain, op), entry in sorted(table.items()) if domain]
+    return rows
+
+
+def _row(name: str) -> Row:
+    table = load_rules()
+    if ("", name) in table:
+        return Row(name, "", "rule", table["", name].equation)
+    if ("", name) in NOT_DIFFERENTIABLE:
+        return Row(name, "", "nothing flows", NOT_DIFFERENTIABLE["", name])
+    if name in function_operators():
+        return Row(name, "", "function body", "inlined by its schema's function body, then differentiated")
+    schema = onnx.defs.get_schema(name)
+    if schema.deprecated:
+        return Row(name, "", "function body", f"deprecated; converted when the model is brought to opset {OPSET}")
+    return Row(name, "", "no rule", "")
