@@ -52,8 +52,9 @@ def make_plan(
     chosen = find_method(method, {})
     graph = explainer.graph(shapes)
     op = Builder(graph, "plan")
+    stripped: tuple[str, ...] = ()
     if is_expression(target):
-        about, stripped = expression(op, target), ()
+        about = expression(op, target)
     else:
         resolve_class(target, explainer.labels)
         scores = find_scores(graph, output)

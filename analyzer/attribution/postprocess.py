@@ -12,7 +12,7 @@ FLOAT32 = np.dtype(np.float32)
 
 
 def resize_to_image(ctx: Context, heat: Value) -> Value:
-    """(N, h, w) to (N, H, W): bilinear, pixel centres at half-integers (as cv2.resize and torch align_corners=False)."""
+    """(N, h, w) to (N, H, W): bilinear, half-pixel centres (as cv2.resize and torch align_corners=False)."""
     op = ctx.op
     space = [i for i, a in enumerate(ctx.image_axes) if a in "DHW"]
     if len(space) != op.rank(heat) - 1:

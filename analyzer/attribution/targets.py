@@ -38,10 +38,7 @@ def find_scores(graph: Graph, output: str | None = None) -> Scores:
     Raises:
         UnsupportedError: no output can be a score.
     """
-    if output is not None:
-        candidates = [graph[output]]
-    else:
-        candidates = sorted(graph.outputs, key=lambda v: _unlike_classes(v))
+    candidates = [graph[output]] if output is not None else sorted(graph.outputs, key=_unlike_classes)
     for value in candidates:
         found = logits(graph, value)
         if is_float(found.value) and found.value.dtype is not None:

@@ -215,7 +215,7 @@ def _elementwise(graph: Graph, node: Node, output: Value, given: Given) -> Layou
 
 
 def _transpose(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
-    value, layout = given[0]
+    layout = given[0][1]
     perm = node.attrs.get("perm") or list(range(len(layout.axes)))[::-1]
     return Layout("".join(layout.axes[p] for p in perm), layout.grid, layout.prefix)
 
@@ -305,7 +305,7 @@ def _unsqueeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout 
 
 
 def _reduce(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
-    value, layout = given[0]
+    layout = given[0][1]
     known = graph.constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1].name else None
     axes = [int(a) % len(layout.axes) for a in known] if known is not None else list(node.attrs.get("axes") or [])
     if not axes:

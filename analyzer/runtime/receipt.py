@@ -23,16 +23,12 @@ def receipt(before: Any, after: Graph, provider: str = "cpu", seed: int = 0) -> 
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    original = ort.InferenceSession(
-        before, options, ["CPUExecutionProvider"], disabled_optimizers=["Pad_Fusion"]
-    )
+    original = ort.InferenceSession(before, options, ["CPUExecutionProvider"], disabled_optimizers=["Pad_Fusion"])
     names = [o.name for o in original.get_outputs()]
     feeds = random_feeds({i.name: (i.type, i.shape) for i in original.get_inputs()}, seed)
     expected = original.run(names, feeds)
     found = Session(after, provider, outputs=names).run(feeds, names)
-    return max(
-        (relative(np.asarray(a), found[n]) for n, a in zip(names, expected, strict=True)), default=0.0
-    )
+    return max((relative(np.asarray(a), found[n]) for n, a in zip(names, expected, strict=True)), default=0.0)
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:

@@ -142,9 +142,7 @@ def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> An
         "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
         "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
         "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-        "layout": getattr(
-            ort.GraphOptimizationLevel, "ORT_ENABLE_LAYOUT", ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        ),
+        "layout": getattr(ort.GraphOptimizationLevel, "ORT_ENABLE_LAYOUT", ort.GraphOptimizationLevel.ORT_ENABLE_ALL),
         "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     }[level]
     limit = max(FOLDING_LIMIT, weight_bytes)

@@ -1,0 +1,55 @@
+"""`export`: a deployable model with a heatmap output."""
+
+from __future__ import annotations
+
+import click
+
+from analyzer.commands.common import format_option, layer_option, model_argument, parse_shapes, print_json, shape_option
+
+
+@click.command(name="export")
+@model_argument
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="Where to write the .onnx file.")
+@click.option("-m", "--method", default="grad-cam", show_default=True, help="See `methods`.")
+@click.option("-t", "--target", default="top1", show_default=True, help="top1, class, label or expression.")
+@click.option("--labels", type=click.Path(dir_okay=False), help="Class names, one per line.")
+@click.option("--output", help="Which output holds the scores.")
+@layer_option
+@shape_option
+@format_option
+def command(
+    model: str,
+    out: str,
+    method: str,
+    target: str,
+    labels: str | None,
+    output: str | None,
+    layer: str | None,
+    shapes: tuple[str, ...],
+    form: str,
+) -> None:
+    """Write a model with an added `heatmap` output, (N, H, W) in [0, 1], that any onnxruntime runs without us."""
+    from pathlib import Path
+
+    from analyzer.attribution.export import OUTPUT, export
+    from analyzer.attribution import Explainer
+    from analyzer.images import load_labels
+
+    if Path(out).resolve() == Path(model).resolve():
+        raise click.UsageError("--out is the model itself; choose another name")
+    names = load_labels(labels) if labels else None
+    sizes = parse_shapes(shapes, [v.name for v in Explainer(model).plain.inputs]) if shapes else None
+    path = export(model, out, method, target, layer or "auto", names, sizes, output)
+    import json
+
+    import onnx
+
+    written = onnx.load(path, load_external_data=False)
+    record = json.loads(next(p.value for p in written.metadata_props if p.key == "onnx-analyzer"))
+    if form == "json":
+        print_json("export", {"path": str(path), "output": OUTPUT, **record})
+    else:
+        click.echo(
+            f"{path}: output {OUTPUT!r} added ({method} of {record['target']}, layer {record['layer'] or 'none'})"
+        )
+        click.echo(f"original outputs, largest relative difference on random input: {record['receipt']}")

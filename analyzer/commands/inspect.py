@@ -1,0 +1,110 @@
+"""`inspect`: what a model is, and which layers and targets it offers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import click
+
+from analyzer.commands.common import (
+    format_option,
+    model_argument,
+    parse_shapes,
+    print_json,
+    shape_option,
+    shape_text,
+    table,
+)
+
+
+@click.command(name="inspect")
+@model_argument
+@click.option("--all", "everything", is_flag=True, help="List every feature map, not one per size.")
+@shape_option
+@format_option
+def command(model: str, everything: bool, shapes: tuple[str, ...], form: str) -> None:
+    """Show inputs, outputs, operators, feature maps, the default layer and what a target can be."""
+    from analyzer.attribution import Explainer
+
+    explainer = Explainer(model)
+    sizes = parse_shapes(shapes, [v.name for v in explainer.plain.inputs])
+    report = describe(explainer, sizes)
+    if form == "json":
+        print_json("inspect", report)
+        return
+    click.echo(f"{report['file']}  sha256 {report['sha256'][:16]}…")
+    click.echo(
+        f"produced by {report['producer'] or 'an unnamed exporter'}; IR {report['ir']}; opsets {report['opsets']}"
+    )
+    click.echo(f"{report['nodes']} nodes, {report['parameters']:,} parameters\n")
+    ports = [("input", i["name"], i["type"], shape_text(i["shape"])) for i in report["inputs"]]
+    ports += [("output", o["name"], o["type"], shape_text(o["shape"])) for o in report["outputs"]]
+    click.echo(table(ports, ("", "name", "type", "shape")))
+    click.echo("\noperators: " + ", ".join(f"{op} ×{n}" for op, n in report["operators"].items()))
+    maps = report["feature_maps"]
+    shown = maps if everything else _one_per_size(maps)
+    if shown:
+        rows = [
+            (m["name"], m["layout"], "×".join(str(s or "?") for s in m["size"]), m["channels"] or "?") for m in shown
+        ]
+        left = f" (last of each size; all {len(maps)} with --all)" if len(shown) < len(maps) else ""
+        click.echo(f"\nfeature maps{left}\n" + table(rows, ("tensor", "layout", "size", "channels")))
+    click.echo(f"\ndefault layer: {report['default_layer'] or 'none: ' + report['no_layer']}")
+    click.echo(f"target: {report['target'] or 'none: ' + report['no_target']}")
+    if report["stripped"]:
+        click.echo(f"left out in front of the target: {', '.join(report['stripped'])}")
+
+
+def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The report as plain data."""
+    import math
+
+    from analyzer.attribution.targets import find_scores
+    from analyzer.errors import UnsupportedError
+    from analyzer.graph.query import default_layer, feature_maps
+
+    graph = explainer.graph(sizes)
+    original = explainer.loaded.proto
+    report: dict[str, Any] = {
+        "file": str(explainer.loaded.path or explainer.loaded.name),
+        "sha256": explainer.loaded.sha256,
+        "producer": f"{original.producer_name} {original.producer_version}".strip(),
+        "ir": original.ir_version,
+        "opsets": {o.domain or "ai.onnx": o.version for o in original.opset_import},
+        "nodes": len(original.graph.node),
+        "parameters": sum(math.prod(t.dims) for t in original.graph.initializer),
+        "inputs": [{"name": v.name, "type": str(v.dtype), "shape": v.shape} for v in graph.inputs],
+        "outputs": [{"name": v.name, "type": str(v.dtype), "shape": v.shape} for v in graph.outputs],
+        "operators": dict(
+            Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in original.graph.node).most_common()
+        ),
+        "default_layer": "",
+        "no_layer": "",
+        "target": "",
+        "no_target": "",
+        "stripped": [],
+    }
+    maps = feature_maps(graph)
+    report["feature_maps"] = [
+        {
+            "name": m.name,
+            "node": m.node.name if m.node else "",
+            "layout": str(m.layout),
+            "size": list(m.size),
+            "channels": m.channels,
+        }
+        for m in maps
+    ]
+    try:
+        scores = find_scores(graph)
+        report["target"], report["stripped"] = scores.logits.name, list(scores.stripped)
+        report["default_layer"] = default_layer(graph, scores.logits).name
+    except UnsupportedError as error:
+        report["no_layer" if report["target"] else "no_target"] = error.message
+    return report
+
+
+def _one_per_size(maps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    last = {(tuple(m["size"]), m["layout"]): m for m in maps}
+    return [m for m in maps if last[tuple(m["size"]), m["layout"]] is m]

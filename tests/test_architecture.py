@@ -1,0 +1,85 @@
+"""The structure the design promises: imports point down, heavy imports stay out of start-up, code is clean."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# A room may import from rooms of a smaller number only; siblings share a number and do not import each other.
+LEVEL = {
+    "errors": 0,
+    "graph": 1, "images": 1,
+    "runtime": 2, "gradient": 2, "analysis": 2,
+    "attribution": 3,
+    "mining": 4, "validation": 4,
+    "report": 5,
+    "api": 5,
+    "commands": 6,
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    found = set()
+    for item in ast.walk(tree):
+        if isinstance(item, ast.ImportFrom) and item.module:
+            found.add(item.module)
+        elif isinstance(item, ast.Import):
+            found.update(a.name for a in item.names)
+    return found
+
+
+FILES = sorted((ROOT / "analyzer").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    parts = path.relative_to(ROOT / "analyzer").with_suffix("").parts
+    if parts == ("__init__",):
+        return
+    for name in imports(path):
+        if not name.startswith("analyzer."):
+            continue
+        other = name.split(".")[1]
+        assert other == parts[0] or LEVEL[other] < LEVEL[parts[0]], f"{path.name} imports {name}"
+        if parts[:2] == ("gradient", "rules") and parts[-1] != "__init__":
+            assert name.startswith(("analyzer.gradient.registry", "analyzer.gradient.rules", "analyzer.errors")), name
+
+
+@pytest.mark.parametrize(
+    ("library", "room"), [("onnxruntime", "runtime"), ("cv2", "images"), ("onnx_graphsurgeon", "graph")]
+)
+def test_one_room_per_library(library, room):
+    users = {p for p in FILES if any(n.split(".")[0] == library for n in imports(p))}
+    assert {p.relative_to(ROOT / "analyzer").parts[0] for p in users} <= {room}
+
+
+def test_the_loop_knows_no_operator():
+    text = (ROOT / "analyzer/gradient/reverse.py").read_text()
+    assert not any(op in text for op in ("Conv", "Relu", "MatMul", "Softmax", "MaxPool"))
+
+
+def test_help_is_light():
+    code = (
+        "import sys; sys.argv = ['onnx-analyzer', '--help']\n"
+        "from analyzer.commands import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'onnx', 'onnxruntime', 'numpy', 'cv2', 'onnx_graphsurgeon'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+
+
+@pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]])
+def test_tools_are_content(command):
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed (pip install '.[dev]')")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

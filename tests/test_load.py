@@ -1,0 +1,153 @@
+"""Files in: what is read, and what is refused with one clear error."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import onnx
+import pytest
+
+from analyzer.errors import AnalyzerError, InputError
+from analyzer.graph import Graph, load
+from tests.models import model, node, small_cnn
+
+
+def test_path_bytes_and_proto_are_the_same_model(tmp_path):
+    proto = small_cnn()
+    path = tmp_path / "m.onnx"
+    onnx.save(proto, path)
+    graphs = [Graph.read(path), Graph.read(path.read_bytes()), Graph.read(proto)]
+    assert len({len(g.nodes) for g in graphs}) == 1
+    assert graphs[0].source.sha256 and graphs[0].source.sha256 == graphs[1].source.sha256
+
+
+def test_a_given_proto_is_left_untouched():
+    proto = small_cnn()
+    before = proto.SerializeToString()
+    Graph.read(proto)
+    assert proto.SerializeToString() == before
+
+
+def test_external_data_is_mapped_not_copied(tmp_path):
+    proto = small_cnn()
+    path = tmp_path / "m.onnx"
+    onnx.save(small_cnn(), path, save_as_external_data=True, location="m.bin", size_threshold=0)
+    source = load(path)
+    assert isinstance(source.weights["w2"], np.memmap)
+    w2 = next(onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.name == "w2")
+    assert np.array_equal(source.weights["w2"], w2)
+
+
+def _external(tmp_path, change):
+    path = tmp_path / "m.onnx"
+    onnx.save(small_cnn(), path, save_as_external_data=True, location="m.bin", size_threshold=0)
+    proto = onnx.load(path, load_external_data=False)
+    change(proto, tmp_path)
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def _set(proto, key, value):
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == key:
+                entry.value = value
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda p, d: (d / "m.bin").unlink(), "missing"),
+        (lambda p, d: (d / "m.bin").write_bytes(b"x"), "ends before"),
+        (lambda p, d: _set(p, "location", "../secret.bin"), "outside"),
+        (lambda p, d: _set(p, "location", "/etc/passwd"), "outside"),
+        (lambda p, d: _set(p, "length", "7"), "bytes"),
+        (lambda p, d: _set(p, "offset", "-8"), "m.bin|bytes|record|w1"),
+        (lambda p, d: _set(p, "length", "many"), "unreadable"),
+    ],
+)
+def test_bad_external_data(tmp_path, change, says):
+    with pytest.raises(InputError, match=says):
+        load(_external(tmp_path, change))
+
+
+def test_symlink_out_of_the_folder(tmp_path):
+    inside = tmp_path / "model"
+    inside.mkdir()
+    (tmp_path / "secret.bin").write_bytes(b"0" * 100000)
+
+    def link(proto, folder):
+        (folder / "m.bin").unlink()
+        os.symlink(tmp_path / "secret.bin", folder / "m.bin")
+
+    with pytest.raises(InputError, match="outside"):
+        load(_external(inside, link))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (b"hello, this is no model\n" * 10, "not an ONNX model"),
+        (small_cnn().SerializeToString()[:-200], "not an ONNX model|elements|no graph|produced"),
+        (small_cnn().SerializeToString()[:40], "not an ONNX model|no graph"),
+        (b"\x08\x08", "no graph"),
+        (b"    ORTM    ", "ort format"),
+        (bytes(range(256)) * 20, "not an ONNX model"),
+    ],
+)
+def test_files_that_are_no_models(tmp_path, content, says):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        load(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load(tmp_path / "absent.onnx")
+    with pytest.raises(InputError, match="folder"):
+        load(tmp_path)
+    with pytest.raises(InputError, match="not int"):
+        load(3)
+
+
+def test_cycle_is_named():
+    nodes = [node("Relu", ["b"], ["a"], "first"), node("Relu", ["a"], ["b"], "second")]
+    with pytest.raises(InputError, match="cycle.*first"):
+        load(model(nodes, {"x": [1]}, {"a": [1]}))
+
+
+def test_unsorted_nodes_are_sorted():
+    nodes = [node("Relu", ["a"], ["y"]), node("Neg", ["x"], ["a"])]
+    assert [n.op_type for n in load(model(nodes, {"x": [1]}, {"y": [1]})).proto.graph.node] == ["Neg", "Relu"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs", "says"),
+    [
+        ([node("Relu", ["nowhere"], ["y"])], {"y": [1]}, "nothing produces"),
+        ([node("Relu", ["x"], ["y"]), node("Neg", ["x"], ["y"])], {"y": [1]}, "produced twice"),
+        ([node("Relu", ["x"], ["y"])], {"z": [1]}, "nothing produces the output"),
+    ],
+)
+def test_invalid_graphs(nodes, outputs, says):
+    with pytest.raises(InputError, match=says):
+        load(model(nodes, {"x": [1]}, outputs))
+
+
+def test_weight_that_lies_about_its_size():
+    proto = small_cnn()
+    next(t for t in proto.graph.initializer if t.name == "w2").dims[0] = 1 << 30
+    with pytest.raises(InputError, match="w2"):
+        load(proto)
+    next(t for t in proto.graph.initializer if t.name == "w2").dims[0] = -5
+    with pytest.raises(AnalyzerError):
+        load(proto)
+
+
+def test_deep_chain_is_no_recursion(tmp_path):
+    nodes = [node("Identity", [f"t{i}"], [f"t{i + 1}"]) for i in range(5000)]
+    graph = Graph.read(model(nodes, {"t0": [1, 4]}, {"t5000": [1, 4]}))
+    assert len(graph.nodes) == 5000
