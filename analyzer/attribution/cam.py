@@ -33,19 +33,20 @@ def grad_cam(ctx: Context) -> Value:
 
 
 @method("grad-cam++", "cam", "Chattopadhay et al. 2018, 1710.11063, eq. 5 and 19")
-def grad_cam_plus_plus(ctx: Context) -> Value:
-    """L = ReLU(Σ_k w_k A_k), w_k = Σ_ij α_kij ReLU(g_kij), α = g² / (2 g² + Σ_ab A_kab g³), 0 where g = 0
+def grad_cam_plus_plus(ctx: Context, eps: float = 1e-6) -> Value:
+    """L = ReLU(Σ_k w_k A_k), w_k = Σ_ij α_kij ReLU(g_kij), α = g² / (2 g² + Σ_ab A_kab g³ + ε), 0 where g = 0
 
     With the paper's Y = exp(y) the second and third derivatives are exp(y) g² and exp(y) g³ for networks that are
-    piecewise linear behind the layer; the factor exp(y) cancels in α and scales all of w, so it is left out.
+    piecewise linear behind the layer; the factor exp(y) cancels in α and scales all of w, so it is left out. α is
+    not normalised. ε keeps positions with a tiny gradient, where the denominator may cross 0, from ruling the sum;
+    its value is pytorch-grad-cam's.
     """
     op, g = ctx.op, ctx.gradients
-    # α = g² / (2g² + ΣA·g³) = 1 / (2 + ΣA·g), the common factor g² cancelled: it would underflow for small g.
     total = op.ReduceSum(ctx.activations, ctx.space, keepdims=1)
-    denominator = op.Add(op.Mul(total, g), 2.0)
+    square = op.Mul(g, g)
+    denominator = op.Add(op.Mul(square, op.Add(op.Mul(total, g), 2.0)), eps)
     safe = op.Where(op.Equal(denominator, 0.0), op.ones_like(denominator), denominator)
-    alpha = op.Div(op.cast(op.Not(op.Equal(g, 0.0)), g.dtype), safe)
-    weights = op.ReduceSum(op.Mul(alpha, op.Relu(g)), ctx.space, keepdims=1)
+    weights = op.ReduceSum(op.Mul(op.Div(square, safe), op.Relu(g)), ctx.space, keepdims=1)
     return op.Relu(ctx.channel_sum(op.Mul(weights, ctx.activations)))
 
 

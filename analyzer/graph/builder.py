@@ -247,14 +247,10 @@ class Builder:
 
     def _infer(self, node: Node) -> list[tuple[Any, Any]]:
         """(dtype, shape) per output, by the operator's own inference function."""
-        first = node.inputs[0] if node.inputs else None
-        if node.op in _ELEMENTWISE and first is not None:
-            kinds = [i for i in node.inputs if i.name]
-            if all(i.shape is not None and list(i.shape) == list(first.shape or ()) for i in kinds):
-                return [(np.dtype(bool) if node.op in _LOGICAL else first.dtype, list(first.shape))]
-            shape = _broadcast([i.shape for i in kinds])
+        if node.op in _ELEMENTWISE and node.inputs:
+            shape = _broadcast([i.shape for i in node.inputs if i.name])
             if shape is not None:
-                like = node.inputs[1] if node.op == "Where" else first
+                like = node.inputs[1 if node.op == "Where" else 0]
                 return [(np.dtype(bool) if node.op in _LOGICAL else like.dtype, shape)]
         return infer(node, self.graph.opset, self.graph.constant)
 
