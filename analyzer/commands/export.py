@@ -31,8 +31,8 @@ def command(
     """Write a model with an added `heatmap` output, (N, H, W) in [0, 1], that any onnxruntime runs without us."""
     from pathlib import Path
 
-    from analyzer.attribution.export import OUTPUT, export
     from analyzer.attribution import Explainer
+    from analyzer.attribution.export import OUTPUT, export
     from analyzer.images import load_labels
 
     if Path(out).resolve() == Path(model).resolve():

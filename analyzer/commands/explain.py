@@ -1,0 +1,238 @@
+"""`explain`: the heatmap over the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from analyzer.commands.common import (
+    Progress,
+    format_option,
+    layer_option,
+    model_argument,
+    note,
+    preprocess_options,
+    print_json,
+    provider_options,
+    session_options,
+    stacked,
+    table,
+)
+
+
+@click.command(name="explain")
+@model_argument
+@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--out", type=click.Path(), help="PNG to write; a folder where there are several pictures.")
+@click.option("-m", "--method", "methods", multiple=True, help="See `methods`; several give a grid.  [grad-cam]")
+@click.option(
+    "-t",
+    "--target",
+    "targets",
+    multiple=True,
+    help="top1, class index, label or expression; several give a grid.  [top1]",
+)
+@layer_option
+@click.option("--output", help="Which output of the model holds the scores.")
+@click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
+@click.option("--raw", type=click.Path(), help="Also write the raw map as .npy (a folder for several pictures).")
+@click.option("--colormap", default="turbo", show_default=True, help="turbo, viridis, cividis, inferno, magma or gray.")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the heatmap.")
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to print.")
+@stacked(preprocess_options)
+@stacked(provider_options)
+@click.option("-v", "--verbose", is_flag=True, help="Say what was assumed and how exact the rewriting is.")
+@format_option
+def command(
+    model: str,
+    pictures: tuple[str, ...],
+    out: str | None,
+    methods: tuple[str, ...],
+    targets: tuple[str, ...],
+    layer: str | None,
+    output: str | None,
+    labels: str | None,
+    raw: str | None,
+    colormap: str,
+    alpha: float,
+    top: int,
+    provider: str,
+    allow_fallback: bool,
+    threads: int | None,
+    verbose: bool,
+    form: str,
+    **preprocess: Any,
+) -> int:
+    """Show what MODEL looks at in PICTURES: a heatmap over each, and the classes it sees.
+
+    \b
+    onnx-analyzer explain model.onnx cat.jpg -o heatmap.png
+    onnx-analyzer explain model.onnx cat.jpg -m grad-cam -m guided-backprop -t 281 -t 285 -o grid.png
+    """
+    from analyzer.attribution import Explainer, find_method
+    from analyzer.commands.pictures import read_card
+    from analyzer.errors import AnalyzerError
+
+    methods, targets = methods or ("grad-cam",), targets or ("top1",)
+    for method in methods:
+        find_method(method, {})
+    places = destinations(out, pictures, ".png")
+    raws = destinations(raw, pictures, ".npy")
+    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    card = read_card(explainer, labels, preprocess)
+    explainer.labels = card.labels
+    if verbose:
+        note(f"preprocessing: {card.source}")
+    job = Job(explainer, card, methods, targets, layer or card.default_layer or "auto", output, colormap, alpha, top)
+    results, failed = [], []
+    progress = Progress(len(pictures), "explain")
+    for picture in pictures:
+        try:
+            results.append(job.run(picture, places.get(picture), raws.get(picture)))
+        except AnalyzerError as error:
+            if len(pictures) == 1:
+                raise
+            failed.append({"picture": picture, "error": error.message})
+            note(f"error: {picture}: {error}")
+        progress.step()
+    if verbose:
+        report_receipt(explainer, model)
+    if form == "json":
+        print_json("explain", {"model": model, "results": results, "failed": failed})
+    else:
+        for result in results:
+            print_result(result, len(pictures) > 1)
+    return 5 if failed else 0
+
+
+class Job:
+    """One picture after another, with the same methods and targets."""
+
+    def __init__(
+        self,
+        explainer: Any,
+        card: Any,
+        methods: tuple[str, ...],
+        targets: tuple[str, ...],
+        layer: str,
+        output: str | None,
+        colormap: str,
+        alpha: float,
+        top: int,
+    ) -> None:
+        self.explainer, self.card, self.methods, self.targets = explainer, card, methods, targets
+        self.layer, self.output, self.colormap, self.alpha, self.top = layer, output, colormap, alpha, top
+
+    def run(self, picture: str, out: Path | None, raw: Path | None) -> dict[str, Any]:
+        """Explain a picture, write what was asked for, and say what was found."""
+        import numpy as np
+
+        from analyzer.images import decode, grid, overlay, write_npy, write_png
+
+        image = decode(picture)
+        array, placement = self.card.preprocess.apply(image)
+        target: Any = list(self.targets) if len(self.targets) > 1 else self.targets[0]
+        found = [self.explainer.explain(array, m, target, self.layer, self.output) for m in self.methods]
+        result: dict[str, Any] = {"picture": picture, "top": self.classes(found[0]), "maps": []}
+        tiles, titles = [], []
+        for attribution in found:
+            for row in range(len(attribution.heatmap)):
+                title = f"{attribution.method}: {self.name(attribution, row)}"
+                heat = placement.map_to_image(attribution.heatmap[row])
+                result["maps"].append(self.about(attribution, row, heat))
+                if out:
+                    tiles.append((image, heat))
+                    titles.append(title)
+        if out and len(tiles) == 1:
+            write_png(out, overlay(image, tiles[0][1], alpha=self.alpha, colormap=self.colormap, title=titles[0]))
+        elif out:
+            drawn = [overlay(i, h, alpha=self.alpha, colormap=self.colormap, colorbar=False) for i, h in tiles]
+            write_png(out, grid(drawn, titles, columns=len(tiles) // len(found)))
+        if raw:
+            write_npy(
+                raw, np.concatenate([a.raw for a in found]) if len({a.raw.shape for a in found}) == 1 else found[0].raw
+            )
+        if out:
+            result["written"] = str(out)
+        return result
+
+    def classes(self, attribution: Any) -> list[dict[str, Any]]:
+        """The highest scores of the picture."""
+        scores = attribution.scores[0].astype(float)
+        order = scores.argsort(kind="stable")[::-1][: self.top]
+        return [{"class": int(i), "label": self.label(int(i)), "score": float(scores[i])} for i in order]
+
+    def label(self, index: int) -> str:
+        return str(self.card.label(index))
+
+    def name(self, attribution: Any, row: int) -> str:
+        index = int(attribution.target[row])
+        if index < 0:
+            return next((t for t in self.targets if not t.lstrip("-").isdigit() and t != "top1"), "expression")
+        return f"{self.label(index)} ({attribution.scores[attribution.image[row]].flat[index]:.3g})"
+
+    def about(self, attribution: Any, row: int, heat: Any) -> dict[str, Any]:
+        """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
+        y, x = divmod(int(heat.argmax()), heat.shape[1])
+        index = int(attribution.target[row])
+        if attribution.diagnosis[row]:
+            note(f"warning: {attribution.method}: {attribution.diagnosis[row]}")
+        return {
+            "method": attribution.method,
+            "class": index if index >= 0 else None,
+            "label": self.label(index) if index >= 0 else None,
+            "layer": attribution.layer or None,
+            "maximum": [x, y],
+            "diagnosis": attribution.diagnosis[row] or None,
+        }
+
+
+def destinations(given: str | None, pictures: tuple[str, ...], suffix: str) -> dict[str, Path]:
+    """{picture: file to write}; several pictures go into a folder, which is made."""
+    from analyzer.errors import InputError
+
+    if given is None:
+        return {}
+    path = Path(given)
+    if len(pictures) == 1 and not path.is_dir():
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist")
+        return {pictures[0]: path}
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; several pictures need a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Path] = {}
+    for picture in pictures:
+        place = path / f"{Path(picture).stem}{suffix}"
+        count = 1
+        while place in found.values():
+            count += 1
+            place = path / f"{Path(picture).stem}-{count}{suffix}"
+        found[picture] = place
+    return found
+
+
+def print_result(result: dict[str, Any], several: bool) -> None:
+    """The classes as a table, then one line per map."""
+    if several:
+        click.echo(f"\n{result['picture']}")
+    click.echo(
+        table([(c["class"], c["label"], f"{c['score']:.4g}") for c in result["top"]], ("class", "label", "score"))
+    )
+    for m in result["maps"]:
+        where = f" at layer {m['layer']}" if m["layer"] else ""
+        click.echo(
+            f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={m['maximum'][0]}, y={m['maximum'][1]}"
+        )
+    if "written" in result:
+        click.echo(f"written: {result['written']}")
+
+
+def report_receipt(explainer: Any, model: str) -> None:
+    """Says how far the normalised model's outputs are from the file's, measured on random input."""
+    from analyzer.runtime import receipt
+
+    difference = receipt(model, explainer.plain)
+    note(f"receipt: outputs of the rewritten model differ from the file's by at most {difference:.2g} (relative)")

@@ -1,0 +1,157 @@
+"""`features`: feature maps as grids and arrays."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from analyzer.commands.common import (
+    Progress,
+    format_option,
+    model_argument,
+    note,
+    preprocess_options,
+    print_json,
+    provider_options,
+    session_options,
+    stacked,
+    table,
+)
+
+
+@click.command(name="features")
+@model_argument
+@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.option("-l", "--layer", "layers", multiple=True, required=True, help="Tensor, node or glob; may be repeated.")
+@click.option("-o", "--out", type=click.Path(file_okay=False), help="Folder for the grids (PNG) and arrays (.npz).")
+@click.option("--max-channels", type=click.IntRange(1), default=64, show_default=True, help="Channels in a grid.")
+@click.option("--colormap", default="viridis", show_default=True)
+@stacked(preprocess_options)
+@stacked(provider_options)
+@format_option
+def command(
+    model: str,
+    pictures: tuple[str, ...],
+    layers: tuple[str, ...],
+    out: str | None,
+    max_channels: int,
+    colormap: str,
+    provider: str,
+    allow_fallback: bool,
+    threads: int | None,
+    form: str,
+    **preprocess: Any,
+) -> int:
+    """Write the feature maps of chosen layers: a labelled grid per layer, the arrays, and statistics per channel.
+
+    One picture is in memory at a time, whatever their number.
+    """
+    from analyzer.attribution import Explainer
+    from analyzer.attribution.features import Taps, chosen_tensors
+    from analyzer.commands.pictures import read_card
+    from analyzer.errors import AnalyzerError
+    from analyzer.images import decode
+
+    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    card = read_card(explainer, None, preprocess)
+    folder = Path(out) if out else None
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    taps, results, failed = None, [], []
+    progress = Progress(len(pictures), "features")
+    for picture in pictures:
+        try:
+            array, _ = card.preprocess.apply(decode(picture))
+            feeds = explainer._feeds(array)
+            if taps is None:
+                graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
+                names = chosen_tensors(graph, layers)
+                taps = Taps(graph, names, provider, **explainer.session_options)
+            found = taps.run(feeds)
+            results.append(
+                {"picture": picture, "layers": write(found, taps.layouts, picture, folder, max_channels, colormap)}
+            )
+        except AnalyzerError as error:
+            if len(pictures) == 1 or taps is None:
+                raise
+            failed.append({"picture": picture, "error": error.message})
+            note(f"error: {picture}: {error}")
+        progress.step()
+    if form == "json":
+        print_json("features", {"model": model, "results": results, "failed": failed})
+    else:
+        print_results(results)
+    return 5 if failed else 0
+
+
+def write(
+    found: dict[str, Any], layouts: dict[str, Any], picture: str, folder: Path | None, limit: int, colormap: str
+) -> list[dict[str, Any]]:
+    """Grids and arrays of one picture; statistics of each layer as plain data."""
+    from analyzer.attribution.features import channel_statistics, channels_first
+    from analyzer.images import channel_grid, write_npz, write_png
+
+    stem = Path(picture).stem
+    entries = []
+    for name, array in found.items():
+        entry: dict[str, Any] = {"tensor": name, "shape": list(array.shape)}
+        layout = layouts.get(name)
+        if layout is not None and layout.is_map and len(layout.spatial) in (1, 2):
+            statistics = channel_statistics(array, layout)
+            entry |= {
+                "layout": str(layout),
+                "channels": len(statistics.low),
+                "dead": statistics.dead.nonzero()[0].tolist(),
+                "range": [float(statistics.low.min()), float(statistics.high.max())],
+                "per_channel": {
+                    "min": statistics.low.tolist(),
+                    "max": statistics.high.tolist(),
+                    "mean": statistics.mean.tolist(),
+                    "active": statistics.active.tolist(),
+                },
+            }
+            if folder and len(layout.grid) == 2:
+                maps = channels_first(array, layout)[0].astype("float32")
+                place = folder / f"{stem}.{file_name(name)}.png"
+                write_png(place, channel_grid(maps, max_channels=limit, title=name, colormap=colormap))
+                entry["grid"] = str(place)
+        entries.append(entry)
+    if folder:
+        place = folder / f"{stem}.npz"
+        write_npz(place, found)
+        for entry in entries:
+            entry["arrays"] = str(place)
+    return entries
+
+
+def file_name(tensor: str) -> str:
+    """A tensor's name with only what every file system takes."""
+    return re.sub(r"[^\w.-]+", "_", tensor).strip("_") or "tensor"
+
+
+def print_results(results: list[dict[str, Any]]) -> None:
+    """A line per layer and picture."""
+    rows = []
+    for result in results:
+        for e in result["layers"]:
+            shape = "×".join(map(str, e["shape"]))
+            if "channels" in e:
+                low, high = e["range"]
+                rows.append(
+                    (
+                        result["picture"],
+                        e["tensor"],
+                        shape,
+                        f"{len(e['dead'])}/{e['channels']}",
+                        f"{low:.3g} … {high:.3g}",
+                    )
+                )
+            else:
+                rows.append((result["picture"], e["tensor"], shape, "", ""))
+    click.echo(table(rows, ("picture", "tensor", "shape", "dead channels", "range")))
+    written = sorted({e[k] for r in results for e in r["layers"] for k in ("grid", "arrays") if k in e})
+    for place in written:
+        click.echo(f"written: {place}")

@@ -1,0 +1,107 @@
+"""`receptive-field`: which pixels a unit can see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from analyzer.commands.common import (
+    format_option,
+    layer_option,
+    model_argument,
+    parse_shapes,
+    print_json,
+    shape_option,
+    table,
+)
+
+
+@click.command(name="receptive-field")
+@model_argument
+@layer_option
+@click.option("--all", "everything", is_flag=True, help="Every tensor, not one per size of the receptive field.")
+@click.option("--verify", is_flag=True, help="Prove it: compare with the support of a gradient.")
+@shape_option
+@format_option
+def command(model: str, layer: str | None, everything: bool, verify: bool, shapes: tuple[str, ...], form: str) -> None:
+    """Show size, effective stride and effective padding of the receptive field of each feature map."""
+    from analyzer.analysis import receptive_field
+    from analyzer.attribution import Explainer
+    from analyzer.graph.query import find_tensors
+
+    explainer = Explainer(model)
+    sizes = parse_shapes(shapes, [v.name for v in explainer.plain.inputs])
+    graph = explainer.graph(sizes)
+    fields = receptive_field(graph)
+    names = list(fields)
+    if layer:
+        names = [v.name for v in find_tensors(graph, layer) if v.name in fields]
+    elif not everything:
+        names = _changes(fields, names)
+    rows = [row(name, fields[name]) for name in names]
+    proofs = _verify(explainer, names, fields) if verify else {}
+    for r in rows:
+        if r["tensor"] in proofs:
+            r["verified"] = proofs[r["tensor"]]
+    if form == "json":
+        print_json("receptive-field", {"input": fields.input, "tensors": rows, "unknown": fields.unknown})
+    else:
+        header = ["tensor", "size", "stride", "padding", ""] + (["verified"] if verify else [])
+        cells = [
+            [r["tensor"], _text(r["size"]), _text(r["stride"]), _text(r["padding"]), r["remark"]]
+            + ([r.get("verified", "")] if verify else [])
+            for r in rows
+        ]
+        click.echo(f"pixels of {fields.input!r} that a unit depends on")
+        click.echo(table(cells, header))
+        for tensor, operators in list(fields.unknown.items())[:10]:
+            click.echo(f"unknown from {tensor} on: no transfer function for {', '.join(operators)}")
+
+
+def row(name: str, field: Any) -> dict[str, Any]:
+    """A receptive field as plain data."""
+    remarks = []
+    if field.is_global:
+        remarks.append("global")
+    elif not field.exact:
+        remarks.append("upper bound")
+    if not field.is_global and not field.aligned:
+        remarks.append("branches not aligned")
+    return {
+        "tensor": name,
+        "size": None if field.size is None else [_number(s) for s in field.size],
+        "stride": None if field.stride is None else [_number(s) for s in field.stride],
+        "padding": None if field.padding is None else [_number(p) for p in field.padding],
+        "is_global": field.is_global,
+        "remark": ", ".join(remarks),
+    }
+
+
+def _number(value: Any) -> Any:
+    return None if value is None else int(value) if value == int(value) else str(value)
+
+
+def _text(values: Any) -> str:
+    return "×".join("all" if v is None else str(v) for v in values) if values else "all"
+
+
+def _changes(fields: Any, names: list[str]) -> list[str]:
+    """The last tensor of each run with the same receptive field."""
+    kept = []
+    for i, name in enumerate(names):
+        following = fields[names[i + 1]] if i + 1 < len(names) else None
+        now = fields[name]
+        if following is None or (now.size, now.stride, now.is_global) != (
+            following.size,
+            following.stride,
+            following.is_global,
+        ):
+            kept.append(name)
+    return kept
+
+
+def _verify(explainer: Any, names: list[str], fields: Any) -> dict[str, str]:
+    from analyzer.attribution.support import verify_receptive_field
+
+    return {n: verify_receptive_field(explainer, n, fields[n]) for n in names}
