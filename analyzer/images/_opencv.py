@@ -1,0 +1,54 @@
+"""OpenCV, imported when a picture is first touched: importing it takes longer than everything else of this room."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from analyzer.errors import UnsupportedError
+
+MAX_PIXELS = 100_000_000
+
+_LOGGING = threading.Lock()
+
+
+@functools.cache
+def opencv() -> Any:
+    """The cv2 module, its own pixel limit set to `MAX_PIXELS` unless the environment already sets one.
+
+    Raises:
+        UnsupportedError: OpenCV is missing, or needs a system library that is.
+    """
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    try:
+        import cv2
+    except ImportError as error:
+        raise UnsupportedError(
+            f"OpenCV cannot be imported: {error}",
+            "install opencv-python, or opencv-python-headless on a machine without display libraries",
+        ) from error
+    return cv2
+
+
+@functools.cache
+def major_version() -> int:
+    return int(opencv().__version__.split(".")[0])
+
+
+@contextmanager
+def quiet() -> Iterator[Any]:
+    """OpenCV with its logger silenced: what goes wrong is said once, by our own error."""
+    cv2 = opencv()
+    with _LOGGING:
+        # OpenCV 5 moved these functions; level 0 is silence in both.
+        logging = getattr(cv2.utils, "logging", cv2)
+        before = logging.getLogLevel()
+        logging.setLogLevel(0)
+        try:
+            yield cv2
+        finally:
+            logging.setLogLevel(before)

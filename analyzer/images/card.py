@@ -1,0 +1,329 @@
+"""What goes with a model file: preprocessing, labels, default layer and task.
+
+Taken from explicit flags, else from `<model>.toml` beside the model, else from the model's table in `models.toml` in
+its folder, else guessed from the input's shape and type. Flags replace single keys of a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyzer.errors import InputError, suggest
+from analyzer.images.guess import InputGuess, customary_preset
+from analyzer.images.labels import MAX_LABELS, load_labels, read_text
+from analyzer.images.preprocess import CHANNELS, DTYPES, INTERPOLATIONS, LAYOUTS, PRESETS, RESIZES, Preprocess
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """How to feed a model and name its classes.
+
+    Attributes:
+        preprocess: picture to tensor.
+        labels: class names by index, None where nobody gave them.
+        default_layer: tensor or node whose map is shown unless another is asked for.
+        task: classification, detection, …, as written in the file.
+        source: where the preprocessing comes from, guesses and all.
+    """
+
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None = None
+    default_layer: str | None = None
+    task: str | None = None
+    source: str = ""
+
+    @property
+    def description(self) -> str:
+        """What is done to a picture, and why: for the command line to print."""
+        return f"{self.preprocess.describe()}; {self.source}"
+
+    def label(self, index: int) -> str:
+        """The name of class `index`, or the index itself where it has none."""
+        named = self.labels is not None and 0 <= index < len(self.labels) and self.labels[index]
+        return str(named or index)
+
+
+def model_card(
+    model_path: str | os.PathLike[str] | None,
+    flags: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int | str | None] | None = None,
+    input_dtype: Any = None,
+) -> ModelCard:
+    """The card of a model: flags over its TOML file over a guess from its input.
+
+    Args:
+        model_path: the ONNX file, whose folder is looked into; None for a model that has none.
+        flags: keys of `PREPROCESS_KEYS` and `MODEL_KEYS`, as values or as the strings of a command line
+            ("0.5,0.5,0.5", "1/255", "224x224"); `_` may stand for `-`, None is not given.
+        input_shape: of the model's picture input, rank 4 or 3 (no batch), dynamic sizes as None, a name or −1.
+        input_dtype: its element type, anything NumPy understands.
+
+    Raises:
+        InputError: an unknown key, a bad value, a contradiction with the input; names the file and the key.
+    """
+    file, table = _table_of(Path(model_path)) if model_path is not None else (None, {})
+    told = _file_keys(table, str(file))
+    asked = _flag_keys(flags or {})
+    guess = InputGuess(input_shape, input_dtype)
+    try:
+        preprocess = Preprocess(**_fields(guess, _merged(told, asked)))
+    except InputError as error:
+        places = [name for name, keys in ((str(file), told), ("flags", asked)) if keys.keys() & PREPROCESS_KEYS.keys()]
+        raise InputError(f"{' with '.join(places) or 'preprocessing'}: {error.message}", error.hint) from error
+    guess.check(preprocess)
+    return ModelCard(
+        preprocess,
+        _labels(asked, None) or _labels(told, file),
+        asked.get("default-layer", told.get("default-layer")),
+        asked.get("task", told.get("task")),
+        _source(guess, told, asked, file),
+    )
+
+
+# ---- the files -----------------------------------------------------------------------------------------------
+
+
+def _table_of(model: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The TOML file that speaks of `model`, and the table in it that does."""
+    own, shared = model.with_suffix(".toml"), model.parent / "models.toml"
+    if own.is_file() and own != shared:
+        return own, _parse(own)
+    if not shared.is_file():
+        return None, {}
+    tables = _parse(shared)
+    table = tables.get(model.name)
+    if table is None and _dotted(tables, model.name):
+        raise InputError(f"{shared}: the table of {model.name} needs quotes", f'write ["{model.name}".preprocess]')
+    if table is not None and not isinstance(table, dict):
+        raise InputError(f"{shared}: {model.name!r} is not a table")
+    return (None, {}) if table is None else (shared, table)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: TOML nested too deeply") from error
+
+
+def _dotted(tables: Any, name: str) -> bool:
+    for part in name.split("."):
+        tables = tables.get(part) if isinstance(tables, dict) else None
+    return tables is not None
+
+
+def _file_keys(table: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """The checked keys of a model's table and of its table `preprocess`, in one: they do not collide."""
+    nested = table.get("preprocess", {})
+    if not isinstance(nested, dict):
+        raise InputError(f"{file}: 'preprocess' must be a table")
+    rest = {key: value for key, value in table.items() if key != "preprocess" and key not in NOTE_KEYS}
+    stray = [key for key in rest if key in PREPROCESS_KEYS]
+    if stray:
+        raise InputError(f"{file}: {', '.join(map(repr, stray))} must stand in the table 'preprocess'")
+    known = (*MODEL_KEYS, "preprocess", *NOTE_KEYS)
+    return _checked(nested, PREPROCESS_KEYS, PREPROCESS_KEYS, file) | _checked(rest, MODEL_KEYS, known, file)
+
+
+def _flag_keys(flags: Mapping[str, Any]) -> dict[str, Any]:
+    given = {key.replace("_", "-"): value for key, value in flags.items() if value is not None}
+    values = {key: _read_flag(key, value) if isinstance(value, str) else value for key, value in given.items()}
+    parsers = PREPROCESS_KEYS | MODEL_KEYS
+    return _checked(values, parsers, parsers, "flags")
+
+
+def _checked(
+    table: Mapping[str, Any], parsers: Mapping[str, Callable[[Any], Any]], known: Iterable[str], file: str
+) -> dict[str, Any]:
+    unknown = [key for key in table if key not in parsers]
+    if unknown:
+        near = "; ".join(filter(None, (suggest(key, known) for key in unknown)))
+        names = ", ".join(map(repr, unknown))
+        raise InputError(f"{file}: unknown key {names}", near or f"known keys are {', '.join(known)}")
+    values = {}
+    for key, value in table.items():
+        try:
+            values[key] = parsers[key](value)
+        except ValueError as error:
+            raise InputError(f"{file}: {key} is {str(value)[:60]!r}, it must be {error}") from error
+    return values
+
+
+# ---- keys and their values: each parser returns the value, or says by ValueError what it must be -----------------
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("a number")
+    return float(value)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    if len(values) not in (1, 3):
+        raise ValueError("a number, or a list of one per channel")
+    return tuple(_number(each) for each in values)
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if value == "native":
+        return None
+    sides = list(value) if isinstance(value, list | tuple) else [value, value]
+    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
+        raise ValueError('[height, width] in pixels, or "native" for each picture\'s own')
+    return sides[0], sides[1]
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("a string")
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError("a list of strings")
+    if not 0 < len(value) <= MAX_LABELS:
+        raise ValueError("a list of at least one string")
+    return tuple(value)
+
+
+def _one_of(known: Iterable[str]) -> Callable[[Any], str]:
+    names = tuple(known)
+
+    def choice(value: Any) -> str:
+        if not isinstance(value, str) or value not in names:
+            near = suggest(value, names) if isinstance(value, str) else ""
+            raise ValueError(f"one of {', '.join(names)}" + (f" ({near})" if near else ""))
+        return value
+
+    return choice
+
+
+PREPROCESS_KEYS: dict[str, Callable[[Any], Any]] = {
+    "preset": _one_of(PRESETS),
+    "mean": _numbers,
+    "std": _numbers,
+    "scale": _number,
+    "layout": _one_of(LAYOUTS),
+    "channels": _one_of(CHANNELS),
+    "size": _size,
+    "resize": _one_of(RESIZES),
+    "crop-fraction": _number,
+    "interpolation": _one_of(INTERPOLATIONS),
+    "antialias": _truth,
+    "pad-value": _number,
+    "dtype": _one_of(DTYPES),
+}
+
+MODEL_KEYS: dict[str, Callable[[Any], Any]] = {
+    "labels": _names,
+    "labels-file": _text,
+    "default-layer": _text,
+    "task": _text,
+}
+
+# For people and other programs; `about` may be a table of anything.
+NOTE_KEYS = ("about", "description", "licence", "license", "made", "notes", "sha256", "source", "title", "url")
+
+
+def _read_flag(key: str, text: str) -> Any:
+    """The value that TOML would have: "0.5,0.5,0.5" is a list, "224x192" a size, "true" a truth value."""
+    parser = PREPROCESS_KEYS.get(key)
+    try:
+        if parser is _truth:
+            return {"true": True, "false": False}.get(text.lower(), text)
+        if parser is _size and text != "native":
+            sides = [int(part) for part in re.split("[x×,]", text)]
+            return sides if len(sides) > 1 else sides[0]
+        if parser is _numbers or parser is _number:
+            numbers = [_quotient(part) for part in text.split(",")]
+            return numbers if len(numbers) > 1 else numbers[0]
+    except (ValueError, ZeroDivisionError):
+        pass
+    return text
+
+
+def _quotient(text: str) -> float:
+    """A number, or a fraction such as 1/255."""
+    above, slash, below = text.partition("/")
+    return float(above) / float(below) if slash else float(above)
+
+
+# ---- from keys to the card ------------------------------------------------------------------------------------
+
+_NORMALISATION = ("preset", "mean", "std", "scale")
+_FIELDS = {"crop-fraction": "crop_fraction", "pad-value": "pad_value"}
+
+
+def _merged(told: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Preprocessing keys of file and flags; a preset among the flags voids the file's whole normalisation."""
+    void = _NORMALISATION if "preset" in asked else ()
+    merged = {key: value for key, value in told.items() if key not in void} | dict(asked)
+    return {key: value for key, value in merged.items() if key in PREPROCESS_KEYS}
+
+
+def _fields(guess: InputGuess, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `Preprocess`: the geometry of the input, then one preset, then single keys."""
+    fields = guess.geometry(keys.get("layout", guess.layout))
+    if not any(key in keys for key in _NORMALISATION):
+        channels, dtype = (keys.get(key, fields[key]) for key in ("channels", "dtype"))
+        fields |= PRESETS[customary_preset(fields["layout"], channels, dtype)]
+    else:
+        fields |= PRESETS[keys["preset"]] if "preset" in keys else {"scale": _implied_scale(keys)}
+    fields |= {_FIELDS.get(key, key): value for key, value in keys.items() if key != "preset"}
+    if fields["dtype"] == "int8" and fields["scale"] == 1 and "mean" not in keys:
+        fields["mean"] = (128.0,)
+    return fields
+
+
+def _implied_scale(keys: Mapping[str, Any]) -> float:
+    """mean or std without a scale: above 1 they speak of pixels 0 … 255, else of pixels 0 … 1."""
+    return 1.0 if max(map(abs, (*keys.get("mean", (0.0,)), *keys.get("std", (0.0,))))) > 1 else 1 / 255
+
+
+def _labels(keys: Mapping[str, Any], file: Path | None) -> tuple[str, ...] | None:
+    """Labels in place or from a file: one that a TOML file names lies in that file's folder or below."""
+    if "labels-file" not in keys:
+        return keys.get("labels")
+    if "labels" in keys:
+        raise InputError(f"{file or 'flags'}: labels and labels-file are both given, one is enough")
+    if file is None:
+        return load_labels(keys["labels-file"])
+    path = (file.parent / keys["labels-file"]).resolve()
+    if not path.is_relative_to(file.parent.resolve()):
+        raise InputError(
+            f"{file}: labels-file {keys['labels-file']!r} leaves the folder of the model",
+            "copy it there, or pass it as a flag",
+        )
+    return load_labels(path)
+
+
+def _source(guess: InputGuess, told: Mapping[str, Any], asked: Mapping[str, Any], file: Path | None) -> str:
+    """«from resnet.toml with the flag size, the rest from the input float32[1, 3, 224, 224]»"""
+    keys = _merged(told, asked)
+    flags = [key for key in asked if key in PREPROCESS_KEYS]
+    parts = [f"from {file.name}"] if file and told.keys() & PREPROCESS_KEYS.keys() else []
+    if flags:
+        parts.append(f"{'with' if parts else 'from'} the flag{'s' * (len(flags) > 1)} {', '.join(flags)}")
+    guessed = [] if any(key in keys for key in _NORMALISATION) else ["normalisation"]
+    if "layout" not in keys and not guess.known_layout:
+        guessed.append("layout")
+    if "size" not in keys and None in guess.sides(keys.get("layout", guess.layout)):
+        guessed.append("size")
+    rest = f"{' and '.join(guessed)} guessed" if guessed else "the rest" if parts else "all"
+    return ", ".join(filter(None, (" ".join(parts), f"{rest} from the input {guess.text}")))

@@ -1,0 +1,346 @@
+"""Pictures in: any common file to (H, W, 3) uint8 RGB, bounded before anything is decoded.
+
+The header is read first, by code that allocates nothing: it gives the format, the size and the orientation. Only then
+does OpenCV see the bytes. What OpenCV's versions disagree on (orientation, animation, alpha) is decided here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from analyzer.errors import InputError
+from analyzer.images._opencv import MAX_PIXELS, opencv, quiet
+
+MAX_FILE_BYTES = 1 << 30
+
+READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF and PBM/PGM/PPM"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself.
+
+    `data` are the bytes worth decoding, `orientation` is EXIF's (1 upright … 8), `extra_samples` TIFF's kind of alpha
+    (1 premultiplied, 2 not), `colour_only` asks OpenCV for its colour conversion.
+    """
+
+    format: str
+    width: int
+    height: int
+    data: bytes
+    orientation: int = 1
+    transparent_grey: int | None = None
+    extra_samples: int = 0
+    colour_only: bool = False
+
+
+class _MalformedError(Exception):
+    """A file of a known format that cannot be used, and why."""
+
+
+def decode(source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The picture in `source`: (H, W, 3) uint8 RGB, upright.
+
+    EXIF orientation is applied, alpha is composited on white, grey is replicated, 16 bits become round(x / 257), a
+    floating-point TIFF within [0, 1] is scaled by 255, an animation gives its first frame. Colour profiles are ignored.
+    A JPEG that was cut short is refused; one with a damaged middle is accepted, as every viewer does.
+
+    Args:
+        source: path of a file, or the bytes of one.
+        max_pixels: refuse larger pictures before decoding. OpenCV's own limit (OPENCV_IO_MAX_IMAGE_PIXELS in the
+            environment, 100 Mpixel unless set) holds as well.
+
+    Raises:
+        InputError: no such file, a folder, empty, not a picture, truncated, too large.
+    """
+    name = "the picture" if isinstance(source, bytes) else str(source)
+    header = read_header(source, name)
+    if header.width * header.height > max_pixels:
+        raise InputError(
+            f"{name}: {header.width}×{header.height} pixels is over the limit of {max_pixels / 1e6:g} Mpixel",
+            "shrink the picture first",
+        )
+    pixels = _imdecode(header)
+    if pixels is None:
+        version = opencv().__version__
+        raise InputError(
+            f"{name}: OpenCV {version} cannot decode this {header.format} file, it is damaged, truncated or unusual",
+            "save it again as PNG or JPEG",
+        )
+    if header.transparent_grey is not None and pixels.ndim == 2:
+        pixels = np.where(pixels == header.transparent_grey, np.iinfo(pixels.dtype).max, pixels)
+    # OpenCV hands out a TIFF's 8-bit alpha premultiplied whenever it is marked as alpha.
+    premultiplied = header.extra_samples == 1 or (header.extra_samples == 2 and pixels.dtype == np.uint8)
+    return _upright(_over_white(_eight_bits(pixels, name), name, premultiplied), header.orientation)
+
+
+def read_header(source: str | os.PathLike[str] | bytes, name: str = "the picture") -> Header:
+    """Format, size and orientation of `source`, without decoding it.
+
+    Raises:
+        InputError: as for `decode`.
+    """
+    data = source if isinstance(source, bytes) else _read(Path(source))
+    if not data:
+        raise InputError(f"{name}: empty file")
+    reader = next((read for magic, read in _READERS if re.match(magic, data, re.DOTALL)), None)
+    if reader is None:
+        raise InputError(f"{name}: {_what_is(data)}", f"readable formats are {READABLE}")
+    try:
+        header = reader(data)
+    except (_MalformedError, struct.error, IndexError, ValueError) as error:
+        reason = str(error) if isinstance(error, _MalformedError) else "its header is damaged or cut short"
+        raise InputError(f"{name}: cannot be decoded: {reason}") from error
+    if header.width < 1 or header.height < 1:
+        raise InputError(f"{name}: a {header.format} file of {header.width}×{header.height} pixels")
+    return header
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+            # A model or an archive passed by mistake is not read to its end.
+            known = any(re.match(magic, start, re.DOTALL) for magic, _ in _READERS)
+            data = start + file.read(MAX_FILE_BYTES if known else 512)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file", _near_files(path)) from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: is a folder, a picture is needed") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise InputError(f"{path}: over the limit of {MAX_FILE_BYTES >> 20} MiB for a picture file")
+    return data
+
+
+def _near_files(path: Path) -> str:
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in itertools.islice(entries, 10_000)]
+    except OSError:
+        return f"there is no folder {str(path.parent)!r} either"
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+    return f"did you mean {', '.join(repr(name) for name in near)}?" if near else ""
+
+
+_UNREADABLE = {
+    rb".{4}ftyp(heic|heix|mif1|hevc)": "a HEIC picture",
+    rb".{4}ftypavi[fs]": "an AVIF picture",
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "a JPEG 2000 picture",
+    rb"\s*(<\?xml[^>]*>)?\s*(<!--.*?-->)?\s*<svg": "an SVG drawing",
+    rb"%PDF": "a PDF document",
+    rb"\x93NUMPY": "a NumPy array",
+    rb"PK\x03\x04": "an archive",
+}
+
+
+def _what_is(data: bytes) -> str:
+    for magic, what in _UNREADABLE.items():
+        if re.match(magic, data, re.DOTALL):
+            return f"{what}, which is not read here"
+    if all(byte >= 32 or byte in b"\t\n\r" for byte in data[:512]):
+        return "text, not a picture"
+    return "not a picture of a known format"
+
+
+# ---- from bytes to pixels ------------------------------------------------------------------------------------
+
+
+def _imdecode(header: Header) -> np.ndarray | None:
+    with quiet() as cv2:
+        try:
+            flags = cv2.IMREAD_COLOR if header.colour_only else cv2.IMREAD_UNCHANGED
+            return cv2.imdecode(np.frombuffer(header.data, np.uint8), flags)
+        except cv2.error:
+            return None
+
+
+def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16:
+        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if pixels.dtype.kind == "f" and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
+        return np.rint(pixels * 255).astype(np.uint8)
+    values = "floating-point values outside [0, 1]" if pixels.dtype.kind == "f" else f"{pixels.dtype} values"
+    raise InputError(f"{name}: a picture with {values}", "convert it to 8 or 16 bits first")
+
+
+def _over_white(pixels: np.ndarray, name: str, premultiplied: bool = False) -> np.ndarray:
+    """OpenCV's grey, BGR or BGRA to RGB: c·a + 255·(1 − a), where c·a is what a premultiplied picture stores."""
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels == 1:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    if channels == 3:
+        return np.ascontiguousarray(pixels[..., ::-1])
+    if channels != 4:
+        raise InputError(f"{name}: {channels} channels, a picture has 1, 3 or 4")
+    alpha = pixels[..., 3:].astype(np.uint16)
+    if premultiplied:
+        return np.minimum(pixels[..., 2::-1] + (255 - alpha), 255).astype(np.uint8)
+    return ((pixels[..., 2::-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo EXIF's orientation: 5 to 8 are transposed, then rows or columns run backwards."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(pixels[::rows, ::columns])
+
+
+# ---- headers, one reader per format ---------------------------------------------------------------------------
+
+
+def _png(data: bytes) -> Header:
+    """Chunks up to IEND, checksums verified. Only what holds pixels is kept: no profiles, no animation."""
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    kept, orientation, grey, at = [data[:8]], 1, None, 8
+    while True:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        body = data[at + 8 : at + 8 + length]
+        (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            if zlib.crc32(body, zlib.crc32(kind)) != checksum:
+                raise _MalformedError(f"damaged PNG, wrong checksum of a {kind.decode()} chunk")
+            kept.append(data[at : at + 12 + length])
+        if kind == b"eXIf":
+            orientation = _orientation(body)
+        if kind == b"tRNS" and colour == 0:
+            grey = struct.unpack(">H", body)[0] * {1: 255, 2: 85, 4: 17}.get(depth, 1)
+        if kind == b"IEND":
+            return Header("PNG", width, height, b"".join(kept), orientation, grey)
+        at += 12 + length
+
+
+# A marker that is neither a stuffed zero, nor a restart inside the scan, nor a fill byte.
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
+_JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+
+
+def _jpeg(data: bytes) -> Header:
+    """Segments and scans up to the end-of-image marker: a file that lacks it was cut short."""
+    size, orientation, at = None, 1, 2
+    while marker := _JPEG_MARKER.search(data, at):
+        code, at = marker[1][0], marker.end()
+        if code == 0xD9:
+            break
+        (length,) = struct.unpack_from(">H", data, at)
+        if code in _JPEG_SIZES and size is None:
+            size = struct.unpack_from(">HH", data, at + 3)
+        if code == 0xE1 and data[at + 2 : at + 8] == b"Exif\0\0":
+            orientation = _orientation(data[at + 8 : at + length])
+        at += length
+    if size is None:
+        raise _MalformedError("no size in the JPEG header")
+    if marker is None:
+        raise _MalformedError("truncated JPEG, it ends before its end-of-image marker")
+    return Header("JPEG", size[1], size[0], data, orientation)
+
+
+def _gif(data: bytes) -> Header:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return Header("GIF", width, height, data)
+
+
+def _bmp(data: bytes) -> Header:
+    (size,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if size == 12 else "<ii", data, 18)
+    return Header("BMP", width, abs(height), data)
+
+
+def _webp(data: bytes) -> Header:
+    size, orientation, at = None, 1, 12
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, at)
+        body = data[at + 8 : at + 8 + length]
+        if size is None and kind in _WEBP_SIZES:
+            size = _WEBP_SIZES[kind](body)
+        if kind == b"EXIF":
+            orientation = _orientation(body.removeprefix(b"Exif\0\0"))
+        at += 8 + length + length % 2
+    if size is None:
+        raise _MalformedError("no size in the WebP header")
+    return Header("WebP", *size, data, orientation)
+
+
+def _webp_lossless(body: bytes) -> tuple[int, int]:
+    (bits,) = struct.unpack_from("<I", body, 1)
+    return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+
+
+_WEBP_SIZES: dict[bytes, Callable[[bytes], tuple[int, int]]] = {
+    b"VP8 ": lambda body: (int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF),
+    b"VP8L": _webp_lossless,
+    b"VP8X": lambda body: (int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1),
+}
+
+
+def _tiff(data: bytes) -> Header:
+    """The first directory. OpenCV applies a TIFF's orientation itself; CMYK and YCbCr it converts only as colour."""
+    tags = _tiff_tags(data)
+    if 256 not in tags or 257 not in tags:
+        raise _MalformedError("no size in the TIFF directory")
+    photometric = tags.get(262, 1)
+    if photometric in (8, 9, 10):
+        raise _MalformedError("a TIFF in CIE Lab colours, convert it to RGB first")
+    return Header("TIFF", tags[256], tags[257], data, extra_samples=tags.get(338, 0), colour_only=photometric in (5, 6))
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """Integer tags of the first directory of a TIFF or BigTIFF structure; EXIF is one too."""
+    order = {b"II": "<", b"MM": ">"}[data[:2]]
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    start, count_type, entry = ("Q", "Q", "HHQ") if big else ("I", "H", "HHI")
+    (at,) = struct.unpack_from(order + start, data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + count_type, data, at)
+    at += struct.calcsize(order + count_type)
+    step, tags = (20, {}) if big else (12, {})
+    for position in range(at, at + step * min(count, 4096), step):
+        tag, kind, _ = struct.unpack_from(order + entry, data, position)
+        value = position + struct.calcsize(order + entry)
+        if kind in (1, 3, 4, 16):
+            tags[tag] = struct.unpack_from(order + {1: "B", 3: "H", 4: "I", 16: "Q"}[kind], data, value)[0]
+    return tags
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF's orientation; 1 where there is none, or none that can be read: a bad tag is no reason to refuse."""
+    try:
+        orientation = _tiff_tags(exif).get(274, 1)
+    except (struct.error, KeyError):
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+_PNM = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
+
+
+def _pnm(data: bytes) -> Header:
+    match = _PNM.match(data)
+    if match is None:
+        raise _MalformedError("no size in the PNM header")
+    return Header("PNM", int(match[1]), int(match[2]), data)
+
+
+_READERS: tuple[tuple[bytes, Callable[[bytes], Header]], ...] = (
+    (rb"\x89PNG\r\n\x1a\n", _png),
+    (rb"\xff\xd8\xff", _jpeg),
+    (rb"GIF8[79]a", _gif),
+    (rb"BM", _bmp),
+    (rb"RIFF.{4}WEBP", _webp),
+    (rb"II[\x2a\x2b]\0|MM\0[\x2a\x2b]", _tiff),
+    (rb"P[1-6][\s#]", _pnm),
+)

@@ -1,0 +1,87 @@
+"""Where the network's pixels came from: one affine map per axis, `input = image · scale + offset`.
+
+Coordinates are continuous and x comes first in points and boxes: pixel i spans [i, i + 1), its centre is i + ½. So a
+picture of width W spans [0, W] whatever its resolution, and a map of any resolution lies over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyzer.errors import InputError
+from analyzer.images.resample import sample
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The picture's place in the network's input; sizes, `scale` and `offset` are (vertical, horizontal)."""
+
+    image_size: tuple[int, int]
+    input_size: tuple[int, int]
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+    def point_to_input(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the picture in the network's input."""
+        return x * self.scale[1] + self.offset[1], y * self.scale[0] + self.offset[0]
+
+    def point_to_image(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the network's input in the picture; may lie outside where the input is padding."""
+        return (x - self.offset[1]) / self.scale[1], (y - self.offset[0]) / self.scale[0]
+
+    def box_to_input(self, box: Box) -> Box:
+        """(x0, y0, x1, y1) of the picture in the network's input; not clipped."""
+        return *self.point_to_input(*box[:2]), *self.point_to_input(*box[2:])
+
+    def box_to_image(self, box: Box) -> Box:
+        """(x0, y0, x1, y1) of the network's input in the picture; not clipped."""
+        return *self.point_to_image(*box[:2]), *self.point_to_image(*box[2:])
+
+    @property
+    def covered_box(self) -> Box:
+        """The part of the picture the network saw, (x0, y0, x1, y1): all of it unless it was cropped."""
+        height, width = self.image_size
+        x0, y0, x1, y1 = self.box_to_image((0, 0, self.input_size[1], self.input_size[0]))
+        return max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+
+    @property
+    def content_box(self) -> Box:
+        """The part of the network's input that is picture, (x0, y0, x1, y1): all of it unless it was padded."""
+        return self.box_to_input(self.covered_box)
+
+    @property
+    def covered(self) -> np.ndarray:
+        """(H, W) bool: pixels of the picture whose centre the network saw."""
+        rows, columns = self._centres()
+        height, width = self.input_size
+        return ((rows > 0) & (rows < height))[:, None] & ((columns > 0) & (columns < width))
+
+    def map_to_image(self, heat: np.ndarray) -> np.ndarray:
+        """A map over the network's input as (H, W, …) float32 in the picture's own pixels.
+
+        Bilinear with half-pixel centres, as cv2.resize and ONNX Resize; smoothed where the map is finer than the
+        picture. 0 where the network saw nothing (see `covered`); what lies on padding is dropped.
+
+        Args:
+            heat: (h, w) or (h, w, …) of any resolution, lying over the whole network input.
+        """
+        if heat.ndim < 2 or 0 in heat.shape[:2]:
+            raise InputError(f"a map of shape {heat.shape} has no rows and columns to lay over the picture")
+        finer = [heat.shape[axis] / self.input_size[axis] for axis in (0, 1)]
+        rows, columns = self._centres()
+        steps = (self.scale[0] * finer[0], self.scale[1] * finer[1])
+        result = sample(heat, rows * finer[0], columns * finer[1], steps)
+        result[~self.covered] = 0
+        return result
+
+    def _centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixel centres of the picture, in network input coordinates, per axis."""
+        rows, columns = (
+            (np.arange(size) + 0.5) * scale + offset
+            for size, scale, offset in zip(self.image_size, self.scale, self.offset, strict=True)
+        )
+        return rows, columns

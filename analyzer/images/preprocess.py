@@ -1,0 +1,243 @@
+"""From a picture to the network's input tensor, remembering where each pixel came from.
+
+`x = (pixel · scale − mean) / std`, per channel, after the picture was brought to the network's size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analyzer.errors import InputError, suggest
+from analyzer.images.placement import Placement
+from analyzer.images.resample import FILTERS, resize
+
+LAYOUTS = ("NCHW", "NHWC")
+CHANNELS = {"RGB": 3, "BGR": 3, "GRAY": 1}
+INTERPOLATIONS = (*FILTERS, "nearest")
+RESIZES = ("resize", "crop", "letterbox", "letterbox-corner")
+DTYPES = ("float32", "float16", "float64", "uint8", "int8", "uint16", "int16", "int32")
+
+# Fields of `Preprocess`; mean and std in the order of its channels.
+PRESETS: dict[str, dict[str, Any]] = {
+    "imagenet": {"scale": 1 / 255, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    "0-1": {"scale": 1 / 255, "mean": (0.0,), "std": (1.0,)},
+    "-1-1": {"scale": 1 / 127.5, "mean": (1.0,), "std": (1.0,)},
+    "raw": {"scale": 1.0, "mean": (0.0,), "std": (1.0,)},
+    "caffe": {"channels": "BGR", "scale": 1.0, "mean": (103.939, 116.779, 123.68), "std": (1.0,)},
+    "clip": {
+        "scale": 1 / 255,
+        "mean": (0.48145466, 0.4578275, 0.40821073),
+        "std": (0.26862954, 0.26130258, 0.27577711),
+        "resize": "crop",
+        "crop_fraction": 1.0,
+        "interpolation": "bicubic",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes an input tensor.
+
+    Attributes:
+        size: (height, width) of the network's input; None keeps each picture's own.
+        layout: NCHW or NHWC.
+        channels: RGB, BGR or GRAY (ITU-R 601 luma, rounded as in PIL).
+        scale: multiplies the 0 … 255 pixel.
+        mean, std: in units of the scaled pixel, one value or one per channel in the order of `channels`.
+        resize: resize (stretch), crop (short side to size / crop_fraction, then the centre, as torchvision's
+            Resize and CenterCrop), letterbox (whole picture, padded on both sides) or letterbox-corner (padded at
+            right and bottom).
+        crop_fraction: 0.875 is 224 of 256.
+        interpolation: bilinear, bicubic, area or nearest, PIL's (see `resample`).
+        antialias: False for frameworks that shrink without smoothing (OpenCV, TensorFlow's default).
+        pad_value: the letterbox's grey, a 0 … 255 pixel.
+        dtype: of the tensor. Integers are rounded and saturated; int8 wants mean 128, pixel − 128.
+    """
+
+    size: tuple[int, int] | None = (224, 224)
+    layout: str = "NCHW"
+    channels: str = "RGB"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    resize: str = "resize"
+    crop_fraction: float = 0.875
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    pad_value: float = 114.0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for field, known in _CHOICES.items():
+            value = getattr(self, field)
+            if value not in known:
+                raise InputError(f"{field} {value!r} is none of {', '.join(known)}", suggest(str(value), known))
+        for field in ("mean", "std"):
+            if len(getattr(self, field)) not in (1, CHANNELS[self.channels]):
+                raise InputError(
+                    f"{field} has {len(getattr(self, field))} values, {self.channels} has {CHANNELS[self.channels]}"
+                )
+        if self.size is not None and not all(1 <= side <= 1 << 16 for side in self.size):
+            raise InputError(f"size {self.size} is not a height and a width in pixels")
+        if not np.all(np.isfinite([self.scale, self.pad_value, *self.mean, *self.std])):
+            raise InputError("scale, pad_value, mean and std are finite numbers")
+        if self.scale == 0 or 0 in self.std:
+            raise InputError("scale and std are not 0")
+        if not 0 < self.crop_fraction <= 1:
+            raise InputError(f"crop_fraction {self.crop_fraction} is not in (0, 1]")
+        if self.dtype in _INTEGERS and abs(255 * self.scale / max(self.std)) < 64:
+            levels = int(abs(255 * self.scale / max(self.std))) + 1
+            raise InputError(
+                f"an {self.dtype} input would keep only {levels} grey levels of (x · {self.scale:.4g} − mean) / std",
+                "integer inputs take raw pixels: preset 'raw'",
+            )
+
+    def apply(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """The input tensor of `image`, and where its pixels came from.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (1, C, h, w) or (1, h, w, C) of `dtype`, and the placement.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise InputError(f"a picture is (H, W, 3) uint8 RGB, this is {image.shape} {image.dtype}")
+        pixels, placement = _PLACE[self.resize](self, self._channels_of(image))
+        values = (pixels.astype(np.float64) * self.scale - np.array(self.mean)) / np.array(self.std)
+        if self.layout == "NCHW":
+            values = values.transpose(2, 0, 1)
+        return np.ascontiguousarray(_cast(values, self.dtype)[None]), placement
+
+    def undo(self, tensor: np.ndarray) -> np.ndarray:
+        """What the network saw: the (h, w, 3) uint8 RGB picture of one input tensor of `apply`."""
+        values = np.asarray(tensor, np.float64).reshape(tensor.shape[-3:])
+        if self.layout == "NCHW":
+            values = values.transpose(1, 2, 0)
+        pixels = np.clip(np.rint((values * np.array(self.std) + np.array(self.mean)) / self.scale), 0, 255)
+        picture = pixels.astype(np.uint8)[..., :: -1 if self.channels == "BGR" else 1]
+        return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+
+    def describe(self) -> str:
+        """What is done, in one line: «RGB 224×224 NCHW float32, stretched, (x/255 − mean 0.485 …) / std 0.229 …»."""
+        size = "the picture's own size" if self.size is None else "{}×{}".format(*self.size)
+        fit = "" if self.size is None else _FITS[self.resize].format(self) + ", "
+        filtering = "" if self.size is None else f"{self.interpolation}{'' if self.antialias else ' not antialiased'}, "
+        return f"{self.channels} {size} {self.layout} {self.dtype}, {fit}{filtering}{self._formula()}"
+
+    def replace(self, **changes: Any) -> Preprocess:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def _channels_of(self, image: np.ndarray) -> np.ndarray:
+        if self.channels == "GRAY":
+            luma = image.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+            return ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]
+        return image[..., ::-1] if self.channels == "BGR" else image
+
+    def _formula(self) -> str:
+        factor = next((f"x/{n:g}" for n in (255, 127.5) if np.isclose(self.scale * n, 1)), f"x·{self.scale:g}")
+        text = "x" if self.scale == 1 else factor
+        if any(self.mean):
+            text += f" − {_numbers(self.mean)}"
+        if any(value != 1 for value in self.std):
+            text = f"({text}) / {_numbers(self.std)}"
+        return "raw pixels 0 … 255" if text == "x" else text
+
+
+_INTEGERS = tuple(name for name in DTYPES if "int" in name)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
+
+
+def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype in _INTEGERS:
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(dtype)
+
+
+# ---- how a picture is brought to the network's size ----------------------------------------------------------
+
+
+def _stretch(how: Preprocess, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+    size = how.size or image.shape[:2]
+    return _placed(how, image, size, (0, 0), size)
+
+
+def _crop(how: Preprocess, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+    """The axis that is tighter goes to size / crop_fraction, rounded down; the other follows, as in torchvision."""
+    size = how.size or image.shape[:2]
+    wanted = [side / how.crop_fraction for side in size] if how.size else list(size)
+    tight = int(wanted[1] * image.shape[0] > wanted[0] * image.shape[1])
+    whole = [0, 0]
+    # The nudge undoes what floating point takes: 224 / 0.875 is 256.
+    whole[tight] = max(size[tight], int(wanted[tight] + 1e-6))
+    whole[1 - tight] = max(size[1 - tight], whole[tight] * image.shape[1 - tight] // image.shape[tight])
+    top, left = (round((whole[axis] - size[axis]) / 2) for axis in (0, 1))
+    return _placed(how, image, (whole[0], whole[1]), (-top, -left), size)
+
+
+def _letterbox(how: Preprocess, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+    size = how.size or image.shape[:2]
+    whole = _inside(image.shape, size)
+    return _placed(how, image, whole, ((size[0] - whole[0]) // 2, (size[1] - whole[1]) // 2), size)
+
+
+def _letterbox_corner(how: Preprocess, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+    size = how.size or image.shape[:2]
+    return _placed(how, image, _inside(image.shape, size), (0, 0), size)
+
+
+def _inside(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    factor = min(size[0] / shape[0], size[1] / shape[1])
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def _placed(
+    how: Preprocess, image: np.ndarray, whole: tuple[int, int], offset: tuple[int, int], size: tuple[int, int]
+) -> tuple[np.ndarray, Placement]:
+    """`image` stretched to `whole` and put at `offset` in a canvas of `size`, cut or padded as that asks for."""
+    top, left = (max(0, -start) for start in offset)
+    height, width = (min(whole[axis] + min(offset[axis], 0), size[axis]) for axis in (0, 1))
+    part = image
+    if whole != image.shape[:2] or offset != (0, 0) or whole != size:
+        part = resize(image, whole, how.interpolation, how.antialias, (top, left, height, width))
+    canvas = part
+    if (height, width) != size:
+        canvas = np.full((*size, image.shape[2]), how.pad_value, np.float32)
+        down, right = max(0, offset[0]), max(0, offset[1])
+        canvas[down : down + height, right : right + width] = part
+    scale = whole[0] / image.shape[0], whole[1] / image.shape[1]
+    return canvas, Placement((image.shape[0], image.shape[1]), size, scale, (float(offset[0]), float(offset[1])))
+
+
+_PLACE: dict[str, Callable[[Preprocess, np.ndarray], tuple[np.ndarray, Placement]]] = {
+    "resize": _stretch,
+    "crop": _crop,
+    "letterbox": _letterbox,
+    "letterbox-corner": _letterbox_corner,
+}
+
+_FITS = {
+    "resize": "stretched",
+    "crop": "short side resized, centre {0.crop_fraction:g} cropped",
+    "letterbox": "letterboxed on {0.pad_value:g}",
+    "letterbox-corner": "letterboxed into the top left corner on {0.pad_value:g}",
+}
+
+_CHOICES = {
+    "layout": LAYOUTS,
+    "channels": tuple(CHANNELS),
+    "resize": RESIZES,
+    "interpolation": INTERPOLATIONS,
+    "dtype": DTYPES,
+}
