@@ -246,7 +246,9 @@ class Builder:
         return isinstance(value, gs.Constant) and math.prod(value.shape) == 1 and self.const(value).item() == number  # type: ignore[union-attr]
 
     def _infer(self, node: Node) -> list[tuple[Any, Any]]:
-        """(dtype, shape) per output, by the operator's own inference function."""
+        """(dtype, shape) per output: broadcasting is quick to tell, the rest by the operator's own function."""
+        if node.op == "Cast":
+            return [(None, node.inputs[0].shape)]  # the caller knows the type
         if node.op in _ELEMENTWISE and node.inputs:
             shape = _broadcast([i.shape for i in node.inputs if i.name])
             if shape is not None:

@@ -1,0 +1,88 @@
+"""Cost of explanations in units of a plain onnxruntime forward of the same file.
+
+    python -m benchmarks.ratios [--networks resnet50 vgg16] [--batches 1 8] [--threads 1 0] [--out results.json]
+
+Prints a Markdown table; `--rivals` adds onnx-ad where it is installed. Threads 0 means all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from analyzer.attribution import Explainer
+from analyzer.runtime.session import DISABLED_OPTIMIZERS
+from benchmarks.timing import interleaved
+from benchmarks.zoo import NETWORKS, network
+
+METHODS = ("grad-cam", "gradient", "guided-backprop")
+
+
+def plain(path: Path, threads: int) -> ort.InferenceSession:
+    """The file as it is, with the one setting that its rewritten twin gets too."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS)
+
+
+def measure(name: str, batch: int, threads: int, rounds: int) -> dict[str, Any]:
+    """Ratios of one network at one batch size and thread count."""
+    path = network(name)
+    image = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)
+    session = plain(path, threads)
+    start = time.perf_counter()
+    explainer = Explainer(path, threads=threads or None)
+    shapes = {"image": image.shape}
+    graph = explainer.compile("gradient", shapes=shapes).graph
+    graph.stub()
+    built = time.perf_counter() - start
+    candidates = [lambda: session.run(None, {"image": image})]
+    for method in METHODS:
+        compiled = explainer._session(method, "auto", [None], shapes, None, {})
+        feeds = {"image": image, compiled.target_inputs[0]: np.full(batch, -1, np.int64)}
+        candidates.append(lambda s=compiled.session, f=feeds, r=compiled.slots[0][0]: s.run(f, [r]))
+    forward, *others = interleaved(candidates, rounds)
+    ratios = {m: t / forward for m, t in zip(METHODS, others, strict=True)}
+    return {
+        "network": name,
+        "batch": batch,
+        "threads": threads,
+        "forward_ms": forward * 1e3,
+        "build_s": built,
+        **ratios,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    rows = []
+    header = ["network", "batch", "threads", "forward ms", "build s", *METHODS]
+    print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
+    for name in given.networks:
+        for batch in given.batches:
+            for threads in given.threads:
+                row = measure(name, batch, threads, given.rounds)
+                rows.append(row)
+                cells = [name, str(batch), str(threads or "all"), f"{row['forward_ms']:.0f}", f"{row['build_s']:.2f}"]
+                print("| " + " | ".join(cells + [f"{row[m]:.2f}" for m in METHODS]) + " |", flush=True)
+    if given.out:
+        about = {"onnxruntime": ort.__version__, "processor": platform.processor() or platform.machine()}
+        given.out.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
