@@ -1,0 +1,123 @@
+"""Writes what the documentation derives from the code: operators, methods, commands.
+
+    python docs/generate.py [--check]
+
+Whole pages are written to docs/; in README.md the lines between `<!-- generated: NAME -->` and `<!-- end -->` are
+replaced. `--check` changes nothing and exits with 1 where something is stale (a test runs it).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from analyzer.attribution.registry import all_methods  # noqa: E402
+from analyzer.commands import COMMANDS, cli  # noqa: E402
+from analyzer.gradient.catalog import catalog  # noqa: E402
+from analyzer.gradient.policies import POLICIES  # noqa: E402
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows])
+
+
+def operators() -> str:
+    """The operator table, a page of its own."""
+    rows = catalog()
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.status] = counts.get(row.status, 0) + 1
+    summary = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+    body = [[f"{r.domain}::{r.op}" if r.domain else r.op, r.status, r.detail] for r in rows]
+    return (
+        "# Operators\n\n"
+        "How each operator is differentiated, after the model has been brought to opset 21. Written by "
+        "`docs/generate.py` from the rules themselves; `onnx-analyzer ops` prints the same.\n\n"
+        "- **rule**: a rule of our own; x is the input, y the output, a bar marks cotangents.\n"
+        "- **function body**: replaced by the body of its ONNX schema (or converted), then differentiated.\n"
+        "- **nothing flows**: it has no derivative, or a derivative of zero.\n"
+        "- **no rule**: on the way of a gradient it is reported by name.\n\n"
+        f"{summary}.\n\n" + table(["operator", "how", "equation or reason"], body) + "\n"
+    )
+
+
+def method_table() -> str:
+    return table(["method", "formula", "paper"], [[f"`{m.name}`", m.formula, m.paper] for m in all_methods().values()])
+
+
+def methods() -> str:
+    """The method table, a page of its own."""
+    policies = table(
+        ["policy", "what it is"], [[f"`{n}`", p.__doc__.strip().splitlines()[0]] for n, p in POLICIES.items()]
+    )
+    options = [
+        [f"`{m.name}`", ", ".join(f"`{k}={v}`" for k, v in m.options.items()) or "none"] for m in all_methods().values()
+    ]
+    return (
+        "# Methods\n\nWritten by `docs/generate.py` from the recipes. A is the feature map, g = ∂y/∂A the gradient of "
+        "the target score y (the logit: a final Softmax or Sigmoid is left out), k counts channels, (i, j) positions.\n\n"
+        + method_table()
+        + "\n\n## Options\n\n"
+        + table(["method", "options"], options)
+        + "\n\n## Policies of `append_vjp`\n\n"
+        + policies
+        + "\n"
+    )
+
+
+def command_table() -> str:
+    with click.Context(cli) as ctx:
+        return table(
+            ["command", "what it does"],
+            [[f"`{n}`", cli.get_command(ctx, n).help.split("\n")[0].rstrip(".")] for n in COMMANDS],
+        )
+
+
+def commands() -> str:
+    """The help of every command, a page of its own."""
+    parts = ["# Commands\n\nWritten by `docs/generate.py` from the commands' own help.\n"]
+    with click.Context(cli, info_name="onnx-analyzer") as parent:
+        for name in COMMANDS:
+            command = cli.get_command(parent, name)
+            with click.Context(
+                command, info_name=name, parent=parent, max_content_width=100, terminal_width=100
+            ) as ctx:
+                parts.append(f"## {name}\n\n```\n{command.get_help(ctx)}\n```\n")
+    return "\n".join(parts)
+
+
+PAGES = {"operators.md": operators, "methods.md": methods, "commands.md": commands}
+SECTIONS = {"methods": method_table, "commands": command_table}
+
+
+def readme() -> str:
+    """README.md with its generated sections replaced."""
+    text = (ROOT / "README.md").read_text()
+    for name, make in SECTIONS.items():
+        pattern = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = pattern.sub(lambda m, make=make: m[1] + make() + "\n" + m[2], text)
+    return text
+
+
+def main() -> int:
+    wanted = {ROOT / "docs" / name: make() for name, make in PAGES.items()} | {ROOT / "README.md": readme()}
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    if "--check" in sys.argv:
+        for path in stale:
+            print(f"stale: {path.relative_to(ROOT)}; run `python docs/generate.py`", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(wanted[path])
+        print(f"written: {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Generated documentation is fresh, and links in it lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_generated_pages_are_fresh():
+    done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_room_is_in_the_architecture_page():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for room in (ROOT / "analyzer").iterdir():
+        if room.is_dir() and (room / "__init__.py").exists():
+            assert f"{room.name}/" in page, f"docs/architecture.md does not mention {room.name}/"
