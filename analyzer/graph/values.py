@@ -35,7 +35,7 @@ def evaluate(node: Any, known: Callable[[Any], np.ndarray | None], shapes: Seque
     except Exception:
         return None  # an operator on values it does not allow; the runtime will say so
     results = result if isinstance(result, list) else [result]
-    if any(r is None or r.size > LIMIT for r in results):
+    if any(r is None or np.size(r) > LIMIT for r in results):
         return None
     return [_tidy(np.asarray(r)) for r in results]
 
