@@ -2,3 +2,41 @@
 
 Importing this package does not import OpenCV: that happens when the first picture is decoded, drawn or written.
 """
+
+from analyzer.images.card import ModelCard, model_card
+from analyzer.images.colour import COLORMAPS, colormap, colourise
+from analyzer.images.decode import decode, read_header
+from analyzer.images.draw import ColourBar, draw_boxes, figure, fit, overlay, signed_view
+from analyzer.images.labels import load_labels
+from analyzer.images.placement import Placement
+from analyzer.images.preprocess import PRESETS, Preprocess
+from analyzer.images.tiles import channel_grid, grid
+from analyzer.images.write import atomic_file, atomic_write, encode, write_npy, write_npz, write_png
+
+__all__ = [
+    "COLORMAPS",
+    "PRESETS",
+    "ColourBar",
+    "ModelCard",
+    "Placement",
+    "Preprocess",
+    "atomic_file",
+    "atomic_write",
+    "channel_grid",
+    "colormap",
+    "colourise",
+    "decode",
+    "draw_boxes",
+    "encode",
+    "figure",
+    "fit",
+    "grid",
+    "load_labels",
+    "model_card",
+    "overlay",
+    "read_header",
+    "signed_view",
+    "write_npy",
+    "write_npz",
+    "write_png",
+]

@@ -1,4 +1,4 @@
-"""Numbers to colours. A colour map is a (n, 3) uint8 RGB table; sequential ones come from OpenCV, diverging ones are ours.
+"""Numbers to colours: a colour map is a (n, 3) uint8 RGB table, sequential ones OpenCV's, diverging ones our own.
 
 NaN is drawn in a grey that no map contains, infinities in the colour of their end.
 """
@@ -58,7 +58,8 @@ def colourise(
         name: one of `COLORMAPS`.
         vmin, vmax: values of the first and the last colour; the finite extremes unless given. A constant map has the
             first colour, a signed one of zeros the middle.
-        signed: zero in the middle of a diverging map (blue-red unless `name` is one), ±vmax or ±max |value| at its ends.
+        signed: zero in the middle of a diverging map (blue-red unless `name` is one), ±vmax or ±max |value| at the
+            ends.
     """
     values = np.asarray(values, np.float32)
     low, high = value_range(values, vmin, vmax, signed)

@@ -30,6 +30,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         InputError: the folder is missing, `path` is a folder, or the system refuses.
     """
     target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         mode = target.stat().st_mode if target.exists() else stat.S_IFREG
         if stat.S_ISDIR(mode):
@@ -38,7 +39,6 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             with target.open("wb") as file:
                 yield file
             return
-        temporary = target.with_name(f".{secrets.token_hex(8)}.part")
         try:
             with open(temporary, "xb") as file:
                 yield file
@@ -46,9 +46,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         finally:
             with suppress(OSError):
                 temporary.unlink()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no folder {str(target.parent)!r}", "create it first") from error
     except OSError as error:
+        if error.filename not in (None, str(temporary), str(target)):
+            raise
+        if isinstance(error, FileNotFoundError):
+            raise InputError(f"{path}: there is no folder {str(target.parent)!r}", "create it first") from error
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 

@@ -1,0 +1,316 @@
+"""Figures: a picture with a heat map over it, its title above and its colour bar at the right.
+
+Everything is (H, W, 3) uint8 RGB on white. Small pictures are enlarged so that labels can be read, large ones shrunk.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyzer.errors import InputError, suggest
+from analyzer.images._opencv import opencv
+from analyzer.images.colour import colormap, colourise, value_range
+from analyzer.images.resample import sample
+from analyzer.images.text import FAINT, INK, SEMIBOLD, clean, draw_text, shorten, text_width, wrap
+
+SMALLEST, LARGEST = 448, 1024
+SMALLEST_TEXT = 11
+PAPER = (255, 255, 255)
+RULE = (189, 193, 198)
+
+
+@dataclass(frozen=True)
+class ColourBar:
+    """The scale of a figure: `ticks` are values and their words, numbers at round values unless given."""
+
+    colormap: str = "turbo"
+    low: float = 0.0
+    high: float = 1.0
+    ticks: Mapping[float, str] | None = None
+
+
+# ---- the public figures ------------------------------------------------------------------------------------
+
+
+def overlay(
+    image: np.ndarray,
+    heatmap: np.ndarray,
+    *,
+    alpha: float = 0.6,
+    colormap: str = "turbo",
+    title: str = "",
+    colorbar: bool = True,
+    ticks: Mapping[float, str] | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+) -> np.ndarray:
+    """The heat map over its picture, the more opaque the hotter: p + w · (colour − p), w = alpha · (¼ + ¾ √heat).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        heatmap: (h, w) of any resolution, lying over the whole picture. NaN marks what the network did not see: the
+            picture shows there without colour.
+        alpha: opacity of the hottest pixel.
+        title: wrapped and shrunk to fit.
+        ticks: values and their words at the colour bar, as `{0: "low", 1: "high"}`; numbers unless given.
+        vmin, vmax: heat of the first and the last colour; 0 and 1 where the map lies between, else its extremes.
+    """
+    _picture(image)
+    heat = _heat(heatmap)
+    low, high = _heat_range(heat, vmin, vmax)
+    shown = fit(image)
+    heat = _laid_over(heat, (shown.shape[0], shown.shape[1]))
+    unit = np.clip((heat - low) / (high - low), 0, 1) if high > low else np.zeros_like(heat)
+    unseen = np.isnan(heat)
+    opacity = np.where(unseen, 0, alpha * (0.25 + 0.75 * np.sqrt(unit)))[..., None]
+    below = np.where(unseen[..., None], 0.5 * _grey(shown) + 127.5, 0.6 * _grey(shown) + 0.4 * shown)
+    blended = np.rint(below + opacity * (colourise(heat, colormap, low, high) - below)).astype(np.uint8)
+    bar = ColourBar(colormap, low, high, ticks) if colorbar else None
+    return figure(blended, title, bar) if title or bar else blended
+
+
+def signed_view(gradient: np.ndarray, mode: str = "signed", *, title: str = "", colorbar: bool = False) -> np.ndarray:
+    """A gradient-like map as a picture of its own size, or as a figure where a title or a colour bar is asked for.
+
+    Args:
+        gradient: (H, W) or (H, W, C) real values, channels in RGB order.
+        mode: signed: the sum over the channels, blue below zero, white at it, red above, full at the 99.5th percentile
+            of its magnitude; normalised: RGB `½ + x / (2 · p99.5 |x|)`, mean grey where nothing happens (Zeiler &
+            Fergus 2014, Springenberg et al. 2014); magnitude: `max_c |x|` up to its 99th percentile, white on black.
+    """
+    values = np.asarray(gradient, np.float32)
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or 0 in values.shape or (mode == "normalised" and values.shape[2] not in (1, 3)):
+        raise InputError(f"a gradient of shape {np.shape(gradient)} is not (H, W) or (H, W, channels)")
+    if mode not in _VIEWS:
+        raise InputError(f"there is no view {mode!r} of a gradient", suggest(mode, _VIEWS) or ", ".join(_VIEWS))
+    picture, bar = _VIEWS[mode](values)
+    if not (title or colorbar):
+        return picture
+    return figure(fit(picture), title, bar if colorbar else None)
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: Iterable[Sequence[float]],
+    labels: Sequence[str] | None = None,
+    *,
+    title: str = "",
+) -> np.ndarray:
+    """The picture with labelled boxes (x0, y0, x1, y1) in its own continuous coordinates.
+
+    One colour per class: the label without a score at its end.
+    """
+    _picture(image)
+    corners = np.asarray([list(box) for box in boxes], np.float64).reshape(-1, 4)
+    names = [clean(str(label)) for label in labels] if labels is not None else [""] * len(corners)
+    if len(names) != len(corners):
+        raise InputError(f"{len(corners)} boxes and {len(names)} labels")
+    shown = fit(image).copy()
+    factor = np.tile([shown.shape[1] / image.shape[1], shown.shape[0] / image.shape[0]], 2)
+    classes = [re.sub(r"[\s:]*[\d.,]*%?$", "", name) for name in names]
+    colours = {each: _BOX_COLOURS[at % len(_BOX_COLOURS)] for at, each in enumerate(dict.fromkeys(classes))}
+    size = text_size(shown)
+    places = np.rint(corners * factor).clip(-(1 << 15), 1 << 15).astype(int).tolist()
+    for box, each in zip(places, classes, strict=True):
+        opencv().rectangle(shown, box[:2], box[2:], colours[each], max(2, size // 6), opencv().LINE_AA)
+    for box, name, each in zip(places, names, classes, strict=True):
+        _tag(shown, name, box, colours[each], size)
+    return figure(shown, title) if title else shown
+
+
+def figure(picture: np.ndarray, title: str = "", bar: ColourBar | None = None) -> np.ndarray:
+    """`picture` on white with its title above and its colour bar at the right, nothing resized."""
+    size = text_size(picture)
+    height = max(picture.shape[0], 9 * size if bar else 0)
+    ticks = _ticks(bar, height, size) if bar else []
+    words = max((text_width(word, size) for _, word in ticks), default=0)
+    beside = size + size + size // 2 + words if bar else 0
+    width = max(picture.shape[1] + beside, 16 * size if title else 0)
+    lines, letter = _fitted(title, width, round(1.2 * size))
+    above = round(1.45 * letter) * len(lines) + (size // 2 if lines else 0)
+    canvas = np.full((size + above + height + size, size + width + size, 3), PAPER, np.uint8)
+    for row, line in enumerate(lines):
+        draw_text(canvas, line, size, size + round((1.45 * row + 1) * letter), letter, INK, SEMIBOLD)
+    top, left = size + above, size + (width - beside - picture.shape[1]) // 2
+    down = top + (height - picture.shape[0]) // 2
+    canvas[down : down + picture.shape[0], left : left + picture.shape[1]] = picture
+    if bar:
+        _draw_bar(canvas, bar, ticks, (size + width - beside + size, top, size, height), size)
+    return canvas
+
+
+# ---- sizes ------------------------------------------------------------------------------------------------------
+
+
+def fit(picture: np.ndarray, smallest: int = SMALLEST, largest: int = LARGEST) -> np.ndarray:
+    """`picture` with its long side between `smallest` and `largest`; the pixels of tiny ones stay square."""
+    cv2 = opencv()
+    long = max(picture.shape[:2])
+    if smallest <= long <= largest:
+        return picture
+    if long <= smallest // 4:
+        factor = math.ceil(smallest / long)
+        return np.ascontiguousarray(picture.repeat(factor, axis=0).repeat(factor, axis=1))
+    goal = smallest if long < smallest else largest
+    size = tuple(max(1, round(side * goal / long)) for side in picture.shape[1::-1])
+    return cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC if long < smallest else cv2.INTER_AREA)
+
+
+def text_size(picture: np.ndarray) -> int:
+    """Pixels of a label beside `picture`: 13 up to 450 pixels, 18 from 1000."""
+    return int(np.clip(round(8 + 0.01 * max(picture.shape[:2])), 13, 18))
+
+
+def _laid_over(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`heat` at `size`, bilinear with half-pixel centres; a pixel that touches NaN is NaN."""
+    steps = heat.shape[0] / size[0], heat.shape[1] / size[1]
+    rows, columns = ((np.arange(length) + 0.5) * step for length, step in zip(size, steps, strict=True))
+    empty = np.isnan(heat)
+    smooth = sample(np.where(empty, 0, heat), rows, columns, steps)
+    if empty.any():
+        smooth[sample(empty, rows, columns, steps) > 0.5] = np.nan
+    return smooth
+
+
+# ---- parts of figures --------------------------------------------------------------------------------------------
+
+
+def _fitted(title: str, width: int, size: int, lines: int = 2) -> tuple[list[str], int]:
+    """The title in at most `lines`, in the largest letters that leave nothing out, down to the smallest readable."""
+    whole = clean(title)
+    for letter in range(size, SMALLEST_TEXT, -1):
+        broken = wrap(whole, width, letter, SEMIBOLD, lines)
+        if "".join(broken).replace(" ", "") == whole.replace(" ", ""):
+            return broken, letter
+    return wrap(whole, width, SMALLEST_TEXT, SEMIBOLD, lines), SMALLEST_TEXT
+
+
+def _draw_bar(
+    canvas: np.ndarray,
+    bar: ColourBar,
+    ticks: list[tuple[float, str]],
+    place: tuple[int, int, int, int],
+    size: int,
+) -> None:
+    x, y, width, height = place
+    table = colormap(bar.colormap)
+    rows = np.linspace(len(table) - 1, 0, height).round().astype(int)
+    canvas[y : y + height, x : x + width] = table[rows][:, None]
+    opencv().rectangle(canvas, (x - 1, y - 1), (x + width, y + height), RULE, 1)
+    for at, word in ticks:
+        row = y + round((1 - at) * (height - 1))
+        canvas[row, x + width + 1 : x + width + 1 + size // 3] = FAINT
+        draw_text(canvas, word, x + width + size // 2 + 2, row + 0.36 * size, size, FAINT)
+
+
+def _ticks(bar: ColourBar, height: int, size: int) -> list[tuple[float, str]]:
+    """(position from 0 at the bottom to 1 at the top, word) of each tick."""
+    if bar.ticks is not None:
+        values = dict(bar.ticks)
+    elif bar.high <= bar.low:
+        values = {bar.low: number(bar.low)}
+    else:
+        values = round_values(bar.low, bar.high, int(np.clip(height / (3.5 * size), 2, 6)))
+    width = bar.high - bar.low
+    inside = {at: word for at, word in values.items() if bar.low <= at <= bar.high}
+    return [((at - bar.low) / width if width > 0 else 0.5, clean(word)) for at, word in inside.items()]
+
+
+def round_values(low: float, high: float, count: int) -> dict[float, str]:
+    """About `count` multiples of 1, 2 or 5 times a power of ten between `low` and `high`, and how to write them."""
+    rough = (high - low) / max(1, count)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    values = [index * step for index in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
+    exponent = math.floor(math.log10(step) + 1e-9)
+    largest = max(abs(low), abs(high))
+    if largest >= 1e5 or largest < 1e-3:
+        return {min(max(value, low), high): number(value) for value in values}
+    return {min(max(value, low), high): f"{value + 0.0:.{max(0, -exponent)}f}".replace("-", "−") for value in values}
+
+
+def number(value: float) -> str:
+    """Three significant digits, short."""
+    return f"{value + 0.0:.3g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+
+
+_BOX_COLOURS = (
+    (230, 57, 70), (29, 120, 200), (42, 157, 80), (244, 140, 20), (140, 70, 190),
+    (0, 150, 160), (200, 60, 140), (120, 100, 40),
+)  # fmt: skip
+
+
+def _tag(
+    canvas: np.ndarray, name: str, box: tuple[int, int, int, int], colour: tuple[int, int, int], size: int
+) -> None:
+    """White on `colour`: above the box, inside where there is no room, never beyond the picture."""
+    if not name:
+        return
+    pad = max(2, size // 4)
+    name = shorten(name, canvas.shape[1] - 2 * pad, size, SEMIBOLD)
+    width, height = text_width(name, size, SEMIBOLD) + 2 * pad, size + 2 * pad
+    x = min(max(0, box[0] - 1), max(0, canvas.shape[1] - width))
+    y = box[1] - height if box[1] >= height else min(max(0, box[1]), max(0, canvas.shape[0] - height))
+    canvas[y : y + height, x : x + width] = colour
+    draw_text(canvas, name, x + pad, y + pad + 0.82 * size, size, PAPER, SEMIBOLD)
+
+
+# ---- heat and gradients ----------------------------------------------------------------------------------------
+
+
+def _picture(image: np.ndarray) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise InputError(f"a picture is (H, W, 3) uint8 RGB, this is {image.shape} {image.dtype}")
+
+
+def _heat(heatmap: np.ndarray) -> np.ndarray:
+    heat = np.asarray(heatmap, np.float32)
+    if heat.ndim != 2 or 0 in heat.shape:
+        raise InputError(f"a heat map is (height, width), this is {heat.shape}")
+    return heat
+
+
+def _heat_range(heat: np.ndarray, vmin: float | None, vmax: float | None) -> tuple[float, float]:
+    low, high = value_range(heat, vmin, vmax)
+    unit = low >= 0 and high <= 1
+    return (0.0 if unit and vmin is None else low), (1.0 if unit and vmax is None else high)
+
+
+def _grey(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 1) float32 ITU-R 601 luma."""
+    return (picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+
+
+def _limit(magnitude: np.ndarray, percentile: float) -> float:
+    """The value that is drawn full; the largest where the percentile is 0, for a map that is nearly empty."""
+    finite = magnitude[np.isfinite(magnitude)]
+    return float(np.percentile(finite, percentile) or finite.max()) if finite.size else 0.0
+
+
+def _signed(values: np.ndarray) -> tuple[np.ndarray, ColourBar]:
+    total = values.sum(axis=2)
+    limit = _limit(np.abs(total), 99.5)
+    return colourise(total, vmax=limit, signed=True), ColourBar("blue-red", -limit, limit)
+
+
+def _normalised(values: np.ndarray) -> tuple[np.ndarray, ColourBar]:
+    limit = _limit(np.abs(values), 99.5)
+    unit = np.clip(0.5 + np.nan_to_num(values) / (2 * limit), 0, 1) if limit else np.full(values.shape, 0.5)
+    picture = np.rint(255 * np.broadcast_to(unit, (*unit.shape[:2], 3))).astype(np.uint8)
+    return picture, ColourBar("gray", -limit, limit)
+
+
+def _magnitude(values: np.ndarray) -> tuple[np.ndarray, ColourBar]:
+    largest = np.abs(values).max(axis=2)
+    limit = _limit(largest, 99)
+    return colourise(largest, "gray", 0, limit), ColourBar("gray", 0, limit)
+
+
+_VIEWS = {"signed": _signed, "normalised": _normalised, "magnitude": _magnitude}

@@ -1,0 +1,167 @@
+"""Text on pictures: OpenCV 5's own TrueType font where there is one, else its stroke font, drawn large and shrunk."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import threading
+import unicodedata
+from typing import Any
+
+import numpy as np
+
+from analyzer.images._opencv import major_version, opencv
+
+INK = (32, 33, 36)
+FAINT = (95, 99, 104)
+
+REGULAR, SEMIBOLD = 400, 600
+
+# Font faces keep state between calls.
+_FACE = threading.RLock()
+
+# What the stroke font lacks and decomposition does not give.
+_ASCII = {
+    "×": "x", "·": "-", "•": "*", "…": "...", "–": "-", "—": "-", "−": "-", "‘": "'", "’": "'", "“": '"', "”": '"',
+    "«": '"', "»": '"', "→": "->", "←": "<-", "⇒": "=>", "≤": "<=", "≥": ">=", "±": "+/-", "÷": "/", "≈": "~",
+    "°": " deg", "µ": "u", "μ": "u", "α": "alpha", "β": "beta", "γ": "gamma", "σ": "sigma", "Σ": "sum", "∂": "d",
+    "∞": "inf", "√": "sqrt", "ß": "ss", "æ": "ae", "Æ": "AE", "ø": "o", "Ø": "O", "œ": "oe", "ł": "l", "Ł": "L",
+    "đ": "d", "ð": "d", "þ": "th", "ı": "i", "½": "1/2", "²": "2", "³": "3",
+}  # fmt: skip
+
+STROKE_SCALE = 4
+
+
+def clean(text: str) -> str:
+    """One line of characters that the font has: white space collapsed, the rest decomposed, spelt out, or a box."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in unicodedata.normalize("NFC", text)).split())
+    return "".join(character if character.isascii() else _drawable(character) for character in text)
+
+
+def text_width(text: str, size: int, weight: int = REGULAR) -> int:
+    """Width in pixels of a clean text of `size` pixels."""
+    if not text:
+        return 0
+    if major_version() < 5:
+        scale, thickness = _stroke(size, weight)
+        return math.ceil(opencv().getTextSize(text, 0, scale, thickness)[0][0] / STROKE_SCALE)
+    with _FACE:
+        return int(opencv().getTextSize((0, 0), text, (0, 0), _face(), size, weight)[2])
+
+
+def draw_text(
+    canvas: np.ndarray,
+    text: str,
+    x: float,
+    baseline: float,
+    size: int,
+    colour: tuple[int, int, int] = INK,
+    weight: int = REGULAR,
+) -> None:
+    """Draw a clean text into the (H, W, 3) uint8 `canvas`, from x on along the baseline, clipped at its borders."""
+    origin = round(x), round(baseline)
+    if major_version() < 5:
+        _draw_strokes(canvas, text, origin, size, colour, weight)
+    elif text:
+        with _FACE:
+            opencv().putText(canvas, text, origin, colour, _face(), size, weight)
+
+
+def wrap(text: str, width: int, size: int, weight: int = REGULAR, lines: int = 2) -> list[str]:
+    """`text` broken into at most `lines` of `width` pixels: at spaces, else at slashes and dots, else anywhere.
+
+    What does not fit gives way to an ellipsis: at the end of a sentence, in the middle of a single name.
+    """
+    result: list[str] = []
+    rest = clean(text)
+    while rest and len(result) < lines - 1:
+        fits = _prefix(rest, width, size, weight)
+        if fits == len(rest):
+            break
+        cut = max((match.end() for match in re.finditer(r"[ /._:\-](?=[^ ])", rest[: fits + 1])), default=0)
+        space = rest.rfind(" ", 0, fits + 1)
+        cut = space + 1 if space > 0 else cut if 0 < cut <= fits else max(1, fits)
+        result.append(rest[:cut].rstrip())
+        rest = rest[cut:].lstrip()
+    return [*result, shorten(rest, width, size, weight)] if rest else result
+
+
+def shorten(text: str, width: int, size: int, weight: int = REGULAR) -> str:
+    """`text` within `width`, with an ellipsis where something is left out: in the middle of a name without spaces."""
+    if text_width(text, size, weight) <= width:
+        return text
+    dots = clean("…")
+    room = width - text_width(dots, size, weight)
+    if " " in text:
+        return text[: _prefix(text, room, size, weight)].rstrip() + dots
+    head = text[: _prefix(text, room // 3, size, weight)]
+    tail = text[::-1][: _prefix(text[::-1], room - text_width(head, size, weight), size, weight)][::-1]
+    return head + dots + tail
+
+
+def _prefix(text: str, width: int, size: int, weight: int) -> int:
+    """How many characters of `text` fit into `width`, by bisection: widths only grow."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if text_width(text[:middle], size, weight) <= width else (low, middle - 1)
+    return low
+
+
+@functools.cache
+def _face() -> Any:
+    return opencv().FontFace("sans")
+
+
+@functools.lru_cache(4096)
+def _drawable(character: str) -> str:
+    """`character`, or the nearest that the font has: it draws a question mark for what it has not."""
+    if _has_glyph(character):
+        return character
+    if major_version() < 5 and character in _ASCII:
+        return _ASCII[character]
+    parts = [c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)]
+    if parts and parts != [character]:
+        return "".join(c if c.isascii() else _drawable(c) for c in parts)
+    if unicodedata.category(character) in ("Mn", "Cf"):
+        return ""
+    return "□" if _has_glyph("□") else "_"
+
+
+@functools.lru_cache(4096)
+def _has_glyph(character: str) -> bool:
+    if major_version() < 5:
+        return character.isascii()
+    return not np.array_equal(_glyph(character), _glyph("?"))
+
+
+def _glyph(character: str) -> np.ndarray:
+    canvas = np.zeros((48, 48, 3), np.uint8)
+    draw_text(canvas, character, 8, 36, 24, (255, 255, 255))
+    return canvas
+
+
+# ---- OpenCV 4: Hershey strokes ----------------------------------------------------------------------------
+
+
+def _stroke(size: int, weight: int) -> tuple[float, int]:
+    """Scale and thickness at `STROKE_SCALE` times the size: capitals of 21 units become 0.72 of it."""
+    return STROKE_SCALE * size * 0.72 / 21, max(1, round(STROKE_SCALE * size * (0.11 if weight > REGULAR else 0.08)))
+
+
+def _draw_strokes(
+    canvas: np.ndarray, text: str, origin: tuple[int, int], size: int, colour: tuple[int, int, int], weight: int
+) -> None:
+    cv2 = opencv()
+    scale, thickness = _stroke(size, weight)
+    width, height = text_width(text, size, weight) + size, 2 * size
+    mask = np.zeros((height * STROKE_SCALE, width * STROKE_SCALE), np.uint8)
+    cv2.putText(mask, text, (0, round(1.4 * size) * STROKE_SCALE), 0, scale, 255, thickness, cv2.LINE_AA)
+    mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
+    top, left = origin[1] - round(1.4 * size), origin[0]
+    y0, x0 = max(0, top), max(0, left)
+    y1, x1 = min(canvas.shape[0], top + height), min(canvas.shape[1], left + width)
+    if y0 < y1 and x0 < x1:
+        cover = mask[y0 - top : y1 - top, x0 - left : x1 - left, None] / 255
+        canvas[y0:y1, x0:x1] = np.rint(canvas[y0:y1, x0:x1] * (1 - cover) + np.array(colour) * cover)
