@@ -20,6 +20,8 @@ from onnx import numpy_helper
 
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.graph.load import Source, captured, detach, lift_constants, load
+from analyzer.graph.unfuse import TABLE as FUSED
+from analyzer.graph.unfuse import unfuse_model
 
 OPSET = 21
 IR_VERSION = 10  # the IR that opset 21 was released with; before IR 4, initializers had to be inputs too
@@ -199,7 +201,11 @@ def resize_upsample_pass(source: Source, request: Request) -> None:
 def opset_pass(source: Source, request: Request) -> None:
     """Converts the model to opset 21, or leaves its opset where only newer versions of known operators stand."""
     version = _opsets(source.proto).get("", OPSET)
-    if version == OPSET or not any(not n.domain for n in source.proto.graph.node):
+    if version == OPSET:
+        return
+    if all(n.domain for n in source.proto.graph.node):
+        for imported in source.proto.opset_import:
+            imported.version = OPSET if not imported.domain else imported.version
         return
     keep = _Kept(source.proto)
     try:
@@ -238,6 +244,15 @@ class _Kept:
             if old is not None and old.op_type == node.op_type:
                 _replace(node.metadata_props, old.metadata_props)
                 node.name = node.name or old.name
+
+
+def unfuse_pass(source: Source, request: Request) -> None:
+    """Replaces the fused operators of onnxruntime's own domain with the standard operators they stand for."""
+    unfuse_model(source.proto)
+
+
+def _fused_left(source: Source) -> Iterable[str]:
+    return (f"{n.op_type} ({n.name}) is still fused" for n in source.proto.graph.node if (n.domain, n.op_type) in FUSED)
 
 
 def lift_constants_pass(source: Source, request: Request) -> None:
@@ -405,6 +420,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("set Upsample aside", set_upsample_aside_pass),
     Pass("opset", opset_pass),
     Pass("Upsample as Resize", resize_upsample_pass),
+    Pass("un-fuse", unfuse_pass, _fused_left),
     Pass("lift constants", lift_constants_pass),
     Pass("unique names", unique_names_pass),
     Pass("inference form", inference_form_pass),
