@@ -115,7 +115,7 @@ def test_missing_file_and_folder(tmp_path):
 
 def test_cycle_is_named():
     nodes = [node("Relu", ["b"], ["a"], "first"), node("Relu", ["a"], ["b"], "second")]
-    with pytest.raises(InputError, match="cycle.*first"):
+    with pytest.raises(InputError, match=r"cycle.*first"):
         load(model(nodes, {"x": [1]}, {"a": [1]}))
 
 

@@ -96,9 +96,9 @@ def _layer_and_gradient(
     outputs = {"activations": graph.add_output(feature.value, "diagnosis/activations").name}
     if compiled.method.needs_gradient:
         scores = find_scores(graph, compiled.scores.output.name)
-        cotangent, _ = seed(op, scores, op.constant(np.array([max(target, -1)], np.int64)))
+        flat, cotangent, _ = seed(op, scores, op.constant(np.array([max(target, -1)], np.int64)))
         image, axes = float_image(graph)
-        ctx = Context(op, {scores.logits.name: cotangent}, scores.logits, image, axes, feature)
+        ctx = Context(op, {flat.name: cotangent}, scores.logits, image, axes, feature)
         outputs["gradient"] = graph.add_output(ctx.gradient(feature.value), "diagnosis/gradient").name
     session = Session(graph, explainer.provider, outputs=list(outputs.values()), **explainer.session_options)
     found = session.run(feeds)

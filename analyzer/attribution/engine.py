@@ -181,12 +181,10 @@ class Explainer:
             classes = op.graph.add_input(f"{PREFIX}/target{suffix}", np.dtype(np.int64), [batch])
             compiled.target_inputs.append(classes.name)
         else:
-            width = op.dim(scores.flat(op), 1)
-            if width is not None and target >= width:
-                raise InputError(f"class {target} does not exist: the model has {width} classes (0 to {width - 1})")
+            check_class(scores, target)
             classes = op.constant(np.array([target], np.int64))
-        cotangent, resolved = seed(op, scores, classes)
-        return {scores.logits.name: cotangent}, resolved, scores.logits
+        flat, cotangent, resolved = seed(op, scores, classes)
+        return {flat.name: cotangent}, resolved, scores.logits
 
     # ---- Running ----
 
@@ -251,7 +249,8 @@ class Explainer:
         slots = [p if isinstance(p, str) else None for p in plans]
         compiled = self._session(method, layer, slots, shapes, output, options)
         classes = [p[indices] for p in plans if not isinstance(p, str)]
-        self._check_classes(compiled.scores, classes)
+        for given_classes in classes:
+            check_class(compiled.scores, int(given_classes.max()))
         given = dict(feeds) | dict(zip(compiled.target_inputs, classes, strict=True))
         assert compiled.session is not None
         names = [compiled.scores.output.name, *(n for slot in compiled.slots for n in slot)]
@@ -265,7 +264,7 @@ class Explainer:
         result = Attribution(
             raw,
             heat,
-            found[compiled.scores.output.name].reshape(count if compiled.scores.batched else 1, -1),
+            class_scores(compiled.scores, found[compiled.scores.output.name], count),
             target,
             compiled.layer,
             method,
@@ -292,17 +291,6 @@ class Explainer:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         return self._compiled[key]
-
-    def _check_classes(self, scores: Scores, classes: list[np.ndarray]) -> None:
-        shape = scores.logits.shape
-        if shape is None or not all(isinstance(d, int) for d in shape[1:]):
-            return
-        width = int(np.prod(shape[1:] if scores.batched else shape))
-        for given in classes:
-            if given.size and given.max() >= width:
-                raise InputError(
-                    f"class {given.max()} does not exist: the model has {width} classes (0 to {width - 1})"
-                )
 
     def _feeds(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [i.name for i in self.plain.inputs]
@@ -339,6 +327,20 @@ class Explainer:
         if is_float(given) and not np.isfinite(array).all():
             raise InputError(f"input {given.name!r} holds NaN or infinite values")
         return array
+
+
+def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
+    """(N, classes) as the model outputs them; a segmenter's are means over space."""
+    if scores.space and output.ndim == len(scores.logits.shape):
+        output = output.mean(axis=scores.space)
+    return output.reshape(count if scores.batched else 1, -1)
+
+
+def check_class(scores: Scores, index: int) -> None:
+    """InputError where the model has no class of that index."""
+    width = scores.classes
+    if width is not None and index >= width:
+        raise InputError(f"class {index} does not exist: the model has {width} classes (0 to {width - 1})")
 
 
 def _joined(parts: list[Attribution]) -> Attribution:

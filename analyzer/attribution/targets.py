@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,23 +14,42 @@ import numpy as np
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Value
-from analyzer.graph.query import logits
+from analyzer.graph.query import layouts, logits
 
 TOP1 = -1  # in the run-time input `target`: the class with the highest score
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The classes of a model: its output, the logits behind it, and both as (N, classes)."""
+    """The classes of a model.
+
+    Attributes:
+        output: the model's output.
+        logits: the tensor behind it, before a squashing function.
+        stripped: what was left out between the two (operator names).
+        batched: whether the first axis of `logits` counts images.
+        space: axes of `logits` that carry space (a segmenter); a class is then scored by its mean over them.
+    """
 
     output: Value
     logits: Value
     stripped: tuple[str, ...]
     batched: bool
+    space: tuple[int, ...] = ()
 
     def flat(self, op: Builder) -> Value:
-        """The logits as (N, classes)."""
-        return op.Reshape(self.logits, [0, -1] if self.batched else [1, -1], allowzero=0)
+        """The logits as (N, classes), appended."""
+        value = op.ReduceMean(self.logits, list(self.space), keepdims=0) if self.space else self.logits
+        return op.Reshape(value, [0, -1] if self.batched else [1, -1], allowzero=0)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, where it is fixed."""
+        shape = self.logits.shape
+        if shape is None:
+            return None
+        sizes = [d for i, d in enumerate(shape) if i not in self.space and (i or not self.batched)]
+        return math.prod(sizes) if all(isinstance(d, int) for d in sizes) else None
 
 
 def find_scores(graph: Graph, output: str | None = None) -> Scores:
@@ -45,11 +65,17 @@ def find_scores(graph: Graph, output: str | None = None) -> Scores:
             batch = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else None
             shape = found.value.shape
             batched = shape is None or (len(shape) > 1 and (shape[0] == batch or not isinstance(shape[0], int)))
-            return Scores(value, found.value, found.stripped, batched)
+            layout = layouts(graph).get(found.value.name)
+            space = layout.spatial if layout is not None and layout.is_map and layout.axes in _SEGMENTER else ()
+            space = () if all(shape[a] == 1 for a in space) else space
+            return Scores(value, found.value, found.stripped, batched, space)
     names = ", ".join(f"{v.name!r} ({v.dtype})" for v in candidates)
     raise UnsupportedError(
         f"{graph.name}: no output is a differentiable score: {names}", "name a floating-point tensor as the target"
     )
+
+
+_SEGMENTER = ("NCHW", "NHWC")
 
 
 def _unlike_classes(value: Value) -> int:
@@ -59,8 +85,8 @@ def _unlike_classes(value: Value) -> int:
     return 2 if len(wide) != 1 else int(len(shape) > 2)
 
 
-def seed(op: Builder, scores: Scores, classes: Value) -> tuple[Value, Value]:
-    """(cotangent of the logits, the classes chosen): one-hot rows; TOP1 in `classes` is resolved by ArgMax.
+def seed(op: Builder, scores: Scores, classes: Value) -> tuple[Value, Value, Value]:
+    """(scores as (N, classes), their cotangent, the classes chosen): one-hot rows; TOP1 is resolved by ArgMax.
 
     Args:
         classes: (N,) int64.
@@ -74,8 +100,7 @@ def seed(op: Builder, scores: Scores, classes: Value) -> tuple[Value, Value]:
     else:
         limit = op.Squeeze(op.shape(flat, 1, 2), [0])
         indices = op.Range(np.int64(0), limit, np.int64(1))
-    one_hot = op.cast(op.Equal(indices, op.Unsqueeze(chosen, [1])), scores.logits.dtype)
-    return op.reshape_like(one_hot, scores.logits), chosen
+    return flat, op.cast(op.Equal(indices, op.Unsqueeze(chosen, [1])), flat.dtype), chosen
 
 
 # ---- Labels ----

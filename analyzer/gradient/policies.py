@@ -17,8 +17,12 @@ from analyzer.graph import Graph, Node
 
 
 def rectified_input(graph: Graph, node: Node) -> int | None:
-    """Which input of `node` it rectifies; None where `node` is no rectifier."""
-    if node.domain:
+    """Which input of `node` it rectifies; None where `node` is no rectifier.
+
+    Halves of a PRelu that an exporter wrote as max(x, 0) − α max(−x, 0) are none, nor is what only keeps the argument
+    of a root from being negative.
+    """
+    if node.domain or _guards_a_root(node) or _half_of_prelu(node):
         return None
     if node.op == "Relu":
         return 0
@@ -33,7 +37,25 @@ def rectified_input(graph: Graph, node: Node) -> int | None:
     return None
 
 
-def _on_rectifiers(rule: Callable[[Builder, Primal, Rule, Value], Any]) -> dict[str, Rule]:
+def _half_of_prelu(node: Node) -> bool:
+    """Whether both max(x, 0) and max(−x, 0) are computed, this node being one of them."""
+    if node.op != "Relu":
+        return False
+    x = node.inputs[0]
+    negated = [n.outputs[0] for n in x.outputs if n.op == "Neg"]
+    if x.inputs and x.inputs[0].op == "Neg":
+        negated.append(x.inputs[0].inputs[0])
+    return any(n.op == "Relu" for v in negated for n in v.outputs)
+
+
+def _guards_a_root(node: Node) -> bool:
+    """Whether all that reads the output is a root, perhaps after an Add (√(max(var, 0) + ε))."""
+    following = list(node.outputs[0].outputs)
+    following = [m for n in following for m in (n.outputs[0].outputs if n.op == "Add" else [n])]
+    return bool(following) and all(n.op == "Sqrt" for n in following)
+
+
+def _on_rectifiers(rule: Callable[[Builder, Primal, Rule, Value, int], Any]) -> dict[str, Rule]:
     """Rows for Relu, Clip and Max that apply `rule` where the node is a rectifier, and the gradient elsewhere."""
     gradient = load_rules()
 
@@ -44,7 +66,7 @@ def _on_rectifiers(rule: Callable[[Builder, Primal, Rule, Value], Any]) -> dict[
             index = rectified_input(node.graph, node.node)
             if index is None:
                 return plain(op, node, ct)
-            return (None,) * index + (rule(op, node, plain, ct),)
+            return (None,) * index + (rule(op, node, plain, ct, index),)
 
         rectifier_vjp.__doc__ = rule.__doc__
         return rectifier_vjp
@@ -52,14 +74,13 @@ def _on_rectifiers(rule: Callable[[Builder, Primal, Rule, Value], Any]) -> dict[
     return {name: row(name) for name in ("Relu", "Clip", "Max")}
 
 
-def _guided_vjp(op: Builder, node: Primal, plain: Rule, ct: Value) -> Any:
+def _guided_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: int) -> Any:
     """x̄ = 1[x > 0] ⊙ 1[ȳ > 0] ⊙ ȳ   (Springenberg et al. 2014, 1412.6806, section 3.4)"""
     result = plain(op, node, op.Relu(ct))
-    results = result if isinstance(result, tuple | list) else (result,)
-    return next(r for r in results if r is not None)
+    return result[index] if isinstance(result, tuple | list) else result
 
 
-def _deconvnet_vjp(op: Builder, node: Primal, plain: Rule, ct: Value) -> Any:
+def _deconvnet_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: int) -> Any:
     """x̄ = max(ȳ, 0)   (Zeiler & Fergus 2014, 1311.2901, section 2.1)"""
     return op.Relu(ct)
 
