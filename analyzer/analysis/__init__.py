@@ -1,0 +1,17 @@
+"""Abstract interpretation of a graph: one walk, one table per question. Receptive fields and cost."""
+
+from analyzer.analysis.interpreter import HiddenError, Interpretation, Site, Table, interpret, transfer
+from analyzer.analysis.receptive_field import ReceptiveField, ReceptiveFields, receptive_field, support_matches
+
+__all__ = [
+    "HiddenError",
+    "Interpretation",
+    "ReceptiveField",
+    "ReceptiveFields",
+    "Site",
+    "Table",
+    "interpret",
+    "receptive_field",
+    "support_matches",
+    "transfer",
+]

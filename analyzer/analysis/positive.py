@@ -1,0 +1,115 @@
+"""A twin of a model in which whatever is connected shows: every weight positive, no bias, averages for maxima.
+
+In the twin no sum cancels and no rectifier blocks, so a unit's gradient is nonzero exactly where the unit can see, and
+a single bright pixel on black reaches exactly the units that see it. That is what receptive fields are proved with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from analyzer.errors import UnsupportedError
+from analyzer.graph import Graph, Node, Value
+
+_MOVING = ("Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze")
+_WEIGHTED = {"Conv": (1, 2), "FusedConv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "FusedGemm": (1, 2)}
+_AVERAGES = {"MaxPool": "AveragePool", "GlobalMaxPool": "GlobalAveragePool", "ReduceMax": "ReduceMean"}
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+
+
+def positive_weights(graph: Graph) -> Graph:
+    """Replaces weights by w⁺ = (|w| / mean|w| + 1) · √k / (2n), biases by 0, and maxima by averages.
+
+    n is the number of weights a unit sums over and k the number of places its window has: activations grow by √k per
+    layer and the corner of a receptive field fades by √k, so both stay within float32 for some eighty layers of 3×3.
+    The twin has the same tensors by the same names. Feed it a small positive image (1e-20, so that no Clip
+    saturates).
+
+    Raises:
+        UnsupportedError: the model is quantised; its weights are then not to be replaced one by one.
+    """
+    quantized = [n.name for n in graph.forward_nodes() if n.op in _QUANTIZED]
+    if quantized:
+        raise UnsupportedError(
+            f"{graph.name} is quantised ({quantized[0]!r} and {len(quantized) - 1} more nodes)",
+            "prove the receptive field on the float model; its structure is the same",
+        )
+    source = replace(
+        graph.source,
+        proto=onnx.ModelProto.FromString(graph.source.proto.SerializeToString()),
+        weights=dict(graph.source.weights),
+    )
+    arrays = {name: array for node in graph.forward_nodes() for name, array in _replacements(graph, node)}
+    for tensor in source.proto.graph.initializer:
+        if tensor.name in source.weights:
+            source.weights[tensor.name] = arrays.get(tensor.name, source.weights[tensor.name])
+        elif tensor.name in arrays:
+            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    for proto in source.proto.graph.node:
+        if proto.op_type in _AVERAGES and len([o for o in proto.output if o]) == 1:
+            proto.op_type = _AVERAGES[proto.op_type]
+            kept = [a for a in proto.attribute if a.name != "storage_order"]
+            del proto.attribute[:]
+            proto.attribute.extend(kept)
+    return Graph(source)
+
+
+def _replacements(graph: Graph, node: Node) -> Iterator[tuple[str, np.ndarray]]:
+    """(weight, its replacement) for each weight that `node` reads."""
+    inputs = [_origin(graph, i) for i in node.inputs]
+    if node.op in _WEIGHTED or node.op in ("MatMul", "FusedMatMul"):
+        for index in (0, 1):
+            if index < len(inputs) and inputs[index] is not None:
+                yield inputs[index].name, _positive(graph, node, node.inputs[index], inputs[index])  # type: ignore[union-attr]
+        yield from ((v.name, _filled(graph, v, 0)) for v in inputs[2:3] if v is not None)
+    elif node.op == "BatchNormalization":
+        yield from ((v.name, _filled(graph, v, f)) for v, f in zip(inputs[1:], (1, 0, 0, 1), strict=True) if v)
+    elif node.op in ("LayerNormalization", "InstanceNormalization", "GroupNormalization"):
+        yield from ((v.name, _filled(graph, v, f)) for v, f in zip(inputs[1:], (1, 0), strict=False) if v)
+    elif node.op in ("Add", "Sub", "Sum"):
+        yield from ((v.name, _filled(graph, v, 0)) for v in inputs if v is not None and _many(v))
+    elif node.op in ("Mul", "Div", "PRelu"):
+        yield from ((v.name, _filled(graph, v, 1)) for v in inputs if v is not None and _many(v))
+
+
+def _origin(graph: Graph, value: Value) -> Value | None:
+    """The float initializer that `value` is, or is made of by moving data; None where there is none."""
+    while (node := graph.producer(value)) is not None and node.op in _MOVING and not node.domain:
+        value = node.inputs[0]
+    constant = graph.producer(value) is None and value.name in graph.values and _array(graph, value) is not None
+    return value if constant else None
+
+
+def _array(graph: Graph, value: Value) -> np.ndarray | None:
+    array = graph.weights.get(value.name)
+    array = graph.constant(value) if array is None else array
+    return array if array is not None and array.dtype.kind == "f" else None
+
+
+def _many(value: Value) -> bool:
+    return value.shape is not None and math.prod(d for d in value.shape if isinstance(d, int)) > 1
+
+
+def _filled(graph: Graph, value: Value, number: float) -> np.ndarray:
+    array = _array(graph, value)
+    assert array is not None
+    return np.full_like(array, number)
+
+
+def _positive(graph: Graph, node: Node, value: Value, origin: Value) -> np.ndarray:
+    array = _array(graph, origin)
+    assert array is not None
+    shape = value.shape or array.shape
+    window = math.prod(shape[2:]) if "Conv" in node.op else 1
+    fan_in = math.prod(shape[1:]) if node.op != "ConvTranspose" else window
+    if "Conv" not in node.op:
+        fan_in = array.size // max(shape[-1] if not node.attrs.get("transB") else shape[0], 1)
+    magnitude = np.abs(array)
+    mean = float(magnitude.mean()) or 1.0
+    return ((magnitude / mean + 1) * (math.sqrt(window) / (2 * max(fan_in, 1)))).astype(array.dtype)

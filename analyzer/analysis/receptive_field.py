@@ -1,0 +1,352 @@
+"""Receptive fields: which pixels of the image each unit of each tensor depends on.
+
+The vocabulary is that of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks"
+(Distill, 2019): unit i covers [−P + i·S, −P + i·S + r − 1] with size r, effective stride S and effective padding P.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import onnx
+
+from analyzer.analysis import spatial
+from analyzer.analysis.interpreter import interpret
+from analyzer.analysis.intervals import EMPTY, INFINITE, LIMIT, STILL, Digit, Field, Path
+from analyzer.errors import InputError
+from analyzer.graph import Graph, Value
+from analyzer.graph.query import image_input, image_layout
+
+Number: TypeAlias = "int | Fraction"
+Gates: TypeAlias = Literal["global", "cut"]
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """Which pixels a unit of a tensor depends on, per spatial axis of the image (height first, then width).
+
+    Unit i covers the pixels [−P + i·S, −P + i·S + r − 1]; near the border part of them lies outside the image.
+
+    Attributes:
+        size: r in pixels, the largest over all units; None for an axis that is seen as a whole (or whose units differ
+            beyond telling), and None instead of the tuple where all axes are seen as a whole.
+        stride: S, pixels between neighbouring units; a Fraction where units are denser than pixels; None where it
+            is not one number.
+        padding: P, so that the middles of the intervals are −P + i·S + (r − 1)/2 (on average, where `affine` is
+            False); None where a padding is not known.
+        is_global: every axis of the image is seen as a whole.
+        global_axes: the same per axis.
+        exact: `interval` is the tightest there is; else it may be wider than what is read, never narrower.
+        aligned: wherever branches met, they had the same stride and the same centres.
+        affine: the formula holds for every unit as it stands; else `interval` knows better (after upsampling, units
+            come in phases that see differently).
+        axes: the tensor's axes that walk over the image; an index has one entry for each.
+        local: the same with gates cut: without the statistics of normalisations and without what is pooled over the
+            whole image and then only scales the tensor (squeeze-and-excitation).
+    """
+
+    size: tuple[int | None, ...] | None
+    stride: tuple[Number | None, ...] | None
+    padding: tuple[Number | None, ...] | None
+    is_global: bool
+    global_axes: tuple[bool, ...]
+    exact: bool
+    aligned: bool
+    affine: bool
+    axes: tuple[int, ...]
+    _reach: _Reach = field(repr=False, compare=False)
+
+    @property
+    def local(self) -> ReceptiveField:
+        return _report(self._reach.field, "cut")
+
+    @property
+    def extents(self) -> tuple[int | None, ...]:
+        """Pixels of the image per axis, None where not fixed."""
+        return self._reach.field.extents
+
+    def interval(self, index: int | Sequence[int], clip: bool = False) -> tuple[tuple[int, int] | None, ...]:
+        """Pixels start … stop − 1 that the unit at `index` depends on, per axis of the image.
+
+        Args:
+            index: position along `axes`; for tokens their number in the sequence.
+            clip: cut at the borders of the image.
+
+        Returns:
+            (start, stop) per axis; (0, size of the image) for an axis seen as a whole, None where that size is not
+            fixed; (0, 0) for a unit that depends on no pixel.
+        """
+        given = (index,) if isinstance(index, int | np.integer) else tuple(index)
+        if len(given) != len(self.axes):
+            raise InputError(
+                f"an index here has {len(self.axes)} entries, not {len(given)}",
+                f"one for each of the tensor's axes {list(self.axes)}",
+            )
+        hulls = self._reach.at(dict(zip(self.axes, given, strict=True)))
+        return tuple(_half_open(h, extent, clip) for h, extent in zip(hulls, self.extents, strict=True))
+
+    def center(self, index: int | Sequence[int]) -> tuple[float, ...]:
+        """The middle of `interval(index)` in pixels, per axis; NaN where an axis has none."""
+        middles = ((s[0] + s[1] - 1) / 2 if s is not None else math.nan for s in self.interval(index))
+        return tuple(middles)
+
+
+def _half_open(hull: tuple[int, int], extent: int | None, clip: bool) -> tuple[int, int] | None:
+    low, high = hull
+    if low >= EMPTY // 2:
+        return 0, 0
+    if low <= -INFINITE // 2 or high >= INFINITE // 2:
+        return None if extent is None else (0, extent)
+    if clip and extent is not None:
+        return min(max(low, 0), extent), max(min(high + 1, extent), 0)
+    return low, high + 1
+
+
+class ReceptiveFields(Mapping[str, ReceptiveField]):
+    """Receptive field by tensor name, for every tensor that depends on the image, in the order of the graph.
+
+    Attributes:
+        input: the tensor the pixels are counted in.
+        input_axes: its spatial axes.
+        unknown: tensor → the nodes that hide its receptive field, with the reason.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, Field],
+        unknown: dict[str, tuple[str, ...]],
+        image: str,
+        axes: tuple[int, ...],
+        gates: Gates,
+    ) -> None:
+        self.input = image
+        self.input_axes = axes
+        self.unknown = unknown
+        self._fields = fields
+        self._gates: Gates = gates
+        self._known: dict[str, ReceptiveField] = {}
+
+    def __getitem__(self, name: str) -> ReceptiveField:
+        if name not in self._known:
+            self._known[name] = _report(self._fields[name], self._gates)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        return f"<receptive fields of {len(self)} tensors in {self.input!r}, {len(self.unknown)} unknown>"
+
+
+def receptive_field(
+    model: Any,
+    wrt: str | None = None,
+    gates: Gates = "global",
+    axes: Sequence[int] | None = None,
+    input_shapes: dict[str, tuple[int, ...]] | None = None,
+) -> ReceptiveFields:
+    """The receptive field of every tensor of `model`.
+
+    Args:
+        model: a Graph, or anything `Graph.read` takes: path, bytes, ModelProto.
+        wrt: the tensor whose elements are the pixels; the image input when None.
+        gates: "global" counts what a normalisation's statistics and a squeeze-and-excitation see; "cut" does not.
+        axes: the spatial axes of `wrt`; found from its shape and its first consumers when None.
+        input_shapes: sizes to fix for inputs whose dimensions are symbolic, where a model is read.
+    """
+    if gates not in ("global", "cut"):
+        raise InputError(f"gates must be 'global' or 'cut', not {gates!r}")
+    graph = model if isinstance(model, Graph) else Graph.read(model, input_shapes=input_shapes)
+    image = image_input(graph) if wrt is None else graph[wrt]
+    chosen = _spatial_axes(graph, image) if axes is None else tuple(a % len(image.shape) for a in axes)
+    found = interpret(graph, spatial.SPATIAL, {image.name: Field.image(list(image.shape), chosen)})
+    single = _of_one_picture(graph) if found.unknown else None
+    if single is not None:
+        image = single[image.name]
+        found = interpret(single, spatial.SPATIAL, {image.name: Field.image(list(image.shape), chosen)})
+    return ReceptiveFields(found.values, found.unknown, image.name, chosen, gates)
+
+
+def _spatial_axes(graph: Graph, image: Value) -> tuple[int, ...]:
+    """(2, 3) of NCHW, (1, 2) of NHWC, likewise for other ranks; all but the first where nothing tells."""
+    if image.shape is None:
+        raise InputError(
+            f"{graph.name}: the rank of {image.name!r} is not known",
+            "give its shape, for example --shape input:1x3x224x224",
+        )
+    rank = len(image.shape)
+    if rank == 4:
+        layout = image_layout(graph, image)
+        return layout.index("H"), layout.index("W")
+    if rank == 5:
+        return (1, 2, 3) if image.shape[4] in (1, 3, 4) and image.shape[1] not in (1, 3, 4) else (2, 3, 4)
+    if rank == 3 and any(n.op in ("Conv", "MaxPool", "AveragePool") for n in image.outputs):
+        return (2,)
+    return tuple(range(1, rank)) or (0,)
+
+
+def _of_one_picture(graph: Graph) -> Graph | None:
+    """The graph for a batch of one, where the file leaves the batch open: then more sizes are known before it runs."""
+    if not any(v.shape and isinstance(v.shape[0], str) for v in graph.inputs):
+        return None
+    source = replace(graph.source, proto=onnx.ModelProto.FromString(graph.source.proto.SerializeToString()))
+    for value in source.proto.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) > 1 and not dims[0].dim_value:
+            dims[0].dim_value = 1
+    return Graph.read(source)
+
+
+# ---- From paths to numbers ----
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """A Field with the gates that count."""
+
+    field: Field
+    gates: Gates
+
+    def paths(self) -> Iterator[list[Path]]:
+        """The paths along each axis of the image, channels taken together."""
+        for paths, extent in zip(self.field.paths, self.field.extents, strict=True):
+            counted = [p for p in paths if self.gates == "global" or not p.gate] or list(paths)
+            yield [p.without([d for d, w in p.walks.items() if not w.space], extent)[0] for p in counted]
+
+    def axes(self) -> tuple[int, ...]:
+        """The tensor's axes that walk over the image, whatever else they see."""
+        walking = {d for paths in self.field.paths for p in paths for d in p.walking}
+        return tuple(a for a, digits in enumerate(self.field.axes) if not walking.isdisjoint(digits))
+
+    def at(self, index: Mapping[int, int]) -> list[tuple[int, int]]:
+        """The hull that one unit sees along each axis of the image."""
+        place: dict[Digit, int] = {}
+        for axis, position in index.items():
+            rest = position
+            for digit in reversed(self.field.axes[axis]):
+                outermost = digit is self.field.axes[axis][0]
+                if outermost and digit.count is not None and not 0 <= rest < digit.count:
+                    raise InputError(f"there is no unit {position} on axis {axis} of this tensor")
+                rest, place[digit] = (0, rest) if outermost else divmod(rest, digit.count or 1)
+        return [_hull_at(paths, place) for paths in self.paths()]
+
+
+def _hull_at(paths: Sequence[Path], place: Mapping[Digit, int]) -> tuple[int, int]:
+    low, high = EMPTY, -EMPTY
+    for path in paths:
+        ends = [walk.at(place.get(digit, 0)) for digit, walk in path.walks.items()]
+        if not any(e[0] >= EMPTY // 2 for e in ends):
+            low = min(low, path.lo + sum(e[0] for e in ends))
+            high = max(high, path.hi + sum(e[1] for e in ends))
+    return low, high
+
+
+@dataclass(frozen=True)
+class _Line:
+    """r, S and P along one axis of the image."""
+
+    size: int | None
+    stride: Number | None = None
+    padding: Number | None = None
+    affine: bool = True
+
+
+def _report(found: Field, gates: Gates) -> ReceptiveField:
+    reach = _Reach(found, gates)
+    lines = [_line(paths, extent) for paths, extent in zip(reach.paths(), found.extents, strict=True)]
+    everywhere = tuple(line.size is None and line.affine for line in lines)
+    none = all(everywhere)
+    return ReceptiveField(
+        size=None if none else tuple(line.size for line in lines),
+        stride=None if none else tuple(line.stride for line in lines),
+        padding=None if none else tuple(line.padding for line in lines),
+        is_global=none,
+        global_axes=everywhere,
+        exact=found.exact,
+        aligned=found.aligned,
+        affine=all(line.affine for line in lines),
+        axes=reach.axes(),
+        _reach=reach,
+    )
+
+
+def _line(paths: Sequence[Path], extent: int | None) -> _Line:
+    """Size, stride and padding of the hull of `paths`, over all phases of their units."""
+    if any(p.unbounded for p in paths):
+        return _Line(None)
+    digits = list(dict.fromkeys(d for p in paths for d in p.walks))
+    slopes = {d: {p.walks.get(d, STILL).slope for p in paths} for d in digits}
+    phases = {d: _phases(d, slopes[d], paths) for d in digits}
+    counts = [phases[d] for d in digits]
+    if any(c is None for c in counts) or math.prod(c for c in counts if c) > LIMIT:
+        return _Line(None, affine=False)
+    places = (dict(zip(digits, i, strict=True)) for i in itertools.product(*(range(c or 0) for c in counts)))
+    hulls = [h for h in (_hull_at(paths, place) for place in places) if h[0] < EMPTY // 2]
+    if not hulls:
+        return _Line(0, affine=False)
+    still = all(not slope for values in slopes.values() for slope in values)
+    covered = still and extent is not None and all(low <= 0 and high >= extent - 1 for low, high in hulls)
+    if covered or any(low <= -INFINITE // 2 for low, _ in hulls):
+        return _Line(None)
+    slack = max(p.slack for p in paths)
+    size = max(high - low + 1 for low, high in hulls) - slack
+    steady = {d: next(iter(s)) for d, s in slopes.items() if len(s) == 1 and None not in s}
+    if len(steady) < len(digits) or not steady:
+        return _Line(size, affine=False)
+    moving = [(abs(slope), i) for i, slope in enumerate(steady[d] or Fraction(0) for d in digits) if slope]
+    finest = digits[min(moving, default=(0, 0))[1]]
+    stride = steady[finest] or Fraction(0)
+    row = [_hull_at(paths, {finest: i}) for i in range(phases[finest] or 1)]
+    middles = [Fraction(low + high, 2) - i * stride for i, (low, high) in enumerate(row) if low < EMPTY // 2]
+    padding = Fraction(size - 1, 2) - sum(middles, Fraction(0)) / len(middles)
+    affine = not slack and math.prod(c or 1 for c in counts) == 1
+    return _Line(size, _plain(stride), None if slack else _plain(padding), affine)
+
+
+def _phases(digit: Digit, slopes: set[Fraction | None], paths: Sequence[Path]) -> int | None:
+    """After how many indices along `digit` the intervals repeat, shifted; its size where they do not."""
+    if len(slopes) == 1 and None not in slopes:
+        return math.lcm(*(len(p.walks.get(digit, STILL).lo) for p in paths))
+    return digit.count
+
+
+def _plain(value: Fraction) -> Number:
+    return int(value) if value.denominator == 1 else value
+
+
+# ---- Proof ----
+
+
+def support_matches(
+    field: ReceptiveField, index: int | Sequence[int], support: np.ndarray, strict: bool = True
+) -> bool:
+    """Whether the box around `support` is the receptive field of the unit at `index`, as far as it lies in the image.
+
+    Args:
+        support: array over the spatial axes of the image, nonzero where the unit depends on the pixel (a gradient
+            summed over channels, say).
+        strict: the box must be equal; else it need only lie inside.
+    """
+    intervals = field.interval(index, clip=True)
+    if support.ndim != len(intervals):
+        raise InputError(f"the support has {support.ndim} axes, the image has {len(intervals)} in space")
+    found = np.nonzero(support)
+    for places, interval, extent in zip(found, intervals, support.shape, strict=True):
+        start, stop = interval or (0, extent)
+        if not places.size:
+            if strict and start < stop:
+                return False
+            continue
+        low, high = int(places.min()), int(places.max()) + 1
+        if low < start or high > stop or (strict and (low, high) != (start, stop)):
+            return False
+    return True
