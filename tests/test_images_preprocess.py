@@ -232,10 +232,12 @@ def test_heat_lands_where_the_pixels_are(policy: str, size: tuple[int, int], net
         assert not heat[~placement.covered].any()
         if not (square & placement.covered).any():
             continue
-        assert square[np.unravel_index(heat.argmax(), size)]
+        hottest = np.array(np.unravel_index(heat.argmax(), size))
+        assert np.abs((np.argwhere(square) - hottest) * placement.scale).max(axis=1).min() <= 1
         if placement.covered[square].all():
             bright, seen = (np.argwhere(mask).mean(axis=0) for mask in (heat >= 0.9 * heat.max(), square))
-            assert np.all(np.abs(bright - seen) * placement.scale <= 1), (bright, seen)
+            # Within one pixel of the network, or half a pixel of a picture that is coarser.
+            assert np.all(np.abs(bright - seen) <= np.maximum(1 / np.array(placement.scale), 0.5)), (bright, seen)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
