@@ -98,7 +98,7 @@ def _cell(tiles: Sequence[np.ndarray], columns: int) -> tuple[int, int]:
 
 
 def _centred(tile: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`tile` as large as the cell allows, in its middle."""
+    """`tile` as large as the cell allows, under its label: at the top, in the middle of the width."""
     cv2 = opencv()
     factor = min(height / tile.shape[0], width / tile.shape[1])
     size = max(1, round(tile.shape[1] * factor)), max(1, round(tile.shape[0] * factor))
@@ -106,8 +106,8 @@ def _centred(tile: np.ndarray, height: int, width: int) -> np.ndarray:
     crisp = factor > 1 and max(tile.shape[:2]) <= 64
     part = cv2.resize(tile, size, interpolation=cv2.INTER_NEAREST if crisp else smooth)
     cell = np.full((height, width, 3), PAPER, np.uint8)
-    top, left = (height - size[1]) // 2, (width - size[0]) // 2
-    cell[top : top + size[1], left : left + size[0]] = part
+    left = (width - size[0]) // 2
+    cell[: size[1], left : left + size[0]] = part
     return cell
 
 
