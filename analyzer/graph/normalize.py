@@ -162,39 +162,89 @@ def inline_newer_pass(source: Source, request: Request) -> None:
     lift_constants(source.proto.graph)
 
 
-_ASIDE = "analyzer.upsample"  # a domain that the converter leaves alone
+_ASIDE = "analyzer.aside"  # a domain that the converter leaves alone
+_LEGACY_BROADCAST = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")
 
 
-def set_upsample_aside_pass(source: Source, request: Request) -> None:
-    """Takes Upsample and Resize-10 out of the converter's hands: it loses their output names and their coordinates."""
-    if _opsets(source.proto).get("", OPSET) >= 11:
+def set_aside_pass(source: Source, request: Request) -> None:
+    """Takes out of the converter's hands what it gets wrong, rewritten to what it means today.
+
+    Upsample and Resize-10: the converter loses their output names and their coordinates. Arithmetic before opset 7:
+    it misplaces the axes of the second operand, which used to be aligned at `axis`.
+    """
+    version = _opsets(source.proto).get("", OPSET)
+    if version >= 11:
         return
+    source.proto.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
     for node in _all_nodes(source.proto.graph):
         if node.op_type in ("Upsample", "Resize") and not node.domain:
-            scales = _attribute(node, "scales", None)
-            if scales is not None:
-                name = f"{node.output[0]}/scales"
-                source.proto.graph.initializer.append(numpy_helper.from_array(np.asarray(scales, np.float32), name))
-                node.input.append(name)
-            node.domain = _ASIDE
-    source.proto.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
+            _as_resize(source.proto.graph, node)
+    if version < 7:
+        _align_operands(source.proto.graph)
 
 
-def resize_upsample_pass(source: Source, request: Request) -> None:
+def _as_resize(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     """Replaces Upsample with the Resize that means the same: x_in = x_out / scale, nearest rounds down."""
+    scales = _attribute(node, "scales", None)
+    if scales is not None:
+        name = f"{node.output[0]}/scales"
+        graph.initializer.append(numpy_helper.from_array(np.asarray(scales, np.float32), name))
+        node.input.append(name)
+    mode = _attribute(node, "mode", b"nearest").decode()
+    inputs = [node.input[0], "", node.input[1]]
+    del node.input[:], node.attribute[:]
+    node.op_type, node.domain = "Resize", _ASIDE
+    node.input.extend(inputs)
+    options = {
+        "mode": "linear" if mode in ("linear", "bilinear") else mode,
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
+    node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in options.items())
+
+
+def _align_operands(graph: onnx.GraphProto) -> None:
+    """Replaces b in `a + b (axis=k)` with b of shape (…b, 1, …, 1), so that trailing axes align."""
+    ranks = {t.name: len(t.dims) for t in graph.initializer}
+    ranks |= {i.name: len(i.type.tensor_type.shape.dim) for i in graph.input if i.name not in ranks}
+    nodes = []
+    for node in graph.node:
+        legacy = node.op_type in _LEGACY_BROADCAST and not node.domain
+        if legacy and _attribute(node, "broadcast", 0):
+            a, b = (ranks.get(name) for name in node.input)
+            axis = _attribute(node, "axis", None)
+            missing = 0 if axis is None or a is None or b is None else a - (axis % a) - b
+            if missing > 0 and b is not None:
+                wide = f"{node.output[0]}/aligned"
+                nodes.append(
+                    onnx.helper.make_node("Unsqueeze", [node.input[1]], [wide], axes=[b + i for i in range(missing)])
+                )
+                node.input[1] = wide
+        if legacy:
+            del node.attribute[:]
+            node.domain = _ASIDE
+        nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        rank = _rank_after(node, ranks)
+        ranks.update({o: rank for o in node.output if rank is not None})
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _rank_after(node: onnx.NodeProto, ranks: dict[str, int]) -> int | None:
+    """Rank of the outputs, as far as old exporters need it."""
+    if node.op_type == "Reshape":
+        shape = _attribute(node, "shape", None)
+        return None if shape is None else len(shape)
+    if node.op_type in ("Flatten", "Gemm"):
+        return 2
+    return ranks.get(node.input[0]) if node.input else None
+
+
+def restore_pass(source: Source, request: Request) -> None:
+    """Puts back, as standard operators, what had been set aside."""
     for node in _all_nodes(source.proto.graph):
         if node.domain == _ASIDE:
-            mode = _attribute(node, "mode", b"nearest").decode()
-            x, scales = node.input[:2]
-            del node.input[:], node.attribute[:]
-            node.op_type, node.domain = "Resize", ""
-            node.input.extend([x, "", scales])
-            options = {
-                "mode": "linear" if mode in ("linear", "bilinear") else mode,
-                "coordinate_transformation_mode": "asymmetric",
-                "nearest_mode": "floor",
-            }
-            node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in options.items())
+            node.domain = ""
     _replace(source.proto.opset_import, [o for o in source.proto.opset_import if o.domain != _ASIDE])
 
 
@@ -417,9 +467,9 @@ PASSES: tuple[Pass, ...] = (
     Pass("input shapes", input_shapes_pass),
     Pass("inline functions", inline_functions_pass, lambda s: [f.name for f in s.proto.functions]),
     Pass("inline newer operators", inline_newer_pass),
-    Pass("set Upsample aside", set_upsample_aside_pass),
+    Pass("set aside", set_aside_pass),
     Pass("opset", opset_pass),
-    Pass("Upsample as Resize", resize_upsample_pass),
+    Pass("restore", restore_pass),
     Pass("un-fuse", unfuse_pass, _fused_left),
     Pass("lift constants", lift_constants_pass),
     Pass("unique names", unique_names_pass),

@@ -18,20 +18,23 @@ from analyzer.graph.ir import Graph, Node, Value, reads
 # ---- Reachability ----
 
 
+_SIZES_ONLY = ("Shape", "Size")
+
+
 def ancestors(graph: Graph, names: Iterable[str]) -> set[str]:
-    """All tensors that `names` depend on, themselves included."""
+    """All tensors whose values `names` depend on, themselves included; a dependence on sizes only does not count."""
     found = set(names)
     for node in reversed(graph.nodes):
-        if any(o.name in found for o in node.outputs):
+        if node.op not in _SIZES_ONLY and any(o.name in found for o in node.outputs):
             found |= reads(node)
     return found
 
 
 def descendants(graph: Graph, names: Iterable[str]) -> set[str]:
-    """All tensors that depend on `names`, themselves included."""
+    """All tensors whose values depend on `names`, themselves included; a dependence on sizes only does not count."""
     found = set(names)
     for node in graph.nodes:
-        if not found.isdisjoint(reads(node)):
+        if node.op not in _SIZES_ONLY and not found.isdisjoint(reads(node)):
             found.update(o.name for o in node.outputs if o.name)
     return found
 
