@@ -126,7 +126,7 @@ def interpret(graph: Graph, table: Table[T], start: Mapping[str, T]) -> Interpre
         if all(i is None for i in inputs) and not blame and reads(node).isdisjoint(values):
             continue
         outputs = [o.name for o in node.outputs]
-        results: Sequence[T | None] = ()
+        results: Sequence[Any] = ()
         if not (blame and table.strict):
             results, blame = _apply(table, Site(node, graph, values), inputs)
         for index, name in enumerate(outputs):
@@ -135,11 +135,11 @@ def interpret(graph: Graph, table: Table[T], start: Mapping[str, T]) -> Interpre
             if blame:
                 unknown[name] = blame
             if index < len(results) and results[index] is not None:
-                values[name] = results[index]  # type: ignore[assignment]
+                values[name] = results[index]
     return Interpretation(values, unknown)
 
 
-def _apply(table: Table[T], site: Site, inputs: Sequence[Any]) -> tuple[Sequence[T | None], tuple[str, ...]]:
+def _apply(table: Table[Any], site: Site, inputs: Sequence[Any]) -> tuple[Sequence[Any], tuple[str, ...]]:
     """The values of the outputs, and whom to blame where there are none."""
     rule = table.of(site.node)
     label = f"{site.node.domain}::{site.node.op}" if site.node.domain else site.node.op

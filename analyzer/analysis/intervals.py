@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TypeAlias
 
+import numpy as np
+
 from analyzer.analysis.interpreter import HiddenError
 
 INFINITE = 1 << 40  # an end that is not bounded: the whole image
@@ -121,6 +123,8 @@ class Walk:
 
     def table(self, size: int) -> list[tuple[int, int]]:
         """The intervals of the first `size` indices."""
+        if len(self.lo) >= size:
+            return list(zip(self.lo[:size], self.hi[:size], strict=True))
         return [self.at(i) for i in range(size)]
 
     def shortest(self) -> Walk:
@@ -133,9 +137,10 @@ class Walk:
             candidates: Iterable[int] = range(1, min(count // 3, 64) + 1)
         else:
             candidates = (p for p in range(1, count) if count % p == 0 and self.stride * p % count == 0)
+        lows, highs = np.array(self.lo), np.array(self.hi)
         for period in candidates:
             step = self.stride * period // count if self.stride is not None else self.lo[period] - self.lo[0]
-            if all(side[i + period] - side[i] == step for side in (self.lo, self.hi) for i in range(count - period)):
+            if all((side[period:] - side[:-period] == step).all() for side in (lows, highs)):
                 return replace(self, stride=step, lo=self.lo[:period], hi=self.hi[:period])
         return self
 
@@ -156,11 +161,11 @@ def _nested(outer: Walk | None, inner: Walk | None, size: int | None) -> Walk | 
         return replace(inner, space=space, whole=whole)
     rows = list(zip(outer.lo, outer.hi, strict=True))
     cells = [_plus(row, cell) for row in rows for cell in inner.table(size)]
-    return Walk(outer.stride, tuple(c[0] for c in cells), tuple(c[1] for c in cells), space, whole).shortest()
+    return Walk(outer.stride, tuple(c[0] for c in cells), tuple(c[1] for c in cells), space, whole)
 
 
 def _plus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-    return (EMPTY, -EMPTY) if _empty(a) or _empty(b) else (a[0] + b[0], a[1] + b[1])
+    return (EMPTY, -EMPTY) if a[0] >= EMPTY // 2 or b[0] >= EMPTY // 2 else (a[0] + b[0], a[1] + b[1])
 
 
 def _empty(interval: tuple[int, int]) -> bool:
@@ -203,7 +208,7 @@ def _divided(walk: Walk, size: int, count: int | None) -> tuple[list[tuple[Walk,
 def _listed(like: Walk, stride: int | None, cells: Sequence[tuple[int, int] | None]) -> Walk:
     """A walk of these intervals, None where nothing is read."""
     lows = tuple(EMPTY if c is None else c[0] for c in cells)
-    return replace(like, stride=stride, lo=lows, hi=tuple(-EMPTY if c is None else c[1] for c in cells)).shortest()
+    return replace(like, stride=stride, lo=lows, hi=tuple(-EMPTY if c is None else c[1] for c in cells))
 
 
 def _head(row: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -237,25 +242,22 @@ class Path:
         """The digits that walk over the image."""
         return [d for d, w in self.walks.items() if w.space]
 
-    def moved(self, walks: Mapping[Digit, Walk], exact_base: tuple[int, int] | None = None) -> Path | None:
-        """This path with other walks, in normal form; None where no unit reads anything."""
-        lo, hi = exact_base or (self.lo, self.hi)
-        kept = {}
-        for digit, walk in walks.items():
-            walk = walk.shortest()
+    def moved(self, gone: Iterable[Digit], new: Mapping[Digit, Walk]) -> Path | None:
+        """This path with other walks, in normal form (the first interval is 0); None where no unit reads anything."""
+        lo, hi = self.lo, self.hi
+        walks = {d: w for d, w in self.walks.items() if d not in gone}
+        for digit, given in new.items():
+            walk = given.shortest()
             first = next((i for i, v in enumerate(walk.lo) if v < EMPTY // 2), None)
             if first is None:
                 return None
             low, high = walk.lo[first], walk.hi[first]
             lo, hi = lo + low, hi + high
-            rest = replace(
-                walk,
-                lo=tuple(EMPTY if v >= EMPTY // 2 else v - low for v in walk.lo),
-                hi=tuple(-EMPTY if v <= -EMPTY // 2 else v - high for v in walk.hi),
-            )
-            if any(rest.lo) or any(rest.hi) or rest.stride:
-                kept[digit] = rest
-        return replace(self, lo=lo, hi=hi, walks=kept)
+            lows = tuple(EMPTY if v >= EMPTY // 2 else v - low for v in walk.lo)
+            highs = tuple(-EMPTY if v <= -EMPTY // 2 else v - high for v in walk.hi)
+            if walk.stride or any(lows) or any(highs):
+                walks[digit] = replace(walk, lo=lows, hi=highs)
+        return replace(self, lo=lo, hi=hi, walks=walks)
 
     def everything(self) -> Path:
         """The whole image."""
@@ -300,8 +302,8 @@ class Path:
         total = Fraction(self.lo + self.hi, 2)
         for walk in self.walks.values():
             slope = walk.slope or Fraction(0)
-            seen = [(i, lo, hi) for i, (lo, hi) in enumerate(zip(walk.lo, walk.hi, strict=True)) if lo < EMPTY // 2]
-            total += sum((Fraction(lo + hi, 2) - i * slope for i, lo, hi in seen), Fraction(0)) / len(seen)
+            seen = [(i, lo + hi) for i, (lo, hi) in enumerate(zip(walk.lo, walk.hi, strict=True)) if lo < EMPTY // 2]
+            total += (Fraction(sum(ends for _, ends in seen), 2) - slope * sum(i for i, _ in seen)) / len(seen)
         return total
 
     def pace(self) -> frozenset[tuple[Digit, Fraction | None]]:
@@ -351,7 +353,7 @@ def _hull(p: Path, q: Path) -> Path | None:
         a.space or b.space,
         a.whole or b.whole,
     )
-    return replace(p, slack=max(p.slack, q.slack)).moved({**p.walks, digit: walk}, exact_base=(0, 0))
+    return replace(p, lo=0, hi=0, slack=max(p.slack, q.slack)).moved([digit], {digit: walk})
 
 
 def unite(paths: Iterable[Path]) -> tuple[tuple[Path, ...], bool]:
@@ -363,17 +365,18 @@ def unite(paths: Iterable[Path]) -> tuple[tuple[Path, ...], bool]:
             if any(current.within(k) for k in kept if k.gate <= current.gate):
                 break
             kept = [k for k in kept if k.gate < current.gate or not k.within(current)]
-            partner = next((k for k in kept if _hull(current, k) is not None), None)
-            if partner is None:
+            wider = ((i, hull) for i, k in enumerate(kept) if (hull := _hull(current, k)) is not None)
+            index, hull = next(wider, (-1, None))
+            if hull is None:
                 kept.append(current)
-                break
-            kept.remove(partner)
-            current = _hull(current, partner)
+            else:
+                del kept[index]
+            current = hull
     if len(kept) <= MAX_PATHS:
         return tuple(kept), True
-    hulls = [k.without(list(k.walks), None)[0] for k in kept]
-    bounds = [h for h in hulls if not h.gate] or hulls
-    return (Path(min(h.lo for h in bounds), max(h.hi for h in bounds), {}, all(h.gate for h in hulls)),), False
+    still = [k.without(list(k.walks), None)[0] for k in kept]
+    counted = [k for k in still if not k.gate] or still
+    return (replace(counted[0], lo=min(k.lo for k in counted), hi=max(k.hi for k in counted)),), False
 
 
 # ---- A tensor ----
@@ -488,8 +491,7 @@ class Field:
                 return [path]
             pairs, fine = _divided(path.walks[digit], size, digit.count)
             exact = exact and fine
-            walks = {d: w for d, w in path.walks.items() if d is not digit}
-            return [path.moved({**walks, outer: first, inner: second}) for first, second in pairs]
+            return [path.moved([digit], {outer: first, inner: second}) for first, second in pairs]
 
         axes = tuple(tuple(p for d in axis for p in ((outer, inner) if d is digit else (d,))) for axis in self.axes)
         result = self._rewritten(divided, axes=axes)
@@ -506,8 +508,7 @@ class Field:
             walk = path.walks.get(digits[0])
             for digit in digits[1:]:
                 walk = _nested(walk, path.walks.get(digit), digit.count)
-            walks = {d: w for d, w in path.walks.items() if d not in digits}
-            return path.moved({**walks, merged: walk} if walk is not None else walks)
+            return path.moved(digits, {} if walk is None else {merged: walk})
 
         return self._rewalked(nested), merged
 
@@ -590,9 +591,8 @@ class Field:
         def pulled(path: Path) -> Path | None:
             if old not in path.walks:
                 return path
-            walks = {d: w for d, w in path.walks.items() if d is not old}
-            slack = path.slack + math.ceil(abs(path.walks[old].slope or 0) * doubt)
-            return replace(path, slack=slack).moved({**walks, new: path.walks[old].pull(taps, size)})
+            slack = path.slack + math.ceil(abs(path.walks[old].slope or Fraction(0)) * doubt)
+            return replace(path, slack=slack).moved([old], {new: path.walks[old].pull(taps, size)})
 
         result = merged._rewalked(pulled, axes=self._with_axis(axis, (new,)))
         result = replace(result, exact=result.exact and not doubt)
@@ -833,7 +833,7 @@ def _placed(path: Path, old: Digit | None, new: Digit, offset: int, size: int) -
     before, after = [(EMPTY, -EMPTY)] * offset, [(EMPTY, -EMPTY)] * ((new.count or 0) - offset - size)
     cells = [*before, *walk.table(size), *after]
     table = Walk(None, tuple(c[0] for c in cells), tuple(c[1] for c in cells), walk.space, walk.whole)
-    return path.moved({**{d: w for d, w in path.walks.items() if d is not old}, new: table})
+    return path.moved([] if old is None else [old], {new: table})
 
 
 def _chained(first: Field, second: Field, axis: int, sizes: Sequence[Size], total: Size) -> Field | None:
@@ -873,7 +873,7 @@ def _chained(first: Field, second: Field, axis: int, sizes: Sequence[Size], tota
             whole = replace(u if keep_first else v, whole=True)
             shift = 0 if keep_first else length
             kept, walk = (p, whole) if keep_first else (q, whole)
-            path = kept.moved({**others[0], digit: walk.pull(Taps(lambda o, s=shift: [o - s]), total)})  # type: ignore[misc]
+            path = kept.moved([old, new], {digit: walk.pull(Taps(lambda o, s=shift: [o - s]), total)})  # type: ignore[misc]
             if path is None:
                 return None
             paths.append(path)

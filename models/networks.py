@@ -1,0 +1,125 @@
+"""Two small multi-label classifiers over the ten digits: a residual CNN and a vision transformer.
+
+`forward` gives logits (N, 10); `WithSigmoid` wraps a network for export, so that files give probabilities.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pictures import CLASSES
+
+SIDE = 96  # input height and width, pixels
+
+
+class ConvBlock(nn.Sequential):
+    """y = ReLU(BN(W ∗ x)), a 3×3 convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        )
+
+
+class Residual(nn.Module):
+    """y = ReLU(x + BN(W₂ ∗ ReLU(BN(W₁ ∗ x))))"""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = ConvBlock(channels, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.norm2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm2(self.conv2(self.conv1(x))))
+
+
+class CNN(nn.Module):
+    """Residual blocks at stride 4 and 8, then logits = W · mean_ij A_ij + b: CAM is exact on A, (N, 72, 12, 12)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(ConvBlock(3, 16, stride=2), ConvBlock(16, 32, stride=2))
+        self.stage1 = nn.Sequential(Residual(32), ConvBlock(32, 56, stride=2))
+        self.stage2 = nn.Sequential(Residual(56), ConvBlock(56, 72))
+        self.stage3 = Residual(72)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(72, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.stage3(self.stage2(self.stage1(self.stem(x))))
+        return self.head(self.pool(features).flatten(1))
+
+
+class Attention(nn.Module):
+    """y = W_o · softmax(q kᵀ / √d) v, by head; q, k, v = W x."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """x ← x + Attention(LN x); x ← x + MLP(LN x)"""
+
+    def __init__(self, width: int, heads: int, ratio: int = 2) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class ViT(nn.Module):
+    """Patch embedding, class token and position embedding, pre-norm blocks, then logits = W · LN(class token) + b."""
+
+    def __init__(self, patch: int = 8, width: int = 64, depth: int = 6, heads: int = 2) -> None:
+        super().__init__()
+        self.patch = patch
+        self.cells = SIDE // patch
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(0.02 * torch.randn(1, 1 + self.cells**2, width))
+        self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, CLASSES)
+
+    def tokens(self, x: Tensor, position: Tensor) -> Tensor:
+        """The normalised tokens after the last block, class token first: (N, 1 + cells, width)."""
+        patches = self.embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], 1) + position
+        return self.norm(self.blocks(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.tokens(x, self.position)[:, 0])
+
+    def window_position(self, row: int, column: int, cells: int) -> Tensor:
+        """The position embedding of the class token and of a square window of cells."""
+        grid = self.position[:, 1:].unflatten(1, (self.cells, self.cells))
+        window = grid[:, row : row + cells, column : column + cells].flatten(1, 2)
+        return torch.cat([self.position[:, :1], window], 1)
+
+
+class WithSigmoid(nn.Module):
+    """p = sigmoid(logits)"""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.sigmoid(self.network(image))

@@ -1,0 +1,219 @@
+"""Trains the networks on composed pictures and measures them on held-out ones."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import sklearn.metrics
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import pictures
+from networks import CNN, SIDE, ViT
+
+# y = (x − mean) / std per channel of pixels in [0, 255], by the name of the normalisation preset.
+PRESETS = {
+    "imagenet": (255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225])),
+    "-1-1": (np.full(3, 127.5), np.full(3, 127.5)),
+}
+
+
+def preprocess(pixels: np.ndarray, preset: str) -> Tensor:
+    """(N, H, W, 3) uint8 RGB to the network's (N, 3, H, W) float32."""
+    mean, std = (torch.tensor(values, dtype=torch.float32) for values in PRESETS[preset])
+    return ((torch.from_numpy(pixels).float() - mean) / std).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Composed pictures as arrays: `pixels` (N, 96, 96, 3), `targets` (N, 10), and up to three `labels` and `boxes`.
+
+    `labels` (N, 3) holds −1 where a picture has fewer digits; `boxes` (N, 3, 4).
+    """
+
+    pixels: np.ndarray
+    targets: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def pool(split: str, seed: int, count: int, processes: int = 2) -> Pool:
+    """`count` pictures of a split, the same ones for the same seed and count."""
+    part = 1000
+    jobs = [(split, seed * 100_000 + k, min(part, count - k * part)) for k in range(math.ceil(count / part))]
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as workers:
+        parts = workers.starmap(_compose, jobs)
+    return Pool(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _compose(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
+    cv2.setNumThreads(1)
+    made = pictures.Composer(split, seed).batch(count, SIDE, SIDE)
+    labels, boxes = np.full((count, 3), -1), np.zeros((count, 3, 4), np.float32)
+    for k, picture in enumerate(made):
+        labels[k, : len(picture.labels)] = picture.labels
+        boxes[k, : len(picture.labels)] = picture.boxes
+    return np.stack([p.pixels for p in made]), pictures.targets(made), labels, boxes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` (N, 3, H, W) preprocessed, `targets` (N, 10), `cells` (N, rows, columns, 10): see `pictures.cell_targets`."""
+
+    images: Tensor
+    targets: Tensor
+    cells: Tensor
+
+
+class Batches:
+    """Endless shuffled batches of a pool, each shifted by up to 6 pixels and recoloured at random.
+
+    Recolouring swaps the channels, then scales contrast and brightness.
+    With `window` cells, a batch is a random square window of the pictures' grid of `patch`-pixel cells, and its
+    targets are the digits that lie in it with at least four fifths of their box.
+    """
+
+    def __init__(self, source: Pool, preset: str, size: int, seed: int, patch: int = 8) -> None:
+        self.source, self.preset, self.size, self.patch = source, preset, size, patch
+        self.rng = np.random.default_rng(seed)
+        self.order = np.empty(0, np.int64)
+
+    def draw(self, window: int | None = None) -> tuple[Batch, int, int]:
+        """A batch, and the row and column of its window."""
+        if len(self.order) < self.size:
+            self.order = np.concatenate([self.order, self.rng.permutation(len(self.source))])
+        rows, self.order = self.order[: self.size], self.order[self.size :]
+        cells = SIDE // self.patch
+        span = window or cells
+        row, column = (int(self.rng.integers(cells - span + 1)) for _ in range(2))
+        shift = self.rng.integers(-6, 7, 2)
+        ys = np.clip(np.arange(span * self.patch) + row * self.patch - shift[1], 0, SIDE - 1)
+        xs = np.clip(np.arange(span * self.patch) + column * self.patch - shift[0], 0, SIDE - 1)
+        pixels = self.recolour(self.source.pixels[rows[:, None, None], ys[:, None], xs])
+        boxes = self.source.boxes[rows] + np.tile(shift - self.patch * np.array([column, row]), 2)
+        overlap, inside = self.overlaps(boxes / self.patch, span)
+        labels = self.source.labels[rows]
+        one_hot = (labels[:, :, None] == np.arange(pictures.CLASSES)).astype(np.float32)
+        targets = (one_hot * (inside >= 0.8)[:, :, None]).sum(1)
+        by_cell = np.einsum("ndij,ndk->nijk", overlap, one_hot)
+        made = Batch(preprocess(pixels, self.preset), torch.from_numpy(targets), torch.from_numpy(by_cell))
+        return made, row, column
+
+    def overlaps(self, boxes: np.ndarray, span: int) -> tuple[np.ndarray, np.ndarray]:
+        """The covered share of each cell by each box (N, 3, span, span), and of each box by the window (N, 3)."""
+        edge = np.arange(span)
+        across = np.clip(np.minimum(edge + 1, boxes[..., 2:3]) - np.maximum(edge, boxes[..., 0:1]), 0, 1)
+        down = np.clip(np.minimum(edge + 1, boxes[..., 3:4]) - np.maximum(edge, boxes[..., 1:2]), 0, 1)
+        overlap = down[..., :, None] * across[..., None, :]
+        area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+        return overlap.astype(np.float32), overlap.sum((2, 3)) / np.maximum(area, 1e-6)
+
+    def recolour(self, pixels: np.ndarray) -> np.ndarray:
+        rng = self.rng
+        out = np.take(pixels, rng.permutation(3), axis=-1).astype(np.float32)
+        gain, offset = rng.uniform(0.7, 1.2), rng.uniform(-25, 25)
+        return np.clip((out - 128) * gain + 128 + offset, 0, 255).astype(np.uint8)
+
+
+def fit(
+    network: nn.Module,
+    loss: Callable[[int], Tensor],
+    steps: int,
+    peak: float,
+    decay: float,
+    report: Callable[[int, float], None],
+) -> None:
+    """AdamW over `steps` losses; the rate rises for a twentieth of them, then falls to zero along a half cosine."""
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0}])
+    warm = max(1, steps // 20)
+    running = 0.0
+    network.train()
+    for step in range(steps):
+        rate = peak * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / (steps - warm))))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        value = loss(step)
+        value.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        running += value.item()
+        if (step + 1) % 100 == 0:
+            report(step + 1, running / 100)
+            running = 0.0
+    network.eval()
+
+
+def train_cnn(source: Pool, steps: int, seed: int, preset: str = "imagenet", size: int = 64) -> CNN:
+    """The CNN, from picture labels alone: loss = BCE(logits, digits in the picture)."""
+    torch.manual_seed(seed)
+    network = CNN().to(memory_format=torch.channels_last)
+    batches = Batches(source, preset, size, seed)
+    switch = int(steps * float(__import__("os").environ.get("SW", "0.67")))
+
+    def loss(step: int) -> Tensor:
+        batch, _, _ = batches.draw(6 if step < switch else None)
+        return F.binary_cross_entropy_with_logits(network(batch.images), batch.targets)
+
+    fit(network, loss, steps, peak=4e-3, decay=0.02, report=printer("cnn", steps))
+    return network.to(memory_format=torch.contiguous_format)
+
+
+def train_vit(source: Pool, steps: int, seed: int, preset: str = "-1-1", size: int = 64) -> ViT:
+    """The ViT: loss = BCE(logits, digits) + 4 BCE(cell logits, digits that cover the cell).
+
+    A transformer this small does not learn to look from so few pictures by their labels alone. So while it trains, a
+    linear layer, not exported, also says for every patch what digit covers it (Jiang et al. 2021, All Tokens Matter);
+    and the first two thirds of the steps see windows of a quarter of the picture, which cost a fifth of the time.
+    """
+    torch.manual_seed(seed)
+    network = ViT()
+    by_cell = nn.Linear(network.head.in_features, pictures.CLASSES)
+    both = nn.ModuleList([network, by_cell])
+    batches = Batches(source, preset, size, seed, network.patch)
+    switch = int(steps * float(__import__("os").environ.get("SW","0.67")))
+
+    def loss(step: int) -> Tensor:
+        window = network.cells // 2 if step < switch else network.cells
+        batch, row, column = batches.draw(window)
+        tokens = network.tokens(batch.images, network.window_position(row, column, window))
+        cells = F.binary_cross_entropy_with_logits(by_cell(tokens[:, 1:]), batch.cells.flatten(1, 2))
+        return F.binary_cross_entropy_with_logits(network.head(tokens[:, 0]), batch.targets) + 4 * cells
+
+    fit(both, loss, steps, peak=2e-3, decay=0.05, report=printer("vit", steps))
+    return network
+
+
+def printer(name: str, steps: int) -> Callable[[int, float], None]:
+    start = time.monotonic()
+
+    def report(step: int, loss: float) -> None:
+        print(f"{name}: step {step} of {steps}, loss {loss:.4f}, {time.monotonic() - start:.0f} s", flush=True)
+
+    return report
+
+
+def predict(network: nn.Module, pixels: np.ndarray, preset: str) -> np.ndarray:
+    """Probabilities (N, 10) of uint8 pictures (N, 96, 96, 3)."""
+    with torch.no_grad():
+        parts = [torch.sigmoid(network(preprocess(part, preset))) for part in np.array_split(pixels, len(pixels) // 50)]
+    return torch.cat(parts).numpy()
+
+
+def measure(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float | int]:
+    """Mean average precision over the classes, the share of pictures whose set {k: p_k > ½} is right, their number."""
+    precision = [sklearn.metrics.average_precision_score(t, p) for t, p in zip(targets.T, probabilities.T, strict=True)]
+    exact = np.mean(np.all((probabilities > 0.5) == (targets > 0.5), axis=1))
+    return {"mean-ap": round(float(np.mean(precision)), 4), "exact": round(float(exact), 4), "pictures": len(targets)}
