@@ -150,4 +150,6 @@ def _apply(table: Table[Any], site: Site, inputs: Sequence[Any]) -> tuple[Sequen
         result = rule(site, *inputs)
     except HiddenError as reason:
         return (), (f"{label}: {reason}",)
+    except Exception as error:  # shapes that contradict each other, attributes that are missing: one node, not the walk
+        return (), (f"{label}: {type(error).__name__}: {error}",)
     return (result if isinstance(result, tuple) else (result,)), ()

@@ -20,7 +20,6 @@ from analyzer.analysis.intervals import Digit, Field, Size, Taps, axis_of, conca
 
 SPATIAL: Table[Field] = Table("receptive field")
 Maybe: TypeAlias = "Field | None"
-CONTRIB = "com.microsoft"
 
 spatial = functools.partial(transfer, table=SPATIAL)
 
@@ -61,22 +60,32 @@ def _axes(op: Site, rank: int, index: int = 1) -> list[int] | None:
     "Identity", "Neg", "Abs", "Sign", "Exp", "Log", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round", "Erf", "Not",
     "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Sigmoid", "Tanh", "Relu",
     "LeakyRelu", "PRelu", "Elu", "Celu", "Selu", "ThresholdedRelu", "Softplus", "Softsign", "HardSigmoid", "HardSwish",
-    "Swish", "Mish", "Gelu", "Shrink", "Clip", "IsNaN", "IsInf", "Cast", "CastLike", "BitCast", "BitwiseNot", "Dropout",
-    "QuantizeLinear", "DequantizeLinear", "BatchNormalization", "EyeLike", "Bernoulli",
+    "Mish", "Gelu", "Shrink", "Clip", "IsNaN", "IsInf", "Cast", "BitCast", "BitwiseNot", "Dropout", "QuantizeLinear",
+    "DequantizeLinear", "BatchNormalization", "Bernoulli", "Trilu",
 )  # fmt: skip
-@spatial("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "QLinearSigmoid", "QLinearLeakyRelu", domain=CONTRIB)
-@spatial("QuantizeLinear", "DequantizeLinear", domain=CONTRIB)
 @spatial("Imputer", "Scaler", "Binarizer", domain="ai.onnx.ml")
 def elementwise_transfer(op: Site, *inputs: Maybe) -> Field:
     """i ← {i}"""
     return _meet(op, *inputs)
 
 
+@spatial("CastLike")
+def cast_like_transfer(op: Site, x: Maybe, like: Maybe) -> Maybe:
+    """i ← {i}, nothing of what only gives the type"""
+    return x
+
+
+@spatial("OneHot")
+def one_hot_transfer(op: Site, x: Maybe, *rest: Maybe) -> Field:
+    """i ← {i}, along a new axis"""
+    x = _alone(x, *rest)
+    return x.insert([op.attr("axis", -1) % (x.rank + 1)]).fit(op.out())
+
+
 @spatial(
     "Add", "Pow", "Mod", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "And", "Or", "Xor", "Equal", "Less",
     "LessOrEqual", "Greater", "GreaterOrEqual", "Where", "Max", "Min", "Sum", "Mean",
 )  # fmt: skip
-@spatial("QLinearAdd", domain=CONTRIB)
 def arithmetic_transfer(op: Site, *inputs: Maybe) -> Field:
     """i ← {i} in each operand, broadcast"""
     return _meet(op, *inputs)
@@ -92,7 +101,6 @@ def sub_transfer(op: Site, a: Maybe, b: Maybe) -> Field:
 
 
 @spatial("Mul", "Div")
-@spatial("QLinearMul", domain=CONTRIB)
 def product_transfer(op: Site, *inputs: Maybe) -> Field:
     """i ← {i} in each operand; one pooled over the whole image that scales one that is not is a gate"""
     present = [f for f in inputs if f is not None]
@@ -197,34 +205,12 @@ def conv_transfer(op: Site, x: Maybe, *weights: Maybe) -> Field:
     return _with(y, *map(_everywhere, weights)).fit(op.out())
 
 
-@spatial("QLinearConv")
-def qlinear_conv_transfer(op: Site, x: Maybe, *rest: Maybe) -> Field:
-    """o ← {o·s − p + k·d : 0 ≤ k < K}, all channels of the group"""
-    return _convolve(op, _alone(x, *rest), 3, op.attr("group", 1))
-
-
-@spatial("FusedConv", domain=CONTRIB)
-def fused_conv_transfer(op: Site, x: Maybe, w: Maybe, b: Maybe = None, z: Maybe = None) -> Field:
-    """o ← {o·s − p + k·d : 0 ≤ k < K}, and {o} of the tensor that is added"""
-    y = _convolve(op, _alone(x, w, b), 1, op.attr("group", 1))
-    return y if z is None else y.join(z)
-
-
 @spatial("MaxPool", "AveragePool", "LpPool")
 def pool_transfer(op: Site, x: Maybe) -> tuple[Field, ...]:
     """o ← {o·s − p + k·d : 0 ≤ k < K} of its own channel"""
     kernel = _kernel(op, None)
     y = _windows(op, _alone(x), kernel, _spatial_sizes(op, len(kernel)))
     return (y,) * len(op.node.outputs)
-
-
-@spatial("QLinearAveragePool", domain=CONTRIB)
-def qlinear_pool_transfer(op: Site, x: Maybe, *rest: Maybe) -> Field:
-    """o ← {o·s − p + k·d : 0 ≤ k < K} of its own channel"""
-    if op.attr("channels_last", 0):
-        raise HiddenError("channels are last")
-    kernel = _kernel(op, None)
-    return _windows(op, _alone(x, *rest), kernel, _spatial_sizes(op, len(kernel)))
 
 
 @spatial("ConvTranspose")
@@ -263,12 +249,18 @@ def lrn_transfer(op: Site, x: Maybe) -> Field:
     return _alone(x).collapse([1])
 
 
-@spatial("MaxUnpool", "Col2Im", "DeformConv", "GridSample", "RoiAlign", "MaxRoiPool", "AffineGrid")
-@spatial("CropAndResize", "GridSample", domain=CONTRIB)
-def anywhere_transfer(op: Site, *inputs: Maybe) -> Field:
+@spatial(
+    "MaxUnpool", "Col2Im", "DeformConv", "GridSample", "RoiAlign", "MaxRoiPool", "AffineGrid", "GatherND",
+    "GatherElements", "ScatterND", "ScatterElements", "Compress", "NonZero", "NonMaxSuppression", "Unique",
+    "ReverseSequence",
+)  # fmt: skip
+@spatial("CropAndResize", domain="com.microsoft")
+def anywhere_transfer(op: Site, *inputs: Maybe) -> tuple[Field, ...]:
     """o ← anywhere: the place that it reads is computed"""
-    y = _with(None, *map(_everywhere, inputs)).fit(op.out())
-    return replace(y, exact=False)
+    y = replace(_with(None, *map(_everywhere, inputs)), exact=False)
+    if any(op.out(k) is None for k in range(len(op.node.outputs))):
+        raise HiddenError("the rank of its output is not known")
+    return tuple(y.fit(op.out(k)) for k in range(len(op.node.outputs)))
 
 
 # ---- Resizing ----
@@ -560,15 +552,6 @@ def concat_transfer(op: Site, *inputs: Maybe) -> Field:
     return concat(inputs, axis, [_size(op.shape(i), axis) for i in range(len(inputs))], _size(op.out(), axis))
 
 
-@spatial("QLinearConcat", domain=CONTRIB)
-def qlinear_concat_transfer(op: Site, *inputs: Maybe) -> Field:
-    """o ← {o − the sizes of the tensors before}"""
-    data = inputs[2::3]
-    axis = op.attr("axis") % next(f.rank for f in data if f is not None)
-    sizes = [_size(op.shape(2 + 3 * i), axis) for i in range(len(data))]
-    return concat(data, axis, sizes, _size(op.out(), axis))
-
-
 @spatial("DepthToSpace")
 def depth_to_space_transfer(op: Site, x: Maybe) -> Field:
     """o ← {⌊o / b⌋}, the channel by o mod b"""
@@ -620,14 +603,6 @@ def global_pool_transfer(op: Site, x: Maybe) -> Field:
     """o ← all of its channel"""
     x = _alone(x)
     return _pooled(x, range(2, x.rank), True)
-
-
-@spatial("QLinearGlobalAveragePool", domain=CONTRIB)
-def qlinear_global_pool_transfer(op: Site, x: Maybe, *rest: Maybe) -> Field:
-    """o ← all of its channel"""
-    x = _alone(x, *rest)
-    last = op.attr("channels_last", 0)
-    return _pooled(x, range(1, x.rank - 1) if last else range(2, x.rank), True)
 
 
 def _pooled(x: Field, axes: Iterable[int], keep: bool) -> Field:
@@ -690,20 +665,13 @@ def statistics_transfer(op: Site, x: Maybe, *rest: Maybe) -> Field:
     return x.union(x.collapse(axes).gated())
 
 
-@spatial("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@spatial("LayerNormalization")
 def layer_normalization_transfer(op: Site, x: Maybe, *rest: Maybe) -> tuple[Field, ...]:
     """i ← {i}, and the statistics along the axes from `axis` on: a gate where they are space"""
     x = _alone(x, *rest)
     axes = range(op.attr("axis", -1) % x.rank, x.rank)
     statistic = x.collapse(axes)
     return x.union(statistic.gated()), _pooled(statistic, axes, True), _pooled(statistic, axes, True)
-
-
-@spatial("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=CONTRIB)
-def skip_layer_normalization_transfer(op: Site, x: Maybe, skip: Maybe, *rest: Maybe) -> tuple[Maybe, ...]:
-    """i ← {i} of both summands"""
-    total = _meet(op, x, skip, *rest)
-    return total.collapse([total.rank - 1]), None, None, total
 
 
 @spatial("DynamicQuantizeLinear")
@@ -756,34 +724,13 @@ def matmul_transfer(op: Site, a: Maybe, b: Maybe, *points: Maybe) -> Field:
     return y.fit(op.out())
 
 
-@spatial("QLinearMatMul")
-def qlinear_matmul_transfer(op: Site, a: Maybe, *rest: Maybe) -> Field:
-    """(i, j) ← all k of (i, k) and (k, j)"""
-    return _matmul(op, a, rest[2] if len(rest) > 2 else None).fit(op.out())
-
-
 @spatial("Gemm")
-@spatial("FusedGemm", domain=CONTRIB)
 def gemm_transfer(op: Site, a: Maybe, b: Maybe = None, c: Maybe = None) -> Field:
     """(i, j) ← all k of (i, k) and (k, j)"""
     a = a.permute([1, 0]) if a is not None and op.attr("transA", 0) else a
     b = b.permute([1, 0]) if b is not None and op.attr("transB", 0) else b
     y = _matmul(op, a, b) if a is not None or b is not None else None
     return _with(y, c).fit(op.out())
-
-
-@spatial("FusedMatMul", "TransposeMatMul", domain=CONTRIB)
-def fused_matmul_transfer(op: Site, a: Maybe, b: Maybe) -> Field:
-    """(i, j) ← all k of (i, k) and (k, j)"""
-    if op.attr("transBatchA", 0) or op.attr("transBatchB", 0):
-        raise HiddenError("it transposes the batch")
-    return _matmul(op, _swapped(op, a, "transA"), _swapped(op, b, "transB")).fit(op.out())
-
-
-def _swapped(op: Site, x: Maybe, flag: str) -> Maybe:
-    if x is None or not op.attr(flag, 0) or x.rank < 2:
-        return x
-    return x.permute([*range(x.rank - 2), x.rank - 1, x.rank - 2])
 
 
 @spatial("Einsum")
@@ -807,24 +754,9 @@ def einsum_transfer(op: Site, *inputs: Maybe) -> Field:
     return _with(None, *parts).fit(op.out())
 
 
-@spatial("Attention", "MultiHeadAttention", domain=CONTRIB)
-@spatial("Attention")
-def attention_transfer(op: Site, q: Maybe, *rest: Maybe) -> tuple[Field, ...]:
-    """(…, i, ·) ← (…, i, ·) of the queries and all of the keys and values"""
-    others = [f for f in rest if f is not None]
-    if q is None or any(f.rank != q.rank for f in others) or q.rank not in (3, 4):
-        raise HiddenError("queries, keys and values of different ranks")
-    fused = op.node.op == "Attention" and op.node.domain == CONTRIB
-    mixed = [f.collapse([f.rank - 2, f.rank - 1]) for f in ([q, *others] if fused else others)]
-    query = q.collapse([q.rank - 1])
-    y = _with(query.fresh(q.rank - 1, 1), *(m.fresh(m.rank - 1, 1).fresh(m.rank - 2, 1) for m in mixed))
-    causal = bool(op.attr("unidirectional", 0) or op.attr("is_causal", 0))
-    return (replace(y.fit(op.out()), exact=y.exact and not causal),)
-
-
 # ---- Values that depend on no pixel ----
 
 
-@spatial("Shape", "Size")
+@spatial("Shape", "Size", "EyeLike", "RandomNormalLike", "RandomUniformLike")
 def shape_transfer(op: Site, x: Maybe) -> None:
     """nothing: sizes do not depend on pixels"""
