@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
@@ -216,11 +216,13 @@ class _Reach:
     field: Field
     gates: Gates
 
-    def paths(self) -> Iterator[list[Path]]:
-        """The paths along each axis of the image, channels taken together."""
+    def paths(self, kept: Container[Digit] = ()) -> Iterator[list[Path]]:
+        """The paths along each axis of the image, channels taken together but for the digits in `kept`."""
         for paths, extent in zip(self.field.paths, self.field.extents, strict=True):
             counted = [p for p in paths if self.gates == "global" or not p.gate] or list(paths)
-            yield [p.without([d for d, w in p.walks.items() if not w.space], extent)[0] for p in counted]
+            yield [
+                p.without([d for d, w in p.walks.items() if not w.space and d not in kept], extent)[0] for p in counted
+            ]
 
     def axes(self) -> tuple[int, ...]:
         """The tensor's axes that walk over the image, whatever else they see."""
@@ -231,13 +233,13 @@ class _Reach:
         """The hull that one unit sees along each axis of the image."""
         place: dict[Digit, int] = {}
         for axis, position in index.items():
-            rest = position
+            rest = int(position)
             for digit in reversed(self.field.axes[axis]):
                 outermost = digit is self.field.axes[axis][0]
                 if outermost and digit.count is not None and not 0 <= rest < digit.count:
                     raise InputError(f"there is no unit {position} on axis {axis} of this tensor")
                 rest, place[digit] = (0, rest) if outermost else divmod(rest, digit.count or 1)
-        return [_hull_at(paths, place) for paths in self.paths()]
+        return [_hull_at(paths, place) for paths in self.paths(kept=place)]
 
 
 def _hull_at(paths: Sequence[Path], place: Mapping[Digit, int]) -> tuple[int, int]:

@@ -372,7 +372,7 @@ def reshape_transfer(op: Site, x: Maybe, shape: Maybe = None) -> Field:
     x = _alone(x, shape)
     model = _shape_of(op, 1)
     if model is not None:
-        return x.reshape([_one(model, axis) for axis in range(model.rank)])
+        return x.reshape([digits[0] if digits else 1 for digits in model.axes])
     target, out = op.const(1), op.out()
     if out is None and target is None:
         raise HiddenError("the new shape is known only at run time")
@@ -555,39 +555,29 @@ def concat_transfer(op: Site, *inputs: Maybe) -> Field:
 @spatial("DepthToSpace")
 def depth_to_space_transfer(op: Site, x: Maybe) -> Field:
     """o ← {⌊o / b⌋}, the channel by o mod b"""
-    x, b = _alone(x), op.attr("blocksize")
-    n, c, h, w = _flat(x), _size(op.shape(), 1), *_grid(x)
-    depth = c // (b * b) if isinstance(c, int) else None
+    x, b, depth = _alone(x), op.attr("blocksize"), _size(op.shape(), 1)
+    x, (n, _, h, w) = _whole_axes(x)
+    c = depth // (b * b) if isinstance(depth, int) else None
     if op.attr("mode", "DCR") == "DCR":
-        return _joined(x.reshape([n, b, b, depth, h, w]).permute([0, 3, 4, 1, 5, 2]), [[0], [1], [2, 3], [4, 5]])
-    return _joined(x.reshape([n, depth, b, b, h, w]).permute([0, 1, 4, 2, 5, 3]), [[0], [1], [2, 3], [4, 5]])
+        return _joined(x.reshape([n, b, b, c, h, w]).permute([0, 3, 4, 1, 5, 2]), [[0], [1], [2, 3], [4, 5]])
+    return _joined(x.reshape([n, c, b, b, h, w]).permute([0, 1, 4, 2, 5, 3]), [[0], [1], [2, 3], [4, 5]])
 
 
 @spatial("SpaceToDepth")
 def space_to_depth_transfer(op: Site, x: Maybe) -> Field:
     """o ← {o·b + the block's place, by channel}"""
-    x, b = _alone(x), op.attr("blocksize")
-    shape = op.shape() or [None] * 4
-    parts: list[Size | Digit] = [_flat(x), _one(x, 1)]
-    for size in shape[2:]:
-        parts += [size // b if isinstance(size, int) else None, b]
-    return _joined(x.reshape(parts).permute([0, 3, 5, 1, 2, 4]), [[0], [1, 2, 3], [4], [5]])
+    (x, (n, c, _, _)), b = _whole_axes(_alone(x)), op.attr("blocksize")
+    h, w = (s // b if isinstance(s, int) else None for s in (op.shape() or [None] * 4)[2:])
+    return _joined(x.reshape([n, c, h, b, w, b]).permute([0, 3, 5, 1, 2, 4]), [[0], [1, 2, 3], [4], [5]])
 
 
-def _one(x: Field, axis: int) -> Size | Digit:
-    """An axis as it is: its digit, or 1."""
-    digits = x.axes[axis]
-    if len(digits) > 1:
-        raise HiddenError("an axis is made of several")
-    return digits[0] if digits else 1
-
-
-def _flat(x: Field) -> Size | Digit:
-    return _one(x, 0)
-
-
-def _grid(x: Field) -> list[Size | Digit]:
-    return [_one(x, 2), _one(x, 3)]
+def _whole_axes(x: Field) -> tuple[Field, list[Size | Digit]]:
+    """(x with one digit per axis, those digits; 1 for an axis of size 1)."""
+    sizes: list[Size | Digit] = []
+    for axis in range(x.rank):
+        x, digit = x.merged(axis)
+        sizes.append(digit or 1)
+    return x, sizes
 
 
 def _joined(x: Field, groups: Sequence[Sequence[int]]) -> Field:

@@ -75,12 +75,16 @@ class Primal:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table: the rule and the versions of the operator it holds for."""
+    """A row of the table: the rule and the versions of the operator it holds for.
+
+    `integer`: its integer results carry cotangents as well, in units of one step.
+    """
 
     op: str
     domain: str
     since: int
     rule: Rule
+    integer: bool = False
 
     @property
     def equation(self) -> str:
@@ -93,14 +97,19 @@ GRADIENT: Table = {}
 NOT_DIFFERENTIABLE: dict[tuple[str, str], str] = {}
 
 
-def vjp(*ops: str, since: int = 1, domain: str = "") -> Callable[[Rule], Rule]:
-    """Registers a rule for `ops`; `since` is the first operator-set version whose meaning the rule has."""
+def vjp(*ops: str, since: int = 1, domain: str = "", integer: bool = False) -> Callable[[Rule], Rule]:
+    """Registers a rule for `ops`.
+
+    Args:
+        since: the first operator-set version whose meaning the rule has.
+        integer: the operator quantises or computes with quantised numbers: gradients flow through integer results.
+    """
 
     def register(rule: Rule) -> Rule:
         for op in ops:
             if (domain, op) in GRADIENT:
                 raise ValueError(f"{op} has two gradient rules")
-            GRADIENT[domain, op] = Entry(op, domain, since, rule)
+            GRADIENT[domain, op] = Entry(op, domain, since, rule, integer)
         return rule
 
     return register

@@ -38,7 +38,7 @@ def plan(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], table: Table)
         if (node.domain or "", node.op) in NOT_DIFFERENTIABLE or influenced.isdisjoint(reads(node)):
             continue
         between.append(node)
-        influenced.update(o.name for o in node.outputs if o.name and is_float(o))
+        influenced.update(o.name for o in node.outputs if o.name and _carries(node, o, influenced, table))
     needed = set(outputs) & influenced
     nodes = []
     for node in reversed(between):
@@ -48,6 +48,16 @@ def plan(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], table: Table)
     nodes.reverse()
     missing = [n for n in nodes if rule_for(graph, n, table) is None]
     return Plan(nodes, frozenset(influenced), missing)
+
+
+def _carries(node: Node, output: Value, influenced: set[str], table: Table) -> bool:
+    """Whether cotangents flow through a result: it is floating-point, or a quantised form of what is."""
+    if is_float(output):
+        return True
+    entry = table.get((node.domain or "", node.op))
+    if entry is not None and entry.integer:
+        return True
+    return any(i.name in influenced and i.dtype == output.dtype for i in node.inputs)
 
 
 def rule_for(graph: Graph, node: Node, table: Table) -> Entry | None:
@@ -106,13 +116,13 @@ def _visit(
     result: Any = entry.rule(op, primal(graph, node, influenced, arity), *received)
     results = result if isinstance(result, tuple | list) else [result]
     for value, cotangent in zip(node.inputs, results, strict=False):
-        if cotangent is not None and value.name in influenced and is_float(value):
+        if cotangent is not None and value.name in influenced:
             flowing.setdefault(value.name, []).append(_fit(op, cotangent, value))
 
 
 def _fit(op: Builder, cotangent: Value, model: Value) -> Value:
     """The cotangent as its primal is shaped and typed: summed over broadcast axes, cast."""
-    if model.dtype is not None and cotangent.dtype is not None and cotangent.dtype != model.dtype:
+    if is_float(model) and None not in (model.dtype, cotangent.dtype) and cotangent.dtype != model.dtype:
         cotangent = op.cast(cotangent, model.dtype)
     return op.sum_to(cotangent, model)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 from analyzer.errors import UnsupportedError
 from analyzer.graph.inference import BFLOAT16, infer
 from analyzer.graph.ir import Graph, Node, Value
+from analyzer.graph.values import evaluate
 
 FLOATS = (np.float16, np.float32, np.float64)
 
@@ -48,7 +50,7 @@ class Builder:
         while values and values[-1] is None:
             values.pop()
         if outputs == 1:
-            done = self._simplify(op, values, attrs)
+            done = self._simplify(op, values, attrs) or self._fold(op, values, attrs)
             if done is not None:
                 return done
         self._count += 1
@@ -145,9 +147,7 @@ class Builder:
         """`value` with the shape of `model`, which has as many elements."""
         if self.same_shape(value, model):
             return value
-        result = self.Reshape(value, self._reshape_target(model), allowzero=0)
-        result.shape = model.shape
-        return result
+        return self.shaped_as(self.Reshape(value, self._reshape_target(model), allowzero=0), model)
 
     def _reshape_target(self, model: Value) -> Value:
         """The shape of `model`; one unknown axis can be written as -1, which saves the Shape node."""
@@ -161,13 +161,17 @@ class Builder:
         """`value` broadcast to the shape of `model`."""
         if self.same_shape(value, model):
             return value
-        result = self.Expand(value, self.shape(model))
-        result.shape = model.shape
-        return result
+        return self.shaped_as(self.Expand(value, self.shape(model)), model)
 
-    def zeros_like(self, model: Value) -> Value:
-        """Zeros shaped and typed as `model`."""
-        return self.expand_like(self.scalar(0, model), model)
+    def shaped_as(self, value: Value, model: Value) -> Value:
+        """`value`, of which the caller knows that it has the shape of `model`."""
+        if model.shape is not None and not self.static(value):
+            value.shape = model.shape
+        return value
+
+    def zeros_like(self, model: Value, like: Value | None = None) -> Value:
+        """Zeros shaped as `model` and typed as `like` (as `model` without one)."""
+        return self.expand_like(self.scalar(0, model if like is None else like), model)
 
     def ones_like(self, model: Value) -> Value:
         """Ones shaped and typed as `model`."""
@@ -242,6 +246,25 @@ class Builder:
             return first
         return None
 
+    def _fold(self, op: str, values: list[Value | None], attrs: dict[str, Any]) -> Value | None:
+        """A constant where small constants or known sizes are all that is read, else None."""
+        if op == "Cast":
+            return None
+        for value in values:
+            if value is not None and not (
+                value.dtype in _INDICES if not isinstance(value, gs.Constant) else value.values.nbytes <= 1024
+            ):
+                return None
+        given = [gs.Variable.empty() if v is None else v for v in values]
+        found = evaluate(
+            SimpleNamespace(op=op, domain="", attrs=attrs, inputs=given, outputs=[None]),
+            self.graph.constant_in_part,
+            [v.shape for v in given],
+        )
+        if not found or found[0].dtype == object:
+            return None
+        return self.constant(found[0])
+
     def _is(self, value: Value | None, number: float) -> bool:
         return isinstance(value, gs.Constant) and math.prod(value.shape) == 1 and self.const(value).item() == number  # type: ignore[union-attr]
 
@@ -257,6 +280,7 @@ class Builder:
         return infer(node, self.graph.opset, self.graph.constant)
 
 
+_INDICES = frozenset({np.dtype(np.int64), np.dtype(np.int32), np.dtype(bool)})
 _LOGICAL = frozenset({"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not"})
 _ELEMENTWISE = _LOGICAL | {
     "Add", "Sub", "Mul", "Div", "Where", "Neg", "Exp", "Sigmoid", "Sqrt", "Relu", "Sign", "Abs", "Log", "Pow", "Max",

@@ -99,6 +99,10 @@ class Graph:
         known = self._known[value.name]
         return None if known is None or (known.dtype == object) else known
 
+    def constant_in_part(self, value: Value) -> np.ndarray | None:
+        """As `constant`, but an object array with None for each element that is not known."""
+        return self._known.get(value.name) if self.constant(value) is None else self._known[value.name]
+
     def _evaluate(self, value: Value) -> np.ndarray | None:
         if isinstance(value, gs.Constant):
             return self.weights[value.name] if value.name in self.weights else np.asarray(value.values)

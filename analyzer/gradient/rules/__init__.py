@@ -1,5 +1,29 @@
 """The rules, by family. Each module registers its rules when it is imported."""
 
-from analyzer.gradient.rules import elementwise
+from analyzer.gradient.rules import (
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    normalization,
+    nothing,
+    pooling,
+    quantization,
+    reduction,
+    resampling,
+    shaping,
+)
 
-FAMILIES = (elementwise,)
+FAMILIES = (
+    elementwise,
+    reduction,
+    normalization,
+    quantization,
+    linear,
+    convolution,
+    pooling,
+    resampling,
+    shaping,
+    indexing,
+    nothing,
+)

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+
+FLOAT32 = np.dtype(np.float32)
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def where(op: Builder, condition: Value, ct: Value) -> Value:
+    """ȳ where the condition holds, 0 elsewhere; also where ȳ is not finite."""
+    return op.Where(condition, ct, 0.0)
+
+
+def masked(op: Builder, condition: Value, ct: Value) -> Value:
+    """ȳ ⊙ 1[condition], for a finite ȳ: a product is cheaper than a choice."""
+    return op.Mul(ct, op.cast(condition, ct.dtype))
+
 
 # ---- Arithmetic; the pass sums over broadcast axes ----
 
@@ -10,6 +28,15 @@ from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
 @vjp("Identity")
 def identity_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x   ⇒   x̄ = ȳ"""
+    return ct
+
+
+@vjp("Dropout")
+def dropout_vjp(op: Builder, node: Primal, ct: Value, *_: Cotangent) -> Cotangent:
+    """y = x (inference)   ⇒   x̄ = ȳ"""
+    training = node.const(2)
+    if node.inputs[2] is not None and (training is None or training.any()):
+        raise node.refuse("it drops at random (training mode)", "export the model for inference")
     return ct
 
 
@@ -25,6 +52,12 @@ def add_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     return ct, ct
 
 
+@vjp("Sub", since=7)
+def sub_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = a − b   ⇒   ā = ȳ, b̄ = −ȳ"""
+    return ct, op.Neg(ct) if node.needs(1) else None
+
+
 @vjp("Mul", since=7)
 def mul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = a ⊙ b   ⇒   ā = ȳ ⊙ b, b̄ = ȳ ⊙ a"""
@@ -32,28 +65,316 @@ def mul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     return op.Mul(ct, b), op.Mul(ct, a)
 
 
-# ---- Rectifiers ----
+@vjp("Div", since=7)
+def div_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = a / b   ⇒   ā = ȳ / b, b̄ = −ȳ ⊙ y / b"""
+    share = op.Div(ct, node.inputs[1])
+    return share, op.Neg(op.Mul(share, node.y)) if node.needs(1) else None
+
+
+@vjp("Mod", since=10)
+def mod_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = a − ⌊a / b⌋ b (towards zero with fmod)   ⇒   ā = ȳ, b̄ = −ȳ ⊙ (a − y) / b"""
+    a, b = node.inputs
+    return ct, op.Neg(op.Mul(ct, op.Div(op.Sub(a, node.y), b))) if node.needs(1) else None
+
+
+@vjp("Pow", since=7)
+def pow_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = aᵇ   ⇒   ā = ȳ ⊙ b aᵇ⁻¹ (0 where b = 0), b̄ = ȳ ⊙ y log a (0 where a ≤ 0)"""
+    a, b = node.inputs
+    known = node.const(1)
+    if known is not None and known.size == 1:
+        exponent = float(known.item())
+        if exponent in (0.0, 1.0):
+            return (ct if exponent else None), None
+        slope = a if exponent == 2 else op.Pow(a, op.scalar(exponent - 1, a))
+        a_bar = op.Mul(ct, op.Mul(slope, exponent))
+    else:
+        power = op.cast(b, node.x.dtype)
+        slope = op.Mul(power, op.Pow(a, op.Sub(power, 1.0)))
+        a_bar = where(op, op.Not(op.Equal(op.Expand(power, op.shape(ct)), 0.0)), op.Mul(ct, slope))
+    if not node.needs(1):
+        return a_bar, None
+    is_positive = op.Greater(a, 0.0)
+    log = op.Log(op.Where(is_positive, a, 1.0))
+    return a_bar, op.Mul(ct, op.Mul(node.y, log))
+
+
+@vjp("Sum", since=8)
+def sum_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = x₁ + x₂ + …   ⇒   x̄ᵢ = ȳ"""
+    return (ct,) * len(node.inputs)
+
+
+@vjp("Mean", since=8)
+def mean_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = (x₁ + … + xₙ) / n   ⇒   x̄ᵢ = ȳ / n"""
+    return (op.Mul(ct, 1.0 / len(node.inputs)),) * len(node.inputs)
+
+
+@vjp("Max", "Min", since=8)
+def extremum_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = max(x₁, x₂, …) or min   ⇒   x̄ᵢ = ȳ ⊙ 1[xᵢ = y] / number of ties"""
+    if len(node.inputs) == 1:
+        return (ct,)
+    chosen = [op.cast(op.Equal(x, node.y), ct.dtype) for x in node.inputs]
+    ties = chosen[0]
+    for other in chosen[1:]:
+        ties = op.Add(ties, other)
+    share = op.Div(ct, ties)
+    return tuple(op.Mul(share, mask) for mask in chosen)
+
+
+@vjp("Where", since=9)
+def where_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = a where c, else b   ⇒   ā = ȳ where c, else 0; b̄ = 0 where c, else ȳ"""
+    condition = node.inputs[0]
+    b_bar = op.Where(condition, op.zeros_like(op.scalar(0, ct)), ct) if node.needs(2) else None
+    return None, where(op, condition, ct) if node.needs(1) else None, b_bar
+
+
+@vjp("Cast", "CastLike", since=6)
+def cast_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = x as another type   ⇒   x̄ = ȳ as x's type"""
+    return ct
+
+
+# ---- Powers, exponentials, circular and hyperbolic functions ----
+
+
+@vjp("Abs", since=6)
+def abs_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = |x|   ⇒   x̄ = ȳ ⊙ sign x"""
+    return op.Mul(ct, op.Sign(node.x))
+
+
+@vjp("Reciprocal", since=6)
+def reciprocal_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = 1 / x   ⇒   x̄ = −ȳ ⊙ y²"""
+    return op.Neg(op.Mul(ct, op.Mul(node.y, node.y)))
+
+
+@vjp("Sqrt", since=6)
+def sqrt_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = √x   ⇒   x̄ = ȳ / 2y, 0 where y = 0"""
+    return where(op, op.Greater(node.y, 0.0), op.Div(op.Mul(ct, 0.5), node.y))
+
+
+@vjp("Exp", since=6)
+def exp_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = eˣ   ⇒   x̄ = ȳ ⊙ y"""
+    return op.Mul(ct, node.y)
+
+
+@vjp("Log", since=6)
+def log_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = log x   ⇒   x̄ = ȳ / x"""
+    return op.Div(ct, node.x)
+
+
+@vjp("Erf")
+def erf_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = erf x   ⇒   x̄ = ȳ ⊙ 2/√π e^(−x²)"""
+    return op.Mul(op.Mul(ct, 2 / math.sqrt(math.pi)), op.Exp(op.Neg(op.Mul(node.x, node.x))))
+
+
+@vjp("Sin")
+def sin_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = sin x   ⇒   x̄ = ȳ ⊙ cos x"""
+    return op.Mul(ct, op.Cos(node.x))
+
+
+@vjp("Cos")
+def cos_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = cos x   ⇒   x̄ = −ȳ ⊙ sin x"""
+    return op.Neg(op.Mul(ct, op.Sin(node.x)))
+
+
+@vjp("Tan")
+def tan_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = tan x   ⇒   x̄ = ȳ ⊙ (1 + y²)"""
+    return op.Mul(ct, op.Add(op.Mul(node.y, node.y), 1.0))
+
+
+@vjp("Asin")
+def asin_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = asin x   ⇒   x̄ = ȳ / √(1 − x²)"""
+    return op.Div(ct, op.Sqrt(op.Sub(1.0, op.Mul(node.x, node.x))))
+
+
+@vjp("Acos")
+def acos_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = acos x   ⇒   x̄ = −ȳ / √(1 − x²)"""
+    return op.Neg(op.Div(ct, op.Sqrt(op.Sub(1.0, op.Mul(node.x, node.x)))))
+
+
+@vjp("Atan")
+def atan_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = atan x   ⇒   x̄ = ȳ / (1 + x²)"""
+    return op.Div(ct, op.Add(op.Mul(node.x, node.x), 1.0))
+
+
+@vjp("Sinh")
+def sinh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = sinh x   ⇒   x̄ = ȳ ⊙ cosh x"""
+    return op.Mul(ct, op.Mul(op.Add(op.Exp(node.x), op.Exp(op.Neg(node.x))), 0.5))
+
+
+@vjp("Cosh")
+def cosh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = cosh x   ⇒   x̄ = ȳ ⊙ sinh x"""
+    return op.Mul(ct, op.Mul(op.Sub(op.Exp(node.x), op.Exp(op.Neg(node.x))), 0.5))
+
+
+@vjp("Tanh", since=6)
+def tanh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = tanh x   ⇒   x̄ = ȳ ⊙ (1 − y²)"""
+    return op.Mul(ct, op.Sub(1.0, op.Mul(node.y, node.y)))
+
+
+@vjp("Asinh")
+def asinh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = asinh x   ⇒   x̄ = ȳ / √(x² + 1)"""
+    return op.Div(ct, op.Sqrt(op.Add(op.Mul(node.x, node.x), 1.0)))
+
+
+@vjp("Acosh")
+def acosh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = acosh x   ⇒   x̄ = ȳ / √(x² − 1)"""
+    return op.Div(ct, op.Sqrt(op.Sub(op.Mul(node.x, node.x), 1.0)))
+
+
+@vjp("Atanh")
+def atanh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = atanh x   ⇒   x̄ = ȳ / (1 − x²)"""
+    return op.Div(ct, op.Sub(1.0, op.Mul(node.x, node.x)))
+
+
+# ---- Activations ----
 
 
 @vjp("Relu", since=6)
 def relu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = max(x, 0)   ⇒   x̄ = ȳ ⊙ 1[y > 0]"""
-    return op.Mul(ct, op.cast(op.Greater(node.y, 0.0), ct.dtype))
+    """y = max(x, 0)   ⇒   x̄ = ȳ ⊙ 1[y > 0]
+
+    In float32 the mask is HardSigmoid with the largest slope there is: one pass, exact for every normal number.
+    """
+    if node.y.dtype == FLOAT32:
+        return op.Mul(ct, op.HardSigmoid(node.y, alpha=LARGEST, beta=0.0))
+    return masked(op, op.Greater(node.y, 0.0), ct)
 
 
 @vjp("Clip", since=11)
 def clip_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = min(max(x, lo), hi)   ⇒   x̄ = ȳ ⊙ 1[lo ≤ x ≤ hi], bounds included"""
+    """y = min(max(x, lo), hi)   ⇒   x̄ = ȳ ⊙ 1[x = y], bounds included; l̄o, h̄i = Σ ȳ where x is below, above"""
     x, lo, hi = node.inputs
-    inside = ct
-    if lo is not None:
-        inside = op.Where(op.GreaterOrEqual(x, lo), inside, 0.0)
-    if hi is not None:
-        inside = op.Where(op.LessOrEqual(x, hi), inside, 0.0)
-    return inside, None, None
+    x_bar = masked(op, op.Equal(x, node.y), ct)
+    lo_bar = where(op, op.Less(x, lo), ct) if lo is not None and node.needs(1) else None
+    hi_bar = where(op, op.Greater(x, hi), ct) if hi is not None and node.needs(2) else None
+    return x_bar, lo_bar, hi_bar
 
 
-@vjp("Max", since=8)
-def max_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = max(x₁, x₂, …)   ⇒   x̄ᵢ = ȳ ⊙ 1[xᵢ = y] / number of ties"""
-    return tuple(op.Mul(ct, op.cast(op.Equal(x, node.y), ct.dtype)) for x in node.inputs)
+@vjp("LeakyRelu", since=6)
+def leaky_relu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = x where x > 0, else α x   ⇒   x̄ = ȳ where x > 0, else α ȳ"""
+    return op.Where(op.Greater(node.x, 0.0), ct, op.Mul(ct, node.attr("alpha")))
+
+
+@vjp("PRelu", since=9)
+def prelu_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = x where x > 0, else s x   ⇒   x̄ = ȳ where x > 0, else s ȳ; s̄ = Σ ȳ min(x, 0)"""
+    x, slope = node.inputs
+    x_bar = op.Where(op.Greater(x, 0.0), ct, op.Mul(ct, slope))
+    return x_bar, op.Mul(ct, op.Neg(op.Relu(op.Neg(x)))) if node.needs(1) else None
+
+
+@vjp("ThresholdedRelu")
+def thresholded_relu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = x where x > α, else 0   ⇒   x̄ = ȳ ⊙ 1[x > α]"""
+    return masked(op, op.Greater(node.x, node.attr("alpha")), ct)
+
+
+@vjp("Shrink")
+def shrink_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = x ∓ bias where |x| > λ, else 0   ⇒   x̄ = ȳ ⊙ 1[|x| > λ]"""
+    return masked(op, op.Greater(op.Abs(node.x), node.attr("lambd")), ct)
+
+
+@vjp("Elu", since=6)
+def elu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = x where x > 0, else α (eˣ − 1)   ⇒   x̄ = ȳ where x > 0, else ȳ ⊙ (y + α)"""
+    return op.Where(op.Greater(node.x, 0.0), ct, op.Mul(ct, op.Add(node.y, node.attr("alpha"))))
+
+
+@vjp("Celu")
+def celu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = max(x, 0) + min(0, α (e^(x/α) − 1))   ⇒   x̄ = ȳ where x > 0, else ȳ ⊙ (y/α + 1)"""
+    slope = op.Add(op.Div(node.y, node.attr("alpha")), 1.0)
+    return op.Where(op.Greater(node.x, 0.0), ct, op.Mul(ct, slope))
+
+
+@vjp("Selu", since=6)
+def selu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = γ x where x > 0, else γ α (eˣ − 1)   ⇒   x̄ = γ ȳ where x > 0, else ȳ ⊙ (y + γ α)"""
+    alpha, gamma = node.attr("alpha"), node.attr("gamma")
+    below = op.Mul(ct, op.Add(node.y, alpha * gamma))
+    return op.Where(op.Greater(node.x, 0.0), op.Mul(ct, gamma), below)
+
+
+@vjp("Sigmoid", since=6)
+def sigmoid_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = σ(x)   ⇒   x̄ = ȳ ⊙ y (1 − y)"""
+    return op.Mul(ct, op.Mul(node.y, op.Sub(1.0, node.y)))
+
+
+@vjp("HardSigmoid", since=6)
+def hard_sigmoid_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = min(max(α x + β, 0), 1)   ⇒   x̄ = α ȳ ⊙ 1[0 < y < 1]"""
+    inside = op.And(op.Greater(node.y, 0.0), op.Less(node.y, 1.0))
+    return where(op, inside, op.Mul(ct, node.attr("alpha")))
+
+
+@vjp("HardSwish")
+def hard_swish_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = x h, h = min(max(x/6 + ½, 0), 1)   ⇒   x̄ = ȳ ⊙ (h + x/6 ⊙ 1[0 < h < 1])"""
+    gate = op.Clip(op.Add(op.Mul(node.x, 1 / 6), 0.5), op.scalar(0, ct), op.scalar(1, ct))
+    inside = op.And(op.Greater(gate, 0.0), op.Less(gate, 1.0))
+    return op.Mul(ct, op.Add(gate, where(op, inside, op.Mul(node.x, 1 / 6))))
+
+
+@vjp("Softplus")
+def softplus_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = log(1 + eˣ)   ⇒   x̄ = ȳ ⊙ σ(x)"""
+    return op.Mul(ct, op.Sigmoid(node.x))
+
+
+@vjp("Softsign")
+def softsign_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = x / (1 + |x|)   ⇒   x̄ = ȳ / (1 + |x|)²"""
+    size = op.Add(op.Abs(node.x), 1.0)
+    return op.Div(ct, op.Mul(size, size))
+
+
+@vjp("Mish")
+def mish_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = x t, t = tanh(log(1 + eˣ))   ⇒   x̄ = ȳ ⊙ (t + x (1 − t²) σ(x))"""
+    t = op.Tanh(op.Softplus(node.x))
+    slope = op.Mul(op.Mul(node.x, op.Sigmoid(node.x)), op.Sub(1.0, op.Mul(t, t)))
+    return op.Mul(ct, op.Add(t, slope))
+
+
+@vjp("Gelu")
+def gelu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = x Φ(x)   ⇒   x̄ = ȳ ⊙ (Φ(x) + x φ(x)), φ and Φ the normal density and distribution, or tanh's likeness"""
+    x = node.x
+    if node.attr("approximate") == "tanh":
+        # Φ ≈ (1 + tanh u) / 2, u = √(2/π) (x + 0.044715 x³)
+        square, scale = op.Mul(x, x), math.sqrt(2 / math.pi)
+        t = op.Tanh(op.Mul(op.Mul(x, scale), op.Add(op.Mul(square, 0.044715), 1.0)))
+        phi = op.Mul(op.Sub(1.0, op.Mul(t, t)), op.Add(op.Mul(square, 3 * 0.044715 * scale / 2), scale / 2))
+        distribution = op.Mul(op.Add(t, 1.0), 0.5)
+    else:
+        phi = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
+        distribution = op.Mul(op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0), 0.5)
+    return op.Mul(ct, op.Add(distribution, op.Mul(x, phi)))

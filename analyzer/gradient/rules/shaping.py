@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.rules.indexing import scatter_add
 
 # ---- The same elements in the same order ----
 
@@ -59,7 +60,7 @@ def tile_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     repeated = [a for a in range(rank) if known is None or known[a] != 1]
     columns = op.Concat(op.Unsqueeze(node.inputs[1], [1]), op.Unsqueeze(op.shape(node.x), [1]), axis=1)
     kept = [i for a in range(rank) for i in ((2 * a, 2 * a + 1) if a in repeated else (2 * a + 1,))]
-    parts = op.Reshape(ct, op.fold(op.Gather(op.Reshape(columns, [-1]), kept)))
+    parts = op.Reshape(ct, op.Gather(op.Reshape(columns, [-1]), kept))
     axes = [a + i for i, a in enumerate(repeated)]
     return op.shaped_as(op.ReduceSum(parts, axes, keepdims=0) if axes else parts, node.x)
 
@@ -74,8 +75,8 @@ def concat_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     sizes = [op.shape(x, axis, axis + 1) for x in node.inputs]
     needed = [node.needs(i) for i in range(len(sizes))]
     if len(sizes) > 1 and all(needed):
-        return op.Split(ct, op.fold(op.Concat(*sizes, axis=0)), axis=axis, outputs=len(sizes))
-    ends = [op.fold(op.ReduceSum(op.Concat(*sizes[: i + 1], axis=0), keepdims=1)) for i in range(len(sizes))]
+        return op.Split(ct, op.Concat(*sizes, axis=0), axis=axis, outputs=len(sizes))
+    ends = [op.ReduceSum(op.Concat(*sizes[: i + 1], axis=0), keepdims=1) for i in range(len(sizes))]
     starts = [op.value([0]), *ends]
     parts = [op.Slice(ct, starts[i], ends[i], [axis]) if needed[i] else None for i in range(len(sizes))]
     return tuple(part and op.shaped_as(part, x) for part, x in zip(parts, node.inputs, strict=True))
@@ -85,7 +86,8 @@ def concat_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 def split_vjp(op: Builder, node: Primal, *cts: Cotangent) -> Cotangent:
     """y₁ ‖ y₂ ‖ … = x   ⇒   x̄ = ȳ₁ ‖ ȳ₂ ‖ …, zeros for parts that nobody reads"""
     axis = _axis(op, node.x, node.attr("axis"))
-    parts = [op.zeros_like(y) if ct is None else ct for ct, y in zip(cts, node.outputs, strict=True)]
+    some = next(ct for ct in cts if ct is not None)
+    parts = [op.zeros_like(y, some) if ct is None else ct for ct, y in zip(cts, node.outputs, strict=True)]
     return op.shaped_as(op.Concat(*parts, axis=axis), node.x)
 
 
@@ -111,18 +113,18 @@ def slice_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 def _place(op: Builder, node: Primal, ct: Value, starts: Value, axes: list[int], steps: np.ndarray) -> Value:
     """ȳ between zeros: s−1 of them around each element for a step s, the rest before and after."""
     stride, backwards = np.abs(steps).astype(np.int64), (steps < 0).astype(np.int64)
-    size, count = op.fold(op.Gather(op.shape(node.x), axes)), op.fold(op.Gather(op.shape(node.y), axes))
+    size, count = op.Gather(op.shape(node.x), axes), op.Gather(op.shape(node.y), axes)
     starts = op.cast(starts, np.dtype(np.int64))
     start = op.Where(op.Less(starts, np.int64(0)), op.Add(starts, size), starts)
     start = op.Max(op.Min(start, op.Sub(size, backwards)), np.int64(0))
     # Going backwards, the last element taken is the first in place.
     last = op.Mul(op.Sub(count, np.int64(1)), backwards * stride)
-    begin = op.fold(op.Max(op.Sub(start, last), np.int64(0)))
+    begin = op.Max(op.Sub(start, last), np.int64(0))
     if backwards.any():
         turned = [a for a, b in zip(axes, backwards, strict=True) if b]
         ones = np.ones(len(turned), np.int64)
         ct = op.Slice(ct, -ones, ones * np.iinfo(np.int64).min, turned, -ones)
-    within = op.fold(op.Mod(begin, stride))
+    within = op.Mod(begin, stride)
     if (stride > 1).any():
         ct = _spread(op, node, ct, within, axes, stride)
     before = op.Sub(begin, within)
@@ -134,16 +136,16 @@ def _spread(op: Builder, node: Primal, ct: Value, within: Value, axes: list[int]
     """Each element along `axes` becomes `stride` of them: itself in place `within`, zeros around."""
     chosen = np.flatnonzero(stride > 1)
     inserted = [axes[c] + 1 + i for i, c in enumerate(chosen)]
-    before = op.fold(op.Gather(within, chosen))
+    before = op.Gather(within, chosen)
     wide = _pad(op, op.Unsqueeze(ct, inserted), before, op.Sub(stride[chosen] - 1, before), inserted)
     factors = np.ones(op.rank(ct), np.int64)
     factors[axes] = stride
-    return op.Reshape(wide, op.fold(op.Mul(op.shape(node.y), factors)))
+    return op.Reshape(wide, op.Mul(op.shape(node.y), factors))
 
 
 def _pad(op: Builder, value: Value, before: Value, after: Value, axes: list[int]) -> Value:
     """`value` with zeros before and after it along `axes`; negative counts crop."""
-    pads = op.fold(op.Concat(before, after, axis=0))
+    pads = op.Concat(before, after, axis=0)
     known = op.const(pads)
     if known is None:
         return op.Pad(value, pads, 0.0, axes)
@@ -167,3 +169,62 @@ def _scatter_to_places(op: Builder, node: Primal, ct: Value) -> Value:
 def _axis(op: Builder, value: Value, axis: int) -> int:
     """`axis` counted from the front."""
     return axis if axis >= 0 else axis + op.rank(value)
+
+
+@vjp("Pad", since=13)
+def pad_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = x between constants, or mirrored or repeated at its edges   ⇒   x̄ = Σ ȳ of every copy; c̄ = Σ ȳ around x"""
+    x, pads, constant, axes = node.inputs
+    assert x is not None
+    known = node.const(3)
+    if axes is None:
+        chosen = list(range(op.rank(x)))
+    elif known is not None:
+        chosen = [int(a) % op.rank(x) for a in known]
+    else:
+        raise node.refuse("its axes are computed when the model runs")
+    if node.attr("mode") != "constant":
+        return _fold_back(op, node, ct, chosen), None
+    x_bar = op.shaped_as(op.Pad(ct, op.Neg(pads), 0.0, axes), x)
+    c_bar = None
+    if constant is not None and node.needs(2):
+        # A negative pad crops: what it cut off is no part of x̄, nor was it of y.
+        c_bar = op.Reshape(op.Sub(op.ReduceSum(ct, keepdims=0), op.ReduceSum(x_bar, keepdims=0)), op.shape(constant))
+    return x_bar, None, c_bar
+
+
+def _fold_back(op: Builder, node: Primal, ct: Value, axes: list[int]) -> Value:
+    """Padding the positions of each axis in the same way tells which element every copy is of."""
+    known = node.const(1)
+    for place, axis in enumerate(axes):
+        if known is not None and not known[place] and not known[place + len(axes)]:
+            continue
+        size = op.Gather(op.shape(node.x), np.int64(axis))
+        line = op.Range(np.int64(0), size, np.int64(1))
+        pads = op.Gather(node.inputs[1], [place, place + len(axes)])
+        source = op.Pad(line, pads, mode=node.attr("mode"))
+        # Axes that are folded already have their size; the others are still as wide as ȳ.
+        dims = [op.shape(node.x, a, a + 1) if a in axes[: place + 1] else op.shape(ct, a, a + 1) for a in range(op.rank(ct))]
+        order = [axis, *(a for a in range(op.rank(ct)) if a != axis)]
+        zeros = op.Expand(op.scalar(0, ct), op.Concat(*(dims[a] for a in order), axis=0))
+        added = scatter_add(op, zeros, op.Unsqueeze(source, [1]), op.Transpose(ct, perm=order), None)
+        ct = op.Transpose(added, perm=np.argsort(order).tolist())
+    return op.shaped_as(ct, node.x)
+
+
+@vjp("DepthToSpace")
+def depth_to_space_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = blocks of channels laid out in space   ⇒   x̄ = the blocks of ȳ as channels"""
+    block = node.attr("blocksize")
+    if node.attr("mode") != "CRD":
+        return op.shaped_as(op.SpaceToDepth(ct, blocksize=block), node.x)
+    height, width = op.shape(node.x, 2, 3), op.shape(node.x, 3, 4)
+    b = op.value([block])
+    parts = op.Reshape(ct, op.Concat(op.value([0, 0]), height, b, width, b, axis=0))
+    return op.reshape_like(op.Transpose(parts, perm=[0, 1, 3, 5, 2, 4]), node.x)
+
+
+@vjp("SpaceToDepth")
+def space_to_depth_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = blocks of space laid out as channels   ⇒   x̄ = the channels of ȳ as blocks"""
+    return op.shaped_as(op.DepthToSpace(ct, blocksize=node.attr("blocksize"), mode="DCR"), node.x)

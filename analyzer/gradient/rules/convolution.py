@@ -1,0 +1,217 @@
+"""Convolutions, and the windows that they and the pools share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+
+
+class Windows:
+    """Where the windows of a Conv or pool lie: window p takes x at p·stride + k·dilation − begin, k < kernel.
+
+    `pads` (begin…, end…) are known but where the file leaves them to the picture's size (SAME with strides).
+    """
+
+    def __init__(self, op: Builder, node: Primal) -> None:
+        self.op, self.node = op, node
+        self.rank = op.rank(node.x) - 2
+        ones = [1] * self.rank
+        self.kernel: list[int] | None = node.attr("kernel_shape")
+        self.strides: list[int] = list(node.attr("strides", ones))
+        self.dilations: list[int] = list(node.attr("dilations", ones))
+        auto = node.attr("auto_pad", "NOTSET")
+        same = auto.startswith("SAME")
+        self.pads: list[int] | None = None if same else list(node.attr("pads") or [0] * 2 * self.rank)
+
+    @property
+    def reach(self) -> list[int]:
+        """d (k − 1) + 1: what a window spans."""
+        assert self.kernel is not None
+        return [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+
+    def sizes(self, value: Value) -> Value:
+        """The spatial part of its shape."""
+        return self.op.shape(value, 2, 2 + self.rank)
+
+    def begin(self) -> Value:
+        """The padding before the first element of each axis."""
+        op = self.op
+        if self.pads is not None:
+            return op.value(self.pads[: self.rank])
+        steps = op.Mul(op.Sub(self.sizes(self.node.y), op.value([1] * self.rank)), op.value(self.strides))
+        total = op.Sub(op.Add(steps, op.value(self.reach)), self.sizes(self.node.x))
+        total = op.Max(total, op.value([0] * self.rank))
+        half = op.Div(total, op.value([2] * self.rank))
+        return half if self.node.attr("auto_pad") == "SAME_UPPER" else op.Sub(total, half)
+
+    def place(self, laid: Value, extent: Value, model: Value) -> Value:
+        """x from `laid`, which starts `begin` before x and has `extent` elements per axis."""
+        op = self.op
+        after = op.Sub(op.Add(self.sizes(model), self.begin()), extent)
+        pads = op.Concat(op.Neg(self.begin()), after, axis=0)
+        known = op.const(pads)
+        if known is not None and not known.any():
+            return laid
+        axes = list(range(2, 2 + self.rank))
+        if known is not None:
+            full = np.zeros((2, self.rank + 2), np.int64)
+            full[:, 2:] = known.reshape(2, -1)
+            return op.shaped_as(op.Pad(laid, full.ravel(), 0.0), model)
+        return op.shaped_as(op.Pad(laid, pads, 0.0, axes), model)
+
+
+@vjp("Conv")
+def conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = W ∗ x + b   ⇒   x̄ = Wᵀ ∗ ȳ, W̄ = x ⋆ ȳ, b̄ = Σ ȳ
+
+    x̄ is a Conv with the weights turned round where the strides are 1, a ConvTranspose elsewhere.
+    """
+    x, w, b = node.inputs
+    assert x is not None and w is not None
+    windows = Windows(op, node)
+    x_bar = input_bar(op, node, ct, w, windows) if node.needs(0) else None
+    w_bar = weight_bar(op, windows, x, ct, w, node.attr("group")) if node.needs(1) else None
+    b_bar = op.ReduceSum(ct, [0, *range(2, 2 + windows.rank)], keepdims=0) if b is not None and node.needs(2) else None
+    return x_bar, w_bar, b_bar
+
+
+def input_bar(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) -> Value:
+    """x̄ = Wᵀ ∗ ȳ, by the quickest way that the sizes allow."""
+    group, weights = node.attr("group"), op.const(w)
+    if weights is not None and windows.kernel is not None:
+        if set(windows.strides) == {1} and windows.pads is not None:
+            pads = [r - 1 - p for r, p in zip(windows.reach * 2, windows.pads, strict=True)]
+            if min(pads, default=0) >= 0:
+                return _conv(op, node, ct, _turned(op, w, weights, group), group, pads, windows.dilations)
+        if set(windows.kernel) == {1} and windows.pads is not None and not any(windows.pads):
+            small = _conv(op, node, ct, _turned(op, w, weights, group), group)
+            return _on_grid(op, small, windows, node.x)
+    return _transposed(op, node, ct, w, windows)
+
+
+def _conv(
+    op: Builder,
+    node: Primal,
+    ct: Value,
+    w: Value,
+    group: int,
+    pads: list[int] | None = None,
+    dilations: list[int] | None = None,
+) -> Value:
+    rank = op.rank(ct) - 2
+    result = op.Conv(
+        ct,
+        w,
+        group=group,
+        kernel_shape=list(w.shape[2:]),
+        pads=pads or [0] * 2 * rank,
+        strides=[1] * rank,
+        dilations=dilations or [1] * rank,
+    )
+    return op.shaped_as(result, node.x) if pads is not None else result
+
+
+def _turned(op: Builder, w: Value, weights: np.ndarray, group: int) -> Value:
+    """W (O, I/g, k…) with O and I swapped inside each group and the window turned round: (I, O/g, k…)."""
+    outputs, inputs, *kernel = weights.shape
+    grouped = weights.reshape(group, outputs // group, inputs, *kernel).swapaxes(1, 2)
+    turned = np.flip(grouped, tuple(range(3, grouped.ndim))).reshape(group * inputs, outputs // group, *kernel)
+    return op.constant(np.ascontiguousarray(turned), f"{w.name}/turned")
+
+
+def _on_grid(op: Builder, small: Value, windows: Windows, x: Value) -> Value:
+    """The values at every `stride`-th place of x, zeros between."""
+    axes = [3 + 2 * i for i in range(windows.rank)]
+    gaps = op.Pad(
+        op.Unsqueeze(small, axes),
+        [0] * (2 + 2 * windows.rank) + [0, 0, *(v for s in windows.strides for v in (0, s - 1))],
+        0.0,
+    )
+    extent = op.Mul(windows.sizes(small), op.value(windows.strides))
+    laid = op.Reshape(gaps, op.Concat(op.shape(small, 0, 2), extent, axis=0))
+    return windows.place(laid, extent, x)
+
+
+def _transposed(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) -> Value:
+    """ConvTranspose, with even padding where the sizes are known, else cut to x's size afterwards."""
+    attrs = {"group": node.attr("group"), "strides": windows.strides, "dilations": windows.dilations}
+    if windows.kernel is not None:
+        attrs["kernel_shape"] = windows.kernel
+        sizes, counts = op.const(windows.sizes(node.x)), op.const(windows.sizes(ct))
+        if sizes is not None and counts is not None and windows.pads is not None:
+            begin = np.array(windows.pads[: windows.rank], np.int64)
+            laid = (counts - 1) * np.array(windows.strides) + np.array(windows.reach)
+            extra = sizes - laid + 2 * begin
+            if (extra >= 0).all() and (extra < np.array(windows.strides)).all():
+                return op.ConvTranspose(
+                    ct, w, pads=[*begin.tolist()] * 2, output_padding=extra.tolist(), **attrs
+                )
+    laid = op.ConvTranspose(ct, w, pads=[0] * 2 * windows.rank, **attrs)
+    return windows.place(laid, windows.sizes(laid), node.x)
+
+
+def weight_bar(op: Builder, windows: Windows, x: Value, ct: Value, w: Value, group: int) -> Value:
+    """W̄ (O, I/g, k…), W̄_oik = Σ_np x_n,i,(p s + k d − begin) ȳ_n,o,p: a Conv of x with ȳ, the batch as channels."""
+    axes = list(range(2, 2 + windows.rank))
+    if windows.pads is None:
+        before = windows.begin()
+        total = op.Sub(op.Mul(windows.sizes(ct), op.value(windows.strides)), windows.sizes(x))
+        after = op.Max(op.Sub(op.Add(total, op.value(windows.reach)), before), op.value([0] * windows.rank))
+        x = op.Pad(x, op.Concat(before, after, axis=0), 0.0, axes)
+    spatial = op.shape(x, 2, 2 + windows.rank)
+    # x: (N, g, I/g, …) → (I/g, g N, …); ȳ: (N, O, …) → (O, N, …)
+    data = op.Reshape(x, op.Concat(op.value([0, group, -1]), spatial, axis=0))
+    data = op.Transpose(data, perm=[2, 1, 0, *(a + 1 for a in axes)])
+    data = op.Reshape(data, op.Concat(op.value([0, -1]), spatial, axis=0))
+    kernel = op.Transpose(ct, perm=[1, 0, *axes])
+    products = op.Conv(
+        data,
+        kernel,
+        group=group,
+        strides=windows.dilations,
+        dilations=windows.strides,
+        pads=windows.pads or [0] * 2 * windows.rank,
+    )
+    swapped = op.Transpose(products, perm=[1, 0, *axes])
+    return op.shaped_as(op.Slice(swapped, [0] * windows.rank, op.shape(w, 2, 2 + windows.rank), axes), w)
+
+
+@vjp("ConvTranspose")
+def conv_transpose_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = Wᵀ ∗ x + b   ⇒   x̄ = W ∗ ȳ, W̄ = ȳ ⋆ x, b̄ = Σ ȳ"""
+    x, w, b = node.inputs
+    assert x is not None and w is not None
+    windows = _transpose_windows(op, node)
+    group, spatial = node.attr("group"), list(range(2, 2 + windows.rank))
+    x_bar = w_bar = None
+    if node.needs(0):
+        wide = op.Conv(
+            ct, w, group=group, strides=windows.strides, dilations=windows.dilations, pads=windows.pads
+        )
+        ends = windows.sizes(x)
+        fits = op.const(ends)
+        known = op.const(windows.sizes(wide))
+        same = fits is not None and known is not None and (fits == known).all()
+        x_bar = wide if same else op.shaped_as(op.Slice(wide, [0] * windows.rank, ends, spatial), x)
+    if node.needs(1):
+        w_bar = weight_bar(op, windows, ct, x, w, group)
+    return x_bar, w_bar, op.ReduceSum(ct, [0, *spatial], keepdims=0) if b is not None and node.needs(2) else None
+
+
+def _transpose_windows(op: Builder, node: Primal) -> Windows:
+    """Its windows, seen from the result: pads follow from the sizes where the file gives `output_shape`."""
+    windows = Windows(op, node)
+    if node.attr("output_shape") is None and windows.pads is not None:
+        return windows
+    sizes, counts = op.const(windows.sizes(node.y)), op.const(windows.sizes(node.x))
+    if sizes is None or counts is None or windows.kernel is None:
+        raise node.refuse("its padding depends on the picture's size", "fix the input shape with --shape")
+    extra = np.array(node.attr("output_padding") or [0] * windows.rank)
+    total = (counts - 1) * np.array(windows.strides) + extra + np.array(windows.reach) - sizes
+    total = np.maximum(total, 0)
+    large = total - total // 2
+    upper = node.attr("auto_pad") == "SAME_UPPER"
+    begin = total // 2 if upper else large
+    windows.pads = [*begin.tolist(), *(total - begin).tolist()]
+    return windows

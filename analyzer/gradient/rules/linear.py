@@ -1,0 +1,101 @@
+"""Products of matrices: MatMul, Gemm, Einsum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+
+
+def transposed(op: Builder, matrix: Value) -> Value:
+    """Last two axes swapped; a weight is swapped once, here, so that the runtime can pack it."""
+    rank = op.rank(matrix)
+    known = op.const(matrix)
+    if known is not None and rank == 2:
+        return op.constant(np.ascontiguousarray(known.T), f"{matrix.name}/transposed")
+    return op.Transpose(matrix, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
+@vjp("MatMul", since=9)
+def matmul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """Y = A B   ⇒   Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ; the pass sums over broadcast stacks"""
+    a, b = node.inputs
+    row, column = op.rank(a) == 1, op.rank(b) == 1
+    wide = op.Unsqueeze(ct, [-1]) if column else ct
+    wide = op.Unsqueeze(wide, [-2]) if row else wide
+    a_bar = b_bar = None
+    if node.needs(0):
+        a_bar = op.MatMul(wide, op.Unsqueeze(b, [0]) if column else transposed(op, b))
+        a_bar = op.Squeeze(a_bar, [-2]) if row else a_bar
+    if node.needs(1):
+        b_bar = op.MatMul(op.Unsqueeze(a, [1]) if row else transposed(op, a), wide)
+        b_bar = op.Squeeze(b_bar, [-1]) if column else b_bar
+    return a_bar, b_bar
+
+
+@vjp("Gemm", since=7)
+def gemm_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """Y = α A B + β C   ⇒   Ā = α Ȳ Bᵀ, B̄ = α Aᵀ Ȳ, C̄ = β Ȳ; A, B perhaps given transposed"""
+    a, b, c = node.inputs
+    alpha, ta, tb = node.attr("alpha"), node.attr("transA"), node.attr("transB")
+    a_bar = b_bar = None
+    if node.needs(0):
+        if ta:
+            a_bar = op.Gemm(b, ct, alpha=alpha, transA=tb, transB=1)
+        else:
+            a_bar = op.Gemm(ct, b, alpha=alpha, transA=0, transB=1 - tb)
+    if node.needs(1):
+        if tb:
+            b_bar = op.Gemm(ct, a, alpha=alpha, transA=1, transB=ta)
+        else:
+            b_bar = op.Gemm(a, ct, alpha=alpha, transA=1 - ta, transB=0)
+    return a_bar, b_bar, op.Mul(ct, node.attr("beta")) if c is not None and node.needs(2) else None
+
+
+@vjp("Einsum")
+def einsum_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = einsum("a,b→y", a, b)   ⇒   ā = einsum("y,b→a", ȳ, b), repeated over axes that only a has"""
+    terms, result = _labels(op, node)
+    return tuple(_operand_bar(op, node, ct, terms, result, i) if node.needs(i) else None for i in range(len(terms)))
+
+
+def _labels(op: Builder, node: Primal) -> tuple[list[str], str]:
+    """The labels of every operand and of the result, the ellipsis spelled out and the result explicit."""
+    equation = node.attr("equation").replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    counts = [op.rank(x) - len(t.replace("...", "")) for t, x in zip(terms, node.inputs, strict=True)]
+    free = [c for c in map(chr, [*range(ord("a"), ord("z") + 1), *range(ord("A"), ord("Z") + 1)]) if c not in equation]
+    dots = "".join(free[: max([c for c, t in zip(counts, terms, strict=True) if "..." in t], default=0)])
+    if not arrow:
+        letters = left.replace(",", "").replace(".", "")
+        result = ("..." if "..." in left else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    spelled = [t.replace("...", dots[len(dots) - c :] if c else "") for t, c in zip(terms, counts, strict=True)]
+    return spelled, result.replace("...", dots)
+
+
+def _operand_bar(op: Builder, node: Primal, ct: Value, terms: Sequence[str], result: str, index: int) -> Value:
+    others = [(t, x) for i, (t, x) in enumerate(zip(terms, node.inputs, strict=True)) if i != index]
+    term, x = terms[index], node.inputs[index]
+    assert x is not None
+    seen = set(result).union(*(t for t, _ in others))
+    once = "".join(dict.fromkeys(term))
+    found = "".join(c for c in once if c in seen)
+    value = op.Einsum(ct, *(v for _, v in others), equation=",".join([result, *(t for t, _ in others)]) + "->" + found)
+    if found != term:
+        # Axes that were summed away are repeated; a label that stands twice took the diagonal.
+        value = op.Unsqueeze(value, [i for i, c in enumerate(once) if c not in seen]) if found != once else value
+        places = [i for i, c in enumerate(term) if c in term[:i]]
+        value = op.Unsqueeze(value, places) if places else value
+        for place in places:
+            first = term.index(term[place])
+            size = op.Gather(op.shape(x), np.int64(place))
+            line = op.Range(np.int64(0), size, np.int64(1))
+            others_axes = [i for i in range(len(term)) if i not in (first, place)]
+            eye = op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0]))
+            eye = op.Unsqueeze(op.cast(eye, ct.dtype), others_axes) if others_axes else op.cast(eye, ct.dtype)
+            value = op.Mul(value, eye)
+        value = op.Expand(value, op.shape(x))
+    return value

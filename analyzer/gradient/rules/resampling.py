@@ -1,0 +1,109 @@
+"""Resize: linear in the picture, axis by axis."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+
+FLOAT32 = np.dtype(np.float32)
+
+
+@vjp("Resize", since=11)
+def resize_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = M₁ x M₂ᵀ …, one matrix per resized axis   ⇒   x̄ = M₁ᵀ ȳ M₂ …; Mₐ is the identity, resized along a"""
+    if node.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise node.refuse(f"keep_aspect_ratio_policy={node.attr('keep_aspect_ratio_policy')!r}")
+    factors = _factors(op, node)
+    if _copies(node) and factors is not None and all(f >= 1 and f == int(f) for f in factors):
+        return _sum_blocks(op, ct, [int(f) for f in factors], node.x), None, None, None
+    for axis in _resized(op, node):
+        ct = _along(op, ct, _matrix(op, node, axis), axis)
+    return op.shaped_as(ct, node.x), None, None, None
+
+
+def _axes(op: Builder, node: Primal) -> list[int]:
+    """The axes that scales, sizes and roi speak of."""
+    rank = op.rank(node.x)
+    return [int(a) % rank for a in node.attr("axes") or range(rank)]
+
+
+def _resized(op: Builder, node: Primal) -> list[int]:
+    """The axes whose matrix is not, or not surely, the identity."""
+    if node.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return _axes(op, node)
+    scales = node.const(2)
+    if scales is not None and scales.size:
+        return [a for a, s in zip(_axes(op, node), scales, strict=True) if s != 1]
+    return [a for a in _axes(op, node) if op.dim(node.x, a) is None or op.dim(node.x, a) != op.dim(node.y, a)]
+
+
+def _factors(op: Builder, node: Primal) -> list[float] | None:
+    """Scale of every axis, where the file fixes them."""
+    scales, result = node.const(2), [1.0] * op.rank(node.x)
+    for place, axis in enumerate(_axes(op, node)):
+        if scales is not None and scales.size:
+            result[axis] = float(scales[place])
+            continue
+        before, after = op.dim(node.x, axis), op.dim(node.y, axis)
+        if before is None or after is None:
+            if node.x.shape[axis] is not None and node.x.shape[axis] == node.y.shape[axis]:
+                continue
+            return None
+        result[axis] = after / before
+    return result
+
+
+def _copies(node: Primal) -> bool:
+    """Whether enlarging by a whole number repeats every element that often."""
+    if node.attr("mode") != "nearest":
+        return False
+    mode, rounding = node.attr("coordinate_transformation_mode"), node.attr("nearest_mode")
+    if mode == "asymmetric":
+        return rounding == "floor"
+    return mode in ("half_pixel", "half_pixel_symmetric") and rounding.startswith("round_prefer")
+
+
+def _sum_blocks(op: Builder, ct: Value, factors: list[int], x: Value) -> Value:
+    """Σ over blocks of `factors` elements."""
+    if len(factors) == 4 and factors[:2] == [1, 1] and ct.dtype == FLOAT32:
+        pooled = op.AveragePool(ct, kernel_shape=factors[2:], strides=factors[2:])
+        return op.shaped_as(op.Mul(pooled, float(factors[2] * factors[3])), x)
+    dims = [d for a, f in enumerate(factors) for d in (op.shape(x, a, a + 1), op.value([f]))]
+    blocks = op.Reshape(ct, op.Concat(*dims, axis=0))
+    return op.shaped_as(op.ReduceSum(blocks, [2 * a + 1 for a in range(len(factors))], keepdims=0), x)
+
+
+def _matrix(op: Builder, node: Primal, axis: int) -> Value:
+    """M of an axis, (resized, original): what the Resize itself makes of the identity."""
+    place = _axes(op, node).index(axis)
+    size = op.shape(node.x, axis, axis + 1)
+    line = op.Range(np.int64(0), op.Squeeze(size, [0]), np.int64(1))
+    identity = op.cast(op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0])), FLOAT32)
+    roi = scales = sizes = None
+    attrs = {k: v for k, v in node.node.attrs.items() if k not in ("axes", "extrapolation_value") and v is not None}
+    _, given_roi, given_scales, _ = node.inputs
+    if attrs["coordinate_transformation_mode"] == "tf_crop_and_resize":
+        count = len(_axes(op, node))
+        ends = op.Gather(given_roi, [place, place + count])
+        low, high = op.Gather(ends, [0]), op.Gather(ends, [1])
+        zero, one = (op.constant(np.full(1, v, given_roi.dtype)) for v in (0, 1))
+        roi = op.Concat(zero, zero, low, zero, one, one, high, one, axis=0)
+        attrs["extrapolation_value"] = 0.0
+    if given_scales is not None and op.dim(given_scales, 0) != 0:
+        ones = op.constant(np.ones(1, np.float32))
+        scales = op.Concat(ones, ones, op.Gather(given_scales, [place]), ones, axis=0)
+    else:
+        sizes = op.Concat(op.value([1, 1]), op.shape(node.y, axis, axis + 1), size, axis=0)
+    return op.Squeeze(op.Resize(op.Unsqueeze(identity, [0, 1]), roi, scales, sizes, **attrs), [0, 1])
+
+
+def _along(op: Builder, ct: Value, matrix: Value, axis: int) -> Value:
+    """Mᵀ applied along an axis."""
+    rank = op.rank(ct)
+    matrix = op.cast(matrix, ct.dtype)
+    if axis == rank - 2:
+        return op.MatMul(op.Transpose(matrix, perm=[1, 0]), ct)
+    perm = [a for a in range(rank) if a != axis] + [axis]
+    moved = op.MatMul(op.Transpose(ct, perm=perm), matrix)
+    return op.Transpose(moved, perm=np.argsort(perm).tolist())
