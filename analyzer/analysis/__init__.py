@@ -1,7 +1,7 @@
 """Abstract interpretation of a graph: one walk, one table per question. Receptive fields and cost."""
 
 from analyzer.analysis.interpreter import HiddenError, Interpretation, Site, Table, interpret, transfer
-from analyzer.analysis.receptive_field import ReceptiveField, ReceptiveFields, receptive_field, support_matches
+from analyzer.analysis.receptive_field import ReceptiveField, ReceptiveFields, receptive_field
 
 __all__ = [
     "HiddenError",
@@ -12,6 +12,5 @@ __all__ = [
     "Table",
     "interpret",
     "receptive_field",
-    "support_matches",
     "transfer",
 ]

@@ -31,7 +31,8 @@ Gates: TypeAlias = Literal["global", "cut"]
 class ReceptiveField:
     """Which pixels a unit of a tensor depends on, per spatial axis of the image (height first, then width).
 
-    Unit i covers the pixels [−P + i·S, −P + i·S + r − 1]; near the border part of them lies outside the image.
+    Unit i covers the pixels [−P + i·S, −P + i·S + r − 1]; near the border part of them lies outside the image. There
+    the image counts as continued: padding that repeats or mirrors what is further in adds nothing to the interval.
 
     Attributes:
         size: r in pixels, the largest over all units; None for an axis that is seen as a whole (or whose units differ
@@ -323,32 +324,3 @@ def _phases(digit: Digit, slopes: set[Fraction | None], paths: Sequence[Path]) -
 
 def _plain(value: Fraction) -> Number:
     return int(value) if value.denominator == 1 else value
-
-
-# ---- Proof ----
-
-
-def support_matches(
-    field: ReceptiveField, index: int | Sequence[int], support: np.ndarray, strict: bool = True
-) -> bool:
-    """Whether the box around `support` is the receptive field of the unit at `index`, as far as it lies in the image.
-
-    Args:
-        support: array over the spatial axes of the image, nonzero where the unit depends on the pixel (a gradient
-            summed over channels, say).
-        strict: the box must be equal; else it need only lie inside.
-    """
-    intervals = field.interval(index, clip=True)
-    if support.ndim != len(intervals):
-        raise InputError(f"the support has {support.ndim} axes, the image has {len(intervals)} in space")
-    found = np.nonzero(support)
-    for places, interval, extent in zip(found, intervals, support.shape, strict=True):
-        start, stop = interval or (0, extent)
-        if not places.size:
-            if strict and start < stop:
-                return False
-            continue
-        low, high = int(places.min()), int(places.max()) + 1
-        if low < start or high > stop or (strict and (low, high) != (start, stop)):
-            return False
-    return True

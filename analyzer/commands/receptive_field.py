@@ -47,16 +47,28 @@ def command(model: str, layer: str | None, everything: bool, verify: bool, shape
     if form == "json":
         print_json("receptive-field", {"input": fields.input, "tensors": rows, "unknown": fields.unknown})
     else:
-        header = ["tensor", "size", "stride", "padding", ""] + (["verified"] if verify else [])
+        header = ["size", "stride", "padding", *(["verified"] if verify else []), "", "tensor"]
         cells = [
-            [r["tensor"], _text(r["size"]), _text(r["stride"]), _text(r["padding"]), r["remark"]]
+            [_text(r["size"]), _text(r["stride"], "varies"), _text(r["padding"], "varies")]
             + ([r.get("verified", "")] if verify else [])
+            + [r["remark"], r["tensor"]]
             for r in rows
         ]
         click.echo(f"pixels of {fields.input!r} that a unit depends on")
         click.echo(table(cells, header))
-        for tensor, operators in list(fields.unknown.items())[:10]:
-            click.echo(f"unknown from {tensor} on: no transfer function for {', '.join(operators)}")
+        if any("unaligned" in r["remark"] for r in rows):
+            click.echo("unaligned: branches met, there or before, whose strides or centres differ")
+        for line in _unknown_lines(fields.unknown):
+            click.echo(line)
+
+
+def _unknown_lines(unknown: dict[str, tuple[str, ...]]) -> list[str]:
+    """One line per operator that hides receptive fields."""
+    hidden: dict[str, list[str]] = {}
+    for tensor, operators in unknown.items():
+        for operator in operators:
+            hidden.setdefault(operator, []).append(tensor)
+    return [f"unknown: {op} hides {len(t)} tensors, {t[0]!r} first" for op, t in list(hidden.items())[:10]]
 
 
 def row(name: str, field: Any) -> dict[str, Any]:
@@ -67,7 +79,7 @@ def row(name: str, field: Any) -> dict[str, Any]:
     elif not field.exact:
         remarks.append("upper bound")
     if not field.is_global and not field.aligned:
-        remarks.append("branches not aligned")
+        remarks.append("unaligned")
     return {
         "tensor": name,
         "size": None if field.size is None else [_number(s) for s in field.size],
@@ -82,8 +94,10 @@ def _number(value: Any) -> Any:
     return None if value is None else int(value) if value == int(value) else str(value)
 
 
-def _text(values: Any) -> str:
-    return "×".join("all" if v is None else str(v) for v in values) if values else "all"
+def _text(values: Any, none: str = "all") -> str:
+    if not values:
+        return "–" if none != "all" else none
+    return "×".join(none if v is None else str(v) for v in values) if set(values) != {None} else none
 
 
 def _changes(fields: Any, names: list[str]) -> list[str]:
