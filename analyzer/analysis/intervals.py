@@ -611,6 +611,16 @@ class Field:
             new.append(united)
         return replace(self, paths=tuple(new), exact=exact)
 
+    def telling(self, axes: Iterable[int], space: bool) -> Field:
+        """The same, where moving along `axes` counts as moving over the image (`space`), or from channel to channel."""
+        digits = {d for a in axes for d in self.axes[a]}
+
+        def told(path: Path) -> Path:
+            walks = {d: replace(w, space=space) if d in digits and w.slope else w for d, w in path.walks.items()}
+            return replace(path, walks=walks)
+
+        return self._rewalked(told)
+
     def fresh(self, axis: int, size: Size) -> Field:
         """`axis`, on which nothing depends, with another size."""
         return replace(self, axes=self._with_axis(axis, axis_of(size)))

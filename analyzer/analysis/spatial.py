@@ -556,25 +556,29 @@ def concat_transfer(op: Site, *inputs: Maybe) -> Field:
 def depth_to_space_transfer(op: Site, x: Maybe) -> Field:
     """o ← {⌊o / b⌋}, the channel by o mod b"""
     x, b, depth = _alone(x), op.attr("blocksize"), _size(op.shape(), 1)
-    x, (n, _, h, w) = _whole_axes(x)
+    x, (n, h, w) = _whole_axes(x, (0, 2, 3))
     c = depth // (b * b) if isinstance(depth, int) else None
     if op.attr("mode", "DCR") == "DCR":
-        return _joined(x.reshape([n, b, b, c, h, w]).permute([0, 3, 4, 1, 5, 2]), [[0], [1], [2, 3], [4, 5]])
-    return _joined(x.reshape([n, c, b, b, h, w]).permute([0, 1, 4, 2, 5, 3]), [[0], [1], [2, 3], [4, 5]])
+        y = x.reshape([n, b, b, c, h, w]).permute([0, 3, 4, 1, 5, 2])
+    else:
+        y = x.reshape([n, c, b, b, h, w]).permute([0, 1, 4, 2, 5, 3])
+    return _joined(y.telling([3, 5], space=True), [[0], [1], [2, 3], [4, 5]])
 
 
 @spatial("SpaceToDepth")
 def space_to_depth_transfer(op: Site, x: Maybe) -> Field:
     """o ← {o·b + the block's place, by channel}"""
-    (x, (n, c, _, _)), b = _whole_axes(_alone(x)), op.attr("blocksize")
-    h, w = (s // b if isinstance(s, int) else None for s in (op.shape() or [None] * 4)[2:])
-    return _joined(x.reshape([n, c, h, b, w, b]).permute([0, 3, 5, 1, 2, 4]), [[0], [1, 2, 3], [4], [5]])
+    (x, (n, _, _)), b = _whole_axes(_alone(x), (0, 2, 3)), op.attr("blocksize")
+    c, h, w = (op.shape() or [None] * 4)[1:]
+    h, w = (s // b if isinstance(s, int) else None for s in (h, w))
+    y = x.reshape([n, c, h, b, w, b]).permute([0, 3, 5, 1, 2, 4])
+    return _joined(y.telling([1, 2], space=False), [[0], [1, 2, 3], [4], [5]])
 
 
-def _whole_axes(x: Field) -> tuple[Field, list[Size | Digit]]:
-    """(x with one digit per axis, those digits; 1 for an axis of size 1)."""
+def _whole_axes(x: Field, axes: Iterable[int]) -> tuple[Field, list[Size | Digit]]:
+    """(x with one digit for each of `axes`, those digits; 1 for an axis of size 1)."""
     sizes: list[Size | Digit] = []
-    for axis in range(x.rank):
+    for axis in axes:
         x, digit = x.merged(axis)
         sizes.append(digit or 1)
     return x, sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def _along(explainer: Explainer, name: str, field: ReceptiveField, axis: int) ->
                 return _compared(graph, name, claim, axis)
         except (AnalyzerError, KeyError):
             pass  # a node before the tensor is made for the size in the file
-    return _compared(graph := _resized(explainer, name, sizes), name, receptive_field(graph)[name], axis)
+    return _compared(_resized(explainer, name, sizes), name, field, axis)
 
 
 def _wanted(field: ReceptiveField, axis: int, size: int) -> int:
@@ -70,7 +71,7 @@ def _wanted(field: ReceptiveField, axis: int, size: int) -> int:
     r, stride, padding = field.size[axis], field.stride[axis], field.padding[axis]
     if r is None or stride is None or padding is None:
         return size
-    need = r + 4 * abs(stride) + abs(2 * padding - r)
+    need = r + 4 * abs(Fraction(stride)) + abs(2 * Fraction(padding) - r)
     return size if need <= size else -(-int(need) // 32) * 32
 
 
@@ -102,19 +103,22 @@ def _resized(explainer: Explainer, name: str, sizes: list[int]) -> Graph:
 
 
 def _compared(graph: Graph, name: str, claim: ReceptiveField, axis: int) -> str:
+    """The verdict on `claim` along one axis of the image, at the size that `graph` has."""
     shape = graph[name].shape
     if shape is None or not all(isinstance(d, int) for d in shape):
         raise UnsupportedError(f"the shape of {name!r} is known only at run time")
     index = tuple(shape[a] // 2 for a in claim.axes)
-    interval, reach = claim.interval(index, clip=True)[axis], claim.interval(index)[axis]
-    assert interval is not None and reach is not None
     cotangent = np.zeros(shape, np.float32)
     place: list[Any] = [slice(None)] * len(shape)
     for a, i in zip(claim.axes, index, strict=True):
         place[a] = i
     # Not all the same: the gradient of a softmax's sum would vanish.
     cotangent[tuple(place)] = np.random.default_rng(0).uniform(0.5, 1, cotangent[tuple(place)].shape)
-    lit = np.flatnonzero(_support(graph, name, cotangent, axis))
+    support = _support(graph, name, cotangent, axis)
+    whole = (0, len(support))
+    reach = claim.interval(index)[axis] or whole
+    interval = (max(reach[0], whole[0]), min(reach[1], whole[1]))
+    lit = np.flatnonzero(support)
     box = (int(lit[0]), int(lit[-1]) + 1) if lit.size else (0, 0)
     if box == interval:
         return "equal"
