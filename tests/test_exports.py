@@ -70,7 +70,10 @@ def test_maps(path, layer, method):
     if not expected.any():
         assert np.abs(found.raw).max() < 1e-6
         return
-    assert distance(found.raw, expected) <= tolerance(stored, f"{layer}_grad")
+    # Where the channels' products cancel (they do behind a LayerNorm), the map is what rounding left of them.
+    rounding = 1e-6 * np.linalg.norm(stored[layer]) * np.linalg.norm(stored[f"{layer}_grad"])
+    if np.linalg.norm(found.raw - expected) > rounding:
+        assert distance(found.raw, expected) <= tolerance(stored, f"{layer}_grad")
 
 
 @pytest.mark.parametrize("path", EXPORTS, ids=lambda p: p.stem)

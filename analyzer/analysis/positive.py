@@ -37,7 +37,7 @@ def positive_weights(graph: Graph) -> Graph:
     quantized = [n.name for n in graph.forward_nodes() if n.op in _QUANTIZED]
     if quantized:
         raise UnsupportedError(
-            f"{graph.name} is quantised ({quantized[0]!r} and {len(quantized) - 1} more nodes)",
+            f"{graph.name} is quantised ({len(quantized)} nodes)",
             "prove the receptive field on the float model; its structure is the same",
         )
     source = replace(

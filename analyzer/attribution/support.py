@@ -44,7 +44,7 @@ def verify_receptive_field(explainer: Explainer, name: str, field: ReceptiveFiel
     try:
         found = [_along(explainer, name, field, axis) for axis in range(len(field.extents))]
     except AnalyzerError as error:
-        return f"not checked: {error}"
+        return f"not checked: {error.message}"
     return max(found, key=lambda text: RANK.index(text.split(":")[0]))
 
 

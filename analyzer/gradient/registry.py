@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Builder, Graph, Node, Value
+from analyzer.graph.normalize import implied_attributes
 
 Cotangent: TypeAlias = Value | None
 Rule = Callable[..., Any]
@@ -56,7 +57,11 @@ class Primal:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute; the schema's default where the file leaves it out."""
-        return self.node.attrs.get(name, default)
+        if name in self.node.attrs:
+            return self.node.attrs[name]
+        domain = self.node.domain or ""
+        implied = implied_attributes(self.op, self.graph.versions.get(domain, 1), domain)
+        return implied.get(name, default)
 
     def needs(self, index: int) -> bool:
         """Whether the gradient of input `index` is wanted by anyone."""

@@ -122,7 +122,7 @@ def _visit(
 
 def _fit(op: Builder, cotangent: Value, model: Value) -> Value:
     """The cotangent as its primal is shaped and typed: summed over broadcast axes, cast."""
-    if is_float(model) and None not in (model.dtype, cotangent.dtype) and cotangent.dtype != model.dtype:
+    if is_float(model) and model.dtype is not None and cotangent.dtype is not None:
         cotangent = op.cast(cotangent, model.dtype)
     return op.sum_to(cotangent, model)
 
@@ -196,8 +196,7 @@ def append_vjp_to(graph: Graph, outputs: Sequence[str], wrt: Sequence[str], tabl
     gradients = {}
     for name in wrt:
         gradient = found[name]
-        value = op.zeros_like(graph[name]) if gradient is None else gradient
-        value.shape = value.shape if value.shape is not None else graph[name].shape
+        value = op.zeros_like(graph[name]) if gradient is None else op.shaped_as(gradient, graph[name])
         gradients[name] = graph.add_output(value, f"{prefix}/gradient/{name}").name
     return Vjp(
         graph,

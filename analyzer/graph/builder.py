@@ -80,6 +80,7 @@ class Builder:
         """A constant tensor; equal small ones are shared."""
         key = (array.dtype.str, array.shape, array.tobytes()) if array.nbytes <= 1024 else None
         if key not in self._constants or key is None:
+            array = np.asarray(array, order="C")
             value = self.graph.add_weight(self.graph.fresh(f"{self.prefix}/{name}"), array)
             if key is None:
                 return value
@@ -261,7 +262,7 @@ class Builder:
             self.graph.constant_in_part,
             [v.shape for v in given],
         )
-        if not found or found[0].dtype == object:
+        if not found or found[0].dtype == object or found[0].nbytes > 1024:
             return None
         return self.constant(found[0])
 

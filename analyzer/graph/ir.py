@@ -22,7 +22,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.graph.inference import infer
 from analyzer.graph.load import Source
-from analyzer.graph.normalize import defaults, lookup, normalize
+from analyzer.graph.normalize import implied_attributes, lookup, normalize
 from analyzer.graph.values import evaluate
 
 G_LOGGER.severity = G_LOGGER.CRITICAL
@@ -337,10 +337,8 @@ def _complete(node: Node, versions: dict[str, int]) -> None:
     schema = lookup(node.op, versions.get(domain, 1), domain)
     if schema is None:
         return
-    for name, attribute in defaults(schema.name, schema.since_version, schema.domain):
-        if name not in node.attrs:
-            value = onnx.helper.get_attribute_value(attribute)
-            node.attrs[name] = value.decode() if isinstance(value, bytes) else value
+    for name, value in implied_attributes(node.op, versions.get(domain, 1), domain).items():
+        node.attrs.setdefault(name, value)
     if "strides" not in schema.attributes:
         return
     if "kernel_shape" not in node.attrs:

@@ -130,6 +130,16 @@ def defaults(op: str, version: int, domain: str) -> tuple[tuple[str, onnx.Attrib
     )
 
 
+@functools.cache
+def implied_attributes(op: str, opset: int, domain: str) -> dict[str, Any]:
+    """The attributes that a node without them has at `opset`, by its schema."""
+    schema = lookup(op, opset, domain)
+    if schema is None:
+        return {}
+    values = {n: onnx.helper.get_attribute_value(a) for n, a in defaults(op, schema.since_version, domain)}
+    return {n: v.decode() if isinstance(v, bytes) else v for n, v in values.items()}
+
+
 def inline_functions_pass(source: Source, request: Request) -> None:
     """Replaces calls of the model's own functions with their bodies."""
     if source.proto.functions:

@@ -56,6 +56,7 @@ class Session:
         options = _options(ort, threads, level, sum(w.nbytes for w in weights.values()))
         if name != NAMES["cpu"]:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        weights = {name: np.ascontiguousarray(w) for name, w in (weights or {}).items()}
         data = _serialized(proto, weights, options, ort)
         self._keep = weights  # onnxruntime reads these arrays in place
         providers: list[Any] = [(name, provider_options)]
@@ -159,7 +160,7 @@ def _serialized(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray], optio
             tensor.data_location = onnx.TensorProto.EXTERNAL
             for key, value in (("location", _WEIGHTS_FILE), ("offset", 0), ("length", weights[tensor.name].nbytes)):
                 tensor.external_data.add(key=key, value=str(value))
-    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(w)) for w in weights.values()]
+    values = [ort.OrtValue.ortvalue_from_numpy(w) for w in weights.values()]
     options.add_external_initializers(list(weights), values)
     return bytes(proto.SerializeToString())
 

@@ -13,8 +13,8 @@ class Windows:
     `pads` (begin…, end…) are known but where the file leaves them to the picture's size (SAME with strides).
     """
 
-    def __init__(self, op: Builder, node: Primal) -> None:
-        self.op, self.node = op, node
+    def __init__(self, op: Builder, node: Primal, weight: Value | None = None) -> None:
+        self.op, self.node, self.weight = op, node, weight
         self.rank = op.rank(node.x) - 2
         ones = [1] * self.rank
         self.kernel: list[int] | None = node.attr("kernel_shape")
@@ -30,6 +30,14 @@ class Windows:
         assert self.kernel is not None
         return [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
 
+    def span(self) -> Value:
+        """`reach`, also where the weights and so the window's size come when the model runs."""
+        op, ones = self.op, [1] * self.rank
+        if self.kernel is not None or self.weight is None:
+            return op.value(self.reach)
+        steps = op.Sub(self.sizes(self.weight), op.value(ones))
+        return op.Add(op.Mul(steps, op.value(self.dilations)), op.value(ones))
+
     def sizes(self, value: Value) -> Value:
         """The spatial part of its shape."""
         return self.op.shape(value, 2, 2 + self.rank)
@@ -40,7 +48,7 @@ class Windows:
         if self.pads is not None:
             return op.value(self.pads[: self.rank])
         steps = op.Mul(op.Sub(self.sizes(self.node.y), op.value([1] * self.rank)), op.value(self.strides))
-        total = op.Sub(op.Add(steps, op.value(self.reach)), self.sizes(self.node.x))
+        total = op.Sub(op.Add(steps, self.span()), self.sizes(self.node.x))
         total = op.Max(total, op.value([0] * self.rank))
         half = op.Div(total, op.value([2] * self.rank))
         return half if self.node.attr("auto_pad") == "SAME_UPPER" else op.Sub(total, half)
@@ -69,7 +77,7 @@ def conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """
     x, w, b = node.inputs
     assert x is not None and w is not None
-    windows = Windows(op, node)
+    windows = Windows(op, node, w)
     x_bar = input_bar(op, node, ct, w, windows) if node.needs(0) else None
     w_bar = weight_bar(op, windows, x, ct, w, node.attr("group")) if node.needs(1) else None
     b_bar = op.ReduceSum(ct, [0, *range(2, 2 + windows.rank)], keepdims=0) if b is not None and node.needs(2) else None
@@ -157,7 +165,7 @@ def weight_bar(op: Builder, windows: Windows, x: Value, ct: Value, w: Value, gro
     if windows.pads is None:
         before = windows.begin()
         total = op.Sub(op.Mul(windows.sizes(ct), op.value(windows.strides)), windows.sizes(x))
-        after = op.Max(op.Sub(op.Add(total, op.value(windows.reach)), before), op.value([0] * windows.rank))
+        after = op.Max(op.Sub(op.Add(total, windows.span()), before), op.value([0] * windows.rank))
         x = op.Pad(x, op.Concat(before, after, axis=0), 0.0, axes)
     spatial = op.shape(x, 2, 2 + windows.rank)
     # x: (N, g, I/g, …) → (I/g, g N, …); ȳ: (N, O, …) → (O, N, …)

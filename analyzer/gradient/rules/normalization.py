@@ -86,18 +86,6 @@ def instance_normalization_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Co
     return x_bar, gamma_bar, _over_others(op, ct, x) if node.needs(2) else None
 
 
-@vjp("GroupNormalization", since=21)
-def group_normalization_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = γ x̂ + β, x̂ standardised over each picture and group   ⇒   x̄ = r (g − mean g − x̂ mean(g x̂)), g = γ ȳ"""
-    x, gamma, _ = node.inputs
-    grouped = [0, node.attr("num_groups"), -1]
-    x_hat, r = _standardized(op, op.Reshape(x, grouped), [2], node.attr("epsilon"))
-    g = op.Reshape(op.Mul(ct, _per_channel(op, gamma, x)), grouped)
-    x_bar = op.reshape_like(_standardized_vjp(op, g, x_hat, r, [2]), x)
-    gamma_bar = _over_others(op, op.Mul(ct, op.reshape_like(x_hat, x)), x) if node.needs(1) else None
-    return x_bar, gamma_bar, _over_others(op, ct, x) if node.needs(2) else None
-
-
 @vjp("LRN")
 def lrn_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x s^−β, s = k + α/n Σ x² over n channels   ⇒   x̄ = ȳ s^−β − 2αβ/n x Σ' ȳ x s^(−β−1), Σ' mirrored"""
