@@ -21,6 +21,7 @@ from analyzer.graph.query import image_input
 from analyzer.runtime import Session
 
 BRIGHTNESS = 1e-20  # of the image that the twin is given: no Clip saturates
+LARGEST = 1e30  # value of a gradient, of 3.4e38 that fit
 PIXELS = 1 << 19  # of the largest image that is made for a proof
 FREE = 64  # pixels along an axis whose size the file leaves open, where the receptive field needs no more
 
@@ -57,11 +58,15 @@ def _along(explainer: Explainer, name: str, field: ReceptiveField, axis: int) ->
         try:
             graph = _resized(explainer, name, wider)
             claim = receptive_field(graph)[name]
-            if (claim.size, claim.stride, claim.padding) == (field.size, field.stride, field.padding):
+            if _formula(claim) == _formula(field):
                 return _compared(graph, name, claim, axis)
         except (AnalyzerError, KeyError):
             pass  # a node before the tensor is made for the size in the file
     return _compared(_resized(explainer, name, sizes), name, field, axis)
+
+
+def _formula(field: ReceptiveField) -> tuple[Any, ...]:
+    return field.size, field.stride, field.padding, field.axes, field.affine
 
 
 def _wanted(field: ReceptiveField, axis: int, size: int) -> int:
@@ -137,7 +142,12 @@ def _support(graph: Graph, name: str, cotangent: np.ndarray, axis: int) -> np.nd
     gradient = vjp.gradients[image.name]
     feeds = {v.name: _lit(v) for v in graph.inputs} | {vjp.cotangents[name]: cotangent}
     session = Session(graph, outputs=[gradient])
-    found = session.run({n: a for n, a in feeds.items() if n in session.inputs})[gradient]
+    feeds = {n: a for n, a in feeds.items() if n in session.inputs}
+    found = session.run(feeds)[gradient]
+    # Corners fade: they are looked for again where the largest value is large.
+    feeds[vjp.cotangents[name]] = cotangent * np.float32(LARGEST / max(float(np.abs(found).max()), 1e-6))
+    bright = session.run(feeds)[gradient]
+    found = bright if np.isfinite(bright).all() else found
     space = [a for a, letter in enumerate(layout) if letter not in "NC"][axis]
     return np.any(found != 0, axis=tuple(a for a in range(found.ndim) if a != space))
 
