@@ -62,7 +62,8 @@ def methods() -> str:
     ]
     return (
         "# Methods\n\nWritten by `docs/generate.py` from the recipes. A is the feature map, g = ∂y/∂A the gradient of "
-        "the target score y (the logit: a final Softmax or Sigmoid is left out), k counts channels, (i, j) positions.\n\n"
+        "the target score y (the logit: a final Softmax or Sigmoid is left out), "
+        "k counts channels, (i, j) positions.\n\n"
         + method_table()
         + "\n\n## Options\n\n"
         + table(["method", "options"], options)

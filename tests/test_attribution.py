@@ -101,7 +101,8 @@ def test_rectifiers_are_recognised_however_they_are_written(spelling):
     """captum's hand-computed numbers: tests/attr/test_guided_backprop.py and test_deconvolution.py."""
     weights = {
         "w": np.ones((2, 1, 3, 3), np.float32), "b": np.array([-50, -75], np.float32),
-        "zero": np.float32(0), "six": np.float32(1e9), "w1": np.ones((8, 8), np.float32), "w2": np.ones((10, 8), np.float32),
+        "zero": np.float32(0), "six": np.float32(1e9), "w1": np.ones((8, 8), np.float32),
+        "w2": np.ones((10, 8), np.float32),
     }  # fmt: skip
     relu = {
         "Relu": lambda x, y: node("Relu", [x], [y]),

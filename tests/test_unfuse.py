@@ -102,9 +102,11 @@ def test_means_the_same(op, inputs, attrs, outputs):
 def test_every_row_has_a_case_or_a_reason():
     reasons = {
         "TransposeMatMul": "as FusedMatMul", "FusedMatMulActivation": "DirectML only", "BiasSplitGelu": "CUDA only",
-        "BiasSoftmax": "CUDA only", "QLinearReduceMean": "no kernel left", "BiasAdd": "CUDA only", "GroupNorm": "CUDA only", "SkipGroupNorm": "CUDA only", "NhwcConv": "CUDA only",
+        "BiasSoftmax": "CUDA only", "QLinearReduceMean": "no kernel left", "BiasAdd": "CUDA only",
+        "GroupNorm": "CUDA only", "SkipGroupNorm": "CUDA only", "NhwcConv": "CUDA only",
         "NhwcFusedConv": "Arm float16 only", "NhwcMaxPool": "integers only; seen in test_corpus",
-        "QLinearConcat": "its first inputs are weights; seen in test_corpus", "QLinearWhere": "its first input is boolean",
+        "QLinearConcat": "its first inputs are weights; seen in test_corpus", 
+        "QLinearWhere": "its first input is boolean",
         "QuantizeLinear": "as the standard operator", "DequantizeLinear": "as the standard operator",
         "ExpandDims": "as Unsqueeze", "BiasDropout": "training only", "BitmaskDropout": "training only",
     }  # fmt: skip

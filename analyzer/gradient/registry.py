@@ -31,7 +31,7 @@ class Primal:
 
     node: Node
     graph: Graph
-    inputs: tuple[Value | None, ...]
+    inputs: tuple[Any, ...]
     outputs: tuple[Value | None, ...]
     wanted: frozenset[str]
 
@@ -46,7 +46,6 @@ class Primal:
     @property
     def x(self) -> Value:
         """The first input."""
-        assert self.inputs[0] is not None
         return self.inputs[0]
 
     @property

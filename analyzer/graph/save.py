@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
@@ -42,7 +44,7 @@ def save(graph: Graph, path: str | os.PathLike, outputs: list[str] | None = None
 def _save_external(proto: onnx.ModelProto, weights: dict[str, np.ndarray], path: Path) -> Path:
     data = path.with_name(path.name + ".data")
 
-    def write_weights(file) -> None:
+    def write_weights(file: IO[bytes]) -> None:
         for tensor in proto.graph.initializer:
             if tensor.name not in weights:
                 continue
@@ -62,7 +64,7 @@ def _save_external(proto: onnx.ModelProto, weights: dict[str, np.ndarray], path:
     return path
 
 
-def _write(path: Path, content) -> None:
+def _write(path: Path, content: Callable[[IO[bytes]], object]) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -76,7 +76,6 @@ def conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     x̄ is a Conv with the weights turned round where the strides are 1, a ConvTranspose elsewhere.
     """
     x, w, b = node.inputs
-    assert x is not None and w is not None
     windows = Windows(op, node, w)
     x_bar = input_bar(op, node, ct, w, windows) if node.needs(0) else None
     w_bar = weight_bar(op, windows, x, ct, w, node.attr("group")) if node.needs(1) else None
@@ -152,9 +151,7 @@ def _transposed(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows
             laid = (counts - 1) * np.array(windows.strides) + np.array(windows.reach)
             extra = sizes - laid + 2 * begin
             if (extra >= 0).all() and (extra < np.array(windows.strides)).all():
-                return op.ConvTranspose(
-                    ct, w, pads=[*begin.tolist()] * 2, output_padding=extra.tolist(), **attrs
-                )
+                return op.ConvTranspose(ct, w, pads=[*begin.tolist()] * 2, output_padding=extra.tolist(), **attrs)
     laid = op.ConvTranspose(ct, w, pads=[0] * 2 * windows.rank, **attrs)
     return windows.place(laid, windows.sizes(laid), node.x)
 
@@ -189,14 +186,11 @@ def weight_bar(op: Builder, windows: Windows, x: Value, ct: Value, w: Value, gro
 def conv_transpose_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = Wᵀ ∗ x + b   ⇒   x̄ = W ∗ ȳ, W̄ = ȳ ⋆ x, b̄ = Σ ȳ"""
     x, w, b = node.inputs
-    assert x is not None and w is not None
     windows = _transpose_windows(op, node)
     group, spatial = node.attr("group"), list(range(2, 2 + windows.rank))
     x_bar = w_bar = None
     if node.needs(0):
-        wide = op.Conv(
-            ct, w, group=group, strides=windows.strides, dilations=windows.dilations, pads=windows.pads
-        )
+        wide = op.Conv(ct, w, group=group, strides=windows.strides, dilations=windows.dilations, pads=windows.pads)
         ends = windows.sizes(x)
         fits = op.const(ends)
         known = op.const(windows.sizes(wide))

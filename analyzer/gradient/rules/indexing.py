@@ -150,5 +150,3 @@ def reverse_sequence_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x with the first lᵢ steps of each row turned round   ⇒   x̄ = ȳ turned round likewise"""
     axes = {"batch_axis": node.attr("batch_axis"), "time_axis": node.attr("time_axis")}
     return op.ReverseSequence(ct, node.inputs[1], **axes)
-
-

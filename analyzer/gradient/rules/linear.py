@@ -79,7 +79,6 @@ def _labels(op: Builder, node: Primal) -> tuple[list[str], str]:
 def _operand_bar(op: Builder, node: Primal, ct: Value, terms: Sequence[str], result: str, index: int) -> Value:
     others = [(t, x) for i, (t, x) in enumerate(zip(terms, node.inputs, strict=True)) if i != index]
     term, x = terms[index], node.inputs[index]
-    assert x is not None
     seen = set(result).union(*(t for t, _ in others))
     once = "".join(dict.fromkeys(term))
     found = "".join(c for c in once if c in seen)

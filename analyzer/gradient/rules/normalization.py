@@ -37,7 +37,7 @@ def _standardized_vjp(op: Builder, ct: Value, x_hat: Value, r: Value, axes: Sequ
 @vjp("BatchNormalization", since=14)
 def batch_normalization_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = s (x − m) + b, s = scale/√(var + ε)   ⇒   x̄ = s ȳ, b̄ = Σ ȳ, m̄ = −s Σ ȳ, and through s: scale, var"""
-    x, scale, bias, mean, variance = node.inputs
+    x, scale, _, mean, variance = node.inputs
     if node.attr("training_mode"):
         raise node.refuse("it uses the statistics of the batch (training_mode)", "export the model for inference")
     epsilon = node.attr("epsilon")
@@ -67,7 +67,7 @@ def layer_normalization_vjp(op: Builder, node: Primal, ct: Value, *others: Cotan
     """y = γ x̂ + β, x̂ = (x − mean x) r, r = 1/√(var x + ε)   ⇒   x̄ = r (g − mean g − x̂ mean(g x̂)), g = γ ȳ"""
     if any(o is not None for o in others):
         raise node.refuse("its statistics (second and third output) are differentiated, not the result")
-    x, gamma, beta = node.inputs
+    x, gamma, _ = node.inputs
     rank = op.rank(x)
     axes = list(range(node.attr("axis") % rank, rank))
     x_hat, r = _standardized(op, x, axes, node.attr("epsilon"))
@@ -103,9 +103,7 @@ def lrn_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 def _channel_mean(op: Builder, x: Value, size: int, before: int, after: int) -> Value:
     """Σ x / size over a window of channels, zeros beyond the first and the last."""
     flat = op.Reshape(x, op.Concat(op.value([0, 1]), op.shape(x, 1, 2), op.value([-1]), axis=0))
-    mean = op.AveragePool(
-        flat, kernel_shape=[size, 1], pads=[before, 0, after, 0], strides=[1, 1], count_include_pad=1
-    )
+    mean = op.AveragePool(flat, kernel_shape=[size, 1], pads=[before, 0, after, 0], strides=[1, 1], count_include_pad=1)
     return op.reshape_like(mean, x)
 
 

@@ -53,16 +53,16 @@ def _counts(op: Builder, node: Primal, windows: Windows) -> Value:
     before = windows.begin()
     if windows.pads is not None and node.attr("count_include_pad"):
         ones = op.Pad(ones, op.value(windows.pads), 1.0, axes)
-        padded = op.Add(sizes, op.value([a + b for a, b in zip(windows.pads, windows.pads[windows.rank :], strict=False)]))
+        padded = op.Add(
+            sizes, op.value([a + b for a, b in zip(windows.pads, windows.pads[windows.rank :], strict=False)])
+        )
         before = op.value([0] * windows.rank)
         after = op.Sub(reached, padded)
     else:
         after = op.Sub(op.Sub(reached, sizes), before)
     ones = op.Pad(ones, op.Concat(before, after, axis=0), 0.0, axes)
     kernel = op.constant(np.ones((1, 1, *windows.kernel), node.x.dtype))
-    return op.Conv(
-        ones, kernel, kernel_shape=windows.kernel, strides=windows.strides, dilations=windows.dilations
-    )
+    return op.Conv(ones, kernel, kernel_shape=windows.kernel, strides=windows.strides, dilations=windows.dilations)
 
 
 def share_out(op: Builder, windows: Windows, ct: Value, x: Value, mean: bool = False) -> Value:
@@ -88,9 +88,7 @@ def share_out(op: Builder, windows: Windows, ct: Value, x: Value, mean: bool = F
         # Every channel by itself: as pictures of one channel.
         flat = op.Reshape(ct, op.Concat(op.value([-1, 1]), windows.sizes(ct), axis=0))
         ones = op.constant(np.ones((1, 1, *kernel), ct.dtype))
-        spread = op.ConvTranspose(
-            flat, ones, kernel_shape=kernel, strides=windows.strides, dilations=windows.dilations
-        )
+        spread = op.ConvTranspose(flat, ones, kernel_shape=kernel, strides=windows.strides, dilations=windows.dilations)
         extent = windows.sizes(spread)
         laid = op.Reshape(spread, op.Concat(op.shape(x, 0, 2), extent, axis=0))
     return windows.place(laid, extent, x)

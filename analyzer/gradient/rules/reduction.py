@@ -48,10 +48,7 @@ def reduce_sum_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 def reduce_mean_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = Σ x / n   ⇒   x̄ = ȳ / n at every element"""
     axes = axes_of(op, node)
-    if axes is not None:
-        count = op.size(node.x, axes)
-    else:
-        count = op.Div(op.size(node.x), op.size(node.y))
+    count = op.size(node.x, axes) if axes is not None else op.Div(op.size(node.x), op.size(node.y))
     return spread(op, node, op.Div(ct, count))
 
 

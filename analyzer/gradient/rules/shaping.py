@@ -175,7 +175,6 @@ def _axis(op: Builder, value: Value, axis: int) -> int:
 def pad_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = x between constants, or mirrored or repeated at its edges   ⇒   x̄ = Σ ȳ of every copy; c̄ = Σ ȳ around x"""
     x, pads, constant, axes = node.inputs
-    assert x is not None
     known = node.const(3)
     if axes is None:
         chosen = list(range(op.rank(x)))
@@ -204,7 +203,9 @@ def _fold_back(op: Builder, node: Primal, ct: Value, axes: list[int]) -> Value:
         pads = op.Gather(node.inputs[1], [place, place + len(axes)])
         source = op.Pad(line, pads, mode=node.attr("mode"))
         # Axes that are folded already have their size; the others are still as wide as ȳ.
-        dims = [op.shape(node.x, a, a + 1) if a in axes[: place + 1] else op.shape(ct, a, a + 1) for a in range(op.rank(ct))]
+        dims = [
+            op.shape(node.x, a, a + 1) if a in axes[: place + 1] else op.shape(ct, a, a + 1) for a in range(op.rank(ct))
+        ]
         order = [axis, *(a for a in range(op.rank(ct)) if a != axis)]
         zeros = op.Expand(op.scalar(0, ct), op.Concat(*(dims[a] for a in order), axis=0))
         added = scatter_add(op, zeros, op.Unsqueeze(source, [1]), op.Transpose(ct, perm=order), None)
