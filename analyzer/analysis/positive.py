@@ -21,6 +21,7 @@ _MOVING = ("Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze")
 _WEIGHTED = {"Conv": (1, 2), "FusedConv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "FusedGemm": (1, 2)}
 _AVERAGES = {"MaxPool": "AveragePool", "GlobalMaxPool": "GlobalAveragePool", "ReduceMax": "ReduceMean"}
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+MASK = -50.0  # added to the scores in front of a softmax, it leaves next to nothing
 
 
 def positive_weights(graph: Graph) -> Graph:
@@ -73,7 +74,7 @@ def _replacements(graph: Graph, node: Node) -> Iterator[tuple[str, np.ndarray]]:
     elif node.op in ("LayerNormalization", "InstanceNormalization", "GroupNormalization"):
         yield from ((v.name, _filled(graph, v, f)) for v, f in zip(inputs[1:], (1, 0), strict=False) if v)
     elif node.op in ("Add", "Sub", "Sum"):
-        yield from ((v.name, _filled(graph, v, 0)) for v in inputs if v is not None and _many(v))
+        yield from ((v.name, _masking(graph, v)) for v in inputs if v is not None and _many(v))
     elif node.op in ("Mul", "Div", "PRelu"):
         yield from ((v.name, _filled(graph, v, 1)) for v in inputs if v is not None and _many(v))
 
@@ -100,6 +101,17 @@ def _filled(graph: Graph, value: Value, number: float) -> np.ndarray:
     array = _array(graph, value)
     assert array is not None
     return np.full_like(array, number)
+
+
+def _masking(graph: Graph, value: Value) -> np.ndarray:
+    """Zeros; a mask of zeros and one strongly negative number masks altogether."""
+    array = _filled(graph, value, 0)
+    given = _array(graph, value)
+    assert given is not None
+    hidden = given <= MASK
+    if len(np.unique(given)) == 2 and (hidden | (given == 0)).all():
+        array[hidden] = 100 * MASK
+    return array
 
 
 def _positive(graph: Graph, node: Node, value: Value, origin: Value) -> np.ndarray:

@@ -13,8 +13,9 @@ from analyzer.errors import InputError, ProviderError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.runtime.providers import NAMES, resolve
 
-# Wrong in onnxruntime 1.31: it turns the zero Pad before a MaxPool into padding with −∞.
-DISABLED_OPTIMIZERS = ["Pad_Fusion"]
+# Both are wrong in 1.31: a zero Pad before MaxPool is folded into it, and moving a DequantizeLinear without a zero point
+# behind a Reshape invents one of another type.
+DISABLED_OPTIMIZERS = ["Pad_Fusion", "QDQPropagationTransformer"]
 # A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
 # could otherwise ask for gigabytes while the session is created.
 FOLDING_LIMIT = 64 << 20
