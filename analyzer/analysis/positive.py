@@ -18,9 +18,9 @@ from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node, Value
 
 _MOVING = ("Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze")
-_WEIGHTED = {"Conv": (1, 2), "FusedConv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (1, 2), "FusedGemm": (1, 2)}
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _AVERAGES = {"MaxPool": "AveragePool", "GlobalMaxPool": "GlobalAveragePool", "ReduceMax": "ReduceMean"}
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger")
 MASK = -50.0  # added to the scores in front of a softmax, it leaves next to nothing
 
 
@@ -64,7 +64,7 @@ def positive_weights(graph: Graph) -> Graph:
 def _replacements(graph: Graph, node: Node) -> Iterator[tuple[str, np.ndarray]]:
     """(weight, its replacement) for each weight that `node` reads."""
     inputs = [_origin(graph, i) for i in node.inputs]
-    if node.op in _WEIGHTED or node.op in ("MatMul", "FusedMatMul"):
+    if node.op in _WEIGHTED:
         for index in (0, 1):
             if index < len(inputs) and inputs[index] is not None:
                 yield inputs[index].name, _positive(graph, node, node.inputs[index], inputs[index])  # type: ignore[union-attr]
@@ -75,6 +75,8 @@ def _replacements(graph: Graph, node: Node) -> Iterator[tuple[str, np.ndarray]]:
         yield from ((v.name, _filled(graph, v, f)) for v, f in zip(inputs[1:], (1, 0), strict=False) if v)
     elif node.op in ("Add", "Sub", "Sum"):
         yield from ((v.name, _masking(graph, v)) for v in inputs if v is not None and _many(v))
+    elif node.op == "Where":
+        yield from ((v.name, _masking(graph, v)) for v in inputs[1:] if v is not None)
     elif node.op in ("Mul", "Div", "PRelu"):
         yield from ((v.name, _filled(graph, v, 1)) for v in inputs if v is not None and _many(v))
 
@@ -104,14 +106,12 @@ def _filled(graph: Graph, value: Value, number: float) -> np.ndarray:
 
 
 def _masking(graph: Graph, value: Value) -> np.ndarray:
-    """Zeros; a mask of zeros and one strongly negative number masks altogether."""
-    array = _filled(graph, value, 0)
+    """Zeros; a mask, of nothing but zeros and one strongly negative number, masks altogether."""
     given = _array(graph, value)
     assert given is not None
-    hidden = given <= MASK
-    if len(np.unique(given)) == 2 and (hidden | (given == 0)).all():
-        array[hidden] = 100 * MASK
-    return array
+    lowest = given.min(initial=0)
+    mask = lowest <= MASK and np.isin(given, (0, lowest)).all()
+    return np.where(given < 0, 100 * MASK, 0).astype(given.dtype) if mask else np.zeros_like(given)
 
 
 def _positive(graph: Graph, node: Node, value: Value, origin: Value) -> np.ndarray:
