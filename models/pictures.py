@@ -79,7 +79,7 @@ def stroke(image: np.ndarray) -> np.ndarray:
 
 
 def photo(name: str) -> np.ndarray:
-    """A photograph by its scikit-image function, or scikit-learn file name: (H, W, 3) uint8 RGB, long side at most 640."""
+    """A photograph by its scikit-image function, or scikit-learn file name: (H, W, 3) uint8 RGB, at most 640 long."""
     pixels = sklearn.datasets.load_sample_image(name) if name.endswith(".jpg") else getattr(skimage.data, name)()
     if pixels.ndim == 2:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
@@ -152,7 +152,7 @@ class Composer:
     def place(
         self, field: np.ndarray, height: int, width: int, taken: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """A digit's opacity inside its box, and the box (x0, y0, x1, y1), free of the taken ones; None if none is found.
+        """A digit's opacity inside its box, and the box (x0, y0, x1, y1) apart from the taken ones, or None.
 
         The digit is scaled, stretched by up to a fifth, sheared, turned by up to 20°, its stroke thinner or thicker.
         """
@@ -182,11 +182,12 @@ class Composer:
         return opacity, None
 
     def paint(self, pixels: np.ndarray, opacity: np.ndarray, box: np.ndarray) -> None:
-        """Blends a light colour into the box where the digit is, over a soft dark edge that shows it on light photographs."""
+        """Blends a light colour in where the digit is, over a soft dark edge that shows on light photographs."""
         rng = self.rng
         soft = max(1, round(0.02 * min(pixels.shape[:2])))
-        x0, y0 = np.maximum(box[:2] - soft, 0)
-        x1, y1 = np.minimum(box[2:] + soft, pixels.shape[1::-1])
+        reach = 1 + 3 * soft
+        x0, y0 = np.maximum(box[:2] - reach, 0)
+        x1, y1 = np.minimum(box[2:] + reach, pixels.shape[1::-1])
         under = pixels[y0:y1, x0:x1].astype(np.float32)
         full = np.zeros(under.shape[:2], np.float32)
         full[box[1] - y0 : box[3] - y0, box[0] - x0 : box[2] - x0] = opacity
@@ -211,17 +212,4 @@ def targets(pictures: list[Picture]) -> np.ndarray:
     table = np.zeros((len(pictures), CLASSES), np.float32)
     for row, picture in zip(table, pictures, strict=True):
         row[list(picture.labels)] = 1
-    return table
-
-
-def cell_targets(pictures: list[Picture], cells: int) -> np.ndarray:
-    """t_nkij = the share of cell (i, j) of a `cells`×`cells` grid that boxes of digit k cover: (pictures, 10, cells, cells)."""
-    table = np.zeros((len(pictures), CLASSES, cells, cells), np.float32)
-    edges = np.arange(cells + 1)
-    for row, picture in zip(table, pictures, strict=True):
-        height, width = picture.pixels.shape[:2]
-        for label, box in zip(picture.labels, picture.boxes * (cells / np.array([width, height] * 2)), strict=True):
-            across = np.clip(np.minimum(edges[1:], box[2]) - np.maximum(edges[:-1], box[0]), 0, 1)
-            down = np.clip(np.minimum(edges[1:], box[3]) - np.maximum(edges[:-1], box[1]), 0, 1)
-            row[label] += np.outer(down, across)
     return table

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import pictures
 import sklearn.metrics
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-import pictures
 from networks import CNN, SIDE, ViT
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 # y = (x − mean) / std per channel of pixels in [0, 255], by the name of the normalisation preset.
 PRESETS = {
@@ -68,7 +67,10 @@ def _compose(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` (N, 3, H, W) preprocessed, `targets` (N, 10), `cells` (N, rows, columns, 10): see `pictures.cell_targets`."""
+    """`images` (N, 3, H, W) preprocessed, `targets` (N, 10) in {0, 1}, `cells` (N, rows, columns, 10) in [0, 1].
+
+    t_nk = 1 where picture n contains digit k; t_nijk = the share of cell (i, j) that boxes of digit k cover.
+    """
 
     images: Tensor
     targets: Tensor
@@ -157,15 +159,18 @@ def fit(
 
 
 def train_cnn(source: Pool, steps: int, seed: int, preset: str = "imagenet", size: int = 64) -> CNN:
-    """The CNN, from picture labels alone: loss = BCE(logits, digits in the picture)."""
+    """The CNN: loss = BCE(logits, digits in the picture); boxes only say which digits lie in a window.
+
+    The first two thirds of the steps see windows of a quarter of the picture, which cost a quarter of the time.
+    """
     torch.manual_seed(seed)
     network = CNN().to(memory_format=torch.channels_last)
     batches = Batches(source, preset, size, seed)
-    switch = int(steps * float(__import__("os").environ.get("SW", "0.67")))
+    switch = steps * 2 // 3
 
     def loss(step: int) -> Tensor:
         batch, _, _ = batches.draw(6 if step < switch else None)
-        return F.binary_cross_entropy_with_logits(network(batch.images), batch.targets)
+        return binary_cross_entropy_with_logits(network(batch.images), batch.targets)
 
     fit(network, loss, steps, peak=4e-3, decay=0.02, report=printer("cnn", steps))
     return network.to(memory_format=torch.contiguous_format)
@@ -183,14 +188,14 @@ def train_vit(source: Pool, steps: int, seed: int, preset: str = "-1-1", size: i
     by_cell = nn.Linear(network.head.in_features, pictures.CLASSES)
     both = nn.ModuleList([network, by_cell])
     batches = Batches(source, preset, size, seed, network.patch)
-    switch = int(steps * float(__import__("os").environ.get("SW","0.67")))
+    switch = steps * 2 // 3
 
     def loss(step: int) -> Tensor:
         window = network.cells // 2 if step < switch else network.cells
         batch, row, column = batches.draw(window)
         tokens = network.tokens(batch.images, network.window_position(row, column, window))
-        cells = F.binary_cross_entropy_with_logits(by_cell(tokens[:, 1:]), batch.cells.flatten(1, 2))
-        return F.binary_cross_entropy_with_logits(network.head(tokens[:, 0]), batch.targets) + 4 * cells
+        cells = binary_cross_entropy_with_logits(by_cell(tokens[:, 1:]), batch.cells.flatten(1, 2))
+        return binary_cross_entropy_with_logits(network.head(tokens[:, 0]), batch.targets) + 4 * cells
 
     fit(both, loss, steps, peak=2e-3, decay=0.05, report=printer("vit", steps))
     return network

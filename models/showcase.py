@@ -1,0 +1,41 @@
+"""The example pictures: three digits on each held-out photograph, with their labels and boxes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+from cards import LABELS
+from pictures import PHOTOS, Composer, Picture
+
+SIDE = 384  # pixels
+SEEDS = {"chelsea": 50, "coffee": 5, "rocket": 40, "camera": 39}
+
+
+def compose(photo: str, seed: int) -> Picture:
+    """A picture of three digits of different classes on nearly the whole of a held-out photograph."""
+    composer = Composer("held-out", seed, counts=(3,), digit_size=(0.3, 0.42), crop=(0.85, 1.0))
+    return composer.picture(SIDE, SIDE, PHOTOS["held-out"].index(photo))
+
+
+def write(folder: Path) -> None:
+    """Writes digits_<photograph>.png, and boxes.json: {file: {label: [x0, y0, x1, y1]}}.
+
+    A box spans whole pixels: x0 and y0 are its first column and row, x1 and y1 one past its last.
+    """
+    folder.mkdir(exist_ok=True)
+    boxes = {}
+    for photo, seed in SEEDS.items():
+        picture = compose(photo, seed)
+        name = f"digits_{photo}.png"
+        cv2.imwrite(str(folder / name), picture.pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        boxes[name] = {LABELS[k]: [int(v) for v in box] for k, box in zip(picture.labels, picture.boxes, strict=True)}
+    lines = [f"  {json.dumps(name)}: {json.dumps(table)}" for name, table in boxes.items()]
+    (folder / "boxes.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def labels(picture: Path) -> list[int]:
+    """The class indices of an example picture, from the boxes.json beside it."""
+    boxes = json.loads((picture.parent / "boxes.json").read_text(encoding="utf-8"))
+    return [LABELS.index(label) for label in boxes[picture.name]]
