@@ -60,13 +60,19 @@ def _axes(op: Site, rank: int, index: int = 1) -> list[int] | None:
     "Identity", "Neg", "Abs", "Sign", "Exp", "Log", "Sqrt", "Reciprocal", "Floor", "Ceil", "Round", "Erf", "Not",
     "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Sigmoid", "Tanh", "Relu",
     "LeakyRelu", "PRelu", "Elu", "Celu", "Selu", "ThresholdedRelu", "Softplus", "Softsign", "HardSigmoid", "HardSwish",
-    "Mish", "Gelu", "Shrink", "Clip", "IsNaN", "IsInf", "Cast", "BitCast", "BitwiseNot", "Dropout", "QuantizeLinear",
-    "DequantizeLinear", "BatchNormalization", "Bernoulli", "Trilu",
+    "Mish", "Gelu", "Shrink", "Clip", "IsNaN", "IsInf", "Cast", "BitCast", "BitwiseNot", "Dropout", "Bernoulli",
+    "Swish", "Trilu",
 )  # fmt: skip
 @spatial("Imputer", "Scaler", "Binarizer", domain="ai.onnx.ml")
 def elementwise_transfer(op: Site, *inputs: Maybe) -> Field:
     """i ← {i}"""
     return _meet(op, *inputs)
+
+
+@spatial("QuantizeLinear", "DequantizeLinear", "BatchNormalization")
+def scaled_transfer(op: Site, x: Maybe, *parameters: Maybe) -> Field:
+    """i ← {i}, and all of parameters that are computed: a gate"""
+    return _parametrised(op, x, parameters)
 
 
 @spatial("CastLike")
@@ -190,6 +196,12 @@ def _convolve(op: Site, x: Field, weight: int, group: int) -> Field:
 def _everywhere(x: Maybe) -> Maybe:
     """A value of no place: all of it is read by every unit."""
     return None if x is None else x.collapse(range(x.rank)).drop(range(x.rank))
+
+
+def _parametrised(op: Site, x: Maybe, parameters: Iterable[Maybe]) -> Field:
+    """`x`, scaled and shifted by parameters that may be computed from the image themselves."""
+    gates = (p if x is None else p.gated() for p in map(_everywhere, parameters) if p is not None)
+    return _with(x, *gates).fit(op.out())
 
 
 def _with(y: Maybe, *others: Maybe) -> Field:
@@ -650,7 +662,7 @@ def along_transfer(op: Site, x: Maybe, given: Maybe = None) -> Field:
 @spatial("InstanceNormalization", "MeanVarianceNormalization", "GroupNormalization")
 def statistics_transfer(op: Site, x: Maybe, *rest: Maybe) -> Field:
     """i ← {i}, and the statistics of the whole image: a gate"""
-    x = _alone(x, *rest)
+    x = _parametrised(op, x, rest)
     axes = range(2, x.rank)
     if op.node.op == "MeanVarianceNormalization":
         axes = [a % x.rank for a in op.attr("axes", [0, 2, 3])]  # type: ignore[assignment]
@@ -662,7 +674,7 @@ def statistics_transfer(op: Site, x: Maybe, *rest: Maybe) -> Field:
 @spatial("LayerNormalization")
 def layer_normalization_transfer(op: Site, x: Maybe, *rest: Maybe) -> tuple[Field, ...]:
     """i ← {i}, and the statistics along the axes from `axis` on: a gate where they are space"""
-    x = _alone(x, *rest)
+    x = _parametrised(op, x, rest)
     axes = range(op.attr("axis", -1) % x.rank, x.rank)
     statistic = x.collapse(axes)
     return x.union(statistic.gated()), _pooled(statistic, axes, True), _pooled(statistic, axes, True)
@@ -710,6 +722,8 @@ def _matmul(op: Site, a: Maybe, b: Maybe) -> Field:
 @spatial("MatMul", "MatMulInteger")
 def matmul_transfer(op: Site, a: Maybe, b: Maybe, *points: Maybe) -> Field:
     """(i, j) ← all k of (i, k) and (k, j)"""
+    if any(p is not None for p in points):
+        raise HiddenError("its zero points depend on the pixels")
     y = _matmul(op, a, b)
     for index, axis in ((0, -2), (1, -1)):
         shape = op.shape(index)

@@ -105,7 +105,7 @@ def shape_text(shape: Sequence[Any] | None) -> str:
 
 
 class Progress:
-    """A bar on a terminal, a line per tenth elsewhere; on stderr."""
+    """A bar on stderr where that is a terminal, nothing elsewhere."""
 
     def __init__(self, total: int, what: str) -> None:
         self.total, self.what, self.done = total, what, 0
@@ -114,12 +114,9 @@ class Progress:
     def step(self) -> None:
         """One more is done."""
         self.done += 1
-        if self.total < 2:
+        if self.total < 2 or not self.terminal:
             return
-        if self.terminal:
-            width = 24
-            filled = width * self.done // self.total
-            bar = "█" * filled + "·" * (width - filled)
-            click.echo(f"\r{self.what} {bar} {self.done}/{self.total}", nl=self.done == self.total, err=True)
-        elif self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
-            note(f"{self.what} {self.done}/{self.total}")
+        width = 24
+        filled = width * self.done // self.total
+        bar = "█" * filled + "·" * (width - filled)
+        click.echo(f"\r{self.what} {bar} {self.done}/{self.total}", nl=self.done == self.total, err=True)

@@ -141,6 +141,7 @@ class Job:
             for row in range(len(attribution.heatmap)):
                 title = f"{attribution.method}: {self.name(attribution, row)}"
                 heat = placement.map_to_image(attribution.heatmap[row])
+                heat[~placement.covered] = np.nan  # what the model was not shown
                 result["maps"].append(self.about(attribution, row, heat))
                 if out:
                     tiles.append((image, heat))
@@ -175,7 +176,9 @@ class Job:
 
     def about(self, attribution: Any, row: int, heat: Any) -> dict[str, Any]:
         """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
-        y, x = divmod(int(heat.argmax()), heat.shape[1])
+        import numpy as np
+
+        y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
         index = int(attribution.target[row])
         if attribution.diagnosis[row]:
             note(f"warning: {attribution.method}: {attribution.diagnosis[row]}")
@@ -184,7 +187,7 @@ class Job:
             "class": index if index >= 0 else None,
             "label": self.label(index) if index >= 0 else None,
             "layer": attribution.layer or None,
-            "maximum": [x, y],
+            "maximum": [int(x), int(y)],
             "diagnosis": attribution.diagnosis[row] or None,
         }
 

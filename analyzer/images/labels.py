@@ -23,7 +23,8 @@ def load_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
     - text, one name a line; blank lines at the end are dropped, inside they keep their place
     - `n01440764 tench, Tinca tinca`: the WordNet id is dropped where every line has one
-    - `0 background`, `0: background`: where every line has a number and these ascend, the number is the index
+    - `0 background`, `0: background`: where every line has a number and these ascend, the number is the index;
+      it may stand right before the name (`0background`) where it counts every line
     - JSON: a list, `{"0": "tench"}`, `{"0": ["n01440764", "tench"]}`, `{"tench": 0}`, or one of these under
       `id2label`, `label2id`, `labels`, `names` or `classes`
 
@@ -79,6 +80,8 @@ def _from_lines(text: str) -> tuple[str, ...]:
     ascend = all(a < b for a, b in itertools.pairwise(indices))
     if len(indices) == len(written) > 1 and ascend and indices[0] <= 1:
         return _by_index((int(match[1]), match[2].strip()) for match in numbered if match)
+    if len(lines) > 2 and all(re.match(rf"{index}(?!\d).", line) for index, line in enumerate(lines)):
+        return tuple(line[len(str(index)) :].strip() for index, line in enumerate(lines))
     return tuple(lines)
 
 
