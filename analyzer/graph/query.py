@@ -14,6 +14,7 @@ from typing import Any
 
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
 from analyzer.graph.ir import Graph, Node, Value, reads
+from analyzer.graph.normalize import lookup
 
 # ---- Reachability ----
 
@@ -417,6 +418,16 @@ def feature_maps(graph: Graph, target: Value | None = None) -> list[FeatureMap]:
     return maps
 
 
+def _unknown_operators(graph: Graph) -> list[str]:
+    """Operators that no schema describes, with the first node of each."""
+    found: dict[str, str] = {}
+    for node in graph.forward_nodes():
+        domain = node.domain or ""
+        if lookup(node.op, graph.versions.get(domain, 1), domain) is None:
+            found.setdefault(f"{domain}::{node.op}" if domain else node.op, node.name)
+    return [f"{op} (node {name!r})" for op, name in found.items()]
+
+
 def default_layer(graph: Graph, target: Value) -> FeatureMap:
     """The feature map to explain `target` by, where the user names none.
 
@@ -429,6 +440,12 @@ def default_layer(graph: Graph, target: Value) -> FeatureMap:
         UnsupportedError: the target depends on no feature map.
     """
     maps = feature_maps(graph, target)
+    if not maps and (strange := _unknown_operators(graph)):
+        raise UnsupportedError(
+            f"{graph.name}: no feature map is known between the input and {target.name!r}, "
+            f"since no operator of this name is: {', '.join(strange)}",
+            "name a layer behind these nodes with --layer",
+        )
     if not maps:
         raise UnsupportedError(
             f"{graph.name}: no feature map lies between the input and {target.name!r}",
