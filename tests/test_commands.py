@@ -69,7 +69,7 @@ def test_several_methods_and_targets_make_a_grid(run, place):
 
 def test_several_pictures_go_into_a_folder_and_one_bad_one_is_told(run, place):
     (place / "bad.png").write_text("no picture")
-    code, out, err = run(
+    code, _out, err = run(
         "explain", "model.onnx", "picture.png", "bad.png", "second.png", "-o", "maps", "--preset", "0-1"
     )
     assert code == 5
@@ -78,7 +78,7 @@ def test_several_pictures_go_into_a_folder_and_one_bad_one_is_told(run, place):
 
 
 def test_features_writes_grids_and_arrays(run, place):
-    code, out, _ = run("features", "model.onnx", "picture.png", "-l", "r1", "-o", "features", "--preset", "0-1")
+    code, _out, _ = run("features", "model.onnx", "picture.png", "-l", "r1", "-o", "features", "--preset", "0-1")
     assert code == 0
     names = [p.name for p in (place / "features").rglob("*")]
     assert any(n.endswith(".png") for n in names) and any(n.endswith(".npz") for n in names)
@@ -112,7 +112,7 @@ def test_reports_in_both_forms(run, arguments):
 
 
 def test_help_is_quick_and_complete(run):
-    code, out, _ = run("--help")
+    _code, out, _ = run("--help")
     for command in ("doctor", "inspect", "plan", "explain", "features", "receptive-field", "export", "ops", "methods"):
         assert command in out
 

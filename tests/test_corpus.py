@@ -15,8 +15,8 @@ from tests.corpus import CORPUS, MODELS, needs_corpus
 
 pytestmark = needs_corpus
 
-# What the files themselves say: a Loop that cuts pictures up, recurrent layers, results that are class numbers or pixels,
-# graphs without a single map.
+# What the files themselves say: a Loop that cuts pictures up, recurrent layers, results that are class numbers or
+# pixels, graphs without a single map.
 REFUSED = {
     "ort_crop_and_resize": {"grad-cam": "no feature map", "gradient": "Loop"},
     "ort_model_181031_12": {"grad-cam": "int64", "gradient": "int64"},

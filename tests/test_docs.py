@@ -30,3 +30,17 @@ def test_every_room_is_in_the_architecture_page():
     for room in (ROOT / "analyzer").iterdir():
         if room.is_dir() and (room / "__init__.py").exists():
             assert f"{room.name}/" in page, f"docs/architecture.md does not mention {room.name}/"
+
+
+def test_the_example_of_the_readme_runs(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0].replace('"heatmap.png"', repr(str(tmp_path / "heatmap.png")))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "heatmap.png").exists()
+
+
+def test_ci_runs_the_tests_that_the_readme_names():
+    commands = re.findall(r"^pip install .*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert any("pytest" in c and all(part.strip() in ci for part in c.split("&&")) for c in commands)

@@ -72,6 +72,8 @@ def elementwise_transfer(op: Site, *inputs: Maybe) -> Field:
 @spatial("QuantizeLinear", "DequantizeLinear", "BatchNormalization")
 def scaled_transfer(op: Site, x: Maybe, *parameters: Maybe) -> Field:
     """i ← {i}, and all of parameters that are computed: a gate"""
+    if op.attr("training_mode", 0):
+        raise HiddenError("it is in training mode")
     return _parametrised(op, x, parameters)
 
 
@@ -349,12 +351,13 @@ def _neighbours(op: Site, coordinate: Callable[[int], Fraction], scale: Fraction
         rounding = _ROUNDING[op.attr("nearest_mode", "round_prefer_floor")]
         return Taps(lambda o: [rounding(coordinate(o))], step.denominator, step.numerator)
     radius = Fraction(1 if mode == "linear" else 2)
-    if op.attr("antialias", 0) and scale < 1:
+    smoothed = op.attr("antialias", 0) and scale < 1
+    if smoothed:
         radius /= scale
 
     def at(o: int) -> Iterable[int]:
         x = coordinate(o)
-        if x.denominator == 1 and radius <= 2:
+        if x.denominator == 1 and not smoothed:
             return [int(x)]
         return range(math.floor(x - radius) + 1, math.ceil(x + radius))
 

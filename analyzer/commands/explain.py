@@ -129,7 +129,7 @@ class Job:
         """Explain a picture, write what was asked for, and say what was found."""
         import numpy as np
 
-        from analyzer.images import decode, grid, overlay, write_npy, write_png
+        from analyzer.images import ColourBar, decode, grid, overlay, write_npy, write_png
 
         image = decode(picture)
         array, placement = self.card.preprocess.apply(image)
@@ -150,7 +150,7 @@ class Job:
             write_png(out, overlay(image, tiles[0][1], alpha=self.alpha, colormap=self.colormap, title=titles[0]))
         elif out:
             drawn = [overlay(i, h, alpha=self.alpha, colormap=self.colormap, colorbar=False) for i, h in tiles]
-            write_png(out, grid(drawn, titles, columns=len(tiles) // len(found)))
+            write_png(out, grid(drawn, titles, len(tiles) // len(found), bar=ColourBar(self.colormap)))
         if raw:
             write_npy(
                 raw, np.concatenate([a.raw for a in found]) if len({a.raw.shape for a in found}) == 1 else found[0].raw

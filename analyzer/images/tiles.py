@@ -22,6 +22,7 @@ def grid(
     labels: Sequence[str] | None = None,
     columns: int | None = None,
     title: str = "",
+    bar: ColourBar | None = None,
 ) -> np.ndarray:
     """The pictures side by side in equal cells, each with its label above, in at most about 1600 pixels of width.
 
@@ -29,6 +30,7 @@ def grid(
         tiles: (H, W, 3) uint8 RGB of any sizes; each keeps its proportions.
         labels: one per tile; shortened to its cell.
         columns: as near to a square as divides well unless given.
+        bar: the scale that all of them share, drawn at the right.
     """
     if not tiles:
         raise InputError("a grid needs at least one picture")
@@ -37,7 +39,7 @@ def grid(
     columns = min(columns or _columns(len(tiles)), len(tiles))
     height, width = _cell(tiles, columns)
     cells = [_centred(tile, height, width) for tile in tiles]
-    return figure(_assembled(cells, labels, columns, _label_size(width)), title)
+    return figure(_assembled(cells, labels, columns, _label_size(width)), title, bar)
 
 
 def channel_grid(

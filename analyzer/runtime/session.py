@@ -13,8 +13,8 @@ from analyzer.errors import InputError, ProviderError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.runtime.providers import NAMES, resolve
 
-# Both are wrong in 1.31: a zero Pad before MaxPool is folded into it, and moving a DequantizeLinear without a zero point
-# behind a Reshape invents one of another type.
+# Both are wrong in onnxruntime 1.31: a zero Pad before a MaxPool is folded into its padding of −∞, and moving a
+# DequantizeLinear without a zero point behind a Reshape invents one of another type.
 DISABLED_OPTIMIZERS = ["Pad_Fusion", "QDQPropagationTransformer"]
 # A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
 # could otherwise ask for gigabytes while the session is created.
