@@ -1,8 +1,8 @@
 """Abstract interpretation: one walk over the graph, one table per question.
 
 A `Table` gives each operator a transfer function, which maps abstract values of the inputs to abstract values of the
-outputs. Receptive field and cost are two tables; a new question about a model is a new table, not a new walk. What an
-operator without a transfer function hides is reported by name and never guessed.
+outputs. The receptive field is one table; a new question about a model is a new table, not a new walk. What an operator
+without a transfer function hides is reported by name and never guessed.
 """
 
 from __future__ import annotations
@@ -27,20 +27,14 @@ class HiddenError(Exception):
 
 @dataclass
 class Table(Generic[T]):
-    """The transfer functions of one analysis.
-
-    Args:
-        strict: what cannot be told of a tensor cannot be told of anything computed from it either.
-    """
+    """The transfer functions of one analysis, by (domain, operator)."""
 
     name: str
-    strict: bool = True
     rows: dict[tuple[str, str], Transfer] = field(default_factory=dict)
-    otherwise: Transfer | None = None
 
     def of(self, node: Node) -> Transfer | None:
         """The transfer function of `node`, or None."""
-        return self.rows.get((node.domain or "", node.op), self.otherwise)
+        return self.rows.get((node.domain or "", node.op))
 
 
 def transfer(*ops: str, table: Table, domain: str = "") -> Callable[[Transfer], Transfer]:
@@ -127,7 +121,7 @@ def interpret(graph: Graph, table: Table[T], start: Mapping[str, T]) -> Interpre
             continue
         outputs = [o.name for o in node.outputs]
         results: Sequence[Any] = ()
-        if not (blame and table.strict):
+        if not blame:
             results, blame = _apply(table, Site(node, graph, values), inputs)
         for index, name in enumerate(outputs):
             if not name or name in start:

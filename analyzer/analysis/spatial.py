@@ -1,6 +1,8 @@
 """Transfer functions of the receptive field: which input indices each operator reads for an output index.
 
-Each first docstring line is that set. An operator that is not here is reported, not guessed.
+A function with `@spatial(operators)`, under the heading of what they do, takes the fields of the inputs and returns
+those of the outputs; its docstring is that set, and `HiddenError` says why it cannot be told for a node. An operator
+that is not here is reported, not guessed. Fused operators need no row: `graph.unfuse` has taken them apart.
 """
 
 from __future__ import annotations
