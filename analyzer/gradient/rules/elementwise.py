@@ -267,12 +267,36 @@ def relu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @vjp("Clip", since=11)
 def clip_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = min(max(x, lo), hi)   ⇒   x̄ = ȳ ⊙ 1[x = y], bounds included; l̄o, h̄i = Σ ȳ where x is below, above"""
+    """y = min(max(x, lo), hi)   ⇒   x̄ = ȳ ⊙ 1[x = y], bounds included; l̄o, h̄i = Σ ȳ where x is below, above
+
+    A ReLU6 right behind a convolution reads its mask off y, bounds excluded as in the frameworks' own ReLU6: then the
+    runtime still computes both in one pass, and x is never stored.
+    """
     x, lo, hi = node.inputs
+    if _is_fused_relu6(node):
+        inside = op.HardSigmoid(node.y, alpha=LARGEST, beta=0.0)
+        steep = 2.0**100  # a power of two: the product with hi is exact, so that y = hi gives 0
+        return (
+            op.Mul(op.Mul(ct, inside), op.HardSigmoid(node.y, alpha=-steep, beta=steep * node.const(2).item())),
+            None,
+            None,
+        )
     x_bar = masked(op, op.Equal(x, node.y), ct)
     lo_bar = where(op, op.Less(x, lo), ct) if lo is not None and node.needs(1) else None
     hi_bar = where(op, op.Greater(x, hi), ct) if hi is not None and node.needs(2) else None
     return x_bar, lo_bar, hi_bar
+
+
+def _is_fused_relu6(node: Primal) -> bool:
+    below, above, producer = node.const(1), node.const(2), node.graph.producer(node.x)
+    return (
+        node.y.dtype == FLOAT32
+        and (below is not None and below.size == 1 and below.item() == 0)
+        and (above is not None and above.size == 1 and 0 < above.item() < 1e6)
+        and producer is not None
+        and producer.op in ("Conv", "BatchNormalization")
+        and len(node.graph.consumers(node.x)) == 1
+    )
 
 
 @vjp("LeakyRelu", since=6)
