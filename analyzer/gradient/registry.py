@@ -26,7 +26,8 @@ class Primal:
     """A forward node as a rule sees it.
 
     `inputs` and `outputs` hold a Value, or None where an optional one is omitted; trailing omitted ones are filled
-    up, so `x, w, b = node.inputs` can be written for Conv with or without a bias.
+    up, so `x, w, b = node.inputs` can be written for Conv with or without a bias. `wanted` are the tensors on the way
+    to those whose gradient is asked for, `asked` these themselves.
     """
 
     node: Node
@@ -34,6 +35,7 @@ class Primal:
     inputs: tuple[Any, ...]
     outputs: tuple[Value | None, ...]
     wanted: frozenset[str]
+    asked: frozenset[str] = frozenset()
 
     @property
     def op(self) -> str:
@@ -66,6 +68,10 @@ class Primal:
         """Whether the gradient of input `index` is wanted by anyone."""
         value = self.inputs[index] if index < len(self.inputs) else None
         return value is not None and value.name in self.wanted
+
+    def is_between(self, value: Value) -> bool:
+        """Whether `value` is read by this node alone and its gradient is asked for by nobody: a rule may skip it."""
+        return value.name not in self.asked and len(self.graph.consumers(value)) == 1
 
     def const(self, index: int) -> Any:
         """What input `index` holds before the model runs (NumPy array), else None."""
@@ -140,12 +146,12 @@ def load_rules() -> Table:
     return GRADIENT
 
 
-def primal(graph: Graph, node: Node, wanted: Sequence[str] | frozenset[str], arity: int) -> Primal:
+def primal(graph: Graph, node: Node, wanted: frozenset[str], arity: int, asked: frozenset[str] = frozenset()) -> Primal:
     """`node` as a rule sees it, its inputs filled up to `arity`."""
     inputs: list[Value | None] = [i if i.name else None for i in node.inputs]
     inputs += [None] * (arity - len(inputs))
     outputs = tuple(o if o.name else None for o in node.outputs)
-    return Primal(node, graph, tuple(inputs), outputs, frozenset(wanted))
+    return Primal(node, graph, tuple(inputs), outputs, wanted, asked)
 
 
 __all__ = [

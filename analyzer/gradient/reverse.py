@@ -96,7 +96,7 @@ def pullback(op: Builder, cotangents: Mapping[str, Value], wrt: Sequence[str], t
         received = [_total(op, flowing, o.name) if o.name else None for o in node.outputs]
         if all(ct is None for ct in received):
             continue
-        _visit(op, node, received, route.influenced, table, flowing)
+        _visit(op, node, received, route.influenced, frozenset([*wrt, *cotangents]), table, flowing)
     return {name: _total(op, flowing, name) for name in wrt}
 
 
@@ -105,6 +105,7 @@ def _visit(
     node: Node,
     received: list[Value | None],
     influenced: frozenset[str],
+    asked: frozenset[str],
     table: Table,
     flowing: dict[str, list[Value]],
 ) -> None:
@@ -113,7 +114,7 @@ def _visit(
     assert entry is not None
     schema = lookup(node.op, graph.versions.get(node.domain or "", 1), node.domain or "")
     arity = len(node.inputs) if schema is None or schema.max_input > 100 else schema.max_input
-    result: Any = entry.rule(op, primal(graph, node, influenced, arity), *received)
+    result: Any = entry.rule(op, primal(graph, node, influenced, arity, asked), *received)
     results = result if isinstance(result, tuple | list) else [result]
     for value, cotangent in zip(node.inputs, results, strict=False):
         if cotangent is not None and value.name in influenced:

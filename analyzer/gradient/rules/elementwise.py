@@ -22,6 +22,13 @@ def masked(op: Builder, condition: Value, ct: Value) -> Value:
     return op.Mul(ct, op.cast(condition, ct.dtype))
 
 
+def complement(op: Builder, share: Value) -> Value:
+    """1 − s for s in [0, 1]; in float32 as a HardSigmoid, which the runtime computes in its blocked layout."""
+    if share.dtype == FLOAT32:
+        return op.HardSigmoid(share, alpha=-1.0, beta=1.0)
+    return op.Sub(1.0, share)
+
+
 # ---- Arithmetic; the pass sums over broadcast axes ----
 
 
@@ -60,9 +67,19 @@ def sub_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 
 @vjp("Mul", since=7)
 def mul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = a ⊙ b   ⇒   ā = ȳ ⊙ b, b̄ = ȳ ⊙ a"""
+    """y = a ⊙ b   ⇒   ā = ȳ ⊙ b, b̄ = ȳ ⊙ a; for b = σ(a): ā = ȳ ⊙ (b + y (1 − b)) at once"""
     a, b = node.inputs
+    for x, gate in ((a, b), (b, a)):
+        if _is_swish(node, x, gate):
+            total = op.Mul(ct, op.Add(gate, op.Mul(node.y, complement(op, gate))))
+            return (total, None) if x is a else (None, total)
     return op.Mul(ct, b), op.Mul(ct, a)
+
+
+def _is_swish(node: Primal, x: Value, gate: Value) -> bool:
+    """Whether `gate` is σ(x) and serves this product only."""
+    producer = node.graph.producer(gate)
+    return producer is not None and producer.op == "Sigmoid" and producer.inputs[0] is x and node.is_between(gate)
 
 
 @vjp("Div", since=7)
@@ -295,7 +312,7 @@ def _is_fused_relu6(node: Primal) -> bool:
         and (above is not None and above.size == 1 and 0 < above.item() < 1e6)
         and producer is not None
         and producer.op in ("Conv", "BatchNormalization")
-        and len(node.graph.consumers(node.x)) == 1
+        and node.is_between(node.x)
     )
 
 
@@ -349,7 +366,7 @@ def selu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 @vjp("Sigmoid", since=6)
 def sigmoid_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = σ(x)   ⇒   x̄ = ȳ ⊙ y (1 − y)"""
-    return op.Mul(ct, op.Mul(node.y, op.Sub(1.0, node.y)))
+    return op.Mul(ct, op.Mul(node.y, complement(op, node.y)))
 
 
 @vjp("HardSigmoid", since=6)

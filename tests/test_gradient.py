@@ -1,0 +1,175 @@
+"""append_vjp as a whole: conventions at kinks, what can be asked for, refusals, gradients of gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from analyzer import append_vjp
+from analyzer.errors import InputError, NotFoundError, UnsupportedError
+from analyzer.runtime import Session
+from tests.models import model, node, small_cnn
+
+
+def pull(given: onnx.ModelProto, feeds: dict[str, np.ndarray], wrt: list[str], output: str = "y", **options):
+    """The gradients of the sum of `output`."""
+    result = append_vjp(given, [output], wrt, **options)
+    plain = Session(given).run(feeds)[output]
+    found = Session(result.model).run({**feeds, result.cotangents[output]: np.ones_like(plain)})
+    assert np.array_equal(found[output], plain)
+    return [found[result.gradients[name]] for name in wrt]
+
+
+def unary(op: str, size: int, weights: dict | None = None, **attrs) -> onnx.ModelProto:
+    return model([node(op, ["x", *(weights or {})], ["y"], **attrs)], {"x": [1, 1, 1, size]}, {"y": None}, weights)
+
+
+# ---- Conventions ----
+
+
+def test_relu_has_slope_0_at_0():
+    x = np.array([-1, -0.0, 0, 1e-30, 2], np.float32).reshape(1, 1, 1, 5)
+    (gradient,) = pull(unary("Relu", 5), {"x": x}, ["x"])
+    assert gradient.ravel().tolist() == [0, 0, 0, 1, 1]
+
+
+def test_clip_passes_at_its_bounds():
+    x = np.array([-1, 0, 3, 6, 7], np.float32).reshape(1, 1, 1, 5)
+    (gradient,) = pull(unary("Clip", 5, {"lo": np.float32(0), "hi": np.float32(6)}), {"x": x}, ["x"])
+    assert gradient.ravel().tolist() == [0, 1, 1, 1, 0]
+
+
+def test_relu6_behind_a_convolution():
+    weights = {"w": np.ones((1, 1, 1, 1), np.float32), "lo": np.float32(0), "hi": np.float32(6)}
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Clip", ["c", "lo", "hi"], ["y"])]
+    x = np.array([-1, 1e-30, 3, np.nextafter(np.float32(6), np.float32(0)), 7], np.float32).reshape(1, 1, 1, 5)
+    (gradient,) = pull(model(nodes, {"x": [1, 1, 1, 5]}, {"y": None}, weights), {"x": x}, ["x"])
+    assert gradient.ravel().tolist() == [0, 1, 1, 1, 0]
+
+
+def test_max_pool_takes_the_first_maximum():
+    x = np.array([1, 3, 3, 3, 2, 2], np.float32).reshape(1, 1, 1, 6)
+    (gradient,) = pull(unary("MaxPool", 6, kernel_shape=[1, 3], strides=[1, 3]), {"x": x}, ["x"])
+    assert gradient.ravel().tolist() == [0, 1, 0, 1, 0, 0]
+
+
+def test_ties_of_max_share():
+    nodes = [node("Max", ["x", "x2"], ["y"])]
+    given = model(nodes, {"x": [3], "x2": [3]}, {"y": [3]})
+    feeds = {"x": np.array([1, 2, 3], np.float32), "x2": np.array([1, 1, 4], np.float32)}
+    a, b = pull(given, feeds, ["x", "x2"])
+    assert a.tolist() == [0.5, 1, 0] and b.tolist() == [0.5, 0, 1]
+
+
+def test_the_root_of_0_has_slope_0():
+    (gradient,) = pull(unary("Sqrt", 2), {"x": np.array([0, 4], np.float32).reshape(1, 1, 1, 2)}, ["x"])
+    assert gradient.ravel().tolist() == [0, 0.25]
+
+
+# ---- What can be asked for ----
+
+
+def swish() -> onnx.ModelProto:
+    nodes = [node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["y"])]
+    return model(nodes, {"x": [2, 3]}, {"y": [2, 3]})
+
+
+def test_swish_at_once_and_its_gate():
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    gate = 1 / (1 + np.exp(-x.astype(np.float64)))
+    expected = gate + x * gate * (1 - gate)
+    (gradient,) = pull(swish(), {"x": x}, ["x"])
+    assert np.allclose(gradient, expected, atol=1e-6)
+    gradient, of_gate = pull(swish(), {"x": x}, ["x", "s"])
+    assert np.allclose(gradient, expected, atol=1e-6) and np.allclose(of_gate, x)
+
+
+def test_inputs_weights_and_maps_of_one_model():
+    x = np.random.default_rng(0).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    given = small_cnn(softmax=False)
+    found = pull(given, {"x": x}, ["x", "w1", "b1", "w2", "w3", "b3", "r2", "p1"], "logits")
+    shapes = [(2, 3, 12, 12), (8, 3, 3, 3), (8,), (16, 8, 3, 3), (16, 4), (4,), (2, 16, 12 // 2, 6), (2, 8, 6, 6)]
+    assert [g.shape for g in found] == shapes
+    assert np.allclose(found[5], 2)
+
+
+def test_what_the_outputs_do_not_depend_on_is_zero_and_named():
+    nodes = [node("Relu", ["x"], ["y"]), node("Relu", ["x2"], ["z"])]
+    given = model(nodes, {"x": [3], "x2": [2]}, {"y": [3], "z": [2]})
+    result = append_vjp(given, ["y"], ["x", "x2"])
+    assert result.disconnected == ["x2"]
+    feeds = {"x": np.ones(3, np.float32), "x2": np.ones(2, np.float32), result.cotangents["y"]: np.ones(3, np.float32)}
+    assert Session(result.model).run(feeds)[result.gradients["x2"]].tolist() == [0, 0]
+
+
+def test_the_first_outputs_are_the_original_ones():
+    result = append_vjp(small_cnn(), ["probabilities"], ["x"])
+    assert [o.name for o in result.model.graph.output] == ["probabilities", result.gradients["x"]]
+    onnx.checker.check_model(result.model, full_check=True)
+
+
+def test_a_policy_of_ones_own():
+    def signed(op, primal, ct):
+        """x̄ = sign ȳ"""
+        return op.Sign(ct)
+
+    x = np.array([-1, 2], np.float32).reshape(1, 1, 1, 2)
+    (gradient,) = pull(unary("Relu", 2), {"x": x}, ["x"], policy={"Relu": signed})
+    assert gradient.ravel().tolist() == [1, 1]
+
+
+# ---- Refusals ----
+
+
+def test_all_missing_rules_are_named_at_once():
+    nodes = [
+        node("Det", ["x"], ["d"], "first"),
+        node("Relu", ["d"], ["r"]),
+        node("Frob", ["r"], ["y"], "second", domain="acme"),
+    ]
+    given = model(nodes, {"x": [2, 3, 3]}, {"y": None}, domains={"acme": 1})
+    with pytest.raises(UnsupportedError) as caught:
+        append_vjp(given, ["y"], ["x"])
+    text = str(caught.value)
+    assert all(name in text for name in ("acme::Magic", "first", "acme::Frob", "second"))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "wrt", "error"),
+    [(["nothing"], ["x"], NotFoundError), (["logits"], ["w9"], NotFoundError), (["top"], ["x"], InputError)],
+)
+def test_names_that_cannot_be(outputs, wrt, error):
+    given = small_cnn(softmax=False)
+    given.graph.node.append(helper.make_node("ArgMax", ["logits"], ["top"]))
+    given.graph.output.append(helper.make_tensor_value_info("top", TensorProto.INT64, None))
+    with pytest.raises(error):
+        append_vjp(given, outputs, wrt)
+
+
+# ---- Gradients of gradients ----
+
+
+def test_the_appended_graph_can_be_differentiated():
+    """Hessian times vector, against differences of the gradient."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32) * 0.4}
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        node("Tanh", ["c"], ["t"]),
+        node("AveragePool", ["t"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Mul", ["p", "p"], ["q"]),
+        node("ReduceSum", ["q"], ["y"], keepdims=0),
+    ]
+    first = append_vjp(model(nodes, {"x": [1, 3, 6, 6]}, {"y": []}, weights), ["y"], ["x"])
+    gradient, seed = first.gradients["x"], first.cotangents["y"]
+    second = append_vjp(first.model, [gradient], ["x"])
+    x, v = (rng.standard_normal((1, 3, 6, 6)).astype(np.float32) for _ in range(2))
+    session = Session(second.model)
+    one = np.ones((), np.float32)
+    run = lambda at: session.run({"x": at, seed: one, second.cotangents[gradient]: v})  # noqa: E731
+    product = run(x)[second.gradients["x"]]
+    step = 1e-2
+    expected = (run(x + step * v)[gradient] - run(x - step * v)[gradient]) / (2 * step)
+    assert np.linalg.norm(product - expected) <= 1e-3 * np.linalg.norm(expected)
