@@ -125,7 +125,7 @@ def test_a_policy_of_ones_own():
 
 def test_all_missing_rules_are_named_at_once():
     nodes = [
-        node("Det", ["x"], ["d"], "first"),
+        node("Magic", ["x"], ["d"], "first", domain="acme"),
         node("Relu", ["d"], ["r"]),
         node("Frob", ["r"], ["y"], "second", domain="acme"),
     ]
