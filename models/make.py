@@ -1,7 +1,7 @@
 """Makes models/, examples/ and tests/references/ from nothing but Python packages: `python models/make.py`.
 
-It wants `pip install '.[torch]'` and, where no weights are kept in build/ yet, half an hour on two CPU cores. Trained
-weights stay in build/cnn.pt and build/vit.pt, and a second run starts from them; `--train` trains again.
+It wants `pip install '.[torch]'` and, where no weights are kept in build/ yet, some 20 minutes on two idle CPU cores.
+Trained weights stay in build/cnn.pt and build/vit.pt, and a second run starts from them; `--train` trains again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRAINING, HELD_OUT, CALIBRATION = 24_000, 2_000, 512  # pictures
 BATCH = 64
 CNN_STEPS, VIT_STEPS = 4_000, 5_000
 CNN_PRESET, VIT_PRESET = "imagenet", "-1-1"
-CNN_REFERENCE, VIT_REFERENCE = "digits_coffee.png", "digits_chelsea.png"
+REFERENCE = ROOT / "examples" / "digits_rocket.png"
 
 
 def trained(file: Path, again: bool, network: nn.Module, train: Callable[[], nn.Module]) -> nn.Module:
@@ -74,13 +74,12 @@ def export_vit(network: ViT, held_out: Pool) -> dict[str, dict]:
 
 
 def write_references(cnn: CNN, vit: ViT) -> None:
-    """tests/references/digits_cnn.npz and digits_vit.npz, each for the first digit of one example picture."""
-    for network, compute, preset, example, name in (
-        (cnn, references.cnn_references, CNN_PRESET, CNN_REFERENCE, "digits_cnn"),
-        (vit, references.vit_references, VIT_PRESET, VIT_REFERENCE, "digits_vit"),
+    """tests/references/digits_cnn.npz and digits_vit.npz, for the first digit of an example picture."""
+    pixels, target = references.small(REFERENCE), showcase.labels(REFERENCE)[0]
+    for network, compute, preset, name in (
+        (cnn, references.cnn_references, CNN_PRESET, "digits_cnn"),
+        (vit, references.vit_references, VIT_PRESET, "digits_vit"),
     ):
-        pixels = references.small(ROOT / "examples" / example)
-        target = showcase.labels(ROOT / "examples" / example)[0]
         found = compute(network.double(), references.double(pixels, preset), target)
         references.write(found, pixels, target, ROOT / "tests" / "references" / f"{name}.npz")
 
