@@ -9,7 +9,7 @@ nobody asked for (unused nodes are dropped); `node.needs(i)` tells where that wo
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
