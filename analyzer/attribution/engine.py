@@ -34,6 +34,7 @@ from analyzer.graph.query import (
     image_input,
     image_layout,
     layouts,
+    single_batch,
 )
 from analyzer.runtime import Session
 
@@ -151,6 +152,8 @@ class Explainer:
                 defined for this model.
         """
         chosen = find_method(method, options)
+        if layer == "auto" and not shapes and chosen.needs_layer and not any(isinstance(t, str) for t in targets):
+            layer = self._layer_of_one(output)
         graph = self.graph(shapes)
         op = Builder(graph, PREFIX)
         scores = find_scores(graph, output)
@@ -169,6 +172,14 @@ class Explainer:
             compiled.slots.append((outputs[0], outputs[1], outputs[2]))
             compiled.layer = feature.name if feature else ""
         return compiled
+
+    def _layer_of_one(self, output: str | None) -> str:
+        """The default layer as it is found for a single picture, whose sizes are all known."""
+        sizes = single_batch(self.plain.inputs)
+        if not sizes:
+            return "auto"
+        graph = self.graph(sizes)
+        return pick_layer(graph, "auto", find_scores(graph, output).logits).name
 
     def _seed(
         self, op: Builder, compiled: Compiled, target: Any, scores: Scores, suffix: str, batch: Any

@@ -54,17 +54,21 @@ def session_options(allow_fallback: bool, threads: int | None) -> dict[str, Any]
     return {"allow_fallback": allow_fallback, "threads": threads}
 
 
-def parse_shapes(shapes: Sequence[str], inputs: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """{input: sizes} from `NAME:1x3x224x224`; the name may be left out for the first input."""
-    from analyzer.errors import InputError
+def parse_shapes(shapes: Sequence[str], inputs: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+    """{input: sizes} from `NAME:1x3x224x224`; the name may be left out for the first input.
 
-    found = {}
+    An input of which only the batch is open, and that is not named, has a batch of 1.
+    """
+    from analyzer.errors import InputError
+    from analyzer.graph.query import single_batch
+
+    found = single_batch(inputs)
     for text in shapes:
         name, _, sizes = text.rpartition(":")
         parts = sizes.lower().replace(",", "x").split("x")
         if not all(p.isdigit() and int(p) > 0 for p in parts):
             raise InputError(f"--shape {text!r} is not a list of sizes", "write it as input:1x3x224x224")
-        found[name or inputs[0]] = tuple(int(p) for p in parts)
+        found[name or inputs[0].name] = tuple(int(p) for p in parts)
     return found
 
 
@@ -101,7 +105,9 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
 
 def shape_text(shape: Sequence[Any] | None) -> str:
     """[N, 3, 224, 224], with ? for what is not known."""
-    return "unknown" if shape is None else "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
+    if shape is None:
+        return "unknown"
+    return "[" + ", ".join("?" if d is None or str(d).startswith("unk__") else str(d) for d in shape) + "]"
 
 
 class Progress:

@@ -38,7 +38,7 @@ def command(
     if Path(out).resolve() == Path(model).resolve():
         raise click.UsageError("--out is the model itself; choose another name")
     names = load_labels(labels) if labels else None
-    sizes = parse_shapes(shapes, [v.name for v in Explainer(model).plain.inputs]) if shapes else None
+    sizes = parse_shapes(shapes, Explainer(model).plain.inputs) if shapes else None
     path = export(model, out, method, target, layer or "auto", names, sizes, output)
     import json
 

@@ -28,7 +28,7 @@ def command(model: str, everything: bool, shapes: tuple[str, ...], form: str) ->
     from analyzer.attribution import Explainer
 
     explainer = Explainer(model)
-    sizes = parse_shapes(shapes, [v.name for v in explainer.plain.inputs])
+    sizes = parse_shapes(shapes, explainer.plain.inputs)
     report = describe(explainer, sizes)
     if form == "json":
         print_json("inspect", report)
@@ -74,8 +74,8 @@ def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any
         "opsets": {o.domain or "ai.onnx": o.version for o in original.opset_import},
         "nodes": len(original.graph.node),
         "parameters": sum(math.prod(t.dims) for t in original.graph.initializer),
-        "inputs": [{"name": v.name, "type": str(v.dtype), "shape": v.shape} for v in graph.inputs],
-        "outputs": [{"name": v.name, "type": str(v.dtype), "shape": v.shape} for v in graph.outputs],
+        "inputs": [{"name": v.name, "type": str(v.dtype), "shape": v.shape} for v in explainer.plain.inputs],
+        "outputs": [{"name": v.name, "type": str(v.dtype), "shape": v.shape} for v in explainer.plain.outputs],
         "operators": dict(
             Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in original.graph.node).most_common()
         ),

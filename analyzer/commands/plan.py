@@ -32,7 +32,7 @@ def command(
     from analyzer.errors import UnsupportedError
 
     explainer = Explainer(model)
-    sizes = parse_shapes(shapes, [v.name for v in explainer.plain.inputs])
+    sizes = parse_shapes(shapes, explainer.plain.inputs)
     plan = make_plan(explainer, method, target, layer or "auto", sizes, output)
     if form == "json":
         print_json("plan", plan.to_dict())

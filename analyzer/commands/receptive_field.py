@@ -31,7 +31,7 @@ def command(model: str, layer: str | None, everything: bool, verify: bool, shape
     from analyzer.graph.query import find_tensors
 
     explainer = Explainer(model)
-    sizes = parse_shapes(shapes, [v.name for v in explainer.plain.inputs])
+    sizes = parse_shapes(shapes, explainer.plain.inputs)
     graph = explainer.graph(sizes)
     fields = receptive_field(graph)
     names = list(fields)

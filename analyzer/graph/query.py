@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -398,6 +399,15 @@ class FeatureMap:
         return size if isinstance(size, int) else None
 
 
+def single_batch(inputs: Iterable[Value]) -> dict[str, tuple[int, ...]]:
+    """Shapes with a batch of 1 for the inputs of which only the batch is open."""
+    return {
+        value.name: (1, *value.shape[1:])
+        for value in inputs
+        if value.shape and not isinstance(value.shape[0], int) and all(isinstance(d, int) for d in value.shape[1:])
+    }
+
+
 def feature_maps(graph: Graph, target: Value | None = None) -> list[FeatureMap]:
     """Every tensor between the image and `target` (the outputs when None) that has channels over space, in order."""
     found = layouts(graph)
@@ -507,7 +517,9 @@ def _before_last_attention(graph: Graph, maps: list[FeatureMap], target: Value) 
         common = set.intersection(*(ancestors(graph, [v.name]) for v in [values, *product.inputs]))
         found = [m for m in maps if m.name in common and "L" in m.layout.axes]
         if found:
-            return found[-1]
+            # As wide as the tokens themselves: not queries, keys and values side by side.
+            widths = Counter(m.channels for m in maps if "L" in m.layout.axes and m.channels != 1).most_common(1)
+            return next((m for m in reversed(found) if widths and m.channels == widths[0][0]), found[-1])
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.metadata
+import importlib.util
 import platform
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,6 +118,12 @@ def diagnose() -> Report:
             report.versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             report.versions[name] = "not installed"
+    for twin in ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"):
+        if report.versions["opencv-python"] == "not installed" and importlib.util.find_spec("cv2"):
+            try:
+                report.versions["opencv-python"] = f"{importlib.metadata.version(twin)} ({twin})"
+            except importlib.metadata.PackageNotFoundError:
+                continue
     report.versions["python"] = platform.python_version()
     owners = [n for n in ("onnxruntime", "onnxruntime-gpu") if report.versions[n] != "not installed"]
     try:
