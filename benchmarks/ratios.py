@@ -11,6 +11,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from benchmarks.timing import interleaved
 from benchmarks.zoo import NETWORKS, network
 
 METHODS = ("grad-cam", "gradient", "guided-backprop")
+RIVAL = "onnx-ad gradient"
 
 
 def plain(path: Path, threads: int) -> ort.InferenceSession:
@@ -33,7 +35,37 @@ def plain(path: Path, threads: int) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS)
 
 
-def measure(name: str, batch: int, threads: int, rounds: int) -> dict[str, Any]:
+def rival(path: Path, image: np.ndarray, threads: int) -> Callable[[], Any] | None:
+    """The input gradient by onnx-ad; None where it is not installed or does not get through."""
+    try:
+        import onnx_ad
+    except ImportError:
+        return None
+    import onnx
+
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = len(image)
+    try:
+        adjoint = onnx_ad.reverse(model, layout="onnx")
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        session = ort.InferenceSession(adjoint.SerializeToString(), options, ["CPUExecutionProvider"])
+        own = {o.name for o in model.graph.output}
+        gradients = [o.name for o in session.get_outputs() if o.name not in own]
+        # It takes a stack of cotangents: one of them.
+        feeds = {
+            i.name: np.ones((1, len(image), 1000)[-len(i.shape) :], np.float32)
+            for i in session.get_inputs()
+            if i.name != "image"
+        }
+        session.run(gradients, {"image": image, **feeds})
+    except Exception:
+        return None
+    return lambda: session.run(gradients, {"image": image, **feeds})
+
+
+def measure(name: str, batch: int, threads: int, rounds: int, rivals: bool) -> dict[str, Any]:
     """Ratios of one network at one batch size and thread count."""
     path = network(name)
     image = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)
@@ -49,8 +81,13 @@ def measure(name: str, batch: int, threads: int, rounds: int) -> dict[str, Any]:
         compiled = explainer._session(method, "auto", [None], shapes, None, {})
         feeds = {"image": image, compiled.target_inputs[0]: np.full(batch, -1, np.int64)}
         candidates.append(lambda s=compiled.session, f=feeds, r=compiled.slots[0][0]: s.run(f, [r]))
+    names = list(METHODS)
+    other = rival(path, image, threads) if rivals else None
+    if other is not None:
+        candidates.append(other)
+        names.append(RIVAL)
     forward, *others = interleaved(candidates, rounds)
-    ratios = {m: t / forward for m, t in zip(METHODS, others, strict=True)}
+    ratios = {m: t / forward for m, t in zip(names, others, strict=True)}
     return {
         "network": name,
         "batch": batch,
@@ -67,18 +104,20 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 0])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     rows = []
-    header = ["network", "batch", "threads", "forward ms", "build s", *METHODS]
+    header = ["network", "batch", "threads", "forward ms", "build s", *METHODS, *([RIVAL] if given.rivals else [])]
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     for name in given.networks:
         for batch in given.batches:
             for threads in given.threads:
-                row = measure(name, batch, threads, given.rounds)
+                row = measure(name, batch, threads, given.rounds, given.rivals)
                 rows.append(row)
                 cells = [name, str(batch), str(threads or "all"), f"{row['forward_ms']:.0f}", f"{row['build_s']:.2f}"]
-                print("| " + " | ".join(cells + [f"{row[m]:.2f}" for m in METHODS]) + " |", flush=True)
+                cells += [f"{row[m]:.2f}" if m in row else "–" for m in header[5:]]
+                print("| " + " | ".join(cells) + " |", flush=True)
     if given.out:
         about = {"onnxruntime": ort.__version__, "processor": platform.processor() or platform.machine()}
         given.out.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
