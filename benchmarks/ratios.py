@@ -54,11 +54,8 @@ def rival(path: Path, image: np.ndarray, threads: int) -> Callable[[], Any] | No
         own = {o.name for o in model.graph.output}
         gradients = [o.name for o in session.get_outputs() if o.name not in own]
         # It takes a stack of cotangents: one of them.
-        feeds = {
-            i.name: np.ones((1, len(image), 1000)[-len(i.shape) :], np.float32)
-            for i in session.get_inputs()
-            if i.name != "image"
-        }
+        seeds = {i.name: [d if isinstance(d, int) else 1 for d in i.shape] for i in session.get_inputs()}
+        feeds = {name: np.ones(shape, np.float32) for name, shape in seeds.items() if name != "image"}
         session.run(gradients, {"image": image, **feeds})
     except Exception:
         return None
