@@ -27,6 +27,15 @@ def diagnose_map(
     return _flat(explainer, compiled, feeds, image, target)
 
 
+def diagnose_runs(raw: np.ndarray) -> str:
+    """The same for a method of many runs."""
+    if not np.isfinite(raw).all():
+        return "the model computes values that are not finite for some of the images it was given"
+    if raw.max() > raw.min():
+        return ""
+    return f"every value is {raw.flat[0]:g}: nothing that was done to the image or the layer speaks for the target"
+
+
 def _not_finite(explainer: Explainer, feeds: dict[str, np.ndarray]) -> str:
     """Names the first tensor of the forward pass that is not finite."""
     graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})

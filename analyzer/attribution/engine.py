@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from analyzer.attribution.diagnosis import diagnose_map
-from analyzer.attribution.postprocess import FLOAT32, heatmap
+from analyzer.attribution.diagnosis import diagnose_map, diagnose_runs
+from analyzer.attribution.postprocess import FLOAT32, heatmap, heatmaps
 from analyzer.attribution.registry import Context, Method, find_method
 from analyzer.attribution.targets import (
     TOP1,
@@ -58,6 +58,8 @@ class Attribution:
         image: index of the image per row.
         diagnosis: a sentence per row whose map is empty, constant or not finite; "" where all is well.
         stripped: squashing functions that were left out in front of the target (Softmax…).
+        details: what else the method says, a row each: `completeness` of integrated gradients and full-grad, `score`
+            and `top` at every position of occlusion…
     """
 
     raw: np.ndarray
@@ -69,6 +71,7 @@ class Attribution:
     image: np.ndarray
     diagnosis: list[str] = field(default_factory=list)
     stripped: tuple[str, ...] = ()
+    details: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -82,7 +85,14 @@ class Compiled:
     scores: Scores
     outputs: list[str]
     target_inputs: list[str]
+    details: list[dict[str, str]] = field(default_factory=list)
     session: Session | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Every output that is read."""
+        slots = [*self.slots, *(d.values() for d in self.details)]
+        return list(dict.fromkeys([self.scores.output.name, *(n for slot in slots for n in slot)]))
 
 
 class Explainer:
@@ -93,6 +103,10 @@ class Explainer:
         provider: "cpu", "cuda", "cuda:1" or "auto".
         labels: class names, so that targets can be given by label.
         options: passed on to `runtime.Session` (threads, level, allow_fallback, memory_limit).
+
+    Attributes:
+        progress: called with (method, images done, images in all) while a method of many runs is at work.
+        grey: the input's values for a mid-grey pixel, one per channel, where the preprocessing is known.
     """
 
     SESSIONS = 8
@@ -110,7 +124,9 @@ class Explainer:
         self.provider = provider
         self.labels = labels
         self.session_options = options
-        self._compiled: OrderedDict[Any, Compiled] = OrderedDict()
+        self.progress: Callable[[str, int, int], None] | None = None
+        self.grey: np.ndarray | None = None
+        self._compiled: OrderedDict[Any, Any] = OrderedDict()
         self._sources: dict[Any, Source] = {}
 
     # ---- Graphs ----
@@ -152,6 +168,11 @@ class Explainer:
                 defined for this model.
         """
         chosen = find_method(method, options)
+        if chosen.runs:
+            raise UnsupportedError(
+                f"{method} evaluates the model many times: it is no single graph",
+                "use one of the others, such as grad-cam",
+            )
         if layer == "auto" and not shapes and chosen.needs_layer and not any(isinstance(t, str) for t in targets):
             layer = self._layer_of_one(output)
         graph = self.graph(shapes)
@@ -162,7 +183,7 @@ class Explainer:
         batch = image_input(graph).shape[0] if image_input(graph).shape else None
         for slot, target in enumerate(targets):
             suffix = f"_{slot}" if len(targets) > 1 else ""
-            seeds, classes, about = self._seed(op, compiled, target, scores, suffix, batch)
+            seeds, classes, about = self.seeded(op, compiled.target_inputs, target, scores, suffix, batch)
             feature = pick_layer(graph, layer, about) if chosen.needs_layer else None
             ctx = Context(op, seeds, about, image, axes, feature)
             raw = op.cast(chosen.recipe(ctx, **options), FLOAT32)
@@ -170,6 +191,9 @@ class Explainer:
             names = (("raw", raw), ("heatmap", heat), ("class", classes))
             outputs = [graph.add_output(value, f"{PREFIX}/{name}{suffix}").name for name, value in names]
             compiled.slots.append((outputs[0], outputs[1], outputs[2]))
+            compiled.details.append(
+                {name: graph.add_output(v, f"{PREFIX}/{name}{suffix}").name for name, v in ctx.details.items()}
+            )
             compiled.layer = feature.name if feature else ""
         return compiled
 
@@ -181,16 +205,16 @@ class Explainer:
         graph = self.graph(sizes)
         return pick_layer(graph, "auto", find_scores(graph, output).logits).name
 
-    def _seed(
-        self, op: Builder, compiled: Compiled, target: Any, scores: Scores, suffix: str, batch: Any
+    def seeded(
+        self, op: Builder, target_inputs: list[str], target: Any, scores: Scores, suffix: str, batch: Any
     ) -> tuple[dict[str, Value], Value, Value]:
-        """(cotangents, classes, the tensor explained) of a target."""
+        """(cotangents, classes, the tensor explained) of a target; `target_inputs` grows by the input it takes."""
         if isinstance(target, str):
             score = expression(op, target)
             return {score.name: op.ones_like(score)}, op.constant(np.array([TOP1], np.int64)), score
         if target is None:
             classes = op.graph.add_input(f"{PREFIX}/target{suffix}", np.dtype(np.int64), [batch])
-            compiled.target_inputs.append(classes.name)
+            target_inputs.append(classes.name)
         else:
             check_class(scores, target)
             classes = op.constant(np.array([target], np.int64))
@@ -209,6 +233,7 @@ class Explainer:
         **options: Any,
     ) -> Attribution:
         """See `analyzer.explain`."""
+        runs = find_method(method, options).runs
         feeds = self._feeds(inputs)
         image = image_input(self.plain).name
         count = len(feeds[image])
@@ -216,7 +241,8 @@ class Explainer:
         rows = []
         for indices in self._batches(image, count):
             part = {n: a[indices] if a.ndim and len(a) == count else a for n, a in feeds.items()}
-            rows.append(self._run(part, indices, plans, method, layer, output, options))
+            run = self._run_often if runs else self._run
+            rows.append(run(part, indices, plans, method, layer, output, options))
         return _joined(rows)
 
     def _targets(self, target: Any, count: int) -> list[Any]:
@@ -264,8 +290,7 @@ class Explainer:
             check_class(compiled.scores, int(given_classes.max()))
         given = dict(feeds) | dict(zip(compiled.target_inputs, classes, strict=True))
         assert compiled.session is not None
-        names = [compiled.scores.output.name, *(n for slot in compiled.slots for n in slot)]
-        found = compiled.session.run(given, list(dict.fromkeys(names)))
+        found = compiled.session.run(given, compiled.names)
         count = len(indices)
         per_slot = [tuple(found[n] for n in slot) for slot in compiled.slots]
         order = [(i, k) for i in range(count) for k in range(len(per_slot))]
@@ -281,6 +306,10 @@ class Explainer:
             method,
             np.array([indices[i] for i, _ in order]),
             stripped=compiled.scores.stripped,
+            details={
+                name: np.stack([found[compiled.details[k][name]][i] for i, k in order])
+                for name in (compiled.details[0] if compiled.details else {})
+            },
         )
         result.diagnosis = [
             diagnose_map(self, compiled, raw[r], feeds, int(i), int(target[r])) for r, (i, _) in enumerate(order)
@@ -291,17 +320,83 @@ class Explainer:
         self, method: str, layer: str, slots: list[Any], shapes: dict, output: str | None, options: dict[str, Any]
     ) -> Compiled:
         key = (method, layer, tuple(slots), tuple(sorted(shapes.items())), output, tuple(sorted(options.items())))
+
+        def compiled() -> Compiled:
+            done = self.compile(method, layer, slots, shapes, output, **options)
+            done.session = Session(done.graph, self.provider, outputs=done.names, **self.session_options)
+            return done
+
+        found: Compiled = self.kept(key, compiled)
+        return found
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, kept under `key`; the least recently used go."""
         if key not in self._compiled:
-            compiled = self.compile(method, layer, slots, shapes, output, **options)
-            wanted = [compiled.scores.output.name, *(n for slot in compiled.slots for n in slot)]
-            compiled.session = Session(
-                compiled.graph, self.provider, outputs=list(dict.fromkeys(wanted)), **self.session_options
-            )
-            self._compiled[key] = compiled
+            self._compiled[key] = make()
             if len(self._compiled) > self.SESSIONS:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         return self._compiled[key]
+
+    def step(self, method: str, done: int, total: int) -> None:
+        """Tells whoever listens how far a method of many runs is."""
+        if self.progress is not None:
+            self.progress(method, done, total)
+
+    def _run_often(
+        self,
+        feeds: dict[str, np.ndarray],
+        indices: np.ndarray,
+        plans: list[Any],
+        method: str,
+        layer: str,
+        output: str | None,
+        options: dict[str, Any],
+    ) -> Attribution:
+        """As `_run`, by a method that evaluates the model many times: image by image, all targets at once."""
+        from analyzer.attribution.evaluator import Evaluator
+
+        chosen = find_method(method, options)
+        shapes = {name: tuple(a.shape) for name, a in feeds.items()}
+        graph = self.graph(shapes)
+        image = image_input(graph)
+        scores = find_scores(graph, output)
+        batched = frozenset(n for n, a in feeds.items() if a.ndim and len(a) == len(feeds[image.name]))
+        file_batch = next(v.shape for v in self.plain.inputs if v.name == image.name)[0]
+        fixed = file_batch if isinstance(file_batch, int) and file_batch > 0 else None if scores.batched else 1
+        plain = self.kept(
+            ("scores", tuple(sorted(shapes.items())), output),
+            lambda: Session(graph, self.provider, outputs=[scores.output.name], **self.session_options),
+        )
+        values = class_scores(scores, plain.run(feeds)[scores.output.name], len(indices))
+        raws, targets, details, layers = [], [], [], ""
+        for row in range(len(indices)):
+            slots = [p if isinstance(p, str) else int(p[indices[row]]) for p in plans]
+            slots = [int(values[row].argmax()) if s == TOP1 else s for s in slots]
+            for slot in slots:
+                if not isinstance(slot, str):
+                    check_class(scores, slot)
+            one = {n: a[row : row + 1] if n in batched else a for n, a in feeds.items()}
+            evaluator = Evaluator(self, chosen, one, batched, slots, layer, output, fixed)
+            raw, said = chosen.recipe(evaluator, **options)
+            raws.append(raw.astype(np.float32))
+            details.append(said)
+            targets += [TOP1 if isinstance(s, str) else s for s in slots]
+            layers = evaluator.feature.name if chosen.needs_layer else ""
+        raw = np.concatenate(raws)
+        heat = heatmaps(raw, chosen.kind, "N" + evaluator.axes, evaluator.size)
+        return Attribution(
+            raw,
+            heat,
+            values,
+            np.array(targets, np.int64),
+            layers,
+            method,
+            np.repeat(indices, len(plans)),
+            [diagnose_runs(r) for r in raw],
+            scores.stripped,
+            {name: np.concatenate([d[name] for d in details]) for name in details[0]},
+        )
 
     def _feeds(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [i.name for i in self.plain.inputs]
@@ -367,6 +462,7 @@ def _joined(parts: list[Attribution]) -> Attribution:
         method=first.method,
         diagnosis=[d for p in parts for d in p.diagnosis],
         stripped=first.stripped,
+        details={n: np.concatenate([p.details[n] for p in parts]) for n in first.details},
         **joined,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from analyzer.attribution.registry import Context
@@ -46,4 +48,42 @@ def unit_range(ctx: Context, heat: Value) -> Value:
 def heatmap(ctx: Context, raw: Value, kind: str) -> Value:
     """(N, H, W) in [0, 1], float32."""
     raw = ctx.op.cast(raw, FLOAT32)
-    return unit_range(ctx, resize_to_image(ctx, raw) if kind == "cam" else magnitude(ctx, raw))
+    return unit_range(ctx, magnitude(ctx, raw) if kind == "gradient" else resize_to_image(ctx, raw))
+
+
+# ---- The same for arrays, for methods of many runs ----
+
+
+def resized(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """(…, h, w) to (…, *size), float32: linear along each of the last axes, half-pixel centres, edges repeated."""
+    first = maps.ndim - len(size)
+    for axis, length in enumerate(size):
+        old = maps.shape[first + axis]
+        if old != length:
+            maps = np.moveaxis(np.tensordot(maps, _linear(old, length), ([first + axis], [1])), -1, first + axis)
+    return maps.astype(np.float32)
+
+
+def _linear(old: int, new: int) -> np.ndarray:
+    """(new, old) weights."""
+    centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    low = np.minimum(centre.astype(int), max(old - 2, 0))
+    weights = np.zeros((new, old))
+    weights[np.arange(new), low] = 1 - (centre - low)
+    weights[np.arange(new), np.minimum(low + 1, old - 1)] += centre - low
+    return weights
+
+
+def unit_scaled(maps: np.ndarray) -> np.ndarray:
+    """(x − min) / (max − min) per row; a constant map becomes 0."""
+    axes = tuple(range(1, maps.ndim))
+    low = maps.min(axis=axes, keepdims=True)
+    reach = maps.max(axis=axes, keepdims=True) - low
+    return ((maps - low) / np.where(reach == 0, 1, reach)).astype(np.float32)
+
+
+def heatmaps(raw: np.ndarray, kind: str, image_axes: str, size: Sequence[int]) -> np.ndarray:
+    """(rows, H, W) in [0, 1] from a method's own values."""
+    if kind == "gradient":
+        return unit_scaled(np.abs(raw).max(axis=image_axes.index("C")))
+    return unit_scaled(resized(raw, size))

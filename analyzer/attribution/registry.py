@@ -1,7 +1,9 @@
 """The table of methods: one recipe per row, filled by `@method`.
 
 A recipe appends nodes that compute the method's own values from a `Context` and returns them: (N, …space) for methods
-of kind "cam", shaped as the input for kind "gradient". Scaling to [0, 1] and resizing are post-processing.
+of kind "cam" (over a layer) and "map" (over whatever the method says), shaped as the input for kind "gradient". Scaling
+to [0, 1] and resizing are post-processing. A method that evaluates the model many times (`runs=True`) is given an
+`Evaluator` instead, and returns arrays.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class Context:
         image: the image as a floating-point tensor, and the axis of its channels and of its space.
         feature: the layer to explain by; None for methods that need none.
         target: the tensor whose element is the score (logits).
+        details: what else a recipe has to say, (N, …) each; ends in `Attribution.details`.
     """
 
     op: Builder
@@ -35,6 +38,7 @@ class Context:
     image: Value
     image_axes: str
     feature: FeatureMap | None = None
+    details: dict[str, Value] = field(default_factory=dict)
     _gradients: dict[tuple[str, str], Value] = field(default_factory=dict)
 
     @property
@@ -110,12 +114,12 @@ class Context:
         return self.op.Slice(value, [layout.prefix], [np.iinfo(np.int64).max], [axis])
 
 
-Recipe = Callable[..., Value]
+Recipe = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row: the recipe, its kind ("cam" or "gradient") and the paper it is from."""
+    """A row: the recipe, its kind ("cam", "map" or "gradient"), the paper it is from, whether it runs many times."""
 
     name: str
     kind: str
@@ -123,6 +127,7 @@ class Method:
     recipe: Recipe
     needs_layer: bool
     needs_gradient: bool = True
+    runs: bool = False
 
     @property
     def formula(self) -> str:
@@ -140,13 +145,18 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, kind: str, paper: str, needs_layer: bool | None = None, needs_gradient: bool = True
+    name: str,
+    kind: str,
+    paper: str,
+    needs_layer: bool | None = None,
+    needs_gradient: bool = True,
+    runs: bool = False,
 ) -> Callable[[Recipe], Recipe]:
-    """Registers a recipe."""
+    """Registers a recipe; with `runs`, one that is given an `Evaluator`."""
 
     def register(recipe: Recipe) -> Recipe:
         layer = kind == "cam" if needs_layer is None else needs_layer
-        METHODS[name] = Method(name, kind, paper, recipe, layer, needs_gradient)
+        METHODS[name] = Method(name, kind, paper, recipe, layer, needs_gradient, runs)
         return recipe
 
     return register
@@ -172,6 +182,6 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
 
 def all_methods() -> dict[str, Method]:
     """Every method, each family imported."""
-    from analyzer.attribution import backprop, cam, gradients  # noqa: F401
+    from analyzer.attribution import attention, backprop, cam, full_gradient, gradients, perturbation, sampling  # noqa: F401
 
     return METHODS

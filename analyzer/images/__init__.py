@@ -7,6 +7,7 @@ from analyzer.images.card import ModelCard, model_card
 from analyzer.images.colour import COLORMAPS, colormap, colourise
 from analyzer.images.decode import decode, read_header
 from analyzer.images.draw import ColourBar, draw_boxes, figure, fit, overlay, signed_view
+from analyzer.images.fill import gaussian_blur, inpaint
 from analyzer.images.labels import load_labels
 from analyzer.images.placement import Placement
 from analyzer.images.preprocess import PRESETS, Preprocess
@@ -30,7 +31,9 @@ __all__ = [
     "encode",
     "figure",
     "fit",
+    "gaussian_blur",
     "grid",
+    "inpaint",
     "load_labels",
     "model_card",
     "overlay",

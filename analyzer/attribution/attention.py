@@ -1,0 +1,120 @@
+"""Attention of transformers, multiplied through the blocks.
+
+A_b is the softmax of block b, (N, heads, tokens, tokens), found in the graph. All blocks must attend over the same
+tokens: windows (Swin) and reduced keys (PVT) have no such product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analyzer.attribution.postprocess import FLOAT32
+from analyzer.attribution.registry import Context, method
+from analyzer.errors import UnsupportedError
+from analyzer.gradient import pullback, table_of
+from analyzer.graph import Value
+from analyzer.graph.query import Layout, ancestors, descendants, image_input, layouts
+
+
+@method("attention-rollout", "map", "Abnar & Zuidema 2020, 2005.00928, eq. 1", needs_gradient=False)
+def attention_rollout(ctx: Context) -> Value:
+    """R = Π_b (½ mean_heads A_b + ½ I), read at the class token; averaged over all tokens where there is none"""
+    op = ctx.op
+    found, layout = _attention(ctx)
+    rollout = None
+    for weights in found:
+        mixed = op.Mul(op.ReduceMean(op.cast(weights, FLOAT32), [1], keepdims=0), 0.5)
+        mixed = op.Add(mixed, op.Mul(_identity(ctx, layout), 0.5))
+        rollout = mixed if rollout is None else op.MatMul(mixed, rollout)
+    assert rollout is not None
+    return _read(ctx, rollout, layout)
+
+
+@method("gradient-rollout", "map", "Chefer et al. 2021, 2103.15679, eq. 5–6")
+def gradient_rollout(ctx: Context) -> Value:
+    """R ← R + Ā_b R from R = I, Ā_b = mean_heads ReLU(∂y/∂A_b ⊙ A_b), read at the class token; averaged where none"""
+    op = ctx.op
+    found, layout = _attention(ctx)
+    gradients = pullback(op, ctx.seeds, [v.name for v in found], table_of("gradient"))
+    relevance = _identity(ctx, layout)
+    for weights in found:
+        gradient = gradients[weights.name]
+        if gradient is None:
+            continue
+        product = op.Relu(op.cast(op.Mul(gradient, weights), FLOAT32))
+        relevance = op.Add(relevance, op.MatMul(op.ReduceMean(product, [1], keepdims=0), relevance))
+    return _read(ctx, relevance, layout)
+
+
+def _attention(ctx: Context) -> tuple[list[Value], Layout]:
+    """The softmax of every block in order, (N, heads, L, L) each, and the layout of their tokens.
+
+    Raises:
+        UnsupportedError: there is none, or their sizes differ.
+    """
+    graph, op = ctx.graph, ctx.op
+    needed = ancestors(graph, ctx.seeds)
+    reach = descendants(graph, [image_input(graph).name])
+    tokens: dict[int, Layout] = {}
+    for layout in layouts(graph).values():
+        if "L" in layout.axes and len(layout.grid) == 2 and all(isinstance(g, int) for g in layout.grid):
+            tokens.setdefault(int(np.prod(layout.grid)) + layout.prefix, layout)  # type: ignore[arg-type]
+    found: list[Value] = []
+    sizes: set[tuple[int, ...]] = set()
+    for node in graph.forward_nodes():
+        value = node.outputs[0] if node.outputs else None
+        if node.op != "Softmax" or value is None or value.name not in needed or value.name not in reach:
+            continue
+        shape = value.shape or []
+        if len(shape) < 3 or node.attrs.get("axis", -1) not in (-1, len(shape) - 1) or shape[-1] in (1, None):
+            continue
+        if shape[-1] != shape[-2] or not any(n.op in _PRODUCTS for n in _readers(value)):
+            if any(n.op == "MatMul" for n in _readers(value)):
+                sizes.add(tuple(shape[-2:]))
+            continue
+        sizes.add(tuple(shape[-2:]))
+        found.append(value if len(shape) == 4 else op.Reshape(value, [-1, *_heads(ctx, value), shape[-1], shape[-1]]))
+    if len(sizes) != 1 or not found or next(iter(sizes))[0] not in tokens:
+        why = (
+            "no softmax over tokens lies on the way to the target" if not sizes
+            else f"its blocks attend over different tokens: {sorted(map(str, sizes))}" if len(sizes) > 1
+            else f"the grid of the tokens, {next(iter(sizes))}, is not known"
+        )  # fmt: skip
+        raise UnsupportedError(f"{graph.name}: no attention rollout: {why}", "use grad-cam")
+    return found, tokens[next(iter(sizes))[0]]
+
+
+_PRODUCTS = ("MatMul", "Einsum")
+
+
+def _readers(value: Value) -> list:
+    """The nodes that read a value, behind steps that keep it."""
+    found = []
+    for node in value.outputs:
+        found += _readers(node.outputs[0]) if node.op in ("Identity", "Cast", "Dropout", "Where", "Reshape") else [node]
+    return found
+
+
+def _heads(ctx: Context, value: Value) -> list[int]:
+    """The number of heads where batch and heads share an axis."""
+    batch = (image_input(ctx.graph).shape or [None])[0]
+    if not isinstance(batch, int) or not isinstance(value.shape[0], int):
+        raise UnsupportedError(
+            f"{ctx.graph.name}: batch and heads share the first axis of {value.name!r}, and neither is fixed",
+            "fix the batch with --shape",
+        )
+    return [value.shape[0] // batch]
+
+
+def _identity(ctx: Context, layout: Layout) -> Value:
+    size = int(np.prod(layout.grid)) + layout.prefix  # type: ignore[arg-type]
+    return ctx.op.constant(np.eye(size, dtype=np.float32)[None], "identity")
+
+
+def _read(ctx: Context, rollout: Value, layout: Layout) -> Value:
+    """(N, h, w): the row of the class token, or the mean of all rows, over the tokens of the grid."""
+    op = ctx.op
+    rows = op.Slice(rollout, [0], [1], [1]) if layout.prefix else op.ReduceMean(rollout, [1], keepdims=1)
+    last = np.iinfo(np.int64).max
+    grid = op.Slice(rows, [layout.prefix], [last], [2])
+    return op.Reshape(grid, [-1, *(int(g) for g in layout.grid)])  # type: ignore[arg-type]

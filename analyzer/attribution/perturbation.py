@@ -1,0 +1,284 @@
+"""Methods that change the image or a feature map and look at the score.
+
+y is the target score (the logit, or the expression), A the feature map, ⊙ broadcasts. Images are changed as the network
+takes them, after preprocessing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution.evaluator import Evaluator, Found, channel_mask, position_mask
+from analyzer.attribution.postprocess import resized, unit_scaled
+from analyzer.attribution.registry import method
+from analyzer.errors import InputError, UnsupportedError, suggest
+
+FILLS = ("zero", "grey", "mean", "blur", "inpaint")
+SCORES = ("score", "probability")
+
+
+# ---- The image ----
+
+
+@method("occlusion", "map", "Zeiler & Fergus 2014, 1311.2901, section 4.2", needs_gradient=False, runs=True)
+def occlusion(
+    model: Evaluator,
+    patch: int | str | tuple[int, int] = 0,
+    stride: int | str | tuple[int, int] = 0,
+    fill: str | float = "grey",
+    score: str = "score",
+) -> Found:
+    """R_p = mean over the patches that cover pixel p of y(x) − y(x with the patch filled)
+
+    `details["score"]` and `details["top"]` hold the score and the class with the highest one at every position of the
+    patch, (rows, vertical, horizontal): the two maps of the paper's figure. For its third, the activation of a
+    feature map, give that as the target: `"layer"[:, 12].sum()`.
+
+    Args:
+        patch: side in pixels, or height × width; a seventh of the image's shorter side where 0. Patches at the end
+            are cut off at the border.
+        stride: half of the patch where 0.
+        fill: one of `FILLS` or a number in the values of the preprocessed image.
+        score: "score", or "probability" behind the model's squashing function, as in the paper.
+    """
+    check_choice("score", score, SCORES)
+    size = model.size
+    window = _sides("patch", patch, size, [max(1, min(size) // 7)] * len(size))
+    step = _sides("stride", stride, size, [max(1, w // 2) for w in window])
+    grid = [max(0, -(-(s - w) // d)) + 1 for s, w, d in zip(size, window, step, strict=True)]
+    places = np.stack(np.unravel_index(np.arange(np.prod(grid)), grid), axis=1) * step
+    fill_at = Fill(model, fill)
+
+    def occluded(indices: np.ndarray) -> np.ndarray:
+        # The image itself comes first.
+        return np.stack([model.image if i == 0 else fill_at(_patch(places[i - 1], window)) for i in indices])
+
+    scores, top = model.scores_and_labels(occluded, len(places) + 1, score)
+    drops = scores[:, :1].astype(np.float64) - scores[:, 1:]
+    total, covered = np.zeros((len(scores), *size)), np.zeros(size)
+    for index, place in enumerate(places):
+        at = _patch(place, window)
+        total[(slice(None), *at)] += drops[:, index].reshape(-1, *[1] * len(size))
+        covered[at] += 1
+    shape = (len(scores), *grid)
+    details = {"score": scores[:, 1:].reshape(shape), "top": top[:, 1:].reshape(shape)}
+    return total / np.maximum(covered, 1), details
+
+
+@method("rise", "map", "Petsiuk et al. 2018, 1806.07421, eq. 6", needs_gradient=False, runs=True)
+def rise(
+    model: Evaluator,
+    masks: int = 1000,
+    cells: int = 8,
+    keep: float = 0.5,
+    score: str = "probability",
+    seed: int = 0,
+) -> Found:
+    """R = 1 / (N p) Σ_n y(x ⊙ M_n) M_n, M_n a random grid of cells, each kept with probability p, enlarged and shifted
+
+    The paper takes 4,000 masks (VGG-16) and 8,000 (ResNet-50) and the probability as y.
+
+    Args:
+        masks: N. cells: of the grid along each axis. keep: p.
+    """
+    check_choice("score", score, SCORES)
+    if masks < 1 or cells < 1 or not 0 < keep <= 1:
+        raise InputError(f"rise needs masks ≥ 1, cells ≥ 1 and 0 < keep ≤ 1, not {masks}, {cells}, {keep}")
+    size = model.size
+    total = np.zeros((len(model.slots), *size))
+
+    def mask(index: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, index])
+        grid = (rng.random([cells] * len(size)) < keep).astype(np.float32)
+        cell = [-(-s // cells) for s in size]
+        wide = resized(grid, [(cells + 1) * c for c in cell])
+        shift = [int(rng.integers(c)) for c in cell]
+        return wide[tuple(slice(a, a + s) for a, s in zip(shift, size, strict=True))]
+
+    def masked(indices: np.ndarray) -> np.ndarray:
+        return model.image * model.over_image(np.stack([mask(int(i)) for i in indices]))
+
+    scores = model.scores(masked, masks, score).astype(np.float64)
+    for index in range(masks):
+        total += scores[:, index].reshape(-1, *[1] * len(size)) * mask(index)
+    return total / (masks * keep), {}
+
+
+# ---- The image, by the channels of a feature map ----
+
+
+@method("score-cam", "cam", "Wang et al. 2020, 1910.01279", needs_gradient=False, runs=True)
+def score_cam(model: Evaluator, channels: int = 0) -> Found:
+    """L = ReLU(Σ_k w_k A_k), w = softmax_k y(x ⊙ s(U(A_k))), s(m) = (m − min m) / (max m − min m)
+
+    The paper subtracts the score of a baseline image from each y, which the softmax takes out again.
+
+    Args:
+        channels: only that many, of the highest standard deviation over space (Faster Score-CAM); all where 0.
+    """
+    maps = model.maps
+    chosen = np.arange(len(maps))
+    if channels:
+        spread = maps.reshape(len(maps), -1).std(axis=1)
+        chosen = np.sort(np.argsort(-spread, kind="stable")[:channels])
+
+    def masked(indices: np.ndarray) -> np.ndarray:
+        return model.image * model.over_image(unit_scaled(resized(maps[chosen[indices]], model.size)))
+
+    scores = model.scores(masked, len(chosen)).astype(np.float64)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return _weighted(weights / weights.sum(axis=1, keepdims=True), maps[chosen]), {}
+
+
+def _weighted(weights: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """ReLU(Σ_k w_k A_k): (T, h, w)"""
+    return np.maximum(np.tensordot(weights, maps.astype(np.float64), 1), 0)
+
+
+# ---- A feature map: only what lies behind it runs ----
+
+
+@method("ablation-cam", "cam", "Desai & Ramaswamy 2020, Ablation-CAM, WACV", needs_gradient=False, runs=True)
+def ablation_cam(model: Evaluator) -> Found:
+    """L = ReLU(Σ_k w_k A_k), w_k = (y − y_k) / |y|, y_k the score with channel k set to 0
+
+    The paper divides by y, which is positive there; |y| keeps a negative logit from turning the map over. Behind the
+    layer, global average pooling and a linear layer make y − y_k = Σ_ij g_kij A_kij: then one gradient of the tail
+    gives all channels. Otherwise the tail runs once per channel, in batches.
+    """
+    maps = model.maps
+    count = len(maps)
+    layout, rank = model.feature.layout, model.activations.ndim
+
+    def without(indices: np.ndarray) -> np.ndarray:
+        # Index 0 leaves all channels.
+        rows = np.ones((len(indices), count), np.float32)
+        ablated = indices > 0
+        rows[np.flatnonzero(ablated), indices[ablated] - 1] = 0
+        return channel_mask(layout, rank, rows)
+
+    effect = model.linear_effect()
+    if effect is None:
+        scores = model.tail_scores(without, count + 1).astype(np.float64)
+        effect, score = scores[:, :1] - scores[:, 1:], scores[:, :1]
+    else:
+        score = model.tail_scores(without, 1).astype(np.float64)
+    return _weighted(effect / np.where(score == 0, 1, np.abs(score)), maps), {}
+
+
+@method("recipro-cam", "cam", "Byun & Lee 2022, 2209.14074", needs_gradient=False, runs=True)
+def recipro_cam(model: Evaluator, gaussian: bool = False, score: str = "probability") -> Found:
+    """L_ij = y(A ⊙ M_ij), M_ij 1 at position (i, j) and 0 elsewhere; class and register tokens stay
+
+    Args:
+        gaussian: M_ij as the binomial 3 × 3 window around the position instead, as in the paper's second variant.
+    """
+    check_choice("score", score, SCORES)
+    grid = model.maps.shape[1:]
+    layout, rank = model.feature.layout, model.activations.ndim
+
+    def only(indices: np.ndarray) -> np.ndarray:
+        rows = np.zeros((len(indices), *grid), np.float32)
+        rows[(np.arange(len(indices)), *np.unravel_index(indices, grid))] = 1
+        return position_mask(layout, rank, _binomial(rows) if gaussian else rows)
+
+    scores = model.tail_scores(only, int(np.prod(grid)), score)
+    return scores.reshape(-1, *grid), {}
+
+
+def _binomial(rows: np.ndarray) -> np.ndarray:
+    """Each row smoothed by ¼, ½, ¼ along its axes, zeros outside."""
+    for axis in range(1, rows.ndim):
+        wide = np.pad(rows, [(int(a == axis), int(a == axis)) for a in range(rows.ndim)])
+        parts = [np.take(wide, np.arange(d, d + rows.shape[axis]), axis) for d in range(3)]
+        rows = 0.25 * parts[0] + 0.5 * parts[1] + 0.25 * parts[2]
+    return rows
+
+
+# ---- Patches and what fills them ----
+
+
+class Fill:
+    """Images with a patch filled: `fill(place)`."""
+
+    def __init__(self, model: Evaluator, fill: Any) -> None:
+        self.model, self.fill = model, fill
+        self.values = None if fill == "inpaint" else filled(model, fill)
+
+    def __call__(self, place: tuple[slice, ...]) -> np.ndarray:
+        """The image with `place`, a slice per axis of space, filled."""
+        image = self.model.image.copy()
+        at: list[Any] = [slice(None)] * image.ndim
+        for axis, part in zip(self.model.space, place, strict=True):
+            at[axis] = part
+        values = self._inpainted(place) if self.values is None else np.broadcast_to(self.values, image.shape)
+        image[tuple(at)] = values[tuple(at)]
+        return image
+
+    def _inpainted(self, place: tuple[slice, ...]) -> np.ndarray:
+        from analyzer.images import inpaint
+
+        axis = self.model.axes.index("C")
+        mask = np.zeros(self.model.size, bool)
+        mask[place] = True
+        return np.moveaxis(inpaint(np.moveaxis(self.model.image, axis, -1), mask), -1, axis)
+
+
+def filled(model: Evaluator, fill: Any) -> np.ndarray:
+    """What an image is replaced by, broadcastable to it.
+
+    zero (the mean pixel, for networks that take normalised pixels), grey (the value of a mid-grey pixel where the
+    preprocessing is known, else halfway between the image's smallest and largest value), mean (of the image, per
+    channel), blur (the image under a Gaussian of a tenth of its shorter side), or a number.
+    """
+    if isinstance(fill, str):
+        try:
+            fill = float(fill)
+        except ValueError:
+            check_choice("fill", fill, FILLS)
+    if not isinstance(fill, str):
+        return np.asarray(fill, np.float32)
+    image, space = model.image, model.space
+    if fill == "zero":
+        return np.zeros((), np.float32)
+    if fill == "mean":
+        return np.asarray(image.mean(axis=space, keepdims=True))
+    if fill == "grey":
+        grey = model.explainer.grey
+        if grey is None:
+            return np.asarray((image.min() + image.max()) / 2)
+        return grey.reshape([-1 if a == "C" else 1 for a in model.axes])
+    if fill == "inpaint":
+        raise InputError("inpainting needs an image around the patch", "choose zero, grey, mean, blur or a number")
+    if len(space) != 2:
+        raise UnsupportedError("blur fills pictures, and this input has no height and width", "choose mean or zero")
+    from analyzer.images import gaussian_blur
+
+    axis = model.axes.index("C")
+    blurred = gaussian_blur(np.moveaxis(image, axis, -1), min(model.size) / 10)
+    return np.moveaxis(blurred, -1, axis)
+
+
+def check_choice(option: str, given: Any, choices: tuple[str, ...]) -> None:
+    """InputError where an option is none of its choices."""
+    if given not in choices:
+        raise InputError(f"{option} {given!r} is none of {', '.join(choices)}", suggest(str(given), choices))
+
+
+def _sides(option: str, given: Any, size: tuple[int, ...], default: list[int]) -> list[int]:
+    """Pixels along each axis from 16, (16, 24), "16" or "16x24"; 0 is the default."""
+    parts = str(given).lower().split("x") if isinstance(given, str) else given
+    try:
+        sides = [int(p) for p in parts] if isinstance(parts, list | tuple) else [int(parts)]
+    except (TypeError, ValueError):
+        raise InputError(f"{option} {given!r} is no number of pixels", "write 16, or 16x24 (height x width)") from None
+    sides = sides * len(size) if len(sides) == 1 else sides
+    if len(sides) != len(size) or any(s < 0 for s in sides):
+        raise InputError(f"{option} {given!r} does not fit an image of {len(size)} axes", "write 16 or 16x24")
+    return [min(s or d, n) for s, d, n in zip(sides, default, size, strict=True)]
+
+
+def _patch(start: np.ndarray, window: list[int]) -> tuple[slice, ...]:
+    return tuple(slice(int(s), int(s) + w) for s, w in zip(start, window, strict=True))
