@@ -6,7 +6,7 @@ and Max with 0. Everything else keeps its gradient; MaxPool's gradient already i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,20 @@ def table_of(policy: str | dict[str, Rule] | Table) -> Table:
     if all(isinstance(key, tuple) for key in policy):
         return policy  # type: ignore[return-value]
     return override(load_rules(), policy)  # type: ignore[arg-type]
+
+
+def with_switches(table: Table, switches: Mapping[str, Value]) -> Table:
+    """`table` with MaxPool undone by given switches: those of the pooled tensor's name, its own where it has none."""
+    from analyzer.gradient.rules.pooling import unpool
+
+    plain = table["", "MaxPool"].rule
+
+    def switched_max_pool_vjp(op: Builder, node: Primal, ct: Value, *rest: Any) -> Any:
+        """x̄[switches] = Σ ȳ, 0 elsewhere"""
+        given = switches.get(node.y.name)
+        return plain(op, node, ct, *rest) if given is None else unpool(op, given, ct, node.x)
+
+    return override(table, {"MaxPool": switched_max_pool_vjp})
 
 
 def overridden(graph: Graph, nodes: list[Node]) -> list[Node]:

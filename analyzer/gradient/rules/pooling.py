@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Node, Primal, Value, vjp
 from analyzer.gradient.rules.convolution import Windows
 from analyzer.gradient.rules.elementwise import where
 from analyzer.gradient.rules.indexing import scatter_add
@@ -19,13 +19,23 @@ def _spatial(op: Builder, x: Value) -> list[int]:
 @vjp("MaxPool", since=8)
 def max_pool_vjp(op: Builder, node: Primal, ct: Value, *_: Cotangent) -> Cotangent:
     """y = max of each window   ⇒   x̄ = Σ ȳ of the windows whose first maximum it is (unpooling with the switches)"""
-    attrs = {k: v for k, v in node.node.attrs.items() if k != "storage_order" and v is not None}
+    return unpool(op, max_pool_switches(op, node.node), ct, node.x)
+
+
+def max_pool_switches(op: Builder, node: Node) -> Value:
+    """Where the first maximum of each window lies: (N, C, …) int64, indices into x laid out flat."""
+    attrs = {k: v for k, v in node.attrs.items() if k != "storage_order" and v is not None}
     if attrs.get("auto_pad", "NOTSET") != "NOTSET":
         attrs.pop("pads", None)
-    _, switches = op.MaxPool(node.x, outputs=2, **attrs)
-    flat = op.Expand(op.scalar(0, ct), op.Reshape(_count(op, node.x), [1]))
+    _, switches = op.MaxPool(node.inputs[0], outputs=2, **attrs)
+    return switches
+
+
+def unpool(op: Builder, switches: Value, ct: Value, x: Value) -> Value:
+    """x̄[switches] = Σ ȳ, 0 elsewhere"""
+    flat = op.Expand(op.scalar(0, ct), op.Reshape(_count(op, x), [1]))
     laid = scatter_add(op, flat, op.Reshape(switches, [-1]), op.Reshape(ct, [-1]), axis=0)
-    return op.reshape_like(laid, node.x)
+    return op.reshape_like(laid, x)
 
 
 def _count(op: Builder, x: Value) -> Value:

@@ -1,0 +1,243 @@
+"""Projections: what a unit of a feature map is about, carried back to the pixels of one image.
+
+R = J̃ᵀ s, with s the activation of the chosen units and 0 elsewhere, and J̃ the Jacobian of the layer under a policy:
+"deconvnet" (Zeiler & Fergus 2014, 1311.2901, section 2.1), "guided" (Springenberg et al. 2014, 1412.6806, section
+3.4) or "gradient". Max-pooling is undone by its switches, which are an object of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution.engine import Explainer, float_image
+from analyzer.attribution.units import STRONGEST, WHOLE, Units
+from analyzer.errors import InputError, UnsupportedError
+from analyzer.gradient import pullback, table_of
+from analyzer.gradient.policies import with_switches
+from analyzer.gradient.rules.pooling import max_pool_switches
+from analyzer.graph import Builder, Graph, Value
+from analyzer.graph.query import ancestors, descendants
+from analyzer.runtime import Session
+
+INT64 = np.dtype(np.int64)
+
+
+@dataclass(frozen=True)
+class Switches(Mapping[str, np.ndarray]):
+    """{pooled tensor: where the maximum of each window was}: int64, shaped as the tensor.
+
+    Indices are ONNX's: into the pool's input laid out flat, images included. They are all that a deconvnet needs of a
+    picture besides the feature map it starts from: save them, use them again, or use another picture's.
+    """
+
+    indices: dict[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.indices[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write them as .npz, whole or not at all."""
+        from analyzer.images import write_npz
+
+        write_npz(path, self.indices)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Switches:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such file, or it holds something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                indices = {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
+        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: holds no switches ({error})") from None
+        if any(a.dtype != INT64 for a in indices.values()):
+            raise InputError(f"{path}: holds no switches: they are int64 indices")
+        return cls(indices)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Units carried back to pixels, one per image.
+
+    Attributes:
+        pixels: R, shaped as the image input (as floating-point numbers).
+        axes: what its axes are: "NCHW" or "NHWC".
+        channel, position, activation: (N,) the units that were chosen and what they said; for all positions of a
+            channel, position is −2 and activation the highest.
+        layer: name of the tensor.
+        policy: name of the rule table.
+    """
+
+    pixels: np.ndarray
+    axes: str
+    channel: np.ndarray
+    position: np.ndarray
+    activation: np.ndarray
+    layer: str
+    policy: str
+
+
+class Projector:
+    """Projects units of one layer, for images of one shape, by one session.
+
+    Args:
+        explainer: the model.
+        shapes: {input: sizes}, the batch included.
+        layer: tensor or node of the file, or "auto".
+        policy: "deconvnet", "guided" or "gradient".
+        swapped: switches are given with every run instead of being computed.
+
+    Raises:
+        NotFoundError: no such layer or policy. UnsupportedError: a gradient rule is missing on the way.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        shapes: Mapping[str, tuple[int, ...]],
+        layer: str = "auto",
+        policy: str = "deconvnet",
+        swapped: bool = False,
+    ) -> None:
+        graph = explainer.graph(shapes)
+        op = Builder(graph, "projection")
+        self.policy = policy
+        self.units = Units.of(graph, layer)
+        image, self.axes = float_image(graph)
+        self._pools = _pools(graph, image, self.units.value)
+        self._given = {
+            pooled: graph.add_input(f"switches/{pooled}", INT64, graph[pooled].shape)
+            for pooled in self._pools
+            if swapped
+        }
+        batch = self.units.value.shape[0]
+        self._channel = graph.add_input("projection/channel", INT64, [batch])
+        self._position = graph.add_input("projection/position", INT64, [batch])
+        seed, *chosen = self._select(op)
+        table = with_switches(table_of(policy), self._given)
+        cotangent = {self.units.name: self.units.unflat(op, seed)}
+        pixels = pullback(op, cotangent, [image.name], table)[image.name]
+        if pixels is None:
+            raise UnsupportedError(
+                f"{graph.name}: {self.units.name!r} does not depend on the image {image.name!r}", "choose another layer"
+            )
+        self._outputs = [graph.add_output(v).name for v in (op.cast(pixels, np.dtype(np.float32)), *chosen)]
+        self._session = Session(graph, explainer.provider, outputs=self._outputs, **explainer.session_options)
+
+    def _select(self, op: Builder) -> tuple[Value, Value, Value, Value]:
+        """(s, channel, position, activation): s = A ⊙ 1[the chosen units], (N, channels, positions)."""
+        flat = self.units.flat(op)
+        best, peak = op.ArgMax(flat, axis=2, keepdims=0), op.ReduceMax(flat, [2], keepdims=0)
+        zero = np.int64(0)
+        channel = op.Where(op.Less(self._channel, zero), op.ArgMax(peak, axis=1, keepdims=0), self._channel)
+        column = op.Unsqueeze(channel, [1])
+        strongest = op.Squeeze(op.GatherElements(best, column, axis=1), [1])
+        position = op.Where(op.Equal(self._position, np.int64(STRONGEST)), strongest, self._position)
+        of_channel = op.Equal(op.Unsqueeze(column, [2]), np.arange(self.units.channels)[None, :, None])
+        at = op.Unsqueeze(position, [1, 2])
+        whole = op.Equal(at, np.int64(WHOLE))
+        of_place = op.Or(op.Equal(at, np.arange(self.units.positions)[None, None]), whole)
+        seed = op.Where(op.And(of_channel, of_place), flat, op.scalar(0, flat))
+        lowest = op.scalar(float(np.finfo(flat.dtype).min), flat)
+        seen = op.ReduceMax(op.Where(op.And(of_channel, of_place), flat, lowest), [1, 2], keepdims=0)
+        return seed, channel, position, op.cast(seen, np.dtype(np.float32))
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        channel: int | Sequence[int] | np.ndarray = STRONGEST,
+        position: int | Sequence[int] | np.ndarray = STRONGEST,
+        switches: Switches | None = None,
+    ) -> Projection:
+        """Project a unit of each image.
+
+        Args:
+            feeds: {input: array}, of the shapes that were given.
+            channel, position: one for all images or one each; STRONGEST, and WHOLE for every position.
+
+        Raises:
+            NotFoundError: no such unit. InputError: switches of another shape, or none where they are wanted.
+        """
+        count = self.units.value.shape[0]
+        channels, positions = (np.broadcast_to(np.asarray(a, np.int64), (count,)) for a in (channel, position))
+        for c, p in zip(channels, positions, strict=True):
+            self.units.check(int(c), int(p))
+        given = {value.name: self._switch(name, value, switches) for name, value in self._given.items()}
+        found = self._session.run(
+            {**feeds, **given, self._channel.name: channels, self._position.name: positions}, self._outputs
+        )
+        pixels, at_channel, at_position, seen = (found[name] for name in self._outputs)
+        return Projection(pixels, self.axes, at_channel, at_position, seen, self.units.name, self.policy)
+
+    def _switch(self, name: str, value: Value, switches: Switches | None) -> np.ndarray:
+        found = switches.get(name) if switches is not None else None
+        shape = [int(d) for d in value.shape]
+        if found is None:
+            raise InputError(f"no switches for the pooled tensor {name!r}", "take them from the same model")
+        if list(found.shape) != shape:
+            raise InputError(f"the switches of {name!r} have the shape {list(found.shape)}, not {shape}")
+        return found
+
+
+def _pools(graph: Graph, image: Value, layer: Value) -> list[str]:
+    """Pooled tensors between the image and the layer."""
+    between = descendants(graph, [image.name]) & ancestors(graph, [layer.name])
+    return [n.outputs[0].name for n in graph.forward_nodes() if n.op == "MaxPool" and n.outputs[0].name in between]
+
+
+def read_switches(explainer: Explainer, inputs: Any, layer: str = "auto") -> Switches:
+    """The switches of a picture: of every MaxPool between the image and `layer`.
+
+    Args:
+        inputs: the preprocessed array, or {input: array}.
+    """
+    feeds = explainer._feeds(inputs)
+    graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
+    op = Builder(graph, "switches")
+    image, _ = float_image(graph)
+    pooled = _pools(graph, image, Units.of(graph, layer).value)
+    if not pooled:
+        return Switches({})
+    switches = {name: max_pool_switches(op, graph.producer(graph[name])) for name in pooled}
+    outputs = {name: graph.add_output(value).name for name, value in switches.items()}
+    session = Session(graph, explainer.provider, outputs=list(outputs.values()), **explainer.session_options)
+    found = session.run({n: a for n, a in feeds.items() if n in session.inputs})
+    return Switches({name: found[output] for name, output in outputs.items()})
+
+
+def project(
+    explainer: Explainer,
+    inputs: Any,
+    layer: str = "auto",
+    channel: int | Sequence[int] = STRONGEST,
+    position: int | Sequence[int] = STRONGEST,
+    policy: str = "deconvnet",
+    switches: Switches | None = None,
+) -> Projection:
+    """Carry units of `layer` back to the pixels of each image: see `Projector`.
+
+    Args:
+        inputs: the preprocessed array, (N, …) in the model's own layout, or {input: array}.
+        switches: of another picture, or of a file; the picture's own when None.
+    """
+    feeds = explainer._feeds(inputs)
+    shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+    projector = Projector(explainer, shapes, layer, policy, switches is not None)
+    return projector.run(feeds, channel, position, switches)

@@ -1,0 +1,186 @@
+"""Units: a tensor as channels × positions, whatever its layout; where each unit looks in the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analyzer.analysis import ReceptiveField
+from analyzer.attribution.engine import pick_layer
+from analyzer.attribution.targets import find_scores
+from analyzer.errors import InputError, NotFoundError, UnsupportedError
+from analyzer.gradient.reverse import is_float
+from analyzer.graph import Builder, Graph, Value
+from analyzer.graph.query import find_tensors
+
+STRONGEST = -1  # as a channel: the one with the strongest activation; as a position: that of the channel
+WHOLE = -2  # as a position: every position of the channel
+
+Window = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of a tensor.
+
+    Attributes:
+        value: the tensor, (N, …); its sizes are fixed.
+        channel: the axis of its channels.
+        space: the axes of its positions; none for a vector per image.
+        grid: sizes of the positions, (h, w) for tokens.
+        prefix: class and register tokens in front, which are no positions.
+    """
+
+    value: Value
+    channel: int
+    space: tuple[int, ...]
+    grid: tuple[int, ...]
+    prefix: int = 0
+
+    @classmethod
+    def of(cls, graph: Graph, layer: str = "auto") -> Units:
+        """The units of a feature map, or of a tensor (N, channels).
+
+        Raises:
+            NotFoundError: no such tensor. UnsupportedError: it has no channels, or a size is not fixed.
+        """
+        value = find_tensors(graph, layer)[-1] if layer != "auto" else None
+        if value is not None and value.shape is not None and len(value.shape) == 2 and is_float(value):
+            units = cls(value, 1, (), ())
+        else:
+            feature = pick_layer(graph, layer, find_scores(graph).logits if layer == "auto" else graph.outputs[0])
+            layout = feature.layout
+            if layout.axes[:1] != "N":
+                raise UnsupportedError(f"{feature.name!r} ({layout}) does not begin with the axis of the images")
+            units = cls(feature.value, layout.channel, layout.spatial, tuple(layout.grid), layout.prefix)  # type: ignore[arg-type]
+        if not all(isinstance(d, int) for d in [*units.grid, *(units.value.shape or [None])]):
+            raise UnsupportedError(
+                f"the shape of {units.name!r} is not fixed: {units.value.shape}", "fix the input's sizes with --shape"
+            )
+        return units
+
+    @property
+    def name(self) -> str:
+        return str(self.value.name)
+
+    @property
+    def channels(self) -> int:
+        return int(self.value.shape[self.channel])
+
+    @property
+    def positions(self) -> int:
+        return math.prod(self.grid)
+
+    # ---- As nodes ----
+
+    def flat(self, op: Builder) -> Value:
+        """(N, channels, positions)"""
+        value = self.value
+        if self.prefix:
+            value = op.Slice(value, [self.prefix], [np.iinfo(np.int64).max], [self.space[0]])
+        value = op.Transpose(value, perm=self._perm())
+        return op.Reshape(value, [0, self.channels, self.positions], allowzero=0)
+
+    def unflat(self, op: Builder, flat: Value) -> Value:
+        """(N, channels, positions) as the tensor is shaped, 0 at the tokens in front."""
+        perm, shape = self._perm(), list(self.value.shape)
+        shape = [d - self.prefix if self.prefix and a == self.space[0] else d for a, d in enumerate(shape)]
+        value = op.Reshape(flat, [shape[a] for a in perm])
+        value = op.Transpose(value, perm=[perm.index(a) for a in range(len(perm))])
+        if self.prefix:
+            value = op.Pad(value, [self.prefix, 0], op.scalar(0, value), [self.space[0]])
+        return op.shaped_as(value, self.value)
+
+    def _perm(self) -> list[int]:
+        return [0, self.channel, *self.space]
+
+    # ---- As numbers ----
+
+    def check(self, channel: int, position: int = STRONGEST) -> None:
+        """NotFoundError where there is no such unit."""
+        if not STRONGEST <= channel < self.channels:
+            raise NotFoundError(
+                f"{self.name!r} has no channel {channel}", f"it has {self.channels}: 0 to {self.channels - 1}"
+            )
+        if not WHOLE <= position < self.positions:
+            raise NotFoundError(f"{self.name!r} has no position {position}: its grid is {self.grid_text}")
+
+    def place(self, position: int) -> tuple[int, ...]:
+        """(y, x) of a position."""
+        return tuple(int(i) for i in np.unravel_index(position, self.grid)) if self.grid else ()
+
+    def position(self, place: tuple[int, ...]) -> int:
+        """The number of the position (y, x).
+
+        Raises:
+            NotFoundError: it lies outside the grid.
+        """
+        if len(place) != len(self.grid) or any(not 0 <= p < g for p, g in zip(place, self.grid, strict=True)):
+            text = ",".join(map(str, place))
+            raise NotFoundError(f"{self.name!r} has no position {text}: its grid is {self.grid_text}")
+        return int(np.ravel_multi_index(place, self.grid)) if self.grid else 0
+
+    @property
+    def grid_text(self) -> str:
+        return "×".join(map(str, self.grid)) or "a single position"
+
+    def window(
+        self, fields: Mapping[str, ReceptiveField], channel: int, position: int, size: tuple[int, ...]
+    ) -> Window:
+        """(start, stop) per axis of the image: the pixels that the unit depends on, not clipped.
+
+        The whole image where the unit sees all of it, or its receptive field is not known.
+        """
+        whole = tuple((0, s) for s in size)
+        field = fields.get(self.name)
+        if field is None or field.is_global:
+            return whole
+        place = {self.channel: channel}
+        if len(self.space) == 1 and len(self.grid) > 1:
+            place[self.space[0]] = position + self.prefix
+        else:
+            place |= dict(zip(self.space, self.place(position), strict=True))
+        try:
+            found = field.interval(tuple(place.get(axis, 0) for axis in field.axes))
+        except InputError:
+            return whole
+        return tuple(w if span is None else span for span, w in zip(found, whole, strict=True))
+
+
+def clipped(window: Window, size: tuple[int, ...]) -> Window:
+    """The part of a window that lies inside the image."""
+    return tuple((min(max(a, 0), s), max(min(b, s), 0)) for (a, b), s in zip(window, size, strict=True))
+
+
+def parse_unit(units: Units, text: str) -> tuple[int, int]:
+    """(channel, position) from `17`, `17@3,5`, `17@all`, `max`.
+
+    Raises:
+        InputError: not such a text. NotFoundError: no such unit.
+    """
+    channel_text, _, place_text = text.partition("@")
+    try:
+        channel = STRONGEST if channel_text == "max" else int(channel_text)
+        if not place_text:
+            position = STRONGEST
+        elif place_text == "all":
+            position = WHOLE
+        else:
+            position = units.position(tuple(int(p) for p in place_text.split(",")))
+    except ValueError:
+        raise InputError(
+            f"{text!r} is no unit", "write CHANNEL, CHANNEL@y,x, CHANNEL@all, or max for the strongest activation"
+        ) from None
+    units.check(channel, position)
+    return channel, position
+
+
+def rgb(pixels: np.ndarray, axes: str, channels: str = "RGB") -> np.ndarray:
+    """(N, H, W, C) of an image-shaped array whose axes are `axes`, channels in RGB order."""
+    order: list[Any] = [axes.index("N"), *(i for i, a in enumerate(axes) if a in "DHW")]
+    array = np.transpose(pixels, [*order, axes.index("C")]) if "C" in axes else np.transpose(pixels, order)[..., None]
+    return array[..., ::-1] if channels == "BGR" else array

@@ -1,0 +1,8 @@
+"""Passes over folders of pictures: the strongest activations of every channel, and what channels do on the way."""
+
+from analyzer.mining.manifest import Manifest
+from analyzer.mining.miner import MiningResult, mine
+from analyzer.mining.ranking import Ranking
+from analyzer.mining.statistics import PeakStatistics
+
+__all__ = ["Manifest", "MiningResult", "PeakStatistics", "Ranking", "mine"]

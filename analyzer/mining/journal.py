@@ -1,0 +1,207 @@
+"""What is kept on disk while mining: a state file, written whole, and a journal of what came after it.
+
+A record is appended to the journal for every finished batch, so a kill costs the batch in flight and nothing else: on
+the next start the state is read and the journal replayed. A record that was cut off is recognised by its checksum and
+dropped. When the state is written, the journal starts anew; records that the state already holds are skipped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from analyzer.errors import InputError
+from analyzer.images import atomic_write, write_npz
+from analyzer.mining.ranking import Ranking
+from analyzer.mining.reduction import Peaks
+from analyzer.mining.statistics import PeakStatistics
+
+_HEADER = struct.Struct("<4sIIQQ")  # magic, CRC-32 and length of the payload, first and last picture of the batch + 1
+_MAGIC = b"mine"
+
+
+@dataclass
+class State:
+    """How far a shard is, and what was found.
+
+    Attributes:
+        run: what was asked for: model, layers, k, preprocessing, pictures, shard.
+        done: pictures of the shard that are finished, from its first.
+        rankings, statistics: per layer.
+        failed: {number of the picture: why it could not be read}.
+    """
+
+    run: dict[str, Any]
+    done: int
+    rankings: dict[str, Ranking]
+    statistics: dict[str, PeakStatistics]
+    failed: dict[int, str]
+
+    def take(self, batch: Batch) -> None:
+        """Take in a finished batch."""
+        for layer, peaks in batch.peaks.items():
+            self.rankings[layer].update(peaks.values, peaks.places, batch.images)
+            self.statistics[layer].update(peaks.values, peaks.means)
+        self.failed |= batch.failed
+        self.done = batch.stop
+
+    def save(self, path: Path) -> None:
+        """Write the state, whole or not at all."""
+        about = {"run": self.run, "done": self.done, "failed": {str(i): why for i, why in self.failed.items()}}
+        arrays = {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)}
+        for at, layer in enumerate(self.rankings):
+            for kind, part in (("ranking", self.rankings[layer]), ("statistics", self.statistics[layer])):
+                arrays |= {f"{at}/{kind}/{f.name}": getattr(part, f.name) for f in fields(part)}
+        write_npz(path, arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> State:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is none of ours.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                about = json.loads(archive["about"].tobytes())
+                rankings, statistics = {}, {}
+                for at, layer in enumerate(about["run"]["layers"]):
+                    rankings[layer] = Ranking(*(archive[f"{at}/ranking/{f.name}"] for f in fields(Ranking)))
+                    parts = (archive[f"{at}/statistics/{f.name}"] for f in fields(PeakStatistics))
+                    statistics[layer] = PeakStatistics(*parts)
+                failed = {int(i): why for i, why in about["failed"].items()}
+                return cls(about["run"], about["done"], rankings, statistics, failed)
+        except Exception as error:
+            raise InputError(f"{path}: is no state of `mine` ({error})", "remove it to start anew") from None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures start … stop − 1 of a shard, finished: numbers of those that could be read, and their peaks."""
+
+    start: int
+    stop: int
+    images: np.ndarray
+    peaks: dict[str, Peaks]
+    failed: dict[int, str]
+
+
+class Journal:
+    """Finished batches since the last state, one file per shard; one process at a time may write it."""
+
+    def __init__(self, path: Path, layers: Sequence[str]) -> None:
+        self.path, self.layers = path, layers
+        self._file: IO[bytes] | None = None
+
+    def read(self) -> Iterator[Batch]:
+        """The whole records, in order."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            while len(header := file.read(_HEADER.size)) == _HEADER.size:
+                magic, checksum, length, start, stop = _HEADER.unpack(header)
+                payload = file.read(length) if magic == _MAGIC else b""
+                if magic != _MAGIC or len(payload) < length or zlib.crc32(payload) != checksum:
+                    return
+                yield self._unpack(start, stop, payload)
+
+    def begin(self) -> None:
+        """Start an empty journal and keep it for this process.
+
+        Raises:
+            InputError: another process is at work here.
+        """
+        if self._file is not None:
+            self._file.truncate(0)
+            return
+        self._file = self.path.open("ab")
+        if not _lock(self._file):
+            self._file.close()
+            self._file = None
+            raise InputError(f"{self.path}: another process is mining here", "wait for it, or use another folder")
+        self._file.truncate(0)
+
+    def append(self, batch: Batch) -> None:
+        """Add a finished batch."""
+        assert self._file is not None
+        payload = self._pack(batch)
+        header = _HEADER.pack(_MAGIC, zlib.crc32(payload), len(payload), batch.start, batch.stop)
+        self._file.write(header + payload)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Give the journal up, and remove it: the state holds everything."""
+        if self._file is not None:
+            self.path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+    def _pack(self, batch: Batch) -> bytes:
+        stream = io.BytesIO()
+        failed = json.dumps({str(i): why for i, why in batch.failed.items()}).encode()
+        parts = [np.frombuffer(failed, np.uint8), batch.images]
+        for layer in self.layers:
+            peaks = batch.peaks[layer]
+            parts += [peaks.values, peaks.places, peaks.means]
+        for part in parts:
+            np.lib.format.write_array(stream, np.ascontiguousarray(part), allow_pickle=False)
+        return stream.getvalue()
+
+    def _unpack(self, start: int, stop: int, payload: bytes) -> Batch:
+        stream = io.BytesIO(payload)
+        parts = [np.lib.format.read_array(stream, allow_pickle=False) for _ in range(2 + 3 * len(self.layers))]
+        failed = {int(i): why for i, why in json.loads(parts[0].tobytes()).items()}
+        peaks = {layer: Peaks(*parts[2 + 3 * at : 5 + 3 * at]) for at, layer in enumerate(self.layers)}
+        return Batch(start, stop, parts[1], peaks, failed)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Whether the file is now this process's alone; always on systems without such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def merge_states(states: Sequence[State]) -> State:
+    """The state of all shards together.
+
+    Raises:
+        InputError: they are not finished shards of one run.
+    """
+    first = states[0]
+    common = {key: value for key, value in first.run.items() if key != "shard"}
+    if any({k: v for k, v in s.run.items() if k != "shard"} != common for s in states):
+        raise InputError("these shards are of different runs", "mine them with the same model, layers and pictures")
+    count = first.run["shard"][1]
+    present = sorted(s.run["shard"][0] for s in states)
+    if present != list(range(1, count + 1)):
+        missing = sorted(set(range(1, count + 1)) - set(present))
+        raise InputError(f"of {count} shards {', '.join(map(str, missing)) or 'some'} are missing")
+    merged = State({**common, "shard": [1, 1]}, first.done, dict(first.rankings), dict(first.statistics), {})
+    for state in states[1:]:
+        merged.done += state.done
+        for layer in merged.rankings:
+            merged.rankings[layer] = merged.rankings[layer].merge(state.rankings[layer])
+            merged.statistics[layer] = merged.statistics[layer].merge(state.statistics[layer])
+    merged.failed = {i: why for s in states for i, why in s.failed.items()}
+    return merged
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """The document as a file, whole or not at all."""
+    atomic_write(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,64 @@
+"""Max, arg max and mean of every channel, in the graph: feature maps never leave the session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyzer.attribution import Explainer
+from analyzer.attribution.features import chosen_tensors
+from analyzer.attribution.units import Units
+from analyzer.graph import Builder
+from analyzer.runtime import Session
+
+FLOAT32 = np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Of one layer for a batch: the highest activation per channel, its first position, and the mean, (B, K) each."""
+
+    values: np.ndarray
+    places: np.ndarray
+    means: np.ndarray
+
+    def rows(self, kept: np.ndarray) -> Peaks:
+        """Of some of the pictures."""
+        return Peaks(self.values[kept], self.places[kept], self.means[kept])
+
+
+class Reduction:
+    """A session that gives the `Peaks` of chosen layers.
+
+    Args:
+        layers: tensors, nodes or globs.
+        shapes: {input: sizes}, the batch included.
+
+    Raises:
+        NotFoundError: no such layer. UnsupportedError: a layer has no channels, or its size is not fixed.
+    """
+
+    def __init__(self, explainer: Explainer, layers: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        graph = explainer.graph(shapes)
+        op = Builder(graph, "mining")
+        names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
+        chosen = [Units.of(graph, name) for name in names]
+        self.units = {units.name: units for units in chosen}
+        self._outputs = {}
+        for units in chosen:
+            flat = units.flat(op)
+            values = (
+                op.cast(op.ReduceMax(flat, [2], keepdims=0), FLOAT32),
+                op.ArgMax(flat, axis=2, keepdims=0),
+                op.cast(op.ReduceMean(flat, [2], keepdims=0), FLOAT32),
+            )
+            self._outputs[units.name] = [graph.add_output(v).name for v in values]
+        wanted = [name for names in self._outputs.values() for name in names]
+        self._session = Session(graph, explainer.provider, outputs=wanted, **explainer.session_options)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Peaks]:
+        """{layer: Peaks}"""
+        found = self._session.run({n: a for n, a in feeds.items() if n in self._session.inputs})
+        return {layer: Peaks(*(found[n] for n in names)) for layer, names in self._outputs.items()}

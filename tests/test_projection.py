@@ -1,0 +1,118 @@
+"""Units carried back to pixels: against autograd-free identities, their receptive fields, and swapped switches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analyzer import append_vjp
+from analyzer.analysis import receptive_field
+from analyzer.attribution import Explainer
+from analyzer.attribution.projection import Switches, project, read_switches
+from analyzer.attribution.units import WHOLE, Units, clipped, parse_unit
+from analyzer.errors import InputError, NotFoundError
+from analyzer.runtime import Session
+from tests.models import model, node, small_cnn
+
+RNG = np.random.default_rng(1)
+IMAGES = RNG.standard_normal((3, 3, 12, 12)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def explainer() -> Explainer:
+    return Explainer(small_cnn())
+
+
+def activations(explainer: Explainer, layer: str) -> np.ndarray:
+    graph = explainer.graph({"x": IMAGES.shape})
+    return Session(graph, outputs=[graph.add_output(graph[layer]).name]).run({"x": IMAGES}, [layer])[layer]
+
+
+@pytest.mark.parametrize("policy", ["gradient", "guided", "deconvnet"])
+def test_a_projection_is_the_vjp_of_the_units_activation(explainer: Explainer, policy: str) -> None:
+    found = project(explainer, IMAGES, "r2", 5, policy=policy)
+    layer = activations(explainer, "r2")
+    flat = layer[:, 5].reshape(3, -1)
+    assert (found.position == flat.argmax(1)).all()
+    np.testing.assert_array_equal(found.activation, flat.max(1))
+    seed = np.zeros_like(layer)
+    seed.reshape(3, 16, -1)[range(3), 5, found.position] = flat.max(1)
+    vjp = append_vjp(small_cnn(), ["r2"], ["x"], policy)
+    session = Session(vjp.graph, outputs=[vjp.gradients["x"]])
+    expected = session.run({"x": IMAGES, vjp.cotangents["r2"]: seed})[vjp.gradients["x"]]
+    np.testing.assert_allclose(found.pixels, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(expected).max() > 0
+
+
+def test_strongest_channel_and_whole_channels(explainer: Explainer) -> None:
+    layer = activations(explainer, "r2").reshape(3, 16, -1)
+    strongest = project(explainer, IMAGES, "r2")
+    assert (strongest.channel == layer.max(2).argmax(1)).all()
+    channel = int(strongest.channel[0])
+    parts = [project(explainer, IMAGES[:1], "r2", channel, p, "gradient").pixels for p in range(36)]
+    whole = project(explainer, IMAGES[:1], "r2", channel, WHOLE, "gradient").pixels
+    np.testing.assert_allclose(whole, sum(parts), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["gradient", "guided", "deconvnet"])
+def test_a_projection_stays_inside_the_receptive_field(explainer: Explainer, policy: str) -> None:
+    graph = explainer.graph({"x": (1, 3, 12, 12)})
+    units, fields = Units.of(graph, "r2"), receptive_field(graph)
+    for position in (0, 5, 14, 35):
+        (y0, y1), (x0, x1) = clipped(units.window(fields, 3, position, (12, 12)), (12, 12))
+        lit = np.argwhere(project(explainer, IMAGES[:1], "r2", 3, position, policy).pixels[0].any(axis=0))
+        assert ((lit >= (y0, x0)) & (lit < (y1, x1))).all()
+
+
+def test_switches_are_saved_used_again_and_swapped(explainer: Explainer, tmp_path) -> None:
+    one, other = IMAGES[:1], IMAGES[1:2]
+    switches = read_switches(explainer, one, "r2")
+    assert set(switches) == {"p1"} and switches["p1"].shape == (1, 8, 6, 6)
+    pooled = activations(explainer, "r1")[:1].ravel()[switches["p1"]]
+    np.testing.assert_array_equal(pooled, activations(explainer, "p1")[:1])
+    switches.save(tmp_path / "switches.npz")
+    again = Switches.load(tmp_path / "switches.npz")
+    own = project(explainer, one, "r2", 5)
+    np.testing.assert_array_equal(project(explainer, one, "r2", 5, switches=again).pixels, own.pixels)
+    swapped = project(explainer, one, "r2", 5, switches=read_switches(explainer, other, "r2"))
+    assert not np.array_equal(swapped.pixels, own.pixels)
+    with pytest.raises(InputError, match="no switches for"):
+        project(explainer, one, "r2", 5, switches=Switches({}))
+    with pytest.raises(InputError, match="shape"):
+        project(explainer, one, "r2", 5, switches=Switches({"p1": switches["p1"][:, :2]}))
+
+
+def test_tokens_channels_last_and_vectors() -> None:
+    weights = {"w": RNG.standard_normal((4, 3, 2, 2)).astype(np.float32), "shape": np.array([1, 4, 36])}
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], strides=[2, 2]),
+        node("Relu", ["c"], ["map"]),
+        node("Reshape", ["map", "shape"], ["flat"]),
+        node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]),
+        node("Transpose", ["map"], ["nhwc"], perm=[0, 2, 3, 1]),
+        node("ReduceMean", ["tokens"], ["vector"], axes=[1], keepdims=0),
+    ]
+    shapes = {"tokens": [1, 36, 4], "nhwc": [1, 6, 6, 4], "vector": [1, 4]}
+    explainer = Explainer(model(nodes, {"x": [1, 3, 12, 12]}, shapes, weights))
+    expected = project(explainer, IMAGES[:1], "map", 2, 17, "gradient")
+    for layer in ("tokens", "nhwc"):
+        found = project(explainer, IMAGES[:1], layer, 2, 17, "gradient")
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+    assert project(explainer, IMAGES[:1], "vector", 2, policy="gradient").pixels.any()
+
+
+def test_units_by_name(explainer: Explainer) -> None:
+    units = Units.of(explainer.graph({"x": IMAGES.shape}), "r2")
+    assert [parse_unit(units, t) for t in ("3", "3@1,2", "3@all", "max")] == [(3, -1), (3, 8), (3, -2), (-1, -1)]
+    for text, words in (("16", "channel 16"), ("3@6,0", "6×6"), ("3@1", "6×6")):
+        with pytest.raises(NotFoundError, match=words):
+            parse_unit(units, text)
+    with pytest.raises(InputError, match="no unit"):
+        parse_unit(units, "three")
+
+
+def test_what_cannot_be_projected(explainer: Explainer) -> None:
+    with pytest.raises(NotFoundError):
+        project(explainer, IMAGES, "r9")
+    with pytest.raises(NotFoundError):
+        project(explainer, IMAGES, "r2", 99)
