@@ -116,3 +116,38 @@ def test_what_cannot_be_projected(explainer: Explainer) -> None:
         project(explainer, IMAGES, "r9")
     with pytest.raises(NotFoundError):
         project(explainer, IMAGES, "r2", 99)
+
+
+def test_the_command(tmp_path, monkeypatch, capsys) -> None:
+    import json
+    import sys
+
+    import onnx
+
+    from analyzer.commands import main
+    from analyzer.images import write_png
+
+    onnx.save(small_cnn(), tmp_path / "model.onnx")
+    for name in ("one.png", "two.png"):
+        write_png(tmp_path / name, RNG.integers(0, 256, (20, 20, 3), np.uint8))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        command = ["project", "model.onnx", "one.png", "--size", "12x12", "--preset", "0-1", "-l", "r2", *arguments]
+        monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *command])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    files = ["-o", "out.png", "--raw", "out.npy", "--save-switches", "own.npz"]
+    code, out, _ = call("-u", "3@1,2", "-u", "max", "-u", "5@all", *files, "--format", "json")
+    found = json.loads(out)["units"]
+    assert code == 0 and found[0]["position"] == [1, 2] and found[0]["receptive_field"] == [1, 0, 9, 7]
+    own = np.load(tmp_path / "out.npy")
+    assert own.shape == (3, 12, 12, 3) and (tmp_path / "out.png").exists()
+    for source, same in (("own.npz", True), ("two.png", False)):
+        assert call("-u", "max", "--switches", source, "--raw", "again.npy")[0] == 0
+        assert np.array_equal(np.load(tmp_path / "again.npy")[0], own[1]) is same
+    assert call("-u", "3@9,9")[0] == 2
+    code, _, err = call("-u", "5", "--switches", "nowhere.npz")
+    assert code == 2 and "nowhere.npz" in err

@@ -12,7 +12,19 @@ import sys
 
 import click
 
-COMMANDS = ("doctor", "inspect", "plan", "explain", "features", "receptive-field", "mine", "export", "ops", "methods")
+COMMANDS = (
+    "doctor",
+    "inspect",
+    "plan",
+    "explain",
+    "features",
+    "receptive-field",
+    "project",
+    "mine",
+    "export",
+    "ops",
+    "methods",
+)
 
 
 class Commands(click.Group):

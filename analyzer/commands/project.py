@@ -1,0 +1,158 @@
+"""`project`: what a unit responds to, carried back to pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from analyzer.commands.common import (
+    format_option,
+    layer_option,
+    model_argument,
+    preprocess_options,
+    print_json,
+    provider_options,
+    session_options,
+    stacked,
+    table,
+)
+
+
+@click.command(name="project")
+@model_argument
+@click.argument("picture", type=click.Path())
+@layer_option
+@click.option(
+    "-u",
+    "--unit",
+    "chosen",
+    multiple=True,
+    metavar="CHANNEL[@y,x]",
+    help="A channel's strongest activation, a unit, CHANNEL@all, or max; may be repeated.  [max]",
+)
+@click.option(
+    "--policy", type=click.Choice(["deconvnet", "guided", "gradient"]), default="deconvnet", show_default=True
+)
+@click.option("-o", "--out", type=click.Path(dir_okay=False), help="PNG to write: picture, projections, both close up.")
+@click.option("--raw", type=click.Path(dir_okay=False), help="Also write the projections as .npy, (units, H, W, C).")
+@click.option("--switches", type=click.Path(), help="Undo max-pooling by those of another picture, or of a .npz file.")
+@click.option("--save-switches", type=click.Path(dir_okay=False), help="Write the picture's switches as .npz.")
+@stacked(preprocess_options)
+@stacked(provider_options)
+@format_option
+def command(
+    model: str,
+    picture: str,
+    layer: str | None,
+    chosen: tuple[str, ...],
+    policy: str,
+    out: str | None,
+    raw: str | None,
+    switches: str | None,
+    save_switches: str | None,
+    provider: str,
+    allow_fallback: bool,
+    threads: int | None,
+    form: str,
+    **preprocess: Any,
+) -> None:
+    """Project units of a layer back to the pixels of PICTURE, by a deconvnet or guided backpropagation.
+
+    \b
+    onnx-analyzer project model.onnx cat.jpg -l conv5 -u 17 -u 42@3,5 -o projection.png
+    """
+    import numpy as np
+
+    from analyzer.analysis import receptive_field
+    from analyzer.attribution import Explainer
+    from analyzer.attribution.projection import Projector, read_switches
+    from analyzer.attribution.units import WHOLE, clipped, parse_unit, rgb
+    from analyzer.commands.pictures import read_card
+    from analyzer.images import decode, write_npy, write_png
+
+    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    card = read_card(explainer, None, preprocess)
+    array, _ = card.preprocess.apply(decode(picture))
+    layer = layer or card.default_layer or "auto"
+    feeds = explainer._feeds(array)
+    shapes = {name: a.shape for name, a in feeds.items()}
+    given = _switches(explainer, card, switches, layer) if switches else None
+    projector = Projector(explainer, shapes, layer, policy, given is not None)
+    units = projector.units
+    places = [parse_unit(units, text) for text in chosen or ("max",)]
+    if save_switches:
+        read_switches(explainer, array, layer).save(save_switches)
+    fields = receptive_field(explainer.graph(shapes))
+    seen = card.preprocess.undo(array[0])
+    pixels, results, tiles, labels = [], [], [], []
+    for channel, position in places:
+        found = projector.run(feeds, channel, position, given)
+        pixels.append(rgb(found.pixels, found.axes, card.preprocess.channels)[0])
+        unit, at = int(found.channel[0]), int(found.position[0])
+        size = (seen.shape[0], seen.shape[1])
+        window = tuple((0, s) for s in size) if at == WHOLE else units.window(fields, unit, at, size)
+        rows, columns = clipped(window, size)
+        result = {
+            "channel": unit,
+            "position": "all" if at == WHOLE else units.place(at),
+            "activation": float(found.activation[0]),
+            "receptive_field": [columns[0], rows[0], columns[1], rows[1]],
+        }
+        results.append(result)
+        drawn, names = views(seen, pixels[-1], rows, columns, result)
+        tiles += drawn
+        labels += names
+    if out:
+        from analyzer.images import grid
+
+        write_png(out, grid(tiles, labels, 5, f"{policy} of {units.name}"))
+    if raw:
+        write_npy(raw, np.stack(pixels))
+    written = [place for place in (out, raw, save_switches) if place]
+    if form == "json":
+        document = {"model": model, "picture": picture, "layer": units.name, "policy": policy, "units": results}
+        print_json("project", {**document, "written": written})
+        return
+    rows_text = [
+        (r["channel"], _place(r["position"]), f"{r['activation']:.4g}", _box(r["receptive_field"])) for r in results
+    ]
+    click.echo(f"{policy} of {units.name}")
+    click.echo(table(rows_text, ("channel", "y, x", "activation", "receptive field (x0 y0 x1 y1)")))
+    for place in written:
+        click.echo(f"written: {place}")
+
+
+def _place(position: Any) -> str:
+    return position if isinstance(position, str) else ", ".join(map(str, position))
+
+
+def _box(box: Any) -> str:
+    return " ".join(map(str, box))
+
+
+def _switches(explainer: Any, card: Any, source: str, layer: str) -> Any:
+    """The switches of a file, or of another picture."""
+    from analyzer.attribution.projection import Switches, read_switches
+    from analyzer.images import decode
+
+    if Path(source).suffix == ".npz":
+        return Switches.load(source)
+    return read_switches(explainer, card.preprocess.apply(decode(source))[0], layer)
+
+
+def views(seen: Any, pixels: Any, rows: Any, columns: Any, unit: dict[str, Any]) -> tuple[list[Any], list[str]]:
+    """The picture with the unit's receptive field, the projection in colours and signed, and both close up."""
+    from analyzer.images import draw_boxes, signed_view
+
+    close = slice(*rows), slice(*columns)
+    name = f"channel {unit['channel']}" + ("" if unit["position"] == "all" else f" at {_place(unit['position'])}")
+    tiles = [
+        draw_boxes(seen, [unit["receptive_field"]], [""]),
+        signed_view(pixels, "normalised"),
+        signed_view(pixels, "signed"),
+        seen[close],
+        signed_view(pixels[close], "normalised"),
+    ]
+    return tiles, [name, "projection", "signed sum", "close up", "close up"]
