@@ -148,7 +148,8 @@ class Builder:
         """`value` with the shape of `model`, which has as many elements."""
         if self.same_shape(value, model):
             return value
-        return self.shaped_as(self.Reshape(value, self._reshape_target(model), allowzero=0), model)
+        empty = model.shape is not None and 0 in model.shape
+        return self.shaped_as(self.Reshape(value, self._reshape_target(model), allowzero=int(empty)), model)
 
     def _reshape_target(self, model: Value) -> Value:
         """The shape of `model`; one unknown axis can be written as -1, which saves the Shape node."""

@@ -153,23 +153,61 @@ def inline_newer_pass(source: Source, request: Request) -> None:
     versions = _opsets(source.proto)
     if versions.get("", 0) <= OPSET and not request.inline:
         return
-    wanted = set()
-    for node in source.proto.graph.node:
+    for _ in range(_NESTED):  # bodies call operators with bodies
+        wanted = [n for n in source.proto.graph.node if _has_wanted_body(n, versions, request)]
+        if not wanted:
+            return
+        _write_defaults(wanted, versions)
+        _annotate_initializers(source.proto)
+        proto = onnx.shape_inference.infer_shapes(source.proto, data_prop=True)
+        names = {n.output[0] for n in wanted}
+        if _make_local(proto, [n for n in proto.graph.node if n.output and n.output[0] in names]):
+            proto = onnx.inliner.inline_local_functions(proto, True)
+        else:
+            operators = list({("", n.op_type) for n in wanted})
+            proto = onnx.inliner.inline_selected_functions(
+                proto, operators, exclude=False, inline_schema_functions=True
+            )
+        source.proto = proto
+        del source.proto.graph.value_info[:]
+        lift_constants(source.proto.graph)
+
+
+_NESTED = 8
+_BODY = "analyzer.body"  # a domain for bodies that depend on the types of what is given
+
+
+def _has_wanted_body(node: onnx.NodeProto, versions: dict[str, int], request: Request) -> bool:
+    schema = _schema(node, versions)
+    if schema is None or node.domain or not (schema.has_function or schema.has_context_dependent_function):
+        return False
+    return node.op_type in request.inline or not _known_at(node.op_type, OPSET)
+
+
+def _make_local(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> bool:
+    """Replaces operators that leave an input out with calls of their bodies as local functions; whether any did.
+
+    The inliner wants the type of each input of a body that depends on types, those left out in the middle included.
+    """
+    types = {v.name: v.type for v in [*proto.graph.input, *proto.graph.value_info]}
+    versions = _opsets(proto)
+    found = False
+    for node in nodes:
         schema = _schema(node, versions)
-        if schema is None or node.domain or not (schema.has_function or schema.has_context_dependent_function):
+        if "" not in node.input or schema is None or not schema.has_context_dependent_function:
             continue
-        if node.op_type in request.inline or not _known_at(node.op_type, OPSET):
-            wanted.add(("", node.op_type))
-    if not wanted:
-        return
-    _write_defaults((n for n in source.proto.graph.node if ("", n.op_type) in wanted), versions)
-    _annotate_initializers(source.proto)
-    proto = onnx.shape_inference.infer_shapes(source.proto, data_prop=True)
-    source.proto = onnx.inliner.inline_selected_functions(
-        proto, list(wanted), exclude=False, inline_schema_functions=True
-    )
-    del source.proto.graph.value_info[:]
-    lift_constants(source.proto.graph)
+        kinds = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+        body = onnx.FunctionProto.FromString(schema.get_context_dependent_function(node.SerializeToString(), kinds))
+        body.domain, body.name = _BODY, f"{node.op_type}_{len(proto.functions)}"
+        if not body.opset_import:
+            body.opset_import.append(onnx.helper.make_opsetid("", versions[""]))
+        proto.functions.append(body)
+        node.domain, node.op_type = _BODY, body.name
+        del node.attribute[:]
+        found = True
+    if found:
+        proto.opset_import.append(onnx.helper.make_opsetid(_BODY, 1))
+    return found
 
 
 _ASIDE = "analyzer.aside"  # a domain that the converter leaves alone
@@ -423,6 +461,25 @@ def _same_pads(
     return small + large if auto == "SAME_UPPER" else large + small
 
 
+def ceil_mode_pass(source: Source, request: Request) -> None:
+    """Drops ceil_mode where the window it would gain starts behind the picture: there is none, but onnx infers one."""
+    pools = [n for n in source.proto.graph.node if _attribute(n, "ceil_mode", 0) and not n.domain]
+    shapes = _shapes(_infer(source.proto)) if pools else {}
+    for node in pools:
+        shape, kernel = shapes.get(node.input[0]), _attribute(node, "kernel_shape", [])
+        rank = len(kernel)
+        if not shape or not all(isinstance(d, int) for d in shape[2:]):
+            continue
+        strides = _attribute(node, "strides", None) or [1] * rank
+        dilations = _attribute(node, "dilations", None) or [1] * rank
+        pads = _attribute(node, "pads", None) or [0] * 2 * rank
+        if all(
+            -(-(n + a + b - d * (k - 1) - 1) // s) * s >= n + a or (n + a + b - d * (k - 1) - 1) % s == 0
+            for n, k, s, d, a, b in zip(shape[2:], kernel, strides, dilations, pads, pads[rank:], strict=False)
+        ):
+            _replace(node.attribute, [a for a in node.attribute if a.name != "ceil_mode"])
+
+
 def _pads_left(source: Source) -> Iterable[str]:
     shapes = _shapes(source.proto)
     for node in source.proto.graph.node:
@@ -485,6 +542,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("unique names", unique_names_pass),
     Pass("inference form", inference_form_pass),
     Pass("explicit pads", explicit_pads_pass, _pads_left),
+    Pass("ceil mode", ceil_mode_pass),
     Pass("shapes", shapes_pass, _types_missing),
 )
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.samples import Sample, normal
+from tests.samples import Sample, ints, normal
 
 
 def conv(note: str, size: tuple[int, ...], weight: tuple[int, ...], group: int = 1, **attrs: Any) -> list[Sample]:
@@ -47,4 +47,11 @@ SAMPLES = [
     transpose("groups", (3, 4), (4, 2, 2, 2), group=2, strides=[2, 2]),
     transpose("dilated", (3, 4), (3, 2, 2, 3), dilations=[2, 1], pads=[1, 0, 0, 1]),
     transpose("1d", (5,), (3, 2, 3), strides=[2]),
+    Sample("Col2Im", (normal(2, 2 * 6, 9), ints(4, 5), ints(2, 3)), note="plain"),
+    Sample(
+        "Col2Im",
+        (normal(1, 4, 9), ints(6, 5), ints(2, 2)),
+        {"strides": [2, 1], "dilations": [1, 2], "pads": [0, 0, 1, 0]},
+        note="strides",
+    ),
 ]

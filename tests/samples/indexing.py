@@ -31,4 +31,48 @@ SAMPLES = [
     Sample("Compress", (normal(4, 3), np.array([True, False, True, True])), {"axis": 0}),
     Sample("Compress", (normal(2, 3), np.array([True, False, True, False, True])), note="flat"),
     Sample("ReverseSequence", (normal(4, 3, 2), ints(1, 4, 3))),
+    *(
+        Sample(
+            "ScatterElements",
+            (spread(3, 3), np.array([[0, 2, 0], [1, 1, 0]], np.int64), spread(2, 3, seed=1) + 0.01),
+            {"axis": 1, "reduction": how},
+            types=ALL,
+            note=f"{how} repeated",
+        )
+        for how in ("mul", "max", "min")
+    ),
+    Sample(
+        "ScatterElements",
+        (np.array([[0.0, 2, 3], [0, 5, 0]]), np.array([[0, 1], [0, 1]], np.int64), np.array([[0.0, 2], [3, 0]])),
+        {"axis": 1, "reduction": "mul"},
+        note="product of zeros",
+    ),
+    *(
+        Sample(
+            "ScatterND",
+            (spread(4, 3), np.array([[1], [3], [1]], np.int64), spread(3, 3, seed=1) + 0.01),
+            {"reduction": how},
+            types=ALL,
+            note=f"{how} repeated",
+        )
+        for how in ("mul", "max", "min")
+    ),
+    *(
+        Sample(
+            "TensorScatter",
+            (normal(2, 3, 6, 4), normal(2, 3, 2, 4, seed=1), ints(1, start)),
+            {"mode": mode},
+            opset=24,
+            types=ALL,
+            note=mode,
+        )
+        for mode, start in (("linear", 4), ("circular", 5))
+    ),
+    Sample("TensorScatter", (normal(2, 6, 4), normal(2, 6, 4, seed=1)), opset=24, note="whole"),
+    Sample("OneHot", (np.array([[0, 2], [-1, 1]], np.int64), ints(4), normal(2)), {"axis": 1}, types=ALL),
+    Sample(
+        "MaxUnpool",
+        (normal(1, 1, 2, 2), np.array([[[[5, 7], [13, 15]]]], np.int64)),
+        {"kernel_shape": [2, 2], "strides": [2, 2]},
+    ),
 ]

@@ -1,5 +1,7 @@
 """Samples of matrix products."""
 
+import numpy as np
+
 from tests.samples import Sample, normal
 
 ALL = ("float32", "float64")
@@ -41,4 +43,9 @@ SAMPLES = [
         Sample("Einsum", tuple(normal(*s, seed=i) for i, s in enumerate(shapes)), {"equation": equation}, note=equation)
         for equation, shapes in EQUATIONS.items()
     ),
+    *(
+        Sample("Det", (normal(*shape),), types=ALL, note="x".join(map(str, shape)))
+        for shape in ((2, 2), (3, 3, 3), (2, 1, 4, 4), (2, 1, 1))
+    ),
+    Sample("Det", (np.array([[1.0, 2, 3], [2, 4, 6], [0, 1, 1]]),), note="singular"),
 ]

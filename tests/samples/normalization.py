@@ -27,4 +27,26 @@ SAMPLES = [
     Sample("Softmax", (normal(3, 5),), types=ALL),
     Sample("Softmax", (normal(2, 4, 3),), {"axis": 1}, types=(*ALL, "float16"), note="axis"),
     Sample("LogSoftmax", (normal(2, 4, 3),), {"axis": 1}, types=ALL),
+    *(
+        Sample(
+            "LayerNormalization",
+            (normal(2, 3, 4), positive(3, 4), normal(3, 4)),
+            {"axis": 1},
+            outputs=3,
+            cotangents=cotangents,
+            note=f"outputs {cotangents}",
+        )
+        for cotangents in ((0, 1, 2), (1,), (2,))
+    ),
+    *(
+        Sample(
+            "BatchNormalization",
+            (normal(3, 2, 4), positive(2), normal(2), normal(2, seed=1), positive(2, seed=1)),
+            {"training_mode": 1, "momentum": 0.7},
+            outputs=3,
+            cotangents=cotangents,
+            note=f"training {cotangents}",
+        )
+        for cotangents in ((0, 1, 2), (0,), (2,))
+    ),
 ]

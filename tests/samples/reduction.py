@@ -26,4 +26,18 @@ SAMPLES = [
     Sample("ReduceProd", (ZERO, ints(1)), note="zeros"),
     Sample("CumSum", (normal(3, 4), np.array(1, np.int64)), types=ALL),
     Sample("CumSum", (normal(3, 4), np.array(0, np.int64)), {"exclusive": 1, "reverse": 1}, note="exclusive reverse"),
+    *(
+        Sample(
+            "CumProd",
+            (np.array([[1.5, 0, 2, -1], [0.5, 2, -3, 1], [2, 0, 3, 0]]), np.array(axis, np.int64)),
+            {"exclusive": exclusive, "reverse": reverse},
+            opset=26,
+            types=ALL,
+            note=f"{axis}{exclusive}{reverse}",
+        )
+        for axis in (0, -1)
+        for exclusive in (0, 1)
+        for reverse in (0, 1)
+    ),
+    Sample("Range", (np.array(0.5), np.array(3.2), np.array(0.7)), types=ALL),
 ]

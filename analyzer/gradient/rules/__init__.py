@@ -11,6 +11,7 @@ from analyzer.gradient.rules import (
     quantization,
     reduction,
     resampling,
+    sampling,
     shaping,
 )
 
@@ -23,6 +24,7 @@ FAMILIES = (
     convolution,
     pooling,
     resampling,
+    sampling,
     shaping,
     indexing,
     nothing,

@@ -217,3 +217,19 @@ def _transpose_windows(op: Builder, node: Primal) -> Windows:
     begin = total // 2 if upper else large
     windows.pads = [*begin.tolist(), *(total - begin).tolist()]
     return windows
+
+
+@vjp("Col2Im", since=18)
+def col2im_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = Σ of the windows in the columns of x, at their places   ⇒   x̄ = the windows of ȳ as columns"""
+    block = node.inputs[2]
+    rank = op.rank(ct) - 2
+    strides, dilations = (list(node.attr(n) or [1] * rank) for n in ("strides", "dilations"))
+    # One picture per channel; a window is a Conv with each unit kernel.
+    count = op.ReduceProd(block, keepdims=1)
+    line = op.Range(np.int64(0), op.Squeeze(count, [0]), np.int64(1))
+    units = op.cast(op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0])), ct.dtype)
+    kernel = op.Reshape(units, op.Concat(op.value([-1, 1]), block, axis=0))
+    flat = op.Reshape(ct, op.Concat(op.value([-1, 1]), op.shape(ct, 2), axis=0))
+    windows = op.Conv(flat, kernel, strides=strides, dilations=dilations, pads=node.attr("pads") or [0] * 2 * rank)
+    return op.reshape_like(windows, node.x)

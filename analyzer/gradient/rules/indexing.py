@@ -93,28 +93,89 @@ def gather_nd_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @vjp("ScatterElements", since=11)
 def scatter_elements_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = x, u at indices   ⇒   x̄ = ȳ, 0 at the indices (x̄ = ȳ where u is added); ū = ȳ at the indices"""
-    _, indices, updates = node.inputs
-    axis, how = node.attr("axis"), node.attr("reduction")
-    if how not in ("none", "add"):
-        raise node.refuse(f"reduction={how!r}")
-    x_bar = ct
-    if how == "none" and node.needs(0):
-        x_bar = op.ScatterElements(ct, indices, op.zeros_like(updates, ct), axis=axis)
-    return x_bar, None, op.GatherElements(ct, indices, axis=axis) if node.needs(2) else None
+    """y = x, u at indices   ⇒   x̄ = ȳ, 0 at the indices; ū = ȳ at the indices; sums, products, extrema: of all there"""
+    return _scattered(op, node, ct, _Places(op, node.inputs[1], node.attr("axis")))
 
 
 @vjp("ScatterND", since=11)
 def scatter_nd_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = x, u at N-dimensional indices   ⇒   x̄ = ȳ, 0 at the indices (x̄ = ȳ where u is added); ū = ȳ at the indices"""
-    _, indices, updates = node.inputs
+    """y = x, u at N-dimensional indices   ⇒   x̄, ū as of ScatterElements"""
+    return _scattered(op, node, ct, _Places(op, node.inputs[1], None))
+
+
+class _Places:
+    """Where updates go: `indices` along `axis`, or N-dimensional ones for None."""
+
+    def __init__(self, op: Builder, indices: Value, axis: int | None) -> None:
+        self.op, self.indices, self.axis = op, indices, axis
+
+    def take(self, data: Value) -> Value:
+        if self.axis is None:
+            return self.op.GatherND(data, self.indices)
+        return self.op.GatherElements(data, self.indices, axis=self.axis)
+
+    def put(self, data: Value, updates: Value, reduction: str) -> Value:
+        if self.axis is None:
+            return self.op.ScatterND(data, self.indices, updates, reduction=reduction)
+        return self.op.ScatterElements(data, self.indices, updates, axis=self.axis, reduction=reduction)
+
+
+def _scattered(op: Builder, node: Primal, ct: Value, places: _Places) -> tuple[Cotangent, ...]:
+    x, _, updates = node.inputs
     how = node.attr("reduction")
-    if how not in ("none", "add"):
-        raise node.refuse(f"reduction={how!r}")
-    x_bar = ct
-    if how == "none" and node.needs(0):
-        x_bar = op.ScatterND(ct, indices, op.zeros_like(updates, ct))
-    return x_bar, None, op.GatherND(ct, indices) if node.needs(2) else None
+    if how in ("none", "add"):
+        x_bar = ct
+        if how == "none" and node.needs(0):
+            x_bar = places.put(ct, op.zeros_like(updates, ct), "none")
+        return x_bar, None, places.take(ct) if node.needs(2) else None
+    if how == "mul":
+        # Of every product: that of the factors that are not 0, and how many are.
+        none_x, none_u = (op.Equal(v, 0.0) for v in (x, updates))
+        rest_x, rest_u = op.Where(none_x, op.scalar(1, x), x), op.Where(none_u, op.scalar(1, updates), updates)
+        product = places.put(rest_x, rest_u, "mul")
+        zero_x, zero_u = op.cast(none_x, FLOAT32), op.cast(none_u, FLOAT32)
+        zeros = places.put(zero_x, zero_u, "add")
+
+        def others(total: Value, own: Value, count: Value, zero: Value) -> Value:
+            return op.Where(op.Equal(op.Sub(count, zero), 0.0), op.Div(total, own), 0.0)
+
+        x_bar = op.Mul(ct, others(product, rest_x, zeros, zero_x))
+        u_bar = op.Mul(places.take(ct), others(places.take(product), rest_u, places.take(zeros), zero_u))
+        return x_bar, None, u_bar
+    chosen_x = op.cast(op.Equal(x, node.y), FLOAT32)
+    chosen_u = op.cast(op.Equal(updates, places.take(node.y)), FLOAT32)
+    ties = places.put(chosen_x, chosen_u, "add")
+    share = op.Div(ct, op.cast(ties, ct.dtype))
+    return (
+        op.Mul(share, op.cast(chosen_x, ct.dtype)),
+        None,
+        op.Mul(places.take(share), op.cast(chosen_u, ct.dtype)),
+    )
+
+
+@vjp("TensorScatter", since=24)
+def tensor_scatter_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = a cache with u written from `write_indices` on   ⇒   x̄ = ȳ, 0 where it was written; ū = ȳ there"""
+    cache, update, starts = node.inputs
+    rank = op.rank(cache)
+    axis = node.attr("axis") % rank
+    count = op.Squeeze(op.shape(update, axis, axis + 1), [0])
+    line = op.Reshape(op.Range(np.int64(0), count, np.int64(1)), [-1] + [1] * (rank - axis - 1))
+    if starts is not None:
+        line = op.Add(line, op.Reshape(starts, [-1] + [1] * (rank - 1)))
+    if node.attr("mode") == "circular":
+        line = op.Mod(line, op.shape(cache, axis, axis + 1))
+    places = _Places(op, op.Expand(line, op.shape(update)), axis)
+    return places.put(ct, op.zeros_like(update, ct), "none"), places.take(ct) if node.needs(1) else None
+
+
+@vjp("OneHot", since=9)
+def one_hot_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """y = on at the index of each, off elsewhere   ⇒   values̄ = (Σ ȳ where off, Σ ȳ where on)"""
+    indices, depth, _ = node.inputs
+    on = op.OneHot(indices, depth, op.constant(np.array([0, 1], ct.dtype)), axis=node.attr("axis"))
+    parts = [op.ReduceSum(op.Mul(ct, mask), keepdims=0) for mask in (op.Sub(1.0, on), on)]
+    return None, None, op.Concat(*(op.Reshape(p, [1]) for p in parts), axis=0)
 
 
 @vjp("TopK", since=10)
@@ -150,3 +211,9 @@ def reverse_sequence_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x with the first lᵢ steps of each row turned round   ⇒   x̄ = ȳ turned round likewise"""
     axes = {"batch_axis": node.attr("batch_axis"), "time_axis": node.attr("time_axis")}
     return op.ReverseSequence(ct, node.inputs[1], **axes)
+
+
+@vjp("MaxUnpool", since=9)
+def max_unpool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = x at indices into y laid out flat, 0 elsewhere   ⇒   x̄ = ȳ at the indices"""
+    return op.Gather(op.Reshape(ct, [-1]), node.inputs[1])

@@ -1,4 +1,4 @@
-"""Products of matrices: MatMul, Gemm, Einsum."""
+"""Products of matrices: MatMul, Gemm, Einsum; determinants."""
 
 from __future__ import annotations
 
@@ -98,3 +98,21 @@ def _operand_bar(op: Builder, node: Primal, ct: Value, terms: Sequence[str], res
             value = op.Mul(value, eye)
         value = op.Expand(value, op.shape(x))
     return value
+
+
+@vjp("Det")
+def det_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y = det X   ⇒   X̄ = ȳ cof X: determinants of X without row i and column j, with alternating signs"""
+    x, rank = node.x, op.rank(node.x)
+    wide = op.Unsqueeze(ct, [-2, -1])
+    if op.dim(x, rank - 1) == 1:
+        return wide
+    size = op.Squeeze(op.shape(x, rank - 1), [0])
+    every, fewer = (op.Range(np.int64(0), n, np.int64(1)) for n in (size, op.Sub(size, np.int64(1))))
+    row = op.Unsqueeze(every, [1])
+    kept = op.Add(fewer, op.cast(op.GreaterOrEqual(op.Unsqueeze(fewer, [0]), row), np.dtype(np.int64)))
+    minors = op.Gather(op.Gather(x, kept, axis=rank - 2), kept, axis=rank)
+    minors = op.Transpose(minors, perm=[*range(rank - 2), rank - 2, rank, rank - 1, rank + 1])
+    odd = op.Mod(op.Add(row, op.Unsqueeze(every, [0])), np.int64(2))
+    sign = op.Sub(1.0, op.Mul(op.cast(odd, x.dtype), 2.0))
+    return op.Mul(wide, op.Mul(op.Det(minors), sign))

@@ -35,11 +35,11 @@ def _standardized_vjp(op: Builder, ct: Value, x_hat: Value, r: Value, axes: Sequ
 
 
 @vjp("BatchNormalization", since=14)
-def batch_normalization_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+def batch_normalization_vjp(op: Builder, node: Primal, ct: Value, *statistics: Cotangent) -> tuple[Cotangent, ...]:
     """y = s (x − m) + b, s = scale/√(var + ε)   ⇒   x̄ = s ȳ, b̄ = Σ ȳ, m̄ = −s Σ ȳ, and through s: scale, var"""
     x, scale, _, mean, variance = node.inputs
     if node.attr("training_mode"):
-        raise node.refuse("it uses the statistics of the batch (training_mode)", "export the model for inference")
+        return _batch_statistics_vjp(op, node, ct, statistics)
     epsilon = node.attr("epsilon")
     known_scale, known_variance = node.const(1), node.const(4)
     if known_scale is not None and known_variance is not None:
@@ -62,17 +62,53 @@ def batch_normalization_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotan
     return x_bar, scale_bar, b_bar, op.Neg(op.Mul(b_bar, s)), variance_bar
 
 
+def _batch_statistics_vjp(
+    op: Builder, node: Primal, ct: Cotangent, statistics: Sequence[Cotangent]
+) -> tuple[Cotangent, ...]:
+    """y = γ x̂ + β as of InstanceNormalization, over the batch too; running = momentum running + (1 − momentum) batch"""
+    x, gamma, *_ = node.inputs
+    axes, momentum = [0, *range(2, op.rank(x))], node.attr("momentum")
+    x_hat, r = _standardized(op, x, axes, node.attr("epsilon"))
+    mean_ct, variance_ct = (*statistics, None, None)[:2]
+    scaled = [None if s is None else _per_channel(op, op.cast(s, x.dtype), x) for s in (mean_ct, variance_ct)]
+    share = op.Div(op.scalar(1 - momentum, x), op.size(x, axes))
+    parts = []
+    if ct is not None:
+        parts.append(_standardized_vjp(op, op.Mul(ct, _per_channel(op, gamma, x)), x_hat, r, axes))
+    if scaled[0] is not None:
+        parts.append(op.Mul(scaled[0], share))
+    if scaled[1] is not None:
+        parts.append(op.Mul(op.Mul(scaled[1], share), op.Mul(op.Div(x_hat, r), 2.0)))
+    x_bar = op.expand_like(parts[0] if len(parts) == 1 else op.Sum(*parts), x)
+    return (
+        x_bar,
+        None if ct is None else _over_others(op, op.Mul(ct, x_hat), x),
+        None if ct is None else _over_others(op, ct, x),
+        mean_ct and op.Mul(mean_ct, momentum),
+        variance_ct and op.Mul(variance_ct, momentum),
+    )
+
+
 @vjp("LayerNormalization", since=17)
-def layer_normalization_vjp(op: Builder, node: Primal, ct: Value, *others: Cotangent) -> tuple[Cotangent, ...]:
-    """y = γ x̂ + β, x̂ = (x − mean x) r, r = 1/√(var x + ε)   ⇒   x̄ = r (g − mean g − x̂ mean(g x̂)), g = γ ȳ"""
-    if any(o is not None for o in others):
-        raise node.refuse("its statistics (second and third output) are differentiated, not the result")
-    x, gamma, _ = node.inputs
+def layer_normalization_vjp(
+    op: Builder, node: Primal, ct: Cotangent, mean_ct: Cotangent = None, r_ct: Cotangent = None
+) -> tuple[Cotangent, ...]:
+    """y = γ x̂ + β, x̂ = (x − mean x) r, r = 1/√(var x + ε)   ⇒   x̄ = r (g − mean g − x̂ mean(g x̂)), g = γ ȳ
+
+    Through its other results: of the mean x̄ = m̄ / n, of r x̄ = −r̄ r² x̂ / n.
+    """
+    x, gamma, beta = node.inputs
     rank = op.rank(x)
     axes = list(range(node.attr("axis") % rank, rank))
     x_hat, r = _standardized(op, x, axes, node.attr("epsilon"))
-    x_bar = _standardized_vjp(op, op.Mul(ct, gamma), x_hat, r, axes)
-    return x_bar, op.Mul(ct, x_hat) if node.needs(1) else None, ct
+    x_bar = None if ct is None else _standardized_vjp(op, op.Mul(ct, gamma), x_hat, r, axes)
+    if mean_ct is not None or r_ct is not None:
+        wide = [None if s is None else op.Div(op.cast(s, x.dtype), op.size(x, axes)) for s in (mean_ct, r_ct)]
+        parts = [x_bar, wide[0], wide[1] and op.Neg(op.Mul(op.Mul(wide[1], op.Mul(r, r)), x_hat))]
+        x_bar = op.expand_like(op.Sum(*(p for p in parts if p is not None)), x)
+    if ct is None:
+        return x_bar, None, None
+    return x_bar, op.Mul(ct, x_hat) if node.needs(1) else None, ct if beta is not None else None
 
 
 @vjp("InstanceNormalization", since=6)
@@ -121,8 +157,19 @@ def lp_normalization_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 @vjp("Softmax", since=13)
 def softmax_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = softmax(x)   ⇒   x̄ = y ⊙ (ȳ − Σ ȳ ⊙ y), the sum over `axis`"""
-    along = op.ReduceSum(op.Mul(ct, node.y), [node.attr("axis")], keepdims=1)
-    return op.Mul(node.y, op.Sub(ct, along))
+    y = node.y
+    if _is_guarded(node, y):
+        # Rows that are masked altogether are NaN, and replaced behind: nothing flows there.
+        y = op.Where(op.IsNaN(y), op.scalar(0, y), y)
+    along = op.ReduceSum(op.Mul(ct, y), [node.attr("axis")], keepdims=1)
+    return op.Mul(y, op.Sub(ct, along))
+
+
+def _is_guarded(node: Primal, y: Value) -> bool:
+    """Whether what reads the result chooses between it and something else."""
+    readers = node.graph.consumers(y)
+    readers = [r for n in readers for r in (node.graph.consumers(n.outputs[0]) if n.op == "Cast" else [n])]
+    return any(r.op in ("Where", "IsNaN") for r in readers)
 
 
 @vjp("LogSoftmax", since=13)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
 from analyzer.gradient.rules.elementwise import where
 
@@ -106,3 +108,28 @@ def cumsum_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """yᵢ = Σⱼ≤ᵢ xⱼ   ⇒   x̄ⱼ = Σᵢ≥ⱼ ȳᵢ"""
     exclusive, reverse = node.attr("exclusive"), node.attr("reverse")
     return op.CumSum(ct, node.inputs[1], exclusive=exclusive, reverse=1 - reverse), None
+
+
+@vjp("CumProd")
+def cumprod_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """yᵢ = Πⱼ≤ᵢ xⱼ   ⇒   x̄ⱼ = Σᵢ≥ⱼ ȳᵢ yᵢ / xⱼ; for the first xⱼ = 0, with y as it is when xⱼ = 1; 0 behind it"""
+    x, axis = node.inputs
+    exclusive, reverse = node.attr("exclusive"), node.attr("reverse")
+
+    def behind(values: Value) -> Value:
+        return op.CumSum(op.Mul(ct, values), axis, exclusive=exclusive, reverse=1 - reverse)
+
+    is_zero = op.Equal(x, 0.0)
+    nth = op.CumSum(op.cast(is_zero, np.dtype(np.float32)), axis, exclusive=0, reverse=reverse)
+    first = op.And(is_zero, op.Equal(nth, 1.0))
+    without = op.CumProd(op.Where(first, op.scalar(1, x), x), axis, exclusive=exclusive, reverse=reverse)
+    divided = op.Div(behind(node.y), op.Where(is_zero, op.scalar(1, x), x))
+    return op.Where(first, behind(without), divided), None
+
+
+@vjp("Range", since=11)
+def range_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
+    """yᵢ = start + i δ   ⇒   start̄ = Σ ȳ, δ̄ = Σ i ȳ; none for the limit, which only sets how many"""
+    count = op.Squeeze(op.Shape(ct), [0])
+    steps = op.cast(op.Range(np.int64(0), count, np.int64(1)), ct.dtype)
+    return op.ReduceSum(ct, keepdims=0), None, op.ReduceSum(op.Mul(ct, steps), keepdims=0)
