@@ -138,6 +138,10 @@ def _check(proto: onnx.ModelProto, path: Path | None) -> None:
         raise InputError(f"{where} is not an ONNX model: it holds no graph")
     if not proto.graph.output:
         raise InputError(f"{where}: the graph has no outputs, so there is nothing to explain")
+    names = [v.name for v in [*proto.graph.input, *proto.graph.output, *proto.graph.initializer]]
+    names += [n for node in proto.graph.node for n in [*node.input, *node.output]]
+    if not all(isinstance(n, str) for n in names):
+        raise InputError(f"{where}: the name of a tensor is no UTF-8 text; the file is damaged")
     if not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
         if proto.ir_version >= 3 and any(n.domain in ("", "ai.onnx") for n in proto.graph.node):
             raise InputError(f"{where}: the model imports no version of the ai.onnx operator set")
