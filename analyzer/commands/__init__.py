@@ -19,6 +19,7 @@ COMMANDS = (
     "explain",
     "features",
     "receptive-field",
+    "filters",
     "project",
     "mine",
     "export",

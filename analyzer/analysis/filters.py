@@ -1,0 +1,196 @@
+"""Convolution kernels: which frequencies they pass, which of them are dead or the same, what their stride folds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from analyzer.errors import UnsupportedError
+from analyzer.graph import Graph, Node, Value
+from analyzer.graph.query import find_tensors, image_input
+
+CONVOLUTIONS = ("Conv", "QLinearConv", "ConvTranspose")
+LOW, HIGH = 1 / 6, 1 / 3  # cycles per pixel: thirds of the highest frequency along an axis
+TRANSFORM = 32  # points per axis of the spectrum, more where a kernel is larger
+DEAD = 1e-3  # of the median norm of a layer's filters
+SAME = 0.99  # |cosine| from which two filters count as one
+
+_PASSING = ("Transpose", "Pad", "Cast", "Sub", "Mul", "Div", "Add", "Identity", "QuantizeLinear", "DequantizeLinear",
+            "BatchNormalization", "Reshape")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FilterBank:
+    """The kernels of one convolution.
+
+    Attributes:
+        name: of the node. layer: its output.
+        weights: (K, C, h, w) float32; C input channels per group.
+        strides: (vertical, horizontal), in pixels of the convolution's input.
+        groups: of the convolution.
+        reads_image: its input is the image, perhaps transposed, padded or scaled.
+        transposed: a ConvTranspose, which writes with its kernels what others read.
+    """
+
+    name: str
+    layer: str
+    weights: np.ndarray
+    strides: tuple[int, int]
+    groups: int
+    reads_image: bool
+    transposed: bool = False
+
+    @property
+    def is_pointwise(self) -> bool:
+        """1×1 kernels, whose spectrum is flat."""
+        return self.weights.shape[2:] == (1, 1)
+
+    @cached_property
+    def power(self) -> np.ndarray:
+        """(K, n, n) |DFT|² summed over the input channels: energy that white noise would leave at each frequency."""
+        n = max(TRANSFORM, *self.weights.shape[2:])
+        spectrum = np.fft.fft2(self.weights.astype(np.float64), (n, n))
+        return (spectrum.real**2 + spectrum.imag**2).sum(axis=1)
+
+    @property
+    def bands(self) -> np.ndarray:
+        """(K, 3) share of a filter's energy below 1/6, up to 1/3, and above, in cycles per pixel; 0 for dead ones."""
+        radius = np.hypot(*self._frequencies())
+        masks = [radius < LOW, (radius >= LOW) & (radius < HIGH), radius >= HIGH]
+        return np.stack([self._share(m) for m in masks], axis=1)
+
+    @property
+    def aliased(self) -> np.ndarray:
+        """(K,) share of a filter's energy above what its stride can carry, |f| > 1 / (2 s): it folds to lower ones."""
+        if self.transposed:
+            return np.zeros(len(self.weights))
+        rows, columns = self._frequencies()
+        return self._share((np.abs(rows) > 0.5 / self.strides[0]) | (np.abs(columns) > 0.5 / self.strides[1]))
+
+    @property
+    def norms(self) -> np.ndarray:
+        """(K,) Euclidean norms."""
+        return np.sqrt((self.weights.astype(np.float64) ** 2).sum(axis=(1, 2, 3)))
+
+    @property
+    def dead(self) -> np.ndarray:
+        """(K,) filters whose norm is below a thousandth of the layer's median: they see nothing."""
+        return self.norms <= DEAD * np.median(self.norms)
+
+    @property
+    def duplicates(self) -> list[tuple[int, int, float]]:
+        """Pairs of live filters with |cosine| ≥ 0.99, strongest first; negative where one is the other's negative."""
+        flat = self.weights.reshape(len(self.weights), -1).astype(np.float64)
+        if flat.shape[1] < (9 if self.groups > 1 else 4):
+            return []
+        live = ~self.dead
+        unit = np.where(live[:, None], flat / np.where(self.norms, self.norms, 1)[:, None], 0)
+        cosine = np.triu(unit @ unit.T, 1)
+        rows, columns = np.nonzero(np.abs(cosine) >= SAME)
+        found = [(int(i), int(j), float(cosine[i, j])) for i, j in zip(rows, columns, strict=True)]
+        return sorted(found, key=lambda pair: -abs(pair[2]))
+
+    def _frequencies(self) -> tuple[np.ndarray, np.ndarray]:
+        n = self.power.shape[1]
+        rows, columns = np.meshgrid(np.fft.fftfreq(n), np.fft.fftfreq(n), indexing="ij")
+        return rows, columns
+
+    def _share(self, mask: np.ndarray) -> np.ndarray:
+        total = self.power.sum(axis=(1, 2))
+        return self.power[:, mask].sum(axis=1) / np.where(total, total, 1)
+
+
+def filter_bank(graph: Graph, layer: str = "auto") -> FilterBank:
+    """The kernels of a convolution: of the node or tensor called `layer` (or of the convolution right before it), of
+    the first one for "auto".
+
+    Raises:
+        NotFoundError: no such tensor or node. UnsupportedError: no convolution with fixed weights is there.
+    """
+    node = _first(graph) if layer == "auto" else _convolution(graph, find_tensors(graph, layer)[0])
+    if node is None:
+        what = "the model has" if layer == "auto" else f"at {layer!r} there is"
+        near = ", ".join(repr(n.name) for n in graph.forward_nodes() if n.op in CONVOLUTIONS)[:200]
+        raise UnsupportedError(f"{graph.name}: {what} no convolution", f"convolutions are {near}" if near else "")
+    at, zero = (3, 5) if node.op == "QLinearConv" else (1, None)
+    weights = _array(graph, node.inputs[at])
+    if weights is None or weights.ndim != 4:
+        raise UnsupportedError(
+            f"{graph.name}: the kernels of {node.name!r} are {'not fixed' if weights is None else 'not images'}",
+            "choose another convolution",
+        )
+    if zero is not None:
+        weights = _dequantised(graph, weights, node.inputs[4], node.inputs[5], 0)
+    if node.op == "ConvTranspose":
+        weights = np.swapaxes(weights, 0, 1)
+    strides = tuple(node.attrs.get("strides") or (1, 1))
+    return FilterBank(
+        node.name,
+        node.outputs[0].name,
+        np.ascontiguousarray(weights, np.float32),
+        (int(strides[0]), int(strides[1])),
+        int(node.attrs.get("group") or 1),
+        _reads_image(graph, node),
+        node.op == "ConvTranspose",
+    )
+
+
+def _first(graph: Graph) -> Node | None:
+    return next((n for n in graph.forward_nodes() if n.op in CONVOLUTIONS and len(n.inputs[0].shape or ()) == 4), None)
+
+
+def _convolution(graph: Graph, value: Value) -> Node | None:
+    """The convolution that computes `value`, at most an activation and a normalisation back."""
+    for _ in range(4):
+        node = graph.producer(value)
+        if node is None or node.op in CONVOLUTIONS:
+            return node
+        value = node.inputs[0]
+    return None
+
+
+def _reads_image(graph: Graph, node: Node) -> bool:
+    image, value = image_input(graph), node.inputs[0]
+    while value.name != image.name:
+        producer = graph.producer(value)
+        if producer is None or producer.op not in _PASSING:
+            return False
+        computed = [i for i in producer.inputs if i.name and graph.constant(i) is None]
+        if len(computed) != 1:
+            return False
+        value = computed[0]
+    return True
+
+
+def _array(graph: Graph, value: Value) -> np.ndarray | None:
+    """The weights, through what quantises, casts or transposes them."""
+    known = graph.constant(value)
+    producer = graph.producer(value)
+    if known is not None or producer is None:
+        return known
+    inner = _array(graph, producer.inputs[0])
+    if inner is None:
+        return None
+    if producer.op == "DequantizeLinear":
+        zero = producer.inputs[2] if len(producer.inputs) > 2 else None
+        return _dequantised(graph, inner, producer.inputs[1], zero, int(producer.attrs.get("axis", 1)))
+    if producer.op == "Transpose":
+        return np.transpose(inner, producer.attrs.get("perm"))
+    return inner if producer.op in ("Cast", "Identity") else None
+
+
+def _dequantised(graph: Graph, array: np.ndarray, scale: Value, zero: Value | None, axis: int) -> np.ndarray:
+    """(q − zero point) · scale"""
+
+    def along(value: np.ndarray) -> np.ndarray:
+        shape = [1] * array.ndim
+        if value.size > 1:
+            shape[axis] = value.size
+        return np.asarray(value, np.float32).reshape(shape)
+
+    offset = graph.constant(zero) if zero is not None and zero.name else None
+    factor = graph.constant(scale)
+    shifted = array.astype(np.float32) - (along(offset) if offset is not None else 0)
+    return shifted * along(factor) if factor is not None else shifted

@@ -1,0 +1,103 @@
+"""Kernels: gratings lie in their band, strides fold what subsampling does, weights are those of the file."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from analyzer.analysis.filters import FilterBank, filter_bank
+from analyzer.errors import NotFoundError, UnsupportedError
+from analyzer.graph import Graph
+from tests.models import model, node, small_cnn
+
+RNG = np.random.default_rng(3)
+
+
+def bank(weights: np.ndarray, stride: int = 1) -> FilterBank:
+    return FilterBank("conv", "y", weights.astype(np.float32), (stride, stride), 1, True)
+
+
+def grating(frequency: float, angle: float = 0.0, size: int = 15) -> np.ndarray:
+    y, x = np.mgrid[:size, :size] - size // 2
+    window = np.hanning(size + 2)[1:-1]
+    phase = 2 * np.pi * frequency * (x * np.cos(angle) + y * np.sin(angle))
+    return (np.cos(phase) * np.outer(window, window))[None, None]
+
+
+@pytest.mark.parametrize(("frequency", "band"), [(0.0, 0), (0.05, 0), (0.25, 1), (0.45, 2)])
+@pytest.mark.parametrize("angle", [0.0, np.pi / 2])
+def test_a_grating_lies_in_its_band(frequency: float, band: int, angle: float) -> None:
+    bands = bank(grating(frequency, angle)).bands[0]
+    assert bands[band] > 0.85 and bands.sum() == pytest.approx(1)
+
+
+def test_energy_is_that_of_the_kernel() -> None:
+    weights = RNG.standard_normal((4, 3, 5, 5))
+    found = bank(weights)
+    np.testing.assert_allclose(found.power.mean(axis=(1, 2)), (weights**2).sum((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(found.norms**2, (weights**2).sum((1, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_a_delta_folds_what_subsampling_folds(stride: int) -> None:
+    delta = np.zeros((1, 1, 7, 7))
+    delta[0, 0, 3, 3] = 1
+    points = int((np.abs(np.fft.fftfreq(32)) <= 0.5 / stride).sum())
+    assert bank(delta, stride).aliased[0] == pytest.approx(1 - (points / 32) ** 2)
+    assert bank(np.ones((1, 1, 12, 12)), stride).aliased[0] < 0.1
+
+
+def test_dead_and_duplicate_filters() -> None:
+    weights = RNG.standard_normal((6, 3, 3, 3))
+    weights[1], weights[4], weights[5] = 2 * weights[0], -weights[3], 1e-6
+    found = bank(weights)
+    assert found.dead.tolist() == [False] * 5 + [True]
+    assert {(i, j, round(c)) for i, j, c in found.duplicates} == {(0, 1, 1), (3, 4, -1)}
+
+
+def test_the_kernels_of_a_file() -> None:
+    graph = Graph.read(small_cnn())
+    weights = {w.name: onnx.numpy_helper.to_array(w) for w in small_cnn().graph.initializer}
+    first, second = filter_bank(graph), filter_bank(graph, "r2")
+    np.testing.assert_array_equal(first.weights, weights["w1"])
+    np.testing.assert_array_equal(second.weights, weights["w2"])
+    assert first.reads_image and not second.reads_image and second.layer == "c2"
+    with pytest.raises(NotFoundError):
+        filter_bank(graph, "conv9")
+    with pytest.raises(UnsupportedError, match="no convolution"):
+        filter_bank(graph, "logits")
+
+
+def test_quantised_kernels_are_dequantised() -> None:
+    weights = RNG.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    scale = (np.abs(weights).max(axis=(1, 2, 3)) / 127).astype(np.float32)
+    stored = np.rint(weights / scale[:, None, None, None]).astype(np.int8)
+    nodes = [
+        node("DequantizeLinear", ["q", "scale", "zero"], ["w"], axis=0),
+        node("Transpose", ["x"], ["nchw"], perm=[0, 3, 1, 2]),
+        node("Conv", ["nchw", "w"], ["y"], strides=[2, 2]),
+    ]
+    given = {"q": stored, "scale": scale, "zero": np.zeros(4, np.int8)}
+    found = filter_bank(Graph.read(model(nodes, {"x": [1, 8, 8, 3]}, {"y": [1, 4, 3, 3]}, given)))
+    assert np.abs(found.weights - weights).max() <= scale.max() / 2 * 1.001
+    assert found.reads_image and found.strides == (2, 2)
+
+
+def test_the_command(tmp_path, monkeypatch, capsys) -> None:
+    from analyzer.commands import main
+    from analyzer.images import decode
+
+    onnx.save(small_cnn(), tmp_path / "model.onnx")
+    for layer in ("conv1", "conv2"):
+        arguments = ["filters", "model.onnx", "-l", layer, "-o", f"{layer}.png", "--format", "json"]
+        monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *arguments])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        row = json.loads(capsys.readouterr().out)["layers"][0]
+        assert not stopped.value.code and sum(row["bands"]) == pytest.approx(1, abs=1e-3)
+        assert decode(tmp_path / f"{layer}.png").std() > 10
