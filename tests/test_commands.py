@@ -53,6 +53,19 @@ def test_explain_writes_an_overlay_and_prints_the_classes(run, place):
     assert np.load(place / "heat.npy").ndim == 3
 
 
+def test_options_of_methods(run):
+    asked = ("explain", "model.onnx", "picture.png", "--preset", "0-1", "-m", "occlusion", "-m", "grad-cam")
+    code, out, _ = run(*asked, "-O", "patch=6", "-O", "stride=6", "--format", "json")
+    maps = json.loads(out)["results"][0]["maps"]
+    assert code == 0 and np.array(maps[0]["details"]["score"]).shape == (2, 2) and maps[1]["details"] == {}
+    code, _, err = run(*asked, "-O", "patchs=6")
+    assert code == 2 and "did you mean 'patch'" in err
+    code, _, err = run(*asked, "-O", "patch")
+    assert code == 2 and "NAME=VALUE" in err
+    code, out, _ = run("explain", "model.onnx", "picture.png", "--preset", "0-1", "-m", "integrated-gradients")
+    assert code == 0 and "which should be" in out
+
+
 def test_explain_as_json(run):
     code, out, err = run("explain", "model.onnx", "picture.png", "--preset", "0-1", "--format", "json", "-t", "1")
     document = json.loads(out)

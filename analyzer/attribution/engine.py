@@ -106,7 +106,7 @@ class Explainer:
 
     Attributes:
         progress: called with (method, images done, images in all) while a method of many runs is at work.
-        grey: the input's values for a mid-grey pixel, one per channel, where the preprocessing is known.
+        grey: what the model is given for a mid-grey picture, (1, …), where the preprocessing is known.
     """
 
     SESSIONS = 8

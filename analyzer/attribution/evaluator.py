@@ -20,7 +20,7 @@ from analyzer.attribution.targets import Scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.cut import behind, frontier
-from analyzer.graph.query import FeatureMap, Layout
+from analyzer.graph.query import FeatureMap, Layout, image_input
 from analyzer.runtime import Session
 
 if TYPE_CHECKING:
@@ -74,15 +74,25 @@ class Evaluator:
     @cached_property
     def image(self) -> np.ndarray:
         """The image as the model's first floating-point tensor, one image without the batch axis, float32."""
-        program = self._program("scores", self._batch(1))
-        name = program.image
-        if name in self.feeds:
-            return self.feeds[name][0].astype(np.float32)
-        graph = self.explainer.graph(self._shapes(self._batch(1)))
+        return self._image_of(self.feeds)
+
+    @cached_property
+    def grey(self) -> np.ndarray | None:
+        """The same of a mid-grey picture, where the preprocessing is known."""
+        if self.explainer.grey is None:
+            return None
+        name = image_input(self.explainer.plain).name
+        return self._image_of(self.feeds | {name: self.explainer.grey})
+
+    def _image_of(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        name, batch = self._program("scores", self._batch(1)).image, self._batch(1)
+        if name in feeds:
+            return feeds[name][0].astype(np.float32)
+        graph = self.explainer.graph(self._shapes(batch))
         output = graph.add_output(graph[name]).name
         session = Session(graph, self.explainer.provider, outputs=[output], **self.explainer.session_options)
-        found = session.run(self._tiled(self._batch(1), session.inputs))[output]
-        return np.asarray(found[0], np.float32)
+        given = {n: np.repeat(a, batch, axis=0) if n in self.batched else a for n, a in feeds.items()}
+        return np.asarray(session.run(given)[output][0], np.float32)
 
     @property
     def axes(self) -> str:
@@ -147,8 +157,12 @@ class Evaluator:
         """
         return self._evaluate("tail", make, count, [what])[what]
 
-    def linear_effect(self) -> np.ndarray | None:
-        """(T, K): what each channel contributes to the scores, Σ_ij g_kij A_kij; None where the head is not linear."""
+    @cached_property
+    def linear_effect(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What each channel contributes to the scores, Σ_ij g_kij A_kij (T, K), and the scores (T, 1).
+
+        None where more than global average pooling and a linear layer follow. One run, and no other for `maps`.
+        """
         from analyzer.attribution.features import channels_first
         from analyzer.attribution.linear_head import check_linear_head
 
@@ -158,10 +172,12 @@ class Evaluator:
         except UnsupportedError:
             return None
         found = self._run(program, self._tiled(size, program.session.inputs))
-        maps = self.maps
-        gradients = [channels_first(found[n][:1].astype(np.float32), self.feature.layout) for n in program.outputs["g"]]
+        self.__dict__["_head"] = {self.feature.name: found[program.outputs["activations"][0]]}
+        maps, layout = self.maps, self.feature.layout
+        gradients = [channels_first(found[n][:1].astype(np.float32), layout)[0] for n in program.outputs["gradient"]]
         axes = tuple(range(1, maps.ndim))
-        return np.stack([(g[0] * maps).sum(axis=axes) for g in gradients])
+        scores = np.stack([found[n].reshape(-1)[:1] for n in program.outputs["score"]]).astype(np.float64)
+        return np.stack([(g * maps).sum(axis=axes, dtype=np.float64) for g in gradients]), scores
 
     # ---- Running ----
 
@@ -275,7 +291,7 @@ class Evaluator:
                 found["gradient"] = ctx.gradient(image)
             if kind == "effect":
                 assert feature is not None
-                found = {"g": ctx.gradient(feature.value)}
+                found |= {"gradient": ctx.gradient(feature.value), "activations": feature.value}
             for key, value in found.items():
                 outputs.setdefault(key, []).append(graph.add_output(value, f"{PREFIX}/{key}{suffix}").name)
         names = [n for group in outputs.values() for n in group]

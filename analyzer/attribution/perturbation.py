@@ -148,23 +148,22 @@ def ablation_cam(model: Evaluator) -> Found:
     layer, global average pooling and a linear layer make y − y_k = Σ_ij g_kij A_kij: then one gradient of the tail
     gives all channels. Otherwise the tail runs once per channel, in batches.
     """
+    linear = model.linear_effect
     maps = model.maps
-    count = len(maps)
     layout, rank = model.feature.layout, model.activations.ndim
 
     def without(indices: np.ndarray) -> np.ndarray:
         # Index 0 leaves all channels.
-        rows = np.ones((len(indices), count), np.float32)
+        rows = np.ones((len(indices), len(maps)), np.float32)
         ablated = indices > 0
         rows[np.flatnonzero(ablated), indices[ablated] - 1] = 0
         return channel_mask(layout, rank, rows)
 
-    effect = model.linear_effect()
-    if effect is None:
-        scores = model.tail_scores(without, count + 1).astype(np.float64)
-        effect, score = scores[:, :1] - scores[:, 1:], scores[:, :1]
+    if linear is not None:
+        effect, score = linear
     else:
-        score = model.tail_scores(without, 1).astype(np.float64)
+        scores = model.tail_scores(without, len(maps) + 1).astype(np.float64)
+        effect, score = scores[:, :1] - scores[:, 1:], scores[:, :1]
     return _weighted(effect / np.where(score == 0, 1, np.abs(score)), maps), {}
 
 
@@ -246,10 +245,7 @@ def filled(model: Evaluator, fill: Any) -> np.ndarray:
     if fill == "mean":
         return np.asarray(image.mean(axis=space, keepdims=True))
     if fill == "grey":
-        grey = model.explainer.grey
-        if grey is None:
-            return np.asarray((image.min() + image.max()) / 2)
-        return grey.reshape([-1 if a == "C" else 1 for a in model.axes])
+        return np.asarray((image.min() + image.max()) / 2) if model.grey is None else model.grey
     if fill == "inpaint":
         raise InputError("inpainting needs an image around the patch", "choose zero, grey, mean, blur or a number")
     if len(space) != 2:

@@ -72,6 +72,30 @@ def parse_shapes(shapes: Sequence[str], inputs: Sequence[Any]) -> dict[str, tupl
     return found
 
 
+def parse_options(given: Sequence[str]) -> dict[str, Any]:
+    """{name: value} from `NAME=VALUE`; numbers and true/false are read as such."""
+    from analyzer.errors import InputError
+
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"-O {text!r} is not NAME=VALUE", "write for example -O patch=32; see docs/methods.md")
+        found[name.strip().replace("-", "_")] = _plain_value(value.strip())
+    return found
+
+
+def _plain_value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def print_json(kind: str, content: dict[str, Any]) -> None:
     """One document on stdout."""
     from analyzer import __version__
@@ -126,3 +150,27 @@ class Progress:
         filled = width * self.done // self.total
         bar = "█" * filled + "·" * (width - filled)
         click.echo(f"\r{self.what} {bar} {self.done}/{self.total}", nl=self.done == self.total, err=True)
+
+
+class RunProgress:
+    """A bar on stderr, where that is a terminal, for methods that run the model for more than a second."""
+
+    PATIENCE = 1.0
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.start = 0.0
+        self.shown = False
+
+    def __call__(self, method: str, done: int, total: int) -> None:
+        if not self.terminal:
+            return
+        import time
+
+        if not done:
+            self.start, self.shown = time.monotonic(), False
+        if time.monotonic() - self.start > self.PATIENCE and total > 1:
+            self.shown = True
+        if self.shown:
+            filled = 24 * done // total
+            click.echo(f"\r{method} {'█' * filled}{'·' * (24 - filled)} {done}/{total}", nl=done == total, err=True)

@@ -9,10 +9,12 @@ import click
 
 from analyzer.commands.common import (
     Progress,
+    RunProgress,
     format_option,
     layer_option,
     model_argument,
     note,
+    parse_options,
     preprocess_options,
     print_json,
     provider_options,
@@ -35,6 +37,9 @@ from analyzer.commands.common import (
     help="top1, class index, label or expression; several give a grid.  [top1]",
 )
 @layer_option
+@click.option(
+    "-O", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of a method, see `methods`."
+)
 @click.option("--output", help="Which output of the model holds the scores.")
 @click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
 @click.option("--raw", type=click.Path(), help="Also write the raw map as .npy (a folder for several pictures).")
@@ -52,6 +57,7 @@ def command(
     methods: tuple[str, ...],
     targets: tuple[str, ...],
     layer: str | None,
+    options: tuple[str, ...],
     output: str | None,
     labels: str | None,
     raw: str | None,
@@ -71,21 +77,22 @@ def command(
     onnx-analyzer explain model.onnx cat.jpg -o heatmap.png
     onnx-analyzer explain model.onnx cat.jpg -m grad-cam -m guided-backprop -t 281 -t 285 -o grid.png
     """
-    from analyzer.attribution import Explainer, find_method
+    from analyzer.attribution import Explainer
     from analyzer.commands.pictures import read_card
     from analyzer.errors import AnalyzerError
 
     methods, targets = methods or ("grad-cam",), targets or ("top1",)
-    for method in methods:
-        find_method(method, {})
+    asked = options_of(methods, parse_options(options))
     places = destinations(out, pictures, ".png")
     raws = destinations(raw, pictures, ".npy")
     explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
     card = read_card(explainer, labels, preprocess)
     explainer.labels = card.labels
+    explainer.progress = RunProgress()
     if verbose:
         note(f"preprocessing: {card.source}")
-    job = Job(explainer, card, methods, targets, layer or card.default_layer or "auto", output, colormap, alpha, top)
+    layer = layer or card.default_layer or "auto"
+    job = Job(explainer, card, asked, targets, layer, output, colormap, alpha, top)
     results, failed = [], []
     progress = Progress(len(pictures), "explain")
     for picture in pictures:
@@ -114,7 +121,7 @@ class Job:
         self,
         explainer: Any,
         card: Any,
-        methods: tuple[str, ...],
+        methods: dict[str, dict[str, Any]],
         targets: tuple[str, ...],
         layer: str,
         output: str | None,
@@ -134,7 +141,10 @@ class Job:
         image = decode(picture)
         array, placement = self.card.preprocess.apply(image)
         target: Any = list(self.targets) if len(self.targets) > 1 else self.targets[0]
-        found = [self.explainer.explain(array, m, target, self.layer, self.output) for m in self.methods]
+        self.explainer.grey = self.card.preprocess.apply(np.full_like(image, 128))[0]
+        found = [
+            self.explainer.explain(array, m, target, self.layer, self.output, **o) for m, o in self.methods.items()
+        ]
         result: dict[str, Any] = {"picture": picture, "top": self.classes(found[0]), "maps": []}
         tiles, titles = [], []
         for attribution in found:
@@ -189,7 +199,23 @@ class Job:
             "layer": attribution.layer or None,
             "maximum": [int(x), int(y)],
             "diagnosis": attribution.diagnosis[row] or None,
+            "details": {name: values[row].tolist() for name, values in attribution.details.items()},
         }
+
+
+def options_of(methods: tuple[str, ...], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{method: its options}: each option goes to every method that has it.
+
+    Raises:
+        NotFoundError: no such method. InputError: an option that none of them has.
+    """
+    from analyzer.attribution import find_method
+
+    known = {m: find_method(m, {}).options for m in methods}
+    for name in given:
+        if not any(name in options for options in known.values()):
+            find_method(methods[0], {name: given[name]})
+    return {m: {n: v for n, v in given.items() if n in options} for m, options in known.items()}
 
 
 def destinations(given: str | None, pictures: tuple[str, ...], suffix: str) -> dict[str, Path]:
@@ -229,6 +255,9 @@ def print_result(result: dict[str, Any], several: bool) -> None:
         click.echo(
             f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={m['maximum'][0]}, y={m['maximum'][1]}"
         )
+        if "completeness" in m["details"]:
+            error, score = m["details"]["completeness"], m["details"]["difference"]
+            click.echo(f"  sums to {score + error:.4g}, which should be {score:.4g}")
     if "written" in result:
         click.echo(f"written: {result['written']}")
 

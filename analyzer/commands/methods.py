@@ -11,9 +11,11 @@ def command(form: str) -> None:
     """List the methods with their formula and the paper they are from."""
     from analyzer.attribution.registry import all_methods
 
-    rows = [(m.name, m.kind, m.formula, m.paper) for m in all_methods().values()]
+    found = all_methods().values()
+    rows = [(m.name, m.kind, m.formula, m.paper) for m in found]
     if form == "json":
         names = ("name", "kind", "formula", "paper")
-        print_json("methods", {"methods": [dict(zip(names, r, strict=True)) for r in rows]})
+        entries = [dict(zip(names, r, strict=True)) for r in rows]
+        print_json("methods", {"methods": [e | {"options": m.options} for e, m in zip(entries, found, strict=True)]})
     else:
         click.echo(table(rows, ("method", "kind", "formula", "paper")))
