@@ -15,10 +15,10 @@ from tests.corpus import CORPUS, MODELS, needs_corpus
 
 pytestmark = needs_corpus
 
-# What the files themselves say: a Loop that cuts pictures up, recurrent layers, results that are class numbers or
+# What the files themselves say: pictures cut up one by one, recurrent layers, results that are class numbers or
 # pixels, graphs without a single map.
 REFUSED = {
-    "ort_crop_and_resize": {"grad-cam": "no feature map", "gradient": "Loop"},
+    "ort_crop_and_resize": {"grad-cam": "no feature map|cannot be laid over"},
     "ort_model_181031_12": {"grad-cam": "int64", "gradient": "int64"},
     "superres_prepost_op18": {"grad-cam": "uint8", "gradient": "uint8"},
     "espdl_tvm_test": {"grad-cam": "no feature map"},
@@ -35,7 +35,8 @@ def noise(graph: Graph) -> dict[str, np.ndarray]:
     for value in graph.inputs:
         open_sizes = [1, *[224] * len(value.shape)]
         shape = [d if isinstance(d, int) else s for d, s in zip(value.shape, open_sizes, strict=False)]
-        array = rng.uniform(0, 255 if value.dtype.kind in "iu" else 1, shape)
+        picture = value.dtype.kind in "iu" and len(shape) > 2
+        array = rng.uniform(0, 255 if picture else 1, shape)
         feeds[value.name] = array.astype(value.dtype)
     return feeds
 

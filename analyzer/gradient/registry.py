@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from analyzer.errors import UnsupportedError
-from analyzer.graph import Builder, Graph, Node, Value
+from analyzer.graph import Body, Builder, Graph, Node, Value
+from analyzer.graph.builder import BFLOAT16, FLOATS
+from analyzer.graph.ir import captures
 from analyzer.graph.normalize import implied_attributes
 
 Cotangent: TypeAlias = Value | None
@@ -27,7 +29,9 @@ class Primal:
 
     `inputs` and `outputs` hold a Value, or None where an optional one is omitted; trailing omitted ones are filled
     up, so `x, w, b = node.inputs` can be written for Conv with or without a bias. `wanted` are the tensors on the way
-    to those whose gradient is asked for, `asked` these themselves.
+    to those whose gradient is asked for, `asked` these themselves. `captures` are the outer tensors that bodies read:
+    rules of such nodes return their cotangents behind those of the inputs. `pull` is the pullback through a body:
+    `node.pull(op, cotangents, wrt)`.
     """
 
     node: Node
@@ -36,6 +40,8 @@ class Primal:
     outputs: tuple[Value | None, ...]
     wanted: frozenset[str]
     asked: frozenset[str] = frozenset()
+    captures: tuple[Value, ...] = ()
+    pull: Callable[..., dict[str, Cotangent]] = lambda *_: {}
 
     @property
     def op(self) -> str:
@@ -102,6 +108,11 @@ class Entry:
         return (self.rule.__doc__ or "").strip().splitlines()[0] if self.rule.__doc__ else ""
 
 
+def is_float(value: Value) -> bool:
+    """Whether a cotangent of `value` has a meaning: its elements are floating-point numbers (or of unknown type)."""
+    return value.dtype is None or value.dtype in FLOATS or value.dtype == BFLOAT16
+
+
 Table = dict[tuple[str, str], Entry]
 GRADIENT: Table = {}
 NOT_DIFFERENTIABLE: dict[tuple[str, str], str] = {}
@@ -146,24 +157,35 @@ def load_rules() -> Table:
     return GRADIENT
 
 
-def primal(graph: Graph, node: Node, wanted: frozenset[str], arity: int, asked: frozenset[str] = frozenset()) -> Primal:
+def primal(
+    graph: Graph,
+    node: Node,
+    wanted: frozenset[str],
+    arity: int,
+    asked: frozenset[str] = frozenset(),
+    pull: Callable[..., dict[str, Cotangent]] = Primal.pull,
+) -> Primal:
     """`node` as a rule sees it, its inputs filled up to `arity`."""
     inputs: list[Value | None] = [i if i.name else None for i in node.inputs]
     inputs += [None] * (arity - len(inputs))
     outputs = tuple(o if o.name else None for o in node.outputs)
-    return Primal(node, graph, tuple(inputs), outputs, wanted, asked)
+    captured = tuple(graph[name] for name in captures(node))
+    return Primal(node, graph, tuple(inputs), outputs, wanted, asked, captured, pull)
 
 
 __all__ = [
     "GRADIENT",
     "NOT_DIFFERENTIABLE",
+    "Body",
     "Builder",
     "Cotangent",
     "Entry",
+    "Node",
     "Primal",
     "Rule",
     "Table",
     "Value",
+    "is_float",
     "load_rules",
     "not_differentiable",
     "override",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,9 @@ from typing import Any
 import onnx
 
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.gradient.registry import NOT_DIFFERENTIABLE, Entry, Table, primal
+from analyzer.gradient.registry import NOT_DIFFERENTIABLE, Entry, Table, is_float, primal
 from analyzer.graph import Builder, Graph, Node, Value
-from analyzer.graph.builder import BFLOAT16, FLOATS
-from analyzer.graph.ir import reads
+from analyzer.graph.ir import captures, reads
 from analyzer.graph.normalize import lookup
 
 
@@ -23,11 +23,6 @@ class Plan:
     nodes: list[Node]
     influenced: frozenset[str]
     missing: list[Node]
-
-
-def is_float(value: Value) -> bool:
-    """Whether a cotangent of `value` has a meaning: its elements are floating-point numbers (or of unknown type)."""
-    return value.dtype is None or value.dtype in FLOATS or value.dtype == BFLOAT16
 
 
 def plan(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], table: Table) -> Plan:
@@ -114,9 +109,11 @@ def _visit(
     assert entry is not None
     schema = lookup(node.op, graph.versions.get(node.domain or "", 1), node.domain or "")
     arity = len(node.inputs) if schema is None or schema.max_input > 100 else schema.max_input
-    result: Any = entry.rule(op, primal(graph, node, influenced, arity, asked), *received)
+    pull = functools.partial(pullback, table=table)
+    result: Any = entry.rule(op, primal(graph, node, influenced, arity, asked, pull), *received)
     results = result if isinstance(result, tuple | list) else [result]
-    for value, cotangent in zip(node.inputs, results, strict=False):
+    read = [*node.inputs, *(graph[name] for name in captures(node))]
+    for value, cotangent in zip(read, results, strict=False):
         if cotangent is not None and value.name in influenced:
             flowing.setdefault(value.name, []).append(_fit(op, cotangent, value))
 

@@ -64,6 +64,17 @@ class Builder:
         self.graph.append(node)
         return results[0] if outputs == 1 else tuple(results)
 
+    def control(
+        self, op: str, inputs: Sequence[Value | None], kinds: Sequence[tuple[Any, Any]], **attrs: Any
+    ) -> list[Value]:
+        """Append a node with bodies; its outputs, of the types and shapes `kinds`."""
+        self._count += 1
+        name = self.graph.fresh(f"{self.prefix}/{op}_{self._count}")
+        results = [gs.Variable(f"{name}:{i}" if i else name, *kind) for i, kind in enumerate(kinds)]
+        given = [gs.Variable.empty() if v is None else v for v in inputs]
+        self.graph.append(Node(op, name, attrs, given, results))
+        return results
+
     # ---- Constants ----
 
     def value(self, given: Any, like: Value | None = None) -> Value | None:

@@ -40,6 +40,8 @@ def infer(node: gs.Node, opset: int, constant: Callable[[Any], np.ndarray | None
 
 
 def _read_type(kind: onnx.TypeProto) -> tuple[Any, Any]:
+    if not kind.HasField("tensor_type"):
+        return None, None  # a sequence or optional
     tensor = kind.tensor_type
     dtype: Any = tensor.elem_type
     if tensor.elem_type != BFLOAT16:

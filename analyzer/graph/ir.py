@@ -8,7 +8,8 @@ and adds only what was appended, so metadata, annotations and forward nodes stay
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,7 +52,8 @@ class Graph:
         for node in self.nodes:
             _complete(node, self.versions)
         self.forward_count = len(self.nodes)
-        self.values: dict[str, Value] = dict(self.gs.tensors())
+        self.values: MutableMapping[str, Value] = dict(self.gs.tensors())
+        self.values.update({v.name: v for v in self._captured_only()})
         self.inputs: list[Value] = list(self.gs.inputs)
         self.outputs: list[Value] = list(self.gs.outputs)
         self.weights: dict[str, np.ndarray] = dict(source.weights)
@@ -60,6 +62,7 @@ class Graph:
         self.metadata: dict[str, str] = {}
         self._known: dict[str, np.ndarray | None] = {}
         self._refined: list[Value] = []
+        self._reserved = {name for node in self.nodes for body in node.subgraphs() for name in _inner(body)}
         self._refine()
 
     @classmethod
@@ -68,6 +71,13 @@ class Graph:
     ) -> Graph:
         """Load and normalise `model` (path, bytes or ModelProto)."""
         return cls(normalize(model, inline, input_shapes))
+
+    def _captured_only(self) -> Iterator[Value]:
+        """Tensors that are read in bodies and by no node of the graph itself."""
+        for node in self.nodes:
+            missing = [name for name in captures(node) if name not in self.values]
+            linked = {v.name: v for v in _operands(node)} if missing else {}
+            yield from (linked.get(name) or gs.Variable(name) for name in missing)
 
     def _refine(self) -> None:
         """Completes the shapes that schema inference left open, with the shape arithmetic of the file carried out."""
@@ -181,7 +191,7 @@ class Graph:
     def fresh(self, name: str) -> str:
         """`name`, or `name_2`… where it is taken."""
         candidate, count = name, 1
-        while candidate in self.values:
+        while candidate in self.values or candidate in self._reserved:
             count += 1
             candidate = f"{name}_{count}"
         return candidate
@@ -211,7 +221,7 @@ class Graph:
         new = [
             n for n, alive in zip(self.nodes[self.forward_count :], live[self.forward_count :], strict=True) if alive
         ]
-        proto.graph.node.extend(OnnxExporter.export_node(n) for n in new)
+        proto.graph.node.extend(_export(n) for n in new)
         weights = self._add_constants(proto, new, wanted)
         self._add_annotations(proto, new, wanted)
         for key, text in self.metadata.items():
@@ -251,7 +261,7 @@ class Graph:
         self, proto: onnx.ModelProto, new: Sequence[Node], wanted: Sequence[Value]
     ) -> dict[str, np.ndarray]:
         used = {name for node in proto.graph.node for name in node.input}
-        used |= {n for node in self.nodes[: self.forward_count] for s in node.subgraphs() for n in _outer(s)}
+        used |= {n for node in [*self.forward_nodes(), *new] for s in node.subgraphs() for n in _outer(s)}
         used |= {v.name for v in wanted}
         present = {t.name for t in proto.graph.initializer}
         if not present <= used:
@@ -262,7 +272,7 @@ class Graph:
             proto.graph.initializer.extend(kept)
         weights = {name: array for name, array in self.weights.items() if name in used}
         for node in new:
-            for value in node.inputs:
+            for value in _operands(node):
                 if not isinstance(value, gs.Constant) or value.name in present:
                     continue
                 present.add(value.name)
@@ -305,12 +315,130 @@ class Graph:
         )
 
 
+class Body(Graph):
+    """The graph inside an If, Loop or Scan that is to be appended.
+
+    It sees the tensors of `parent`. What it appends is its own, but for constants: they go to the outermost graph.
+    """
+
+    def __init__(self, parent: Graph) -> None:
+        self.parent = parent
+        self.source, self.name, self.opset, self.versions = parent.source, parent.name, parent.opset, parent.versions
+        self.nodes, self.forward_count = [], 0
+        self.inputs, self.outputs = [], []
+        self.values = ChainMap({}, parent.values)
+        self.weights = parent.weights
+        self._known = {}
+        self._reserved = parent._reserved
+
+    def fresh(self, name: str) -> str:
+        """A name that no graph of the model uses."""
+        found = super().fresh(name)
+        self._reserved.add(found)
+        return found
+
+    def add_weight(self, name: str, array: np.ndarray) -> Value:
+        """Add a constant tensor to the outermost graph."""
+        return self.parent.add_weight(name, array)
+
+    def add_input(self, name: str, dtype: Any, shape: Sequence[int | str | None] | None) -> Value:
+        """Add an input of the body."""
+        value = gs.Variable(self.fresh(name), dtype, shape)
+        self.values[value.name] = value
+        self.inputs.append(value)
+        return value
+
+    def replay(
+        self, body: gs.Graph, inputs: Sequence[Value], renamed: Mapping[str, Value] | None = None
+    ) -> list[Value]:
+        """Append a copy of the nodes of another body of the model, reading `inputs`; its outputs."""
+        bound = {**(renamed or {}), **dict(zip([i.name for i in body.inputs], inputs, strict=True))}
+        for node in body.nodes:
+            self._copy(node, bound)
+        return [bound.get(o.name) or self[o.name] for o in body.outputs]
+
+    def _copy(self, node: Node, bound: dict[str, Value]) -> None:
+        read = [(bound.get(i.name) or self[i.name]) if i.name else gs.Variable.empty() for i in node.inputs]
+        made = [
+            gs.Variable(self.fresh(o.name), o.dtype, o.shape) if o.name else gs.Variable.empty() for o in node.outputs
+        ]
+        attrs = {k: self._copy_body(v, bound) if isinstance(v, gs.Graph) else v for k, v in node.attrs.items()}
+        copy = Node(node.op, self.fresh(node.name), attrs, read, made, node.domain)
+        _complete(copy, self.versions)
+        if not any(True for _ in copy.subgraphs()):
+            for output, (dtype, shape) in zip(made, infer(copy, self.opset, self.constant), strict=True):
+                _improve(output, dtype, shape)
+        self.append(copy)
+        bound.update({o.name: m for o, m in zip(node.outputs, made, strict=True) if o.name})
+
+    def _copy_body(self, body: gs.Graph, bound: dict[str, Value]) -> gs.Graph:
+        inner = Body(self)
+        inputs = [inner.add_input(i.name, i.dtype, i.shape) for i in body.inputs]
+        return inner.close(inner.replay(body, inputs, bound))
+
+    def read_for(self, outputs: Sequence[Value]) -> set[str]:
+        """Names of what the nodes that `outputs` need read, and of `outputs`."""
+        live = self._live(outputs, keep_forward=False)
+        needed = {v.name for v in outputs}
+        return needed.union(*(reads(n) for n, alive in zip(self.nodes, live, strict=True) if alive))
+
+    def close(self, outputs: Sequence[Value]) -> gs.Graph:
+        """The body as an attribute, without the nodes that none of `outputs` needs."""
+        results: list[Value] = []
+        free = {o.name for n in self.nodes for o in n.outputs}
+        for value in outputs:
+            if value.name not in free:
+                copy = gs.Variable(self.fresh(f"{value.name}/out"), value.dtype, value.shape)
+                self.append(Node("Identity", copy.name, None, [value], [copy]))
+                value = copy
+            free.discard(value.name)
+            results.append(value)
+        live = self._live(results, keep_forward=False)
+        nodes = [n for n, alive in zip(self.nodes, live, strict=True) if alive]
+        return gs.Graph(nodes, self.inputs, results, name=self.fresh("body"), opset=self.opset)
+
+
 def reads(node: Node) -> set[str]:
     """Names that `node` reads, those its bodies capture included."""
-    names = {i.name for i in node.inputs if i.name}
-    for subgraph in node.subgraphs():
-        names |= _outer(subgraph)
-    return names
+    return {i.name for i in node.inputs if i.name} | set(captures(node))
+
+
+def captures(node: Node) -> list[str]:
+    """Names of outer tensors that the bodies of `node` read, in alphabetical order."""
+    return sorted({name for body in node.subgraphs() for name in _outer(body)})
+
+
+def _inner(body: gs.Graph) -> Iterator[str]:
+    """All names that a body gives to its tensors and nodes."""
+    yield from (i.name for i in body.inputs)
+    for node in body.nodes:
+        yield from (node.name, *(o.name for o in node.outputs))
+        for inner in node.subgraphs():
+            yield from _inner(inner)
+
+
+def _operands(node: Node) -> Iterator[Value]:
+    """The tensors that `node` and the nodes of its bodies read."""
+    yield from node.inputs
+    for body in node.subgraphs():
+        for inner in body.nodes:
+            yield from _operands(inner)
+
+
+def _export(node: Node) -> onnx.NodeProto:
+    """`node` as a proto; its bodies hold no constants of their own."""
+    bodies = {k: v for k, v in node.attrs.items() if isinstance(v, gs.Graph)}
+    if not bodies:
+        return OnnxExporter.export_node(node)
+    proto = onnx.helper.make_node(
+        node.op, [i.name for i in node.inputs], [o.name for o in node.outputs], node.name, domain=node.domain
+    )
+    proto.attribute.extend(OnnxExporter.export_attributes({k: v for k, v in node.attrs.items() if k not in bodies}))
+    for key, body in bodies.items():
+        ends = ([_annotation(v) for v in body.inputs], [_annotation(v) for v in body.outputs])
+        graph = onnx.helper.make_graph([_export(n) for n in body.nodes], body.name, *ends)
+        proto.attribute.append(onnx.helper.make_attribute(key, graph))
+    return proto
 
 
 def _outer(subgraph: gs.Graph) -> set[str]:

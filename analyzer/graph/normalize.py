@@ -19,7 +19,9 @@ import onnx.version_converter
 from onnx import numpy_helper
 
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
+from analyzer.graph.bodies import all_nodes, bodies_of, lift_body_constants, unroll
 from analyzer.graph.load import Source, captured, detach, lift_constants, load
+from analyzer.graph.sequences import resolve_sequences
 from analyzer.graph.unfuse import TABLE as FUSED
 from analyzer.graph.unfuse import unfuse_model
 
@@ -210,6 +212,23 @@ def _make_local(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> bool
     return found
 
 
+_CONTROL = ("If", "Loop", "SequenceConstruct", "SequenceEmpty", "SplitToSequence", "Optional", "OptionalGetElement")
+
+
+def control_flow_pass(source: Source, request: Request) -> None:
+    """Replaces an If whose condition is known with the branch taken, short Loops with their steps, and sequences of
+    known length with their tensors."""
+    graph, opset = source.proto.graph, _opsets(source.proto).get("", OPSET)
+    while any(n.op_type in _CONTROL and not n.domain for n in graph.node):
+        lift_constants(graph)
+        lift_body_constants(graph)
+        shapes = _shapes(_infer(source.proto))
+        resolved = resolve_sequences(graph, shapes, opset)
+        if not unroll(graph, shapes, opset) and not resolved:
+            break
+    detach(source)
+
+
 _ASIDE = "analyzer.aside"  # a domain that the converter leaves alone
 _LEGACY_BROADCAST = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")
 
@@ -223,8 +242,14 @@ def set_aside_pass(source: Source, request: Request) -> None:
     version = _opsets(source.proto).get("", OPSET)
     if version >= 11:
         return
+    batched = next((n for n in all_nodes(source.proto.graph) if n.op_type == "Scan" and version < 9), None)
+    if batched is not None:
+        raise UnsupportedError(
+            f"{source.name}: Scan (node {batched.name!r}) runs over a batch, as before opset 9",
+            "export the model again with opset 9 or newer",
+        )
     source.proto.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
-    for node in _all_nodes(source.proto.graph):
+    for node in all_nodes(source.proto.graph):
         if node.op_type in ("Upsample", "Resize") and not node.domain:
             _as_resize(source.proto.graph, node)
     if version < 7:
@@ -290,7 +315,7 @@ def _rank_after(node: onnx.NodeProto, ranks: dict[str, int]) -> int | None:
 
 def restore_pass(source: Source, request: Request) -> None:
     """Puts back, as standard operators, what had been set aside."""
-    for node in _all_nodes(source.proto.graph):
+    for node in all_nodes(source.proto.graph):
         if node.domain == _ASIDE:
             node.domain = ""
     _replace(source.proto.opset_import, [o for o in source.proto.opset_import if o.domain != _ASIDE])
@@ -354,8 +379,15 @@ def _fused_left(source: Source) -> Iterable[str]:
 
 
 def lift_constants_pass(source: Source, request: Request) -> None:
-    """Replaces the Constant nodes that inlining and conversion made with initializers."""
+    """Replaces Constant nodes with initializers, and moves those of bodies to the outermost graph."""
     lift_constants(source.proto.graph)
+    if lift_body_constants(source.proto.graph):
+        detach(source)
+
+
+def _body_constants(source: Source) -> Iterable[str]:
+    bodies = (b for n in source.proto.graph.node for b in bodies_of(n))
+    return (f"a body of {b.name} has constants of its own" for b in bodies if b.initializer)
 
 
 # ---- Names ----
@@ -515,14 +547,15 @@ def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     del stripped.graph.value_info[:]
     outputs = {o.name: o for o in stripped.graph.output}
     for output in outputs.values():
-        output.type.tensor_type.ClearField("shape")
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
     try:
         inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=True)
     except Exception:
         inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=False)
     declared = {o.name: o for o in proto.graph.output}
     for output in inferred.graph.output:
-        if not output.type.tensor_type.HasField("shape"):
+        if output.type.HasField("tensor_type") and not output.type.tensor_type.HasField("shape"):
             output.CopyFrom(declared[output.name])
     return inferred
 
@@ -534,11 +567,12 @@ PASSES: tuple[Pass, ...] = (
     Pass("input shapes", input_shapes_pass),
     Pass("inline functions", inline_functions_pass, lambda s: [f.name for f in s.proto.functions]),
     Pass("inline newer operators", inline_newer_pass),
+    Pass("control flow", control_flow_pass),
     Pass("set aside", set_aside_pass),
     Pass("opset", opset_pass),
     Pass("restore", restore_pass),
     Pass("un-fuse", unfuse_pass, _fused_left),
-    Pass("lift constants", lift_constants_pass),
+    Pass("lift constants", lift_constants_pass, _body_constants),
     Pass("unique names", unique_names_pass),
     Pass("inference form", inference_form_pass),
     Pass("explicit pads", explicit_pads_pass, _pads_left),
@@ -575,14 +609,6 @@ def lookup(op: str, version: int, domain: str) -> onnx.defs.OpSchema | None:
 
 def _known_at(op: str, version: int) -> bool:
     return lookup(op, version, "") is not None
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _all_nodes(attribute.g)
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

@@ -1,6 +1,7 @@
 """The rules, by family. Each module registers its rules when it is imported."""
 
 from analyzer.gradient.rules import (
+    control,
     convolution,
     elementwise,
     indexing,
@@ -16,6 +17,7 @@ from analyzer.gradient.rules import (
 )
 
 FAMILIES = (
+    control,
     elementwise,
     reduction,
     normalization,

@@ -1,0 +1,329 @@
+"""Control flow: gradients through If, Loop and Scan against differences of the model, bodies inlined beforehand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from analyzer import append_vjp
+from analyzer.errors import UnsupportedError
+from analyzer.graph import Graph
+from analyzer.runtime import Session
+from tests.models import node
+
+DOUBLE, INT64, BOOL = TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL
+info = helper.make_tensor_value_info
+
+
+def body(name: str, nodes: list, inputs: list, outputs: list, weights: dict | None = None) -> onnx.GraphProto:
+    arrays = [numpy_helper.from_array(np.asarray(a), n) for n, a in (weights or {}).items()]
+    return helper.make_graph(nodes, name, inputs, outputs, arrays)
+
+
+def model(nodes: list, inputs: list, outputs: list, weights: dict | None = None, opset: int = 21) -> onnx.ModelProto:
+    graph = body("graph", nodes, inputs, outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def check(given: onnx.ModelProto, feeds: dict[str, np.ndarray], wrt: list[str], outputs: list[str]) -> Graph:
+    """Float64 gradients against central differences along random directions."""
+    rng = np.random.default_rng(0)
+    result = append_vjp(given, outputs, wrt)
+    onnx.checker.check_model(result.model, full_check=True)
+    plain, session = Session(given), Session(result.model)
+    values = plain.run(feeds)
+    seeds = {o: rng.standard_normal(values[o].shape) for o in outputs}
+    found = session.run({**feeds, **{result.cotangents[o]: s for o, s in seeds.items()}})
+    for name in values:
+        assert np.array_equal(found[name], values[name])
+    for name in wrt:
+        gradient = found[result.gradients[name]]
+        assert gradient.shape == feeds[name].shape and gradient.dtype == feeds[name].dtype
+        for _ in range(3):
+            direction = rng.standard_normal(feeds[name].shape)
+            sides = [plain.run({**feeds, name: feeds[name] + e * direction}) for e in (1e-6, -1e-6)]
+            expected = sum(float(np.sum((sides[0][o] - sides[1][o]) * seeds[o])) for o in outputs) / 2e-6
+            assert np.sum(gradient * direction) == pytest.approx(expected, rel=1e-6, abs=1e-8), name
+    return result.graph
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(list(shape)).standard_normal(shape)
+
+
+# ---- If ----
+
+
+def branches(condition: list, inputs: list, weights: dict | None = None) -> onnx.ModelProto:
+    """y, z = (tanh(w x), x) if the condition holds, else (3 x, w x); both branches name their tensors alike."""
+    then = body("then", [node("Mul", ["x", "w"], ["t"]), node("Tanh", ["t"], ["u"]), node("Identity", ["x"], ["v"])],
+                [], [info("u", DOUBLE, None), info("v", DOUBLE, None)])  # fmt: skip
+    other = body("other", [node("Mul", ["x", "three"], ["u"]), node("Mul", ["w", "x"], ["v"])],
+                 [], [info("u", DOUBLE, None), info("v", DOUBLE, None)], {"three": np.float64(3)})  # fmt: skip
+    nodes = [*condition, node("If", ["c"], ["y", "z"], then_branch=then, else_branch=other)]
+    inputs = [info("x", DOUBLE, [2, 3]), info("w", DOUBLE, [3]), *inputs]
+    return model(nodes, inputs, [info("y", DOUBLE, [2, 3]), info("z", DOUBLE, [2, 3])], weights)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_if_at_run_time(taken):
+    given = branches([], [info("c", BOOL, [])])
+    graph = check(given, {"x": normal(2, 3), "w": normal(3), "c": np.array(taken)}, ["x", "w"], ["y", "z"])
+    assert "If" in [n.op for n in graph.forward_nodes()]
+    check(given, {"x": normal(2, 3), "w": normal(3), "c": np.array(taken)}, ["w"], ["y"])
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_if_that_shapes_decide_is_inlined(size):
+    shape = [node("Shape", ["x"], ["s"], start=1), node("Equal", ["s", "k"], ["c"])]
+    given = branches(shape, [], {"k": np.array([size], np.int64)})
+    graph = check(given, {"x": normal(2, 3), "w": normal(3)}, ["x", "w"], ["y", "z"])
+    operators = [n.op for n in graph.forward_nodes()]
+    assert "If" not in operators and ("Tanh" in operators) == (size == 3)
+
+
+# ---- Loop ----
+
+
+def recurrence(trips: list, weights: dict, ends: bool = False) -> onnx.ModelProto:
+    """hₜ₊₁ = tanh(W hₜ + x[t]), with zₜ = hₜ₊₁ ⊙ h₀ stacked; `ends`: until the sum of |h| passes 1.5."""
+    nodes = [
+        node("MatMul", ["W", "h"], ["a"]),
+        node("Gather", ["x", "i"], ["xi"], axis=0),
+        node("Add", ["a", "xi"], ["b"]),
+        node("Tanh", ["b"], ["h2"]),
+        node("Mul", ["h2", "h0"], ["z1"]),
+    ]
+    nodes += (
+        [
+            node("ReduceL1", ["h2"], ["r"], keepdims=0),
+            node("Less", ["r", "limit"], ["c2"]),
+        ]
+        if ends
+        else [node("Identity", ["c1"], ["c2"])]
+    )
+    step = body(
+        "step",
+        nodes,
+        [info("i", INT64, []), info("c1", BOOL, []), info("h", DOUBLE, None)],
+        [info("c2", BOOL, []), info("h2", DOUBLE, None), info("z1", DOUBLE, None)],
+        {"limit": np.float64(1.5)} if ends else {},
+    )
+    inputs = [info("x", DOUBLE, [5, 4]), info("h0", DOUBLE, [4]), info("W", DOUBLE, [4, 4]), *trips]
+    outputs = [info("y", DOUBLE, [4]), info("z", DOUBLE, [None, 4])]
+    return model([node("Loop", ["m", "", "h0"], ["y", "z"], body=step)], inputs, outputs, weights)
+
+
+FEEDS = {"x": normal(5, 4), "h0": normal(4), "W": normal(4, 4) * 0.4}
+
+
+@pytest.mark.parametrize("outputs", [["y"], ["z"], ["y", "z"]])
+def test_loop_of_known_length_is_unrolled(outputs):
+    graph = check(recurrence([], {"m": np.array(5)}), FEEDS, ["x", "h0", "W"], outputs)
+    assert "Loop" not in [n.op for n in graph.nodes]
+
+
+@pytest.mark.parametrize(
+    ("trips", "outputs"), [(0, ["y"]), (1, ["y"]), (5, ["y"]), (1, ["z"]), (5, ["z"]), (5, ["y", "z"])]
+)
+def test_loop_of_a_length_known_at_run_time(trips, outputs):
+    feeds = {**FEEDS, "m": np.array(trips)}
+    check(recurrence([info("m", INT64, [])], {}), feeds, ["x", "h0", "W"], outputs)
+
+
+def test_loop_that_ends_itself():
+    given = recurrence([], {"m": np.array(5)}, ends=True)
+    assert len(Session(given).run(FEEDS)["z"]) < 5
+    graph = check(given, FEEDS, ["x", "h0", "W"], ["y", "z"])
+    assert "Loop" in [n.op for n in graph.forward_nodes()]
+
+
+def test_a_state_that_grows_is_refused():
+    step = body(
+        "step",
+        [node("Concat", ["v", "x"], ["v2"], axis=0), node("Identity", ["c1"], ["c2"])],
+        [info("i", INT64, []), info("c1", BOOL, []), info("v", DOUBLE, None)],
+        [info("c2", BOOL, []), info("v2", DOUBLE, None)],
+    )
+    inputs = [info("x", DOUBLE, [2]), info("m", INT64, [])]
+    given = model([node("Loop", ["m", "", "x"], ["y"], body=step)], inputs, [info("y", DOUBLE, [None])])
+    with pytest.raises(UnsupportedError, match="changes shape"):
+        append_vjp(given, ["y"], ["x"])
+
+
+def test_if_inside_a_loop():
+    """Odd steps double, even ones take the sine."""
+    double = body("double", [node("Add", ["h", "h"], ["u"])], [], [info("u", DOUBLE, None)])
+    sine = body("sine", [node("Mul", ["h", "w"], ["p"]), node("Sin", ["p"], ["u"])], [], [info("u", DOUBLE, None)])
+    step = body(
+        "step",
+        [
+            node("Mod", ["i", "two"], ["odd"]),
+            node("Cast", ["odd"], ["is_odd"], to=BOOL),
+            node("If", ["is_odd"], ["h2"], then_branch=double, else_branch=sine),
+            node("Identity", ["c1"], ["c2"]),
+        ],
+        [info("i", INT64, []), info("c1", BOOL, []), info("h", DOUBLE, None)],
+        [info("c2", BOOL, []), info("h2", DOUBLE, None)],
+        {"two": np.array(2)},
+    )
+    nodes = [node("Loop", ["m", "", "x"], ["y"], body=step)]
+    inputs = [info("x", DOUBLE, [3]), info("w", DOUBLE, [3]), info("m", INT64, [])]
+    given = model(nodes, inputs, [info("y", DOUBLE, [3])])
+    check(given, {"x": normal(3), "w": normal(3), "m": np.array(4)}, ["x", "w"], ["y"])
+    fixed = model(nodes, inputs[:2], [info("y", DOUBLE, [3])], {"m": np.array(4)})
+    graph = check(fixed, {"x": normal(3), "w": normal(3)}, ["x", "w"], ["y"])
+    assert not {"If", "Loop"} & {n.op for n in graph.nodes}
+
+
+# ---- Scan ----
+
+
+@pytest.mark.parametrize("backward", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("outputs", [["y"], ["z"], ["y", "z"]])
+def test_scan(backward, outputs):
+    """hₜ₊₁ = σ(W hₜ + uₜ) ⊙ pₜ, zₜ = hₜ hₜ₊₁: u along axis 1, z along axis 1, in either direction."""
+    step = body(
+        "step",
+        [
+            node("MatMul", ["W", "h"], ["a"]),
+            node("Add", ["a", "u1"], ["b"]),
+            node("Sigmoid", ["b"], ["s"]),
+            node("Mul", ["s", "p1"], ["h2"]),
+            node("Mul", ["h", "h2"], ["z1"]),
+        ],
+        [info("h", DOUBLE, [3]), info("u1", DOUBLE, [3]), info("p1", DOUBLE, [])],
+        [info("h2", DOUBLE, [3]), info("z1", DOUBLE, [3])],
+    )
+    attrs = {
+        "num_scan_inputs": 2,
+        "scan_input_axes": [1, 0],
+        "scan_input_directions": [backward[0], 0],
+        "scan_output_axes": [1],
+        "scan_output_directions": [backward[1]],
+    }
+    sizes = {"h0": [3], "u": [3, 6], "p": [6], "W": [3, 3]}
+    given = model(
+        [node("Scan", ["h0", "u", "p"], ["y", "z"], body=step, **attrs)],
+        [info(n, DOUBLE, s) for n, s in sizes.items()],
+        [info("y", DOUBLE, [3]), info("z", DOUBLE, [3, 6])],
+    )
+    check(given, {n: normal(*s) for n, s in sizes.items()}, list(sizes), outputs)
+
+
+def test_scan_over_a_number_of_steps_known_at_run_time():
+    """Running sums, as in the operator's own example."""
+    step = body(
+        "step",
+        [node("Add", ["s", "u1"], ["s2"]), node("Identity", ["s2"], ["z1"])],
+        [info("s", DOUBLE, [2]), info("u1", DOUBLE, [2])],
+        [info("s2", DOUBLE, [2]), info("z1", DOUBLE, [2])],
+    )
+    given = model(
+        [node("Scan", ["s0", "u"], ["y", "z"], body=step, num_scan_inputs=1)],
+        [info("s0", DOUBLE, [2]), info("u", DOUBLE, ["steps", 2])],
+        [info("y", DOUBLE, [2]), info("z", DOUBLE, ["steps", 2])],
+    )
+    for steps in (1, 4):
+        check(given, {"s0": normal(2), "u": normal(steps, 2)}, ["s0", "u"], ["y", "z"])
+
+
+# ---- Sequences and optionals ----
+
+
+def test_sequences_of_known_length_are_tensors():
+    """Split in three, the middle doubled, one more put in front and the last taken out; stacked and concatenated."""
+    nodes = [
+        node("SplitToSequence", ["x", "two"], ["parts"], axis=1),
+        node("SequenceAt", ["parts", "one"], ["middle"]),
+        node("Add", ["middle", "middle"], ["doubled"]),
+        node("SequenceInsert", ["parts", "doubled", "zero"], ["more"]),
+        node("SequenceErase", ["more"], ["fewer"]),
+        node("SequenceLength", ["fewer"], ["length"]),
+        node("ConcatFromSequence", ["fewer"], ["y"], axis=1),
+        node("SequenceConstruct", ["middle", "doubled"], ["pair"]),
+        node("Optional", ["pair"], ["held"]),
+        node("OptionalGetElement", ["held"], ["again"]),
+        node("ConcatFromSequence", ["again"], ["s"], axis=0, new_axis=1),
+        node("Cast", ["length"], ["l"], to=DOUBLE),
+        node("Mul", ["s", "l"], ["z"]),
+    ]
+    weights = {"two": np.array(2), "one": np.array(1), "zero": np.array(0)}
+    outputs = [info("y", DOUBLE, [3, 6]), info("z", DOUBLE, [2, 3, 2])]
+    graph = check(model(nodes, [info("x", DOUBLE, [3, 5])], outputs, weights), {"x": normal(3, 5)}, ["x"], ["y", "z"])
+    assert not any("Sequence" in n.op or "Optional" in n.op for n in graph.nodes)
+
+
+def test_a_sequence_that_a_loop_fills():
+    """Rows of x times their number, gathered in a sequence."""
+    step = body(
+        "step",
+        [
+            node("Gather", ["x", "i"], ["row"], axis=0),
+            node("Cast", ["i"], ["number"], to=DOUBLE),
+            node("Mul", ["row", "number"], ["scaled"]),
+            node("SequenceInsert", ["s", "scaled"], ["s2"]),
+            node("Identity", ["c1"], ["c2"]),
+        ],
+        [info("i", INT64, []), info("c1", BOOL, []), helper.make_tensor_sequence_value_info("s", DOUBLE, None)],
+        [info("c2", BOOL, []), helper.make_tensor_sequence_value_info("s2", DOUBLE, None)],
+    )
+    nodes = [
+        node("SequenceEmpty", [], ["none"], dtype=DOUBLE),
+        node("Loop", ["m", "", "none"], ["rows"], body=step),
+        node("ConcatFromSequence", ["rows"], ["y"], axis=0, new_axis=1),
+    ]
+    given = model(nodes, [info("x", DOUBLE, [4, 2])], [info("y", DOUBLE, [4, 2])], {"m": np.array(4)})
+    check(given, {"x": normal(4, 2)}, ["x"], ["y"])
+
+
+def test_a_sequence_that_is_an_output_stays():
+    nodes = [node("SplitToSequence", ["x"], ["parts"], keepdims=0), node("SequenceAt", ["parts", "one"], ["y"])]
+    parts = helper.make_tensor_sequence_value_info("parts", DOUBLE, [2])
+    given = model(nodes, [info("x", DOUBLE, [3, 2])], [info("y", DOUBLE, [2]), parts], {"one": np.array(1)})
+    result = append_vjp(given, ["y"], ["x"])
+    session = Session(result.model)
+    x = normal(3, 2)
+    found = session.run({"x": x, result.cotangents["y"]: np.ones(2)}, ["parts", result.gradients["x"]])
+    assert np.array_equal(found["parts"], x)
+    assert found[result.gradients["x"]].tolist() == [[0, 0], [1, 1], [0, 0]]
+
+
+# ---- Closure ----
+
+
+@pytest.mark.parametrize("kind", ["If", "Loop", "Scan"])
+def test_gradients_of_control_flow_can_be_differentiated(kind):
+    """Hessian times vector, against differences of the gradient."""
+    if kind == "If":
+        given, feeds = branches([], [info("c", BOOL, [])]), {"x": normal(2, 3), "w": normal(3), "c": np.array(True)}
+    elif kind == "Loop":
+        given, feeds = recurrence([info("m", INT64, [])], {}), {**FEEDS, "m": np.array(3)}
+    else:
+        step = body(
+            "step",
+            [node("Mul", ["s", "u1"], ["p"]), node("Tanh", ["p"], ["s2"])],
+            [info("s", DOUBLE, [2]), info("u1", DOUBLE, [2])],
+            [info("s2", DOUBLE, [2])],
+        )
+        given = model(
+            [node("Scan", ["s0", "x"], ["y"], body=step, num_scan_inputs=1)],
+            [info("s0", DOUBLE, [2]), info("x", DOUBLE, [4, 2])],
+            [info("y", DOUBLE, [2])],
+        )
+        feeds = {"s0": normal(2), "x": normal(4, 2)}
+    first = append_vjp(given, ["y"], ["x"])
+    gradient, seed = first.gradients["x"], first.cotangents["y"]
+    second = append_vjp(first.model, [gradient], ["x"])
+    session = Session(second.model)
+    direction = np.random.default_rng(1).standard_normal(feeds["x"].shape)
+    shape = Session(given).run(feeds)["y"].shape
+
+    def run(x):
+        return session.run({**feeds, "x": x, seed: np.ones(shape), second.cotangents[gradient]: direction})
+
+    product = run(feeds["x"])[second.gradients["x"]]
+    sides = [run(feeds["x"] + e * direction)[gradient] for e in (1e-6, -1e-6)]
+    assert np.allclose(product, (sides[0] - sides[1]) / 2e-6, rtol=1e-5, atol=1e-7)
