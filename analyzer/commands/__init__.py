@@ -21,6 +21,7 @@ COMMANDS = (
     "receptive-field",
     "filters",
     "project",
+    "dream",
     "mine",
     "export",
     "ops",

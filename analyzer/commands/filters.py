@@ -79,7 +79,7 @@ def _channels(explainer: Any) -> str:
 def picture(bank: Any, channels: str, max_filters: int, max_slices: int) -> Any:
     """The kernels as one picture: (H, W, 3)."""
     from analyzer.images import colourise, signed_view
-    from analyzer.images.mosaic import Block, mosaic
+    from analyzer.images.mosaic import BEYOND, Block, mosaic
 
     weights = bank.weights[:max_filters]
     kind = "×".join(map(str, bank.weights.shape))
@@ -90,17 +90,17 @@ def picture(bank: Any, channels: str, max_filters: int, max_slices: int) -> Any:
         kernels = weights.transpose(0, 2, 3, 1)[..., :: -1 if channels == "BGR" else 1]
         tiles = [signed_view(kernel, "normalised") for kernel in kernels]
         columns = max(1, round(len(tiles) ** 0.5 * 1.4))
-        return mosaic([Block("", [tiles])], title, max(24, 7 * weights.shape[2]), columns)
+        return mosaic([Block("", [tiles])], title, max(48, 7 * weights.shape[2]), columns)
     scales = abs(weights).max(axis=(1, 2, 3))
     slices = weights[:, :max_slices]
     tiles_of = [[colourise(s, signed=True, vmax=float(m)) for s in f] for f, m in zip(slices, scales, strict=True)]
-    side = max(14, 5 * weights.shape[2])
+    side = max(18, 5 * weights.shape[2])
     if slices.shape[1] == 1:
         flat = [tile for tiles in tiles_of for tile in tiles]
-        return mosaic([Block("", [flat])], title, side, max(1, round(len(flat) ** 0.5 * 1.4)))
+        return mosaic([Block("", [flat])], title, side, max(1, round(len(flat) ** 0.5 * 1.4)), BEYOND)
     if slices.shape[1] < weights.shape[1]:
         title += f", {slices.shape[1]} slices of each"
-    return mosaic([Block(str(k), [tiles]) for k, tiles in enumerate(tiles_of)], title, side)
+    return mosaic([Block(str(k), [tiles]) for k, tiles in enumerate(tiles_of)], title, side, 0, BEYOND)
 
 
 def describe(bank: Any) -> dict[str, Any]:

@@ -85,6 +85,12 @@ def _deconvnet_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: int
     return op.Relu(ct)
 
 
+def _redirected_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: int) -> Any:
+    """x̄ = ȳ ⊙ 1[x > 0 or ȳ > 0]   (lucid, Olah et al. 2017)"""
+    open_ = op.Or(op.Greater(node.inputs[index], 0.0), op.Greater(ct, 0.0))
+    return op.Where(open_, ct, op.scalar(0, ct))
+
+
 def gradient() -> Table:
     """The true gradient."""
     return load_rules()
@@ -100,7 +106,17 @@ def deconvnet() -> Table:
     return override(load_rules(), _on_rectifiers(_deconvnet_vjp))
 
 
-POLICIES: dict[str, Callable[[], Table]] = {"gradient": gradient, "guided": guided, "deconvnet": deconvnet}
+def redirected() -> Table:
+    """The gradient through rectifiers that it would open: for gradient ascent where all of them block."""
+    return override(load_rules(), _on_rectifiers(_redirected_vjp))
+
+
+POLICIES: dict[str, Callable[[], Table]] = {
+    "gradient": gradient,
+    "guided": guided,
+    "deconvnet": deconvnet,
+    "redirected": redirected,
+}
 
 
 def table_of(policy: str | dict[str, Rule] | Table) -> Table:

@@ -61,10 +61,12 @@ def tile(picture: np.ndarray, side: int) -> np.ndarray:
     return np.ascontiguousarray(cv2.resize(picture, size, interpolation=smooth))
 
 
-def tile_square(tiles: Sequence[np.ndarray], columns: int, side: int, gap: int = 2) -> np.ndarray:
+def tile_square(
+    tiles: Sequence[np.ndarray], columns: int, side: int, gap: int = 2, ground: tuple[int, int, int] = PAPER
+) -> np.ndarray:
     """Tiles in rows of `columns`, all on squares of `side` pixels."""
     rows = math.ceil(len(tiles) / columns)
-    canvas = np.full((rows * (side + gap) - gap, columns * (side + gap) - gap, 3), PAPER, np.uint8)
+    canvas = np.full((rows * (side + gap) - gap, columns * (side + gap) - gap, 3), ground, np.uint8)
     for index, each in enumerate(tiles):
         drawn = tile(each, side)
         top, left = index // columns * (side + gap), index % columns * (side + gap)
@@ -73,12 +75,19 @@ def tile_square(tiles: Sequence[np.ndarray], columns: int, side: int, gap: int =
     return canvas
 
 
-def mosaic(blocks: Sequence[Block], title: str = "", side: int = 0, columns: int = 0) -> np.ndarray:
+def mosaic(
+    blocks: Sequence[Block],
+    title: str = "",
+    side: int = 0,
+    columns: int = 0,
+    ground: tuple[int, int, int] = PAPER,
+) -> np.ndarray:
     """Blocks in rows, each under its label, on white under a title.
 
     Args:
         side: pixels of a tile; by the size of the tiles unless given.
         columns: tiles per row of a group; the root of their number unless given.
+        ground: colour between tiles.
     """
     if not blocks:
         raise InputError("there is nothing to draw")
@@ -86,12 +95,12 @@ def mosaic(blocks: Sequence[Block], title: str = "", side: int = 0, columns: int
     side = side or (largest * max(1, 64 // largest) if largest < 64 else min(largest, 112))
     drawn = []
     for block in blocks:
-        groups = [tile_square(g, columns or math.ceil(math.sqrt(len(g))), side) for g in block.groups]
+        groups = [tile_square(g, columns or math.ceil(math.sqrt(len(g))), side, 2, ground) for g in block.groups]
         drawn.append(_beside(groups, 6))
     height, width = (max(d.shape[axis] for d in drawn) for axis in (0, 1))
     across = max(1, min(len(drawn), round((WIDTH + 18) / (width + 18))))
     size = 13
-    strip, gap = 20, 18
+    strip, gap = 20 if any(b.label for b in blocks) else 0, 18
     rows = math.ceil(len(drawn) / across)
     canvas = np.full((rows * (height + strip + gap) - gap, across * (width + gap) - gap, 3), PAPER, np.uint8)
     for index, (block, picture) in enumerate(zip(blocks, drawn, strict=True)):

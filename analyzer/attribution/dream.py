@@ -1,0 +1,291 @@
+"""Activation maximisation: the input that drives a unit, channel, class or direction most, by gradient ascent.
+
+max_z  a(T(x(z))) − R(x), with x(z) a parametrisation of the picture, T a random transform per step and R what
+Yosinski et al. 2015 (1506.06579) apply between steps. The gradient is that of the appended graph; parametrisation and
+transforms are linear maps with their adjoints, but for the sigmoid that keeps pixels in range (Olah et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution.engine import Explainer, float_image
+from analyzer.attribution.units import STRONGEST, WHOLE, Units
+from analyzer.errors import InputError, UnsupportedError
+from analyzer.gradient import pullback, table_of
+from analyzer.graph import Builder
+from analyzer.graph.query import image_input
+from analyzer.images import Preprocess
+from analyzer.images.preprocess import CHANNELS
+from analyzer.images.warp import Warp, blur
+from analyzer.runtime import Session
+
+# The square root of the covariance of ImageNet's colours, lucid's.
+COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]], np.float32)
+SCALES = (1.0, 0.975, 1.025, 0.95, 1.05)
+
+
+@dataclass(frozen=True)
+class DreamOptions:
+    """How the input is found; the defaults are lucid's, in fewer steps.
+
+    Attributes:
+        steps, rate: of Adam for "fourier"; of normalised ascent for "pixels", where a step of 1 is 1/100 of the range.
+        parametrisation: "fourier" (decorrelated frequencies, each scaled by 1/f) or "pixels".
+        decorrelate: mix colours by ImageNet's, so that steps are equally large along its axes.
+        jitter: pixels that the picture is moved by at most, each step.
+        degrees: that it is turned by at most. rescale: scale it by one of 0.95 … 1.05.
+        decay: share of x − ½ that is taken away each step (Yosinski's θ_decay).
+        blur: sigma of the Gaussian applied every `blur_every` steps (θ_b_width, θ_b_every).
+        clip_norm: percentile of pixels of the smallest norm that are set to ½ (θ_n_pct).
+        clip_contribution: percentile of pixels of the smallest contribution |Σ x ⊙ ∂a/∂x| set to ½ (θ_c_pct).
+        seed: of all that is random.
+    """
+
+    steps: int = 128
+    rate: float = 0.05
+    parametrisation: str = "fourier"
+    decorrelate: bool = True
+    jitter: int = 8
+    degrees: float = 5.0
+    rescale: bool = True
+    decay: float = 0.0
+    blur: float = 0.0
+    blur_every: int = 4
+    clip_norm: float = 0.0
+    clip_contribution: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class Dream:
+    """What was found.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        score: of the image itself, with no transform: the unit's activation, or its mean over the positions.
+        scores: of each step.
+    """
+
+    image: np.ndarray
+    score: float
+    scores: list[float] = field(default_factory=list)
+
+
+class Dreamer:
+    """Finds inputs for units of one layer.
+
+    Args:
+        explainer: the model; its image input must be floating-point.
+        layer: tensor or node of the file; for a class, that of the logits.
+        preprocess: picture to input, of a fixed size.
+
+    Raises:
+        NotFoundError: no such layer. UnsupportedError: integer input, or a missing gradient rule.
+    """
+
+    def __init__(self, explainer: Explainer, layer: str, preprocess: Preprocess) -> None:
+        if preprocess.size is None:
+            raise InputError("the size of the picture is not fixed", "fix it, for example with --size 224x224")
+        self.explainer, self.preprocess = explainer, preprocess
+        image = image_input(explainer.plain)
+        sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
+        fixed = image.shape[0] if image.shape and isinstance(image.shape[0], int) else 1
+        self.image, self.shape = image.name, (fixed, *sample.shape[1:])
+        self.size = preprocess.size
+        graph = explainer.graph({self.image: self.shape})
+        if float_image(graph)[0].name != self.image:
+            raise UnsupportedError(
+                f"{graph.name}: the input {self.image!r} holds {image.dtype}, so there is no gradient to climb",
+                "use the floating-point model",
+            )
+        self.units = Units.of(graph, layer)
+        self._sessions: dict[str, tuple[Session, list[str]]] = {}
+
+    def run(
+        self,
+        channel: int | np.ndarray,
+        position: int = WHOLE,
+        options: DreamOptions | None = None,
+        progress: Callable[[], None] | None = None,
+    ) -> Dream:
+        """Climb.
+
+        Args:
+            channel: of the layer, or a direction: weights of all channels, (K,).
+            position: WHOLE for the mean over all positions, STRONGEST for the one in the middle.
+            options: see `DreamOptions`.
+            progress: called after each step.
+
+        Raises:
+            NotFoundError: no such unit. InputError: options that make no sense.
+            UnsupportedError: no gradient reaches the input.
+        """
+        options = options or DreamOptions()
+        weights = self._weights(channel, position)
+        rng = np.random.default_rng(options.seed)
+        picture = _parametrisation(options, (*self.size, CHANNELS[self.preprocess.channels]), rng)
+        scores: list[float] = []
+        for step in range(options.steps):
+            warp = self._transform(options, rng)
+            seen = picture.pixels()
+            score, gradient = self._climb(warp.apply(seen), weights)
+            if not gradient.any() and not np.isfinite(score):
+                raise UnsupportedError(f"{self.units.name!r} is {score} for the input of step {step}")
+            back = warp.adjoint(gradient)
+            picture.step(back, step)
+            scores.append(score)
+            if progress:
+                progress()
+        final = picture.pixels()
+        score, _ = self._climb(final, weights)
+        levels = np.clip(np.rint(255 * final), 0, 255).astype(np.uint8)
+        return Dream(np.ascontiguousarray(np.broadcast_to(levels, (*self.size, 3))), score, scores)
+
+    def _weights(self, channel: int | np.ndarray, position: int) -> np.ndarray:
+        """(1, K, P): a = Σ w ⊙ A."""
+        units = self.units
+        weights = np.zeros((1, units.channels, units.positions), np.float32)
+        place = [slice(None)] if position == WHOLE else [position]
+        if position == STRONGEST:
+            place = [units.position(tuple(g // 2 for g in units.grid))]
+        if isinstance(channel, np.ndarray):
+            if channel.shape != (units.channels,):
+                raise InputError(f"a direction has {units.channels} entries, not {channel.shape}")
+            weights[0][:, place[0]] = channel.reshape(-1, 1) if position == WHOLE else channel
+        else:
+            units.check(channel, position)
+            weights[0, channel, place[0]] = 1
+        return weights / (units.positions if position == WHOLE else 1)
+
+    def _transform(self, options: DreamOptions, rng: np.random.Generator) -> Warp:
+        shift = rng.integers(-options.jitter, options.jitter + 1, 2) if options.jitter else np.zeros(2, int)
+        scale = float(rng.choice(SCALES)) if options.rescale else 1.0
+        turn = float(rng.uniform(-options.degrees, options.degrees)) if options.degrees else 0.0
+        return Warp.affine(self.size, (int(shift[0]), int(shift[1])), scale, turn, edge=True)
+
+    def _climb(self, pixels: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """(a, ∂a/∂pixels) for a picture (H, W, C) in 0 … 1; where every rectifier on the way blocks, the gradient that
+        goes through those it would open."""
+        how = self.preprocess
+        mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
+        order = slice(None, None, -1 if how.channels == "BGR" else 1)
+        values = (pixels[..., order] * np.float32(255 * how.scale) - mean) / std
+        tensor = values.transpose(2, 0, 1) if how.layout == "NCHW" else values
+        feeds = np.ascontiguousarray(np.broadcast_to(tensor, self.shape))
+        for policy in ("gradient", "redirected"):
+            score, found = self._gradient(policy, feeds, weights)
+            if found.any():
+                break
+        gradient = (found.transpose(1, 2, 0) if how.layout == "NCHW" else found) * (255 * how.scale / std)
+        return score, np.ascontiguousarray(gradient[..., order], np.float32)
+
+    def _gradient(self, policy: str, feeds: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        if policy not in self._sessions:
+            self._sessions[policy] = self._session(policy)
+        session, names = self._sessions[policy]
+        dtype = self.explainer.plain[self.image].dtype
+        found = session.run({self.image: feeds.astype(dtype), "dream/weights": weights}, names)
+        return float(found[names[0]].flat[0]), found[names[1]][0].astype(np.float32)
+
+    def _session(self, policy: str) -> tuple[Session, list[str]]:
+        graph = self.explainer.graph({self.image: self.shape})
+        op = Builder(graph, "dream")
+        units = Units.of(graph, self.units.name)
+        weights = graph.add_input("dream/weights", np.dtype(np.float32), [1, units.channels, units.positions])
+        flat = units.flat(op)
+        given = op.cast(weights, flat.dtype)
+        score = op.ReduceSum(op.Mul(flat, given), [1, 2], keepdims=0)
+        seed = units.unflat(op, op.expand_like(given, flat))
+        image, _ = float_image(graph)
+        gradient = pullback(op, {units.name: seed}, [image.name], table_of(policy))[image.name]
+        if gradient is None:
+            raise UnsupportedError(f"{graph.name}: {units.name!r} does not depend on the image")
+        names = [graph.add_output(op.cast(v, np.dtype(np.float32))).name for v in (score, gradient)]
+        return Session(graph, self.explainer.provider, outputs=names, **self.explainer.session_options), names
+
+
+# ---- Parametrisations ----
+
+
+class Fourier:
+    """x = σ(D F⁻¹(s ⊙ z)): frequencies scaled by 1/f, colours decorrelated, climbed by Adam."""
+
+    def __init__(self, options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator) -> None:
+        height, width, channels = shape
+        rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+        self.scale = np.sqrt(height * width) / np.maximum(np.hypot(rows, columns), 1 / max(height, width)) / 4
+        self.shape, self.options = shape, options
+        self.state = 0.01 * rng.standard_normal((2, channels, *self.scale.shape))
+        self.first, self.second = np.zeros_like(self.state), np.zeros_like(self.state)
+        self.mix: Any = COLOURS / np.linalg.norm(COLOURS, axis=0).max()
+        if not options.decorrelate or channels != 3:
+            self.mix = np.eye(channels, dtype=np.float32)
+
+    def pixels(self) -> np.ndarray:
+        """(H, W, C) in 0 … 1."""
+        planes = np.fft.irfft2((self.state[0] + 1j * self.state[1]) * self.scale, self.shape[:2])
+        return (1 / (1 + np.exp(-planes.transpose(1, 2, 0) @ self.mix.T))).astype(np.float32)
+
+    def pull(self, gradient: np.ndarray) -> np.ndarray:
+        """∂a/∂z of ∂a/∂x, as the real and imaginary parts."""
+        pixels = self.pixels()
+        planes = ((gradient * pixels * (1 - pixels)) @ self.mix).transpose(2, 0, 1)
+        spectrum = np.fft.rfft2(planes) / (self.shape[0] * self.shape[1])
+        # A frequency of the half plane stands for its mirror image too, but for the columns that mirror themselves.
+        spectrum[..., 1 : (self.shape[1] + 1) // 2] *= 2
+        spectrum = spectrum * self.scale
+        return np.stack([spectrum.real, spectrum.imag])
+
+    def step(self, gradient: np.ndarray, step: int) -> None:
+        """One step of Adam up the gradient, then the regularisers."""
+        pulled = self.pull(gradient)
+        self.first = 0.9 * self.first + 0.1 * pulled
+        self.second = 0.999 * self.second + 0.001 * pulled**2
+        ahead = self.first / (1 - 0.9 ** (step + 1))
+        spread = np.sqrt(self.second / (1 - 0.999 ** (step + 1)))
+        self.state += self.options.rate * ahead / (spread + 1e-8 * (spread.max() or 1))
+        self.state *= 1 - self.options.decay
+
+
+class Pixels:
+    """x itself, around ½, with Yosinski's regularisers."""
+
+    def __init__(self, options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator) -> None:
+        self.options = options
+        self.state: np.ndarray = (0.02 * rng.standard_normal(shape)).astype(np.float32)
+
+    def pixels(self) -> np.ndarray:
+        """(H, W, C) in 0 … 1."""
+        return np.clip(0.5 + self.state, 0, 1)
+
+    def step(self, gradient: np.ndarray, step: int) -> None:
+        """x ← r(x + η ∂a/∂x / mean |∂a/∂x|)"""
+        options = self.options
+        size = float(np.abs(gradient).mean()) or 1.0
+        self.state = self.state + np.float32(0.01 * options.rate / size) * gradient
+        self.state *= np.float32(1 - options.decay)
+        if options.blur and (step + 1) % options.blur_every == 0:
+            self.state = blur(self.state, options.blur)
+        for percent, value in (
+            (options.clip_norm, np.linalg.norm(self.state, axis=2)),
+            (options.clip_contribution, np.abs((self.state * gradient).sum(axis=2))),
+        ):
+            if percent:
+                self.state[value < np.percentile(value, percent)] = 0
+        self.state = np.clip(self.state, -0.5, 0.5)
+
+
+_PARAMETRISATIONS: Mapping[str, Any] = {"fourier": Fourier, "pixels": Pixels}
+
+
+def _parametrisation(options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator) -> Any:
+    if options.parametrisation not in _PARAMETRISATIONS:
+        raise InputError(f"no parametrisation {options.parametrisation!r}", "choose fourier or pixels")
+    if options.steps < 1:
+        raise InputError(f"{options.steps} steps lead nowhere")
+    return _PARAMETRISATIONS[options.parametrisation](options, shape, rng)

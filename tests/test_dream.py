@@ -1,0 +1,136 @@
+"""Activation maximisation: adjoints and derivatives are exact, the unit is driven, a seed gives one picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from analyzer import features
+from analyzer.attribution import Explainer
+from analyzer.attribution.dream import Dreamer, DreamOptions, Fourier
+from analyzer.attribution.units import STRONGEST
+from analyzer.errors import InputError, NotFoundError, UnsupportedError
+from analyzer.images import Preprocess
+from analyzer.images.warp import Warp
+from tests.models import model, node, small_cnn
+
+RNG = np.random.default_rng(4)
+HOW = Preprocess(size=(12, 12), mean=(0.5,), std=(0.25,))
+
+
+@pytest.mark.parametrize("size", [(9, 12), (12, 9), (10, 10)])
+def test_the_fourier_gradient_is_the_derivative(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    picture = Fourier(DreamOptions(), (*size, 3), rng)
+    picture.state = 0.05 * rng.standard_normal(picture.state.shape)
+    along = rng.standard_normal(picture.state.shape)
+    target = rng.standard_normal((*size, 3)).astype(np.float32)
+    slope = float((picture.pull(target) * along).sum())
+    before, step = picture.state, 1e-4
+    values = []
+    for sign in (1, -1):
+        picture.state = before + sign * step * along
+        values.append(float((picture.pixels().astype(np.float64) * target).sum()))
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=2e-2, abs=1e-2)
+
+
+@pytest.mark.parametrize("options", [{}, {"parametrisation": "pixels", "rate": 1.0, "decay": 0.01, "blur": 0.5}])
+def test_the_unit_is_driven_and_a_seed_gives_one_picture(options: dict) -> None:
+    dreamer = Dreamer(Explainer(small_cnn(), threads=1), "r2", HOW)
+    settings = DreamOptions(steps=40, jitter=1, **options)
+    first, again = dreamer.run(3, options=settings), dreamer.run(3, options=settings)
+    assert first.score > 2 * max(first.scores[0], 0.01)
+    np.testing.assert_array_equal(first.image, again.image)
+    other = dreamer.run(3, options=DreamOptions(steps=40, jitter=1, seed=1, **options))
+    assert not np.array_equal(first.image, other.image)
+    assert first.image.shape == (12, 12, 3) and first.image.dtype == np.uint8
+
+
+def test_the_score_is_the_models(tmp_path) -> None:
+    explainer = Explainer(small_cnn())
+    dreamer = Dreamer(explainer, "logits", HOW)
+    found = dreamer.run(2, options=DreamOptions(steps=30, jitter=0, degrees=0, rescale=False))
+    logits = features(small_cnn(), HOW.apply(found.image)[0], "logits")["logits"][0]
+    assert logits[2] == pytest.approx(found.score, abs=0.05)
+    assert found.score > found.scores[0] + 1
+
+
+def test_directions_positions_and_dead_starts() -> None:
+    weights = {"w": np.ones((2, 3, 3, 3), np.float32), "b": np.array([-20.0, -20.0], np.float32)}
+    nodes = [node("Conv", ["x", "w", "b"], ["c"]), node("Relu", ["c"], ["map"])]
+    explainer = Explainer(model(nodes, {"x": [1, 3, 12, 12]}, {"map": [1, 2, 10, 10]}, weights))
+    dreamer = Dreamer(explainer, "map", Preprocess(size=(12, 12)))
+    plain = DreamOptions(steps=60, rate=0.2, jitter=0, degrees=0, rescale=False)
+    found = dreamer.run(1, STRONGEST, plain)
+    assert found.scores[0] == 0
+    assert found.score > 1
+    both = dreamer.run(np.array([1.0, 1.0]), options=plain)
+    assert both.score > 0
+    with pytest.raises(InputError, match="2 entries"):
+        dreamer.run(np.ones(3))
+    with pytest.raises(NotFoundError):
+        dreamer.run(2)
+
+
+@pytest.mark.parametrize("options", [{"clip_norm": 30.0}, {"clip_contribution": 30.0}])
+def test_clipped_pixels_are_grey(options: dict) -> None:
+    dreamer = Dreamer(Explainer(small_cnn()), "r2", HOW)
+    settings = DreamOptions(steps=10, parametrisation="pixels", rate=1.0, jitter=0, degrees=0, **options)
+    grey = (dreamer.run(3, options=settings).image == 128).all(axis=2)
+    assert grey.mean() >= 0.25
+
+
+def test_integer_inputs_are_refused() -> None:
+    nodes = [
+        node("Cast", ["x"], ["f"], to=onnx.TensorProto.FLOAT),
+        node("Conv", ["f", "w"], ["y"]),
+    ]
+    given = model(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 2, 6, 6]}, {"w": np.ones((2, 3, 3, 3), np.float32)})
+    given.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    with pytest.raises(UnsupportedError, match="uint8"):
+        Dreamer(Explainer(given), "y", Preprocess(size=(8, 8), scale=1.0, dtype="uint8"))
+
+
+@pytest.mark.parametrize("edge", [True, False])
+def test_warps_have_exact_adjoints(edge: bool) -> None:
+    warp = Warp.affine((11, 14), (2.3, -1.7), 1.2, 23.0, edge)
+    x, y = (RNG.standard_normal((11, 14, 3)).astype(np.float32) for _ in range(2))
+    assert float((warp.apply(x) * y).sum()) == pytest.approx(float((x * warp.adjoint(y)).sum()), rel=1e-3)
+
+
+def test_warps_are_movements_turns_and_scalings() -> None:
+    image = RNG.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(Warp.affine((8, 8)).apply(image), image)
+    moved = Warp.affine((8, 8), (2, -3)).apply(image, 7)
+    np.testing.assert_array_equal(moved[:5, 2:], image[3:, :6])
+    assert (moved[5:] == 7).all() and (moved[:, :2] == 7).all()
+    np.testing.assert_array_equal(Warp.affine((8, 8), degrees=90).apply(image), np.rot90(image))
+    np.testing.assert_array_equal(Warp.affine((8, 8), degrees=180).apply(image), np.rot90(image, 2))
+    doubled = Warp.affine((8, 8), scale=2).apply(image.astype(np.float32))
+    np.testing.assert_allclose(doubled[3:5, 3:5].mean((0, 1)), image[3:5, 3:5].mean((0, 1)), atol=1e-3)
+    with pytest.raises(InputError):
+        Warp.affine((8, 8), scale=0)
+
+
+def test_the_command(tmp_path, monkeypatch, capsys) -> None:
+    from analyzer.commands import main
+
+    onnx.save(small_cnn(), tmp_path / "model.onnx")
+
+    def call(*arguments: str) -> tuple[int, str]:
+        command = ["dream", "model.onnx", "--size", "12x12", "--preset", "0-1", "-o", "out.png", "--steps", "5"]
+        monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *command, *arguments])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), capsys.readouterr().out
+
+    code, out = call("-l", "r2", "-u", "3", "-u", "4@1,1", "--format", "json")
+    assert code == 0 and [u["channel"] for u in json.loads(out)["units"]] == [3, 4]
+    assert (tmp_path / "out.png").exists()
+    assert call("-t", "1")[0] == 0
+    assert call()[0] == call("-u", "max")[0] == call("-l", "r2", "-u", "99")[0] == 2
