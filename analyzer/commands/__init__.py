@@ -22,6 +22,7 @@ COMMANDS = (
     "filters",
     "project",
     "dream",
+    "invariance",
     "mine",
     "export",
     "ops",

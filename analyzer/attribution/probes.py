@@ -1,0 +1,84 @@
+"""Feature vectors and class probabilities of many altered versions of a picture, by one session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyzer.attribution.engine import Explainer, class_scores
+from analyzer.attribution.features import chosen_tensors
+from analyzer.attribution.targets import find_scores
+from analyzer.attribution.units import Units
+from analyzer.errors import InputError
+from analyzer.graph.query import image_input
+from analyzer.images import Preprocess
+from analyzer.runtime import Session
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Of some pictures: {layer: (N, elements)} float32, and (N, classes) probabilities."""
+
+    features: dict[str, np.ndarray]
+    probabilities: np.ndarray
+
+
+class Probe:
+    """Runs pictures of the network's own size and gives what chosen layers and the classes say.
+
+    Args:
+        layers: tensors, nodes or globs.
+        preprocess: of a fixed size; pictures that the network saw (`seen`) are altered and given back to `run`.
+
+    Raises:
+        NotFoundError: no such layer. UnsupportedError: no output is a score. InputError: no fixed size.
+    """
+
+    def __init__(self, explainer: Explainer, layers: Sequence[str], preprocess: Preprocess) -> None:
+        if preprocess.size is None:
+            raise InputError("the size of the picture is not fixed", "fix it, for example with --size 224x224")
+        self.preprocess = preprocess
+        self._again = preprocess.replace(resize="resize")
+        image = image_input(explainer.plain)
+        sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
+        self.batch = image.shape[0] if image.shape and isinstance(image.shape[0], int) else BATCH
+        self._image = image.name
+        graph = explainer.graph({image.name: (self.batch, *sample.shape[1:])})
+        names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
+        self.layers = [Units.of(graph, name).name for name in names]
+        self._scores = find_scores(graph)
+        self._taps = {name: graph.add_output(graph[name]).name for name in self.layers}
+        self._output = graph.add_output(self._scores.output).name
+        outputs = [*self._taps.values(), self._output]
+        self._session = Session(graph, explainer.provider, outputs=outputs, **explainer.session_options)
+
+    def seen(self, picture: np.ndarray) -> np.ndarray:
+        """(h, w, 3) uint8: what of the picture the network is shown."""
+        return self.preprocess.undo(self.preprocess.apply(picture)[0][0])
+
+    def run(self, pictures: Sequence[np.ndarray]) -> Responses:
+        """The responses to pictures of the network's size."""
+        parts: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(pictures), self.batch):
+            chosen = [self._again.apply(p)[0] for p in pictures[start : start + self.batch]]
+            filled = chosen + [chosen[-1]] * (self.batch - len(chosen))
+            found = self._session.run({self._image: np.concatenate(filled)})
+            parts.append({name: array[: len(chosen)] for name, array in found.items()})
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        features = {
+            name: joined[output].reshape(len(pictures), -1).astype(np.float32) for name, output in self._taps.items()
+        }
+        scores = class_scores(self._scores, joined[self._output], len(pictures)).astype(np.float64)
+        return Responses(features, scores if self._scores.stripped else probabilities(scores))
+
+
+def probabilities(scores: np.ndarray) -> np.ndarray:
+    """Rows as they are where they are distributions; their softmax otherwise."""
+    if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
+        return scores
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)

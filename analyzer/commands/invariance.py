@@ -1,0 +1,155 @@
+"""`invariance`: what moving, scaling and turning a picture does to features and classes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import click
+
+from analyzer.commands.common import (
+    Progress,
+    format_option,
+    model_argument,
+    preprocess_options,
+    print_json,
+    provider_options,
+    session_options,
+    stacked,
+    table,
+)
+
+
+@click.command(name="invariance")
+@model_argument
+@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.option("-l", "--layer", "layers", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
+@click.option("-t", "--target", "targets", multiple=True, help="True class of each picture (or of all).  [top1]")
+@click.option(
+    "--transform",
+    "transforms",
+    multiple=True,
+    type=click.Choice(["translation", "horizontal", "scaling", "rotation"]),
+    help="May be repeated.  [translation, scaling, rotation]",
+)
+@click.option("-o", "--out", type=click.Path(dir_okay=False), help="PNG of the curves; the CSV is written beside it.")
+@click.option("--fill", type=click.FloatRange(0, 255), default=127.0, show_default=True, help="Grey beyond the border.")
+@click.option("--relative", is_flag=True, help="Draw distances as shares of the norm of the features.")
+@click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
+@stacked(preprocess_options)
+@stacked(provider_options)
+@format_option
+def command(
+    model: str,
+    pictures: tuple[str, ...],
+    layers: tuple[str, ...],
+    targets: tuple[str, ...],
+    transforms: tuple[str, ...],
+    out: str | None,
+    fill: float,
+    relative: bool,
+    labels: str | None,
+    provider: str,
+    allow_fallback: bool,
+    threads: int | None,
+    form: str,
+    **preprocess: Any,
+) -> None:
+    """Measure how features and the true class's probability change as pictures are moved, scaled and turned.
+
+    The curves of Zeiler & Fergus 2014, figure 5: Euclidean distance of each layer's features to those of the picture
+    as it is, and the probability of its class.
+
+    \b
+    onnx-analyzer invariance model.onnx a.jpg b.jpg -l conv1 -l fc7 -o invariance.png
+    """
+    from analyzer.attribution import Explainer
+    from analyzer.attribution.invariance import TRANSFORMS, invariance
+    from analyzer.attribution.targets import TOP1, resolve_class
+    from analyzer.commands.pictures import read_card
+    from analyzer.errors import InputError
+    from analyzer.images import decode, write_png
+
+    if len(targets) not in (0, 1, len(pictures)):
+        raise InputError(f"{len(targets)} targets for {len(pictures)} pictures", "give one for each, or one for all")
+    chosen = transforms or ("translation", "scaling", "rotation")
+    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    card = read_card(explainer, labels, preprocess)
+    classes = [resolve_class(t, card.labels) for t in targets] * (len(pictures) if len(targets) == 1 else 1)
+    known = {p: c for p, c in zip(pictures, classes, strict=False) if c != TOP1}
+    images = {p: decode(p) for p in pictures}
+    progress = Progress(len(images) * len(chosen), "invariance")
+    layers = layers or (card.default_layer or "auto",)
+    curves = invariance(explainer, images, layers, card.preprocess, known, chosen, fill, progress.step)
+    written = []
+    if out:
+        units = {name: TRANSFORMS[name].unit for name in chosen}
+        write_png(out, figure(curves, units, relative, card))
+        beside = Path(out).with_suffix(".csv")
+        write_csv(beside, curves)
+        written = [out, str(beside)]
+    if form == "json":
+        rows = [
+            {
+                "picture": c.picture,
+                "transform": c.transform,
+                "values": c.values,
+                "target": c.target,
+                "probability": c.probability,
+                "distances": c.distances,
+                "norms": c.norms,
+            }
+            for c in curves
+        ]
+        print_json("invariance", {"model": model, "curves": rows, "written": written})
+        return
+    cells = [
+        (
+            c.picture,
+            c.transform,
+            card.label(c.target),
+            f"{c.probability.min():.3f} … {c.probability.max():.3f}",
+            ", ".join(f"{d.max() / (c.norms[n] or 1):.0%}" for n, d in c.distances.items()),
+        )
+        for c in curves
+    ]
+    click.echo(table(cells, ("picture", "transform", "class", "probability", "largest distance / norm, per layer")))
+    for place in written:
+        click.echo(f"written: {place}")
+
+
+def figure(curves: list[Any], units: dict[str, str], relative: bool, card: Any) -> Any:
+    """A row of panels per transform: distance per layer, then the probability."""
+    from analyzer.images.plot import Panel, plot
+
+    layers = list(curves[0].distances)
+    panels = []
+    for transform, unit in units.items():
+        own = [c for c in curves if c.transform == transform]
+        names = {id(c): f"{Path(c.picture).stem} ({card.label(c.target)})" for c in own}
+        for layer in layers:
+            scale = {id(c): c.norms[layer] or 1.0 if relative else 1.0 for c in own}
+            series = {names[id(c)]: (c.values, c.distances[layer] / scale[id(c)]) for c in own}
+            label = "distance / norm" if relative else "Euclidean distance"
+            panels.append(Panel(f"{transform}: {layer}", unit, label, series, low=0))
+        series = {names[id(c)]: (c.values, c.probability) for c in own}
+        panels.append(Panel(f"{transform}: probability", unit, "of the true class", series, 0, 1))
+    return plot(panels, len(layers) + 1, "Invariance of features and class")
+
+
+def write_csv(path: Path, curves: list[Any]) -> None:
+    """A row per picture, transform and value."""
+    from analyzer.images import atomic_write
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    layers = list(curves[0].distances)
+    heads = [f"{kind} {layer}" for layer in layers for kind in ("distance", "norm")]
+    writer.writerow(["picture", "transform", "value", "class", "probability", *heads])
+    for c in curves:
+        for i, value in enumerate(c.values):
+            cells = [n for layer in layers for n in (c.distances[layer][i], c.norms[layer])]
+            writer.writerow([c.picture, c.transform, value, c.target, c.probability[i], *cells])
+    atomic_write(path, text.getvalue().encode())
