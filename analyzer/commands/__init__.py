@@ -24,6 +24,7 @@ COMMANDS = (
     "dream",
     "invariance",
     "mine",
+    "compare",
     "export",
     "ops",
     "methods",

@@ -1,0 +1,283 @@
+"""`compare`: does the deployed build still say, see and look at the same?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from analyzer.commands.common import Progress, note, preprocess_options, print_json, session_options, stacked, table
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+
+
+@click.command(name="compare")
+@click.argument("reference", type=click.Path(dir_okay=False))
+@click.argument("candidate", type=click.Path(dir_okay=False))
+@click.option(
+    "-d", "--data", "data", multiple=True, required=True, type=click.Path(), help="Pictures, or folders of them."
+)
+@click.option("--limit", type=click.IntRange(1), help="Use only so many pictures, evenly spread.")
+@click.option("--boxes", type=click.Path(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
+@click.option("-m", "--method", "methods", multiple=True, help="Maps to compare.  [grad-cam, gradient]")
+@click.option("--thresholds", type=click.Path(dir_okay=False), help="TOML file with limits; see docs/compare.md.")
+@click.option("--limit-of", "limits", multiple=True, metavar="NAME=VALUE", help="A single threshold.")
+@click.option(
+    "--report", type=click.Path(dir_okay=False), help="Write the report: .html, .md, .xml (JUnit), .sarif or .json."
+)
+@click.option("--judge", type=click.Path(dir_okay=False), help="Judge this saved .json again; nothing is run.")
+@click.option("-p", "--provider", default="cpu", show_default=True, help="Of the reference.")
+@click.option("--candidate-provider", help="Of the candidate.  [as the reference's]")
+@click.option("--allow-fallback", is_flag=True, help="Let nodes without a GPU kernel run on the CPU.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the CPU provider.")
+@stacked(preprocess_options)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "junit", "sarif", "markdown"]), default="text",
+    help="What stdout holds.",
+)  # fmt: skip
+def command(
+    reference: str,
+    candidate: str,
+    data: tuple[str, ...],
+    limit: int | None,
+    boxes: str | None,
+    methods: tuple[str, ...],
+    thresholds: str | None,
+    limits: tuple[str, ...],
+    report: str | None,
+    judge: str | None,
+    provider: str,
+    candidate_provider: str | None,
+    allow_fallback: bool,
+    threads: int | None,
+    form: str,
+    **preprocess: Any,
+) -> int:
+    """Compare CANDIDATE with REFERENCE over pictures: outputs, layers, and what both look at. Exit code 1 on findings.
+
+    \b
+    onnx-analyzer compare fp32.onnx int8.onnx --data photos/ --report report.html
+
+    Preprocessing flags hold for both sides; without them each model's own card is used.
+    """
+    from analyzer.validation import as_data, read_thresholds
+    from analyzer.validation import judge as judged
+
+    allowed = read_thresholds(thresholds, parse_limits(limits))
+    figures: list[tuple[str, bytes]] = []
+    if judge:
+        document = saved(judge)
+    else:
+        options = session_options(allow_fallback, threads)
+        providers = (provider, candidate_provider or provider)
+        document, figures = run(
+            reference, candidate, pictures(data, limit), boxes, methods, providers, options, preprocess
+        )
+    document["findings"] = as_data(judged(document["comparison"], allowed))
+    if report:
+        write_report(Path(report), document, figures)
+    show(document, form)
+    return 1 if document["findings"] else 0
+
+
+def run(
+    reference: str,
+    candidate: str,
+    names: list[Path],
+    boxes: str | None,
+    methods: tuple[str, ...],
+    providers: tuple[str, str],
+    options: dict[str, Any],
+    flags: dict[str, Any],
+) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+    """The comparison as data, and figures of the pictures that agree least."""
+    import platform
+
+    import numpy as np
+
+    from analyzer.attribution import Explainer
+    from analyzer.commands.pictures import read_card
+    from analyzer.images import decode
+    from analyzer.validation import METHODS, Picture, Side, compare
+
+    explainers = [Explainer(m, p, **options) for m, p in zip((reference, candidate), providers, strict=True)]
+    cards = [read_card(e, None, dict(flags)) for e in explainers]
+    known = boxes_of(boxes)
+    shapes = [card.preprocess.apply(decode(str(names[0])))[0].shape for card in cards]
+    sides = [Side(e, shape) for e, shape in zip(explainers, shapes, strict=True)]
+    placements: dict[str, Any] = {}
+
+    def stream() -> Any:
+        for path in names:
+            image = decode(str(path))
+            arrays = [card.preprocess.apply(image) for card in cards]
+            placements[str(path)] = arrays[0][1]
+            given = known.get(path.name)
+            inside = None if given is None else np.array([arrays[0][1].box_to_input(tuple(b)) for b in given])
+            yield Picture(str(path), arrays[0][0], arrays[1][0], boxes=inside)
+
+    progress = Progress(len(names), "compare")
+    done = compare(sides[0], sides[1], stream(), methods or METHODS, step=progress.step)
+    document = {
+        "comparison": rounded(done.report),
+        "run": {
+            "providers": " and ".join(providers),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
+        },
+    }
+    return document, drawn(done.maps, placements)
+
+
+def drawn(maps: dict[str, Any], placements: dict[str, Any]) -> list[tuple[str, bytes]]:
+    """Reference and candidate side by side, a row per method."""
+    from analyzer.images import ColourBar, decode, encode, grid, overlay
+
+    figures = []
+    for name, by_method in maps.items():
+        image, tiles, titles = decode(name), [], []
+        for method, pair in by_method.items():
+            for who, heat in zip(("reference", "candidate"), pair, strict=True):
+                tiles.append(overlay(image, placements[name].map_to_image(heat), colorbar=False))
+                titles.append(f"{method}: {who}")
+        figures.append((name, encode(grid(tiles, titles, 2, bar=ColourBar()))))
+    return figures
+
+
+def pictures(data: tuple[str, ...], limit: int | None) -> list[Path]:
+    """The pictures in files and folders, by name."""
+    from analyzer.errors import InputError
+
+    found: list[Path] = []
+    for given in map(Path, data):
+        if given.is_dir():
+            found += sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
+        elif given.exists():
+            found.append(given)
+        else:
+            raise InputError(f"no such file or folder: {given}")
+    if not found:
+        raise InputError(f"no pictures in {', '.join(data)}", f"pictures end in {' '.join(SUFFIXES)}")
+    if limit and limit < len(found):
+        found = [found[i * len(found) // limit] for i in range(limit)]
+    return found
+
+
+def boxes_of(path: str | None) -> dict[str, Any]:
+    """{picture's file name: (n, 4) boxes} from JSON."""
+    import numpy as np
+
+    from analyzer.errors import InputError
+
+    if path is None:
+        return {}
+    try:
+        content = json.loads(Path(path).read_text())
+        found = {}
+        for name, given in content.items():
+            given = given.get("boxes", list(given.values())) if isinstance(given, dict) else given
+            found[name] = np.array(given, float).reshape(-1, 4)
+        return found
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}: no boxes: {error}", "write {picture: {boxes: [[x0, y0, x1, y1], …]}}") from None
+
+
+def parse_limits(limits: tuple[str, ...]) -> dict[str, float]:
+    """{name: value} from NAME=VALUE."""
+    from analyzer.errors import InputError
+
+    found = {}
+    for text in limits:
+        name, _, value = text.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise InputError(f"--limit-of {text!r} is not NAME=VALUE") from None
+    return found
+
+
+def saved(path: str) -> dict[str, Any]:
+    """A document that `--report …json` wrote."""
+    from analyzer.errors import InputError
+
+    try:
+        document = json.loads(Path(path).read_text())
+        return {"comparison": document["comparison"], "run": document.get("run", {})}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no saved comparison: {error}", "write one with --report result.json") from None
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with floats to six significant digits, so that equal runs give equal text."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    return value
+
+
+def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, bytes]]) -> None:
+    """The form follows from the name's ending."""
+    from analyzer import report
+    from analyzer.errors import InputError
+    from analyzer.images import atomic_write
+
+    if path.suffix in (".html", ".htm"):
+        text = report.html(document, figures)
+    elif path.suffix == ".md":
+        text = report.markdown(document)
+    elif path.suffix == ".xml":
+        text = report.junit(document)
+    elif path.suffix == ".sarif":
+        text = report.sarif(document)
+    elif path.suffix == ".json":
+        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    else:
+        raise InputError(
+            f"a report cannot be written as {path.suffix or path.name!r}", "end it in .html, .md, .xml, .sarif or .json"
+        )
+    atomic_write(path, text.encode())
+    note(f"written: {path}")
+
+
+def show(document: dict[str, Any], form: str) -> None:
+    from analyzer import report
+
+    if form == "json":
+        print_json("compare", document)
+    elif form in ("junit", "sarif", "markdown"):
+        click.echo(getattr(report, form)(document), nl=False)
+    else:
+        click.echo(text_of(document))
+
+
+def text_of(document: dict[str, Any]) -> str:
+    """What a terminal shows: the verdict, findings, the three levels."""
+    from analyzer.report.comparison import verdict
+
+    comparison, findings = document["comparison"], document["findings"]
+    outputs = comparison["outputs"]
+    lines = [verdict(findings), ""]
+    if findings:
+        rows = [(f["code"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in findings]
+        lines += [table(rows, ("code", "value", "limit", "what it means")), ""]
+    lines.append(
+        f"outputs: {outputs['label_agreement']:.1%} of {comparison['pictures']} labels agree, "
+        f"scores drift by {outputs['score_drift_mean']:.2%}"
+    )
+    if comparison["layers"]:
+        worst = min(comparison["layers"], key=lambda r: r["cosine"])
+        jump = comparison["largest_jump"]
+        lines.append(
+            f"layers: {len(comparison['layers'])} compared, least cosine {worst['cosine']:.4f} at {worst['layer']}"
+        )
+        lines.append(f"        noise grows most at {jump['layer']} ({jump['before_db']:.1f} → {jump['at_db']:.1f} dB)")
+    for method, row in comparison["evidence"].items():
+        lines.append(f"{method}: rank correlation {row['rank_correlation']:.3f}, top IoU {row['top_iou']:.3f}")
+    lines += [f"{method}: not available: {why}" for method, why in comparison["unavailable"].items()]
+    return "\n".join(lines)

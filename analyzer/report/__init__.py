@@ -1,0 +1,5 @@
+"""Reports of results that are already computed: HTML, Markdown, JUnit, SARIF. No computation here."""
+
+from analyzer.report.comparison import html, junit, markdown, sarif
+
+__all__ = ["html", "junit", "markdown", "sarif"]

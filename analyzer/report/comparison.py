@@ -1,0 +1,232 @@
+"""A comparison's report in the forms that people and CI systems read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+from xml.etree import ElementTree
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --bad: #c0392b; --good: #1e8449; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.n, th.n { text-align: right; } td.name { overflow-wrap: anywhere; }
+.bad { color: var(--bad); font-weight: 600; } .good { color: var(--good); font-weight: 600; }
+figure { margin: 1rem 0; } figure img { max-width: 100%; } figcaption { opacity: .8; }
+.scroll { max-height: 32rem; overflow: auto; } svg { width: 100%; height: auto; }
+"""
+COLUMNS = {"cosine": "mean cosine", "sqnr_db": "SQNR dB", "max_error": "max error", "q99_error": "99% error"}
+CODES = (
+    "input-differs", "weight-differs", "saturated", "features-diverge", "labels-differ", "scores-drift",
+    "evidence-moves",
+)  # fmt: skip
+DEFINITIONS = {
+    "cosine": "⟨a, b⟩ / ‖a‖ ‖b‖ of a layer's activations, the mean over pictures",
+    "SQNR": "10 log₁₀(Σ a² / Σ (a − b)²) over all pictures, decibels; 200 where both are equal",
+    "rank correlation": "Spearman's, between the two heatmaps of a picture; the median over pictures",
+    "top IoU": "overlap over union of the highest fifth of the two heatmaps; the median",
+    "shift of the maximum": "distance between the maxima in picture diagonals; the median",
+    "score drift": "max |a − b| / max |a| over the scores of a picture",
+}
+
+
+def verdict(findings: Sequence[Mapping[str, Any]]) -> str:
+    """One line."""
+    if not findings:
+        return "agrees: the candidate says, sees and looks at the same"
+    return f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {findings[0]['words']}"
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """For a pull request's comment."""
+    report, findings = document["comparison"], document["findings"]
+    lines = [f"# {report['candidate']['model']} against {report['reference']['model']}", "", verdict(findings), ""]
+    if findings:
+        lines += ["| code | where | value | limit | |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {f['code']} | `{f['where']}` | {f['value']:.4g} | {f['limit']:.4g} | {f['words']} |" for f in findings
+        ]
+        lines.append("")
+    outputs = report["outputs"]
+    lines += [f"- pictures: {report['pictures']}", f"- label agreement: {outputs['label_agreement']:.1%}"]
+    lines += [f"- score drift: {outputs['score_drift_mean']:.2%} mean, {outputs['score_drift_max']:.2%} at most"]
+    for method, row in report["evidence"].items():
+        lines.append(f"- {method}: rank correlation {row['rank_correlation']:.3f}, top IoU {row['top_iou']:.3f}")
+    worst = sorted(report["layers"], key=lambda r: r["cosine"])[:10]
+    lines += ["", "| layer | matched by | mean cosine | SQNR dB |", "|---|---|---|---|"]
+    lines += [f"| `{r['layer']}` | {r['rule']} | {r['cosine']:.4f} | {r['sqnr_db']:.1f} |" for r in worst]
+    return "\n".join(lines) + "\n"
+
+
+def junit(document: Mapping[str, Any]) -> str:
+    """A test case per finding code, as CI systems show them."""
+    by_code: dict[str, list[Mapping[str, Any]]] = {code: [] for code in CODES}
+    for finding in document["findings"]:
+        by_code.setdefault(finding["code"], []).append(finding)
+    failed = sum(bool(f) for f in by_code.values())
+    suite = ElementTree.Element(
+        "testsuite", name="onnx-analyzer compare", tests=str(len(by_code)), failures=str(failed), errors="0"
+    )
+    for code, found in by_code.items():
+        case = ElementTree.SubElement(suite, "testcase", classname="compare", name=code)
+        if found:
+            failure = ElementTree.SubElement(case, "failure", message=found[0]["words"])
+            failure.text = "\n".join(f"{f['where']}: {f['words']}" for f in found)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def sarif(document: Mapping[str, Any]) -> str:
+    """SARIF 2.1.0: a result per finding, at the candidate's file."""
+    model = document["comparison"]["candidate"]["model"]
+    results = [
+        {
+            "ruleId": f["code"],
+            "level": "error",
+            "message": {"text": f["words"]},
+            "locations": [
+                {
+                    "physicalLocation": {"artifactLocation": {"uri": model}},
+                    "logicalLocations": [{"fullyQualifiedName": f["where"]}],
+                }
+            ],
+        }
+        for f in document["findings"]
+    ]
+    driver = {"name": "onnx-analyzer", "rules": [{"id": c} for c in sorted({r["ruleId"] for r in results})]}
+    log = {
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{"tool": {"driver": driver}, "results": results}],
+    }
+    return json.dumps(log, indent=2, sort_keys=True) + "\n"
+
+
+def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ()) -> str:
+    """One self-contained page.
+
+    Args:
+        figures: (caption, PNG) of the pictures that agree least.
+    """
+    report, findings = document["comparison"], document["findings"]
+    title = f"{report['candidate']['model']} against {report['reference']['model']}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="{"bad" if findings else "good"}">{escape(verdict(findings))}</p>',
+        _findings(findings),
+        _summary(report),
+        _figures(figures),
+        _layers(report),
+        _weights(report),
+        _about(document),
+    ]
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
+        f"<body><main>{''.join(p for p in parts if p)}</main></body></html>\n"
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
+    """Numbers are set to the right; anything else is text."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f'<td class="n">{value:.4g}</td>'
+        return f'<td class="{"n" if isinstance(value, int) else "name"}">{escape(str(value))}</td>'
+
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in header)
+    body = "".join("<tr>" + "".join(cell(v) for v in row) + "</tr>" for row in rows)
+    told = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
+    if not findings:
+        return ""
+    rows = [[f["code"], f["where"], f["value"], f["limit"], f["words"]] for f in findings]
+    return "<h2>Findings</h2>" + _table(["code", "where", "value", "limit", "what it means"], rows)
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    outputs = report["outputs"]
+    rows: list[list[Any]] = [["pictures", report["pictures"]], ["label agreement", f"{outputs['label_agreement']:.1%}"]]
+    if "accuracy" in outputs:
+        rows.append(["accuracy, reference and candidate", " and ".join(f"{a:.1%}" for a in outputs["accuracy"])])
+    rows.append(
+        ["score drift, mean and largest", f"{outputs['score_drift_mean']:.2%} and {outputs['score_drift_max']:.2%}"]
+    )
+    for method, row in report["evidence"].items():
+        words = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in row.items())
+        rows.append([method, words])
+    for method, why in report["unavailable"].items():
+        rows.append([method, f"not available: {why}"])
+    return "<h2>Summary</h2>" + _table(["", ""], rows)
+
+
+def _figures(figures: Sequence[tuple[str, bytes]]) -> str:
+    if not figures:
+        return ""
+    shown = "".join(
+        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, png in figures
+    )
+    return "<h2>Pictures that agree least</h2>" + shown
+
+
+def _layers(report: Mapping[str, Any]) -> str:
+    layers = report["layers"]
+    if not layers:
+        return ""
+    jump = report["largest_jump"]
+    told = (
+        f"<p>The noise grows most at <code>{escape(jump['layer'])}</code>: "
+        f"from {jump['before_db']:.1f} to {jump['at_db']:.1f} dB.</p>"
+    )
+    rows = [[r["layer"], r["candidate"], r["rule"], *(float(r[k]) for k in COLUMNS)] for r in layers]
+    table = _table(["layer", "candidate's", "matched by", *COLUMNS.values()], rows)
+    return f'<h2>Layers</h2>{told}{_curve(layers)}<div class="scroll" tabindex="0">{table}</div>'
+
+
+def _curve(layers: Sequence[Mapping[str, Any]]) -> str:
+    """SQNR over depth as a line."""
+    width, height, left = 900, 180, 40
+    top = max(20.0, min(120.0, max(r["sqnr_db"] for r in layers)))
+    points = []
+    for index, row in enumerate(layers):
+        x = left + (width - left - 10) * index / max(1, len(layers) - 1)
+        y = height - 20 - (height - 30) * min(max(row["sqnr_db"], 0.0), top) / top
+        points.append(f"{x:.1f},{y:.1f}")
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="SQNR in decibels, first layer to last">'
+        f'<g fill="none" stroke="currentColor"><path d="M{left} 5V{height - 20}H{width - 5}" opacity=".4"/>'
+        f'<polyline points="{" ".join(points)}" stroke-width="2"/></g>'
+        f'<g fill="currentColor" font-size="12"><text x="2" y="14">{top:.0f} dB</text>'
+        f'<text x="24" y="{height - 20}">0</text>'
+        f'<text x="{left}" y="{height - 4}">layers, first to last</text></g></svg>'
+    )
+
+
+def _weights(report: Mapping[str, Any]) -> str:
+    rows = [[r["weight"], r["node"], r["relative_error"], r["words"]] for r in report["weights"][:20]]
+    return "<h2>Weights that differ most</h2>" + _table(["weight", "node", "relative error", ""], rows) if rows else ""
+
+
+def _about(document: Mapping[str, Any]) -> str:
+    rows = [
+        [side, document["comparison"][side]["model"], document["comparison"][side]["sha256"]]
+        for side in ("reference", "candidate")
+    ]
+    run = [[k, v] for k, v in document.get("run", {}).items()]
+    return (
+        "<h2>What was compared</h2>"
+        + _table(["", "model", "sha256"], rows)
+        + _table(["", ""], run)
+        + "<h2>Definitions</h2>"
+        + _table(["", ""], [[k, v] for k, v in DEFINITIONS.items()])
+    )

@@ -1,0 +1,18 @@
+"""Two models side by side: drift of outputs and layers, agreement of evidence, and a verdict."""
+
+from analyzer.validation.compare import METHODS, Comparison, Picture, compare
+from analyzer.validation.side import Side
+from analyzer.validation.verdict import Finding, Thresholds, as_data, judge, read_thresholds
+
+__all__ = [
+    "METHODS",
+    "Comparison",
+    "Finding",
+    "Picture",
+    "Side",
+    "Thresholds",
+    "as_data",
+    "compare",
+    "judge",
+    "read_thresholds",
+]

@@ -1,0 +1,92 @@
+"""Which layer of one file is which of another: by name, then by name without decoration, then by what it holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyzer.graph import Graph, Value
+from analyzer.validation.metrics import cosine_of
+
+# What quantisers, converters and exporters add to a name.
+_DECORATION = re.compile(
+    r"(_DequantizeLinear_Output|_QuantizeLinear_Output|_QuantizeLinear_Input|_dequantized?|_cast_\d+|_cast|_fp(16|32)|:0)+$"
+)
+ALIKE = 0.6  # the lowest cosine at which two layers of the same shape are taken for one
+
+
+@dataclass(frozen=True)
+class Match:
+    """A layer of both files, and how it was recognised: "name", "name, dequantised", "name alike", "activations"."""
+
+    reference: str
+    candidate: str
+    rule: str
+
+
+def match_by_name(reference: Sequence[str], candidate: Graph) -> list[Match]:
+    """A match for every reference layer whose name the candidate has, in the order given.
+
+    A layer that the candidate quantises is looked at behind its DequantizeLinear: reading it before would turn the
+    integer kernels back to floating point.
+    """
+    plain = {_undecorated(n): n for n, v in reversed(list(candidate.values.items())) if v.inputs}
+    found = []
+    for name in reference:
+        if name in candidate and candidate[name].inputs:
+            behind = dequantized(candidate, candidate[name])
+            if behind is None:
+                found.append(Match(name, name, "name"))
+            else:
+                found.append(Match(name, behind.name, "name, dequantised"))
+        elif _undecorated(name) in plain:
+            value = candidate[plain[_undecorated(name)]]
+            found.append(Match(name, (dequantized(candidate, value) or value).name, "name alike"))
+    return found
+
+
+def dequantized(graph: Graph, value: Value) -> Value | None:
+    """The tensor that the rest of the graph reads in place of `value` where it is quantised and dequantised again."""
+    for node in graph.consumers(value):
+        if node.op == "QuantizeLinear":
+            for following in graph.consumers(node.outputs[0]):
+                if following.op == "DequantizeLinear":
+                    return following.outputs[0]
+    return None
+
+
+def match_by_activations(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> list[Match]:
+    """The matching in the order of both graphs with the largest sum of cosines; equal shapes only.
+
+    Args:
+        reference, candidate: activations of the same pictures, channels first, in the order of their graphs.
+    """
+    left, right = list(reference), list(candidate)
+    alike = np.zeros((len(left), len(right)))
+    for i, a in enumerate(left):
+        for j, b in enumerate(right):
+            if reference[a].shape == candidate[b].shape:
+                score = cosine_of(reference[a].astype(np.float64), candidate[b].astype(np.float64))
+                alike[i, j] = score if score >= ALIKE else 0.0
+    best = np.zeros((len(left) + 1, len(right) + 1))
+    for i in range(len(left)):
+        for j in range(len(right)):
+            best[i + 1, j + 1] = max(best[i, j + 1], best[i + 1, j], best[i, j] + alike[i, j])
+    found = []
+    i, j = len(left), len(right)
+    while i and j:
+        if best[i, j] == best[i - 1, j]:
+            i -= 1
+        elif best[i, j] == best[i, j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            found.append(Match(left[i], right[j], "activations"))
+    return found[::-1]
+
+
+def _undecorated(name: str) -> str:
+    return _DECORATION.sub("", name)

@@ -1,0 +1,137 @@
+"""Thresholds, and what a comparison finds by them: stable codes, each with a sentence."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from analyzer.errors import InputError, suggest
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What is still agreement; a TOML file or flags replace single values.
+
+    Attributes:
+        label_agreement: least share of pictures with the same top class.
+        score_drift: largest mean of max |a − b| / max |a| over the scores.
+        feature_cosine: least mean cosine of a layer's activations.
+        evidence_correlation: least median rank correlation of the class maps.
+        evidence_iou: least median overlap of the highest fifth of the class maps.
+        weight_error: largest relative difference of a weight.
+        saturated: largest share of a quantised layer beyond its range.
+    """
+
+    label_agreement: float = 0.95
+    score_drift: float = 0.15
+    feature_cosine: float = 0.95
+    evidence_correlation: float = 0.8
+    evidence_iou: float = 0.6
+    weight_error: float = 0.05
+    saturated: float = 0.01
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`code` is stable; `where` names a layer, weight or method; `value` broke `limit`."""
+
+    code: str
+    where: str
+    value: float
+    limit: float
+    words: str
+
+
+def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | None = None) -> Thresholds:
+    """Thresholds from a TOML file (a `[thresholds]` table, or the file itself), then from `overrides`.
+
+    Raises:
+        InputError: the file cannot be read, or a name in it is no threshold.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            content = tomllib.loads(Path(path).read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"{path}: cannot be read as TOML: {error}") from None
+        values = dict(content.get("thresholds", content))
+    values.update(overrides or {})
+    known = [f.name for f in fields(Thresholds)]
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(f"no threshold {name!r}", suggest(name, known) or f"there are {', '.join(known)}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"the threshold {name} must be a number, not {value!r}")
+    return Thresholds(**{k: float(v) for k, v in values.items()})
+
+
+def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
+    """What a comparison's report finds, the causes first."""
+    findings = [*_inputs(report), *_weights(report, limits), *_layers(report, limits)]
+    findings += [*_outputs(report, limits), *_evidence(report, limits)]
+    return findings
+
+
+def _inputs(report: Mapping[str, Any]) -> list[Finding]:
+    different = report.get("input")
+    return [Finding("input-differs", different["kind"], 1.0, 0.0, different["words"])] if different else []
+
+
+def _weights(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
+    return [
+        Finding(
+            "weight-differs",
+            row["weight"],
+            row["relative_error"],
+            limits.weight_error,
+            f"the weight of {row['node'] or row['weight']} differs by {row['relative_error']:.1%} of its norm"
+            + (f": {row['words']}" if row["words"] else ""),
+        )
+        for row in report["weights"]
+        if row["relative_error"] > limits.weight_error
+    ]
+
+
+def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
+    found = []
+    for row in report["layers"]:
+        if row.get("saturated", 0) > limits.saturated:
+            words = f"{row['saturated']:.1%} of the reference's values lie beyond the quantised range"
+            found.append(Finding("saturated", row["layer"], row["saturated"], limits.saturated, words))
+    diverged = [r for r in report["layers"] if r["cosine"] < limits.feature_cosine or not r["finite"]]
+    if diverged:
+        first = diverged[0]
+        kind = "not finite" if not first["finite"] else f"cosine {first['cosine']:.3f}, SQNR {first['sqnr_db']:.1f} dB"
+        words = f"first divergence at {first['layer']} ({kind}); {len(diverged)} layers diverge"
+        found.append(Finding("features-diverge", first["layer"], first["cosine"], limits.feature_cosine, words))
+    return found
+
+
+def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
+    outputs, found = report["outputs"], []
+    if outputs["label_agreement"] < limits.label_agreement:
+        words = f"labels agree on {outputs['label_agreement']:.1%} of {report['pictures']} pictures"
+        found.append(Finding("labels-differ", "", outputs["label_agreement"], limits.label_agreement, words))
+    if outputs["score_drift_mean"] > limits.score_drift:
+        words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest on average"
+        found.append(Finding("scores-drift", "", outputs["score_drift_mean"], limits.score_drift, words))
+    return found
+
+
+def _evidence(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
+    found = []
+    for method, row in report["evidence"].items():
+        if method == "gradient":
+            continue  # quantisation moves single pixels of a gradient at will; it is shown, not judged
+        for key, limit in (("rank_correlation", limits.evidence_correlation), ("top_iou", limits.evidence_iou)):
+            if row[key] < limit:
+                words = f"{method} looks elsewhere: median {key.replace('_', ' ')} {row[key]:.3f}"
+                found.append(Finding("evidence-moves", method, row[key], limit, words))
+    return found
+
+
+def as_data(findings: list[Finding]) -> list[dict[str, Any]]:
+    return [asdict(f) for f in findings]

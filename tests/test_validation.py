@@ -1,0 +1,219 @@
+"""Comparisons: sound builds pass, planted defects are found and named."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from analyzer.commands import main
+from analyzer.images import decode, model_card
+from analyzer.validation import Picture, Side, Thresholds, compare, judge
+from analyzer.validation.compare import input_difference
+from analyzer.validation.matching import match_by_activations
+from analyzer.validation.metrics import Drift, energy_inside, maximum_shift, spearman, top_iou
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "models" / "digits_cnn.onnx"
+EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
+
+
+def pictures(card_of: Path = REFERENCE, change=lambda x: x) -> list[Picture]:
+    preprocess = model_card(card_of).preprocess
+    arrays = [preprocess.apply(decode(p))[0] for p in EXAMPLES]
+    return [Picture(p.name, a, change(a)) for p, a in zip(EXAMPLES, arrays, strict=True)]
+
+
+def findings(candidate, change=lambda x: x) -> dict[str, str]:
+    """{code: where} of the first finding of each code."""
+    given = pictures(change=change)
+    sides = [Side(m, given[0].reference.shape) for m in (REFERENCE, candidate)]
+    found: dict[str, str] = {}
+    for finding in judge(compare(*sides, given, methods=("grad-cam",)).report, Thresholds()):
+        found.setdefault(finding.code, finding.where)
+    return found
+
+
+def changed(edit) -> bytes:
+    """The reference with its weights {name: array} edited in place."""
+    model = onnx.load(REFERENCE)
+    weights = {t.name: numpy_helper.to_array(t).copy() for t in model.graph.initializer}
+    edit(model, weights)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    return model.SerializeToString()
+
+
+def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [n for n in model.graph.node if n.op_type == "Conv"]
+
+
+# ---- Sound builds ----
+
+
+@pytest.mark.parametrize("build", ["fp16", "int8", "dynamo"])
+def test_sound_builds_pass(build):
+    assert findings(REFERENCE.with_name(f"digits_cnn_{build}.onnx")) == {}
+
+
+def test_a_model_against_itself_is_equal():
+    given = pictures()
+    sides = [Side(REFERENCE, given[0].reference.shape) for _ in range(2)]
+    report = compare(*sides, given).report
+    assert report["outputs"]["label_agreement"] == 1 and report["outputs"]["score_drift_max"] == 0
+    assert all(row["sqnr_db"] == 200 and row["cosine"] > 1 - 1e-9 for row in report["layers"])
+    assert report["evidence"]["grad-cam"]["top_iou"] == 1 and not report["weights"]
+
+
+# ---- Plants ----
+
+
+@pytest.mark.parametrize("index", [0, 3, 6, 9])
+def test_a_perturbed_weight_is_named(index):
+    def edit(model, weights):
+        name = convolutions(model)[index].input[1]
+        rng = np.random.default_rng(0)
+        weights[name] += rng.standard_normal(weights[name].shape).astype(np.float32) * weights[name].std()
+
+    data = changed(edit)
+    found = findings(data)
+    assert found["weight-differs"] == convolutions(onnx.load_from_string(data))[index].input[1]
+    assert "features-diverge" in found
+
+
+def test_swapped_channels_of_the_first_convolution():
+    def edit(model, weights):
+        name = convolutions(model)[0].input[1]
+        weights[name] = weights[name][:, ::-1].copy()
+
+    given = pictures()
+    sides = [Side(m, given[0].reference.shape) for m in (REFERENCE, changed(edit))]
+    words = [
+        f.words for f in judge(compare(*sides, given, methods=()).report, Thresholds()) if f.code == "weight-differs"
+    ]
+    assert "opposite order" in words[0]
+
+
+def test_a_wrong_mean_and_std_and_swapped_channels_of_the_input():
+    assert findings(REFERENCE, lambda x: x * 0.5 + 0.3)["input-differs"] == "scale"
+    assert findings(REFERENCE, lambda x: x[:, ::-1])["input-differs"] == "channels"
+    assert findings(REFERENCE, lambda x: np.roll(x, 3, -1))["input-differs"] == "values"
+
+
+def test_a_quantiser_whose_range_is_too_small():
+    model = onnx.load(REFERENCE.with_name("digits_cnn_int8.onnx"))
+    weights = {t.name: t for t in model.graph.initializer}
+    nodes = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    scale = next(n.input[1] for n in nodes if n.op_type == "QuantizeLinear" and "stage1.0/Relu_output" in n.input[0])
+    tensor = weights[scale]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 6, scale))
+    found = findings(model.SerializeToString())
+    assert "stage1.0/Relu_output" in found["saturated"]
+
+
+def test_renamed_layers_are_matched_by_what_they_hold():
+    model = onnx.load(REFERENCE)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name and name not in ("image", "probabilities") and "output" in name:
+                    names[i] = f"t{abs(hash(name))}"
+    given = pictures()[:2]
+    sides = [Side(m, given[0].reference.shape) for m in (REFERENCE, model)]
+    layers = compare(*sides, given, methods=()).report["layers"]
+    assert {row["rule"] for row in layers} == {"activations"}
+    assert all(row["cosine"] > 1 - 1e-9 for row in layers) and len(layers) >= 10
+
+
+# ---- Numbers ----
+
+
+def test_metrics():
+    rng = np.random.default_rng(0)
+    a = rng.random((8, 8))
+    assert spearman(a, a**3) == pytest.approx(1) and spearman(a, -a) == pytest.approx(-1)
+    assert spearman(np.ones(4), np.ones(4)) == 1 and spearman(a, np.ones((8, 8))) == 0
+    assert top_iou(a, a * 2 + 1) == 1 and top_iou(a, -a) == 0
+    assert maximum_shift(np.eye(1, 64, 0).reshape(8, 8), np.eye(1, 64, 63).reshape(8, 8)) == pytest.approx(1)
+    assert energy_inside(np.ones((4, 4)), np.array([[0, 0, 2, 4]])) == 0.5
+    drift = Drift()
+    drift.add(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
+    assert drift.sqnr == pytest.approx(20) and drift.largest == 0.5
+
+
+def test_spearman_as_scipy_has_it():
+    scipy_stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(0, 5, 60), rng.integers(0, 5, 60)
+    assert spearman(a, b) == pytest.approx(scipy_stats.spearmanr(a, b).statistic)
+
+
+def test_the_matching_keeps_the_order():
+    rng = np.random.default_rng(2)
+    a, b, c = (rng.standard_normal((1, 3, 4, 4)) for _ in range(3))
+    found = match_by_activations({"a": a, "b": b, "c": c}, {"x": a, "y": rng.standard_normal((1, 3, 4, 4)), "z": c})
+    assert [(m.reference, m.candidate) for m in found] == [("a", "x"), ("c", "z")]
+
+
+def test_input_difference_of_equal_inputs_in_two_layouts():
+    x = np.random.default_rng(0).random((1, 3, 5, 6))
+    assert input_difference(x, np.moveaxis(x, 1, -1)) is None
+
+
+# ---- The command ----
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["onnx-analyzer", "compare", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_the_command_and_its_forms(run, tmp_path):
+    candidate = tmp_path / "candidate.onnx"
+    candidate.write_bytes(changed(lambda m, w: w[convolutions(m)[2].input[1]].__imul__(-1)))
+    both = [str(REFERENCE), str(candidate), "--data", str(EXAMPLES[0].parent), "--limit", "2", "--preset", "imagenet"]
+    for ending in ("json", "html", "md", "xml", "sarif"):
+        report = tmp_path / f"report.{ending}"
+        code, out, err = run(*both, "-m", "grad-cam", "--report", str(report))
+        assert code == 1 and report.exists() and "weight-differs" in out and "Traceback" not in err
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page and "data:image/png" in page
+    )
+    assert ElementTree.fromstring((tmp_path / "report.xml").read_text().split("\n", 1)[1]).get("failures") != "0"
+    assert json.loads((tmp_path / "report.sarif").read_text())["version"] == "2.1.0"
+    first = (tmp_path / "report.json").read_bytes()
+    run(*both, "-m", "grad-cam", "--report", str(tmp_path / "again.json"))
+    assert (tmp_path / "again.json").read_bytes() == first
+    loose = [f"--limit-of={n}=0" for n in ("label_agreement", "feature_cosine", "evidence_correlation", "evidence_iou")]
+    loose += [f"--limit-of={n}=9" for n in ("weight_error", "score_drift")]
+    code, out, _ = run(*both, "--judge", str(tmp_path / "report.json"), *loose)
+    assert code == 0 and "agrees" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--data", str(ROOT / "docs"), "--limit-of", "label_agreement=x"], "NAME=VALUE"),
+        (["--data", str(ROOT / "examples"), "--limit-of", "label=1"], "label"),
+        (["--data", str(ROOT / "examples"), "--thresholds", "nothing.toml"], "nothing.toml"),
+        (["--data", str(ROOT / "examples"), "--limit", "1", "--report", "report.docx"], ".docx"),
+    ],
+)
+def test_bad_calls(run, arguments, words):
+    code, out, err = run(str(REFERENCE), str(REFERENCE), *arguments)
+    assert code == 2 and words in err and "Traceback" not in err and out == ""
