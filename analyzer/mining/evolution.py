@@ -1,0 +1,100 @@
+"""Feature evolution: the strongest activation of chosen channels over the checkpoints of a training, projected back.
+
+Zeiler & Fergus 2014 (1311.2901), section 4, figure 4: a sudden jump is where the strongest activation comes from
+another picture than before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from analyzer.attribution import Explainer
+from analyzer.errors import InputError
+from analyzer.images import Preprocess
+from analyzer.images.mosaic import BEYOND, Block, framed, strip
+from analyzer.mining.manifest import Manifest
+from analyzer.mining.miner import mine
+from analyzer.mining.patches import Patch, collect_patches, strongest_channels
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Channels of a layer over checkpoints.
+
+    Attributes:
+        checkpoints: their names. layer: name of the tensor.
+        patches: {channel: its strongest patch per checkpoint}; None where nothing activates it.
+    """
+
+    checkpoints: tuple[str, ...]
+    layer: str
+    patches: dict[int, list[Patch | None]]
+
+    def jumps(self, channel: int) -> list[bool]:
+        """Per checkpoint: whether the strongest activation comes from another picture than at the one before."""
+        pictures = [None if p is None else p.picture for p in self.patches[channel]]
+        return [False, *(a != b for a, b in itertools.pairwise(pictures))]
+
+    def figure(self) -> np.ndarray:
+        """A row per channel: projections over patches, framed in red where the picture jumps."""
+        rows = []
+        for channel, patches in self.patches.items():
+            groups = []
+            for patch, jump in zip(patches, self.jumps(channel), strict=True):
+                tiles = [] if patch is None else [p for p in (patch.projection, patch.pixels) if p is not None]
+                tiles = tiles or [np.full((16, 16, 3), BEYOND, np.uint8)]
+                groups.append([framed(tile) if jump else tile for tile in tiles])
+            values = [p.value for p in patches if p is not None]
+            remark = f"{values[0]:.3g} to {values[-1]:.3g}" if values else "never active"
+            rows.append(Block(f"channel {channel}", groups, remark))
+        return strip(rows, self.checkpoints, f"{self.layer} over {len(self.checkpoints)} checkpoints")
+
+
+def evolution(
+    checkpoints: Sequence[str | os.PathLike[str]],
+    pictures: Manifest | Iterable[str | os.PathLike[str]],
+    layer: str,
+    preprocess: Preprocess,
+    channels: Sequence[int] | None = None,
+    count: int = 6,
+    policy: str | None = "deconvnet",
+    provider: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Evolution:
+    """The strongest activation of each channel over all pictures, at every checkpoint, and its projection.
+
+    Args:
+        checkpoints: files of one network, in the order of training.
+        channels: which; the `count` strongest of the last checkpoint when None.
+        policy: "deconvnet", "guided" or "gradient"; None for patches alone.
+        progress: called with the number of pictures, over all checkpoints.
+
+    Raises:
+        InputError: fewer than two checkpoints, or channels that not all of them have.
+        NotFoundError: a checkpoint has no such layer.
+    """
+    if len(checkpoints) < 2:
+        raise InputError("an evolution needs at least two checkpoints")
+    manifest = pictures if isinstance(pictures, Manifest) else Manifest.read(pictures)
+    chosen, steps = list(channels or ()), []
+    for path in reversed(checkpoints):
+        explainer = Explainer(path, provider)
+        result = mine(explainer, manifest, [layer], preprocess, 1, progress=progress)
+        name = next(iter(result.rankings))
+        chosen = chosen or strongest_channels(result, name, count)
+        width = len(result.rankings[name].values)
+        if chosen and max(chosen) >= width:
+            raise InputError(f"{path}: {name!r} has {width} channels, not {max(chosen) + 1}")
+        statistics = result.statistics[name]
+        live = [c for c in chosen if not statistics.dead[c]]
+        found = collect_patches(explainer, result, preprocess, {name: live}, policy)[0].channels if live else {}
+        steps.append({c: p[0] for c, p in found.items()})
+    steps.reverse()
+    names = tuple(Path(p).stem for p in checkpoints)
+    return Evolution(names, layer if layer != "auto" else name, {c: [s.get(c) for s in steps] for c in chosen})
