@@ -139,7 +139,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = 
             return f'<td class="n">{value:.4g}</td>'
         return f'<td class="{"n" if isinstance(value, int) else "name"}">{escape(str(value))}</td>'
 
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in header)
+    numeric = [isinstance(v, int | float) for v in rows[0]] if rows else [False] * len(header)
+    classes = ["n" if n else "name" for n in numeric]
+    head = "".join(f'<th scope="col" class="{c}">{escape(h)}</th>' for h, c in zip(header, classes, strict=True))
     body = "".join("<tr>" + "".join(cell(v) for v in row) + "</tr>" for row in rows)
     told = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -154,7 +156,10 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
 
 def _summary(report: Mapping[str, Any]) -> str:
     outputs = report["outputs"]
-    rows: list[list[Any]] = [["pictures", report["pictures"]], ["label agreement", f"{outputs['label_agreement']:.1%}"]]
+    rows: list[list[Any]] = [
+        ["pictures", str(report["pictures"])],
+        ["label agreement", f"{outputs['label_agreement']:.1%}"],
+    ]
     if "accuracy" in outputs:
         rows.append(["accuracy, reference and candidate", " and ".join(f"{a:.1%}" for a in outputs["accuracy"])])
     rows.append(
