@@ -26,4 +26,5 @@ def guided_grad_cam(ctx: Context) -> Value:
     op = ctx.op
     spread = resize_to_image(ctx, grad_cam(ctx))
     wide = op.Unsqueeze(spread, [ctx.image_axes.index("C")])
-    return op.Mul(ctx.gradient(ctx.image, "guided"), op.cast(wide, ctx.image.dtype))
+    guided = ctx.gradient(ctx.image, "guided")
+    return op.Mul(guided, op.cast(wide, guided.dtype))

@@ -15,4 +15,5 @@ def gradient(ctx: Context) -> Value:
 @method("input-x-gradient", "gradient", "Shrikumar et al. 2016, 1605.01713")
 def input_x_gradient(ctx: Context) -> Value:
     """R = x ⊙ ∂y/∂x, x the preprocessed image"""
-    return ctx.op.Mul(ctx.image, ctx.gradient(ctx.image))
+    gradient = ctx.gradient(ctx.image)
+    return ctx.op.Mul(ctx.op.cast(ctx.image, gradient.dtype), gradient)

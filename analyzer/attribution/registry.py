@@ -71,14 +71,14 @@ class Context:
         return self._only_grid(self.gradient(self.layer.value))
 
     def gradient(self, of: Value, policy: str = "gradient") -> Value:
-        """∂y/∂(of) under a policy, shaped and typed as `of`.
+        """∂y/∂(of) under a policy, shaped and typed as `of` (in float32 where that is of half precision).
 
         Raises:
             UnsupportedError: the target does not depend on it, or a rule is missing on the way.
         """
         key = (of.name, policy)
         if key not in self._gradients:
-            found = pullback(self.op, self.seeds, [of.name], table_of(policy))[of.name]
+            found = pullback(self.op, self.seeds, [of.name], table_of(policy), narrow=False)[of.name]
             if found is None:
                 raise UnsupportedError(
                     f"{self.graph.name}: the target {self.target.name!r} does not depend on {of.name!r}",

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Body, Builder, Graph, Node, Value
 from analyzer.graph.builder import BFLOAT16, FLOATS
@@ -27,7 +29,8 @@ Rule = Callable[..., Any]
 class Primal:
     """A forward node as a rule sees it.
 
-    `inputs` and `outputs` hold a Value, or None where an optional one is omitted; trailing omitted ones are filled
+    `inputs` and `outputs` hold a Value (in float32 where the model computes in half precision; `node` has them as
+    they are), or None where an optional one is omitted; trailing omitted ones are filled
     up, so `x, w, b = node.inputs` can be written for Conv with or without a bias. `wanted` are the tensors on the way
     to those whose gradient is asked for, `asked` these themselves. `captures` are the outer tensors that bodies read:
     rules of such nodes return their cotangents behind those of the inputs. `pull` is the pullback through a body:
@@ -72,8 +75,8 @@ class Primal:
 
     def needs(self, index: int) -> bool:
         """Whether the gradient of input `index` is wanted by anyone."""
-        value = self.inputs[index] if index < len(self.inputs) else None
-        return value is not None and value.name in self.wanted
+        given = self.node.inputs
+        return index < len(given) and given[index].name in self.wanted
 
     def is_between(self, value: Value) -> bool:
         """Whether `value` is read by this node alone and its gradient is asked for by nobody: a rule may skip it."""
@@ -82,7 +85,10 @@ class Primal:
     def const(self, index: int) -> Any:
         """What input `index` holds before the model runs (NumPy array), else None."""
         value = self.inputs[index] if index < len(self.inputs) else None
-        return None if value is None else self.graph.constant(value)
+        if value is None:
+            return None
+        known = self.graph.constant(self.node.inputs[index])
+        return known if known is None or value is self.node.inputs[index] else known.astype(value.dtype)
 
     def refuse(self, why: str, hint: str = "") -> UnsupportedError:
         """The error to raise where this node cannot be differentiated: `raise node.refuse("…")`."""
@@ -111,6 +117,11 @@ class Entry:
 def is_float(value: Value) -> bool:
     """Whether a cotangent of `value` has a meaning: its elements are floating-point numbers (or of unknown type)."""
     return value.dtype is None or value.dtype in FLOATS or value.dtype == BFLOAT16
+
+
+def cotangent_type(value: Value) -> Any:
+    """The element type in which cotangents of `value` flow: its own, or float32 for half precision."""
+    return np.dtype(np.float32) if value.dtype == np.float16 or value.dtype == BFLOAT16 else value.dtype
 
 
 Table = dict[tuple[str, str], Entry]
@@ -164,11 +175,13 @@ def primal(
     arity: int,
     asked: frozenset[str] = frozenset(),
     pull: Callable[..., dict[str, Cotangent]] = Primal.pull,
+    widen: Callable[[Value], Value] | None = None,
 ) -> Primal:
-    """`node` as a rule sees it, its inputs filled up to `arity`."""
-    inputs: list[Value | None] = [i if i.name else None for i in node.inputs]
+    """`node` as a rule sees it, its inputs filled up to `arity`, what it reads and makes passed through `widen`."""
+    widen = widen or (lambda value: value)
+    inputs: list[Value | None] = [widen(i) if i.name else None for i in node.inputs]
     inputs += [None] * (arity - len(inputs))
-    outputs = tuple(o if o.name else None for o in node.outputs)
+    outputs = tuple(widen(o) if o.name else None for o in node.outputs)
     captured = tuple(graph[name] for name in captures(node))
     return Primal(node, graph, tuple(inputs), outputs, wanted, asked, captured, pull)
 
@@ -185,6 +198,7 @@ __all__ = [
     "Rule",
     "Table",
     "Value",
+    "cotangent_type",
     "is_float",
     "load_rules",
     "not_differentiable",

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.gradient.registry import NOT_DIFFERENTIABLE, Entry, Table, is_float, primal
+from analyzer.gradient.registry import NOT_DIFFERENTIABLE, Entry, Table, cotangent_type, is_float, primal
 from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.ir import captures, reads
 from analyzer.graph.normalize import lookup
@@ -65,14 +65,19 @@ def rule_for(graph: Graph, node: Node, table: Table) -> Entry | None:
     return entry if schema is None or schema.since_version >= entry.since else None
 
 
-def pullback(op: Builder, cotangents: Mapping[str, Value], wrt: Sequence[str], table: Table) -> dict[str, Value | None]:
+def pullback(
+    op: Builder, cotangents: Mapping[str, Value], wrt: Sequence[str], table: Table, narrow: bool = True
+) -> dict[str, Value | None]:
     """Appends Jᵀȳ: the gradient of Σ ⟨ȳ, y⟩ with respect to each of `wrt`.
+
+    Cotangents of float16 and bfloat16 tensors flow in float32: they neither underflow nor overflow on the way.
 
     Args:
         op: the builder of the graph to append to.
         cotangents: ȳ for each output tensor y, shaped and typed as it.
         wrt: names of tensors.
         table: the rules.
+        narrow: give gradients of half-precision tensors in the tensors' own type; else in float32.
 
     Returns:
         The gradient of each, shaped and typed as the tensor; None where the outputs do not depend on it.
@@ -86,13 +91,16 @@ def pullback(op: Builder, cotangents: Mapping[str, Value], wrt: Sequence[str], t
         raise missing_rules(graph, route.missing)
     flowing: dict[str, list[Value]] = {}
     for name, cotangent in cotangents.items():
-        flowing.setdefault(name, []).append(cotangent)
+        flowing.setdefault(name, []).append(op.cast(cotangent, cotangent_type(graph[name])))
     for node in reversed(route.nodes):
         received = [_total(op, flowing, o.name) if o.name else None for o in node.outputs]
         if all(ct is None for ct in received):
             continue
         _visit(op, node, received, route.influenced, frozenset([*wrt, *cotangents]), table, flowing)
-    return {name: _total(op, flowing, name) for name in wrt}
+    found = {name: _total(op, flowing, name) for name in wrt}
+    if not narrow:
+        return found
+    return {name: None if value is None else op.cast(value, graph[name].dtype) for name, value in found.items()}
 
 
 def _visit(
@@ -109,8 +117,9 @@ def _visit(
     assert entry is not None
     schema = lookup(node.op, graph.versions.get(node.domain or "", 1), node.domain or "")
     arity = len(node.inputs) if schema is None or schema.max_input > 100 else schema.max_input
-    pull = functools.partial(pullback, table=table)
-    result: Any = entry.rule(op, primal(graph, node, influenced, arity, asked, pull), *received)
+    pull = functools.partial(pullback, table=table, narrow=False)
+    seen = primal(graph, node, influenced, arity, asked, pull, lambda value: op.cast(value, cotangent_type(value)))
+    result: Any = entry.rule(op, seen, *received)
     results = result if isinstance(result, tuple | list) else [result]
     read = [*node.inputs, *(graph[name] for name in captures(node))]
     for value, cotangent in zip(read, results, strict=False):
@@ -121,7 +130,7 @@ def _visit(
 def _fit(op: Builder, cotangent: Value, model: Value) -> Value:
     """The cotangent as its primal is shaped and typed: summed over broadcast axes, cast."""
     if is_float(model) and model.dtype is not None and cotangent.dtype is not None:
-        cotangent = op.cast(cotangent, model.dtype)
+        cotangent = op.cast(cotangent, cotangent_type(model))
     return op.sum_to(cotangent, model)
 
 

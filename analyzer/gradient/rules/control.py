@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.gradient.registry import Body, Builder, Cotangent, Node, Primal, Value, is_float, vjp
+from analyzer.gradient.registry import Body, Builder, Cotangent, Node, Primal, Value, cotangent_type, is_float, vjp
 
 Kind = tuple[Any, Any]  # element type and shape
 
@@ -21,6 +21,11 @@ Kind = tuple[Any, Any]  # element type and shape
 def _wanted(node: Primal) -> list[Value]:
     """The captured tensors whose gradient is wanted."""
     return [v for v in node.captures if v.name in node.wanted and is_float(v)]
+
+
+def _zeros(op: Builder, value: Value) -> Value:
+    """A cotangent of zeros."""
+    return op.cast(op.zeros_like(value), cotangent_type(value))
 
 
 def _cotangents(op: Builder, pairs: Sequence[tuple[Value, Cotangent]]) -> dict[str, Value]:
@@ -45,8 +50,8 @@ def if_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]:
         inner = Builder(body, op.prefix)
         outputs = body.replay(node.attr(name), [])
         found = node.pull(inner, _cotangents(inner, list(zip(outputs, cts, strict=True))), [v.name for v in wanted])
-        branches[name] = body.close([found[v.name] or inner.zeros_like(v) for v in wanted])
-    bars = op.control("If", [node.x], [(v.dtype, v.shape) for v in wanted], **branches)
+        branches[name] = body.close([found[v.name] or _zeros(inner, v) for v in wanted])
+    bars = op.control("If", [node.x], [(cotangent_type(v), v.shape) for v in wanted], **branches)
     by_name = {v.name: bar for v, bar in zip(wanted, bars, strict=True)}
     return (None, *(by_name.get(v.name) for v in node.captures))
 
@@ -89,7 +94,7 @@ class Steps:
 @vjp("Loop")
 def loop_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]:
     """vₜ₊₁, zₜ = body(vₜ; x)   ⇒   v̄ₜ, x̄ₜ = bodyᵀ(v̄ₜ₊₁, z̄ₜ) from the last step to the first, x̄ = Σₜ x̄ₜ"""
-    states = node.inputs[2:]
+    states = node.node.inputs[2:]
     steps = Steps(
         node,
         states,
@@ -104,13 +109,14 @@ def loop_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...
 def scan_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]:
     """vₜ₊₁, zₜ = body(vₜ, uₜ; x)   ⇒   v̄ₜ, ūₜ, x̄ₜ = bodyᵀ(v̄ₜ₊₁, z̄ₜ) from the last step to the first, x̄ = Σₜ x̄ₜ"""
     read = node.attr("num_scan_inputs")
-    count = len(node.inputs) - read
+    given = node.node.inputs
+    count = len(given) - read
     written = len(cts) - count
-    reading = (node.inputs[count:], *_order(node, "input", read))
+    reading = (given[count:], *_order(node, "input", read))
     writing = (cts[count:], *_order(node, "output", written))
     steps = Steps(
         node,
-        node.inputs[:count],
+        given[:count],
         [Series(*s) for s in zip(*reading, strict=True)],
         [Series(*s) for s in zip(*writing, strict=True)],
         attrs={k: v for k, v in node.node.attrs.items() if k.startswith(("num_", "scan_input"))},
@@ -136,14 +142,14 @@ def _reversed_steps(op: Builder, steps: Steps, cts: Sequence[Cotangent]) -> tupl
     known = [k for k, s in enumerate(steps.results) if s.value is not None]
     given = [steps.results[k] for k in known]
 
-    bars = [body.add_input(f"{entering[k].name}/bar", entering[k].dtype, entering[k].shape) for k in carried]
-    sums = [body.add_input(f"{v.name}/sum", v.dtype, v.shape) for v in wanted]
+    bars = [body.add_input(f"{entering[k].name}/bar", cotangent_type(entering[k]), entering[k].shape) for k in carried]
+    sums = [body.add_input(f"{v.name}/sum", cotangent_type(v), v.shape) for v in wanted]
     slices = [body.add_input("result/bar", *s.kind) for s in given]
     ends = [leaving[k] for k in carried] + [leaving[count + k] for k in known]
     sought = [entering[k] for k in carried] + wanted + [entering[count + k] for k in followed]
     found = node.pull(inner, _cotangents(inner, list(zip(ends, bars + slices, strict=True))), [v.name for v in sought])
     flows = [found[v.name] for v in sought]
-    results = [inner.zeros_like(v) if f is None else f for v, f in zip(sought, flows, strict=True)]
+    results = [_zeros(inner, v) if f is None else f for v, f in zip(sought, flows, strict=True)]
     for k, total in enumerate(sums, len(carried)):
         flow = flows[k]
         results[k] = total if flow is None else inner.Add(total, flow)
@@ -155,8 +161,8 @@ def _reversed_steps(op: Builder, steps: Steps, cts: Sequence[Cotangent]) -> tupl
     again = [(v, s) for k, (v, s) in enumerate(listed) if v.name in used or (k == 0 and not steps.clock)]
     sources = [(read[k], Series(stack)) for k, stack in zip(stacked, _stacks(op, steps, stacked), strict=True)]
     sources += again + list(zip(slices, given, strict=True))
-    starts = [cts[k] if cts[k] is not None else op.zeros_like(steps.states[k]) for k in carried]
-    starts += [op.zeros_like(v) for v in wanted]
+    starts = [cts[k] if cts[k] is not None else _zeros(op, steps.states[k]) for k in carried]
+    starts += [_zeros(op, v) for v in wanted]
     emit = _as_loop if steps.clock else _as_scan
     outputs = emit(op, body, [*bars, *sums], starts, results, sources, [steps.series[k] for k in followed])
     by_name = dict(zip([v.name for v in sought], outputs, strict=True))
@@ -203,7 +209,7 @@ def _as_scan(
     if targets:
         attrs["scan_output_axes"] = [s.axis for s in targets]
         attrs["scan_output_directions"] = [int(not s.backward) for s in targets]
-    kinds = [(v.dtype, v.shape) for v in [*starts, *(s.value for s in targets)]]
+    kinds = [(cotangent_type(v), v.shape) for v in [*starts, *(s.value for s in targets)]]
     return op.control("Scan", [*starts, *(s.value for _, s in sources)], kinds, body=closed, **attrs)
 
 

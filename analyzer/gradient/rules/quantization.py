@@ -13,6 +13,7 @@ from analyzer.gradient.rules.elementwise import masked, where
 from analyzer.gradient.rules.linear import transposed
 
 FLOAT32 = np.dtype(np.float32)
+LARGEST_FLOAT8 = {17: 448.0, 18: 240.0, 19: 57344.0, 20: 57344.0}  # by TensorProto.DataType: E4M3FN, …FNUZ, E5M2, …FNUZ
 ROUNDING = 0.5 + 1e-3  # of a step; a value further from its quantised one was saturated
 
 
@@ -38,6 +39,8 @@ def quantize_linear_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     x, scale, zero = node.inputs
     s = op.cast(_like_x(op, node, scale), ct.dtype)
     exact = op.Div(op.cast(x, ct.dtype), s)
+    if node.y.dtype in LARGEST_FLOAT8:
+        return masked(op, op.LessOrEqual(op.Abs(exact), LARGEST_FLOAT8[node.y.dtype]), op.Div(ct, s))
     if zero is not None:
         exact = op.Add(exact, op.cast(_like_x(op, node, zero), ct.dtype))
     error = op.Abs(op.Sub(exact, op.cast(node.y, ct.dtype)))
