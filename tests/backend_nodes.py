@@ -64,9 +64,8 @@ class Case:
             for name, parameter in zip(node.input, formal, strict=False)
             if parameter.differentiation_category == onnx.defs.OpSchema.DifferentiationCategory.NonDifferentiable
         }
-        return [
-            i.name for i in self.model.graph.input if i.type.tensor_type.elem_type in FLOATS and i.name not in fixed
-        ]
+        given = [i.name for i in self.model.graph.input if i.type.tensor_type.elem_type in FLOATS]
+        return [name for name in given if name not in fixed] or given  # DFT and STFT are marked wrongly
 
     @property
     def outputs(self) -> list[str]:

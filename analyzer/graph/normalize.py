@@ -493,8 +493,13 @@ def _same_pads(
     return small + large if auto == "SAME_UPPER" else large + small
 
 
-def ceil_mode_pass(source: Source, request: Request) -> None:
-    """Drops ceil_mode where the window it would gain starts behind the picture: there is none, but onnx infers one."""
+def plain_sizes_pass(source: Source, request: Request) -> None:
+    """Says otherwise what onnx infers wrong sizes from.
+
+    Drops ceil_mode where the window it would gain starts behind the picture: there is none. Writes out that STFT is
+    one-sided where the file leaves it to the default.
+    """
+    _write_defaults((n for n in _all_nodes(source.proto.graph) if n.op_type == "STFT"), _opsets(source.proto))
     pools = [n for n in source.proto.graph.node if _attribute(n, "ceil_mode", 0) and not n.domain]
     shapes = _shapes(_infer(source.proto)) if pools else {}
     for node in pools:
@@ -576,7 +581,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("unique names", unique_names_pass),
     Pass("inference form", inference_form_pass),
     Pass("explicit pads", explicit_pads_pass, _pads_left),
-    Pass("ceil mode", ceil_mode_pass),
+    Pass("plain sizes", plain_sizes_pass),
     Pass("shapes", shapes_pass, _types_missing),
 )
 

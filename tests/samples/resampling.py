@@ -40,4 +40,10 @@ SAMPLES = [
         constant=(1, 3),
         note="crop",
     ),
+    *(
+        resize(f"{policy} {mode}", None, (7, 9), mode=mode, axes=[2, 3], keep_aspect_ratio_policy=policy)
+        for policy in ("not_larger", "not_smaller")
+        for mode in ("linear", "nearest", "cubic")
+    ),
+    resize("not_larger axes", None, (9, 3), mode="linear", axes=[3, 2], keep_aspect_ratio_policy="not_larger"),
 ]

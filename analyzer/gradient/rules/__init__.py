@@ -14,6 +14,7 @@ from analyzer.gradient.rules import (
     resampling,
     sampling,
     shaping,
+    spectral,
 )
 
 FAMILIES = (
@@ -27,6 +28,7 @@ FAMILIES = (
     pooling,
     resampling,
     sampling,
+    spectral,
     shaping,
     indexing,
     nothing,

@@ -12,13 +12,12 @@ FLOAT32 = np.dtype(np.float32)
 @vjp("Resize", since=11)
 def resize_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = M₁ x M₂ᵀ …, one matrix per resized axis   ⇒   x̄ = M₁ᵀ ȳ M₂ …; Mₐ is the identity, resized along a"""
-    if node.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise node.refuse(f"keep_aspect_ratio_policy={node.attr('keep_aspect_ratio_policy')!r}")
-    factors = _factors(op, node)
+    stretched = node.attr("keep_aspect_ratio_policy", "stretch") == "stretch"
+    factors = _factors(op, node) if stretched else None
     if _copies(node) and factors is not None and all(f >= 1 and f == int(f) for f in factors):
         return _sum_blocks(op, ct, [int(f) for f in factors], node.x), None, None, None
     for axis in _resized(op, node):
-        ct = _along(op, ct, _matrix(op, node, axis), axis)
+        ct = _along(op, ct, (_matrix if stretched else _matrix_in_proportion)(op, node, axis), axis)
     return op.shaped_as(ct, node.x), None, None, None
 
 
@@ -96,6 +95,21 @@ def _matrix(op: Builder, node: Primal, axis: int) -> Value:
     else:
         sizes = op.Concat(op.value([1, 1]), op.shape(node.y, axis, axis + 1), size, axis=0)
     return op.Squeeze(op.Resize(op.Unsqueeze(identity, [0, 1]), roi, scales, sizes, **attrs), [0, 1])
+
+
+def _matrix_in_proportion(op: Builder, node: Primal, axis: int) -> Value:
+    """M of an axis where one scale holds for all: the identity along it, the other axis as long as it is."""
+    x, sizes = node.x, node.inputs[3]
+    if op.rank(x) != 4 or sizes is None or not set(_axes(op, node)) <= {2, 3}:
+        raise node.refuse(f"keep_aspect_ratio_policy={node.attr('keep_aspect_ratio_policy')!r} of other than pictures")
+    size = op.shape(x, axis, axis + 1)
+    line = op.Range(np.int64(0), op.Squeeze(size, [0]), np.int64(1))
+    identity = op.cast(op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0])), FLOAT32)
+    lines = op.Unsqueeze(identity, [1, 5 - axis])
+    lines = op.Expand(lines, op.Concat(size, op.value([1]), op.shape(x, 2), axis=0))
+    attrs = {k: v for k, v in node.node.attrs.items() if k != "extrapolation_value" and v is not None}
+    resized = op.Gather(op.Resize(lines, None, None, sizes, **attrs), np.int64(0), axis=5 - axis)
+    return op.Transpose(op.Squeeze(resized, [1]), perm=[1, 0])
 
 
 def _along(op: Builder, ct: Value, matrix: Value, axis: int) -> Value:
