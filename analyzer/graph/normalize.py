@@ -499,7 +499,7 @@ def plain_sizes_pass(source: Source, request: Request) -> None:
     Drops ceil_mode where the window it would gain starts behind the picture: there is none. Writes out that STFT is
     one-sided where the file leaves it to the default.
     """
-    _write_defaults((n for n in _all_nodes(source.proto.graph) if n.op_type == "STFT"), _opsets(source.proto))
+    _write_defaults((n for n in all_nodes(source.proto.graph) if n.op_type == "STFT"), _opsets(source.proto))
     pools = [n for n in source.proto.graph.node if _attribute(n, "ceil_mode", 0) and not n.domain]
     shapes = _shapes(_infer(source.proto)) if pools else {}
     for node in pools:

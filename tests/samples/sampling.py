@@ -44,6 +44,17 @@ SAMPLES = [
         for mode, padding in itertools.product(["linear", "nearest"], PADDINGS)
     ),
     Sample("GridSample", (X, GRID), {"mode": "bicubic"}, wrt=(0,), opset=16, note="opset 16"),
+    *(
+        Sample(
+            "AffineGrid",
+            (normal(2, r, r + 1), ints(2, 3, *range(4, 4 + r))),
+            {"align_corners": c},
+            types=ALL,
+            note=f"{r}{c}",
+        )
+        for r in (2, 3)
+        for c in (0, 1)
+    ),
     deform("plain", (2, 12, 3, 5), kernel_shape=[3, 2]),
     deform("no mask", (2, 12, 3, 5), mask=False, kernel_shape=[3, 2]),
     deform("strides", (2, 12, 2, 3), kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 0, 1]),

@@ -10,6 +10,7 @@ from analyzer.gradient.rules import (
     nothing,
     pooling,
     quantization,
+    recurrent,
     reduction,
     resampling,
     sampling,
@@ -30,6 +31,7 @@ FAMILIES = (
     sampling,
     spectral,
     shaping,
+    recurrent,
     indexing,
     nothing,
 )

@@ -135,6 +135,19 @@ def grid_sample_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ..
     return x_bar, op.reshape_like(op.Concat(*reversed(bars), axis=2), grid)
 
 
+@vjp("AffineGrid", since=20)
+def affine_grid_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
+    """y_p = θ (p, 1)   ⇒   θ̄ = Σ ȳ_p (p, 1)ᵀ; the places p are what unit matrices give"""
+    rank = op.rank(ct) - 2
+    units = np.zeros((rank + 1, rank, rank + 1), node.x.dtype)
+    units[:, 0] = np.eye(rank + 1)
+    sizes = op.Concat(op.value([rank + 1]), op.Slice(node.inputs[1], [1], [rank + 2]), axis=0)
+    places = op.AffineGrid(op.constant(units), sizes, align_corners=node.attr("align_corners"))
+    places = op.Reshape(op.Gather(places, np.int64(0), axis=rank + 1), [rank + 1, -1])
+    flat = op.Transpose(op.Reshape(ct, [0, -1, rank]), perm=[0, 2, 1])
+    return op.shaped_as(op.MatMul(flat, op.Transpose(places, perm=[1, 0])), node.x)
+
+
 @vjp("DeformConv", since=19)
 def deform_conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = W c + b, c = m ⊙ x at the window's places moved by `offset`   ⇒   W̄ = ȳ cᵀ, c̄ = Wᵀ ȳ, then as of GridSample
