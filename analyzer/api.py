@@ -25,6 +25,7 @@ def explain(
     provider: str = "cpu",
     labels: Sequence[str] | None = None,
     output: str | None = None,
+    arrays: Mapping[str, np.ndarray] | None = None,
     **options: Any,
 ) -> Attribution:
     """What `target` rests on, by `method`, for a batch of images.
@@ -41,6 +42,7 @@ def explain(
         provider: "cpu", "cuda", "cuda:1" or "auto".
         labels: class names, so that a target can be a label.
         output: which output holds the scores, where that is not clear.
+        arrays: further names that an expression may use: a mask of pixels, the embedding of a reference.
         options: of the method, and of the session: threads, level, allow_fallback, memory_limit.
 
     Returns:
@@ -54,6 +56,7 @@ def explain(
     session = {name: options.pop(name) for name in _SESSION if name in options}
     explainer = _explainer(model, provider, session)
     explainer.labels = labels
+    explainer.arrays = arrays or {}
     return explainer.explain(inputs, method, target, layer, output, **options)
 
 

@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 
 def diagnose_map(
-    explainer: Explainer, compiled: Compiled, raw: np.ndarray, feeds: dict[str, np.ndarray], image: int, target: int
+    explainer: Explainer,
+    compiled: Compiled,
+    raw: np.ndarray,
+    feeds: dict[str, np.ndarray],
+    image: int,
+    target: int | str,
 ) -> str:
-    """A sentence where `raw` cannot be read as a map, "" where it can."""
+    """A sentence where `raw` cannot be read as a map of `target` (a class or an expression), "" where it can."""
     if np.isfinite(raw).all() and raw.size and raw.max() > raw.min():
         return ""
     if not np.isfinite(raw).all():
@@ -64,7 +69,7 @@ def _zero_gradient(compiled: Compiled) -> str:
     )
 
 
-def _flat(explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], image: int, target: int) -> str:
+def _flat(explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], image: int, target: int | str) -> str:
     """Looks at the layer and its gradient to say why the map has one value only."""
     layer = compiled.layer
     found = _layer_and_gradient(explainer, compiled, feeds, target)
@@ -94,10 +99,10 @@ def _no_space(activations: np.ndarray, spatial: tuple[int, ...]) -> bool:
 
 
 def _layer_and_gradient(
-    explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], target: int
+    explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], target: int | str
 ) -> dict[str, Any]:
     from analyzer.attribution.engine import float_image, pick_layer
-    from analyzer.attribution.targets import find_scores, seed
+    from analyzer.attribution.targets import TOP1, find_scores
 
     graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
     op = Builder(graph, "diagnosis")
@@ -105,9 +110,10 @@ def _layer_and_gradient(
     outputs = {"activations": graph.add_output(feature.value, "diagnosis/activations").name}
     if compiled.method.needs_gradient:
         scores = find_scores(graph, compiled.scores.output.name)
-        flat, cotangent, _ = seed(op, scores, op.constant(np.array([max(target, -1)], np.int64)))
+        given = target if isinstance(target, str) else max(target, TOP1)
+        seeds, _, about = explainer.seeded(op, [], given, scores, "", None)
         image, axes = float_image(graph)
-        ctx = Context(op, {flat.name: cotangent}, scores.logits, image, axes, feature)
+        ctx = Context(op, seeds, about, image, axes, feature)
         outputs["gradient"] = graph.add_output(ctx.gradient(feature.value), "diagnosis/gradient").name
     session = Session(graph, explainer.provider, outputs=list(outputs.values()), **explainer.session_options)
     found = session.run(feeds)

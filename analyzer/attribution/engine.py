@@ -15,6 +15,7 @@ from analyzer.attribution.postprocess import FLOAT32, heatmap, heatmaps
 from analyzer.attribution.registry import Context, Method, find_method
 from analyzer.attribution.targets import (
     TOP1,
+    Arrays,
     Scores,
     expression,
     find_scores,
@@ -106,6 +107,7 @@ class Explainer:
 
     Attributes:
         progress: called with (method, images done, images in all) while a method of many runs is at work.
+        arrays: further names that a target may use (see `expression`).
         grey: what the model is given for a mid-grey picture, (1, …), where the preprocessing is known.
     """
 
@@ -126,8 +128,30 @@ class Explainer:
         self.session_options = options
         self.progress: Callable[[str, int, int], None] | None = None
         self.grey: np.ndarray | None = None
+        self._arrays: Arrays = {}
         self._compiled: OrderedDict[Any, Any] = OrderedDict()
         self._sources: dict[Any, Source] = {}
+
+    @property
+    def arrays(self) -> Arrays:
+        return self._arrays
+
+    @arrays.setter
+    def arrays(self, arrays: Arrays) -> None:
+        if arrays or self._arrays:
+            self._compiled.clear()
+        self._arrays = arrays
+
+    def reference(self, image: np.ndarray | Mapping[str, np.ndarray]) -> Callable[[Value], np.ndarray]:
+        """What any tensor holds for a reference image: for `arrays`, and `.cosine(…)` in a target."""
+
+        def of(value: Value) -> np.ndarray:
+            feeds = self._feeds(image)
+            graph = self.graph({n: tuple(a.shape) for n, a in feeds.items()})
+            output = graph.add_output(graph[value.name], "reference").name
+            return Session(graph, self.provider, outputs=[output], **self.session_options).run(feeds)[output]
+
+        return of
 
     # ---- Graphs ----
 
@@ -210,7 +234,7 @@ class Explainer:
     ) -> tuple[dict[str, Value], Value, Value]:
         """(cotangents, classes, the tensor explained) of a target; `target_inputs` grows by the input it takes."""
         if isinstance(target, str):
-            score = expression(op, target)
+            score = expression(op, target, self.arrays)
             return {score.name: op.ones_like(score)}, op.constant(np.array([TOP1], np.int64)), score
         if target is None:
             classes = op.graph.add_input(f"{PREFIX}/target{suffix}", np.dtype(np.int64), [batch])
@@ -312,7 +336,8 @@ class Explainer:
             },
         )
         result.diagnosis = [
-            diagnose_map(self, compiled, raw[r], feeds, int(i), int(target[r])) for r, (i, _) in enumerate(order)
+            diagnose_map(self, compiled, raw[r], feeds, int(i), slots[k] or int(target[r]))
+            for r, (i, k) in enumerate(order)
         ]
         return result
 
@@ -498,6 +523,24 @@ def float_image(graph: Graph) -> tuple[Value, str]:
     return value, axes
 
 
+def _explained_map(graph: Graph, target: Value) -> Value:
+    """The file's own tensor that an expression scores, where that is one feature map (a segmenter's); else `target`."""
+    own = {o.name for n in graph.forward_nodes() for o in n.outputs}
+    waiting, read = [target], dict[str, Value]()
+    while waiting:
+        value = waiting.pop()
+        producer = graph.producer(value)
+        if value.name in own:
+            read[value.name] = value
+        elif producer is not None:
+            waiting += [i for i in producer.inputs if i.name]
+    if target.name in own or len(read) != 1:
+        return target
+    (only,) = read.values()
+    is_map = any(m.name == only.name and "L" not in m.layout.axes for m in feature_maps(graph))
+    return only if is_map else target
+
+
 def pick_layer(graph: Graph, name: str, target: Value) -> FeatureMap:
     """The feature map called `name` (tensor, node or glob: the last match), or the default one for "auto".
 
@@ -505,7 +548,7 @@ def pick_layer(graph: Graph, name: str, target: Value) -> FeatureMap:
         NotFoundError: there is none of that name. UnsupportedError: it has no channels over space.
     """
     if name == "auto":
-        return default_layer(graph, target)
+        return default_layer(graph, _explained_map(graph, target))
     values = find_tensors(graph, name)
     maps = {m.name: m for m in feature_maps(graph)}
     chosen = [maps[v.name] for v in values if v.name in maps]

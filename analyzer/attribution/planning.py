@@ -54,7 +54,7 @@ def make_plan(
     op = Builder(graph, "plan")
     stripped: tuple[str, ...] = ()
     if is_expression(target):
-        about = expression(op, target)
+        about = expression(op, target, explainer.arrays)
     else:
         resolve_class(target, explainer.labels)
         scores = find_scores(graph, output)

@@ -41,6 +41,8 @@ from analyzer.commands.common import (
     "-O", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of a method, see `methods`."
 )
 @click.option("--output", help="Which output of the model holds the scores.")
+@click.option("--reference", type=click.Path(), help="Picture whose embedding `.cosine(reference)` compares with.")
+@click.option("--mask", type=click.Path(), help="Picture whose brighter half is `mask` in `.where(mask)`.")
 @click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
 @click.option("--raw", type=click.Path(), help="Also write the raw map as .npy (a folder for several pictures).")
 @click.option("--colormap", default="turbo", show_default=True, help="turbo, viridis, cividis, inferno, magma or gray.")
@@ -59,6 +61,8 @@ def command(
     layer: str | None,
     options: tuple[str, ...],
     output: str | None,
+    reference: str | None,
+    mask: str | None,
     labels: str | None,
     raw: str | None,
     colormap: str,
@@ -89,6 +93,7 @@ def command(
     card = read_card(explainer, labels, preprocess)
     explainer.labels = card.labels
     explainer.progress = RunProgress()
+    explainer.arrays = named_arrays(explainer, card, reference, mask)
     if verbose:
         note(f"preprocessing: {card.source}")
     layer = layer or card.default_layer or "auto"
@@ -181,7 +186,7 @@ class Job:
     def name(self, attribution: Any, row: int) -> str:
         index = int(attribution.target[row])
         if index < 0:
-            return next((t for t in self.targets if not t.lstrip("-").isdigit() and t != "top1"), "expression")
+            return self.targets[row % len(self.targets)]
         return f"{self.label(index)} ({attribution.scores[attribution.image[row]].flat[index]:.3g})"
 
     def about(self, attribution: Any, row: int, heat: Any) -> dict[str, Any]:
@@ -216,6 +221,21 @@ def options_of(methods: tuple[str, ...], given: dict[str, Any]) -> dict[str, dic
         if not any(name in options for options in known.values()):
             find_method(methods[0], {name: given[name]})
     return {m: {n: v for n, v in given.items() if n in options} for m, options in known.items()}
+
+
+def named_arrays(explainer: Any, card: Any, reference: str | None, mask: str | None) -> dict[str, Any]:
+    """What `reference` and `mask` stand for in a target."""
+    from analyzer.images import decode
+
+    found: dict[str, Any] = {}
+    if reference:
+        found["reference"] = explainer.reference(card.preprocess.apply(decode(reference))[0])
+    if mask:
+        placed = card.preprocess.replace(mean=(0.0,), std=(1.0,), scale=1.0, dtype="float32")
+        pixels = placed.apply(decode(mask))[0][0]
+        grey = pixels.max(axis=card.preprocess.layout.index("C") - 1)
+        found["mask"] = grey > grey.max() / 2
+    return found
 
 
 def destinations(given: str | None, pictures: tuple[str, ...], suffix: str) -> dict[str, Path]:

@@ -1,0 +1,184 @@
+"""Targets beyond classes: expressions against NumPy, and pointing on real detectors, a segmenter and an embedding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import analyzer
+from analyzer.attribution import Explainer
+from analyzer.attribution.targets import expression
+from analyzer.errors import InputError, NotFoundError
+from analyzer.graph import Builder, Graph
+from analyzer.graph.query import image_input
+from analyzer.images import decode, model_card
+from analyzer.runtime import Session
+from tests.corpus import CORPUS, needs_corpus
+from tests.models import model, node
+
+RNG = np.random.default_rng(0)
+
+
+def detector(batch: int = 2, flat: bool = False) -> object:
+    """Boxes (batch, 6, 4) and scores (batch, 6, 3) that are slices of the input; without the batch where `flat`."""
+    nodes = [
+        node("Slice", ["x", "zero", "four", "axis"], ["b4"]),
+        node("Slice", ["x", "four", "seven", "axis"], ["s4"]),
+        node("Squeeze", ["b4", "gone"], ["boxes"]),
+        node("Squeeze", ["s4", "gone"], ["scores"]),
+    ]
+    numbers = {"zero": [0], "four": [4], "seven": [7], "axis": [3], "gone": [0, 1] if flat else [1]}
+    first = [] if flat else [batch]
+    return model(
+        nodes,
+        {"x": [batch, 1, 6, 7]},
+        {"boxes": [*first, 6, 4], "scores": [*first, 6, 3]},
+        {k: np.array(v) for k, v in numbers.items()},
+    )
+
+
+def value_of(net: object, text: str, x: np.ndarray, **arrays: np.ndarray) -> np.ndarray:
+    graph = Graph.read(net)
+    score = graph.add_output(expression(Builder(graph, "t"), text, arrays), "score")
+    return Session(graph, outputs=[score.name]).run({"x": x})[score.name]
+
+
+def iou(a: np.ndarray, b: tuple[float, ...]) -> float:
+    wide = max(0, min(a[2], b[2]) - max(a[0], b[0]))
+    high = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
+    return wide * high / (sum(areas) - wide * high)
+
+
+def test_expressions_are_what_they_say():
+    x = RNG.random((2, 1, 6, 7)).astype(np.float32)
+    x[..., 2:4] += x[..., :2]
+    boxes, scores = x[:, 0, :, :4], x[:, 0, :, 4:]
+    overlap = np.array([[iou(b, (0.2, 0.3, 0.9, 1.0)) for b in row] for row in boxes])
+    centred = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], -1)
+    overlap_centred = np.array([[iou(b, (0.2, 0.3, 0.9, 1.0)) for b in row] for row in centred])
+    soft = np.exp(scores) / np.exp(scores).sum(2, keepdims=True)
+    mask = np.array([1, 0, 1, 1, 0, 0], bool)
+    reference = RNG.random(18).astype(np.float32)
+    flat = scores.reshape(2, -1)
+    cosine = flat @ reference / np.linalg.norm(flat, axis=1) / np.linalg.norm(reference)
+    expected = {
+        "scores[:, :, 1].where(boxes.iou(0.2, 0.3, 0.9, 1) > 0.1)": (scores[..., 1] * (overlap > 0.1)).sum(1),
+        "scores[:, :, 1].where(boxes.corners().iou(0.2, 0.3, 0.9, 1) >= 0.1)":
+            (scores[..., 1] * (overlap_centred >= 0.1)).sum(1),
+        "boxes.iou(0.2, 0.3, 0.9, 1).max()": overlap.max(1),
+        "scores[..., 2].where(scores.argmax(2) == 2)": (scores[..., 2] * (scores.argmax(2) == 2)).sum(1),
+        "scores.softmax(2)[:, 4, 0]": soft[:, 4, 0],
+        "scores.sigmoid().max(2).mean()": (1 / (1 + np.exp(-scores))).max(2).mean(1),
+        "scores[..., 0].where(mask)": (scores[..., 0] * mask).sum(1),
+        "scores.cosine(reference)": cosine,
+        "1 - scores[:, 0, 0] / 2": 1 - scores[:, 0, 0] / 2,
+    }  # fmt: skip
+    for text, wanted in expected.items():
+        found = value_of(detector(), text, x, mask=mask, reference=reference)
+        assert found.shape == (2,) and np.allclose(found, wanted, atol=1e-5), text
+
+
+def test_without_a_batch_the_answer_is_one_number():
+    x = RNG.random((1, 1, 6, 7)).astype(np.float32)
+    for text, wanted in {
+        "scores[:, 1].max()": x[0, 0, :, 5].max(),
+        "scores[3, 2]": x[0, 0, 3, 6],
+        "scores[:, 1].where(scores[:, 1] > 0.5)": x[0, 0, :, 5][x[0, 0, :, 5] > 0.5].sum(),
+    }.items():
+        found = value_of(detector(1, flat=True), text, x)
+        assert found.shape == (1,) and np.allclose(found, wanted, atol=1e-6), text
+    gradient = analyzer.explain(detector(1, flat=True), x, "gradient", "scores[:, 1].max()").raw
+    assert gradient.sum() == 1 and gradient[0, 0, x[0, 0, :, 5].argmax(), 5] == 1
+
+
+@pytest.mark.parametrize(("text", "error", "says"), [
+    ("scores.cosine(reference)", InputError, "no array 'reference'"),
+    ("scores.iou(0, 0, 1, 1)", InputError, "4 numbers"),
+    ("boxes.iou(0, 0, 1)", InputError, "4 arguments"),
+    ("boxes.nms()", InputError, "can be called"),
+    ("scores.argmax(2)", InputError, "no gradient"),
+    ("scores.max(7)", InputError, "no axis 7"),
+    ("scores[..., ..., 1]", InputError, "indices"),
+    ("score.max()", NotFoundError, "scores"),
+    ("(1).max()", InputError, "no tensor"),
+    ("1 < scores[:, 0, 0] < 2", InputError, "only one"),
+])  # fmt: skip
+def test_wrong_expressions_are_one_clear_error(text, error, says):
+    with pytest.raises(error, match=says):
+        analyzer.explain(detector(), RNG.random((2, 1, 6, 7)).astype(np.float32), "gradient", text)
+
+
+# ---- Real models ----
+
+BGR = {"preset": "raw", "channels": "BGR"}
+CAT = (200, 60, 960, 720)  # coral_cat_720p.jpg
+# Model, preprocessing, target, picture, box around what is pointed at.
+DETECTORS = {
+    "yolox": ("yolox_nano_opencvzoo", {**BGR, "resize": "letterbox", "size": (416, 416)},
+              "(output[:, :, 4] * output[:, :, 20]).max()", "coral_cat_720p.jpg", CAT),
+    "picodet": ("picodet_xs_416", {"preset": "imagenet", "channels": "BGR"},
+                '"transpose_4.tmp_0"[:, :, 15].max()', "coral_cat_720p.jpg", CAT),
+    "fastestdet": ("fastestdet", {"preset": "0-1", "channels": "BGR"}, '("758"[:, 0] * "758"[:, 20]).max()',
+                   "coral_cat_720p.jpg", CAT),
+    "ultraface": ("ultraface_rfb320", {"mean": (127,), "std": (128,), "scale": 1, "channels": "RGB"},
+                  "scores[:, :, 1].where(boxes.iou(0.29, 0.48, 0.34, 0.62) > 0.4)", "zoo_ultraface_1.jpg",
+                  (275, 320, 370, 470)),
+    "yunet": ("yunet_n_dynamic", {**BGR, "size": (320, 320)}, "(cls_32 * obj_32).max()", "coral_grace_hopper.bmp",
+              (150, 90, 360, 360)),
+    "yunet without batch": ("yunet_120x160", BGR, "conf[:, 1].max()", "coral_grace_hopper.bmp", (150, 90, 360, 360)),
+}  # fmt: skip
+
+
+def prepared(name: str, flags: dict, picture: str) -> tuple:
+    path = CORPUS / "models" / f"{name}.onnx"
+    explainer = Explainer(path)
+    given = image_input(explainer.plain)
+    card = model_card(path, flags, given.shape, given.dtype)
+    batch, placement = card.preprocess.apply(decode(CORPUS / "images" / picture))
+    return explainer, batch, placement, card
+
+
+@needs_corpus
+@pytest.mark.parametrize(
+    ("detector", "method"),
+    [*((d, "layer-cam") for d in DETECTORS), ("ultraface", "occlusion")],
+)
+def test_detectors_point_at_what_they_found(detector, method):
+    name, flags, target, picture, box = DETECTORS[detector]
+    explainer, batch, placement, _ = prepared(name, flags, picture)
+    options = {"patch": max(batch.shape) // 14} if method == "occlusion" else {}
+    found = explainer.explain(batch, method, target, **options)
+    heat = placement.map_to_image(found.heatmap[0])
+    y, x = np.unravel_index(heat.argmax(), heat.shape)
+    assert found.diagnosis == [""]
+    assert box[0] <= x <= box[2] and box[1] <= y <= box[3]
+
+
+@needs_corpus
+def test_a_segmenter_over_the_mask_of_a_bird():
+    explainer, batch, placement, _ = prepared(
+        "deeplab_v3_mnv2_tf2onnx", {"preset": "-1-1"}, "coral_bird_segmentation.bmp"
+    )
+    truth = decode(CORPUS / "images" / "coral_bird_segmentation_mask.bmp").max(axis=2)
+    target = "ResizeBilinear_3[..., 3].where(ResizeBilinear_3.argmax(3) == 3)"
+    for method in ("grad-cam", "layer-cam", "ablation-cam"):
+        found = explainer.explain(batch, method, target)
+        assert found.layer == "Relu__94:0" and found.raw.shape == (1, 33, 33)
+        heat = placement.map_to_image(found.heatmap[0])
+        assert heat[truth > truth.max() / 2].mean() > 2 * heat[truth <= truth.max() / 2].mean()
+
+
+@needs_corpus
+def test_an_embedding_by_its_likeness_to_a_reference():
+    explainer, batch, _, card = prepared("person_reid_0248", BGR, "coral_grace_hopper.bmp")
+    other = decode(CORPUS / "images" / "coral_grace_hopper.bmp")[:, ::-1]
+    reference = card.preprocess.apply(np.ascontiguousarray(other[30:, 40:]))[0]
+    explainer.arrays = {"reference": explainer.reference(reference)}
+    found = explainer.explain(batch, "gradient", '"Identity:0".cosine(reference)')
+    step = 0.5 * batch.std() * found.raw / np.abs(found.raw).max()
+    score = []
+    for image in (batch, batch + step):
+        a, b = (analyzer.features(explainer.loaded, x, ["Identity:0"])["Identity:0"][0] for x in (image, reference))
+        score.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    assert score[1] > score[0]
