@@ -32,6 +32,14 @@ def test_every_room_is_in_the_architecture_page():
             assert f"{room.name}/" in page, f"docs/architecture.md does not mention {room.name}/"
 
 
+def test_every_method_is_in_the_gallery():
+    from analyzer.attribution.registry import all_methods
+
+    page = (ROOT / "docs" / "gallery.md").read_text()
+    for name in all_methods():
+        assert f"images/gallery/{name}.jpg" in page, "run python docs/gallery.py"
+
+
 def test_the_example_of_the_readme_runs(tmp_path):
     text = (ROOT / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0].replace('"heatmap.png"', repr(str(tmp_path / "heatmap.png")))

@@ -1,0 +1,95 @@
+"""Writes docs/gallery.md and its pictures: one real result per method and per command that draws.
+
+    python docs/gallery.py
+
+Runs the commands as a reader would, on the shipped models and pictures; takes a few minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from analyzer.attribution.registry import all_methods  # noqa: E402
+from analyzer.images import atomic_write, decode, encode, fit  # noqa: E402
+
+FOLDER = ROOT / "docs" / "images" / "gallery"
+CNN, VIT = "models/digits_cnn.onnx", "models/digits_vit.onnx"
+PICTURE, TARGET = "examples/digits_coffee.png", "eight"
+TRANSFORMERS = ("attention-rollout", "gradient-rollout")
+RELU = "/network/stage1/stage1.0/Relu_output_0"
+# What draws besides `explain`: title, arguments before the output, the file to show (in the output folder, or itself).
+COMMANDS: dict[str, tuple[str, list[str], str]] = {
+    "features": ("Feature maps", ["features", CNN, PICTURE, "-l", RELU, "--max-channels", "16"], "*.png"),
+    "filters": ("Filters of the first layer", ["filters", CNN, "-l", "/network/stem/stem.0/stem.0.0/Conv"], ""),
+    "project": ("A unit carried back to the pixels", ["project", CNN, PICTURE, "-l", RELU, "-u", "3"], ""),
+    "mine": ("The strongest activations of channels", ["mine", CNN, "examples", "-l", RELU, "-k", "9"], "**/*.png"),
+    "dream": ("What drives a channel most", ["dream", CNN, "-l", "/network/stage3/Relu_output_0", "-u", "5"], ""),
+    "invariance": ("Features as a picture is turned", ["invariance", CNN, PICTURE], ""),
+}
+
+
+def run(*arguments: str) -> None:
+    """The command line, as a reader would call it."""
+    done = subprocess.run([sys.executable, "cli.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)}\n{done.stderr}")
+
+
+def keep(source: Path, name: str, width: int) -> None:
+    """A copy, made small."""
+    atomic_write(FOLDER / f"{name}.jpg", encode(fit(decode(str(source)), largest=width), ".jpg"))
+
+
+def methods(folder: Path) -> list[str]:
+    """A row per method."""
+    rows = ["| | |", "| --- | --- |"]
+    for name, method in all_methods().items():
+        model = VIT if name in TRANSFORMERS else CNN
+        out = folder / f"{name}.png"
+        run("explain", model, PICTURE, "-m", name, "-t", TARGET, "-o", str(out))
+        keep(out, name, 420)
+        rows.append(f"| ![{name}](images/gallery/{name}.jpg) | **`{name}`**<br>{method.formula}<br>{method.paper} |")
+    return rows
+
+
+def commands(folder: Path) -> list[str]:
+    """A section per command."""
+    lines = []
+    for name, (title, arguments, shown) in COMMANDS.items():
+        out = folder / (name if shown else f"{name}.png")
+        run(*arguments, "-o", str(out))
+        source = sorted(out.glob(shown))[0] if shown else out
+        keep(source, name, 800)
+        lines += [f"### {title}", "", f"`onnx-analyzer {' '.join(arguments)} -o …`", ""]
+        lines += [f"![{title}](images/gallery/{name}.jpg)", ""]
+    return lines
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    os.chdir(ROOT)
+    with tempfile.TemporaryDirectory() as folder:
+        page = [
+            "# Gallery",
+            "",
+            f"Every method on one picture, `{PICTURE}`, for the class *{TARGET}*, with `{CNN}`",
+            f"(rollouts: `{VIT}`). Made by `python docs/gallery.py`.",
+            "",
+            *methods(Path(folder)),
+            "",
+            "## Looking inside",
+            "",
+            *commands(Path(folder)),
+        ]
+    atomic_write(ROOT / "docs" / "gallery.md", "\n".join(page).rstrip().encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
