@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analyzer.analysis import ReceptiveField, receptive_field
+    from analyzer.analysis.filters import filter_bank
     from analyzer.api import explain
     from analyzer.attribution import METHODS, Attribution, Explainer
+    from analyzer.attribution.correspondence import correspondence
+    from analyzer.attribution.dream import Dreamer, DreamOptions
     from analyzer.attribution.export import export
     from analyzer.attribution.features import features
+    from analyzer.attribution.invariance import invariance
+    from analyzer.attribution.projection import Projector, Switches, project, read_switches
     from analyzer.errors import AnalyzerError, InputError, NotFoundError, ProviderError, UnsupportedError
     from analyzer.gradient import Vjp, append_vjp
+    from analyzer.mining import Manifest, mine
+    from analyzer.mining.evolution import evolution
 
 __version__ = "0.1.0"
 
@@ -23,17 +30,29 @@ _HOME = {
     "METHODS": "attribution",
     "AnalyzerError": "errors",
     "Attribution": "attribution",
+    "DreamOptions": "attribution.dream",
+    "Dreamer": "attribution.dream",
     "Explainer": "attribution",
     "InputError": "errors",
+    "Manifest": "mining",
     "NotFoundError": "errors",
+    "Projector": "attribution.projection",
     "ProviderError": "errors",
     "ReceptiveField": "analysis",
+    "Switches": "attribution.projection",
     "UnsupportedError": "errors",
     "Vjp": "gradient",
     "append_vjp": "gradient",
+    "correspondence": "attribution.correspondence",
+    "evolution": "mining.evolution",
     "explain": "api",
     "export": "attribution.export",
     "features": "attribution.features",
+    "filter_bank": "analysis.filters",
+    "invariance": "attribution.invariance",
+    "mine": "mining",
+    "project": "attribution.projection",
+    "read_switches": "attribution.projection",
     "receptive_field": "analysis",
 }
 
@@ -41,18 +60,30 @@ __all__ = [
     "METHODS",
     "AnalyzerError",
     "Attribution",
+    "DreamOptions",
+    "Dreamer",
     "Explainer",
     "InputError",
+    "Manifest",
     "NotFoundError",
+    "Projector",
     "ProviderError",
     "ReceptiveField",
+    "Switches",
     "UnsupportedError",
     "Vjp",
     "__version__",
     "append_vjp",
+    "correspondence",
+    "evolution",
     "explain",
     "export",
     "features",
+    "filter_bank",
+    "invariance",
+    "mine",
+    "project",
+    "read_switches",
     "receptive_field",
 ]
 

@@ -151,3 +151,26 @@ def test_the_command(tmp_path, monkeypatch, capsys) -> None:
     assert call("-u", "3@9,9")[0] == 2
     code, _, err = call("-u", "5", "--switches", "nowhere.npz")
     assert code == 2 and "nowhere.npz" in err
+
+
+def test_class_tokens_in_front_are_no_positions() -> None:
+    weights = {
+        "w": RNG.standard_normal((4, 3, 2, 2)).astype(np.float32),
+        "shape": np.array([1, 4, 36]),
+        "class": RNG.standard_normal((1, 1, 4)).astype(np.float32),
+        "mix": np.eye(4, dtype=np.float32),
+    }
+    nodes = [
+        node("Conv", ["x", "w"], ["map"], strides=[2, 2]),
+        node("Reshape", ["map", "shape"], ["flat"]),
+        node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]),
+        node("Concat", ["class", "tokens"], ["joined"], axis=1),
+        node("MatMul", ["joined", "mix"], ["all"]),
+    ]
+    explainer = Explainer(model(nodes, {"x": [1, 3, 12, 12]}, {"all": [1, 37, 4]}, weights))
+    units = Units.of(explainer.graph({"x": (1, 3, 12, 12)}), "all")
+    assert (units.prefix, units.positions, units.channels) == (1, 36, 4)
+    expected = project(explainer, IMAGES[:1], "map", 2, 17, "gradient")
+    found = project(explainer, IMAGES[:1], "all", 2, 17, "gradient")
+    np.testing.assert_allclose(found.pixels, expected.pixels, rtol=1e-6)
+    assert found.activation == pytest.approx(expected.activation)

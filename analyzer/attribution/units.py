@@ -92,7 +92,9 @@ class Units:
         value = op.Reshape(flat, [shape[a] for a in perm])
         value = op.Transpose(value, perm=[perm.index(a) for a in range(len(perm))])
         if self.prefix:
-            value = op.Pad(value, [self.prefix, 0], op.scalar(0, value), [self.space[0]])
+            # All axes: onnxruntime 1.31 moves a Transpose through a Pad as if it had no `axes`.
+            pads = [self.prefix if a == self.space[0] else 0 for a in range(len(perm))] + [0] * len(perm)
+            value = op.Pad(value, pads, op.scalar(0, value))
         return op.shaped_as(value, self.value)
 
     def _perm(self) -> list[int]:
