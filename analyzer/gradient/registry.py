@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -155,7 +155,9 @@ def not_differentiable(why: str, *ops: str, domain: str = "") -> None:
 
 def override(table: Table, rules: dict[str, Rule]) -> Table:
     """`table` with the rows of `rules` replaced; how policies are made."""
-    changed = {("", op): Entry(op, "", 1, rule) for op, rule in rules.items()}
+    changed = {
+        ("", op): replace(table.get(("", op)) or Entry(op, "", 1, rule), rule=rule) for op, rule in rules.items()
+    }
     return {**table, **changed}
 
 

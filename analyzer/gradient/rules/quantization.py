@@ -17,7 +17,7 @@ LARGEST_FLOAT8 = {17: 448.0, 18: 240.0, 19: 57344.0, 20: 57344.0}  # by TensorPr
 ROUNDING = 0.5 + 1e-3  # of a step; a value further from its quantised one was saturated
 
 
-def _like_x(op: Builder, node: Primal, parameter: Value) -> Value:
+def like_x(op: Builder, node: Primal, parameter: Value) -> Value:
     """Scale or zero point, to go with x: one for all, or one per index of `axis` or per block of it."""
     rank = op.rank(parameter)
     if rank == 0 or op.static(parameter) == (1,):
@@ -37,12 +37,12 @@ def _like_x(op: Builder, node: Primal, parameter: Value) -> Value:
 def quantize_linear_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """q = saturate(round(x / s) + z)   ⇒   x̄ = q̄ / s where q is not saturated (straight through)"""
     x, scale, zero = node.inputs
-    s = op.cast(_like_x(op, node, scale), ct.dtype)
+    s = op.cast(like_x(op, node, scale), ct.dtype)
     exact = op.Div(op.cast(x, ct.dtype), s)
     if node.y.dtype in LARGEST_FLOAT8:
         return masked(op, op.LessOrEqual(op.Abs(exact), LARGEST_FLOAT8[node.y.dtype]), op.Div(ct, s))
     if zero is not None:
-        exact = op.Add(exact, op.cast(_like_x(op, node, zero), ct.dtype))
+        exact = op.Add(exact, op.cast(like_x(op, node, zero), ct.dtype))
     error = op.Abs(op.Sub(exact, op.cast(node.y, ct.dtype)))
     return masked(op, op.Less(error, ROUNDING), op.Div(ct, s))
 
@@ -50,7 +50,7 @@ def quantize_linear_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 @vjp("DequantizeLinear", since=10)
 def dequantize_linear_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """x = (q − z) s   ⇒   q̄ = x̄ s, s̄ = Σ x̄ (q − z)"""
-    s = _like_x(op, node, node.inputs[1])
+    s = like_x(op, node, node.inputs[1])
     scale_bar = None
     if node.needs(1):
         if node.attr("block_size"):

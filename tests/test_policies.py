@@ -1,0 +1,120 @@
+"""Guided backpropagation and deconvnet beyond ReLU: which nodes they see, and what they do there."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from analyzer import append_vjp
+from analyzer.gradient import table_of
+from analyzer.gradient.policies import gated_input, overridden
+from analyzer.graph import Graph
+from analyzer.runtime import Session
+from tests.models import node
+
+X = np.linspace(-4, 4, 33).astype(np.float32)
+SEED = np.random.default_rng(0).standard_normal(33).astype(np.float32)
+HALF, ROOT = np.float32(0.5), np.float32(math.sqrt(2))
+
+
+def build(nodes: list, weights: dict | None = None, opset: int = 21) -> onnx.ModelProto:
+    ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, [33])] for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "test", *ends, [numpy_helper.from_array(a, n) for n, a in (weights or {}).items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def pull(given: onnx.ModelProto, policy: str) -> np.ndarray:
+    result = append_vjp(given, ["y"], ["x"], policy)
+    return Session(result.model).run({"x": X, result.cotangents["y"]: SEED})[result.gradients["x"]]
+
+
+SINGLE = {
+    "LeakyRelu": {"alpha": 0.1}, "Elu": {}, "Celu": {}, "Selu": {}, "Gelu": {}, "HardSwish": {}, "Mish": {},
+}  # fmt: skip
+COMPOSED = {
+    "silu": ([node("Sigmoid", ["x"], ["s"]), node("Mul", ["x", "s"], ["y"])], {}),
+    "hard-swish": (
+        [node("Add", ["x", "three"], ["a"]), node("Clip", ["a", "zero", "six"], ["c"]),
+         node("Mul", ["x", "c"], ["m"]), node("Div", ["m", "six"], ["y"])],
+        {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)},
+    ),
+    "hard-swish of keras": ([node("HardSigmoid", ["x"], ["s"], alpha=1 / 6), node("Mul", ["s", "x"], ["y"])], {}),
+    "gelu, half last": (
+        [node("Div", ["x", "root"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["e", "one"], ["a"]),
+         node("Mul", ["x", "a"], ["m"]), node("Mul", ["m", "half"], ["y"])],
+        {"root": ROOT, "one": np.float32(1), "half": HALF},
+    ),
+    "gelu, half first": (
+        [node("Mul", ["x", "half"], ["h"]), node("Div", ["x", "root"], ["d"]), node("Erf", ["d"], ["e"]),
+         node("Add", ["e", "one"], ["a"]), node("Mul", ["h", "a"], ["y"])],
+        {"root": ROOT, "one": np.float32(1), "half": HALF},
+    ),
+    "gelu by tanh": (
+        [node("Pow", ["x", "three"], ["p"]), node("Mul", ["p", "k"], ["q"]), node("Add", ["x", "q"], ["r"]),
+         node("Mul", ["r", "c"], ["u"]), node("Tanh", ["u"], ["t"]), node("Add", ["t", "one"], ["a"]),
+         node("Mul", ["x", "half"], ["h"]), node("Mul", ["h", "a"], ["y"])],
+        {"three": np.float32(3), "k": np.float32(0.044715), "c": np.float32(math.sqrt(2 / math.pi)),
+         "one": np.float32(1), "half": HALF},
+    ),
+    "mish": (
+        [node("Softplus", ["x"], ["s"]), node("Tanh", ["s"], ["t"]), node("Mul", ["x", "t"], ["y"])], {},
+    ),
+}  # fmt: skip
+CASES = {name: ([node(name, ["x"], ["y"], **attrs)], {}) for name, attrs in SINGLE.items()} | COMPOSED
+CASES["PRelu"] = ([node("PRelu", ["x", "s"], ["y"])], {"s": np.full(33, 0.2, np.float32)})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_activations(name):
+    """Guided: f′(x) ⊙ 1[x > 0] ⊙ max(ȳ, 0), f′ the gradient; deconvnet: max(ȳ, 0)."""
+    given = build(*CASES[name])
+    slope = pull(given, "gradient") / SEED
+    positive = np.maximum(SEED, 0)
+    assert np.allclose(pull(given, "guided-all"), slope * (X > 0) * positive, rtol=1e-5, atol=1e-6)
+    assert np.allclose(pull(given, "deconvnet-all"), positive, rtol=1e-4, atol=1e-6)
+    assert np.array_equal(pull(given, "guided"), pull(given, "gradient"))
+    graph = Graph.read(given)
+    assert len(overridden(graph, graph.nodes, "guided-all")) == 1 and not overridden(graph, graph.nodes)
+
+
+def test_products_that_are_no_activations():
+    nodes = [
+        node("Mul", ["x", "x"], ["square"]),
+        node("Sigmoid", ["square"], ["gate"]),
+        node("Sin", ["x"], ["wave"]),
+        node("Mul", ["wave", "gate"], ["gated"]),
+        node("ReduceMean", ["x"], ["mean"], keepdims=1),
+        node("Sigmoid", ["mean"], ["excited"]),
+        node("Mul", ["gated", "excited"], ["y"]),
+    ]
+    graph = Graph.read(build(nodes))
+    assert not [n.name for n in graph.nodes if gated_input(graph, n)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero", "is_rectifier"), [("int8", -128, True), ("int8", 0, False), ("uint8", 0, True)]
+)
+def test_a_relu_inside_quantisation(kind, zero, is_rectifier):
+    """The lowest number stands for 0 behind a linear operator; guided as Relu before the same quantisation."""
+    weights = {"b": np.float32(0.25), "s": np.float32(0.05), "z": np.array(zero, kind)}
+    ends = [node("QuantizeLinear", ["{}", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])]
+    ends[0].input[0] = "a"
+    fused = build([node("Add", ["x", "b"], ["a"]), *ends], weights)
+    graph = Graph.read(fused)
+    assert len(overridden(graph, graph.nodes)) == is_rectifier
+    ends[0].input[0] = "r"
+    explicit = build([node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["r"]), *ends], weights)
+    if is_rectifier:
+        assert np.allclose(pull(fused, "guided"), pull(explicit, "guided"), atol=1e-6)
+        deconvnet = np.where(X < 12, np.maximum(SEED, 0), 0)
+        assert np.allclose(pull(fused, "deconvnet"), deconvnet, atol=1e-6)
+    else:
+        assert np.array_equal(pull(fused, "guided"), pull(fused, "gradient"))
+
+
+def test_policies_keep_what_carries_cotangents():
+    assert table_of("guided")["", "QuantizeLinear"].integer
