@@ -180,3 +180,31 @@ def check_gradient(sample: Sample, dtype: str, dynamic: bool, baked: bool, rtol:
             assert abs(actual - expected) <= tolerance, (
                 f"{sample.id}, input {index}, {dtype}: directional derivative {actual:.6g}, expected {expected:.6g}"
             )
+
+
+def check_second_gradient(sample: Sample) -> None:
+    """⟨∂⟨x̄, v⟩/∂x, d⟩ = (⟨x̄(x + εd), v⟩ − ⟨x̄(x − εd), v⟩) / 2ε: what is appended can be differentiated again."""
+    exact = "float64" in sample.types and can_run(sample, "float64")
+    dtype, step, rtol = ("float64", 1e-5, 2e-3) if exact else ("float32", 5e-3, 3e-2)
+    outputs, target = [f"y{i}" for i in sample.cotangents], f"x{sample.targets[0]}"
+    first = append_vjp(build(sample, dtype, baked=True), outputs, [target])
+    x_bar = first.gradients[target]
+    second = append_vjp(first.model, [x_bar], [target])
+    rng = np.random.default_rng(2)
+    given = feeds(sample, first.model, dtype)
+    runs = session(first.model), session(second.model)
+    shapes = dict(zip(outputs, session(build(sample, dtype, baked=True)).run(outputs, given), strict=True))
+    given |= {first.cotangents[n]: rng.uniform(0.5, 1.5, v.shape).astype(v.dtype) for n, v in shapes.items()}
+    x = given[target]
+    direction, weight = (rng.standard_normal(x.shape) for _ in range(2))
+
+    def slope(sign: int) -> float:
+        moved = {**given, target: np.asarray(x + sign * step * direction, dtype)}
+        return float(np.sum(runs[0].run([x_bar], moved)[0].astype(np.float64) * weight))
+
+    expected = (slope(1) - slope(-1)) / (2 * step)
+    found = runs[1].run([second.gradients[target]], {**given, second.cotangents[x_bar]: weight.astype(dtype)})[0]
+    assert np.isfinite(found).all()
+    actual, scale = float(np.sum(found * direction)), np.linalg.norm(found) * np.linalg.norm(direction)
+    tolerance = rtol * max(abs(expected), float(scale) / np.sqrt(x.size), 0.1 if dtype == "float32" else 1e-3)
+    assert abs(actual - expected) <= tolerance, f"{sample.id}, {dtype}: {actual:.6g}, expected {expected:.6g}"

@@ -8,7 +8,7 @@ import pkgutil
 import pytest
 
 import tests.samples
-from tests.rule_checks import can_run, check_gradient
+from tests.rule_checks import can_run, check_gradient, check_second_gradient
 from tests.samples import Sample
 
 FAMILIES = [m.name for m in pkgutil.iter_modules(tests.samples.__path__)]
@@ -24,3 +24,13 @@ def test_gradient(sample: Sample, variant: str) -> None:
         if dtype != "float32" and not can_run(sample, dtype):
             continue
         check_gradient(sample, dtype, dynamic, baked)
+
+
+# The gradient of a product with factors of 0 is right; differentiated again it counts these factors as constants.
+NOT_TWICE = {"ReduceProd-zeros", "ScatterElements-product of zeros"}
+TWICE = [s for s in SAMPLES if s.id not in NOT_TWICE and s.op != "CumProd"]
+
+
+@pytest.mark.parametrize("sample", TWICE, ids=lambda s: s.id)
+def test_gradient_of_the_gradient(sample: Sample) -> None:
+    check_second_gradient(sample)

@@ -54,6 +54,8 @@ class Builder:
             if done is not None:
                 return done
         self._count += 1
+        while f"{self.prefix}/{op}_{self._count}:0" in self.graph.values:
+            self._count += 1
         name = self.graph.fresh(f"{self.prefix}/{op}_{self._count}")
         names = [name] if outputs == 1 else [f"{name}:{i}" for i in range(outputs)]
         results = [gs.Variable(n) for n in names]
@@ -69,6 +71,8 @@ class Builder:
     ) -> list[Value]:
         """Append a node with bodies; its outputs, of the types and shapes `kinds`."""
         self._count += 1
+        while f"{self.prefix}/{op}_{self._count}:0" in self.graph.values:
+            self._count += 1
         name = self.graph.fresh(f"{self.prefix}/{op}_{self._count}")
         results = [gs.Variable(f"{name}:{i}" if i else name, *kind) for i, kind in enumerate(kinds)]
         given = [gs.Variable.empty() if v is None else v for v in inputs]
