@@ -5,19 +5,20 @@ from __future__ import annotations
 from analyzer.attribution.cam import grad_cam
 from analyzer.attribution.postprocess import resize_to_image
 from analyzer.attribution.registry import Context, method
+from analyzer.errors import InputError
 from analyzer.graph import Value
 
 
 @method("guided-backprop", "gradient", "Springenberg et al. 2014, 1412.6806, section 3.4")
-def guided_backprop(ctx: Context) -> Value:
-    """R = ∂y/∂x with x̄ = 1[x > 0] ⊙ 1[ȳ > 0] ⊙ ȳ at every rectifier"""
-    return ctx.gradient(ctx.image, "guided")
+def guided_backprop(ctx: Context, activations: str = "relu") -> Value:
+    """R = ∂y/∂x with x̄ = 1[x > 0] ⊙ 1[ȳ > 0] ⊙ ȳ at every rectifier (activations="all": at SiLU, GELU… as well)"""
+    return ctx.gradient(ctx.image, _policy("guided", activations))
 
 
 @method("deconvnet", "gradient", "Zeiler & Fergus 2014, 1311.2901, section 2.1")
-def deconvnet(ctx: Context) -> Value:
+def deconvnet(ctx: Context, activations: str = "relu") -> Value:
     """R = ∂y/∂x with x̄ = ReLU(ȳ) at every rectifier; max-pooling is undone by its switches"""
-    return ctx.gradient(ctx.image, "deconvnet")
+    return ctx.gradient(ctx.image, _policy("deconvnet", activations))
 
 
 @method("guided-grad-cam", "gradient", "Selvaraju et al. 2017, 1610.02391, section 3.2", needs_layer=True)
@@ -28,3 +29,9 @@ def guided_grad_cam(ctx: Context) -> Value:
     wide = op.Unsqueeze(spread, [ctx.image_axes.index("C")])
     guided = ctx.gradient(ctx.image, "guided")
     return op.Mul(guided, op.cast(wide, guided.dtype))
+
+
+def _policy(name: str, activations: str) -> str:
+    if activations not in ("relu", "all"):
+        raise InputError(f"no activations {activations!r}", "give 'relu' (as the papers have it) or 'all'")
+    return name if activations == "relu" else f"{name}-all"
