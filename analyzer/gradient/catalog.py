@@ -8,11 +8,14 @@ import onnx
 
 from analyzer.gradient.registry import NOT_DIFFERENTIABLE, load_rules
 from analyzer.graph.normalize import OPSET, function_operators
+from analyzer.graph.sequences import FOLLOWED
+from analyzer.graph.unfuse import TABLE as FUSED
 
 
 @dataclass(frozen=True)
 class Row:
-    """`status`: "rule", "function body", "nothing flows" or "no rule"; `detail`: the equation or the reason."""
+    """`status`: "rule", "function body", "un-fused", "followed", "nothing flows" or "no rule"; `detail`: the equation
+    or the reason."""
 
     op: str
     domain: str
@@ -26,13 +29,24 @@ def catalog() -> list[Row]:
     names = sorted({s.name for s in onnx.defs.get_all_schemas() if not s.domain})
     rows = [_row(name) for name in names]
     rows += [Row(op, domain, "rule", entry.equation) for (domain, op), entry in sorted(table.items()) if domain]
+    rows += [_unfused(op, domain) for domain, op in sorted(FUSED) if op not in names or domain]
     return rows
+
+
+def _unfused(op: str, domain: str) -> Row:
+    return Row(op, domain, "un-fused", "taken apart into standard operators, then differentiated")
 
 
 def _row(name: str) -> Row:
     table = load_rules()
     if ("", name) in table:
         return Row(name, "", "rule", table["", name].equation)
+    if ("", name) in FUSED:
+        return _unfused(name, "")
+    if name in FOLLOWED:
+        return Row(
+            name, "", "followed", "a sequence or optional known before the model runs is replaced by its tensors"
+        )
     if ("", name) in NOT_DIFFERENTIABLE:
         return Row(name, "", "nothing flows", NOT_DIFFERENTIABLE["", name])
     if name in function_operators():

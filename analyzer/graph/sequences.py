@@ -223,3 +223,4 @@ _READERS: dict[str, Callable[[_Reader, onnx.NodeProto], Emitted | None]] = {
     "OptionalGetElement": _element,
     "OptionalHasElement": _has_element,
 }
+FOLLOWED = frozenset({*_RULES, *_READERS} - {"Identity"})
