@@ -72,6 +72,17 @@ SAMPLES = [
         for mode in ({}, {"coordinate_transformation_mode": "output_half_pixel"})
     ),
     Sample("RoiAlign", (X, ROIS, ints(1, 0, 1)), {"output_height": 2, "output_width": 3}, wrt=(0,), opset=10),
+    *(
+        Sample(
+            "RoiAlign",
+            (X, ROIS, ints(1, 0, 1)),
+            {"mode": "max", "output_height": 2, "output_width": 3, "sampling_ratio": ratio},
+            wrt=(0,),
+            types=ALL,
+            note=f"max {ratio}",
+        )
+        for ratio in (0, 2)
+    ),
     Sample(
         "MaxRoiPool",
         (spread(2, 3, 6, 7), np.array([[0, 0.2, 0.3, 5.1, 4.2], [1, 1, 1, 3, 3], [1, 2, 0, 6, 5.4]])),

@@ -91,12 +91,16 @@ class Samples:
 
     def x_bar(self, ct: Value) -> Value:
         """x̄ of ȳ (B, C, P)"""
+        column = self.op.Unsqueeze(self.op.Transpose(ct, perm=[0, 2, 1]), [2])
+        return self.put(self.op.Mul(column, self.op.Unsqueeze(self.weight, [3])))
+
+    def put(self, spread: Value) -> Value:
+        """x̄ of what each neighbour gets, (B, P, K, C)"""
         op, rank, x = self.op, len(self.axes), self.x
-        spread = op.Mul(op.Unsqueeze(op.Transpose(ct, perm=[0, 2, 1]), [2]), op.Unsqueeze(self.weight, [3]))
         channels = op.shape(x, 1, 2)
         updates = op.Reshape(spread, op.Concat(op.value([-1]), channels, axis=0))
         shape = op.Concat(op.shape(x, 0, 1), op.shape(x, 2, 2 + rank), axis=0)
-        zeros = op.Expand(op.scalar(0, ct), op.Concat(op.ReduceProd(shape), channels, axis=0))
+        zeros = op.Expand(op.scalar(0, spread), op.Concat(op.ReduceProd(shape), channels, axis=0))
         laid = scatter_add(op, zeros, op.Reshape(self.index, [-1, 1]), updates, None)
         laid = op.Reshape(laid, op.Concat(shape, channels, axis=0))
         return op.shaped_as(op.Transpose(laid, perm=[0, 1 + rank, *range(1, 1 + rank)]), x)
@@ -213,12 +217,14 @@ def _split_channels(op: Builder, x: Value, parts: int) -> Value:
 
 @vjp("RoiAlign", since=10)
 def roi_align_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = M_h x M_wᵀ per region, rows of M the mean of linear weights   ⇒   x̄ = Σ M_hᵀ ȳ M_w; regions count as given"""
+    """y = M_h x M_wᵀ per region, rows of M the mean of linear weights   ⇒   x̄ = Σ M_hᵀ ȳ M_w; regions count as given
+
+    With mode="max" onnxruntime takes the largest term of the linear sums: ȳ goes to it, shared evenly at ties.
+    """
     x, _, batch = node.inputs
     if node.attr("mode") != "avg":
-        raise node.refuse("mode='max'")
-    legacy = node.attr("coordinate_transformation_mode", "output_half_pixel") == "output_half_pixel"
-    rows, columns = (_roi_matrix(op, node, axis, legacy) for axis in (0, 1))
+        return _roi_max(op, node, ct)
+    rows, columns = (_roi_matrix(op, node, axis) for axis in (0, 1))
     tall = op.MatMul(op.Transpose(op.Unsqueeze(rows, [1]), perm=[0, 1, 3, 2]), ct)
     # The sum over regions of each picture is one product, the region's picture chosen by the columns.
     pictures = op.Range(np.int64(0), op.Gather(op.shape(x), np.int64(0)), np.int64(1))
@@ -228,34 +234,61 @@ def roi_align_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     return op.shaped_as(op.MatMul(flat, wide), x)
 
 
-def _roi_matrix(op: Builder, node: Primal, axis: int, legacy: bool) -> Value:
-    """M (R, bins, size) of an axis: of each region's bins, the mean over samples of max(0, 1 − |u − i|)."""
+def _roi_samples(op: Builder, node: Primal, axis: int) -> tuple[Value, Value, Value, Value]:
+    """Along an axis, of each sample in each bin of each region (R, bins, S): its place in x, whether that is inside,
+    whether there is such a sample; and how many a bin of the region has, (R, 1, 1)."""
     x, rois, _ = node.inputs
     bins = node.attr("output_width" if axis else "output_height")
+    legacy = node.attr("coordinate_transformation_mode", "output_half_pixel") == "output_half_pixel"
     ends = [op.Gather(rois, np.int64(i), axis=1) for i in ((0, 2) if axis else (1, 3))]
-    shift = 0.0 if legacy else 0.5
-    start, end = (op.Sub(op.Mul(e, node.attr("spatial_scale")), shift) for e in ends)
+    start, end = (op.Sub(op.Mul(e, node.attr("spatial_scale")), 0.0 if legacy else 0.5) for e in ends)
     extent = op.Max(op.Sub(end, start), 1.0) if legacy else op.Sub(end, start)
     bin_size = op.Mul(extent, 1.0 / bins)
-    counts = op.scalar(node.attr("sampling_ratio"), bin_size)
-    if not node.attr("sampling_ratio"):
-        counts = op.Ceil(bin_size)
+    fixed = node.attr("sampling_ratio")
+    counts = op.Expand(op.scalar(fixed, x), op.Shape(bin_size)) if fixed else op.Ceil(bin_size)
     most = op.Max(op.cast(op.ReduceMax(counts, keepdims=0), INT64), np.int64(1))
-    line = op.cast(op.Range(np.int64(0), most, np.int64(1)), x.dtype)
-    counts = op.Expand(counts, op.Shape(bin_size))
+    line = op.Unsqueeze(op.cast(op.Range(np.int64(0), most, np.int64(1)), x.dtype), [0, 1])
     counts = op.Max(op.Unsqueeze(counts, [1, 2]), 1.0)
-    within = op.Div(op.Add(op.Unsqueeze(line, [0, 1]), 0.5), counts)
     first = op.constant(np.arange(bins).astype(x.dtype).reshape(1, bins, 1))
-    u = op.Add(op.Unsqueeze(start, [1, 2]), op.Mul(op.Unsqueeze(bin_size, [1, 2]), op.Add(first, within)))
-    size = op.Gather(op.shape(x), np.int64(2 + axis))
-    width = op.cast(size, x.dtype)
+    within = op.Add(first, op.Div(op.Add(line, 0.5), counts))
+    u = op.Add(op.Unsqueeze(start, [1, 2]), op.Mul(op.Unsqueeze(bin_size, [1, 2]), within))
+    width = op.cast(op.Gather(op.shape(x), np.int64(2 + axis)), x.dtype)
     inside = op.And(op.GreaterOrEqual(u, -1.0), op.LessOrEqual(u, width))
-    counted = op.And(inside, op.Less(op.Unsqueeze(line, [0, 1]), counts))
-    share = op.Div(op.cast(counted, x.dtype), counts)
-    u = op.Max(op.Min(u, op.Sub(width, 1.0)), 0.0)
+    return op.Max(op.Min(u, op.Sub(width, 1.0)), 0.0), inside, op.Less(line, counts), counts
+
+
+def _roi_matrix(op: Builder, node: Primal, axis: int) -> Value:
+    """M (R, bins, size) of an axis: of each region's bins, the mean over samples of max(0, 1 − |u − i|)."""
+    x = node.x
+    u, inside, counted, counts = _roi_samples(op, node, axis)
+    share = op.Div(op.cast(op.And(inside, counted), x.dtype), counts)
+    size = op.Gather(op.shape(x), np.int64(2 + axis))
     places = op.cast(op.Range(np.int64(0), size, np.int64(1)), x.dtype)
     weight = op.Relu(op.Sub(1.0, op.Abs(op.Sub(op.Unsqueeze(u, [3]), places))))
     return op.ReduceSum(op.Mul(weight, op.Unsqueeze(share, [3])), [2], keepdims=0)
+
+
+def _roi_max(op: Builder, node: Primal, ct: Value) -> Value:
+    """Every term w_k x_k of every sample: (R, h S_h w S_w, K, C); the largest of each bin gets ȳ w_k."""
+    x, _, batch = node.inputs
+    high, wide = (_roi_samples(op, node, axis) for axis in (0, 1))
+    pairs = [(op.Unsqueeze(h, [3, 4]), op.Unsqueeze(w, [1, 2])) for h, w in zip(high[:3], wide[:3], strict=True)]
+    grid = op.Shape(op.Add(*pairs[0]))
+    places = [op.Reshape(op.Expand(u, grid), [0, -1]) for u in pairs[0]]
+    sizes = [op.Gather(op.shape(x), np.int64(2 + a)) for a in (0, 1)]
+    axes = [Taps(op, u, size, "linear") for u, size in zip(places, sizes, strict=True)]
+    samples = Samples(op, op.Gather(x, batch), axes)
+    inside = op.Unsqueeze(op.Reshape(op.Expand(op.And(*pairs[1]), grid), [0, -1]), [2])
+    weight = op.Mul(samples.weight, op.cast(inside, x.dtype))
+    weight = op.Unsqueeze(weight, [3])
+    products = op.Mul(samples.neighbours(), weight)
+    real = op.Unsqueeze(op.And(*pairs[2]), [5, 6])
+    terms = op.Reshape(products, op.Concat(grid, op.Shape(products, start=2), axis=0))
+    terms = op.Where(real, terms, op.scalar(-float(np.finfo(x.dtype).max), x))
+    chosen = op.cast(op.Equal(terms, op.ReduceMax(terms, [2, 4, 5], keepdims=1)), x.dtype)
+    share = op.Div(op.Unsqueeze(op.Transpose(ct, perm=[0, 2, 3, 1]), [2, 4, 5]), op.ReduceSum(chosen, [2, 4, 5]))
+    spread = op.Mul(op.Reshape(op.Mul(chosen, share), op.Shape(products)), weight)
+    return scatter_add(op, op.zeros_like(x, ct), op.Unsqueeze(batch, [1]), samples.put(spread), None)
 
 
 @vjp("MaxRoiPool")
