@@ -144,11 +144,11 @@ def test_a_folder_holds_one_run(place: Path, tmp_path: Path) -> None:
 
 def test_two_processes_do_not_share_a_journal(tmp_path: Path) -> None:
     first, second = (Journal(tmp_path / "j", ()) for _ in range(2))
-    first.begin()
+    first.open()
     with pytest.raises(InputError, match="another process"):
-        second.begin()
+        second.open()
     first.close()
-    second.begin()
+    second.open()
     second.close()
 
 

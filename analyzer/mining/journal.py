@@ -114,20 +114,21 @@ class Journal:
                     return
                 yield self._unpack(start, stop, payload)
 
-    def begin(self) -> None:
-        """Start an empty journal and keep it for this process.
+    def open(self) -> None:
+        """Keep the journal for this process.
 
         Raises:
             InputError: another process is at work here.
         """
-        if self._file is not None:
-            self._file.truncate(0)
-            return
         self._file = self.path.open("ab")
         if not _lock(self._file):
             self._file.close()
             self._file = None
             raise InputError(f"{self.path}: another process is mining here", "wait for it, or use another folder")
+
+    def clear(self) -> None:
+        """Start anew: the state holds what was finished."""
+        assert self._file is not None
         self._file.truncate(0)
 
     def append(self, batch: Batch) -> None:

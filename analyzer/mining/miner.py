@@ -138,6 +138,14 @@ class Miner:
     ) -> tuple[State, int]:
         path = state_path(folder, run["shard"])
         journal = Journal(path.with_suffix(".journal"), run["layers"])
+        if path.exists() and not journal.path.exists():
+            state = State.load(path)
+            _same_run(path, state.run, run)
+            if state.done == len(numbers):
+                if progress:
+                    progress(state.done)
+                return state, state.done
+        journal.open()
         state = State.load(path) if path.exists() else self._begin(run)
         _same_run(path, state.run, run)
         for batch in journal.read():
@@ -146,17 +154,15 @@ class Miner:
         resumed = state.done
         if progress and resumed:
             progress(resumed)
-        if resumed == len(numbers) and path.exists() and not journal.path.exists():
-            return state, resumed
         state.save(path)
-        journal.begin()
+        journal.clear()
         kept = time.monotonic()
         for batch in self._batches(numbers, state.done):
             journal.append(batch)
             state.take(batch)
             if time.monotonic() - kept > KEEP_EVERY:
                 state.save(path)
-                journal.begin()
+                journal.clear()
                 kept = time.monotonic()
             if progress:
                 progress(batch.stop - batch.start)
