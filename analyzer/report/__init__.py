@@ -1,5 +1,6 @@
 """Reports of results that are already computed: HTML, Markdown, JUnit, SARIF. No computation here."""
 
+from analyzer.report import audit
 from analyzer.report.comparison import html, junit, markdown, sarif
 
-__all__ = ["html", "junit", "markdown", "sarif"]
+__all__ = ["audit", "html", "junit", "markdown", "sarif"]

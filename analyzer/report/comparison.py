@@ -117,7 +117,7 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="{"bad" if findings else "good"}">{escape(verdict(findings))}</p>',
-        _findings(findings),
+        findings_table(findings),
         _summary(report),
         _figures(figures),
         _layers(report),
@@ -131,7 +131,7 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
     """Numbers are set to the right; anything else is text."""
 
     def cell(value: Any) -> str:
@@ -147,11 +147,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = 
     return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
+def findings_table(findings: Sequence[Mapping[str, Any]]) -> str:
     if not findings:
         return ""
     rows = [[f["code"], f["where"], f["value"], f["limit"], f["words"]] for f in findings]
-    return "<h2>Findings</h2>" + _table(["code", "where", "value", "limit", "what it means"], rows)
+    return "<h2>Findings</h2>" + table(["code", "where", "value", "limit", "what it means"], rows)
 
 
 def _summary(report: Mapping[str, Any]) -> str:
@@ -170,7 +170,7 @@ def _summary(report: Mapping[str, Any]) -> str:
         rows.append([method, words])
     for method, why in report["unavailable"].items():
         rows.append([method, f"not available: {why}"])
-    return "<h2>Summary</h2>" + _table(["", ""], rows)
+    return "<h2>Summary</h2>" + table(["", ""], rows)
 
 
 def _figures(figures: Sequence[tuple[str, bytes]]) -> str:
@@ -194,8 +194,8 @@ def _layers(report: Mapping[str, Any]) -> str:
         f"from {jump['before_db']:.1f} to {jump['at_db']:.1f} dB.</p>"
     )
     rows = [[r["layer"], r["candidate"], r["rule"], *(float(r[k]) for k in COLUMNS)] for r in layers]
-    table = _table(["layer", "candidate's", "matched by", *COLUMNS.values()], rows)
-    return f'<h2>Layers</h2>{told}{_curve(layers)}<div class="scroll" tabindex="0">{table}</div>'
+    rows_table = table(["layer", "candidate's", "matched by", *COLUMNS.values()], rows)
+    return f'<h2>Layers</h2>{told}{_curve(layers)}<div class="scroll" tabindex="0">{rows_table}</div>'
 
 
 def _curve(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -219,7 +219,7 @@ def _curve(layers: Sequence[Mapping[str, Any]]) -> str:
 
 def _weights(report: Mapping[str, Any]) -> str:
     rows = [[r["weight"], r["node"], r["relative_error"], r["words"]] for r in report["weights"][:20]]
-    return "<h2>Weights that differ most</h2>" + _table(["weight", "node", "relative error", ""], rows) if rows else ""
+    return "<h2>Weights that differ most</h2>" + table(["weight", "node", "relative error", ""], rows) if rows else ""
 
 
 def _about(document: Mapping[str, Any]) -> str:
@@ -230,8 +230,8 @@ def _about(document: Mapping[str, Any]) -> str:
     run = [[k, v] for k, v in document.get("run", {}).items()]
     return (
         "<h2>What was compared</h2>"
-        + _table(["", "model", "sha256"], rows)
-        + _table(["", ""], run)
+        + table(["", "model", "sha256"], rows)
+        + table(["", ""], run)
         + "<h2>Definitions</h2>"
-        + _table(["", ""], [[k, v] for k, v in DEFINITIONS.items()])
+        + table(["", ""], [[k, v] for k, v in DEFINITIONS.items()])
     )

@@ -1,0 +1,426 @@
+"""One model over a folder of pictures: what a reviewer wants to know before it is deployed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from analyzer.analysis import receptive_field
+from analyzer.analysis.cost import cost
+from analyzer.attribution import Explainer
+from analyzer.attribution.features import Taps, channels_first
+from analyzer.attribution.targets import find_scores
+from analyzer.errors import InputError
+from analyzer.graph import Graph
+from analyzer.graph.query import default_layer, feature_maps, image_input, layouts
+from analyzer.images import PRESETS, Preprocess
+from analyzer.validation.metrics import energy_inside, spearman
+from analyzer.validation.verdict import Finding
+
+SHIFT = 4  # pixels of the network's input
+BORDER = 0.1  # of the width and height, on each side
+CELLS = 8  # of the random order, along each axis
+STEPS = 12  # of a deletion or insertion curve
+CLASSES = 8  # whose mean maps are kept
+
+
+@dataclass
+class Picture:
+    """`pixels` (H, W, 3) uint8 RGB; `label` the true class and `boxes` (n, 4) in pixels where they are known."""
+
+    name: str
+    pixels: np.ndarray
+    label: int | None = None
+    boxes: np.ndarray | None = None
+
+
+@dataclass
+class Audit:
+    """`report` as plain data; `maps` {title: (H, W) heatmap} of means over pictures."""
+
+    report: dict[str, Any]
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def audit(
+    explainer: Explainer,
+    preprocess: Preprocess,
+    pictures: Iterable[Picture],
+    method: str = "grad-cam",
+    probes: int = 16,
+    seed: int = 0,
+    step: Callable[[], None] = lambda: None,
+) -> Audit:
+    """Identity, input contract, layers, robustness, sanity of the explanation, faithfulness and signs of shortcuts.
+
+    Args:
+        method: the map that is audited.
+        probes: how many of the pictures the costlier checks use (presets, sanity checks, deletion and insertion).
+        step: called after each picture.
+
+    Raises:
+        InputError: there is no picture.
+    """
+    run = _Run(explainer, preprocess, method, probes, seed)
+    for picture in pictures:
+        run.add(picture)
+        step()
+    if not run.rows:
+        raise InputError("there is no picture to audit on", "give --data a folder of pictures")
+    return run.result()
+
+
+class _Run:
+    """An audit under way."""
+
+    def __init__(self, explainer: Explainer, preprocess: Preprocess, method: str, probes: int, seed: int) -> None:
+        self.explainer, self.preprocess, self.method = explainer, preprocess, method
+        self.probes, self.seed = probes, seed
+        self.rows: list[dict[str, Any]] = []
+        self.mean_map: np.ndarray | None = None
+        self.class_maps: dict[int, list[Any]] = {}
+        self.channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.contract: dict[str, list[tuple[float, bool | None]]] = {}
+        self.graph: Graph | None = None
+        self.taps: Taps | None = None
+        self.randomised: Explainer | None = None
+
+    def add(self, picture: Picture) -> None:
+        array, placement = self.preprocess.apply(picture.pixels)
+        if self.graph is None:
+            self._prepare(array)
+        found = self.explainer.explain(array, self.method)
+        top, heat = int(found.target[0]), found.heatmap[0].astype(np.float64)
+        row: dict[str, Any] = {
+            "picture": picture.name,
+            "top": top,
+            "confidence": self._probability(found.scores[0])[top],
+            "diagnosis": found.diagnosis[0],
+            **shortcut_signs(heat),
+        }
+        if picture.label is not None:
+            row["label"], row["right"] = picture.label, picture.label == top
+        if picture.boxes is not None and len(picture.boxes):
+            inside = np.array([placement.box_to_input(tuple(b)) for b in picture.boxes])
+            row["energy_in_boxes"] = energy_inside(heat, inside)
+            row["pointing_hit"] = _hits(heat, inside)
+        row["shift"] = self._shifted(array, top)
+        self._collect(top, heat, array)
+        if len(self.rows) < self.probes:
+            row["faithfulness"] = self._faithfulness(array, heat, top)
+            row["sanity"] = self._sanity(array, found.heatmap[0], top, found.scores.shape[1])
+            self._contract(picture)
+        self.rows.append(row)
+
+    def _prepare(self, array: np.ndarray) -> None:
+        name = image_input(self.explainer.plain).name
+        self.graph = self.explainer.graph({name: array.shape})
+        self.scores = find_scores(self.graph)
+        self.layer = default_layer(self.graph, self.scores.logits).name
+        self.input = name
+        self.tapped = [m.name for m in feature_maps(self.graph, self.scores.logits)]
+        self.layouts = layouts(self.graph)
+        self.taps = Taps(self.explainer.graph({name: array.shape}), self.tapped, self.explainer.provider)
+        self.randomised = Explainer(randomised_head(self.explainer, self.seed), self.explainer.provider)
+
+    def _probability(self, scores: np.ndarray) -> np.ndarray:
+        """The model's scores as probabilities: as they are where it squashes them itself, else their softmax."""
+        scores = np.asarray(scores, np.float64)
+        if self.scores.stripped:
+            return scores
+        powers = np.exp(scores - scores.max())
+        return np.asarray(powers / powers.sum())
+
+    def _scores(self, array: np.ndarray) -> np.ndarray:
+        assert self.taps is not None
+        compiled = self.explainer._session(self.method, "auto", [None], {self.input: array.shape}, None, {})
+        assert compiled.session is not None
+        feeds = {self.input: array, compiled.target_inputs[0]: np.full(len(array), -1, np.int64)}
+        return np.asarray(compiled.session.run(feeds, [self.scores.output.name])[self.scores.output.name]).ravel()
+
+    # ---- Per picture ----
+
+    def _collect(self, top: int, heat: np.ndarray, array: np.ndarray) -> None:
+        assert self.taps is not None
+        self.mean_map = heat if self.mean_map is None else self.mean_map + heat
+        kept = self.class_maps.setdefault(top, [0, np.zeros_like(heat)])
+        kept[0] += 1
+        kept[1] = kept[1] + heat
+        for name, values in self.taps.run({self.input: array}).items():
+            flat = channels_first(values, self.layouts[name])[0].astype(np.float64)
+            flat = flat.reshape(len(flat), -1)
+            low, high = flat.min(1), flat.max(1)
+            if name in self.channels:
+                low, high = np.minimum(low, self.channels[name][0]), np.maximum(high, self.channels[name][1])
+            self.channels[name] = (low, high)
+
+    def _shifted(self, array: np.ndarray, top: int) -> dict[str, float]:
+        """Label kept, and change of the class's probability, when the input moves by a few pixels."""
+        original = self._probability(self._scores(array))
+        before = original[top]
+        axes = [a for a, s in enumerate(array.shape) if a and s > 4][-2:] if array.shape[1] <= 4 else [1, 2]
+        kept, change = [], []
+        for axis in axes:
+            for amount in (-SHIFT, SHIFT):
+                after = self._probability(self._scores(_moved(array, axis, amount)))
+                kept.append(self._labels(after) == self._labels(original))
+                change.append(abs(float(after[top] - before)))
+        return {"label_kept": float(np.mean(kept)), "change": float(np.mean(change))}
+
+    def _labels(self, probabilities: np.ndarray) -> list[int]:
+        """The top class, or for a sigmoid's scores every class above ½."""
+        if "Sigmoid" in self.scores.stripped:
+            return np.flatnonzero(probabilities > 0.5).tolist()
+        return [int(probabilities.argmax())]
+
+    def _faithfulness(self, array: np.ndarray, heat: np.ndarray, top: int) -> dict[str, float]:
+        """Areas under the class's probability as pixels are deleted or inserted, highest heat first, and at random."""
+        channel = 1 if array.shape[1] <= 4 else array.ndim - 1
+        base = array.astype(np.float64).mean(axis=tuple(a for a in range(array.ndim) if a != channel), keepdims=True)
+        cells = np.random.default_rng([self.seed, len(self.rows)]).random((CELLS, CELLS))
+        places = np.ix_(*(np.arange(s) * CELLS // s for s in heat.shape))
+        noise = cells[places]  # as coarse as a class map: single pixels at random would destroy any picture at once
+        areas = {}
+        for name, order in (("", heat), ("_random", noise)):
+            rank = np.argsort(np.argsort(-order.ravel(), kind="stable"), kind="stable").reshape(order.shape)
+            curves: dict[str, list[float]] = {"deletion": [], "insertion": []}
+            for count in np.linspace(0, heat.size, STEPS + 1):
+                hot = np.expand_dims((rank < count)[None], channel)
+                for kind, keep in (("deletion", ~hot), ("insertion", hot)):
+                    changed = np.where(keep, array, base).astype(array.dtype)
+                    curves[kind].append(float(self._probability(self._scores(changed))[top]))
+            for kind, curve in curves.items():
+                areas[kind + name] = float((sum(curve) - (curve[0] + curve[-1]) / 2) / STEPS)
+        return areas
+
+    def _sanity(self, array: np.ndarray, heat: np.ndarray, top: int, classes: int) -> dict[str, float]:
+        """Rank correlation of the map with that of a model with a random head, and with that of another class."""
+        assert self.randomised is not None
+        result = {"random_head": spearman(heat, self.randomised.explain(array, self.method, top).heatmap[0])}
+        if classes > 1:
+            other = int((top + 1 + np.random.default_rng([self.seed, len(self.rows)]).integers(classes - 1)) % classes)
+            result["other_class"] = spearman(heat, self.explainer.explain(array, self.method, other).heatmap[0])
+        return result
+
+    def _contract(self, picture: Picture) -> None:
+        """Confidence (and whether it is right) under the declared preprocessing and the customary ones."""
+        for name, how in alternatives(self.preprocess).items():
+            scores = self._probability(self._scores(how.apply(picture.pixels)[0]))
+            top = int(scores.argmax())
+            right = None if picture.label is None else top == picture.label
+            self.contract.setdefault(name, []).append((float(scores[top]), right))
+
+    # ---- Result ----
+
+    def result(self) -> Audit:
+        assert self.graph is not None and self.mean_map is not None
+        fields = receptive_field(self.graph)
+        used = cost(self.graph)
+        proto = self.explainer.loaded.proto
+        report: dict[str, Any] = {
+            "identity": {
+                "model": str(self.explainer.loaded.path or self.explainer.loaded.name),
+                "sha256": self.explainer.loaded.sha256,
+                "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+                "ir": proto.ir_version,
+                "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
+                "operators": dict(Counter(n.op_type for n in proto.graph.node).most_common()),
+                "parameters": used.parameters,
+                "macs": used.macs,
+                "layer": self.layer,
+                "method": self.method,
+            },
+            "pictures": len(self.rows),
+            "contract": {n: _contract_row(v) | {"size": self._size(n)} for n, v in self.contract.items()},
+            "layers": [self._layer_row(name, fields) for name in self.tapped],
+            "summary": _summary(self.rows),
+            "rows": self.rows,
+        }
+        maps = {"all pictures": self.mean_map / len(self.rows)}
+        for label, (count, total) in sorted(self.class_maps.items(), key=lambda c: (-c[1][0], c[0]))[:CLASSES]:
+            maps[f"class {label} ({count})"] = total / count
+        report["summary"]["peak_of_mean_map"] = float(maps["all pictures"].max())
+        return Audit(report, maps)
+
+    def _size(self, name: str) -> float:
+        """How large the inputs of an alternative are, in units of the declared ones."""
+        scales = [float(np.mean(how.std)) / how.scale for how in (self.preprocess, alternatives(self.preprocess)[name])]
+        return scales[0] / scales[1]
+
+    def _layer_row(self, name: str, fields: Any) -> dict[str, Any]:
+        low, high = self.channels[name]
+        reach = fields.get(name)
+        size = [d for d in self.layouts[name].grid if isinstance(d, int)]
+        row: dict[str, Any] = {
+            "layer": name,
+            "size": size,
+            "channels": len(low),
+            "dead": int((low == high).sum()),
+            "field": "all" if reach is None or reach.is_global else [int(s) for s in reach.size],
+        }
+        if reach is not None and not reach.is_global:
+            shares = [max(0.0, float(p)) / float(s) for p, s in zip(reach.padding, reach.size, strict=True)]
+            row["corner_on_padding"] = 1 - math.prod(1 - s for s in shares)
+        return row
+
+
+def shortcut_signs(heat: np.ndarray) -> dict[str, float]:
+    """Shares of the map on the border and in the corners, each over its share of the area, and where the maximum is."""
+    height, width = heat.shape
+    top, left = max(1, round(BORDER * height)), max(1, round(BORDER * width))
+    border = np.ones(heat.shape, bool)
+    border[top:-top, left:-left] = False
+    corner = np.zeros(heat.shape, bool)
+    for rows in (slice(0, 2 * top), slice(-2 * top, None)):
+        for columns in (slice(0, 2 * left), slice(-2 * left, None)):
+            corner[rows, columns] = True
+    total = float(heat.sum()) or 1.0
+    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+    return {
+        "border": float(heat[border].sum()) / total / float(border.mean()),
+        "corners": float(heat[corner].sum()) / total / float(corner.mean()),
+        "maximum_y": float((y + 0.5) / height),
+        "maximum_x": float((x + 0.5) / width),
+    }
+
+
+def randomised_head(explainer: Explainer, seed: int) -> onnx.ModelProto:
+    """The model with the weights of its last matrix product or convolution shuffled.
+
+    Source: Adebayo et al. 2018, 1810.03292, the first step of its cascading randomisation.
+    """
+    proto = explainer.graph().proto()
+    weights = {t.name: t for t in proto.graph.initializer}
+    heads = [
+        n.input[1]
+        for n in proto.graph.node
+        if n.op_type in ("Gemm", "MatMul", "Conv") and n.input[1] in weights and len(weights[n.input[1]].dims) > 1
+    ]
+    quantised = {n.output[0]: n.input[0] for n in proto.graph.node if n.op_type == "DequantizeLinear"}
+    heads = heads or [
+        quantised[n.input[1]]
+        for n in proto.graph.node
+        if n.op_type in ("Gemm", "MatMul", "Conv") and quantised.get(n.input[1]) in weights
+    ]
+    if heads:
+        tensor = weights[heads[-1]]
+        array = numpy_helper.to_array(tensor)
+        shuffled = np.random.default_rng(seed).permutation(array.ravel()).reshape(array.shape)
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(shuffled), tensor.name))
+    return proto
+
+
+def alternatives(declared: Preprocess) -> dict[str, Preprocess]:
+    """The declared preprocessing, its channels the other way round, and the customary normalisations."""
+    found = {"declared": declared}
+    if declared.channels in ("RGB", "BGR"):
+        found["channels swapped"] = declared.replace(channels="BGR" if declared.channels == "RGB" else "RGB")
+    if declared.dtype == "float32":
+        for name, values in PRESETS.items():
+            wanted = {k: v for k, v in values.items() if k in ("scale", "mean", "std", "channels")}
+            found[name] = declared.replace(**wanted)
+    return found
+
+
+def _contract_row(values: list[tuple[float, bool | None]]) -> dict[str, float]:
+    row = {"confidence": float(np.mean([v for v, _ in values]))}
+    known = [r for _, r in values if r is not None]
+    return row | ({"accuracy": float(np.mean(known))} if known else {})
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the pictures."""
+    result: dict[str, Any] = {
+        "confidence": float(np.mean([r["confidence"] for r in rows])),
+        "label_kept_when_shifted": float(np.mean([r["shift"]["label_kept"] for r in rows])),
+        "change_when_shifted": float(np.mean([r["shift"]["change"] for r in rows])),
+        "border": float(np.mean([r["border"] for r in rows])),
+        "corners": float(np.mean([r["corners"] for r in rows])),
+        "maxima_together": _together(rows),
+        "degenerate_maps": sum(bool(r["diagnosis"]) for r in rows),
+    }
+    for key in ("faithfulness", "sanity"):
+        probed = [r[key] for r in rows if key in r]
+        for name in sorted({n for p in probed for n in p}):
+            result[name] = float(np.mean([p[name] for p in probed if name in p]))
+    for key, name in (("right", "accuracy"), ("energy_in_boxes", "energy_in_boxes"), ("pointing_hit", "pointing_game")):
+        known = [float(r[key]) for r in rows if key in r]
+        if known:
+            result[name] = float(np.mean(known))
+    return result
+
+
+def _together(rows: list[dict[str, Any]]) -> float:
+    """The largest share of maxima within a tenth of the picture's size of one of them."""
+    places = np.array([[r["maximum_y"], r["maximum_x"]] for r in rows])
+    near = np.abs(places[:, None] - places[None]).max(axis=2) <= 0.1
+    return float(near.mean(axis=1).max())
+
+
+def _moved(array: np.ndarray, axis: int, amount: int) -> np.ndarray:
+    """The picture shifted along an axis, its edge repeated."""
+    index = np.clip(np.arange(array.shape[axis]) - amount, 0, array.shape[axis] - 1)
+    return np.take(array, index, axis=axis)
+
+
+def _hits(heat: np.ndarray, boxes: np.ndarray) -> bool:
+    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+    return bool(((boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])).any())
+
+
+# ---- Verdict ----
+
+
+def findings(report: dict[str, Any]) -> list[Finding]:
+    """What a reviewer should look at; each with the value and the limit it broke."""
+    summary, found = report["summary"], []
+
+    def find(code: str, where: str, value: float, limit: float, words: str) -> None:
+        found.append(Finding(code, where, float(value), limit, words))
+
+    contract = report["contract"]
+    key = "accuracy" if "accuracy" in contract.get("declared", {}) else "confidence"
+    # Without labels there is only confidence to go by, which larger inputs alone push up.
+    fair = [n for n, row in contract.items() if key == "accuracy" or 1 / 3 < row["size"] < 3]
+    best = max(fair, key=lambda n: contract[n][key], default="declared")
+    if contract and contract[best][key] > contract["declared"][key] + 0.1:
+        words = f"{best!r} gives {key} {contract[best][key]:.2f}, the declared preset {contract['declared'][key]:.2f}"
+        find("preprocessing-doubtful", best, contract[best][key] - contract["declared"][key], 0.1, words)
+    for row in report["layers"]:
+        share = row["dead"] / row["channels"]
+        if share > 0.25:
+            find(
+                "dead-channels", row["layer"], share, 0.25, f"{row['dead']} of {row['channels']} channels never change"
+            )
+    if summary["label_kept_when_shifted"] < 0.8:
+        kept = summary["label_kept_when_shifted"]
+        find(
+            "shift-sensitive", "", kept, 0.8, f"the label survives a shift by {SHIFT} pixels in {kept:.0%} of the cases"
+        )
+    if summary.get("random_head", 0) > 0.7:
+        words = "the map hardly changes when the model's head is shuffled: it does not explain the decision"
+        find("sanity-parameters", report["identity"]["method"], summary["random_head"], 0.7, words)
+    if summary.get("other_class", 0) > 0.9:
+        words = "the map of another class is nearly the same: it does not tell classes apart"
+        find("sanity-labels", report["identity"]["method"], summary["other_class"], 0.9, words)
+    if summary["deletion"] > summary["deletion_random"] and summary["insertion"] < summary["insertion_random"]:
+        words = "what the map marks matters less to the score than places at random"
+        find("unfaithful", report["identity"]["method"], summary["deletion"], summary["deletion_random"], words)
+    for name, limit in (("border", 1.5), ("corners", 2.0)):
+        if summary[name] > limit:
+            words = f"the maps put {summary[name]:.1f} times more on the {name} than the area would: padding, a mark?"
+            find("border-evidence", name, summary[name], limit, words)
+    if report["pictures"] >= 8 and summary["maxima_together"] > 0.6:
+        words = f"{summary['maxima_together']:.0%} of the maxima lie at one place of the picture: a watermark, a frame?"
+        find("fixed-position", "", summary["maxima_together"], 0.6, words)
+    if summary["degenerate_maps"]:
+        words = f"{summary['degenerate_maps']} maps are empty or constant"
+        find("degenerate-maps", "", summary["degenerate_maps"], 0, words)
+    return found

@@ -1,0 +1,120 @@
+"""Audits: a sound model passes, planted defects are found; costs against published numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from analyzer.analysis.cost import cost
+from analyzer.attribution import Explainer
+from analyzer.commands import main
+from analyzer.graph import Graph
+from analyzer.images import decode, model_card
+from analyzer.validation.audit import Picture, audit, findings, shortcut_signs
+from tests.models import model, node
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "models" / "digits_cnn.onnx"
+EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
+LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def codes(file=MODEL, preprocess=None, method="grad-cam", labels=(None,) * 4) -> dict[str, str]:
+    """{code: where} of the findings on the example pictures."""
+    how = preprocess or model_card(MODEL).preprocess
+    pictures = [Picture(p.name, decode(p), label) for p, label in zip(EXAMPLES, labels, strict=True)]
+    return {f.code: f.where for f in findings(audit(Explainer(file), how, pictures, method).report)}
+
+
+def test_a_sound_model_passes():
+    assert codes() == {}
+
+
+def test_a_wrong_preset_is_doubted():
+    right = model_card(MODEL).preprocess
+    explainer = Explainer(MODEL)
+    labels = [int(explainer.explain(right.apply(decode(p))[0]).target[0]) for p in EXAMPLES]
+    wrong = model_card(MODEL, {"preset": "raw"}).preprocess
+    assert codes(preprocess=wrong, labels=labels)["preprocessing-doubtful"] == "imagenet"
+    assert codes(labels=labels) == {}
+
+
+def test_dead_channels_are_counted():
+    model = onnx.load(MODEL)
+    weights = {t.name: t for t in model.graph.initializer}
+    node = [n for n in model.graph.node if n.op_type == "Conv"][1]
+    for name in node.input[1:]:
+        array = numpy_helper.to_array(weights[name]).copy()
+        array[: len(array) // 2] = 0
+        weights[name].CopyFrom(numpy_helper.from_array(array, name))
+    assert (
+        node.output[0] in codes(model.SerializeToString())["dead-channels"] or "stem.1" in codes(model)["dead-channels"]
+    )
+
+
+def test_a_map_that_ignores_the_class_is_told():
+    assert "sanity-labels" in codes(method="eigen-cam")
+
+
+def test_border_and_corners():
+    even = shortcut_signs(np.ones((40, 40)))
+    assert even["border"] == pytest.approx(1) and even["corners"] == pytest.approx(1)
+    marked = np.zeros((40, 40))
+    marked[38, 1] = 1
+    signs = shortcut_signs(marked)
+    assert signs["border"] > 2 and signs["corners"] > 4 and signs["maximum_y"] > 0.9
+
+
+def test_the_cost_of_vgg16s_convolutions():
+    """15.35 GMACs and 14.7 million weights at 224×224 (Simonyan & Zisserman 2014, configuration D)."""
+    nodes, weights, inputs, value = [], {}, 3, "x"
+    for stage, (width, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
+        for index in range(depth):
+            name = f"{stage}_{index}"
+            weights[f"w{name}"] = np.zeros((width, inputs, 3, 3), np.float16)
+            nodes.append(node("Conv", [value, f"w{name}"], [f"c{name}"], pads=[1, 1, 1, 1]))
+            inputs, value = width, f"c{name}"
+        nodes.append(node("MaxPool", [value], [f"p{stage}"], kernel_shape=[2, 2], strides=[2, 2]))
+        value = f"p{stage}"
+    given = model(nodes, {"x": [1, 3, 224, 224]}, {value: None}, weights, dtype=onnx.TensorProto.FLOAT16)
+    found = cost(Graph.read(given))
+    assert found.macs == 15_346_630_656 and found.parameters == 14_710_464
+
+
+def test_the_cost_of_products():
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Gemm", ["m", "v"], ["y"], transB=1)]
+    weights = {"w": np.zeros((6, 5), np.float32), "v": np.zeros((3, 5), np.float32)}
+    found = cost(Graph.read(model(nodes, {"x": [4, 6]}, {"y": None}, weights)))
+    assert found.by_operator == {"MatMul": 4 * 5 * 6, "Gemm": 4 * 3 * 5}
+
+
+def test_the_command(monkeypatch, capsys, tmp_path):
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["onnx-analyzer", "audit", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    boxes = ROOT / "examples" / "boxes.json"
+    classes = tmp_path / "classes.json"
+    first = {n: LABELS.index(next(iter(b))) for n, b in json.loads(boxes.read_text()).items()}
+    classes.write_text(json.dumps(first))
+    for ending in ("html", "md", "json"):
+        report = tmp_path / f"audit.{ending}"
+        code, out, err = run(
+            str(MODEL), "--data", str(ROOT / "examples"), "--boxes", str(boxes), "--report", str(report)
+        )
+        assert code == 0 and report.exists() and "nothing found" in out and "Traceback" not in err
+    page = (tmp_path / "audit.html").read_text()
+    assert "https://" not in page and "data:image/png" in page
+    code, out, _ = run(str(MODEL), "--data", str(ROOT / "examples"), "--classes", str(classes), "--format", "json")
+    assert code == 0 and "accuracy" in json.loads(out)["audit"]["summary"]
+    code, _, err = run(str(MODEL), "--data", str(ROOT / "examples"), "--report", "audit.pdf")
+    assert code == 2 and ".pdf" in err
