@@ -20,6 +20,7 @@ from onnx import numpy_helper
 
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.graph.bodies import all_nodes, bodies_of, lift_body_constants, unroll
+from analyzer.graph.legacy import modernize
 from analyzer.graph.load import Source, captured, detach, lift_constants, load
 from analyzer.graph.sequences import resolve_sequences
 from analyzer.graph.unfuse import TABLE as FUSED
@@ -237,7 +238,7 @@ def set_aside_pass(source: Source, request: Request) -> None:
     """Takes out of the converter's hands what it gets wrong, rewritten to what it means today.
 
     Upsample and Resize-10: the converter loses their output names and their coordinates. Arithmetic before opset 7:
-    it misplaces the axes of the second operand, which used to be aligned at `axis`.
+    it misplaces the axes of the second operand, which used to be aligned at `axis`. What it refuses is in `legacy`.
     """
     version = _opsets(source.proto).get("", OPSET)
     if version >= 11:
@@ -254,11 +255,15 @@ def set_aside_pass(source: Source, request: Request) -> None:
             _as_resize(source.proto.graph, node)
     if version < 7:
         _align_operands(source.proto.graph)
+    if version < 9:
+        modernize(source.proto.graph, version, _ASIDE)
 
 
 def _as_resize(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
     """Replaces Upsample with the Resize that means the same: x_in = x_out / scale, nearest rounds down."""
     scales = _attribute(node, "scales", None)
+    if _attribute(node, "height_scale", None) is not None:
+        scales = [1, 1, _attribute(node, "height_scale", 1), _attribute(node, "width_scale", 1)]
     if scales is not None:
         name = f"{node.output[0]}/scales"
         graph.initializer.append(numpy_helper.from_array(np.asarray(scales, np.float32), name))
@@ -277,15 +282,17 @@ def _as_resize(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
 
 
 def _align_operands(graph: onnx.GraphProto) -> None:
-    """Replaces b in `a + b (axis=k)` with b of shape (…b, 1, …, 1), so that trailing axes align."""
+    """Replaces b in `a + b (axis=k)` with b of shape (…b, 1, …, 1), so that trailing axes align; likewise the slope
+    of a PRelu, which used to be one per channel."""
     ranks = {t.name: len(t.dims) for t in graph.initializer}
     ranks |= {i.name: len(i.type.tensor_type.shape.dim) for i in graph.input if i.name not in ranks}
     nodes = []
     for node in graph.node:
         legacy = node.op_type in _LEGACY_BROADCAST and not node.domain
-        if legacy and _attribute(node, "broadcast", 0):
+        per_channel = node.op_type == "PRelu" and not node.domain and ranks.get(node.input[1]) == 1
+        if per_channel or (legacy and _attribute(node, "broadcast", 0)):
             a, b = (ranks.get(name) for name in node.input)
-            axis = _attribute(node, "axis", None)
+            axis = 1 if per_channel else _attribute(node, "axis", None)
             missing = 0 if axis is None or a is None or b is None else a - (axis % a) - b
             if missing > 0 and b is not None:
                 wide = f"{node.output[0]}/aligned"

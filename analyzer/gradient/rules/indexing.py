@@ -8,6 +8,7 @@ from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
 
 HALF = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
+INT64 = np.dtype(np.int64)
 
 
 def scatter_add(op: Builder, data: Value, indices: Value, updates: Value, axis: int | None) -> Value:
@@ -19,7 +20,7 @@ def scatter_add(op: Builder, data: Value, indices: Value, updates: Value, axis: 
     if dtype == HALF:
         data, updates = op.cast(data, FLOAT32), op.cast(updates, FLOAT32)
     if axis is None:
-        result = op.ScatterND(data, indices, updates, reduction="add")
+        result = op.ScatterND(data, op.cast(indices, INT64), updates, reduction="add")
     else:
         result = op.ScatterElements(data, indices, updates, axis=axis, reduction="add")
     return op.cast(op.shaped_as(result, data), dtype)

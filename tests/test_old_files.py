@@ -1,0 +1,255 @@
+"""Files of opset 1 to 10, and of opsets newer than the runtime's, against their meaning written in NumPy.
+
+onnxruntime itself has no kernels for most operators before opset 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from analyzer import append_vjp
+from analyzer.graph import Graph
+from analyzer.graph.normalize import NEWEST_IR, OPSET
+from analyzer.runtime import Session
+from tests.models import node
+
+FLOAT = TensorProto.FLOAT
+RNG = np.random.default_rng(0)
+
+
+def check(
+    opset: int,
+    nodes: list,
+    x: np.ndarray,
+    meaning: Callable[[np.ndarray], np.ndarray],
+    weights: dict | None = None,
+    gradient: bool = True,
+) -> Graph:
+    """The normalised model gives what `meaning` gives, and its gradient the differences of `meaning`."""
+    arrays = {n: np.asarray(a) for n, a in (weights or {}).items()}
+    tensors = [numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    inputs = [helper.make_tensor_value_info("x", FLOAT, x.shape)]
+    inputs += [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in tensors]  # as before IR 4
+    expected = meaning(x.astype(np.float64))
+    outputs = [helper.make_tensor_value_info("y", FLOAT, expected.shape)]
+    graph = helper.make_graph(nodes, "old", inputs, outputs, tensors)
+    given = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=3)
+    read = Graph.read(given)
+    assert read.opset == OPSET and [i.name for i in read.inputs] == ["x"]
+    found = Session(read.proto()).run({"x": x})["y"]
+    assert found.shape == expected.shape
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    if gradient:
+        result = append_vjp(given, ["y"], ["x"])
+        seed, direction = RNG.standard_normal(expected.shape), RNG.standard_normal(x.shape)
+        feeds = {"x": x, result.cotangents["y"]: seed.astype(np.float32)}
+        pulled = Session(result.model).run(feeds)[result.gradients["x"]]
+        sides = [meaning(x.astype(np.float64) + e * direction) for e in (1e-5, -1e-5)]
+        slope = np.sum((sides[0] - sides[1]) * seed) / 2e-5
+        assert np.sum(pulled * direction) == pytest.approx(slope, rel=2e-3, abs=1e-3)
+    return read
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(list(shape)).standard_normal(shape).astype(np.float32)
+
+
+# ---- Broadcasting with an axis ----
+
+ARITHMETIC = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power}
+
+
+@pytest.mark.parametrize("opset", [1, 6])
+@pytest.mark.parametrize("op", ARITHMETIC)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3,), 1), ((3, 4), 1), ((4,), 2), ((5,), None), ((4, 5), None), ((2,), 0), ((4,), -2)]
+)
+def test_arithmetic_aligned_at_an_axis(op, opset, shape, axis):
+    b = np.abs(normal(*shape)) + 0.5
+    options = {"broadcast": 1} | ({} if axis is None else {"axis": axis})
+    start = 4 - len(shape) if axis is None else axis % 4
+    wide = b.reshape(shape + (1,) * (4 - start - len(shape)))
+    x = np.abs(normal(2, 3, 4, 5)) + 0.5
+    check(opset, [node(op, ["x", "b"], ["y"], **options)], x, lambda v: ARITHMETIC[op](v, wide), {"b": b})
+
+
+def test_the_second_operand_is_computed():
+    """Its rank follows from the operators before it."""
+    nodes = [
+        node("Add", ["b", "b"], ["twice"]),
+        node("Reshape", ["twice", ], ["row"], shape=[3]),
+        node("Mul", ["x", "row"], ["y"], broadcast=1, axis=1),
+    ]  # fmt: skip
+    b = normal(3, 1)
+    check(1, nodes, normal(2, 3, 4, 4), lambda v: v * (2 * b).reshape(3, 1, 1), {"b": b})
+
+
+COMPARISONS = {"And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor}
+
+
+@pytest.mark.parametrize("op", COMPARISONS)
+def test_logic_aligned_at_an_axis(op):
+    nodes = [
+        node("Greater", ["x", "zero"], ["a"], broadcast=1),
+        node(op, ["a", "b"], ["c"], broadcast=1, axis=1),
+        node("Cast", ["c"], ["y"], to=FLOAT),
+    ]
+    b = np.array([True, False, True])
+    meaning = lambda v: COMPARISONS[op](v > 0, b.reshape(3, 1, 1)).astype(float)  # noqa: E731
+    check(6, nodes, normal(2, 3, 4, 4), meaning, {"b": b, "zero": np.zeros(1, np.float32)}, gradient=False)
+
+
+@pytest.mark.parametrize("opset", [1, 6])
+def test_gemm_with_broadcast(opset):
+    w, b = normal(4, 3), normal(4)
+    nodes = [node("Gemm", ["x", "w", "b"], ["y"], broadcast=1, transB=1)]
+    check(opset, nodes, normal(2, 3), lambda v: v @ w.T + b, {"w": w, "b": b})
+
+
+@pytest.mark.parametrize("opset", [1, 6])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_prelu_has_a_slope_per_channel(opset, channels):
+    slope = np.abs(normal(channels))
+    wide = slope.reshape(channels, 1, 1)
+    check(
+        opset,
+        [node("PRelu", ["x", "s"], ["y"])],
+        normal(2, 3, 4, 4),
+        lambda v: np.where(v > 0, v, wide * v),
+        {"s": slope},
+    )
+
+
+# ---- Normalisation and dropout in inference form ----
+
+
+@pytest.mark.parametrize(
+    ("opset", "options"), [(1, {"is_test": 1, "consumed_inputs": [0, 0, 0, 1, 1]}), (6, {"is_test": 1}), (7, {})]
+)
+@pytest.mark.parametrize("spatial", [1, 0])
+def test_batch_normalization_per_channel_or_per_element(opset, options, spatial):
+    shape = (3,) if spatial else (3, 4, 4)
+    weights = {"g": normal(*shape), "b": normal(*shape) + 1, "m": normal(*shape) / 2, "v": np.abs(normal(*shape)) + 0.5}
+    g, b, m, v = (a.reshape(shape + (1,) * (3 - len(shape))) for a in weights.values())
+    nodes = [node("BatchNormalization", ["x", *weights], ["y"], spatial=spatial, epsilon=1e-3, **options)]
+    check(opset, nodes, normal(2, 3, 4, 4), lambda x: g * (x - m) / np.sqrt(v + 1e-3) + b, weights)
+
+
+@pytest.mark.parametrize(
+    ("opset", "options"), [(1, {"is_test": 1, "consumed_inputs": [0]}), (6, {"is_test": 1}), (7, {}), (10, {})]
+)
+def test_dropout_drops_nothing(opset, options):
+    check(opset, [node("Dropout", ["x"], ["y"], ratio=0.5, **options)], normal(2, 3), lambda x: x)
+
+
+# ---- Attributes that became inputs ----
+
+
+def nearest(x: np.ndarray, height: int, width: int) -> np.ndarray:
+    return x.repeat(height, axis=2).repeat(width, axis=3)
+
+
+def bilinear(x: np.ndarray) -> np.ndarray:
+    """Twice the size along both axes, x_in = x_out / 2, the last row and column repeated."""
+    for axis in (2, 3):
+        following = np.concatenate([np.delete(x, 0, axis), np.take(x, [-1], axis)], axis)
+        x = np.stack([x, (x + following) / 2], axis + 1).reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+    return x
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("opset", [1, 7, 9])
+def test_upsample(opset, mode):
+    x = normal(1, 2, 3, 4)
+    scales = np.array([1, 1, 2, 2], np.float32)
+    name = "bilinear" if opset == 1 and mode == "linear" else mode
+    options = {1: {"height_scale": 2.0, "width_scale": 2.0}, 7: {"scales": scales.tolist()}, 9: {}}[opset]
+    inputs = ["x", "s"] if opset == 9 else ["x"]
+    meaning = (lambda v: nearest(v, 2, 2)) if mode == "nearest" else bilinear
+    check(
+        opset,
+        [node("Upsample", inputs, ["y"], mode=name, **options)],
+        x,
+        meaning,
+        {"s": scales} if opset == 9 else None,
+    )
+
+
+def softmax_of_rows(x: np.ndarray, axis: int) -> np.ndarray:
+    """Before opset 13: over all axes from `axis` on."""
+    rows = x.reshape(int(np.prod(x.shape[:axis])), -1)
+    e = np.exp(rows - rows.max(1, keepdims=True))
+    return (e / e.sum(1, keepdims=True)).reshape(x.shape)
+
+
+X = normal(2, 3, 4, 5)
+ATTRIBUTES = {
+    "Reshape": (1, node("Reshape", ["x"], ["y"], shape=[0, -1]), lambda x: x.reshape(2, -1)),
+    "Pad-1": (1, node("Pad", ["x"], ["y"], paddings=[0, 0, 1, 2, 0, 0, 2, 1], value=1.5),
+              lambda x: np.pad(x, [(0, 0), (0, 0), (1, 2), (2, 1)], constant_values=1.5)),
+    "Pad-2": (2, node("Pad", ["x"], ["y"], pads=[0, 0, 1, 2, 0, 0, 2, 1], mode="reflect"),
+              lambda x: np.pad(x, [(0, 0), (0, 0), (1, 2), (2, 1)], mode="reflect")),
+    "Clip-1": (1, node("Clip", ["x"], ["y"], min=-0.5, max=0.5, consumed_inputs=[0]), lambda x: x.clip(-0.5, 0.5)),
+    "Clip-6": (6, node("Clip", ["x"], ["y"], min=-0.5), lambda x: x.clip(-0.5)),
+    "Slice": (1, node("Slice", ["x"], ["y"], starts=[1, -3], ends=[99, -1], axes=[1, 3]), lambda x: x[:, 1:, :, -3:-1]),
+    "Squeeze": (1, node("Squeeze", ["u"], ["y"], axes=[1]), lambda x: x),
+    "ReduceSum": (1, node("ReduceSum", ["x"], ["y"], axes=[1, 3], keepdims=0), lambda x: x.sum((1, 3))),
+    "ReduceMean": (1, node("ReduceMean", ["x"], ["y"]), lambda x: x.mean(keepdims=True)),
+    "Concat": (1, node("Concat", ["x", "x"], ["y"]), lambda x: np.concatenate([x, x], 1)),
+    "Softmax": (1, node("Softmax", ["x"], ["y"]), lambda x: softmax_of_rows(x, 1)),
+    "Softmax, axis 2": (7, node("Softmax", ["x"], ["y"], axis=2), lambda x: softmax_of_rows(x, 2)),
+    "LogSoftmax": (1, node("LogSoftmax", ["x"], ["y"]), lambda x: np.log(softmax_of_rows(x, 1))),
+    "Cast": (1, node("Cast", ["x"], ["y"], to="FLOAT"), lambda x: x),
+    "Relu": (1, node("Relu", ["x"], ["y"], consumed_inputs=[0]), lambda x: np.maximum(x, 0)),
+    "Sum": (1, node("Sum", ["x", "x", "x"], ["y"], consumed_inputs=[0, 0, 0]), lambda x: 3 * x),
+    "Flatten": (1, node("Flatten", ["x"], ["y"], axis=2), lambda x: x.reshape(6, 20)),
+    "Gather": (1, node("Gather", ["x", "i"], ["y"], axis=3), lambda x: x[..., [0, 3]]),
+    "GlobalAveragePool": (1, node("GlobalAveragePool", ["x"], ["y"]), lambda x: x.mean((2, 3), keepdims=True)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_attributes_that_became_inputs(name):
+    opset, last, meaning = ATTRIBUTES[name]
+    nodes = [node("Unsqueeze", ["x"], ["u"], axes=[1]), last] if "u" in last.input else [last]
+    weights = {"i": np.array([0, 3], np.int32)} if "i" in last.input else {}
+    check(opset, nodes, X, meaning, weights)
+
+
+@pytest.mark.parametrize("opset", [1, 2])
+def test_split_of_given_sizes(opset):
+    nodes = [node("Split", ["x"], ["a", "b"], axis=3, split=[2, 3]), node("ReduceSum", ["b"], ["s"], axes=[3])]
+    nodes += [node("Reshape", ["s"], ["y"], shape=[2, 12])] if opset == 1 else [node("Flatten", ["s"], ["y"])]
+    check(opset, nodes, X, lambda x: x[..., 2:].sum(3).reshape(2, 12))
+
+
+# ---- Newer than the runtime ----
+
+
+@pytest.mark.parametrize("opset", [22, 23, 24, onnx.defs.onnx_opset_version()])
+def test_opsets_and_ir_versions_to_come(opset):
+    """Convolution, activation and pooling mean the same in every opset; the IR version is lowered."""
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["r"]), node("GlobalAveragePool", ["r"], ["y"])]
+    ends = [
+        [helper.make_tensor_value_info("x", FLOAT, [1, 3, 6, 6])],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+    ]
+    w = normal(2, 3, 3, 3)
+
+    def build(version: int, ir: int) -> onnx.ModelProto:
+        graph = helper.make_graph(nodes, "new", *ends, [numpy_helper.from_array(w, "w")])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=ir)
+
+    x, seed = normal(1, 3, 6, 6), np.ones((1, 2, 1, 1), np.float32)
+    found = []
+    for version, ir in ((21, 10), (opset, onnx.IR_VERSION + 1)):
+        result = append_vjp(build(version, ir), ["y"], ["x"])
+        assert result.model.ir_version <= NEWEST_IR
+        found.append(Session(result.model).run({"x": x, result.cotangents["y"]: seed}))
+    assert np.array_equal(found[0]["y"], found[1]["y"])
+    assert np.array_equal(*(f[result.gradients["x"]] for f in found))
