@@ -10,8 +10,8 @@ from typing import Any
 from analyzer.report.comparison import STYLE, findings_table, table
 
 DEFINITIONS = {
-    "contract": "mean highest probability, and accuracy where labels are given, when pictures are prepared differently; "
-    "size: of the numbers that are fed, in units of the declared ones",
+    "contract": "mean highest probability, and accuracy where labels are known, when pictures are prepared in other "
+    "ways; size: of the numbers that are fed, in units of the declared ones",
     "dead": "channels with one value everywhere, on all pictures",
     "corner on padding": "share of the corner unit's receptive field that lies outside the picture",
     "label kept when shifted": "share of shifts by 4 pixels, in four directions, that leave the top class as it is",
