@@ -5,6 +5,7 @@ Importing this package does not import OpenCV: that happens when the first pictu
 
 from analyzer.images.card import ModelCard, model_card
 from analyzer.images.colour import COLORMAPS, colormap, colourise
+from analyzer.images.components import connected_components
 from analyzer.images.decode import decode, read_header
 from analyzer.images.draw import ColourBar, draw_boxes, figure, fit, overlay, signed_view
 from analyzer.images.fill import gaussian_blur, inpaint
@@ -26,6 +27,7 @@ __all__ = [
     "channel_grid",
     "colormap",
     "colourise",
+    "connected_components",
     "decode",
     "draw_boxes",
     "encode",

@@ -1,0 +1,136 @@
+"""From heatmaps to boxes and masks, how well they fit given boxes, and which channels a class rests on.
+
+Boxes are (x0, y0, x1, y1) in pixels of the heatmap, which spans [0, W] × [0, H]. Heat is scaled to its maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution.engine import Explainer, float_image, pick_layer
+from analyzer.attribution.registry import Context
+from analyzer.attribution.targets import find_scores, is_expression, resolve_class
+from analyzer.errors import InputError
+from analyzer.graph import Builder
+from analyzer.runtime import Session
+
+Box = tuple[float, float, float, float]
+
+THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of the heat above a threshold: its box, its mask (H, W), its peak, and its share of the heat."""
+
+    box: Box
+    mask: np.ndarray
+    peak: float
+    energy: float
+
+
+def regions(heat: np.ndarray, threshold: float = 0.2, smallest: float = 0.001) -> list[Region]:
+    """The connected parts of heat ≥ threshold · max, largest first (Zhou et al. 2016, section 3.2: threshold 0.2).
+
+    Args:
+        heat: (H, W); NaN where nothing is known.
+        smallest: parts below this share of the picture are left out, but for the largest of all.
+    """
+    from analyzer.images import connected_components
+
+    if not 0 < threshold <= 1:
+        raise InputError(f"threshold {threshold} is not between 0 and 1", "0.2 is the paper's")
+    heat = np.nan_to_num(np.asarray(heat, np.float64))
+    peak, total = heat.max(), np.maximum(heat, 0).sum()
+    if peak <= 0:
+        return []
+    labels, boxes = connected_components(heat >= threshold * peak)
+    order = np.argsort(-boxes[:, 4], kind="stable")
+    chosen = [i for rank, i in enumerate(order) if not rank or boxes[i, 4] >= smallest * heat.size]
+    found = []
+    for index in chosen:
+        mask = labels == index + 1
+        x0, y0, x1, y1 = (float(v) for v in boxes[index, :4])
+        found.append(Region((x0, y0, x1, y1), mask, float(heat[mask].max() / peak), float(heat[mask].sum() / total)))
+    return found
+
+
+# ---- How well heat fits a given box ----
+
+
+def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """|a ∩ b| / |a ∪ b|"""
+    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
+    return wide * high / (areas - wide * high) if areas > wide * high else 0.0
+
+
+def points_inside(heat: np.ndarray, box: Sequence[float], tolerance: float = 0) -> bool:
+    """The pointing game (Zhang et al. 2016, 1608.00507): whether the centre of the hottest pixel lies in the box.
+
+    Args:
+        tolerance: pixels by which it may lie outside; 15 in the official protocol.
+    """
+    y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
+    across = box[0] - tolerance <= x + 0.5 <= box[2] + tolerance
+    return bool(across and box[1] - tolerance <= y + 0.5 <= box[3] + tolerance)
+
+
+def energy_inside(heat: np.ndarray, box: Sequence[float]) -> float:
+    """The energy-based pointing game (Wang et al. 2020, 1910.01279): the share of the heat inside the box.
+
+    Pixels on its border count by the part that is inside.
+    """
+    heat = np.maximum(np.nan_to_num(np.asarray(heat, np.float64)), 0)
+    rows, columns = (
+        np.clip(np.minimum(np.arange(size) + 1, high) - np.maximum(np.arange(size), low), 0, 1)
+        for size, low, high in zip(heat.shape, (box[1], box[0]), (box[3], box[2]), strict=True)
+    )
+    total = heat.sum()
+    return float(rows @ heat @ columns / total) if total else 0.0
+
+
+def sweep(heat: np.ndarray, box: Sequence[float], thresholds: Sequence[float] = THRESHOLDS) -> np.ndarray:
+    """IoU of the box with the largest region's, per threshold; the best over a data set at one threshold is the
+    MaxBoxAcc of Choe et al. 2020 (2001.07437)."""
+    best = []
+    for threshold in thresholds:
+        found = regions(heat, threshold)
+        best.append(box_iou(found[0].box, box) if found else 0.0)
+    return np.array(best)
+
+
+# ---- Class-specific units ----
+
+
+def class_units(
+    explainer: Explainer,
+    inputs: np.ndarray | Mapping[str, np.ndarray],
+    target: Any = "top1",
+    layer: str = "auto",
+    output: str | None = None,
+) -> tuple[np.ndarray, str]:
+    """((N, K), layer): c_k = Σ_ij g_kij A_kij, what each channel of the layer adds to the target score.
+
+    Behind the layer, global average pooling and a linear layer make it W_ck mean_ij A_kij, CAM's class-specific units
+    (Zhou et al. 2016, section 5), and Σ_k c_k = y − b.
+    """
+    feeds = explainer._feeds(inputs)
+    shapes = {name: tuple(array.shape) for name, array in feeds.items()}
+    graph = explainer.graph(shapes)
+    op = Builder(graph, "units")
+    scores = find_scores(graph, output)
+    given = target if is_expression(target) else resolve_class(target, explainer.labels)
+    seeds, _, about = explainer.seeded(op, [], given, scores, "", None)
+    feature = pick_layer(graph, layer, about)
+    image, axes = float_image(graph)
+    ctx = Context(op, seeds, about, image, axes, feature)
+    value = op.ReduceSum(op.Mul(ctx.gradients, ctx.activations), ctx.space, keepdims=0)
+    name = graph.add_output(value, "units").name
+    session = Session(graph, explainer.provider, outputs=[name], **explainer.session_options)
+    return session.run(feeds)[name], feature.name
