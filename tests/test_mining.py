@@ -16,13 +16,13 @@ import onnxruntime as ort
 import pytest
 
 from analyzer.attribution import Explainer
-from analyzer.errors import InputError
+from analyzer.errors import InputError, UnsupportedError
 from analyzer.images import Preprocess, decode, write_png
 from analyzer.mining import Manifest, PeakStatistics, Ranking, mine
 from analyzer.mining.journal import Journal, State
 from analyzer.mining.miner import state_path
-from analyzer.mining.patches import collect_patches, strongest_channels
-from tests.models import small_cnn
+from analyzer.mining.patches import check_projectable, collect_patches, strongest_channels
+from tests.models import model, node, small_cnn
 
 HOW = Preprocess(size=(12, 12), scale=1 / 255)
 COUNT, LAYERS = 53, ("r1", "r2")
@@ -223,3 +223,17 @@ def test_the_command(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     assert (tmp_path / "mined" / "r2.png").exists()
     assert call("-u", "99")[0] == 2
     assert State.load(tmp_path / "mined" / "state.1-of-1.npz").done == COUNT
+
+
+def test_a_missing_rule_is_told_before_mining(place: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        node("Relu", ["c"], ["r"]),
+        node("Magic", ["r"], ["y"], domain="acme"),
+    ]
+    given = {"w": np.ones((2, 3, 3, 3), np.float32)}
+    network = model(nodes, {"x": [1, 3, 12, 12]}, {"y": [1, 2, 12, 12]}, given, domains={"acme": 1})
+    explainer = Explainer(network)
+    check_projectable(explainer, ["r"], "deconvnet")
+    with pytest.raises(UnsupportedError, match="Magic"):
+        check_projectable(explainer, ["*"], "deconvnet")

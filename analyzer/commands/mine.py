@@ -66,16 +66,20 @@ def command(
     from analyzer.attribution import Explainer
     from analyzer.commands.pictures import read_card
     from analyzer.mining import Manifest, mine
+    from analyzer.mining.patches import check_projectable
 
     part = parse_shard(shard)
     explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
     card = read_card(explainer, None, preprocess)
+    wanted = layers or (card.default_layer or "auto",)
+    if policy != "none":
+        check_projectable(explainer, wanted, policy)
     manifest = Manifest.read(pictures)
     progress = Steps(len(range(part[0] - 1, len(manifest), part[1])), "mine")
     result = mine(
         explainer,
         manifest,
-        layers or (card.default_layer or "auto",),
+        wanted,
         card.preprocess,
         k,
         out,

@@ -11,8 +11,12 @@ import numpy as np
 
 from analyzer.analysis import ReceptiveField, receptive_field
 from analyzer.attribution import Explainer
+from analyzer.attribution.engine import float_image
+from analyzer.attribution.features import chosen_tensors
 from analyzer.attribution.projection import Projector
 from analyzer.attribution.units import Units, Window, clipped, rgb
+from analyzer.gradient import table_of
+from analyzer.gradient.reverse import missing_rules, plan
 from analyzer.graph.query import image_input
 from analyzer.images import Preprocess, decode, signed_view
 from analyzer.images.mosaic import BEYOND, GREY, Block, mosaic, patch
@@ -171,6 +175,16 @@ class _Collector:
             patch(seen, window, canvas, BEYOND),
             drawn,
         )
+
+
+def check_projectable(explainer: Explainer, layers: Sequence[str], policy: str) -> None:
+    """UnsupportedError where a gradient rule is missing between the image and a layer: told before hours of mining."""
+    graph = explainer.plain
+    image, _ = float_image(graph)
+    for name in [] if list(layers) == ["auto"] else chosen_tensors(graph, layers):
+        missing = plan(graph, [name], [image.name], table_of(policy)).missing
+        if missing:
+            raise missing_rules(graph, missing)
 
 
 def _parts(units: list[tuple[int, int, int]], size: int) -> list[list[tuple[int, int, int]]]:
