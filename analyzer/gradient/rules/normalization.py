@@ -158,16 +158,16 @@ def lp_normalization_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 def softmax_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = softmax(x)   ⇒   x̄ = y ⊙ (ȳ − Σ ȳ ⊙ y), the sum over `axis`"""
     y = node.y
-    if _is_guarded(node, y):
+    if _is_guarded(node):
         # Rows that are masked altogether are NaN, and replaced behind: nothing flows there.
         y = op.Where(op.IsNaN(y), op.scalar(0, y), y)
     along = op.ReduceSum(op.Mul(ct, y), [node.attr("axis")], keepdims=1)
     return op.Mul(y, op.Sub(ct, along))
 
 
-def _is_guarded(node: Primal, y: Value) -> bool:
+def _is_guarded(node: Primal) -> bool:
     """Whether what reads the result chooses between it and something else."""
-    readers = node.graph.consumers(y)
+    readers = node.graph.consumers(node.node.outputs[0])
     readers = [r for n in readers for r in (node.graph.consumers(n.outputs[0]) if n.op == "Cast" else [n])]
     return any(r.op in ("Where", "IsNaN") for r in readers)
 

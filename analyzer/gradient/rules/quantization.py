@@ -53,14 +53,25 @@ def dequantize_linear_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotange
     s = like_x(op, node, node.inputs[1])
     scale_bar = None
     if node.needs(1):
-        if node.attr("block_size"):
-            raise node.refuse("its scales, one per block, are differentiated")
         per_step = where(op, op.Not(op.Equal(op.Expand(s, op.shape(ct)), 0.0)), op.Div(node.y, s))
         products = op.Mul(ct, per_step)
+        if node.attr("block_size"):
+            return op.Mul(ct, s), _per_block(op, node, products)
         axes = [a for a in range(op.rank(ct)) if op.rank(s) and a != node.attr("axis") % op.rank(ct)]
         scale_bar = op.ReduceSum(products, axes, keepdims=0) if axes else op.ReduceSum(products, keepdims=0)
         scale_bar = op.reshape_like(scale_bar, node.inputs[1])
     return op.Mul(ct, s), scale_bar
+
+
+def _per_block(op: Builder, node: Primal, products: Value) -> Value:
+    """Σ over each block of `axis`, the last one perhaps cut short."""
+    scale, block = node.inputs[1], node.attr("block_size")
+    axis = node.attr("axis") % op.rank(scale)
+    blocks = op.shape(scale, axis, axis + 1)
+    more = op.Sub(op.Mul(blocks, np.int64(block)), op.shape(products, axis, axis + 1))
+    full = op.Pad(products, op.Concat(op.value([0]), more, axis=0), 0.0, [axis])
+    parts = op.Concat(op.shape(scale, 0, axis + 1), op.value([block]), op.shape(scale, axis + 1), axis=0)
+    return op.shaped_as(op.ReduceSum(op.Reshape(full, parts), [axis + 1], keepdims=0), scale)
 
 
 @vjp("DynamicQuantizeLinear", since=11, integer=True)
