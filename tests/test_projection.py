@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from analyzer import append_vjp
@@ -122,8 +123,6 @@ def test_the_command(tmp_path, monkeypatch, capsys) -> None:
     import json
     import sys
 
-    import onnx
-
     from analyzer.commands import main
     from analyzer.images import write_png
 
@@ -174,3 +173,32 @@ def test_class_tokens_in_front_are_no_positions() -> None:
     found = project(explainer, IMAGES[:1], "all", 2, 17, "gradient")
     np.testing.assert_allclose(found.pixels, expected.pixels, rtol=1e-6)
     assert found.activation == pytest.approx(expected.activation)
+
+
+@pytest.mark.parametrize("policy", ["gradient", "guided", "deconvnet"])
+def test_projections_are_those_of_torch(policy: str) -> None:
+    """Backward hooks on the rectifiers of the same network in PyTorch, one unit's activation as the cotangent."""
+    torch = pytest.importorskip("torch")
+    weights = {w.name: torch.tensor(onnx.numpy_helper.to_array(w)) for w in small_cnn().graph.initializer}
+
+    class Rectifier(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.clamp(min=0)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (x,) = ctx.saved_tensors
+            gradient = gradient.clamp(min=0) if policy != "gradient" else gradient
+            return gradient * (x > 0) if policy != "deconvnet" else gradient
+
+    image = torch.tensor(IMAGES, requires_grad=True)
+    first = Rectifier.apply(torch.conv2d(image, weights["w1"], weights["b1"], padding=1))
+    layer = Rectifier.apply(torch.conv2d(torch.max_pool2d(first, 2), weights["w2"], padding=1))
+    flat = layer.detach()[:, 5].flatten(1)
+    seed = torch.zeros_like(layer)
+    seed.view(3, 16, -1)[torch.arange(3), 5, flat.argmax(1)] = flat.amax(1)
+    layer.backward(seed)
+    found = project(Explainer(small_cnn()), IMAGES, "r2", 5, policy=policy)
+    np.testing.assert_allclose(found.pixels, image.grad.numpy(), rtol=1e-4, atol=1e-5)
