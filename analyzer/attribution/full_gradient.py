@@ -19,9 +19,10 @@ def full_grad(ctx: Context) -> Value:
     """R = ψ(x ⊙ ∂y/∂x) + Σ_l ψ(b_l ⊙ ∂y/∂b_l per position), ψ = Σ_c U(s(|·|)), s to [0, 1] over the whole tensor
 
     The biases are those of Conv, ConvTranspose, BatchNormalization (β − μ γ / √(σ² + ε)), Gemm, and tensors that do
-    not depend on the image where they are added or subtracted; those without space enter the sum below only. On
-    networks that are piecewise linear y = Σ x ⊙ ∂y/∂x + Σ_l Σ b_l ⊙ ∂y/∂b_l: `details["completeness"]` is the right
-    side less the left, `details["difference"]` y.
+    not depend on the image where they are added or subtracted; those without space enter the sum below only. Where
+    everything else is linear or rectifies at 0 (ReLU, max-pooling; not ReLU6, SiLU, softmax)
+    y = Σ x ⊙ ∂y/∂x + Σ_l Σ b_l ⊙ ∂y/∂b_l: `details["completeness"]` is the right side less the left,
+    `details["difference"]` y.
     """
     op, graph = ctx.op, ctx.graph
     biases = _biases(ctx)
