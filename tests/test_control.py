@@ -327,3 +327,76 @@ def test_gradients_of_control_flow_can_be_differentiated(kind):
     product = run(feeds["x"])[second.gradients["x"]]
     sides = [run(feeds["x"] + e * direction)[gradient] for e in (1e-6, -1e-6)]
     assert np.allclose(product, (sides[0] - sides[1]) / 2e-6, rtol=1e-5, atol=1e-7)
+
+
+# ---- Half precision, functions ----
+
+
+def test_control_flow_in_half_precision():
+    """States and sums of cotangents flow in float32: as the same model in float64."""
+    step = body(
+        "step",
+        [node("Mul", ["h", "w"], ["p"]), node("Tanh", ["p"], ["h2"]), node("Identity", ["c1"], ["c2"])],
+        [info("i", INT64, []), info("c1", BOOL, []), info("h", DOUBLE, None)],
+        [info("c2", BOOL, []), info("h2", DOUBLE, None)],
+    )
+    inputs = [info("x", DOUBLE, [3]), info("w", DOUBLE, [3]), info("m", INT64, [])]
+    wide = model([node("Loop", ["m", "", "x"], ["y"], body=step)], inputs, [info("y", DOUBLE, [3])])
+    half = onnx.ModelProto.FromString(wide.SerializeToString())
+    for graph in (half.graph, half.graph.node[0].attribute[0].g):
+        for value in [*graph.input, *graph.output]:
+            if value.type.tensor_type.elem_type == DOUBLE:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    found = []
+    for given, dtype in ((wide, np.float64), (half, np.float16)):
+        result = append_vjp(given, ["y"], ["x", "w"])
+        feeds = {"x": normal(3).astype(dtype), "w": normal(3).astype(dtype) + 1, "m": np.array(4)}
+        values = Session(result.model).run({**feeds, result.cotangents["y"]: np.full(3, 2, dtype)})
+        found.append([values[result.gradients[name]] for name in ("x", "w")])
+    for exact, rough in zip(*found, strict=True):
+        assert rough.dtype == np.float16 and np.allclose(rough, exact, rtol=0.02, atol=1e-3)
+
+
+def test_a_function_with_a_branch_in_it():
+    """The attribute of the call decides nothing; the input's rank does."""
+    then = body("then", [node("Mul", ["a", "slope"], ["t"])], [], [info("t", DOUBLE, None)])
+    other = body("other", [node("Neg", ["a"], ["o"])], [], [info("o", DOUBLE, None)])
+    nodes = [
+        node("Shape", ["a"], ["shape"]),
+        node("Size", ["shape"], ["rank"]),
+        helper.make_node("Constant", [], ["two"], value_int=2),
+        node("Equal", ["rank", "two"], ["is_matrix"]),
+        helper.make_node("Constant", [], ["f"]),
+        node("CastLike", ["f", "a"], ["slope"]),
+        node("If", ["is_matrix"], ["b"], then_branch=then, else_branch=other),
+    ]
+    nodes[4].attribute.append(onnx.AttributeProto(name="value_float", ref_attr_name="slope", type=1))
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("local", 1)]
+    function = helper.make_function("local", "Scale", ["a"], ["b"], nodes, opsets[:1], ["slope"])
+    graph = body(
+        "graph",
+        [helper.make_node("Scale", ["x"], ["h"], domain="local", slope=3.0), node("Mul", ["h", "x"], ["y"])],
+        [info("x", DOUBLE, [2, 3])],
+        [info("y", DOUBLE, [2, 3])],
+    )
+    given = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
+    read = check(given, {"x": normal(2, 3)}, ["x"], ["y"])
+    assert not {"If", "Scale"} & {n.op for n in read.nodes}
+
+
+def test_sequence_map_over_known_sequences():
+    nodes = [
+        node("Tanh", ["s"], ["t"]),
+    ]
+    each = body("each", nodes, [info("s", DOUBLE, None)], [info("t", DOUBLE, None)])
+    given = model(
+        [
+            node("Split", ["x"], ["a", "b"], axis=0, num_outputs=2),
+            node("SequenceConstruct", ["a", "b"], ["pair"]),
+            node("SequenceMap", ["pair"], ["mapped"], body=each),
+            node("ConcatFromSequence", ["mapped"], ["y"], axis=1),
+        ],
+        [info("x", DOUBLE, [2, 3])],
+        [info("y", DOUBLE, [1, 6])],
+    )
+    check(given, {"x": normal(2, 3)}, ["x"], ["y"])

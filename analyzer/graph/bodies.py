@@ -19,6 +19,7 @@ from analyzer.graph.load import lift_constants
 from analyzer.graph.values import evaluate
 
 LONGEST = 64  # steps of a Loop that is unrolled
+LARGEST = 20_000  # nodes that unrolling may lead to: loops inside loops multiply
 
 Known = Mapping[str, np.ndarray]
 
@@ -218,6 +219,8 @@ def _steps(node: onnx.NodeProto, constants: Constants, names: Names, opset: int)
     states = list(node.input[2:])
     written = len(body.output) - 1 - len(states)
     if count > LONGEST or (count < 1 and written):
+        return None
+    if count * (1 + len(list(all_nodes(body)))) + len(names.taken) > LARGEST:
         return None
     nodes: list[onnx.NodeProto] = []
     results: list[list[str]] = [[] for _ in range(written)]
