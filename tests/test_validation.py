@@ -217,3 +217,49 @@ def test_the_command_and_its_forms(run, tmp_path):
 def test_bad_calls(run, arguments, words):
     code, out, err = run(str(REFERENCE), str(REFERENCE), *arguments)
     assert code == 2 and words in err and "Traceback" not in err and out == ""
+
+
+# ---- The plan ----
+
+
+def test_reading_layers_keeps_the_integer_kernels():
+    given = pictures()[:1]
+    int8 = REFERENCE.with_name("digits_cnn_int8.onnx")
+    sides = [Side(m, given[0].reference.shape) for m in (REFERENCE, int8)]
+    plans = compare(*sides, given, methods=()).report["plan"]
+    assert plans["candidate"]["same"] and plans["candidate"]["integer"][0] == plans["candidate"]["integer"][1] > 10
+    assert not plans["reference"]["same"] and "Add" in plans["reference"]["words"]
+
+
+def test_a_plan_that_turns_to_floating_point_is_told():
+    side = Side(REFERENCE.with_name("digits_cnn_int8.onnx"), (1, 3, 96, 96))
+    quantised = [
+        n.inputs[0].name for n in side.graph.forward_nodes() if n.op == "QuantizeLinear" and n.inputs[0].inputs
+    ]
+    side.tap(quantised)
+    assert "run in floating point" in side.plan()["words"]
+    side.explainer.session_options["level"] = "disable"
+    assert side.plan()["same"]
+
+
+def test_files_fused_to_integer_operators_are_read_dequantised(tmp_path):
+    ort = pytest.importorskip("onnxruntime")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "extended.onnx")
+    ort.InferenceSession(str(REFERENCE.with_name("digits_cnn_int8.onnx")), options, ["CPUExecutionProvider"])
+    assert findings(tmp_path / "extended.onnx") == {}
+
+
+def test_a_perturbed_weight_is_named_where_names_are_lost():
+    def edit(model, weights):
+        name = convolutions(model)[4].input[1]
+        weights[name] *= 1 + 0.2 * np.random.default_rng(0).standard_normal(weights[name].shape).astype(np.float32)
+
+    model = onnx.load_from_string(changed(edit))
+    planted = convolutions(model)[4].input[1]
+    for node in model.graph.node:
+        node.input[:] = [n.replace("onnx::Conv", "w") for n in node.input]
+    for tensor in model.graph.initializer:
+        tensor.name = tensor.name.replace("onnx::Conv", "w")
+    assert findings(model)["weight-differs"] == planted

@@ -12,6 +12,8 @@ from analyzer.commands.common import Progress, note, preprocess_options, print_j
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
+MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of both sides
+
 
 @click.command(name="compare")
 @click.argument("reference", type=click.Path(dir_okay=False))
@@ -32,6 +34,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", "
 @click.option("--candidate-provider", help="Of the candidate.  [as the reference's]")
 @click.option("--allow-fallback", is_flag=True, help="Let nodes without a GPU kernel run on the CPU.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the CPU provider.")
+@click.option(
+    "--mode", type=click.Choice(["as-shipped", "semantics"]), default="as-shipped", show_default=True,
+    help="Run both as the runtime optimises them, or operator by operator as the files say.",
+)  # fmt: skip
 @stacked(preprocess_options)
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "junit", "sarif", "markdown"]), default="text",
@@ -52,6 +58,7 @@ def command(
     candidate_provider: str | None,
     allow_fallback: bool,
     threads: int | None,
+    mode: str,
     form: str,
     **preprocess: Any,
 ) -> int:
@@ -70,7 +77,7 @@ def command(
     if judge:
         document = saved(judge)
     else:
-        options = session_options(allow_fallback, threads)
+        options = session_options(allow_fallback, threads) | {"level": MODES[mode]}
         providers = (provider, candidate_provider or provider)
         document, figures = run(
             reference, candidate, pictures(data, limit), boxes, methods, providers, options, preprocess
@@ -100,6 +107,7 @@ def run(
     from analyzer.attribution import Explainer
     from analyzer.commands.pictures import read_card
     from analyzer.images import decode
+    from analyzer.runtime import runtime_version
     from analyzer.validation import METHODS, Picture, Side, compare
 
     explainers = [Explainer(m, p, **options) for m, p in zip((reference, candidate), providers, strict=True)]
@@ -123,7 +131,12 @@ def run(
     document = {
         "comparison": rounded(done.report),
         "run": {
-            "providers": " and ".join(providers),
+            "onnxruntime": runtime_version(),
+            "providers": " and ".join(side.plain.provider for side in sides),
+            "optimisation": options["level"],
+            "threads": str(options["threads"] or "as the runtime chooses"),
+            "TF32": "off",
+            "fell to the CPU": ", ".join(n for side in sides for n in side.plain.fallbacks) or "nothing",
             "machine": platform.machine(),
             "python": platform.python_version(),
             "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
@@ -279,5 +292,8 @@ def text_of(document: dict[str, Any]) -> str:
         lines.append(f"        noise grows most at {jump['layer']} ({jump['before_db']:.1f} → {jump['at_db']:.1f} dB)")
     for method, row in comparison["evidence"].items():
         lines.append(f"{method}: rank correlation {row['rank_correlation']:.3f}, top IoU {row['top_iou']:.3f}")
+    for side, plan in comparison.get("plan", {}).items():
+        if not plan["same"]:
+            lines.append(f"reading the layers changes the {side}'s kernels: {plan['words']}")
     lines += [f"{method}: not available: {why}" for method, why in comparison["unavailable"].items()]
     return "\n".join(lines)

@@ -227,6 +227,8 @@ def _about(document: Mapping[str, Any]) -> str:
         [side, document["comparison"][side]["model"], document["comparison"][side]["sha256"]]
         for side in ("reference", "candidate")
     ]
+    for side, plan in document["comparison"].get("plan", {}).items():
+        rows.append([f"{side}, its kernels while layers are read", plan["words"] or "the same", ""])
     run = [[k, v] for k, v in document.get("run", {}).items()]
     return (
         "<h2>What was compared</h2>"

@@ -192,3 +192,10 @@ def runtime_limits() -> dict[str, int]:
 
     opset = next(v for v in range(40, 12, -1) if v == 13 or loads(v, 8))
     return {"opset": opset, "ir": next(v for v in range(20, 7, -1) if v == 8 or loads(13, v))}
+
+
+def runtime_version() -> str:
+    """Of the installed onnxruntime."""
+    import onnxruntime as ort
+
+    return str(ort.__version__)

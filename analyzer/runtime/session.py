@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Session:
         level: graph optimisation, one of `LEVELS`.
         allow_fallback: let floating-point nodes without a kernel on the provider run on the CPU.
         memory_limit: bytes of GPU memory (CUDA).
+        plan_file: where the optimised graph is written.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Session:
         level: str = "all",
         allow_fallback: bool = False,
         memory_limit: int | None = None,
+        plan_file: str | Path | None = None,
     ) -> None:
         import onnxruntime as ort
 
@@ -55,6 +58,8 @@ class Session:
             provider_options["gpu_mem_limit"] = memory_limit
         proto, weights = model.stub(outputs) if isinstance(model, Graph) else (model, {})
         options = _options(ort, threads, level, sum(w.nbytes for w in weights.values()))
+        if plan_file is not None:
+            options.optimized_model_filepath = str(plan_file)
         if name != NAMES["cpu"]:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         weights = {name: np.ascontiguousarray(w) for name, w in (weights or {}).items()}

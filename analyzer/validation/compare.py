@@ -220,6 +220,7 @@ class _Run:
             "unmatched": [n for n in reference.layers if n not in self.drifts],
             "largest_jump": _largest_jump(layers),
             "weights": weight_differences(reference.graph, candidate.graph),
+            "plan": {"reference": reference.plan(), "candidate": candidate.plan()},
             "evidence": _evidence_summary(self.rows, self.methods),
             "unavailable": self.unavailable,
             "rows": self.rows,

@@ -44,13 +44,20 @@ def match_by_name(reference: Sequence[str], candidate: Graph) -> list[Match]:
                 found.append(Match(name, behind.name, "name, dequantised"))
         elif _undecorated(name) in plain:
             value = candidate[plain[_undecorated(name)]]
-            found.append(Match(name, (dequantized(candidate, value) or value).name, "name alike"))
+            value = dequantized(candidate, value) or value
+            if value.dtype is None or np.dtype(value.dtype).kind not in "iu":
+                found.append(Match(name, value.name, "name alike"))
     return found
 
 
 def dequantized(graph: Graph, value: Value) -> Value | None:
-    """The tensor that the rest of the graph reads in place of `value` where it is quantised and dequantised again."""
+    """The tensor that the rest of the graph reads in place of `value` where it is quantised and dequantised again.
+
+    Of a quantised `value` itself, as fused integer operators give it, what it is dequantised to.
+    """
     for node in graph.consumers(value):
+        if node.op == "DequantizeLinear" and node.inputs[0] is value:
+            return node.outputs[0]
         if node.op == "QuantizeLinear":
             for following in graph.consumers(node.outputs[0]):
                 if following.op == "DequantizeLinear":

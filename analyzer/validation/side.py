@@ -13,7 +13,7 @@ from analyzer.attribution.features import Taps, channels_first
 from analyzer.attribution.targets import Scores, find_scores
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import default_layer, feature_maps, image_input, layouts
-from analyzer.runtime import Session
+from analyzer.runtime import Session, kernels, plan_difference
 
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
 
@@ -80,6 +80,15 @@ class Side:
         graph = self.explainer.graph({self.input: self.shape})
         self._taps = Taps(graph, list(names), self.explainer.provider, **self.options)
         self._layouts = layouts(graph)
+
+    def plan(self) -> dict[str, Any]:
+        """How the kernels with the chosen taps differ from those without; see `runtime.plan_difference`."""
+        graph, tapped = (self.explainer.graph({self.input: self.shape}) for _ in range(2))
+        plain = kernels(graph, self.explainer.provider, [self.scores.output.name], **self.options)
+        existing = {v.name for v in tapped.outputs}
+        names = [n if n in existing else tapped.add_output(tapped[n]).name for n in self._taps.outputs]
+        names = list(dict.fromkeys([self.scores.output.name, *names]))
+        return plan_difference(plain, kernels(tapped, self.explainer.provider, names, **self.options))
 
     def features(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """The tapped layers for one picture, channels first where they are maps, as floats."""

@@ -31,7 +31,7 @@ class Thresholds:
     evidence_correlation: float = 0.8
     evidence_iou: float = 0.6
     weight_error: float = 0.05
-    saturated: float = 0.01
+    saturated: float = 0.002
 
 
 @dataclass(frozen=True)

@@ -7,34 +7,41 @@ from typing import Any
 import numpy as np
 
 from analyzer.graph import Graph
+from analyzer.validation.matching import match_by_activations
 
 SUFFIXES = ("", "_DequantizeLinear_Output", "_dequantized")
 
 
 def weight_differences(reference: Graph, candidate: Graph) -> list[dict[str, Any]]:
-    """‖W − W′‖ / ‖W‖ of every weight of the reference with a twin of its name (dequantised where it is quantised).
+    """‖W − W′‖ / ‖W‖ of every weight of the reference and its twin in the candidate, dequantised where quantised.
+
+    Twins have the same name; those left over are matched by their values, in the order of both graphs. Where only one
+    of the files has BatchNormalization nodes, factors per output channel are fitted away first: they are folded there.
 
     Returns:
-        {"weight", "node", "relative_error", "words"} per weight, the largest first; equal ones are left out.
+        {"weight", "node", "rule", "relative_error", "words"} per weight, the largest first; equal ones are left out.
     """
+    ours, theirs = _weights(reference), _weights(candidate)
+    pairs = {}
+    for name, array in ours.items():
+        twin = next((name + s for s in SUFFIXES if name + s in theirs), None)
+        if twin is not None and theirs[twin].shape == array.shape:
+            pairs[name] = (twin, "name")
+    used = {twin for twin, _ in pairs.values()}
+    left = [{n: a for n, a in side.items() if n not in known} for side, known in ((ours, pairs), (theirs, used))]
+    pairs |= {m.reference: (m.candidate, "values") for m in match_by_activations(*left)}
+    folded = _normalizations(reference) != _normalizations(candidate)
     found = []
-    inputs = {v.name for v in reference.inputs}
-    for name, value in reference.values.items():
-        array = None if value.inputs or name in inputs else _array(reference, value)
-        if array is None or array.dtype.kind != "f" or array.ndim < 2:
-            continue
-        twin = _twin(candidate, name)
-        if twin is None or twin.shape != array.shape:
-            continue
-        a, b = array.astype(np.float64), twin.astype(np.float64)
-        norm = float(np.linalg.norm(a))
-        error = float(np.linalg.norm(a - b)) / norm if norm else float(np.abs(b).max(initial=0))
+    for name, (twin, rule) in pairs.items():
+        a, b = (x.astype(np.float64) for x in (ours[name], theirs[twin]))
+        error = _relative(_rescaled(a, b) if folded else a, b)
         if error > 1e-9:
             users = reference.consumers(reference[name])
             found.append(
                 {
                     "weight": name,
                     "node": users[0].name if users else "",
+                    "rule": rule,
                     "relative_error": error,
                     "words": _permuted(a, b) if error > 0.1 else "",
                 }
@@ -42,19 +49,42 @@ def weight_differences(reference: Graph, candidate: Graph) -> list[dict[str, Any
     return sorted(found, key=lambda row: (-row["relative_error"], row["weight"]))
 
 
-def _twin(graph: Graph, name: str) -> np.ndarray | None:
-    for suffix in SUFFIXES:
-        value = graph.values.get(name + suffix)
-        if value is None:
-            continue
-        node = graph.producer(value)
-        if node is None:
-            return _array(graph, value)
-        if node is not None and node.op == "DequantizeLinear":
-            return _dequantized(graph, node)
-        if node is not None and node.op == "Cast":
-            return _array(graph, node.inputs[0])
-    return None
+def _weights(graph: Graph) -> dict[str, np.ndarray]:
+    """Floating-point constants with two axes or more, as nodes read them: dequantised, or cast from half precision."""
+    found: dict[str, np.ndarray] = {}
+    given = {v.name for v in graph.inputs}
+    for node in graph.forward_nodes():
+        for value in node.inputs if node.op not in ("DequantizeLinear", "Cast") else ():
+            if value.name and value.name not in found and value.name not in given:
+                array = _read(graph, value)
+                if array is not None and array.dtype.kind == "f" and array.ndim >= 2:
+                    found[value.name] = array
+    return found
+
+
+def _read(graph: Graph, value: Any) -> np.ndarray | None:
+    node = graph.producer(value)
+    if node is not None and node.op == "DequantizeLinear":
+        return _dequantized(graph, node)
+    if node is not None and node.op == "Cast":
+        return _array(graph, node.inputs[0])
+    return _array(graph, value)
+
+
+def _normalizations(graph: Graph) -> bool:
+    return any(n.op == "BatchNormalization" for n in graph.forward_nodes())
+
+
+def _relative(a: np.ndarray, b: np.ndarray) -> float:
+    norm = float(np.linalg.norm(a))
+    return float(np.linalg.norm(a - b)) / norm if norm else float(np.abs(b).max(initial=0))
+
+
+def _rescaled(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`a` with each output channel (axis 0) times the factor that brings it closest to `b`."""
+    rows, others = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    factors = (rows * others).sum(1) / np.maximum((rows * rows).sum(1), 1e-300)
+    return (rows * factors[:, None]).reshape(a.shape)
 
 
 def _array(graph: Graph, value: Any) -> np.ndarray | None:
@@ -71,7 +101,7 @@ def _dequantized(graph: Graph, node: Any) -> np.ndarray | None:
     if scale.size > 1:
         wide[node.attrs.get("axis", 1)] = -1
     spread = [x.astype(np.float64).reshape(wide if x.size > 1 else [1] * q.ndim) for x in (zero, scale)]
-    return (q.astype(np.float64) - spread[0]) * spread[1]
+    return ((q.astype(np.float64) - spread[0]) * spread[1]).astype(np.float32)
 
 
 def _permuted(a: np.ndarray, b: np.ndarray) -> str:

@@ -1,0 +1,52 @@
+"""The plan that onnxruntime really runs: its kernels after optimisation."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from analyzer.graph import Graph
+from analyzer.runtime.session import Session
+
+INTEGER = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantize")
+# Nodes that only carry a value from one kernel's form to another's, or to the reader.
+COPIES = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "Transpose", "ReorderInput", "ReorderOutput", "Cast", "Identity"}
+)
+
+
+def kernels(graph: Graph, provider: str, outputs: Sequence[str], **options: Any) -> dict[str, int]:
+    """{operator: how many} of the optimised graph that gives `outputs`, by name.
+
+    Args:
+        options: as for `Session`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plan.onnx"
+        Session(graph, provider, outputs=outputs, plan_file=file, **options)
+        nodes = onnx.load(file, load_external_data=False).graph.node
+        return dict(sorted(Counter(n.op_type for n in nodes).items()))
+
+
+def plan_difference(plain: Mapping[str, int], tapped: Mapping[str, int]) -> dict[str, Any]:
+    """How the plan with taps differs from the plan without.
+
+    Returns:
+        {"same": no kernel but copies differs, "kernels": {operator: [plain, tapped]} of all that differ,
+        "integer": [plain, tapped] kernels of integer arithmetic, "words": a sentence, "" where they are the same}.
+    """
+    changed = {op: [plain.get(op, 0), tapped.get(op, 0)] for op in sorted({*plain, *tapped})}
+    changed = {op: counts for op, counts in changed.items() if counts[0] != counts[1]}
+    integer = [sum(n for op, n in plan.items() if op.startswith(INTEGER)) for plan in (plain, tapped)]
+    computing = {op: counts for op, counts in changed.items() if op not in COPIES}
+    words = []
+    if integer[1] < integer[0]:
+        words.append(f"{integer[0] - integer[1]} of {integer[0]} integer kernels run in floating point")
+    if computing:
+        words.append("fused otherwise: " + ", ".join(f"{op} {a} → {b}" for op, (a, b) in computing.items()))
+    return {"same": not computing, "kernels": changed, "integer": integer, "words": "; ".join(words)}
