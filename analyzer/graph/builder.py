@@ -47,6 +47,8 @@ class Builder:
         """Append a node; a Value, or a tuple of them where `outputs` is above 1."""
         like = next((i for i in inputs if isinstance(i, gs.Tensor) and i.dtype != np.dtype(bool)), None)
         values = [self.value(i, like) for i in inputs]
+        if op == "Pad" and len(values) == 4 and values[3] is not None:
+            values = self._over_all_axes(*values)
         while values and values[-1] is None:
             values.pop()
         if outputs == 1:
@@ -257,6 +259,10 @@ class Builder:
             target = self.const(values[1])
             if target is not None and self.static(first) == tuple(target.tolist()):
                 return first
+        if op == "Pad":
+            pads = self.const(values[1])
+            if pads is not None and not pads.any():
+                return first
         if op == "Concat" and len(values) == 1:
             return first
         if op == "Identity":
@@ -281,6 +287,21 @@ class Builder:
         if not found or found[0].dtype == object or found[0].nbytes > 1024:
             return None
         return self.constant(found[0])
+
+    def _over_all_axes(self, value: Value, pads: Value, constant: Value | None, axes: Value) -> list[Value | None]:
+        """The inputs of a Pad that names its axes, for one that names none.
+
+        onnxruntime 1.31 fails when it moves a Transpose through a Pad with axes.
+        """
+        chosen, rank = self.const(axes), len(value.shape) if value.shape is not None else None
+        if chosen is None or rank is None:
+            return [value, pads, constant, axes]
+        places = np.concatenate([chosen % rank, chosen % rank + rank])
+        known, full = self.const(pads), np.zeros(2 * rank, np.int64)
+        if known is not None:
+            full[places] = known
+            return [value, self.constant(full), constant]
+        return [value, self.node("ScatterElements", full, self.constant(places), pads, axis=0), constant]
 
     def _is(self, value: Value | None, number: float) -> bool:
         return isinstance(value, gs.Constant) and math.prod(value.shape) == 1 and self.const(value).item() == number  # type: ignore[union-attr]

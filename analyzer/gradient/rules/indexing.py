@@ -56,12 +56,7 @@ def _place_one(op: Builder, ct: Value, index: int, axis: int, x: Value, index_ra
     one = op.value([index])
     before = one if index >= 0 else op.Add(size, one)
     after = op.Sub(op.Sub(size, before), op.value([1]))
-    known = op.const(op.Concat(before, after, axis=0))
-    if known is None:
-        return op.shaped_as(op.Pad(ct, op.Concat(before, after, axis=0), 0.0, [axis]), x)
-    pads = np.zeros((2, op.rank(x)), np.int64)
-    pads[:, axis] = known
-    return op.shaped_as(op.Pad(ct, pads.ravel(), 0.0) if pads.any() else ct, x)
+    return op.shaped_as(op.Pad(ct, op.Concat(before, after, axis=0), 0.0, [axis]), x)
 
 
 @vjp("Gather")

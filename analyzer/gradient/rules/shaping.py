@@ -145,15 +145,7 @@ def _spread(op: Builder, node: Primal, ct: Value, within: Value, axes: list[int]
 
 def _pad(op: Builder, value: Value, before: Value, after: Value, axes: list[int]) -> Value:
     """`value` with zeros before and after it along `axes`; negative counts crop."""
-    pads = op.Concat(before, after, axis=0)
-    known = op.const(pads)
-    if known is None:
-        return op.Pad(value, pads, 0.0, axes)
-    if not known.any():
-        return value
-    full = np.zeros((2, op.rank(value)), np.int64)
-    full[:, axes] = known.reshape(2, -1)
-    return op.Pad(value, full.ravel(), 0.0)
+    return op.Pad(value, op.Concat(before, after, axis=0), 0.0, axes)
 
 
 def _scatter_to_places(op: Builder, node: Primal, ct: Value) -> Value:
