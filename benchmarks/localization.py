@@ -97,7 +97,7 @@ def main() -> None:
         table = measure(name, given.pictures)
         parts.append(f"## {name}: {len(table['centre'])} digits\n\n" + "\n".join(rows(table)) + "\n")
         print(parts[-1], flush=True)
-    given.out.write_text("\n".join(parts))
+        given.out.write_text("\n".join(parts))
 
 
 if __name__ == "__main__":
