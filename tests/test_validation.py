@@ -263,3 +263,10 @@ def test_a_perturbed_weight_is_named_where_names_are_lost():
     for tensor in model.graph.initializer:
         tensor.name = tensor.name.replace("onnx::Conv", "w")
     assert findings(model)["weight-differs"] == planted
+
+
+def test_a_range_too_small_in_front_of_a_relu():
+    model = onnx.load(REFERENCE.with_name("digits_cnn_int8.onnx"))
+    tensor = next(t for t in model.graph.initializer if t.name.endswith("stem.1.0/Conv_output_0_scale"))
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 4, tensor.name))
+    assert findings(model.SerializeToString())["saturated"].endswith("stem.1.0/Conv_output_0")

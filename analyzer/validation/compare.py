@@ -83,6 +83,7 @@ class _Run:
         self.methods, self.keep = methods, keep
         self.matches: list[Match] = []
         self.drifts: dict[str, Drift] = {}
+        self.watched: dict[str, str] = {}
         self.saturation: dict[str, list[float]] = {}
         self.rows: list[dict[str, Any]] = []
         self.maps: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
@@ -135,7 +136,9 @@ class _Run:
         order = {name: i for i, name in enumerate(reference.layers)}
         self.matches = sorted(matches, key=lambda m: order[m.reference])
         self.drifts = {m.reference: Drift() for m in self.matches}
-        reference.tap([m.reference for m in self.matches])
+        quantised = match_by_name(reference.rectified, candidate.graph)
+        self.watched = {m.reference: m.candidate for m in quantised if m.rule == "name, dequantised"}
+        reference.tap([*(m.reference for m in self.matches), *self.watched])
         candidate.tap([m.candidate for m in self.matches])
 
     def _features(self, picture: Picture) -> None:
@@ -145,9 +148,11 @@ class _Run:
             a, b = ours[match.reference], theirs[match.candidate]
             if a.size == b.size:
                 self.drifts[match.reference].add(a, b.reshape(a.shape))
-            share = saturated_share(candidate.graph, match.candidate, b, a)
+        for name, twin in [*((m.reference, m.candidate) for m in self.matches), *self.watched.items()]:
+            values = np.maximum(ours[name], 0) if name in self.watched else ours[name]
+            share = saturated_share(candidate.graph, twin, values)
             if share is not None:
-                self.saturation.setdefault(match.reference, []).append(share)
+                self.saturation.setdefault(name, []).append(share)
 
     # ---- Evidence ----
 
@@ -207,9 +212,6 @@ class _Run:
             for m in self.matches
             if self.drifts[m.reference].pictures
         ]
-        for row in layers:
-            if row["layer"] in self.saturation:
-                row["saturated"] = float(np.mean(self.saturation[row["layer"]]))
         report = {
             "reference": {"model": reference.name, "sha256": reference.explainer.loaded.sha256},
             "candidate": {"model": candidate.name, "sha256": candidate.explainer.loaded.sha256},
@@ -217,6 +219,7 @@ class _Run:
             "outputs": _outputs(self.rows),
             "input": self.contract,
             "layers": layers,
+            "ranges": [{"layer": n, "saturated": float(np.mean(s))} for n, s in self.saturation.items()],
             "unmatched": [n for n in reference.layers if n not in self.drifts],
             "largest_jump": _largest_jump(layers),
             "weights": weight_differences(reference.graph, candidate.graph),

@@ -61,6 +61,12 @@ class Side:
         names = [m.name for m in maps if not self._is_fused(m.value)]
         return list(dict.fromkeys([*names, self.scores.logits.name]))
 
+    @cached_property
+    def rectified(self) -> list[str]:
+        """The feature maps that only a Relu reads, which `layers` leaves out."""
+        maps = feature_maps(self.graph, self.scores.logits)
+        return [m.name for m in maps if [n.op for n in self.graph.consumers(m.value)] == ["Relu"]]
+
     def _is_fused(self, value: Value) -> bool:
         readers = self.graph.consumers(value)
         return len(readers) == 1 and readers[0].op in FUSED

@@ -97,8 +97,8 @@ def _weights(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
 
 def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     found = []
-    for row in report["layers"]:
-        if row.get("saturated", 0) > limits.saturated:
+    for row in report["ranges"]:
+        if row["saturated"] > limits.saturated:
             words = f"{row['saturated']:.1%} of the reference's values lie beyond the quantised range"
             found.append(Finding("saturated", row["layer"], row["saturated"], limits.saturated, words))
     diverged = [r for r in report["layers"] if r["cosine"] < limits.feature_cosine or not r["finite"]]

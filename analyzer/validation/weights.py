@@ -111,8 +111,8 @@ def _permuted(a: np.ndarray, b: np.ndarray) -> str:
     return ""
 
 
-def saturated_share(graph: Graph, name: str, values: np.ndarray, reference: np.ndarray) -> float | None:
-    """Share of a quantised layer's elements that lie at the end of its range while the reference's lie beyond it.
+def saturated_share(graph: Graph, name: str, reference: np.ndarray) -> float | None:
+    """Share of the reference's elements that lie beyond the range of the candidate's quantised layer `name`.
 
     None where the layer is not behind a DequantizeLinear.
     """
@@ -124,7 +124,7 @@ def saturated_share(graph: Graph, name: str, values: np.ndarray, reference: np.n
     zero = graph.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
     if quantize is None or quantize.op != "QuantizeLinear" or scale is None or scale.size != 1 or zero is None:
         return None
-    if values.size != reference.size or zero.dtype.kind not in "iu":
+    if zero.dtype.kind not in "iu":
         return None
     limits = np.iinfo(zero.dtype)
     step, z = float(scale.item()), int(zero.item())
