@@ -24,7 +24,6 @@ REFUSED = {
     "espdl_tvm_test": {"grad-cam": "no feature map"},
     "jax2onnx_model_with_function": {"grad-cam": "no feature map"},
     "winml_dx_preprocessor_efficient_net": {"grad-cam": "no feature map"},
-    "ppocr_en_number_rec": {"grad-cam": "LSTM", "gradient": "LSTM"},
 }
 
 
