@@ -450,6 +450,8 @@ def default_layer(graph: Graph, target: Value) -> FeatureMap:
         UnsupportedError: the target depends on no feature map.
     """
     maps = feature_maps(graph, target)
+    axes = sum(a in "DHW" for a in image_layout(graph, image_input(graph)) or "")
+    maps = [m for m in maps if len(m.size) == axes] or maps  # what a recurrent layer reads has lost the height
     if not maps and (strange := _unknown_operators(graph)):
         raise UnsupportedError(
             f"{graph.name}: no feature map is known between the input and {target.name!r}, "
