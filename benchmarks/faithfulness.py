@@ -87,7 +87,8 @@ class Judge:
             part = np.rint(part).clip(0, 255).astype(np.uint8) if self.given.dtype == np.uint8 else part
             (scores,) = self.session.run({self.given.name: part}).values()
             found.append(scores.reshape(self.first, -1))
-        scores = np.concatenate(found)[: len(images)].astype(np.float64)
+        whole = 255 if found[0].dtype == np.uint8 else 1  # a quantised file gives its probabilities in bytes
+        scores = np.concatenate(found)[: len(images)].astype(np.float64) / whole
         if self.stripped:
             return scores
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
