@@ -15,13 +15,11 @@ from onnx import numpy_helper
 from analyzer.analysis import receptive_field
 from analyzer.analysis.cost import cost
 from analyzer.attribution import Explainer
-from analyzer.attribution.features import Taps, channels_first
-from analyzer.attribution.targets import find_scores
 from analyzer.errors import InputError
-from analyzer.graph import Graph
-from analyzer.graph.query import default_layer, feature_maps, image_input, layouts
+from analyzer.graph.query import feature_maps, layouts
 from analyzer.images import PRESETS, Preprocess
 from analyzer.validation.metrics import energy_inside, spearman
+from analyzer.validation.side import Side
 from analyzer.validation.verdict import Finding
 
 SHIFT = 4  # pixels of the network's input
@@ -88,14 +86,17 @@ class _Run:
         self.class_maps: dict[int, list[Any]] = {}
         self.channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.contract: dict[str, list[tuple[float, bool | None]]] = {}
-        self.graph: Graph | None = None
-        self.taps: Taps | None = None
-        self.randomised: Explainer | None = None
+        self.channel = preprocess.layout.index("C")
+        self.side: Side | None = None
+        self.randomised = Explainer(randomised_head(explainer, seed), explainer.provider, **explainer.session_options)
 
     def add(self, picture: Picture) -> None:
         array, placement = self.preprocess.apply(picture.pixels)
-        if self.graph is None:
-            self._prepare(array)
+        if self.side is None:
+            self.side = Side(self.explainer, array.shape)
+            self.tapped = [m.name for m in feature_maps(self.side.graph, self.side.scores.logits)]
+            self.layouts = layouts(self.side.graph)
+            self.side.tap(self.tapped)
         found = self.explainer.explain(array, self.method)
         top, heat = int(found.target[0]), found.heatmap[0].astype(np.float64)
         row: dict[str, Any] = {
@@ -119,43 +120,30 @@ class _Run:
             self._contract(picture)
         self.rows.append(row)
 
-    def _prepare(self, array: np.ndarray) -> None:
-        name = image_input(self.explainer.plain).name
-        self.graph = self.explainer.graph({name: array.shape})
-        self.scores = find_scores(self.graph)
-        self.layer = default_layer(self.graph, self.scores.logits).name
-        self.input = name
-        self.tapped = [m.name for m in feature_maps(self.graph, self.scores.logits)]
-        self.layouts = layouts(self.graph)
-        self.taps = Taps(self.explainer.graph({name: array.shape}), self.tapped, self.explainer.provider)
-        self.randomised = Explainer(randomised_head(self.explainer, self.seed), self.explainer.provider)
-
     def _probability(self, scores: np.ndarray) -> np.ndarray:
         """The model's scores as probabilities: as they are where it squashes them itself, else their softmax."""
+        assert self.side is not None
         scores = np.asarray(scores, np.float64)
-        if self.scores.stripped:
+        if self.side.scores.stripped:
             return scores
         powers = np.exp(scores - scores.max())
         return np.asarray(powers / powers.sum())
 
-    def _scores(self, array: np.ndarray) -> np.ndarray:
-        assert self.taps is not None
-        compiled = self.explainer._session(self.method, "auto", [None], {self.input: array.shape}, None, {})
-        assert compiled.session is not None
-        feeds = {self.input: array, compiled.target_inputs[0]: np.full(len(array), -1, np.int64)}
-        return np.asarray(compiled.session.run(feeds, [self.scores.output.name])[self.scores.output.name]).ravel()
+    def _probabilities(self, array: np.ndarray) -> np.ndarray:
+        """Of every class, for a preprocessed picture."""
+        assert self.side is not None
+        return self._probability(self.side.output(array))
 
     # ---- Per picture ----
 
     def _collect(self, top: int, heat: np.ndarray, array: np.ndarray) -> None:
-        assert self.taps is not None
+        assert self.side is not None
         self.mean_map = heat if self.mean_map is None else self.mean_map + heat
         kept = self.class_maps.setdefault(top, [0, np.zeros_like(heat)])
         kept[0] += 1
         kept[1] = kept[1] + heat
-        for name, values in self.taps.run({self.input: array}).items():
-            flat = channels_first(values, self.layouts[name])[0].astype(np.float64)
-            flat = flat.reshape(len(flat), -1)
+        for name, values in self.side.features(array).items():
+            flat = values[0].astype(np.float64).reshape(len(values[0]), -1)
             low, high = flat.min(1), flat.max(1)
             if name in self.channels:
                 low, high = np.minimum(low, self.channels[name][0]), np.maximum(high, self.channels[name][1])
@@ -163,27 +151,21 @@ class _Run:
 
     def _shifted(self, array: np.ndarray, top: int) -> dict[str, float]:
         """Label kept, and change of the class's probability, when the input moves by a few pixels."""
-        original = self._probability(self._scores(array))
+        assert self.side is not None
+        original = self._probabilities(array)
         before = original[top]
-        axes = [a for a, s in enumerate(array.shape) if a and s > 4][-2:] if array.shape[1] <= 4 else [1, 2]
         kept, change = [], []
-        for axis in axes:
+        for axis in (a for a in (1, 2, 3) if a != self.channel):
             for amount in (-SHIFT, SHIFT):
-                after = self._probability(self._scores(_moved(array, axis, amount)))
-                kept.append(self._labels(after) == self._labels(original))
+                after = self._probabilities(_moved(array, axis, amount))
+                kept.append(self.side.labels(after) == self.side.labels(original))
                 change.append(abs(float(after[top] - before)))
         return {"label_kept": float(np.mean(kept)), "change": float(np.mean(change))}
 
-    def _labels(self, probabilities: np.ndarray) -> list[int]:
-        """The top class, or for a sigmoid's scores every class above ½."""
-        if "Sigmoid" in self.scores.stripped:
-            return np.flatnonzero(probabilities > 0.5).tolist()
-        return [int(probabilities.argmax())]
-
     def _faithfulness(self, array: np.ndarray, heat: np.ndarray, top: int) -> dict[str, float]:
         """Areas under the class's probability as pixels are deleted or inserted, highest heat first, and at random."""
-        channel = 1 if array.shape[1] <= 4 else array.ndim - 1
-        base = array.astype(np.float64).mean(axis=tuple(a for a in range(array.ndim) if a != channel), keepdims=True)
+        others = tuple(a for a in range(array.ndim) if a != self.channel)
+        base = array.astype(np.float64).mean(axis=others, keepdims=True)
         cells = np.random.default_rng([self.seed, len(self.rows)]).random((CELLS, CELLS))
         places = np.ix_(*(np.arange(s) * CELLS // s for s in heat.shape))
         noise = cells[places]  # as coarse as a class map: single pixels at random would destroy any picture at once
@@ -192,17 +174,16 @@ class _Run:
             rank = np.argsort(np.argsort(-order.ravel(), kind="stable"), kind="stable").reshape(order.shape)
             curves: dict[str, list[float]] = {"deletion": [], "insertion": []}
             for count in np.linspace(0, heat.size, STEPS + 1):
-                hot = np.expand_dims((rank < count)[None], channel)
+                hot = np.expand_dims((rank < count)[None], self.channel)
                 for kind, keep in (("deletion", ~hot), ("insertion", hot)):
                     changed = np.where(keep, array, base).astype(array.dtype)
-                    curves[kind].append(float(self._probability(self._scores(changed))[top]))
+                    curves[kind].append(float(self._probabilities(changed)[top]))
             for kind, curve in curves.items():
                 areas[kind + name] = float((sum(curve) - (curve[0] + curve[-1]) / 2) / STEPS)
         return areas
 
     def _sanity(self, array: np.ndarray, heat: np.ndarray, top: int, classes: int) -> dict[str, float]:
         """Rank correlation of the map with that of a model with a random head, and with that of another class."""
-        assert self.randomised is not None
         result = {"random_head": spearman(heat, self.randomised.explain(array, self.method, top).heatmap[0])}
         if classes > 1:
             other = int((top + 1 + np.random.default_rng([self.seed, len(self.rows)]).integers(classes - 1)) % classes)
@@ -212,7 +193,7 @@ class _Run:
     def _contract(self, picture: Picture) -> None:
         """Confidence (and whether it is right) under the declared preprocessing and the customary ones."""
         for name, how in alternatives(self.preprocess).items():
-            scores = self._probability(self._scores(how.apply(picture.pixels)[0]))
+            scores = self._probabilities(how.apply(picture.pixels)[0])
             top = int(scores.argmax())
             right = None if picture.label is None else top == picture.label
             self.contract.setdefault(name, []).append((float(scores[top]), right))
@@ -220,13 +201,13 @@ class _Run:
     # ---- Result ----
 
     def result(self) -> Audit:
-        assert self.graph is not None and self.mean_map is not None
-        fields = receptive_field(self.graph)
-        used = cost(self.graph)
+        assert self.side is not None and self.mean_map is not None
+        fields = receptive_field(self.side.graph)
+        used = cost(self.side.graph)
         proto = self.explainer.loaded.proto
         report: dict[str, Any] = {
             "identity": {
-                "model": str(self.explainer.loaded.path or self.explainer.loaded.name),
+                "model": self.side.name,
                 "sha256": self.explainer.loaded.sha256,
                 "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
                 "ir": proto.ir_version,
@@ -234,7 +215,7 @@ class _Run:
                 "operators": dict(Counter(n.op_type for n in proto.graph.node).most_common()),
                 "parameters": used.parameters,
                 "macs": used.macs,
-                "layer": self.layer,
+                "layer": self.side.layer,
                 "method": self.method,
             },
             "pictures": len(self.rows),

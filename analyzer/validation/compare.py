@@ -87,6 +87,7 @@ class _Run:
         self.saturation: dict[str, list[float]] = {}
         self.rows: list[dict[str, Any]] = []
         self.maps: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+        self.agreement: dict[str, float] = {}
         self.unavailable: dict[str, str] = {}
         self.contract: dict[str, Any] | None = None
 
@@ -105,7 +106,7 @@ class _Run:
         row: dict[str, Any] = {
             "picture": picture.name,
             "top": top,
-            "agree": self._labels(outputs[0]) == self._labels(outputs[1]),
+            "agree": reference.labels(outputs[0]) == reference.labels(outputs[1]),
             "score_drift": float(np.abs(outputs[0] - outputs[1]).max() / (np.abs(outputs[0]).max() or 1.0)),
         }
         if picture.label is not None:
@@ -114,12 +115,6 @@ class _Run:
         self._features(picture)
         row["evidence"] = self._evidence(picture, top[0])
         self.rows.append(row)
-
-    def _labels(self, output: np.ndarray) -> list[int]:
-        """The top class, or for a sigmoid's scores every class above ½."""
-        if "Sigmoid" in self.sides[0].scores.stripped:
-            return np.flatnonzero(output > 0.5).tolist()
-        return [int(output.argmax())]
 
     # ---- Layers ----
 
@@ -194,11 +189,10 @@ class _Run:
             if name in self.maps:
                 self.maps[name][method] = (heats[0], heats[1])
             return
-        self._order = getattr(self, "_order", {})
-        self._order[name] = agreement.get("rank_correlation", -1.0)
+        self.agreement[name] = agreement.get("rank_correlation", -1.0)
         self.maps[name] = {method: (heats[0], heats[1])}
         if len(self.maps) > self.keep:
-            del self.maps[max(self.maps, key=lambda n: self._order[n])]
+            del self.maps[max(self.maps, key=lambda n: self.agreement[n])]
 
     def _twin(self, layer: str) -> str | None:
         return next((m.candidate for m in self.matches if m.reference == layer), None)

@@ -104,6 +104,12 @@ class Side:
             for name, a in found.items()
         }
 
+    def labels(self, scores: np.ndarray) -> list[int]:
+        """The top class, or for a sigmoid's scores every class above ½."""
+        if "Sigmoid" in self.scores.stripped:
+            return np.flatnonzero(scores > 0.5).tolist()
+        return [int(scores.argmax())]
+
     def output(self, array: np.ndarray) -> np.ndarray:
         """The scores of one picture, (classes,), as the model gives them."""
         name = self.scores.output.name
