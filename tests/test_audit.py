@@ -36,6 +36,13 @@ def test_a_sound_model_passes():
     assert codes() == {}
 
 
+@pytest.mark.parametrize("name", ["digits_vit", "digits_cnn_int8", "digits_cnn_fp16", "digits_cnn_dynamo"])
+def test_other_kinds_of_models_are_audited(name):
+    file = MODEL.with_name(f"{name}.onnx")
+    report = audit(Explainer(file), model_card(file).preprocess, [Picture("one", decode(EXAMPLES[0]))]).report
+    assert report["layers"] and report["identity"]["macs"] > 0
+
+
 def test_a_wrong_preset_is_doubted():
     right = model_card(MODEL).preprocess
     explainer = Explainer(MODEL)

@@ -244,9 +244,11 @@ class _Run:
             "size": size,
             "channels": len(low),
             "dead": int((low == high).sum()),
-            "field": "all" if reach is None or reach.is_global else [int(s) for s in reach.size],
+            "field": "all"
+            if reach is None or reach.is_global
+            else ["all" if s is None else int(s) for s in reach.size],
         }
-        if reach is not None and not reach.is_global:
+        if reach is not None and not reach.is_global and reach.padding and None not in (*reach.padding, *reach.size):
             shares = [max(0.0, float(p)) / float(s) for p, s in zip(reach.padding, reach.size, strict=True)]
             row["corner_on_padding"] = 1 - math.prod(1 - s for s in shares)
         return row
