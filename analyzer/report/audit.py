@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from analyzer.report.comparison import STYLE, findings_table, table
+from analyzer.report.page import findings_table, page, shown, table
 
 DEFINITIONS = {
     "contract": "mean highest probability, and accuracy where labels are known, when pictures are prepared in other "
@@ -52,18 +51,14 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
         "<h2>Over all pictures</h2>"
         + table(["", ""], [[k.replace("_", " "), v] for k, v in report["summary"].items()]),
         "<h2>Input contract</h2>" + table(["preprocessing", *keys], contract),
-        "<h2>Maps</h2>" + "".join(_figure(*f) for f in figures) if figures else "",
+        shown("Maps", figures),
         '<h2>Layers</h2><div class="scroll" tabindex="0">'
         + table(["layer", "size", "channels", "dead", "receptive field", "corner on padding"], layers)
         + "</div>",
         "<h2>Definitions</h2>" + table(["", ""], [[k, v] for k, v in DEFINITIONS.items()]),
         table(["", ""], [[k, str(v)] for k, v in document.get("run", {}).items()]),
     ]
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
-    )
+    return page(title, parts)
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -82,9 +77,3 @@ def _field(field: Any) -> str:
 
 def _share(row: Mapping[str, Any]) -> str:
     return f"{row['corner_on_padding']:.0%}" if "corner_on_padding" in row else ""
-
-
-def _figure(caption: str, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 from xml.etree import ElementTree
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --bad: #c0392b; --good: #1e8449; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n, th.n { text-align: right; } td.name { overflow-wrap: anywhere; }
-.bad { color: var(--bad); font-weight: 600; } .good { color: var(--good); font-weight: 600; }
-figure { margin: 1rem 0; } figure img { max-width: 100%; } figcaption { opacity: .8; }
-.scroll { max-height: 32rem; overflow: auto; } svg { width: 100%; height: auto; }
-"""
+from analyzer.report.page import findings_table, page, shown, table
+
 COLUMNS = {"cosine": "mean cosine", "sqnr_db": "SQNR dB", "max_error": "max error", "q99_error": "99% error"}
 CODES = (
     "input-differs", "weight-differs", "saturated", "features-diverge", "labels-differ", "scores-drift",
@@ -119,39 +109,12 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
         f'<p class="{"bad" if findings else "good"}">{escape(verdict(findings))}</p>',
         findings_table(findings),
         _summary(report),
-        _figures(figures),
+        shown("Pictures that agree least", figures),
         _layers(report),
         _weights(report),
         _about(document),
     ]
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-        f"<body><main>{''.join(p for p in parts if p)}</main></body></html>\n"
-    )
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
-    """Numbers are set to the right; anything else is text."""
-
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return f'<td class="n">{value:.4g}</td>'
-        return f'<td class="{"n" if isinstance(value, int) else "name"}">{escape(str(value))}</td>'
-
-    numeric = [isinstance(v, int | float) for v in rows[0]] if rows else [False] * len(header)
-    classes = ["n" if n else "name" for n in numeric]
-    head = "".join(f'<th scope="col" class="{c}">{escape(h)}</th>' for h, c in zip(header, classes, strict=True))
-    body = "".join("<tr>" + "".join(cell(v) for v in row) + "</tr>" for row in rows)
-    told = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def findings_table(findings: Sequence[Mapping[str, Any]]) -> str:
-    if not findings:
-        return ""
-    rows = [[f["code"], f["where"], f["value"], f["limit"], f["words"]] for f in findings]
-    return "<h2>Findings</h2>" + table(["code", "where", "value", "limit", "what it means"], rows)
+    return page(title, parts)
 
 
 def _summary(report: Mapping[str, Any]) -> str:
@@ -171,17 +134,6 @@ def _summary(report: Mapping[str, Any]) -> str:
     for method, why in report["unavailable"].items():
         rows.append([method, f"not available: {why}"])
     return "<h2>Summary</h2>" + table(["", ""], rows)
-
-
-def _figures(figures: Sequence[tuple[str, bytes]]) -> str:
-    if not figures:
-        return ""
-    shown = "".join(
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, png in figures
-    )
-    return "<h2>Pictures that agree least</h2>" + shown
 
 
 def _layers(report: Mapping[str, Any]) -> str:
