@@ -141,15 +141,40 @@ class Progress:
         self.total, self.what, self.done = total, what, 0
         self.terminal = sys.stderr.isatty()
 
-    def step(self) -> None:
-        """One more is done."""
-        self.done += 1
-        if self.total < 2 or not self.terminal:
-            return
-        width = 24
-        filled = width * self.done // self.total
-        bar = "█" * filled + "·" * (width - filled)
-        click.echo(f"\r{self.what} {bar} {self.done}/{self.total}", nl=self.done == self.total, err=True)
+    def step(self, count: int = 1) -> None:
+        """So many more are done."""
+        self.done += count
+        if count and self.total > 1 and self.terminal:
+            draw_bar(self.what, self.done, self.total)
+
+
+def draw_bar(what: str, done: int, total: int) -> None:
+    """Over the bar before it, on stderr; the line ends with the last one."""
+    filled = 24 * done // total
+    click.echo(f"\r{what} {'█' * filled}{'·' * (24 - filled)} {done}/{total}", nl=done == total, err=True)
+
+
+def each_picture(
+    what: str, pictures: Sequence[str], work: Callable[[str], Any], strict: Callable[[], bool] = lambda: False
+) -> tuple[list[Any], list[dict[str, str]]]:
+    """What `work` gives for every picture, and those that could not be used, which are told on stderr as they come.
+
+    A single picture's error is raised, and so is any while `strict()` holds.
+    """
+    from analyzer.errors import AnalyzerError
+
+    results, failed = [], []
+    progress = Progress(len(pictures), what)
+    for picture in pictures:
+        try:
+            results.append(work(picture))
+        except AnalyzerError as error:
+            if len(pictures) == 1 or strict():
+                raise
+            failed.append({"picture": picture, "error": error.message})
+            note(f"error: {picture}: {error}")
+        progress.step()
+    return results, failed
 
 
 class RunProgress:
@@ -172,5 +197,4 @@ class RunProgress:
         if time.monotonic() - self.start > self.PATIENCE and total > 1:
             self.shown = True
         if self.shown:
-            filled = 24 * done // total
-            click.echo(f"\r{method} {'█' * filled}{'·' * (24 - filled)} {done}/{total}", nl=done == total, err=True)
+            draw_bar(method, done, total)

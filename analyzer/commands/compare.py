@@ -10,8 +10,6 @@ import click
 
 from analyzer.commands.common import Progress, note, preprocess_options, print_json, session_options, stacked, table
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-
 MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of both sides
 
 
@@ -161,19 +159,10 @@ def drawn(maps: dict[str, Any], placements: dict[str, Any]) -> list[tuple[str, b
 
 
 def pictures(data: tuple[str, ...], limit: int | None) -> list[Path]:
-    """The pictures in files and folders, by name."""
-    from analyzer.errors import InputError
+    """The pictures in files, folders and lists, at most `limit` of them, evenly spread."""
+    from analyzer.mining import Manifest
 
-    found: list[Path] = []
-    for given in map(Path, data):
-        if given.is_dir():
-            found += sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
-        elif given.exists():
-            found.append(given)
-        else:
-            raise InputError(f"no such file or folder: {given}")
-    if not found:
-        raise InputError(f"no pictures in {', '.join(data)}", f"pictures end in {' '.join(SUFFIXES)}")
+    found = list(Manifest.read(data).paths)
     if limit and limit < len(found):
         found = [found[i * len(found) // limit] for i in range(limit)]
     return found

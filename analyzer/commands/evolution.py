@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    Progress,
     format_option,
     layer_option,
     preprocess_options,
@@ -52,7 +53,6 @@ def command(
     onnx-analyzer evolution step1.onnx step2.onnx step3.onnx -i photos/ -l conv5 -o evolution.png
     """
     from analyzer.attribution import Explainer
-    from analyzer.commands.mine import Steps
     from analyzer.commands.pictures import read_card
     from analyzer.images import write_png
     from analyzer.mining import Manifest
@@ -60,7 +60,7 @@ def command(
 
     card = read_card(Explainer(checkpoints[-1]), None, preprocess)
     manifest = Manifest.read(pictures)
-    progress = Steps(len(manifest) * len(checkpoints), "evolution")
+    progress = Progress(len(manifest) * len(checkpoints), "evolution")
     found = evolution(
         checkpoints,
         manifest,

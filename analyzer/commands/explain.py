@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
-    Progress,
     RunProgress,
+    each_picture,
     format_option,
     layer_option,
     model_argument,
@@ -83,7 +83,6 @@ def command(
     """
     from analyzer.attribution import Explainer
     from analyzer.commands.pictures import read_card
-    from analyzer.errors import AnalyzerError
 
     methods, targets = methods or ("grad-cam",), targets or ("top1",)
     asked = options_of(methods, parse_options(options))
@@ -98,17 +97,7 @@ def command(
         note(f"preprocessing: {card.source}")
     layer = layer or card.default_layer or "auto"
     job = Job(explainer, card, asked, targets, layer, output, colormap, alpha, top)
-    results, failed = [], []
-    progress = Progress(len(pictures), "explain")
-    for picture in pictures:
-        try:
-            results.append(job.run(picture, places.get(picture), raws.get(picture)))
-        except AnalyzerError as error:
-            if len(pictures) == 1:
-                raise
-            failed.append({"picture": picture, "error": error.message})
-            note(f"error: {picture}: {error}")
-        progress.step()
+    results, failed = each_picture("explain", pictures, lambda p: job.run(p, places.get(p), raws.get(p)))
     if verbose:
         report_receipt(explainer, model)
     if form == "json":

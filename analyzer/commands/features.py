@@ -9,10 +9,9 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
-    Progress,
+    each_picture,
     format_option,
     model_argument,
-    note,
     preprocess_options,
     print_json,
     provider_options,
@@ -52,7 +51,6 @@ def command(
     from analyzer.attribution import Explainer
     from analyzer.attribution.features import Taps, chosen_tensors
     from analyzer.commands.pictures import read_card
-    from analyzer.errors import AnalyzerError
     from analyzer.images import decode
 
     explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
@@ -60,26 +58,18 @@ def command(
     folder = Path(out) if out else None
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    taps, results, failed = None, [], []
-    progress = Progress(len(pictures), "features")
-    for picture in pictures:
-        try:
-            array, _ = card.preprocess.apply(decode(picture))
-            feeds = explainer._feeds(array)
-            if taps is None:
-                graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
-                names = chosen_tensors(graph, layers)
-                taps = Taps(graph, names, provider, **explainer.session_options)
-            found = taps.run(feeds)
-            results.append(
-                {"picture": picture, "layers": write(found, taps.layouts, picture, folder, max_channels, colormap)}
-            )
-        except AnalyzerError as error:
-            if len(pictures) == 1 or taps is None:
-                raise
-            failed.append({"picture": picture, "error": error.message})
-            note(f"error: {picture}: {error}")
-        progress.step()
+    taps: Taps | None = None
+
+    def work(picture: str) -> dict[str, Any]:
+        nonlocal taps
+        feeds = explainer._feeds(card.preprocess.apply(decode(picture))[0])
+        if taps is None:
+            graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
+            taps = Taps(graph, chosen_tensors(graph, layers), provider, **explainer.session_options)
+        found = taps.run(feeds)
+        return {"picture": picture, "layers": write(found, taps.layouts, picture, folder, max_channels, colormap)}
+
+    results, failed = each_picture("features", pictures, work, strict=lambda: taps is None)
     if form == "json":
         print_json("features", {"model": model, "results": results, "failed": failed})
     else:

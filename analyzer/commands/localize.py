@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
-    Progress,
     RunProgress,
+    each_picture,
     format_option,
     layer_option,
     model_argument,
@@ -76,7 +76,6 @@ def command(
     """
     from analyzer.attribution import Explainer
     from analyzer.commands.pictures import read_card
-    from analyzer.errors import AnalyzerError
 
     asked = options_of((method,), parse_options(options))[method]
     given = read_boxes(boxes)
@@ -87,17 +86,9 @@ def command(
     explainer.progress = RunProgress()
     job = Localizer(explainer, card, method, asked, layer or card.default_layer or "auto", output, threshold, several)
     job.units, job.masks = units, Path(masks) if masks else None
-    results, failed = [], []
-    progress = Progress(len(pictures), "localize")
-    for picture in pictures:
-        try:
-            results.append(job.run(picture, targets, given.get(Path(picture).name, {}), places.get(picture)))
-        except AnalyzerError as error:
-            if len(pictures) == 1:
-                raise
-            failed.append({"picture": picture, "error": error.message})
-            note(f"error: {picture}: {error}")
-        progress.step()
+    results, failed = each_picture(
+        "localize", pictures, lambda p: job.run(p, targets, given.get(Path(p).name, {}), places.get(p))
+    )
     summary = job.summary()
     if form == "json":
         print_json(

@@ -75,7 +75,7 @@ def command(
     if policy != "none":
         check_projectable(explainer, wanted, policy)
     manifest = Manifest.read(pictures)
-    progress = Steps(len(range(part[0] - 1, len(manifest), part[1])), "mine")
+    progress = Progress(len(range(part[0] - 1, len(manifest), part[1])), "mine")
     result = mine(
         explainer,
         manifest,
@@ -103,14 +103,6 @@ def command(
         for place in written:
             click.echo(f"written: {place}")
     return 5 if result.failed else 0
-
-
-class Steps(Progress):
-    """A bar that moves on by several pictures."""
-
-    def step(self, count: int = 1) -> None:
-        for _ in range(count):
-            super().step()
 
 
 def parse_shard(text: str) -> tuple[int, int]:
