@@ -16,7 +16,8 @@ from analyzer.attribution import Explainer
 from analyzer.commands import main
 from analyzer.graph import Graph
 from analyzer.images import decode, model_card
-from analyzer.validation.audit import Picture, audit, findings, shortcut_signs
+from analyzer.validation import Store
+from analyzer.validation.audit import Picture, _Run, audit, findings, shortcut_signs
 from tests.models import model, node
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +64,40 @@ def test_dead_channels_are_counted():
     assert (
         node.output[0] in codes(model.SerializeToString())["dead-channels"] or "stem.1" in codes(model)["dead-channels"]
     )
+
+
+def test_channels_at_the_end_of_their_range_are_counted():
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+        node("Clip", ["c", "zero", "six"], ["r"]),
+        node("GlobalAveragePool", ["r"], ["p"]),
+        node("Flatten", ["p"], ["y"]),
+    ]
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32) * 0.1,
+        "b": np.array([6.5, 6.5, 0, 0], np.float32),  # two of four mostly beyond six
+        "zero": np.float32(0),
+        "six": np.float32(6),
+    }
+    how = model_card(MODEL).preprocess
+    given = Explainer(model(nodes, {"x": [1, 3, *how.size]}, {"y": None}, weights))
+    report = audit(given, how, [Picture("one", decode(EXAMPLES[0]))]).report
+    (row,) = (r for r in report["layers"] if r["layer"] == "r")
+    assert row["saturated"] == 2 and row["dead"] == 0
+    assert "saturated-channels" in {f.code for f in findings(report)}
+
+
+def test_an_audit_goes_on_where_it_was(tmp_path, monkeypatch):
+    how, explainer = model_card(MODEL).preprocess, Explainer(MODEL)
+    pictures = [Picture(p.name, decode(p)) for p in EXAMPLES]
+    whole = audit(explainer, how, pictures)
+    audit(explainer, how, pictures[:3], store=Store(tmp_path))
+    measure, measured = _Run._measure, []
+    monkeypatch.setattr(_Run, "_measure", lambda run, p: measured.append(p.name) or measure(run, p))
+    resumed = audit(explainer, how, pictures, store=Store(tmp_path))
+    assert measured == [EXAMPLES[3].name] and json.dumps(resumed.report) == json.dumps(whole.report)
+    assert all(np.array_equal(resumed.maps[t], m) for t, m in whole.maps.items())
 
 
 def test_a_map_that_ignores_the_class_is_told():

@@ -13,11 +13,13 @@ import pytest
 from onnx import numpy_helper
 
 from analyzer.commands import main
+from analyzer.errors import InputError
 from analyzer.images import decode, model_card
-from analyzer.validation import Picture, Side, Thresholds, compare, judge
+from analyzer.validation import SAMPLE, Picture, Side, Store, Thresholds, compare, judge
 from analyzer.validation.compare import input_difference
 from analyzer.validation.matching import match_by_activations
 from analyzer.validation.metrics import Drift, energy_inside, maximum_shift, spearman, top_iou
+from analyzer.validation.store import key_of, sampled
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "models" / "digits_cnn.onnx"
@@ -129,6 +131,51 @@ def test_renamed_layers_are_matched_by_what_they_hold():
     layers = compare(*sides, given, methods=()).report["layers"]
     assert {row["rule"] for row in layers} == {"activations"}
     assert all(row["cosine"] > 1 - 1e-9 for row in layers) and len(layers) >= 10
+
+
+# ---- Kept results ----
+
+
+def test_a_recorded_side_is_not_run_again(tmp_path, monkeypatch):
+    given = pictures()
+    shape = given[0].reference.shape
+    candidate = REFERENCE.with_name("digits_cnn_int8.onnx")
+    side = Side(REFERENCE, shape, store=Store(tmp_path))
+    for picture in given:
+        assert side.record(picture.reference, ("grad-cam", "gradient")) == {}
+    live = compare(Side(REFERENCE, shape), Side(candidate, shape), given).report
+    recorded = Side(REFERENCE, shape, store=Store(tmp_path))
+
+    def fail(*_):
+        raise AssertionError("the reference runs")
+
+    monkeypatch.setattr(recorded, "_run", fail)
+    report = compare(recorded, Side(candidate, shape, store=Store(tmp_path)), given).report
+    assert report["rows"] == live["rows"] and report["evidence"] == live["evidence"]
+    for a, b in zip(report["layers"], live["layers"], strict=True):
+        assert a["layer"] == b["layer"] and a["cosine"] == pytest.approx(b["cosine"], abs=2e-4)
+        assert a["sqnr_db"] == pytest.approx(b["sqnr_db"], abs=0.5)
+
+
+def test_a_store_does_not_mix_runtimes(tmp_path, monkeypatch):
+    given = pictures()
+    side = Side(REFERENCE, given[0].reference.shape, store=Store(tmp_path))
+    side.output(given[0].reference)
+    elsewhere = Side(REFERENCE, given[0].reference.shape, store=Store(tmp_path))
+    monkeypatch.setattr("analyzer.validation.side.runtime_version", lambda: "0.1")
+    assert elsewhere.output(given[0].reference).shape == (10,)
+    with pytest.raises(InputError, match=r"onnxruntime .* there, 0\.1 here"):
+        elsewhere.output(given[1].reference)
+
+
+def test_a_damaged_result_is_made_anew(tmp_path):
+    store = Store(tmp_path)
+    store.put("a", {"x": np.arange(3)})
+    file = tmp_path / "a.npz"
+    file.write_bytes(file.read_bytes()[:40])
+    assert store.get("a") is None
+    assert store.kept("a", lambda: {"x": np.arange(4)})["x"].size == 4
+    assert key_of("m", np.zeros(2)) != key_of("m", np.zeros(3)) and sampled(np.zeros((200, 200))).shape == (SAMPLE,)
 
 
 # ---- Numbers ----

@@ -28,6 +28,7 @@ COMMANDS = (
     "mine",
     "evolution",
     "compare",
+    "record",
     "audit",
     "export",
     "ops",

@@ -17,6 +17,7 @@ from analyzer.commands.common import (
     provider_options,
     session_options,
     stacked,
+    store_option,
     table,
 )
 from analyzer.commands.compare import boxes_of, pictures, rounded
@@ -33,6 +34,7 @@ from analyzer.commands.compare import boxes_of, pictures, rounded
 @click.option("--probes", type=click.IntRange(1), default=16, show_default=True, help="Pictures for costly checks.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--report", type=click.Path(dir_okay=False), help="Write the report: .html, .md or .json.")
+@store_option
 @click.option("--strict", is_flag=True, help="Exit with 1 where something is found.")
 @stacked(preprocess_options)
 @stacked(provider_options)
@@ -48,6 +50,7 @@ def command(
     probes: int,
     seed: int,
     report: str | None,
+    store: str | None,
     strict: bool,
     provider: str,
     allow_fallback: bool,
@@ -64,6 +67,7 @@ def command(
     from analyzer.commands.pictures import read_card
     from analyzer.errors import InputError
     from analyzer.images import decode
+    from analyzer.validation import Store
     from analyzer.validation.audit import Picture, audit, findings
     from analyzer.validation.verdict import as_data
 
@@ -78,7 +82,9 @@ def command(
     known, true = boxes_of(boxes), classes_of(classes)
     progress = Progress(len(names), "audit")
     given = (Picture(str(p), decode(str(p)), true.get(p.name), known.get(p.name)) for p in names)
-    done = audit(explainer, card.preprocess, given, method, probes, seed, progress.step)
+    done = audit(
+        explainer, card.preprocess, given, method, probes, seed, progress.step, Store(store) if store else None
+    )
     content = rounded(done.report)
     document = {"audit": content, "findings": rounded(as_data(findings(content)))}
     document["run"] = {"provider": provider, "preprocessing": card.description, "seed": seed, "probes": probes}

@@ -23,6 +23,9 @@ provider_options = (
     click.option("--allow-fallback", is_flag=True, help="Let nodes without a GPU kernel run on the CPU."),
     click.option("--threads", type=click.IntRange(1), help="Threads of the CPU provider."),
 )
+store_option = click.option(
+    "--store", type=click.Path(file_okay=False), help="Folder that keeps results: a run that was cut off goes on."
+)
 shape_option = click.option(
     "--shape", "shapes", multiple=True, metavar="[NAME:]1x3x224x224", help="Fixes the symbolic sizes of an input."
 )

@@ -8,17 +8,24 @@ from typing import Any
 
 import click
 
-from analyzer.commands.common import Progress, note, preprocess_options, print_json, session_options, stacked, table
+from analyzer.commands.common import (
+    Progress,
+    note,
+    preprocess_options,
+    print_json,
+    session_options,
+    stacked,
+    store_option,
+    table,
+)
 
 MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of both sides
 
 
 @click.command(name="compare")
-@click.argument("reference", type=click.Path(dir_okay=False))
-@click.argument("candidate", type=click.Path(dir_okay=False))
-@click.option(
-    "-d", "--data", "data", multiple=True, required=True, type=click.Path(), help="Pictures, or folders of them."
-)
+@click.argument("reference", type=click.Path(dir_okay=False), required=False)
+@click.argument("candidate", type=click.Path(dir_okay=False), required=False)
+@click.option("-d", "--data", "data", multiple=True, type=click.Path(), help="Pictures, or folders of them.")
 @click.option("--limit", type=click.IntRange(1), help="Use only so many pictures, evenly spread.")
 @click.option("--boxes", type=click.Path(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
 @click.option("-m", "--method", "methods", multiple=True, help="Maps to compare.  [grad-cam, gradient]")
@@ -36,14 +43,15 @@ MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of b
     "--mode", type=click.Choice(["as-shipped", "semantics"]), default="as-shipped", show_default=True,
     help="Run both as the runtime optimises them, or operator by operator as the files say.",
 )  # fmt: skip
+@store_option
 @stacked(preprocess_options)
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "junit", "sarif", "markdown"]), default="text",
     help="What stdout holds.",
 )  # fmt: skip
 def command(
-    reference: str,
-    candidate: str,
+    reference: str | None,
+    candidate: str | None,
     data: tuple[str, ...],
     limit: int | None,
     boxes: str | None,
@@ -57,6 +65,7 @@ def command(
     allow_fallback: bool,
     threads: int | None,
     mode: str,
+    store: str | None,
     form: str,
     **preprocess: Any,
 ) -> int:
@@ -65,8 +74,10 @@ def command(
     \b
     onnx-analyzer compare fp32.onnx int8.onnx --data photos/ --report report.html
 
-    Preprocessing flags hold for both sides; without them each model's own card is used.
+    Preprocessing flags hold for both sides; without them each model's own card is used. With --judge nothing is run,
+    and no model is given.
     """
+    from analyzer.errors import InputError
     from analyzer.validation import as_data, read_thresholds
     from analyzer.validation import judge as judged
 
@@ -74,12 +85,13 @@ def command(
     figures: list[tuple[str, bytes]] = []
     if judge:
         document = saved(judge)
+    elif reference is None or candidate is None or not data:
+        raise InputError("two models and pictures are compared", "give REFERENCE CANDIDATE --data FOLDER")
     else:
         options = session_options(allow_fallback, threads) | {"level": MODES[mode]}
         providers = (provider, candidate_provider or provider)
-        document, figures = run(
-            reference, candidate, pictures(data, limit), boxes, methods, providers, options, preprocess
-        )
+        names = pictures(data, limit)
+        document, figures = run(reference, candidate, names, boxes, methods, providers, options, preprocess, store)
     document["findings"] = as_data(judged(document["comparison"], allowed))
     if report:
         write_report(Path(report), document, figures)
@@ -96,23 +108,22 @@ def run(
     providers: tuple[str, str],
     options: dict[str, Any],
     flags: dict[str, Any],
+    folder: str | None = None,
 ) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
     """The comparison as data, and figures of the pictures that agree least."""
-    import platform
-
     import numpy as np
 
     from analyzer.attribution import Explainer
     from analyzer.commands.pictures import read_card
     from analyzer.images import decode
-    from analyzer.runtime import runtime_version
-    from analyzer.validation import METHODS, Picture, Side, compare
+    from analyzer.validation import METHODS, SAMPLE, Picture, Side, Store, compare
 
     explainers = [Explainer(m, p, **options) for m, p in zip((reference, candidate), providers, strict=True)]
     cards = [read_card(e, None, dict(flags)) for e in explainers]
     known = boxes_of(boxes)
     shapes = [card.preprocess.apply(decode(str(names[0])))[0].shape for card in cards]
-    sides = [Side(e, shape) for e, shape in zip(explainers, shapes, strict=True)]
+    store = Store(folder) if folder else None
+    sides = [Side(e, shape, store=store) for e, shape in zip(explainers, shapes, strict=True)]
     placements: dict[str, Any] = {}
 
     def stream() -> Any:
@@ -129,18 +140,23 @@ def run(
     document = {
         "comparison": rounded(done.report),
         "run": {
-            "onnxruntime": runtime_version(),
-            "providers": " and ".join(side.plain.provider for side in sides),
+            "reference": ran_on(sides[0].receipt),
+            "candidate": ran_on(sides[1].receipt),
             "optimisation": options["level"],
             "threads": str(options["threads"] or "as the runtime chooses"),
             "TF32": "off",
-            "fell to the CPU": ", ".join(n for side in sides for n in side.plain.fallbacks) or "nothing",
-            "machine": platform.machine(),
-            "python": platform.python_version(),
+            "layers": f"at most {SAMPLE} elements of each" if folder else "every element",
             "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
         },
     }
     return document, drawn(done.maps, placements)
+
+
+def ran_on(receipt: dict[str, Any]) -> str:
+    """A side's receipt in words."""
+    fell = ", ".join(receipt["fell to the CPU"]) or "nothing"
+    where = f"{receipt['provider']} of onnxruntime {receipt['onnxruntime']}"
+    return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}"
 
 
 def drawn(maps: dict[str, Any], placements: dict[str, Any]) -> list[tuple[str, bytes]]:

@@ -12,12 +12,16 @@ DEFINITIONS = {
     "contract": "mean highest probability, and accuracy where labels are known, when pictures are prepared in other "
     "ways; size: of the numbers that are fed, in units of the declared ones",
     "dead": "channels with one value everywhere, on all pictures",
+    "saturated": "channels of which more than half of the values are the layer's highest, on every picture: the upper "
+    "end of a clip, a sigmoid or a quantiser",
     "corner on padding": "share of the corner unit's receptive field that lies outside the picture",
     "label kept when shifted": "share of shifts by 4 pixels, in four directions, that leave the top class as it is",
     "random head": "rank correlation of the map with that of the model with its last weights shuffled; low is right",
     "other class": "rank correlation of the map with that of another class; low is right",
     "deletion, insertion": "area under the class's probability as pixels are taken out, or put in, highest heat first "
     "(Petsiuk et al. 2018); beside it the same for random cells",
+    "average drop": "share of the probability that is lost where the picture is multiplied by the map, the picture's "
+    "mean elsewhere (Chattopadhay et al. 2018)",
     "border, corners": "share of the map on the outer tenth, in the corners, over their share of the area; 1 is even",
     "maxima together": "largest share of the maxima that lie within a tenth of the picture of one of them",
     "pointing game": "share of pictures whose maximum lies in a given box (Zhang et al. 2016)",
@@ -40,7 +44,15 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
     keys = sorted({k for row in report["contract"].values() for k in row})
     contract = [[name, *(row.get(k, "") for k in keys)] for name, row in report["contract"].items()]
     layers = [
-        [r["layer"], "×".join(map(str, r["size"])), r["channels"], r["dead"], _field(r["field"]), _share(r)]
+        [
+            r["layer"],
+            "×".join(map(str, r["size"])),
+            r["channels"],
+            r["dead"],
+            r["saturated"],
+            _field(r["field"]),
+            _share(r),
+        ]
         for r in report["layers"]
     ]
     parts = [
@@ -53,7 +65,7 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
         "<h2>Input contract</h2>" + table(["preprocessing", *keys], contract),
         shown("Maps", figures),
         '<h2>Layers</h2><div class="scroll" tabindex="0">'
-        + table(["layer", "size", "channels", "dead", "receptive field", "corner on padding"], layers)
+        + table(["layer", "size", "channels", "dead", "saturated", "receptive field", "corner on padding"], layers)
         + "</div>",
         "<h2>Definitions</h2>" + table(["", ""], [[k, v] for k, v in DEFINITIONS.items()]),
         table(["", ""], [[k, str(v)] for k, v in document.get("run", {}).items()]),

@@ -2,14 +2,17 @@
 
 from analyzer.validation.compare import METHODS, Comparison, Picture, compare
 from analyzer.validation.side import Side
+from analyzer.validation.store import SAMPLE, Store
 from analyzer.validation.verdict import Finding, Thresholds, as_data, judge, read_thresholds
 
 __all__ = [
     "METHODS",
+    "SAMPLE",
     "Comparison",
     "Finding",
     "Picture",
     "Side",
+    "Store",
     "Thresholds",
     "as_data",
     "compare",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +20,14 @@ from analyzer.graph.query import feature_maps, layouts
 from analyzer.images import PRESETS, Preprocess
 from analyzer.validation.metrics import energy_inside, spearman
 from analyzer.validation.side import Side
+from analyzer.validation.store import Store, key_of, packed, unpacked
 from analyzer.validation.verdict import Finding
 
 SHIFT = 4  # pixels of the network's input
 BORDER = 0.1  # of the width and height, on each side
 CELLS = 8  # of the random order, along each axis
 STEPS = 12  # of a deletion or insertion curve
+SATURATED = 0.5  # share of a channel's values at the highest of the layer, on every picture
 CLASSES = 8  # whose mean maps are kept
 
 
@@ -55,6 +57,7 @@ def audit(
     probes: int = 16,
     seed: int = 0,
     step: Callable[[], None] = lambda: None,
+    store: Store | None = None,
 ) -> Audit:
     """Identity, input contract, layers, robustness, sanity of the explanation, faithfulness and signs of shortcuts.
 
@@ -62,47 +65,116 @@ def audit(
         method: the map that is audited.
         probes: how many of the pictures the costlier checks use (presets, sanity checks, deletion and insertion).
         step: called after each picture.
+        store: where what a picture showed is kept, and looked up by another run.
 
     Raises:
         InputError: there is no picture.
     """
-    run = _Run(explainer, preprocess, method, probes, seed)
+    run: _Run | None = None
     for picture in pictures:
+        if run is None:
+            shape = preprocess.apply(picture.pixels)[0].shape
+            run = _Run(explainer, preprocess, method, probes, seed, shape, store)
         run.add(picture)
         step()
-    if not run.rows:
+    if run is None:
         raise InputError("there is no picture to audit on", "give --data a folder of pictures")
     return run.result()
+
+
+@dataclass
+class _Measured:
+    """Everything an audit takes from one picture.
+
+    Attributes:
+        row: the report's row.
+        heat: (H, W) map of the top class.
+        channels: {layer: (3, K) lowest and highest value of each channel, share of its values at the layer's highest}.
+        contract: {alternative preprocessing: (confidence, right or None)}, empty beyond the probes.
+    """
+
+    row: dict[str, Any]
+    heat: np.ndarray
+    channels: dict[str, np.ndarray]
+    contract: dict[str, tuple[float, bool | None]]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        about = {"row": self.row, "contract": self.contract, "layers": list(self.channels)}
+        return {"about": packed(about), "heat": self.heat} | {
+            f"channels {i}": bounds for i, bounds in enumerate(self.channels.values())
+        }
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> _Measured:
+        about = unpacked(arrays["about"])
+        channels = {name: arrays[f"channels {i}"] for i, name in enumerate(about["layers"])}
+        return cls(about["row"], arrays["heat"], channels, {n: (v, r) for n, (v, r) in about["contract"].items()})
 
 
 class _Run:
     """An audit under way."""
 
-    def __init__(self, explainer: Explainer, preprocess: Preprocess, method: str, probes: int, seed: int) -> None:
+    def __init__(
+        self,
+        explainer: Explainer,
+        preprocess: Preprocess,
+        method: str,
+        probes: int,
+        seed: int,
+        shape: tuple[int, ...],
+        store: Store | None,
+    ) -> None:
         self.explainer, self.preprocess, self.method = explainer, preprocess, method
-        self.probes, self.seed = probes, seed
+        self.probes, self.seed, self.store = probes, seed, store
         self.rows: list[dict[str, Any]] = []
         self.mean_map: np.ndarray | None = None
         self.class_maps: dict[int, list[Any]] = {}
-        self.channels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.channels: dict[str, np.ndarray] = {}
         self.contract: dict[str, list[tuple[float, bool | None]]] = {}
         self.channel = preprocess.layout.index("C")
-        self.side: Side | None = None
+        self.side = Side(explainer, shape)
+        self.layouts = layouts(self.side.graph)
+        self.tapped = [m.name for m in feature_maps(self.side.graph, self.side.scores.logits)]
+        self.side.tap(self.tapped)
         self.randomised = Explainer(randomised_head(explainer, seed), explainer.provider, **explainer.session_options)
 
     def add(self, picture: Picture) -> None:
+        if self.store is None:
+            self._take(self._measure(picture))
+            return
+        key = key_of(
+            self.explainer.loaded.sha256,
+            [self.explainer.provider, repr(self.preprocess), self.method, self.seed],
+            [len(self.rows), len(self.rows) < self.probes, picture.name, picture.label],
+            picture.pixels,
+            np.zeros(0) if picture.boxes is None else picture.boxes,
+        )
+        self._take(_Measured.of(self.store.kept(key, lambda: self._measure(picture).arrays())))
+
+    def _take(self, measured: _Measured) -> None:
+        """Adds what one picture showed."""
+        top, heat = measured.row["top"], measured.heat
+        self.rows.append(measured.row)
+        self.mean_map = heat if self.mean_map is None else self.mean_map + heat
+        kept = self.class_maps.setdefault(top, [0, np.zeros_like(heat)])
+        kept[0] += 1
+        kept[1] = kept[1] + heat
+        for name, bounds in measured.channels.items():
+            known = self.channels.get(name, bounds)
+            self.channels[name] = np.stack(
+                [np.minimum(known[0], bounds[0]), np.maximum(known[1], bounds[1]), np.minimum(known[2], bounds[2])]
+            )
+        for name, seen in measured.contract.items():
+            self.contract.setdefault(name, []).append(seen)
+
+    def _measure(self, picture: Picture) -> _Measured:
         array, placement = self.preprocess.apply(picture.pixels)
-        if self.side is None:
-            self.side = Side(self.explainer, array.shape)
-            self.tapped = [m.name for m in feature_maps(self.side.graph, self.side.scores.logits)]
-            self.layouts = layouts(self.side.graph)
-            self.side.tap(self.tapped)
         found = self.explainer.explain(array, self.method)
         top, heat = int(found.target[0]), found.heatmap[0].astype(np.float64)
         row: dict[str, Any] = {
             "picture": picture.name,
             "top": top,
-            "confidence": self._probability(found.scores[0])[top],
+            "confidence": float(self._probability(found.scores[0])[top]),
             "diagnosis": found.diagnosis[0],
             **shortcut_signs(heat),
         }
@@ -113,16 +185,15 @@ class _Run:
             row["energy_in_boxes"] = energy_inside(heat, inside)
             row["pointing_hit"] = _hits(heat, inside)
         row["shift"] = self._shifted(array, top)
-        self._collect(top, heat, array)
+        contract = {}
         if len(self.rows) < self.probes:
             row["faithfulness"] = self._faithfulness(array, heat, top)
             row["sanity"] = self._sanity(array, found.heatmap[0], top, found.scores.shape[1])
-            self._contract(picture)
-        self.rows.append(row)
+            contract = self._alternatives(picture)
+        return _Measured(row, heat, self._bounds(array), contract)
 
     def _probability(self, scores: np.ndarray) -> np.ndarray:
         """The model's scores as probabilities: as they are where it squashes them itself, else their softmax."""
-        assert self.side is not None
         scores = np.asarray(scores, np.float64)
         if self.side.scores.stripped:
             return scores
@@ -131,27 +202,21 @@ class _Run:
 
     def _probabilities(self, array: np.ndarray) -> np.ndarray:
         """Of every class, for a preprocessed picture."""
-        assert self.side is not None
         return self._probability(self.side.output(array))
 
     # ---- Per picture ----
 
-    def _collect(self, top: int, heat: np.ndarray, array: np.ndarray) -> None:
-        assert self.side is not None
-        self.mean_map = heat if self.mean_map is None else self.mean_map + heat
-        kept = self.class_maps.setdefault(top, [0, np.zeros_like(heat)])
-        kept[0] += 1
-        kept[1] = kept[1] + heat
+    def _bounds(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """As `_Measured.channels`."""
+        found = {}
         for name, values in self.side.features(array).items():
             flat = values[0].astype(np.float64).reshape(len(values[0]), -1)
-            low, high = flat.min(1), flat.max(1)
-            if name in self.channels:
-                low, high = np.minimum(low, self.channels[name][0]), np.maximum(high, self.channels[name][1])
-            self.channels[name] = (low, high)
+            top = flat.max(initial=0) * (1 - 1e-6)
+            found[name] = np.stack([flat.min(1), flat.max(1), (flat >= top).mean(1)])
+        return found
 
     def _shifted(self, array: np.ndarray, top: int) -> dict[str, float]:
         """Label kept, and change of the class's probability, when the input moves by a few pixels."""
-        assert self.side is not None
         original = self._probabilities(array)
         before = original[top]
         kept, change = [], []
@@ -163,13 +228,20 @@ class _Run:
         return {"label_kept": float(np.mean(kept)), "change": float(np.mean(change))}
 
     def _faithfulness(self, array: np.ndarray, heat: np.ndarray, top: int) -> dict[str, float]:
-        """Areas under the class's probability as pixels are deleted or inserted, highest heat first, and at random."""
+        """Areas under the class's probability as pixels are deleted or inserted, highest heat first, and at random.
+
+        And the share of the probability that is lost where only what the map marks is shown (Chattopadhay et al. 2018).
+        """
         others = tuple(a for a in range(array.ndim) if a != self.channel)
         base = array.astype(np.float64).mean(axis=others, keepdims=True)
         cells = np.random.default_rng([self.seed, len(self.rows)]).random((CELLS, CELLS))
         places = np.ix_(*(np.arange(s) * CELLS // s for s in heat.shape))
         noise = cells[places]  # as coarse as a class map: single pixels at random would destroy any picture at once
-        areas = {}
+        before = float(self._probabilities(array)[top])
+        shown = np.expand_dims(heat[None], self.channel)
+        masked = (array * shown + base * (1 - shown)).astype(array.dtype)
+        drop = max(0.0, before - float(self._probabilities(masked)[top])) / (before or 1.0)
+        areas = {"average_drop": drop}
         for name, order in (("", heat), ("_random", noise)):
             rank = np.argsort(np.argsort(-order.ravel(), kind="stable"), kind="stable").reshape(order.shape)
             curves: dict[str, list[float]] = {"deletion": [], "insertion": []}
@@ -190,18 +262,19 @@ class _Run:
             result["other_class"] = spearman(heat, self.explainer.explain(array, self.method, other).heatmap[0])
         return result
 
-    def _contract(self, picture: Picture) -> None:
+    def _alternatives(self, picture: Picture) -> dict[str, tuple[float, bool | None]]:
         """Confidence (and whether it is right) under the declared preprocessing and the customary ones."""
+        found = {}
         for name, how in alternatives(self.preprocess).items():
             scores = self._probabilities(how.apply(picture.pixels)[0])
             top = int(scores.argmax())
-            right = None if picture.label is None else top == picture.label
-            self.contract.setdefault(name, []).append((float(scores[top]), right))
+            found[name] = float(scores[top]), None if picture.label is None else top == picture.label
+        return found
 
     # ---- Result ----
 
     def result(self) -> Audit:
-        assert self.side is not None and self.mean_map is not None
+        assert self.mean_map is not None
         fields = receptive_field(self.side.graph)
         used = cost(self.side.graph)
         proto = self.explainer.loaded.proto
@@ -236,7 +309,7 @@ class _Run:
         return scales[0] / scales[1]
 
     def _layer_row(self, name: str, fields: Any) -> dict[str, Any]:
-        low, high = self.channels[name]
+        low, high, full = self.channels[name]
         reach = fields.get(name)
         size = [d for d in self.layouts[name].grid if isinstance(d, int)]
         row: dict[str, Any] = {
@@ -244,6 +317,7 @@ class _Run:
             "size": size,
             "channels": len(low),
             "dead": int((low == high).sum()),
+            "saturated": int(((full > SATURATED) & (low < high)).sum()),
             "field": "all"
             if reach is None or reach.is_global
             else ["all" if s is None else int(s) for s in reach.size],
@@ -382,6 +456,10 @@ def findings(report: dict[str, Any]) -> list[Finding]:
             find(
                 "dead-channels", row["layer"], share, 0.25, f"{row['dead']} of {row['channels']} channels never change"
             )
+        share = row["saturated"] / row["channels"]
+        if share > 0.25:
+            words = f"{row['saturated']} of {row['channels']} channels are mostly at the layer's highest value"
+            find("saturated-channels", row["layer"], share, 0.25, words)
     if summary["label_kept_when_shifted"] < 0.8:
         kept = summary["label_kept_when_shifted"]
         find(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from analyzer.attribution import Attribution
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.validation.matching import Match, match_by_activations, match_by_name
 from analyzer.validation.metrics import Drift, energy_inside, maximum_shift, spearman, top_iou
@@ -16,6 +16,7 @@ from analyzer.validation.side import Side
 from analyzer.validation.weights import saturated_share, weight_differences
 
 METHODS = ("grad-cam", "gradient")
+Map = tuple[np.ndarray, str]  # heatmap (H, W), diagnosis
 
 
 @dataclass
@@ -126,8 +127,8 @@ class _Run:
         if left and right:
             reference.tap(left)
             candidate.tap(right)
-            sides = reference.features(picture.reference), candidate.features(picture.candidate)
-            matches += match_by_activations(*sides)
+            found = reference.features(picture.reference), candidate.features(picture.candidate)
+            matches += match_by_activations(*found, reference.shapes, candidate.shapes)
         order = {name: i for i, name in enumerate(reference.layers)}
         self.matches = sorted(matches, key=lambda m: order[m.reference])
         self.drifts = {m.reference: Drift() for m in self.matches}
@@ -141,7 +142,7 @@ class _Run:
         ours, theirs = reference.features(picture.reference), candidate.features(picture.candidate)
         for match in self.matches:
             a, b = ours[match.reference], theirs[match.candidate]
-            if a.size == b.size:
+            if math.prod(reference.shapes[match.reference]) == math.prod(candidate.shapes[match.candidate]):
                 self.drifts[match.reference].add(a, b.reshape(a.shape))
         for name, twin in [*((m.reference, m.candidate) for m in self.matches), *self.watched.items()]:
             values = np.maximum(ours[name], 0) if name in self.watched else ours[name]
@@ -159,7 +160,7 @@ class _Run:
             maps = []
             for side, array, layer in zip(self.sides, (picture.reference, picture.candidate), layers, strict=True):
                 try:
-                    maps.append(side.explainer.explain(array, method, target, layer or "auto"))
+                    maps.append(side.heatmap(array, method, target, layer or "auto"))
                 except AnalyzerError as error:
                     self.unavailable[method] = f"{side.name}: {error.message}"
                     break
@@ -167,8 +168,8 @@ class _Run:
                 found[method] = self._agreement(picture, method, *maps)
         return found
 
-    def _agreement(self, picture: Picture, method: str, ours: Attribution, theirs: Attribution) -> dict[str, Any]:
-        heats = (ours.heatmap[0], theirs.heatmap[0])
+    def _agreement(self, picture: Picture, method: str, ours: Map, theirs: Map) -> dict[str, Any]:
+        heats = (ours[0], theirs[0])
         result: dict[str, Any] = {}
         if heats[0].shape == heats[1].shape:
             result = {
@@ -178,8 +179,8 @@ class _Run:
             }
         if picture.boxes is not None and len(picture.boxes):
             result["energy_in_boxes"] = [energy_inside(h, picture.boxes) for h in heats]
-        if theirs.diagnosis[0]:
-            result["diagnosis"] = theirs.diagnosis[0]
+        if theirs[1]:
+            result["diagnosis"] = theirs[1]
         self._keep_maps(picture.name, method, result, heats)
         return result
 

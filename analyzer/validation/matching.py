@@ -65,17 +65,25 @@ def dequantized(graph: Graph, value: Value) -> Value | None:
     return None
 
 
-def match_by_activations(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray]) -> list[Match]:
+def match_by_activations(
+    reference: Mapping[str, np.ndarray],
+    candidate: Mapping[str, np.ndarray],
+    reference_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    candidate_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> list[Match]:
     """The matching in the order of both graphs with the largest sum of cosines; equal shapes only.
 
     Args:
-        reference, candidate: activations of the same pictures, channels first, in the order of their graphs.
+        reference, candidate: activations of the same pictures in the order of their graphs, whole or sampled.
+        reference_shapes, candidate_shapes: of the whole layers, channels first; the arrays' own when None.
     """
+    reference_shapes = reference_shapes or {n: a.shape for n, a in reference.items()}
+    candidate_shapes = candidate_shapes or {n: a.shape for n, a in candidate.items()}
     left, right = list(reference), list(candidate)
     alike = np.zeros((len(left), len(right)))
     for i, a in enumerate(left):
         for j, b in enumerate(right):
-            if reference[a].shape == candidate[b].shape:
+            if reference_shapes[a] == candidate_shapes[b]:
                 score = cosine_of(reference[a].astype(np.float64), candidate[b].astype(np.float64))
                 alike[i, j] = score if score >= ALIKE else 0.0
     best = np.zeros((len(left) + 1, len(right) + 1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +12,15 @@ import numpy as np
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import Taps, channels_first
 from analyzer.attribution.targets import Scores, find_scores
+from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
-from analyzer.graph.query import default_layer, feature_maps, image_input, layouts
-from analyzer.runtime import Session, kernels, plan_difference
+from analyzer.graph.query import Layout, default_layer, feature_maps, image_input, layouts
+from analyzer.runtime import Session, kernels, plan_difference, runtime_version
+from analyzer.validation.store import Store, key_of, packed, sampled, unpacked
 
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
+
+_SHAPES = "shapes of all"  # beside the layers in the store
 
 
 class Side:
@@ -24,13 +29,20 @@ class Side:
     Args:
         model: path, bytes or ModelProto.
         shape: of one picture as the model takes it, (1, …).
+        store: where results are kept and looked up; layers are then a sample of their elements.
         provider, options: as for `Explainer`.
     """
 
-    def __init__(self, model: Any, shape: tuple[int, ...], provider: str = "cpu", **options: Any) -> None:
+    def __init__(
+        self, model: Any, shape: tuple[int, ...], provider: str = "cpu", store: Store | None = None, **options: Any
+    ) -> None:
         self.explainer = model if isinstance(model, Explainer) else Explainer(model, provider, **options)
         self.shape = shape
+        self.store = store
         self.name = str(self.explainer.loaded.path or self.explainer.loaded.name)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._wanted: list[str] = []
+        self._taps: Taps | None = None
 
     @cached_property
     def input(self) -> str:
@@ -39,6 +51,9 @@ class Side:
     @cached_property
     def graph(self) -> Graph:
         """The graph for one picture; for questions, not to be appended to."""
+        return self._fresh()
+
+    def _fresh(self) -> Graph:
         return self.explainer.graph({self.input: self.shape})
 
     @cached_property
@@ -74,35 +89,25 @@ class Side:
     @cached_property
     def plain(self) -> Session:
         """The model as it is, nothing tapped."""
-        graph = self.explainer.graph({self.input: self.shape})
-        return Session(graph, self.explainer.provider, outputs=[self.scores.output.name], **self.options)
+        return Session(self._fresh(), self.explainer.provider, outputs=[self.scores.output.name], **self.options)
 
     @property
     def options(self) -> dict[str, Any]:
         return self.explainer.session_options
 
-    def tap(self, names: Sequence[str]) -> None:
-        """Choose the layers that `features` gives."""
-        graph = self.explainer.graph({self.input: self.shape})
-        self._taps = Taps(graph, list(names), self.explainer.provider, **self.options)
-        self._layouts = layouts(graph)
+    @cached_property
+    def _layouts(self) -> dict[str, Layout]:
+        return layouts(self.graph)
 
-    def plan(self) -> dict[str, Any]:
-        """How the kernels with the chosen taps differ from those without; see `runtime.plan_difference`."""
-        graph, tapped = (self.explainer.graph({self.input: self.shape}) for _ in range(2))
-        plain = kernels(graph, self.explainer.provider, [self.scores.output.name], **self.options)
-        existing = {v.name for v in tapped.outputs}
-        names = [n if n in existing else tapped.add_output(tapped[n]).name for n in self._taps.outputs]
-        names = list(dict.fromkeys([self.scores.output.name, *names]))
-        return plan_difference(plain, kernels(tapped, self.explainer.provider, names, **self.options))
+    # ---- What is known of a picture ----
 
-    def features(self, array: np.ndarray) -> dict[str, np.ndarray]:
-        """The tapped layers for one picture, channels first where they are maps, as floats."""
-        found = self._taps.run({self.input: array})
-        return {
-            name: channels_first(a, self._layouts[name]) if name in self._layouts and self._layouts[name].is_map else a
-            for name, a in found.items()
-        }
+    def output(self, array: np.ndarray) -> np.ndarray:
+        """The scores of one picture, (classes,), as the model gives them."""
+        name = self.scores.output.name
+        return np.asarray(
+            self._kept(lambda: {name: self.plain.run({self.input: array}, [name])[name]}, "output", array)[name],
+            np.float64,
+        ).ravel()
 
     def labels(self, scores: np.ndarray) -> list[int]:
         """The top class, or for a sigmoid's scores every class above ½."""
@@ -110,7 +115,132 @@ class Side:
             return np.flatnonzero(scores > 0.5).tolist()
         return [int(scores.argmax())]
 
-    def output(self, array: np.ndarray) -> np.ndarray:
-        """The scores of one picture, (classes,), as the model gives them."""
-        name = self.scores.output.name
-        return np.asarray(self.plain.run({self.input: array}, [name])[name], np.float64).ravel()
+    def heatmap(self, array: np.ndarray, method: str, target: int, layer: str = "auto") -> tuple[np.ndarray, str]:
+        """A method's map of one picture, (H, W), and its diagnosis ("" where all is well).
+
+        Raises:
+            AnalyzerError: as `Explainer.explain`.
+        """
+
+        def explained() -> dict[str, np.ndarray]:
+            found = self.explainer.explain(array, method, target, layer)
+            return {"heatmap": found.heatmap[0], "diagnosis": packed(found.diagnosis[0])}
+
+        found = self._kept(explained, "heatmap", method, target, layer, array)
+        return found["heatmap"], unpacked(found["diagnosis"])
+
+    def record(self, array: np.ndarray, methods: Sequence[str]) -> dict[str, str]:
+        """Fills the store with what a comparison asks of a reference: scores, all layers, maps of the top class.
+
+        Returns:
+            {method: why it is not available}.
+        """
+        self.tap([*self.layers, *self.rectified])
+        self.features(array)
+        self.plan()
+        top = int(self.output(array).argmax())
+        missing = {}
+        for method in methods:
+            try:
+                self.heatmap(array, method, top, self.layer)
+            except UnsupportedError as error:
+                missing[method] = error.message
+        return missing
+
+    def tap(self, names: Sequence[str]) -> None:
+        """Choose the layers that `features` gives."""
+        wanted = list(dict.fromkeys(names))
+        if wanted != self._wanted:
+            self._wanted, self._taps = wanted, None
+
+    def features(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """The tapped layers for one picture, channels first where they are maps, as floats.
+
+        With a store, at most `store.SAMPLE` elements of each, flat; `shapes` holds what they are of.
+        """
+        if self.store is None:
+            return self._measured(array)
+        key = self._key("features", array)
+        known = dict(self.store.get(key) or {})
+        if not set(self._wanted) <= set(known):
+            known |= {name: sampled(values) for name, values in self._run(lambda: self._measured(array)).items()}
+            shapes = (unpacked(known[_SHAPES]) if _SHAPES in known else {}) | self.shapes
+            self.store.put(key, known | {_SHAPES: packed(shapes)})
+        else:
+            self.shapes = {n: tuple(s) for n, s in unpacked(known[_SHAPES]).items()}
+        return {name: known[name] for name in self._wanted}
+
+    def _measured(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        if self._taps is None:
+            self._taps = Taps(self._fresh(), self._wanted, self.explainer.provider, **self.options)
+        found = {n: self._channels_first(n, a) for n, a in self._taps.run({self.input: array}).items()}
+        self.shapes = {name: a.shape for name, a in found.items()}
+        return found
+
+    def _channels_first(self, name: str, array: np.ndarray) -> np.ndarray:
+        layout = self._layouts.get(name)
+        return channels_first(array, layout) if layout is not None and layout.is_map else array
+
+    # ---- What is known of its runs ----
+
+    def plan(self) -> dict[str, Any]:
+        """How the kernels with the chosen taps differ from those without; see `runtime.plan_difference`.
+
+        With a store, of the taps that the first run over it had.
+        """
+
+        def plans() -> dict[str, np.ndarray]:
+            graph, tapped = self._fresh(), self._fresh()
+            plain = kernels(graph, self.explainer.provider, [self.scores.output.name], **self.options)
+            existing = {v.name for v in tapped.outputs}
+            names = [n if n in existing else tapped.add_output(tapped[n]).name for n in self._wanted]
+            names = list(dict.fromkeys([self.scores.output.name, *names]))
+            found = kernels(tapped, self.explainer.provider, names, **self.options)
+            return {"plan": packed(plan_difference(plain, found))}
+
+        return dict(unpacked(self._kept(plans, "plan")["plan"]))
+
+    @cached_property
+    def receipt(self) -> dict[str, Any]:
+        """Where its results are from: provider, float nodes that fell to the CPU, runtime, machine, Python."""
+
+        def made() -> dict[str, np.ndarray]:
+            return {"receipt": packed(self._here() | {"fell to the CPU": self.plain.fallbacks})}
+
+        found = made() if self.store is None else self.store.kept(self._key("receipt"), made)
+        return dict(unpacked(found["receipt"]))
+
+    def _here(self) -> dict[str, Any]:
+        return {
+            "provider": self.plain.provider,
+            "onnxruntime": runtime_version(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+        }
+
+    # ---- The store ----
+
+    def _key(self, *what: Any) -> str:
+        settings = [self.explainer.provider, self.options.get("level", "all")]
+        return key_of(self.explainer.loaded.sha256, settings, list(self.shape), *what)
+
+    def _kept(self, make: Callable[[], Mapping[str, np.ndarray]], *what: Any) -> Mapping[str, np.ndarray]:
+        if self.store is None:
+            return make()
+        return self.store.kept(self._key(*what), lambda: self._run(make))
+
+    def _run(self, make: Callable[[], Any]) -> Any:
+        """What `make` gives, unless the store's other results are of another runtime.
+
+        Raises:
+            InputError: they are.
+        """
+        known = {k: v for k, v in self.receipt.items() if k != "fell to the CPU"}
+        here = self._here()
+        if known != here:
+            words = [f"{k} {known[k]} there, {here[k]} here" for k in here if known[k] != here[k]]
+            raise InputError(
+                f"{self.name}: the store holds results of this model from elsewhere, but not all ({'; '.join(words)})",
+                "record the same pictures there, or use another --store",
+            )
+        return make()

@@ -29,7 +29,7 @@ def weight_differences(reference: Graph, candidate: Graph) -> list[dict[str, Any
             pairs[name] = (twin, "name")
     used = {twin for twin, _ in pairs.values()}
     left = [{n: a for n, a in side.items() if n not in known} for side, known in ((ours, pairs), (theirs, used))]
-    pairs |= {m.reference: (m.candidate, "values") for m in match_by_activations(*left)}
+    pairs |= {m.reference: (m.candidate, "values") for m in match_by_activations(left[0], left[1])}
     folded = _normalizations(reference) != _normalizations(candidate)
     found = []
     for name, (twin, rule) in pairs.items():
