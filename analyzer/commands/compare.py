@@ -140,8 +140,8 @@ def run(
     document = {
         "comparison": rounded(done.report),
         "run": {
-            "reference": ran_on(sides[0].receipt),
-            "candidate": ran_on(sides[1].receipt),
+            "reference ran on": ran_on(sides[0].receipt),
+            "candidate ran on": ran_on(sides[1].receipt),
             "optimisation": options["level"],
             "threads": str(options["threads"] or "as the runtime chooses"),
             "TF32": "off",

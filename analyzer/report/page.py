@@ -20,6 +20,9 @@ figure { margin: 1rem 0; } figure img { max-width: 100%; } figcaption { opacity:
 """
 
 
+WORD = 20  # characters of a text that is not broken within words
+
+
 def page(title: str, parts: Sequence[str]) -> str:
     """An HTML document that opens offline."""
     return (
@@ -35,7 +38,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "
     def cell(value: Any) -> str:
         if isinstance(value, float):
             return f'<td class="n">{value:.4g}</td>'
-        return f'<td class="{"n" if isinstance(value, int) else "name"}">{escape(str(value))}</td>'
+        if isinstance(value, int):
+            return f'<td class="n">{value}</td>'
+        text = str(value)
+        return f'<td class="{"name" if len(text) > WORD else "word"}">{escape(text)}</td>'
 
     numeric = [isinstance(v, int | float) for v in rows[0]] if rows else [False] * len(header)
     classes = ["n" if n else "name" for n in numeric]
