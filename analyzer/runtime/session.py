@@ -36,6 +36,7 @@ class Session:
         allow_fallback: let floating-point nodes without a kernel on the provider run on the CPU.
         memory_limit: bytes of GPU memory (CUDA).
         plan_file: where the optimised graph is written.
+        trace: what the file of onnxruntime's trace begins with; it is written when `end_trace` is called.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Session:
         allow_fallback: bool = False,
         memory_limit: int | None = None,
         plan_file: str | Path | None = None,
+        trace: str | Path | None = None,
     ) -> None:
         import onnxruntime as ort
 
@@ -60,6 +62,8 @@ class Session:
         options = _options(ort, threads, level, sum(w.nbytes for w in weights.values()))
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)
+        if trace is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(trace)
         if name != NAMES["cpu"]:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         weights = {name: np.ascontiguousarray(w) for name, w in (weights or {}).items()}
@@ -128,6 +132,10 @@ class Session:
         on_cpu = {n.name for part in assigned if part.ep_name == NAMES["cpu"] for n in part.get_nodes()}
         floats = _float_outputs(proto)
         return [n.name for n in proto.graph.node if n.name in on_cpu and any(o in floats for o in n.output)]
+
+    def end_trace(self) -> str:
+        """Ends the trace; its file."""
+        return str(self._session.end_profiling())
 
     def profile_nodes(self) -> list[tuple[str, str]]:
         """(node, operator) after the runtime's own optimisation, where it records them."""

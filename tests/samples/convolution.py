@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from analyzer.gradient.rules.convolution import BLOCKS, WIDE
 from tests.samples import Sample, ints, normal
 
 
@@ -36,6 +37,13 @@ SAMPLES = [
     *conv("groups", (6, 6), (6, 2, 3, 3), group=2, pads=[1, 1, 1, 1]),
     *conv("groups stride", (6, 6), (6, 2, 3, 3), group=2, pads=[1, 1, 1, 1], strides=[2, 2]),
     *conv("depthwise", (6, 6), (4, 1, 3, 3), group=4, pads=[1, 1, 1, 1]),
+    *conv("depthwise stride", (6, 8), (4, 1, 3, 3), group=4, pads=[1, 1, 1, 1], strides=[2, 2]),
+    *conv("depthwise stride, rest", (7, 9), (3, 1, 5, 3), group=3, pads=[2, 0, 1, 1], strides=[2, 2]),
+    *conv("depthwise stride, dilated", (9, 9), (3, 1, 3, 3), group=3, dilations=[2, 1], strides=[2, 2]),
+    *conv("1x1 stride 2", (6, 7), (4, 3, 1, 1), strides=[2, 2]),
+    *conv("wide stride", (4, 6), (WIDE // 9, BLOCKS, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2]),
+    *conv("wide patches", (4, 6), (WIDE // 4, BLOCKS, 2, 2), strides=[2, 2]),
+    *conv("wide stride, uneven", (4, 6), (WIDE // 20 + 1, BLOCKS, 5, 4), pads=[2, 2, 1, 0], strides=[2, 2]),
     *conv("SAME_UPPER stride", (7, 8), (4, 2, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2]),
     *conv("SAME_LOWER", (6, 6), (4, 2, 2, 2), auto_pad="SAME_LOWER"),
     *conv("VALID", (6, 6), (4, 2, 2, 2), auto_pad="VALID", strides=[2, 2]),

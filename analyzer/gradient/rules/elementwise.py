@@ -67,11 +67,20 @@ def sub_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 
 @vjp("Mul", since=7)
 def mul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = a ⊙ b   ⇒   ā = ȳ ⊙ b, b̄ = ȳ ⊙ a; for b = σ(a): ā = ȳ ⊙ (b + y (1 − b)) at once"""
+    """y = a ⊙ b   ⇒   ā = ȳ ⊙ b, b̄ = ȳ ⊙ a
+
+    At once, for b = σ(a): ā = ȳ ⊙ (b + y (1 − b)), and for b = 1 + erf(c a): ā = ȳ ⊙ (b + a 2c/√π e^(−c² a²)), which
+    reads nothing of b, so that the runtime still fuses the GELU.
+    """
     a, b = node.inputs
     for x, gate in ((a, b), (b, a)):
+        total = None
         if _is_swish(node, x, gate):
             total = op.Mul(ct, op.Add(gate, op.Mul(node.y, complement(op, gate))))
+        elif (c := _gelu_scale(node, x, gate)) is not None:
+            bell = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -c * c)), 2 * c / math.sqrt(math.pi))
+            total = op.Mul(ct, op.Add(op.Add(op.Erf(op.Mul(x, c)), 1.0), op.Mul(x, bell)))
+        if total is not None:
             return (total, None) if x is a else (None, total)
     return op.Mul(ct, b), op.Mul(ct, a)
 
@@ -80,6 +89,33 @@ def _is_swish(node: Primal, x: Value, gate: Value) -> bool:
     """Whether `gate` is σ(x) and serves this product only."""
     producer = node.graph.producer(gate)
     return producer is not None and producer.op == "Sigmoid" and producer.inputs[0] is x and node.is_between(gate)
+
+
+def _gelu_scale(node: Primal, x: Value, gate: Value) -> float | None:
+    """c, where `gate` is 1 + erf(c x) or 1 + erf(x / (1/c)) and all of it serves this product only; else None."""
+    graph = node.graph
+    chain = gate
+    for name in ("Add", "Erf"):
+        producer = graph.producer(chain)
+        if producer is None or producer.op != name or producer.domain or not node.is_between(chain):
+            return None
+        if name == "Add":
+            known = [graph.constant(i) for i in producer.inputs]
+            ones = [k is not None and k.size == 1 and float(k.item()) == 1 for k in known]
+            if sum(ones) != 1:
+                return None
+            chain = producer.inputs[ones.index(False)]
+        else:
+            chain = producer.inputs[0]
+    scaled = graph.producer(chain)
+    if scaled is None or scaled.op not in ("Mul", "Div") or scaled.domain or not node.is_between(chain):
+        return None
+    if scaled.inputs[0] is not x:
+        return None
+    factor = graph.constant(scaled.inputs[1])
+    if factor is None or factor.size != 1 or not float(factor.item()):
+        return None
+    return float(factor.item()) if scaled.op == "Mul" else 1 / float(factor.item())
 
 
 @vjp("Div", since=7)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Node, Primal, Value, vjp
-from analyzer.gradient.rules.convolution import Windows
+from analyzer.gradient.rules.convolution import Windows, repeated
 from analyzer.gradient.rules.elementwise import where
 from analyzer.gradient.rules.indexing import scatter_add
 
@@ -87,12 +87,13 @@ def share_out(op: Builder, windows: Windows, ct: Value, x: Value, mean: bool = F
             return op.shaped_as(result if mean else op.Mul(result, float(count)), x)
     ct = op.Mul(ct, 1.0 / count) if mean else ct
     if kernel == windows.strides and set(windows.dilations) == {1}:
-        axes = [3 + 2 * i for i in range(windows.rank)]
-        shape = op.shape(ct)
-        repeat = np.ones(2 + 2 * windows.rank, np.int64)
-        repeat[axes] = kernel
-        factors = op.value([1, 1, *kernel])
-        laid = op.Reshape(op.Expand(op.Unsqueeze(ct, axes), repeat), op.Mul(shape, factors))
+        laid = repeated(op, ct, kernel)
+        if laid is None:
+            axes = [3 + 2 * i for i in range(windows.rank)]
+            repeat = np.ones(2 + 2 * windows.rank, np.int64)
+            repeat[axes] = kernel
+            factors = op.value([1, 1, *kernel])
+            laid = op.Reshape(op.Expand(op.Unsqueeze(ct, axes), repeat), op.Mul(op.shape(ct), factors))
         extent = op.Mul(windows.sizes(ct), op.value(kernel))
     else:
         # Every channel by itself: as pictures of one channel.
