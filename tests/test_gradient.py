@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import pytest
@@ -173,3 +175,23 @@ def test_the_appended_graph_can_be_differentiated():
     step = 1e-2
     expected = (run(x + step * v)[gradient] - run(x - step * v)[gradient]) / (2 * step)
     assert np.linalg.norm(product - expected) <= 1e-3 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("half_first", [False, True])
+@pytest.mark.parametrize("tapped", [False, True])
+def test_a_gelu_in_pieces(half_first, tapped):
+    """Against finite differences, also where the gate's own gradient is asked for."""
+    weights = {"root": np.float32(np.sqrt(2)), "one": np.float32(1), "half": np.float32(0.5)}
+    nodes = [node("Div", ["x", "root"], ["t"]), node("Erf", ["t"], ["e"]), node("Add", ["e", "one"], ["g"])]
+    if half_first:
+        nodes += [node("Mul", ["g", "half"], ["h"]), node("Mul", ["x", "h"], ["y"])]
+    else:
+        nodes += [node("Mul", ["x", "g"], ["p"]), node("Mul", ["p", "half"], ["y"])]
+    given = model(nodes, {"x": [1, 1, 1, 9]}, {"y": None}, weights)
+    x = np.linspace(-4, 4, 9, dtype=np.float32).reshape(1, 1, 1, 9)
+    found = pull(given, {"x": x}, ["x", "g"] if tapped else ["x"])
+    gelu = np.vectorize(lambda v: v * (1 + math.erf(v / math.sqrt(2))) / 2)
+    expected = (gelu(x.astype(float) + 1e-4) - gelu(x.astype(float) - 1e-4)) / 2e-4
+    assert np.abs(found[0] - expected).max() < 1e-5
+    if tapped:
+        assert np.abs(found[1] - x / 2).max() < 1e-6

@@ -29,6 +29,13 @@ def complement(op: Builder, share: Value) -> Value:
     return op.Sub(1.0, share)
 
 
+def one_more(op: Builder, sign: Value, k: float) -> Value:
+    """k (1 + s) for s in [−1, 1]; in float32 in one pass where that is at most 1."""
+    if sign.dtype == FLOAT32 and 0 < k <= 0.5:
+        return op.HardSigmoid(sign, alpha=k, beta=k)
+    return op.Mul(op.Add(sign, 1.0), k)
+
+
 # ---- Arithmetic; the pass sums over broadcast axes ----
 
 
@@ -70,7 +77,7 @@ def mul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = a ⊙ b   ⇒   ā = ȳ ⊙ b, b̄ = ȳ ⊙ a
 
     At once, for b = σ(a): ā = ȳ ⊙ (b + y (1 − b)), and for b = 1 + erf(c a): ā = ȳ ⊙ (b + a 2c/√π e^(−c² a²)), which
-    reads nothing of b, so that the runtime still fuses the GELU.
+    reads nothing of b, so that the runtime still fuses the GELU; its factor ½, in ȳ = k ȳ′, is taken into the numbers.
     """
     a, b = node.inputs
     for x, gate in ((a, b), (b, a)):
@@ -78,8 +85,10 @@ def mul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
         if _is_swish(node, x, gate):
             total = op.Mul(ct, op.Add(gate, op.Mul(node.y, complement(op, gate))))
         elif (c := _gelu_scale(node, x, gate)) is not None:
-            bell = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -c * c)), 2 * c / math.sqrt(math.pi))
-            total = op.Mul(ct, op.Add(op.Add(op.Erf(op.Mul(x, c)), 1.0), op.Mul(x, bell)))
+            ct, k = _unscaled(op, ct)
+            bell = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -c * c)), 2 * k * c / math.sqrt(math.pi))
+            bulk = one_more(op, op.Erf(op.Mul(x, c)), k)
+            total = op.Mul(ct, op.Add(bulk, op.Mul(x, bell)))
         if total is not None:
             return (total, None) if x is a else (None, total)
     return op.Mul(ct, b), op.Mul(ct, a)
@@ -89,6 +98,18 @@ def _is_swish(node: Primal, x: Value, gate: Value) -> bool:
     """Whether `gate` is σ(x) and serves this product only."""
     producer = node.graph.producer(gate)
     return producer is not None and producer.op == "Sigmoid" and producer.inputs[0] is x and node.is_between(gate)
+
+
+def _unscaled(op: Builder, ct: Value) -> tuple[Value, float]:
+    """(ȳ′, k) of ȳ = k ȳ′, where ȳ was computed so; else (ȳ, 1)."""
+    producer = op.graph.producer(ct)
+    if producer is None or producer.op != "Mul" or producer.domain:
+        return ct, 1.0
+    for value, factor in (producer.inputs, producer.inputs[::-1]):
+        known = op.graph.constant(factor)
+        if known is not None and known.size == 1 and not known.ndim:
+            return value, float(known.item())
+    return ct, 1.0
 
 
 def _gelu_scale(node: Primal, x: Value, gate: Value) -> float | None:
@@ -453,5 +474,5 @@ def gelu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
         distribution = op.Mul(op.Add(t, 1.0), 0.5)
     else:
         phi = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
-        distribution = op.Mul(op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0), 0.5)
+        distribution = one_more(op, op.Erf(op.Mul(x, math.sqrt(0.5))), 0.5)
     return op.Mul(ct, op.Add(distribution, op.Mul(x, phi)))

@@ -10,25 +10,29 @@ from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
 
 
 def transposed(op: Builder, matrix: Value) -> Value:
-    """Last two axes swapped; a weight is swapped once, here, so that the runtime can pack it."""
+    """Last two axes swapped."""
     rank = op.rank(matrix)
-    known = op.const(matrix)
-    if known is not None and rank == 2:
-        return op.constant(np.ascontiguousarray(known.T), f"{matrix.name}/transposed")
     return op.Transpose(matrix, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
 @vjp("MatMul", since=9)
 def matmul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """Y = A B   ⇒   Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ; the pass sums over broadcast stacks"""
+    """Y = A B   ⇒   Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ; the pass sums over broadcast stacks
+
+    Ȳ Bᵀ with weights B is a Gemm: it packs them as they lie, and no transposed copy is held.
+    """
     a, b = node.inputs
     row, column = op.rank(a) == 1, op.rank(b) == 1
     wide = op.Unsqueeze(ct, [-1]) if column else ct
     wide = op.Unsqueeze(wide, [-2]) if row else wide
     a_bar = b_bar = None
     if node.needs(0):
-        a_bar = op.MatMul(wide, op.Unsqueeze(b, [0]) if column else transposed(op, b))
-        a_bar = op.Squeeze(a_bar, [-2]) if row else a_bar
+        if op.const(b) is not None and op.rank(b) == 2 and not row:
+            rows = wide if op.rank(wide) == 2 else op.Reshape(wide, [-1, b.shape[1]])
+            a_bar = op.reshape_like(op.Gemm(rows, b, transB=1), a)
+        else:
+            a_bar = op.MatMul(wide, op.Unsqueeze(b, [0]) if column else transposed(op, b))
+            a_bar = op.Squeeze(a_bar, [-2]) if row else a_bar
     if node.needs(1):
         b_bar = op.MatMul(op.Unsqueeze(a, [1]) if row else transposed(op, a), wide)
         b_bar = op.Squeeze(b_bar, [-1]) if column else b_bar
