@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVEL = {
     "errors": 0,
     "graph": 1, "images": 1,
-    "runtime": 2, "gradient": 2, "analysis": 2,
+    "runtime": 2, "gradient": 2, "analysis": 2, "store": 2,
     "attribution": 3,
     "mining": 4, "validation": 4,
     "report": 5,

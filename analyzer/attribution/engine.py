@@ -9,7 +9,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import onnx
 
+from analyzer.attribution.cache import GraphCache
 from analyzer.attribution.diagnosis import diagnose_map, diagnose_runs
 from analyzer.attribution.postprocess import FLOAT32, heatmap, heatmaps
 from analyzer.attribution.registry import Context, Method, find_method
@@ -38,6 +40,7 @@ from analyzer.graph.query import (
     single_batch,
 )
 from analyzer.runtime import Session
+from analyzer.store import Cache
 
 PREFIX = "xai"
 
@@ -77,9 +80,12 @@ class Attribution:
 
 @dataclass
 class Compiled:
-    """A graph with a method appended: the names of its outputs per target slot, and the session once it runs."""
+    """A graph with a method appended: the names of its outputs per target slot, and the session once it runs.
 
-    graph: Graph
+    From the cache, `graph` is None and `stub` what it was written as.
+    """
+
+    graph: Graph | None
     method: Method
     layer: str
     slots: list[tuple[str, str, str]]
@@ -88,6 +94,7 @@ class Compiled:
     target_inputs: list[str]
     details: list[dict[str, str]] = field(default_factory=list)
     session: Session | None = None
+    stub: tuple[onnx.ModelProto, dict[str, np.ndarray]] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -103,6 +110,7 @@ class Explainer:
         model: path, bytes or ModelProto.
         provider: "cpu", "cuda", "cuda:1" or "auto".
         labels: class names, so that targets can be given by label.
+        cache: where rewritten graphs are kept between processes; nowhere when None.
         options: passed on to `runtime.Session` (threads, level, allow_fallback, memory_limit).
 
     Attributes:
@@ -118,6 +126,7 @@ class Explainer:
         model: Any,
         provider: str = "cpu",
         labels: Sequence[str] | None = None,
+        cache: Cache | None = None,
         **options: Any,
     ) -> None:
         from analyzer.graph import load
@@ -125,6 +134,7 @@ class Explainer:
         self.loaded = load(model)
         self.provider = provider
         self.labels = labels
+        self.cache = GraphCache(cache, self.loaded) if cache is not None else None
         self.session_options = options
         self.progress: Callable[[str, int, int], None] | None = None
         self.grey: np.ndarray | None = None
@@ -159,7 +169,12 @@ class Explainer:
         """The normalised model, its inputs fixed to `shapes`."""
         key = tuple(sorted((shapes or {}).items()))
         if key not in self._sources:
-            self._sources[key] = normalize(self.loaded, inlined_operators(table_of("gradient")), dict(shapes or {}))
+            found = self.cache.source(key) if self.cache else None
+            if found is None:
+                found = normalize(self.loaded, inlined_operators(table_of("gradient")), dict(shapes or {}))
+                if self.cache:
+                    self.cache.keep_source(key, found)
+            self._sources[key] = found
         return self._sources[key]
 
     def graph(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
@@ -347,8 +362,16 @@ class Explainer:
         key = (method, layer, tuple(slots), tuple(sorted(shapes.items())), output, tuple(sorted(options.items())))
 
         def compiled() -> Compiled:
-            done = self.compile(method, layer, slots, shapes, output, **options)
-            done.session = Session(done.graph, self.provider, outputs=done.names, **self.session_options)
+            cache = self.cache if not self.arrays else None
+            done = cache.compiled(key) if cache else None
+            if done is None:
+                done = self.compile(method, layer, slots, shapes, output, **options)
+                assert done.graph is not None
+                done.stub = done.graph.stub(done.names)
+                if cache:
+                    cache.keep_compiled(key, done)
+            done.session = Session(done.stub, self.provider, **self.session_options)
+            done.stub = None
             return done
 
         found: Compiled = self.kept(key, compiled)

@@ -49,6 +49,7 @@ def export(
     slot = target if is_expression(target) else resolve_class(target, labels)
     compiled = explainer.compile(method, layer, [slot], input_shapes, output, **options)
     graph = compiled.graph
+    assert graph is not None
     heat = graph[compiled.slots[0][1]]
     graph.new_outputs.clear()
     graph.add_output(heat, OUTPUT)

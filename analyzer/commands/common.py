@@ -53,8 +53,10 @@ def stacked(options: Sequence[Callable]) -> Callable:
 
 
 def session_options(allow_fallback: bool, threads: int | None) -> dict[str, Any]:
-    """Keyword arguments for a Session."""
-    return {"allow_fallback": allow_fallback, "threads": threads}
+    """Keyword arguments for an Explainer: those of its sessions, and the user's cache of rewritten graphs."""
+    from analyzer.store import user_cache
+
+    return {"allow_fallback": allow_fallback, "threads": threads, "cache": user_cache()}
 
 
 def parse_shapes(shapes: Sequence[str], inputs: Sequence[Any]) -> dict[str, tuple[int, ...]]:

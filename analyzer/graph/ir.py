@@ -33,6 +33,12 @@ Value: TypeAlias = (
 )  # a tensor of the graph: .name, .shape (ints, symbols or None per axis; None if unknown), .dtype
 Node: TypeAlias = gs.Node  # an operator of the graph: .op, .domain, .name, .attrs, .inputs, .outputs
 
+
+def loose(name: str, shape: Sequence[Any] | None) -> Value:
+    """A tensor of no graph: what is known of one that was."""
+    return gs.Variable(name, shape=None if shape is None else list(shape))
+
+
 PROTOBUF_LIMIT = (1 << 31) - (1 << 24)
 
 

@@ -6,19 +6,26 @@ protobuf again: the proto that the passes work on holds stubs, so it stays small
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import hashlib
 import heapq
+import io
 import math
+import mmap
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from analyzer.errors import InputError
+from analyzer.graph import wire
 
 # Smaller tensors stay in the proto: shape inference and the opset converter read them.
 DETACH_BYTES = 4096
@@ -77,20 +84,18 @@ def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
         return model
     path = None
     if isinstance(model, onnx.ModelProto):
-        proto, data = onnx.ModelProto(), b""
-        proto.CopyFrom(model)
+        source = Source(onnx.ModelProto())
+        source.proto.CopyFrom(model)
+    elif isinstance(model, bytes | bytearray | memoryview):
+        source = _read(io.BytesIO(model), None)
+    elif isinstance(model, str | os.PathLike):
+        path = Path(model)
+        with _opened(path) as file:
+            source = _read(file, path)
     else:
-        if isinstance(model, bytes | bytearray | memoryview):
-            data = bytes(model)
-        elif isinstance(model, str | os.PathLike):
-            path = Path(model)
-            data = _read(path)
-        else:
-            raise InputError(f"a model must be a path, bytes or an onnx.ModelProto, not {type(model).__name__}")
-        proto = _parse(data, path)
+        raise InputError(f"a model must be a path, bytes or an onnx.ModelProto, not {type(model).__name__}")
+    proto = source.proto
     _check(proto, path)
-    source = Source(proto, path=path, sha256=hashlib.sha256(data).hexdigest() if data else "")
-    del data
     lift_constants(proto.graph)
     detach(source)
     _sort(proto.graph, str(path or "model"))
@@ -99,7 +104,8 @@ def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
     return source
 
 
-def _read(path: Path) -> bytes:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder, not an ONNX file", "name the .onnx file inside it")
@@ -109,11 +115,57 @@ def _read(path: Path) -> bytes:
                 f"{path} has {size / 2**30:.1f} GiB, but a protobuf file ends at 2 GiB",
                 "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
             )
-        return path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _read(file: IO[bytes], path: Path | None) -> Source:
+    """The model of an open file, hashed meanwhile by another thread; its large weights are read straight to arrays."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        data: wire.Buffer
+        if isinstance(file, io.BytesIO):
+            data = file.getvalue()
+            digest = pool.submit(lambda: hashlib.sha256(data).hexdigest())
+        elif os.fstat(file.fileno()).st_size:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            digest = pool.submit(_hashed, str(path))
+        else:
+            data, digest = b"", pool.submit(str)
+        found = wire.split(data, _DETACHABLE, DETACH_BYTES)
+        if found is None:
+            source = Source(_parse(bytes(data[:]), path), path=path)
+        else:
+            source = Source(_parse(found[0], path), path=path)
+            for index, (start, stop) in found[1].items():
+                tensor = source.proto.graph.initializer[index]
+                if tensor.name in source.weights:  # named twice: the first counts
+                    continue
+                file.seek(start)
+                raw = np.empty(stop - start, np.uint8)
+                if file.readinto(raw) != raw.size:  # type: ignore[attr-defined]
+                    raise InputError(f"{path}: the file changed while it was read")
+                source.weights[tensor.name] = _as_array(tensor, raw)
+        if isinstance(data, mmap.mmap):
+            data.close()
+        source.sha256 = digest.result()
+    return source
+
+
+def _hashed(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _as_array(tensor: onnx.TensorProto, raw: np.ndarray) -> np.ndarray:
+    """A weight from its bytes, little-endian as ONNX has them."""
+    _check_dims(tensor, raw.size // _itemsize(tensor))
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    array = raw[: math.prod(tensor.dims) * dtype.itemsize].view(dtype).reshape(tuple(tensor.dims))
+    return array if sys.byteorder == "little" else array.byteswap()
 
 
 def _parse(data: bytes, path: Path | None) -> onnx.ModelProto:
@@ -226,13 +278,17 @@ def _itemsize(tensor: onnx.TensorProto) -> int:
 
 
 def _check_size(tensor: onnx.TensorProto) -> None:
-    if any(d < 0 for d in tensor.dims):
-        raise InputError(f"weight {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
-    count = math.prod(tensor.dims)
     if tensor.HasField("raw_data"):
         stored = len(tensor.raw_data) // _itemsize(tensor)
     else:
         stored = max(len(getattr(tensor, name)) for name in _DATA_FIELDS[1:])
+    _check_dims(tensor, stored)
+
+
+def _check_dims(tensor: onnx.TensorProto, stored: int) -> None:
+    if any(d < 0 for d in tensor.dims):
+        raise InputError(f"weight {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
+    count = math.prod(tensor.dims)
     if stored != count:
         raise InputError(
             f"weight {tensor.name!r} says {list(tensor.dims)} = {count} elements but holds {stored}",

@@ -28,7 +28,7 @@ class Session:
     """An onnxruntime session over a `Graph` or a ModelProto.
 
     Args:
-        model: the graph with all that was appended to it, or a model.
+        model: the graph with all that was appended to it, a model, or what `Graph.stub` gives.
         provider: see `resolve`; the session really uses it, or ProviderError.
         outputs: names of the outputs to keep; all when None.
         threads: intra-operator threads; the runtime's choice when None.
@@ -41,7 +41,7 @@ class Session:
 
     def __init__(
         self,
-        model: Graph | onnx.ModelProto,
+        model: Graph | onnx.ModelProto | tuple[onnx.ModelProto, dict[str, np.ndarray]],
         provider: str = "cpu",
         *,
         outputs: Sequence[str] | None = None,
@@ -58,7 +58,9 @@ class Session:
         name, provider_options = wanted[0]
         if memory_limit and name == NAMES["cuda"]:
             provider_options["gpu_mem_limit"] = memory_limit
-        proto, weights = model.stub(outputs) if isinstance(model, Graph) else (model, {})
+        if isinstance(model, Graph):
+            model = model.stub(outputs)
+        proto, weights = model if isinstance(model, tuple) else (model, {})
         options = _options(ort, threads, level, sum(w.nbytes for w in weights.values()))
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)

@@ -18,9 +18,9 @@ from analyzer.attribution import Explainer
 from analyzer.errors import InputError
 from analyzer.graph.query import feature_maps, layouts
 from analyzer.images import PRESETS, Preprocess
+from analyzer.store import Store, key_of, packed, unpacked
 from analyzer.validation.metrics import energy_inside, spearman
 from analyzer.validation.side import Side
-from analyzer.validation.store import Store, key_of, packed, unpacked
 from analyzer.validation.verdict import Finding
 
 SHIFT = 4  # pixels of the network's input

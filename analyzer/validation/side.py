@@ -16,7 +16,7 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import Layout, default_layer, feature_maps, image_input, layouts
 from analyzer.runtime import Session, kernels, plan_difference, runtime_version
-from analyzer.validation.store import Store, key_of, packed, sampled, unpacked
+from analyzer.store import Store, key_of, packed, sampled, unpacked
 
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
 

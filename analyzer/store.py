@@ -1,0 +1,154 @@
+"""Results kept in a folder by everything they depend on: what models gave for pictures, and rewritten graphs.
+
+A key is the hash of all that a result depends on, so nothing in such a folder is ever stale. Files appear whole or not
+at all; a damaged one counts as absent; any of them can be deleted at any time, and processes may share a folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyzer import __version__
+from analyzer.errors import InputError
+from analyzer.images import write_npz
+
+SAMPLE = 1 << 14  # elements of a layer that are kept
+CACHE_VARIABLE = "ONNX_ANALYZER_CACHE"
+CACHE_BYTES = 512 << 20
+
+
+class Store:
+    """A folder of results, a file each.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: no folder can be made here: {error.strerror}") from None
+
+    def get(self, key: str) -> dict[str, np.ndarray] | None:
+        """The arrays kept under `key`; None where there are none, or the file is damaged."""
+        try:
+            with np.load(self._path(key), allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except Exception:  # absent, cut off, or none of ours: it is made anew
+            return None
+
+    def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        write_npz(self._path(key), arrays)
+
+    def kept(self, key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """What is kept under `key`, made by `make` where nothing is."""
+        found = self.get(key)
+        if found is not None:
+            return found
+        made = make()
+        self.put(key, made)
+        return made
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.npz"
+
+
+class Cache(Store):
+    """A store that never grows beyond `limit` bytes: what was used longest ago goes. It never fails."""
+
+    def __init__(self, folder: str | Path, limit: int = CACHE_BYTES) -> None:
+        super().__init__(folder)
+        self.limit = limit
+
+    def get(self, key: str) -> dict[str, np.ndarray] | None:
+        found = super().get(key)
+        if found is not None:
+            with suppress(OSError):
+                os.utime(self._path(key))
+        return found
+
+    def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep the arrays, where they take no more than an eighth of the limit and the folder can be written."""
+        if sum(a.nbytes for a in arrays.values()) > self.limit / 8:
+            return
+        with suppress(InputError, OSError):
+            super().put(key, arrays)
+            self._trim()
+
+    def _trim(self) -> None:
+        files = []
+        for file in self.folder.glob("*.npz"):
+            with suppress(OSError):  # another process may have removed it
+                status = file.stat()
+                files.append((status.st_mtime, status.st_size, file))
+        total = sum(size for _, size, _ in files)
+        for _, size, file in sorted(files):
+            if total <= self.limit:
+                return
+            with suppress(OSError):
+                file.unlink()
+            total -= size
+
+
+def user_cache() -> Cache | None:
+    """This user's cache: the folder in ONNX_ANALYZER_CACHE (none where that is empty), else the system's place."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    if folder is None:
+        base = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+        folder = str(Path(base or Path.home() / ".cache") / "onnx-analyzer")
+    with suppress(InputError, RuntimeError):
+        return Cache(folder) if folder else None
+    return None
+
+
+@functools.cache
+def code_stamp() -> str:
+    """Changes with our code, also between releases: sizes and times of its files."""
+    folder = Path(__file__).parent
+    files = sorted(p for room in ("graph", "gradient", "attribution") for p in (folder / room).rglob("*.py"))
+    return key_of([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+
+
+def key_of(*parts: Any) -> str:
+    """A file name for what depends on `parts`: arrays by their bytes, all else by its JSON; and on our version."""
+    digest = hashlib.sha256(__version__.encode())
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:40]
+
+
+def packed(data: Any) -> np.ndarray:
+    """Plain data as an array."""
+    return np.frombuffer(json.dumps(data).encode(), np.uint8)
+
+
+def unpacked(array: np.ndarray) -> Any:
+    return json.loads(array.tobytes())
+
+
+def sampled(array: np.ndarray) -> np.ndarray:
+    """At most `SAMPLE` elements, flat, at places that depend on the size alone."""
+    flat = array.ravel()
+    if flat.size <= SAMPLE:
+        return flat
+    return flat[np.sort(np.random.default_rng(flat.size).choice(flat.size, SAMPLE, replace=False))]
+
+
+__all__ = ["SAMPLE", "Cache", "Store", "code_stamp", "key_of", "packed", "sampled", "unpacked", "user_cache"]
