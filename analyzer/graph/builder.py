@@ -29,13 +29,16 @@ class Builder:
 
     An input may be a Value, None (an omitted optional input), a NumPy array or scalar (a constant as it is), a list
     or tuple of ints (an int64 constant), or a Python number (a constant of the first non-boolean Value's type).
+
+    What was already computed is not computed again: equal nodes are one node, so that methods, layers and targets
+    over one graph share whatever they have in common.
     """
 
     def __init__(self, graph: Graph, prefix: str = "vjp") -> None:
         self.graph = graph
         self.prefix = prefix
         self._constants: dict[Any, Value] = {}
-        self._shared: dict[Any, Value] = {}
+        self._shared: dict[Any, Any] = {}
         self._count = 0
 
     def __getattr__(self, op: str) -> Callable[..., Any]:
@@ -55,6 +58,9 @@ class Builder:
             done = self._simplify(op, values, attrs) or self._fold(op, values, attrs)
             if done is not None:
                 return done
+        key = _key(op, outputs, values, attrs)
+        if key is not None and key in self._shared:
+            return self._shared[key]
         self._count += 1
         while f"{self.prefix}/{op}_{self._count}:0" in self.graph.values:
             self._count += 1
@@ -66,7 +72,10 @@ class Builder:
         for result, (dtype, shape) in zip(results, self._infer(node), strict=False):
             result.dtype, result.shape = dtype, shape
         self.graph.append(node)
-        return results[0] if outputs == 1 else tuple(results)
+        found = results[0] if outputs == 1 else tuple(results)
+        if key is not None:
+            self._shared[key] = found
+        return found
 
     def control(
         self, op: str, inputs: Sequence[Value | None], kinds: Sequence[tuple[Any, Any]], **attrs: Any
@@ -94,14 +103,14 @@ class Builder:
         return self.scalar(given, like)
 
     def constant(self, array: np.ndarray, name: str = "constant") -> Value:
-        """A constant tensor; equal small ones are shared."""
-        key = (array.dtype.str, array.shape, array.tobytes()) if array.nbytes <= 1024 else None
-        if key not in self._constants or key is None:
-            array = np.asarray(array, order="C")
-            value = self.graph.add_weight(self.graph.fresh(f"{self.prefix}/{name}"), array)
-            if key is None:
-                return value
-            self._constants[key] = value
+        """A constant tensor; equal small ones, and equal ones of one name, are shared."""
+        small = array.nbytes <= 1024
+        key = (array.dtype.str, array.shape, array.tobytes() if small else name)
+        known = self._constants.get(key)
+        if known is not None and (small or np.array_equal(known.values, array)):
+            return known
+        array = np.asarray(array, order="C")
+        self._constants[key] = self.graph.add_weight(self.graph.fresh(f"{self.prefix}/{name}"), array)
         return self._constants[key]
 
     def scalar(self, number: float, like: Value | None = None) -> Value:
@@ -142,11 +151,7 @@ class Builder:
             part = value.shape[slice(start, end)]
             if all(isinstance(d, int) for d in part):
                 return self.constant(np.asarray(part, np.int64))
-        key = ("Shape", value.name, start, end)
-        if key not in self._shared:
-            bounds = {k: v for k, v in (("start", start), ("end", end)) if v is not None}
-            self._shared[key] = self.node("Shape", value, **bounds)
-        return self._shared[key]
+        return self.node("Shape", value, **{k: v for k, v in (("start", start), ("end", end)) if v is not None})
 
     def size(self, value: Value, axes: Sequence[int] | None = None) -> Value:
         """Number of elements along `axes` (all when None), as a scalar of the value's own type."""
@@ -316,6 +321,19 @@ class Builder:
                 like = node.inputs[1 if node.op == "Where" else 0]
                 return [(np.dtype(bool) if node.op in _LOGICAL else like.dtype, shape)]
         return infer(node, self.graph.opset, self.graph.constant)
+
+
+def _key(op: str, outputs: int, values: Sequence[Value | None], attrs: dict[str, Any]) -> Any:
+    """Equal for nodes that compute the same; None where that is not known."""
+    if op.startswith("Random") or op in ("Bernoulli", "Multinomial", "Dropout"):
+        return None
+    plain = []
+    for name, value in sorted(attrs.items()):
+        kept = tuple(value) if isinstance(value, list | tuple) else value
+        if not isinstance(kept, str | int | float | bool | tuple | type(None)):
+            return None
+        plain.append((name, kept))
+    return op, outputs, tuple(None if v is None else v.name for v in values), tuple(plain)
 
 
 _INDICES = frozenset({np.dtype(np.int64), np.dtype(np.int32), np.dtype(bool)})
