@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from analyzer.attribution import Explainer
+from analyzer.attribution import Explainer, Job
 from analyzer.runtime.session import DISABLED_OPTIMIZERS
 from benchmarks.timing import interleaved
 from benchmarks.zoo import NETWORKS, network
@@ -75,7 +75,7 @@ def measure(name: str, batch: int, threads: int, rounds: int, rivals: bool) -> d
     built = time.perf_counter() - start
     candidates = [lambda: session.run(None, {"image": image})]
     for method in METHODS:
-        compiled = explainer._session(method, "auto", [None], shapes, None, {})
+        compiled = explainer._session((Job(method),), [None], shapes, None)[0]
         feeds = {"image": image, compiled.target_inputs[0]: np.full(batch, -1, np.int64)}
         candidates.append(lambda s=compiled.session, f=feeds, r=compiled.slots[0][0]: s.run(f, [r]))
     names = list(METHODS)

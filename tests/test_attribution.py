@@ -9,6 +9,7 @@ import pytest
 
 import analyzer
 from analyzer import explain
+from analyzer.attribution import Explainer, Job, engine
 from analyzer.attribution.registry import all_methods
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from tests.models import model, node, small_cnn
@@ -259,3 +260,25 @@ def test_features_leave_the_outputs_as_they_are():
     found = analyzer.features(CNN, IMAGE, ["relu*", "probabilities"])
     assert list(found) == ["r1", "r2", "probabilities"]
     assert np.allclose(found["probabilities"], plain, atol=1e-6)
+
+
+def test_methods_and_layers_together_are_those_one_by_one(monkeypatch):
+    sessions = []
+    plain = engine.Session
+    monkeypatch.setattr(engine, "Session", lambda *a, **k: sessions.append(1) or plain(*a, **k))
+    given = small_cnn()
+    images = np.random.default_rng(3).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    jobs = [
+        Job("grad-cam", "r2"),
+        Job("grad-cam", "r1"),
+        Job("guided-grad-cam"),
+        Job("full-grad"),
+        Job("occlusion", options={"patch": 4}),
+        Job("gradient"),
+    ]
+    together = Explainer(given).explain_all(images, jobs, [1, "top1"])
+    assert len(sessions) == 2  # occlusion runs the model as it is
+    for job, found in zip(jobs, together, strict=True):
+        alone = Explainer(given).explain(images, job.method, [1, "top1"], job.layer, **job.options)
+        assert (found.method, found.layer) == (alone.method, alone.layer)
+        assert np.allclose(found.raw, alone.raw, rtol=1e-5, atol=1e-6) and np.array_equal(found.target, alone.target)

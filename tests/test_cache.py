@@ -35,7 +35,7 @@ def test_the_second_process_rewrites_nothing(name, method, tmp_path, monkeypatch
         raise AssertionError("rewritten")
 
     monkeypatch.setattr(engine, "normalize", fail)
-    monkeypatch.setattr(Explainer, "compile", fail)
+    monkeypatch.setattr(Explainer, "compile_all", fail)
     second = again.explain(array, method, target)
     for field in ("raw", "heatmap", "scores", "target"):
         assert np.array_equal(getattr(first, field), getattr(second, field))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from analyzer.attribution.engine import Compiled
 
 PROTO, ABOUT = "proto", "about"
+Stub = tuple[onnx.ModelProto, dict[str, np.ndarray]]  # as `Graph.stub` gives it
 
 
 class GraphCache:
@@ -41,38 +42,41 @@ class GraphCache:
     def keep_source(self, key: Any, source: Source) -> None:
         self._put("source", key, source.proto, source.weights, {})
 
-    def compiled(self, key: tuple[Any, ...]) -> Compiled | None:
-        """A method over the model, ready for a session, or None."""
+    def compiled(self, key: Any) -> tuple[list[Compiled], Stub] | None:
+        """Methods over the model, and the stub of their graph, or None."""
         from analyzer.attribution.engine import Compiled
 
         found = self._get("compiled", key)
         if found is None:
             return None
         about = unpacked(found[ABOUT])
-        scores = about["scores"]
-        output, logits = (loose(*scores[name]) for name in ("output", "logits"))
-        return Compiled(
-            None,
-            find_method(about["method"], {}),
-            about["layer"],
-            [(a, b, c) for a, b, c in about["slots"]],
-            Scores(output, logits, tuple(scores["stripped"]), scores["batched"], tuple(scores["space"])),
-            about["outputs"],
-            about["target_inputs"],
-            about["details"],
-            stub=(_proto(found), self._weights(found, about)),
-        )
+        known = about["scores"]
+        output, logits = (loose(*known[name]) for name in ("output", "logits"))
+        scores = Scores(output, logits, tuple(known["stripped"]), known["batched"], tuple(known["space"]))
+        done = [
+            Compiled(
+                None,
+                find_method(one["method"], {}),
+                one["layer"],
+                [(a, b, c) for a, b, c in one["slots"]],
+                scores,
+                about["outputs"],
+                about["target_inputs"],
+                one["details"],
+            )
+            for one in about["methods"]
+        ]
+        return done, (_proto(found), self._weights(found, about))
 
-    def keep_compiled(self, key: tuple[Any, ...], done: Compiled) -> None:
-        assert done.stub is not None
-        scores = done.scores
+    def keep_compiled(self, key: Any, done: Sequence[Compiled], stub: Stub) -> None:
+        first, scores = done[0], done[0].scores
         about = {
-            "method": done.method.name,
-            "layer": done.layer,
-            "slots": done.slots,
-            "outputs": done.outputs,
-            "target_inputs": done.target_inputs,
-            "details": done.details,
+            "methods": [
+                {"method": one.method.name, "layer": one.layer, "slots": one.slots, "details": one.details}
+                for one in done
+            ],
+            "outputs": first.outputs,
+            "target_inputs": first.target_inputs,
             "scores": {
                 "output": [scores.output.name, scores.output.shape],
                 "logits": [scores.logits.name, scores.logits.shape],
@@ -81,7 +85,7 @@ class GraphCache:
                 "space": scores.space,
             },
         }
-        self._put("compiled", key, *done.stub, about)
+        self._put("compiled", key, *stub, about)
 
     def _key(self, kind: str, key: Any) -> str:
         return key_of(kind, self.loaded.sha256, onnx.__version__, code_stamp(), repr(key))

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import onnx
 
 from analyzer.attribution.cache import GraphCache
 from analyzer.attribution.diagnosis import diagnose_map, diagnose_runs
@@ -82,7 +81,7 @@ class Attribution:
 class Compiled:
     """A graph with a method appended: the names of its outputs per target slot, and the session once it runs.
 
-    From the cache, `graph` is None and `stub` what it was written as.
+    `graph` is None where it came from the cache.
     """
 
     graph: Graph | None
@@ -94,13 +93,21 @@ class Compiled:
     target_inputs: list[str]
     details: list[dict[str, str]] = field(default_factory=list)
     session: Session | None = None
-    stub: tuple[onnx.ModelProto, dict[str, np.ndarray]] | None = None
 
     @property
     def names(self) -> list[str]:
         """Every output that is read."""
         slots = [*self.slots, *(d.values() for d in self.details)]
         return list(dict.fromkeys([self.scores.output.name, *(n for slot in slots for n in slot)]))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A method, the layer it explains by, and its options."""
+
+    method: str = "grad-cam"
+    layer: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Explainer:
@@ -206,35 +213,59 @@ class Explainer:
             UnsupportedError: a rule is missing, the target does not depend on the layer, or the method is not
                 defined for this model.
         """
-        chosen = find_method(method, options)
-        if chosen.runs:
-            raise UnsupportedError(
-                f"{method} evaluates the model many times: it is no single graph",
-                "use one of the others, such as grad-cam",
-            )
-        if layer == "auto" and not shapes and chosen.needs_layer and not any(isinstance(t, str) for t in targets):
-            layer = self._layer_of_one(output)
+        return self.compile_all([Job(method, layer, options)], targets, shapes, output)[0]
+
+    def compile_all(
+        self,
+        jobs: Sequence[Job],
+        targets: Sequence[Any] = (None,),
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        output: str | None = None,
+    ) -> list[Compiled]:
+        """The model with several methods, or one over several layers, appended: one graph, what they share once.
+
+        Raises:
+            UnsupportedError: as `compile`.
+        """
+        methods = [find_method(job.method, job.options) for job in jobs]
+        for method in methods:
+            if method.runs:
+                raise UnsupportedError(
+                    f"{method.name} evaluates the model many times: it is no single graph",
+                    "use one of the others, such as grad-cam",
+                )
         graph = self.graph(shapes)
         op = Builder(graph, PREFIX)
         scores = find_scores(graph, output)
         image, axes = float_image(graph)
-        compiled = Compiled(graph, chosen, "", [], scores, [v.name for v in graph.outputs], [])
+        outputs, target_inputs = [v.name for v in graph.outputs], list[str]()
         batch = image_input(graph).shape[0] if image_input(graph).shape else None
-        for slot, target in enumerate(targets):
-            suffix = f"_{slot}" if len(targets) > 1 else ""
-            seeds, classes, about = self.seeded(op, compiled.target_inputs, target, scores, suffix, batch)
-            feature = pick_layer(graph, layer, about) if chosen.needs_layer else None
-            ctx = Context(op, seeds, about, image, axes, feature)
-            raw = op.cast(chosen.recipe(ctx, **options), FLOAT32)
-            heat = heatmap(ctx, raw, chosen.kind)
-            names = (("raw", raw), ("heatmap", heat), ("class", classes))
-            outputs = [graph.add_output(value, f"{PREFIX}/{name}{suffix}").name for name, value in names]
-            compiled.slots.append((outputs[0], outputs[1], outputs[2]))
-            compiled.details.append(
-                {name: graph.add_output(v, f"{PREFIX}/{name}{suffix}").name for name, v in ctx.details.items()}
-            )
-            compiled.layer = feature.name if feature else ""
-        return compiled
+        seeded = [
+            self.seeded(op, target_inputs, t, scores, f"_{slot}" if len(targets) > 1 else "", batch)
+            for slot, t in enumerate(targets)
+        ]
+        found = []
+        for number, (job, method) in enumerate(zip(jobs, methods, strict=True)):
+            layer = job.layer
+            if layer == "auto" and not shapes and method.needs_layer and not any(isinstance(t, str) for t in targets):
+                layer = self._layer_of_one(output)
+            compiled = Compiled(graph, method, "", [], scores, outputs, target_inputs)
+            for slot, (seeds, classes, about) in enumerate(seeded):
+                suffix = f"_{slot}" if len(targets) > 1 else ""
+                suffix += f"_{number}" if len(jobs) > 1 else ""
+                feature = pick_layer(graph, layer, about) if method.needs_layer else None
+                ctx = Context(op, seeds, about, image, axes, feature)
+                raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)
+                heat = heatmap(ctx, raw, method.kind)
+                names = (("raw", raw), ("heatmap", heat), ("class", classes))
+                given = [graph.add_output(value, f"{PREFIX}/{name}{suffix}").name for name, value in names]
+                compiled.slots.append((given[0], given[1], given[2]))
+                compiled.details.append(
+                    {name: graph.add_output(v, f"{PREFIX}/{name}{suffix}").name for name, v in ctx.details.items()}
+                )
+                compiled.layer = feature.name if feature else ""
+            found.append(compiled)
+        return found
 
     def _layer_of_one(self, output: str | None) -> str:
         """The default layer as it is found for a single picture, whose sizes are all known."""
@@ -272,17 +303,42 @@ class Explainer:
         **options: Any,
     ) -> Attribution:
         """See `analyzer.explain`."""
-        runs = find_method(method, options).runs
+        return self.explain_all(inputs, [Job(method, layer, options)], target, output)[0]
+
+    def explain_all(
+        self,
+        inputs: np.ndarray | Mapping[str, np.ndarray],
+        jobs: Sequence[Job],
+        target: Any = "top1",
+        output: str | None = None,
+    ) -> list[Attribution]:
+        """`explain` by several methods or over several layers, in one run of one session.
+
+        Methods of many runs come after the others, each by itself.
+
+        Returns:
+            An Attribution per job, in their order.
+
+        Raises:
+            As `analyzer.explain`.
+        """
         feeds = self._feeds(inputs)
         image = image_input(self.plain).name
         count = len(feeds[image])
         plans = self._targets(target, count)
-        rows = []
+        often = [find_method(job.method, job.options).runs for job in jobs]
+        once = tuple(job for job, many in zip(jobs, often, strict=True) if not many)
+        rows: list[list[Attribution]] = []
         for indices in self._batches(image, count):
             part = {n: a[indices] if a.ndim and len(a) == count else a for n, a in feeds.items()}
-            run = self._run_often if runs else self._run
-            rows.append(run(part, indices, plans, method, layer, output, options))
-        return _joined(rows)
+            together = iter(self._run(part, indices, plans, once, output) if once else ())
+            rows.append(
+                [
+                    self._run_often(part, indices, plans, job, output) if many else next(together)
+                    for job, many in zip(jobs, often, strict=True)
+                ]
+            )
+        return [_joined([row[i] for row in rows]) for i in range(len(jobs))]
 
     def _targets(self, target: Any, count: int) -> list[Any]:
         """Slots: an expression, or (count,) classes each."""
@@ -316,20 +372,30 @@ class Explainer:
         feeds: dict[str, np.ndarray],
         indices: np.ndarray,
         plans: list[Any],
-        method: str,
-        layer: str,
+        jobs: tuple[Job, ...],
         output: str | None,
-        options: dict[str, Any],
-    ) -> Attribution:
+    ) -> list[Attribution]:
         shapes = {name: tuple(a.shape) for name, a in feeds.items()}
         slots = [p if isinstance(p, str) else None for p in plans]
-        compiled = self._session(method, layer, slots, shapes, output, options)
+        compiled = self._session(jobs, slots, shapes, output)
+        first = compiled[0]
         classes = [p[indices] for p in plans if not isinstance(p, str)]
         for given_classes in classes:
-            check_class(compiled.scores, int(given_classes.max()))
-        given = dict(feeds) | dict(zip(compiled.target_inputs, classes, strict=True))
-        assert compiled.session is not None
-        found = compiled.session.run(given, compiled.names)
+            check_class(first.scores, int(given_classes.max()))
+        given = dict(feeds) | dict(zip(first.target_inputs, classes, strict=True))
+        assert first.session is not None
+        found = first.session.run(given, list(dict.fromkeys(n for one in compiled for n in one.names)))
+        return [self._attribution(one, found, feeds, indices, slots) for one in compiled]
+
+    def _attribution(
+        self,
+        compiled: Compiled,
+        found: Mapping[str, np.ndarray],
+        feeds: dict[str, np.ndarray],
+        indices: np.ndarray,
+        slots: list[Any],
+    ) -> Attribution:
+        """What a run gave for one method."""
         count = len(indices)
         per_slot = [tuple(found[n] for n in slot) for slot in compiled.slots]
         order = [(i, k) for i in range(count) for k in range(len(per_slot))]
@@ -342,7 +408,7 @@ class Explainer:
             class_scores(compiled.scores, found[compiled.scores.output.name], count),
             target,
             compiled.layer,
-            method,
+            compiled.method.name,
             np.array([indices[i] for i, _ in order]),
             stripped=compiled.scores.stripped,
             details={
@@ -356,25 +422,32 @@ class Explainer:
         ]
         return result
 
-    def _session(
-        self, method: str, layer: str, slots: list[Any], shapes: dict, output: str | None, options: dict[str, Any]
-    ) -> Compiled:
-        key = (method, layer, tuple(slots), tuple(sorted(shapes.items())), output, tuple(sorted(options.items())))
+    def _session(self, jobs: tuple[Job, ...], slots: list[Any], shapes: dict, output: str | None) -> list[Compiled]:
+        """The jobs compiled, and a session over all of them; kept, and looked up in the cache."""
+        key = (
+            tuple((j.method, j.layer, tuple(sorted(j.options.items()))) for j in jobs),
+            tuple(slots),
+            tuple(sorted(shapes.items())),
+            output,
+        )
 
-        def compiled() -> Compiled:
+        def compiled() -> list[Compiled]:
             cache = self.cache if not self.arrays else None
-            done = cache.compiled(key) if cache else None
-            if done is None:
-                done = self.compile(method, layer, slots, shapes, output, **options)
-                assert done.graph is not None
-                done.stub = done.graph.stub(done.names)
+            kept = cache.compiled(key) if cache else None
+            if kept is None:
+                done = self.compile_all(jobs, slots, shapes, output)
+                assert done[0].graph is not None
+                stub = done[0].graph.stub(list(dict.fromkeys(n for one in done for n in one.names)))
                 if cache:
-                    cache.keep_compiled(key, done)
-            done.session = Session(done.stub, self.provider, **self.session_options)
-            done.stub = None
+                    cache.keep_compiled(key, done, stub)
+            else:
+                done, stub = kept
+            session = Session(stub, self.provider, **self.session_options)
+            for one in done:
+                one.session = session
             return done
 
-        found: Compiled = self.kept(key, compiled)
+        found: list[Compiled] = self.kept(key, compiled)
         return found
 
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -396,15 +469,13 @@ class Explainer:
         feeds: dict[str, np.ndarray],
         indices: np.ndarray,
         plans: list[Any],
-        method: str,
-        layer: str,
+        job: Job,
         output: str | None,
-        options: dict[str, Any],
     ) -> Attribution:
         """As `_run`, by a method that evaluates the model many times: image by image, all targets at once."""
         from analyzer.attribution.evaluator import Evaluator
 
-        chosen = find_method(method, options)
+        chosen = find_method(job.method, job.options)
         shapes = {name: tuple(a.shape) for name, a in feeds.items()}
         graph = self.graph(shapes)
         image = image_input(graph)
@@ -425,8 +496,8 @@ class Explainer:
                 if not isinstance(slot, str):
                     check_class(scores, slot)
             one = {n: a[row : row + 1] if n in batched else a for n, a in feeds.items()}
-            evaluator = Evaluator(self, chosen, one, batched, slots, layer, output, fixed)
-            raw, said = chosen.recipe(evaluator, **options)
+            evaluator = Evaluator(self, chosen, one, batched, slots, job.layer, output, fixed)
+            raw, said = chosen.recipe(evaluator, **job.options)
             raws.append(raw.astype(np.float32))
             details.append(said)
             targets += [TOP1 if isinstance(s, str) else s for s in slots]
@@ -439,7 +510,7 @@ class Explainer:
             values,
             np.array(targets, np.int64),
             layers,
-            method,
+            job.method,
             np.repeat(indices, len(plans)),
             [diagnose_runs(r) for r in raw],
             scores.stripped,

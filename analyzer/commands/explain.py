@@ -96,8 +96,8 @@ def command(
     if verbose:
         note(f"preprocessing: {card.source}")
     layer = layer or card.default_layer or "auto"
-    job = Job(explainer, card, asked, targets, layer, output, colormap, alpha, top)
-    results, failed = each_picture("explain", pictures, lambda p: job.run(p, places.get(p), raws.get(p)))
+    task = Task(explainer, card, asked, targets, layer, output, colormap, alpha, top)
+    results, failed = each_picture("explain", pictures, lambda p: task.run(p, places.get(p), raws.get(p)))
     if verbose:
         report_receipt(explainer, model)
     if form == "json":
@@ -108,7 +108,7 @@ def command(
     return 5 if failed else 0
 
 
-class Job:
+class Task:
     """One picture after another, with the same methods and targets."""
 
     def __init__(
@@ -123,8 +123,11 @@ class Job:
         alpha: float,
         top: int,
     ) -> None:
-        self.explainer, self.card, self.methods, self.targets = explainer, card, methods, targets
-        self.layer, self.output, self.colormap, self.alpha, self.top = layer, output, colormap, alpha, top
+        from analyzer.attribution import Job
+
+        self.explainer, self.card, self.targets = explainer, card, targets
+        self.jobs = [Job(method, layer, options) for method, options in methods.items()]
+        self.output, self.colormap, self.alpha, self.top = output, colormap, alpha, top
 
     def run(self, picture: str, out: Path | None, raw: Path | None) -> dict[str, Any]:
         """Explain a picture, write what was asked for, and say what was found."""
@@ -136,9 +139,7 @@ class Job:
         array, placement = self.card.preprocess.apply(image)
         target: Any = list(self.targets) if len(self.targets) > 1 else self.targets[0]
         self.explainer.grey = self.card.preprocess.apply(np.full_like(image, 128))[0]
-        found = [
-            self.explainer.explain(array, m, target, self.layer, self.output, **o) for m, o in self.methods.items()
-        ]
+        found = self.explainer.explain_all(array, self.jobs, target, self.output)
         result: dict[str, Any] = {"picture": picture, "top": self.classes(found[0]), "maps": []}
         tiles, titles = [], []
         for attribution in found:
