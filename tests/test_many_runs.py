@@ -265,6 +265,27 @@ def test_integrated_gradients_are_complete():
     assert np.abs(found.details["completeness"]).max() < 0.02 * np.abs(found.details["difference"]).max()
 
 
+def test_full_grad_of_wide_layers():
+    """Biases that are set aside as weights (4 KiB and more)."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"]),
+        node("Relu", ["c"], ["r"]),
+        node("GlobalAveragePool", ["r"], ["g"]),
+        node("Flatten", ["g"], ["f"]),
+        node("Gemm", ["f", "v", "e"], ["y"]),
+    ]
+    weights = {
+        "w": rng.standard_normal((1100, 3, 3, 3)).astype(np.float32),
+        "b": rng.standard_normal(1100).astype(np.float32),
+        "v": rng.standard_normal((1100, 1100)).astype(np.float32),
+        "e": rng.standard_normal(1100).astype(np.float32),
+    }
+    given = model(nodes, {"x": [1, 3, 8, 8]}, {"y": None}, weights)
+    found = explain(given, rng.standard_normal((1, 3, 8, 8)).astype(np.float32), "full-grad", 7)
+    assert abs(found.details["completeness"][0]) < 1e-4 * abs(found.details["difference"][0])
+
+
 def test_full_grad_is_complete():
     rng = np.random.default_rng(0)
     weights = {

@@ -123,8 +123,10 @@ def _psi(ctx: Context, part: Value) -> Value:
 
 
 def _sum(ctx: Context, part: Value) -> Value:
-    """(N,)"""
-    return ctx.op.ReduceSum(part, list(range(1, ctx.op.rank(part))), keepdims=0)
+    """(N,); the pictures may be cut into windows along the first axis, one after the other."""
+    op = ctx.op
+    rows = op.Reshape(part, op.Concat(op.shape(ctx.image, 0, 1), op.value([-1]), axis=0))
+    return op.ReduceSum(rows, [1], keepdims=0)
 
 
 def _score(ctx: Context) -> Value:

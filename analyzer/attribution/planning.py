@@ -14,6 +14,7 @@ from analyzer.gradient.policies import overridden
 from analyzer.gradient.reverse import plan as route_of
 from analyzer.gradient.reverse import rule_for
 from analyzer.graph import Builder
+from analyzer.runtime.kernel_table import Prediction, predict
 
 _POLICIES = {"guided-backprop": "guided", "guided-grad-cam": "guided", "deconvnet": "deconvnet"}
 
@@ -43,6 +44,25 @@ class MethodPlan:
 
     def to_dict(self) -> dict[str, Any]:
         return vars(self)
+
+
+def predict_fallbacks(
+    explainer: Explainer,
+    provider: str,
+    method: str,
+    target: Any,
+    layer: str,
+    shapes: dict[str, tuple[int, ...]],
+    output: str | None,
+) -> Prediction:
+    """What of the method's whole graph would fall to the CPU on a provider; raises as `Explainer.compile`."""
+    if find_method(method, {}).runs:
+        graph = explainer.graph(shapes)
+        return predict(graph.stub()[0], provider)
+    slot = target if is_expression(target) else resolve_class(target, explainer.labels)
+    compiled = explainer.compile(method, layer, [slot], shapes, output)
+    assert compiled.graph is not None
+    return predict(compiled.graph.stub(compiled.names)[0], provider)
 
 
 def make_plan(

@@ -22,20 +22,31 @@ from analyzer.commands.common import (
 @layer_option
 @shape_option
 @click.option("--output", help="Which output holds the scores.")
+@click.option("-p", "--provider", help="Also tell what would fall to the CPU there (cuda), without a GPU.")
 @format_option
 def command(
-    model: str, method: str, target: str, layer: str | None, shapes: tuple[str, ...], output: str | None, form: str
+    model: str,
+    method: str,
+    target: str,
+    layer: str | None,
+    shapes: tuple[str, ...],
+    output: str | None,
+    provider: str | None,
+    form: str,
 ) -> None:
     """Show which nodes a method would differentiate, by which rules, and which have none. Runs nothing."""
     from analyzer.attribution import Explainer
-    from analyzer.attribution.planning import make_plan
+    from analyzer.attribution.planning import make_plan, predict_fallbacks
     from analyzer.errors import UnsupportedError
 
     explainer = Explainer(model)
     sizes = parse_shapes(shapes, explainer.plain.inputs)
     plan = make_plan(explainer, method, target, layer or "auto", sizes, output)
+    fallbacks = None
+    if provider and not plan.missing:
+        fallbacks = predict_fallbacks(explainer, provider, method, target, layer or "auto", sizes, output)
     if form == "json":
-        print_json("plan", plan.to_dict())
+        print_json("plan", plan.to_dict() | ({"fallbacks": vars(fallbacks)} if fallbacks else {}))
     else:
         click.echo(f"{plan.method} of {plan.target!r} with respect to {', '.join(map(repr, plan.wrt))}")
         if plan.layer:
@@ -46,6 +57,15 @@ def command(
             click.echo(f"rectifiers with the rule of the method: {len(plan.overridden)}")
         click.echo()
         click.echo(table(plan.rows(), ("operator", "nodes", "how", "")))
+        if fallbacks:
+            click.echo(f"\nin floating point, on {provider} of onnxruntime {fallbacks.runtime}:")
+            for what, found in (
+                ("fall to the CPU", fallbacks.cpu),
+                ("may fall to the CPU, by their attributes", fallbacks.depends),
+                ("not in the table", fallbacks.unknown),
+            ):
+                told = ", ".join(f"{op} ({len(names)}×)" for op, names in found.items())
+                click.echo(f"  {what}: {told or 'none'}")
     if plan.missing:
         raise UnsupportedError(
             f"{len(plan.missing)} nodes have no rule: " + ", ".join(plan.missing[:10]),

@@ -279,9 +279,12 @@ class Builder:
         if op == "Cast":
             return None
         for value in values:
-            if value is not None and not (
-                value.dtype in _INDICES if not isinstance(value, gs.Constant) else value.values.nbytes <= 1024
-            ):
+            if value is None:
+                continue
+            if isinstance(value, gs.Constant):
+                if value.name in self.graph.weights or value.values.nbytes > 1024:
+                    return None
+            elif value.dtype not in _INDICES:
                 return None
         given = [gs.Variable.empty() if v is None else v for v in values]
         found = evaluate(
