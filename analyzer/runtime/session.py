@@ -56,6 +56,7 @@ class Session:
 
         wanted = resolve(provider)
         name, provider_options = wanted[0]
+        self._device = int(provider_options.get("device_id", 0))
         if memory_limit and name == NAMES["cuda"]:
             provider_options["gpu_mem_limit"] = memory_limit
         if isinstance(model, Graph):
@@ -113,7 +114,8 @@ class Session:
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name in names:
-            binding.bind_output(name, "cuda" if self.provider == NAMES["cuda"] else "cpu")
+            on_device = self.provider == NAMES["cuda"]
+            binding.bind_output(name, "cuda" if on_device else "cpu", self._device if on_device else 0)
         self._session.run_with_iobinding(binding)
         return dict(zip(names, binding.copy_outputs_to_cpu(), strict=True))
 

@@ -29,6 +29,14 @@ def complement(op: Builder, share: Value) -> Value:
     return op.Sub(1.0, share)
 
 
+def is_positive(op: Builder, y: Value) -> Value:
+    """1[y > 0] of a y ≥ 0 in float32: a HardSigmoid with the largest slope there is, exact for every normal number.
+
+    Its offset is a negative nothing instead of 0, which OpenVINO 2026.4 reads as left out (½).
+    """
+    return op.HardSigmoid(y, alpha=LARGEST, beta=-1e-30)
+
+
 def one_more(op: Builder, sign: Value, k: float) -> Value:
     """k (1 + s) for s in [−1, 1]; in float32 in one pass where that is at most 1."""
     if sign.dtype == FLOAT32 and 0 < k <= 0.5:
@@ -332,10 +340,10 @@ def atanh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 def relu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = max(x, 0)   ⇒   x̄ = ȳ ⊙ 1[y > 0]
 
-    In float32 the mask is HardSigmoid with the largest slope there is: one pass, exact for every normal number.
+    In float32 the mask is one pass in the runtime's blocked layout: see `is_positive`.
     """
     if node.y.dtype == FLOAT32:
-        return op.Mul(ct, op.HardSigmoid(node.y, alpha=LARGEST, beta=0.0))
+        return op.Mul(ct, is_positive(op, node.y))
     return masked(op, op.Greater(node.y, 0.0), ct)
 
 
@@ -348,7 +356,7 @@ def clip_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """
     x, lo, hi = node.inputs
     if _is_fused_relu6(node):
-        inside = op.HardSigmoid(node.y, alpha=LARGEST, beta=0.0)
+        inside = is_positive(op, node.y)
         steep = 2.0**100  # a power of two: the product with hi is exact, so that y = hi gives 0
         return (
             op.Mul(op.Mul(ct, inside), op.HardSigmoid(node.y, alpha=-steep, beta=steep * node.const(2).item())),

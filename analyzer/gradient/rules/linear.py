@@ -19,7 +19,8 @@ def transposed(op: Builder, matrix: Value) -> Value:
 def matmul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """Y = A B   ⇒   Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ; the pass sums over broadcast stacks
 
-    Ȳ Bᵀ with weights B is a Gemm: it packs them as they lie, and no transposed copy is held.
+    Ȳ Bᵀ with weights B is a Gemm: it packs them as they lie, and no transposed copy is held. Square ones are transposed
+    here: OpenVINO 2026.4 takes B and Bᵀ for each other where both are read and their shapes are the same.
     """
     a, b = node.inputs
     row, column = op.rank(a) == 1, op.rank(b) == 1
@@ -27,7 +28,12 @@ def matmul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     wide = op.Unsqueeze(wide, [-2]) if row else wide
     a_bar = b_bar = None
     if node.needs(0):
-        if op.const(b) is not None and op.rank(b) == 2 and not row:
+        known = op.const(b) if op.rank(b) == 2 else None
+        if known is not None and known.shape[0] == known.shape[1]:
+            turned = op.constant(np.ascontiguousarray(known.T), f"{b.name}/transposed")
+            a_bar = op.MatMul(wide, turned)
+            a_bar = op.Squeeze(a_bar, [-2]) if row else a_bar
+        elif known is not None and not row:
             rows = wide if op.rank(wide) == 2 else op.Reshape(wide, [-1, b.shape[1]])
             a_bar = op.reshape_like(op.Gemm(rows, b, transB=1), a)
         else:
