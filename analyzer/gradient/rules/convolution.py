@@ -9,7 +9,7 @@ import numpy as np
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
 
 # I and O k k of a Conv from which on its phases are quicker than a ConvTranspose
-BLOCKS, WIDE = 32, 256 * 9
+BLOCKS, WIDE = 32, 128 * 9
 
 
 class Windows:
@@ -84,7 +84,7 @@ def input_bar(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) 
     """x̄ = Wᵀ ∗ ȳ, by the quickest way that the sizes allow.
 
     With strides: 1×1 windows place their values on the grid of x, depthwise ones do so before a Conv, wide ones compute
-    each phase of x by a Conv of its own; a ConvTranspose elsewhere. Measured by `benchmarks.strided`.
+    each phase of x by a Conv of its own; a ConvTranspose elsewhere.
     """
     group, weights = node.attr("group"), op.const(w)
     if weights is not None and windows.kernel is not None and windows.pads is not None:
