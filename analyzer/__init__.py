@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from analyzer.analysis.filters import filter_bank
     from analyzer.api import explain
     from analyzer.attribution import METHODS, Attribution, Explainer
+    from analyzer.attribution.class_maps import class_maps
     from analyzer.attribution.correspondence import correspondence
     from analyzer.attribution.dream import Dreamer, DreamOptions
     from analyzer.attribution.export import export
@@ -43,6 +44,7 @@ _HOME = {
     "UnsupportedError": "errors",
     "Vjp": "gradient",
     "append_vjp": "gradient",
+    "class_maps": "attribution.class_maps",
     "correspondence": "attribution.correspondence",
     "evolution": "mining.evolution",
     "explain": "api",
@@ -74,6 +76,7 @@ __all__ = [
     "Vjp",
     "__version__",
     "append_vjp",
+    "class_maps",
     "correspondence",
     "evolution",
     "explain",

@@ -2,7 +2,9 @@
 
     python -m benchmarks.ratios [--networks resnet50 vgg16] [--batches 1 8] [--threads 1 0] [--out results.json]
 
-Prints a Markdown table; `--rivals` adds onnx-ad where it is installed. Threads 0 means all.
+Prints a Markdown table. Threads 0 means all. `--rivals` adds onnx-ad where it is installed; `--more` (batch 1) Grad-CAM at
+a middle layer, Grad-CAM of all classes, three methods in one run, integrated gradients of 50 steps and Ablation-CAM.
+`--against stored.json` is a gate: exits with 1 where a ratio is more than a tenth above the stored one.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +22,18 @@ import numpy as np
 import onnxruntime as ort
 
 from analyzer.attribution import Explainer, Job
+from analyzer.attribution.class_maps import class_maps
+from analyzer.errors import AnalyzerError
+from analyzer.graph.query import feature_maps
 from analyzer.runtime.session import DISABLED_OPTIMIZERS
 from benchmarks.timing import interleaved
 from benchmarks.zoo import NETWORKS, network
 
 METHODS = ("grad-cam", "gradient", "guided-backprop")
 RIVAL = "onnx-ad gradient"
+MORE = ("grad-cam, middle", "grad-cam, all classes", "three methods", "integrated-gradients", "ablation-cam")
+STORED = Path(__file__).parent / "ratios.json"
+SLACK = 1.1
 
 
 def plain(path: Path, threads: int) -> ort.InferenceSession:
@@ -62,7 +71,21 @@ def rival(path: Path, image: np.ndarray, threads: int) -> Callable[[], Any] | No
     return lambda: session.run(gradients, {"image": image, **feeds})
 
 
-def measure(name: str, batch: int, threads: int, rounds: int, rivals: bool) -> dict[str, Any]:
+def more(explainer: Explainer, image: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """Further methods, as a user calls them; a column is missing where one is not defined for the network."""
+    maps = [m.name for m in feature_maps(explainer.graph({"image": image.shape})) if len(m.layout.grid) == 2]
+    middle = maps[len(maps) // 2]
+    together = [Job(m) for m in METHODS]
+    return {
+        MORE[0]: lambda: explainer.explain(image, "grad-cam", 0, middle),
+        MORE[1]: lambda: class_maps(explainer, image),
+        MORE[2]: lambda: explainer.explain_all(image, together, 0),
+        MORE[3]: lambda: explainer.explain(image, "integrated-gradients", 0, steps=50),
+        MORE[4]: lambda: explainer.explain(image, "ablation-cam", 0),
+    }
+
+
+def measure(name: str, batch: int, threads: int, rounds: int, rivals: bool, extended: bool) -> dict[str, Any]:
     """Ratios of one network at one batch size and thread count."""
     path = network(name)
     image = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)
@@ -83,7 +106,14 @@ def measure(name: str, batch: int, threads: int, rounds: int, rivals: bool) -> d
     if other is not None:
         candidates.append(other)
         names.append(RIVAL)
-    forward, *others = interleaved(candidates, rounds)
+    for title, call in more(explainer, image).items() if extended and batch == 1 else ():
+        try:
+            call()
+        except AnalyzerError:
+            continue
+        candidates.append(call)
+        names.append(title)
+    forward, *others = interleaved(candidates, rounds, budget=60)
     ratios = {m: t / forward for m, t in zip(names, others, strict=True)}
     return {
         "network": name,
@@ -102,15 +132,18 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rivals", action="store_true")
+    parser.add_argument("--more", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--against", type=Path, nargs="?", const=STORED, help="[benchmarks/ratios.json]")
     given = parser.parse_args()
     rows = []
-    header = ["network", "batch", "threads", "forward ms", "build s", *METHODS, *([RIVAL] if given.rivals else [])]
+    header = ["network", "batch", "threads", "forward ms", "build s", *METHODS]
+    header += [*([RIVAL] if given.rivals else []), *(MORE if given.more else [])]
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     for name in given.networks:
         for batch in given.batches:
             for threads in given.threads:
-                row = measure(name, batch, threads, given.rounds, given.rivals)
+                row = measure(name, batch, threads, given.rounds, given.rivals, given.more)
                 rows.append(row)
                 cells = [name, str(batch), str(threads or "all"), f"{row['forward_ms']:.0f}", f"{row['build_s']:.2f}"]
                 cells += [f"{row[m]:.2f}" if m in row else "–" for m in header[5:]]
@@ -118,6 +151,23 @@ def main() -> None:
     if given.out:
         about = {"onnxruntime": ort.__version__, "processor": platform.processor() or platform.machine()}
         given.out.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+    if given.against:
+        worse = regressions(rows, json.loads(given.against.read_text())["rows"])
+        print("\n".join(worse) or "no ratio is worse than the stored one")
+        sys.exit(1 if worse else 0)
+
+
+def regressions(rows: list[dict[str, Any]], stored: list[dict[str, Any]]) -> list[str]:
+    """A sentence per ratio that is more than `SLACK` times the stored one."""
+    known = {(r["network"], r["batch"], r["threads"]): r for r in stored}
+    found = []
+    for row in rows:
+        before = known.get((row["network"], row["batch"], row["threads"]), {})
+        for name in (*METHODS, *MORE):
+            if name in row and name in before and row[name] > SLACK * before[name]:
+                where = f"{row['network']}, batch {row['batch']}, {row['threads'] or 'all'} threads"
+                found.append(f"{where}: {name} costs {row[name]:.2f} forwards, stored {before[name]:.2f}")
+    return found
 
 
 if __name__ == "__main__":

@@ -282,3 +282,23 @@ def test_methods_and_layers_together_are_those_one_by_one(monkeypatch):
         alone = Explainer(given).explain(images, job.method, [1, "top1"], job.layer, **job.options)
         assert (found.method, found.layer) == (alone.method, alone.layer)
         assert np.allclose(found.raw, alone.raw, rtol=1e-5, atol=1e-6) and np.array_equal(found.target, alone.target)
+
+
+@pytest.mark.parametrize("layer", ["r2", "r1"])
+@pytest.mark.parametrize("batch", ["N", 1])
+@pytest.mark.parametrize("softmax", [True, False])
+def test_maps_of_all_classes_are_those_one_by_one(layer, batch, softmax):
+    explainer = Explainer(small_cnn(classes=130, softmax=softmax, batch=batch))
+    image = np.random.default_rng(4).standard_normal((1, 3, 12, 12)).astype(np.float32)
+    found = analyzer.class_maps(explainer, image, layer=layer)
+    for index in (0, 63, 64, 129):
+        alone = explainer.explain(image, "grad-cam", index, layer).raw[0]
+        assert np.allclose(found[index], alone, rtol=1e-4, atol=1e-6)
+    assert np.allclose(analyzer.class_maps(explainer, image, [5, 2], layer), found[[5, 2]], rtol=1e-5, atol=1e-7)
+
+
+def test_class_maps_refuse():
+    with pytest.raises(InputError, match="one picture"):
+        analyzer.class_maps(small_cnn(), np.zeros((2, 3, 12, 12), np.float32))
+    with pytest.raises(InputError, match="class 4 does not exist"):
+        analyzer.class_maps(small_cnn(), np.zeros((1, 3, 12, 12), np.float32), [4])

@@ -270,9 +270,26 @@ class Builder:
                 return first
         if op == "Concat" and len(values) == 1:
             return first
+        if op == "ReduceMean" and attrs.get("keepdims", 1):
+            return self._unrepeated(first, self.const(values[1]) if len(values) > 1 else None)
         if op == "Identity":
             return first
         return None
+
+    def _unrepeated(self, value: Value, axes: np.ndarray | None) -> Value | None:
+        """The mean over `axes` of what an Expand repeated along these alone: what it repeated."""
+        producer = self.graph.producer(value)
+        if axes is None or producer is None or producer.op != "Expand" or producer.domain:
+            return None
+        source, wide = self.static(producer.inputs[0]), self.static(value)
+        if source is None or wide is None or len(source) != len(wide):
+            return None
+        over = {int(a) % len(wide) for a in axes}
+        return (
+            producer.inputs[0]
+            if all(s == (1 if i in over else w) for i, (s, w) in enumerate(zip(source, wide, strict=True)))
+            else None
+        )
 
     def _fold(self, op: str, values: list[Value | None], attrs: dict[str, Any]) -> Value | None:
         """A constant where small constants or known sizes are all that is read, else None."""

@@ -1,0 +1,149 @@
+"""Grad-CAM of every class at once: one forward, and the tail's gradient for batches of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution.engine import PREFIX, Explainer, check_class, float_image, pick_layer
+from analyzer.attribution.registry import Context
+from analyzer.attribution.targets import find_scores
+from analyzer.errors import InputError, UnsupportedError
+from analyzer.gradient.registry import cotangent_type
+from analyzer.graph import Builder, Graph, Value
+from analyzer.graph.cut import behind, frontier
+from analyzer.graph.query import image_input
+from analyzer.runtime import Session
+
+CLASSES_PER_RUN = 64
+
+
+def class_maps(
+    model: Any,
+    image: Any,
+    classes: Sequence[int] | None = None,
+    layer: str = "auto",
+    output: str | None = None,
+) -> np.ndarray:
+    """ReLU(Σ_k w_ck A_k), w_ck = mean_ij ∂y_c/∂A_kij, of one picture: (classes, h, w) float32, unnormalised.
+
+    Args:
+        model: an Explainer, which keeps the sessions; or path, bytes or ModelProto.
+        image: as for `Explainer.explain`, one picture.
+        classes: all of them when None.
+        layer, output: as for `Explainer.explain`.
+
+    Raises:
+        InputError: several pictures, or no such class.
+        UnsupportedError: as `explain`; or the number of classes is open, or the layer has no axis for pictures.
+    """
+    explainer = model if isinstance(model, Explainer) else Explainer(model)
+    feeds = explainer._feeds(image)
+    name = image_input(explainer.plain).name
+    if len(feeds[name]) != 1:
+        raise InputError(f"class maps are of one picture, these are {len(feeds[name])}")
+    shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+    run = explainer.kept(
+        ("class maps", layer, output, tuple(sorted(shapes.items()))), lambda: _Run(explainer, shapes, layer, output)
+    )
+    return run.maps(feeds, classes)
+
+
+class _Run:
+    """The sessions of one layer: up to it, and behind it for a batch of classes."""
+
+    def __init__(
+        self, explainer: Explainer, shapes: dict[str, tuple[int, ...]], layer: str, output: str | None
+    ) -> None:
+        graph = explainer.graph(shapes)
+        self.scores = find_scores(graph, output)
+        self.feature = pick_layer(graph, layer, self.scores.logits)
+        if self.feature.layout.axes[0] != "N":
+            raise UnsupportedError(
+                f"the first axis of {self.feature.name!r} does not count images", "choose another layer"
+            )
+        self.classes = self.scores.classes or 0
+        if not self.classes:
+            raise UnsupportedError(f"{graph.name}: the number of classes is not known from the file")
+        given = next(v.shape for v in explainer.plain.inputs if v.name == image_input(graph).name)
+        free = not isinstance(given[0], int) and self.scores.batched
+        self.count = CLASSES_PER_RUN if free else 1
+        batched = {n: (self.count, *s[1:]) if n == image_input(graph).name else s for n, s in shapes.items()}
+        wide = explainer.graph(batched)
+        self.tail, self.weights, names = self._tail(explainer, wide, output)
+        wanted = [n for n in names if n not in shapes]
+        outputs = {n: graph.add_output(graph[n], f"{PREFIX}/head_{i}").name for i, n in enumerate(wanted)}
+        self.head_outputs = outputs
+        self.head = Session(graph, explainer.provider, outputs=list(outputs.values()), **explainer.session_options)
+
+    def _tail(self, explainer: Explainer, graph: Graph, output: str | None) -> tuple[Session, str, list[str]]:
+        """(session that gives (classes, K) weights, its output, what it may read of the head; the layer first)"""
+        op = Builder(graph, PREFIX)
+        scores = find_scores(graph, output)
+        last = _last_linear(graph, scores.logits) if not scores.space else None
+        if last is not None:
+            value, rows = last
+            self.rows = lambda classes: rows[classes]
+            seed = graph.add_input(f"{PREFIX}/rows", rows.dtype, [self.count, rows.shape[1]])
+        else:
+            value = scores.flat(op)
+            self.rows = lambda classes: classes
+            chosen = graph.add_input(f"{PREFIX}/classes", np.dtype(np.int64), [self.count])
+            line = op.constant(np.arange(self.classes, dtype=np.int64))
+            seed = op.cast(op.Equal(op.Unsqueeze(chosen, [1]), line), cotangent_type(value))
+        self.chosen = graph.new_inputs[-1].name
+        image, axes = float_image(graph)
+        feature = pick_layer(graph, self.feature.name, scores.logits)
+        ctx = Context(op, {value.name: seed}, scores.logits, image, axes, feature)
+        weights = op.ReduceMean(ctx.gradients, ctx.space, keepdims=1)
+        name = graph.add_output(op.Reshape(weights, [self.count, -1]), f"{PREFIX}/weights").name
+        beside = frontier(graph, self.feature.name, [name])
+        names = [self.feature.name, *beside]
+        cut = behind(graph, names, [name])
+        return Session(cut, explainer.provider, outputs=[name], **explainer.session_options), name, names
+
+    def maps(self, feeds: dict[str, np.ndarray], classes: Sequence[int] | None) -> np.ndarray:
+        chosen = np.arange(self.classes) if classes is None else np.asarray(classes, np.int64)
+        if not chosen.size:
+            raise InputError("no class is given")
+        if chosen.min() < 0:
+            raise InputError(f"class {chosen.min()} does not exist")
+        check_class(self.scores, int(chosen.max()))
+        found = self.head.run(feeds)
+        known = feeds | {name: found[o] for name, o in self.head_outputs.items()}
+        tiled = {n: self._tiled(known[n]) for n in self.tail.inputs if n != self.chosen}
+        rows = []
+        for start in range(0, len(chosen), self.count):
+            part = chosen[start : start + self.count]
+            given = np.concatenate([part, np.repeat(part[-1:], self.count - len(part))])
+            weights = self.tail.run(tiled | {self.chosen: self.rows(given)}, [self.weights])[self.weights]
+            rows.append(weights[: len(part)])
+        activations = self._activations(known[self.feature.name])
+        maps = np.concatenate(rows).astype(np.float32) @ activations.reshape(len(activations), -1)
+        return np.maximum(maps, 0).reshape(len(chosen), *activations.shape[1:])
+
+    def _tiled(self, array: np.ndarray) -> np.ndarray:
+        return np.repeat(array, self.count, axis=0) if array.ndim and len(array) == 1 and self.count > 1 else array
+
+    def _activations(self, array: np.ndarray) -> np.ndarray:
+        """(K, …space) float32"""
+        from analyzer.attribution.features import channels_first
+
+        return np.ascontiguousarray(channels_first(array, self.feature.layout)[0], np.float32)
+
+
+def _last_linear(graph: Graph, logits: Value) -> tuple[Value, np.ndarray] | None:
+    """(f, ∂y_c/∂f as rows) where y = W f + b with weights W are the logits: rows are read off, not multiplied out."""
+    node = graph.producer(logits)
+    if node is not None and node.op == "Add" and not node.domain:
+        inner = [i for i in node.inputs if graph.constant(i) is None]
+        node = graph.producer(inner[0]) if len(inner) == 1 else None
+    if node is None or node.domain or node.op not in ("Gemm", "MatMul") or node.attrs.get("transA"):
+        return None
+    value, weights = node.inputs[0], graph.constant(node.inputs[1])
+    if weights is None or weights.ndim != 2 or weights.dtype != np.float32 or len(value.shape or ()) != 2:
+        return None
+    rows = weights if node.attrs.get("transB") else weights.T
+    return value, np.ascontiguousarray(rows * np.float32(node.attrs.get("alpha", 1.0)))
