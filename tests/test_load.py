@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
 from analyzer.errors import AnalyzerError, InputError
-from analyzer.graph import Graph, load
+from analyzer.graph import Graph, load, wire
 from tests.models import model, node, small_cnn
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_path_bytes_and_proto_are_the_same_model(tmp_path):
@@ -166,3 +172,33 @@ def test_damaged_files_end_in_one_clear_error():
             data[place : place + rng.randrange(3)] = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 4)))
         with contextlib.suppress(AnalyzerError):
             Graph.read(bytes(data))
+
+
+def test_a_pipe_is_read():
+    path = ROOT / "models" / "digits_cnn.onnx"
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} cli.py inspect <(cat {path}) --format json"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and '"image"' in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_cnn_int8", "digits_cnn_fp16", "digits_vit"])
+def test_weights_read_past_protobuf_are_the_files_own(name):
+    path = ROOT / "models" / f"{name}.onnx"
+    found = load(path)
+    assert found.weights and found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    for tensor in onnx.load(path).graph.initializer:
+        if tensor.name in found.weights:
+            expected = onnx.numpy_helper.to_array(tensor)
+            array = found.weights[tensor.name]
+            assert array.dtype == expected.dtype and np.array_equal(array, expected) and array.flags.aligned
+
+
+def test_odd_wire_formats_are_left_to_protobuf():
+    data = (ROOT / "models" / "digits_cnn.onnx").read_bytes()
+    assert wire.split(data, {1}, 4096) is not None
+    for broken in (data[:-1], data + b"\x3b", b"", b"\xff" * 40, data + data):
+        found = wire.split(broken, {1}, 4096)
+        assert found is None or not found[1]
+    assert load(data).weights.keys() == load(ROOT / "models" / "digits_cnn.onnx").weights.keys()

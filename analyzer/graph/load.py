@@ -14,6 +14,7 @@ import io
 import math
 import mmap
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -109,14 +110,15 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder, not an ONNX file", "name the .onnx file inside it")
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
         if size >= MAX_FILE_BYTES:
             raise InputError(
                 f"{path} has {size / 2**30:.1f} GiB, but a protobuf file ends at 2 GiB",
                 "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
             )
         with path.open("rb") as file:
-            yield file
+            yield file if stat.S_ISREG(status.st_mode) else io.BytesIO(file.read())  # a pipe
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
     except OSError as error:
