@@ -20,6 +20,7 @@ from analyzer.validation import SAMPLE, Picture, Side, Store, Thresholds, compar
 from analyzer.validation.compare import input_difference
 from analyzer.validation.matching import match_by_activations
 from analyzer.validation.metrics import Drift, energy_inside, maximum_shift, spearman, top_iou
+from tests.models import node, small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "models" / "digits_cnn.onnx"
@@ -121,8 +122,8 @@ def test_a_quantiser_whose_range_is_too_small():
 
 def test_renamed_layers_are_matched_by_what_they_hold():
     model = onnx.load(REFERENCE)
-    for node in model.graph.node:
-        for names in (node.input, node.output):
+    for one in model.graph.node:
+        for names in (one.input, one.output):
             for i, name in enumerate(names):
                 if name and name not in ("image", "probabilities") and "output" in name:
                     names[i] = f"t{abs(hash(name))}"
@@ -176,6 +177,19 @@ def test_a_damaged_result_is_made_anew(tmp_path):
     assert store.get("a") is None
     assert store.kept("a", lambda: {"x": np.arange(4)})["x"].size == 4
     assert key_of("m", np.zeros(2)) != key_of("m", np.zeros(3)) and sampled(np.zeros((200, 200))).shape == (SAMPLE,)
+
+
+def test_quantised_scores_are_read_as_what_they_stand_for():
+    plain, quantised = small_cnn(), small_cnn()
+    name = quantised.graph.output[0].name
+    quantised.graph.node.append(node("QuantizeLinear", [name, "scale", "zero"], ["q"]))
+    quantised.graph.initializer.extend(
+        numpy_helper.from_array(a, n) for a, n in ((np.float32(1 / 256), "scale"), (np.uint8(3), "zero"))
+    )
+    quantised.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("q", onnx.TensorProto.UINT8, ["N", 4]))
+    image = np.random.default_rng(0).standard_normal((1, 3, 12, 12)).astype(np.float32)
+    a, b = (Side(m, image.shape).output(image) for m in (plain, quantised))
+    assert np.abs(a - b).max() <= 1 / 512 + 1e-6
 
 
 # ---- Numbers ----
@@ -305,8 +319,8 @@ def test_a_perturbed_weight_is_named_where_names_are_lost():
 
     model = onnx.load_from_string(changed(edit))
     planted = convolutions(model)[4].input[1]
-    for node in model.graph.node:
-        node.input[:] = [n.replace("onnx::Conv", "w") for n in node.input]
+    for one in model.graph.node:
+        one.input[:] = [n.replace("onnx::Conv", "w") for n in one.input]
     for tensor in model.graph.initializer:
         tensor.name = tensor.name.replace("onnx::Conv", "w")
     assert findings(model)["weight-differs"] == planted

@@ -174,7 +174,7 @@ class _Run:
         row: dict[str, Any] = {
             "picture": picture.name,
             "top": top,
-            "confidence": float(self._probability(found.scores[0])[top]),
+            "confidence": float(self._probabilities(array)[top]),
             "diagnosis": found.diagnosis[0],
             **shortcut_signs(heat),
         }
@@ -192,17 +192,13 @@ class _Run:
             contract = self._alternatives(picture)
         return _Measured(row, heat, self._bounds(array), contract)
 
-    def _probability(self, scores: np.ndarray) -> np.ndarray:
-        """The model's scores as probabilities: as they are where it squashes them itself, else their softmax."""
-        scores = np.asarray(scores, np.float64)
+    def _probabilities(self, array: np.ndarray) -> np.ndarray:
+        """Of every class, for a preprocessed picture: the scores where they are squashed, else their softmax."""
+        scores = self.side.output(array)
         if self.side.scores.stripped:
             return scores
         powers = np.exp(scores - scores.max())
         return np.asarray(powers / powers.sum())
-
-    def _probabilities(self, array: np.ndarray) -> np.ndarray:
-        """Of every class, for a preprocessed picture."""
-        return self._probability(self.side.output(array))
 
     # ---- Per picture ----
 

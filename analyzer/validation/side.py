@@ -102,12 +102,23 @@ class Side:
     # ---- What is known of a picture ----
 
     def output(self, array: np.ndarray) -> np.ndarray:
-        """The scores of one picture, (classes,), as the model gives them."""
+        """The scores of one picture, (classes,), as the model gives them; quantised ones as what they stand for."""
         name = self.scores.output.name
-        return np.asarray(
-            self._kept(lambda: {name: self.plain.run({self.input: array}, [name])[name]}, "output", array)[name],
-            np.float64,
-        ).ravel()
+        found = self._kept(lambda: {name: self.plain.run({self.input: array}, [name])[name]}, "output", array)
+        zero, scale = self._quantised
+        return (np.asarray(found[name], np.float64).ravel() - zero) * scale
+
+    @cached_property
+    def _quantised(self) -> tuple[float, float]:
+        """Zero point and scale of the scores; 0 and 1 where they are not quantised as a whole."""
+        node = self.graph.producer(self.scores.output)
+        if node is None or node.op != "QuantizeLinear" or node.domain:
+            return 0.0, 1.0
+        known = [self.graph.constant(i) for i in node.inputs[1:] if i.name]
+        if not known or any(k is None or k.size != 1 for k in known):
+            return 0.0, 1.0
+        scale, *zero = (float(k.item()) for k in known if k is not None)
+        return (zero[0] if zero else 0.0), scale
 
     def labels(self, scores: np.ndarray) -> list[int]:
         """The top class, or for a sigmoid's scores every class above ½."""
