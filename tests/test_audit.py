@@ -154,6 +154,9 @@ def test_the_command(monkeypatch, capsys, tmp_path):
             str(MODEL), "--data", str(ROOT / "examples"), "--boxes", str(boxes), "--report", str(report)
         )
         assert code == 0 and report.exists() and "nothing found" in out and "Traceback" not in err
+    maps = tmp_path / "maps.png"
+    code, _, _ = run(str(MODEL), "--data", str(ROOT / "examples"), "--maps", str(maps))
+    assert code == 0 and decode(maps).ndim == 3
     page = (tmp_path / "audit.html").read_text()
     assert "https://" not in page and "data:image/png" in page
     code, out, _ = run(str(MODEL), "--data", str(ROOT / "examples"), "--classes", str(classes), "--format", "json")

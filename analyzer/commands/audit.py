@@ -34,6 +34,7 @@ from analyzer.commands.compare import boxes_of, pictures, rounded
 @click.option("--probes", type=click.IntRange(1), default=16, show_default=True, help="Pictures for costly checks.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--report", type=click.Path(dir_okay=False), help="Write the report: .html, .md or .json.")
+@click.option("--maps", type=click.Path(dir_okay=False), help="Write the mean maps as a picture: .png, .jpg or .webp.")
 @store_option
 @click.option("--strict", is_flag=True, help="Exit with 1 where something is found.")
 @stacked(preprocess_options)
@@ -50,6 +51,7 @@ def command(
     probes: int,
     seed: int,
     report: str | None,
+    maps: str | None,
     store: str | None,
     strict: bool,
     provider: str,
@@ -66,7 +68,7 @@ def command(
     from analyzer.attribution import Explainer, find_method
     from analyzer.commands.pictures import read_card
     from analyzer.errors import InputError
-    from analyzer.images import decode
+    from analyzer.images import decode, write_png
     from analyzer.validation import Store
     from analyzer.validation.audit import Picture, audit, findings
     from analyzer.validation.verdict import as_data
@@ -90,6 +92,9 @@ def command(
     document["run"] = {"provider": provider, "preprocessing": card.description, "seed": seed, "probes": probes}
     if report:
         write(Path(report), document, done.maps, card)
+    if maps:
+        write_png(maps, mean_maps(done.maps, card))
+        note(f"written: {maps}")
     show(document, form)
     return 1 if strict and document["findings"] else 0
 
@@ -107,11 +112,12 @@ def classes_of(path: str | None) -> dict[str, int]:
 
 
 def write(path: Path, document: dict[str, Any], maps: dict[str, Any], card: Any) -> None:
-    from analyzer.images import atomic_write
+    from analyzer.images import atomic_write, encode
     from analyzer.report import audit as pages
 
     if path.suffix == ".html":
-        text = pages.html(document, [("mean maps: of all pictures, and of the classes seen most", figure(maps, card))])
+        figure = encode(mean_maps(maps, card))
+        text = pages.html(document, [("mean maps: of all pictures, and of the classes seen most", figure)])
     elif path.suffix == ".md":
         text = pages.markdown(document)
     else:
@@ -120,12 +126,11 @@ def write(path: Path, document: dict[str, Any], maps: dict[str, Any], card: Any)
     note(f"written: {path}")
 
 
-def figure(maps: dict[str, Any], card: Any) -> bytes:
-    """The mean maps side by side, coloured from 0 to 1."""
-    from analyzer.images import ColourBar, colourise, encode, grid
+def mean_maps(maps: dict[str, Any], card: Any) -> Any:
+    """The mean maps side by side, coloured from 0 to 1: (H, W, 3) uint8."""
+    from analyzer.images import ColourBar, colourise, grid
 
-    titles = [named(title, card) for title in maps]
-    return encode(grid([colourise(m) for m in maps.values()], titles, bar=ColourBar()))
+    return grid([colourise(m) for m in maps.values()], [named(title, card) for title in maps], bar=ColourBar())
 
 
 def named(title: str, card: Any) -> str:
