@@ -67,9 +67,7 @@ class _Run:
         self.classes = self.scores.classes or 0
         if not self.classes:
             raise UnsupportedError(f"{graph.name}: the number of classes is not known from the file")
-        given = next(v.shape for v in explainer.plain.inputs if v.name == image_input(graph).name)
-        free = not isinstance(given[0], int) and self.scores.batched
-        self.count = CLASSES_PER_RUN if free else 1
+        self.count = CLASSES_PER_RUN if self.scores.batched and not explainer.fixed_batch else 1
         batched = {n: (self.count, *s[1:]) if n == image_input(graph).name else s for n, s in shapes.items()}
         wide = explainer.graph(batched)
         self.tail, self.weights, names = self._tail(explainer, wide, output)

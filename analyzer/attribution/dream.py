@@ -94,7 +94,7 @@ class Dreamer:
         self.explainer, self.preprocess = explainer, preprocess
         image = image_input(explainer.plain)
         sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
-        fixed = image.shape[0] if image.shape and isinstance(image.shape[0], int) else 1
+        fixed = explainer.fixed_batch or 1
         self.image, self.shape = image.name, (fixed, *sample.shape[1:])
         self.size = preprocess.size
         graph = explainer.graph({self.image: self.shape})

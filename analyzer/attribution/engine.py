@@ -193,6 +193,12 @@ class Explainer:
         """The graph with the shapes of the file."""
         return self.graph()
 
+    @cached_property
+    def fixed_batch(self) -> int | None:
+        """How many images the file takes at once; None where that is free."""
+        shape = image_input(self.plain).shape
+        return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
+
     def compile(
         self,
         method: str = "grad-cam",
@@ -329,7 +335,7 @@ class Explainer:
         often = [find_method(job.method, job.options).runs for job in jobs]
         once = tuple(job for job, many in zip(jobs, often, strict=True) if not many)
         rows: list[list[Attribution]] = []
-        for indices in self._batches(image, count):
+        for indices in self._batches(count):
             part = {n: a[indices] if a.ndim and len(a) == count else a for n, a in feeds.items()}
             together = iter(self._run(part, indices, plans, once, output) if once else ())
             rows.append(
@@ -356,10 +362,9 @@ class Explainer:
             return [np.array(classes, np.int64)]
         return [np.full(count, c, np.int64) for c in classes]
 
-    def _batches(self, image: str, count: int) -> list[np.ndarray]:
+    def _batches(self, count: int) -> list[np.ndarray]:
         """Indices of the images per run: all at once where the batch is free, else by the model's fixed batch."""
-        shape = next(i.shape for i in self.plain.inputs if i.name == image)
-        fixed = shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else count
+        fixed = self.fixed_batch or count
         if count % fixed:
             raise InputError(
                 f"the model takes batches of {fixed}, and {count} images do not fill them",
@@ -481,8 +486,7 @@ class Explainer:
         image = image_input(graph)
         scores = find_scores(graph, output)
         batched = frozenset(n for n, a in feeds.items() if a.ndim and len(a) == len(feeds[image.name]))
-        file_batch = next(v.shape for v in self.plain.inputs if v.name == image.name)[0]
-        fixed = file_batch if isinstance(file_batch, int) and file_batch > 0 else None if scores.batched else 1
+        fixed = self.fixed_batch or (None if scores.batched else 1)
         plain = self.kept(
             ("scores", tuple(sorted(shapes.items())), output),
             lambda: Session(graph, self.provider, outputs=[scores.output.name], **self.session_options),

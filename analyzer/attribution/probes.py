@@ -45,7 +45,7 @@ class Probe:
         self._again = preprocess.replace(resize="resize")
         image = image_input(explainer.plain)
         sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
-        self.batch = image.shape[0] if image.shape and isinstance(image.shape[0], int) else BATCH
+        self.batch = explainer.fixed_batch or BATCH
         self._image = image.name
         graph = explainer.graph({image.name: (self.batch, *sample.shape[1:])})
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)

@@ -82,8 +82,7 @@ def mine(
     if k < 1 or not 1 <= shard[0] <= shard[1]:
         raise InputError(f"shard {shard[0]} of {shard[1]} with the {k} strongest: all must be 1 or more")
     image = image_input(explainer.plain)
-    fixed = image.shape[0] if image.shape and isinstance(image.shape[0], int) else None
-    sizes = (fixed or batch, *_sample(preprocess).shape[1:])
+    sizes = (explainer.fixed_batch or batch, *_sample(preprocess).shape[1:])
     reduction = Reduction(explainer, layers, {image.name: sizes})
     about = {
         "model": _digest(explainer),

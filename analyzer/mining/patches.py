@@ -89,7 +89,7 @@ class _Collector:
         self.result, self.preprocess, self.layer, self.policy = result, preprocess, layer, policy
         image = image_input(explainer.plain)
         self.image = image.name
-        self.batch = image.shape[0] if image.shape and isinstance(image.shape[0], int) else TOGETHER
+        self.batch = explainer.fixed_batch or TOGETHER
         assert preprocess.size is not None
         self.size = preprocess.size
         sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]

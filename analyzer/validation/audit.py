@@ -171,10 +171,11 @@ class _Run:
         array, placement = self.preprocess.apply(picture.pixels)
         found = self.explainer.explain(array, self.method)
         top, heat = int(found.target[0]), found.heatmap[0].astype(np.float64)
+        original = self._probabilities(array)
         row: dict[str, Any] = {
             "picture": picture.name,
             "top": top,
-            "confidence": float(self._probabilities(array)[top]),
+            "confidence": float(original[top]),
             "diagnosis": found.diagnosis[0],
             **shortcut_signs(heat),
         }
@@ -184,10 +185,10 @@ class _Run:
             inside = np.array([placement.box_to_input(tuple(b)) for b in picture.boxes])
             row["energy_in_boxes"] = energy_inside(heat, inside)
             row["pointing_hit"] = _hits(heat, inside)
-        row["shift"] = self._shifted(array, top)
+        row["shift"] = self._shifted(array, top, original)
         contract = {}
         if len(self.rows) < self.probes:
-            row["faithfulness"] = self._faithfulness(array, heat, top)
+            row["faithfulness"] = self._faithfulness(array, heat, top, float(original[top]))
             row["sanity"] = self._sanity(array, found.heatmap[0], top, found.scores.shape[1])
             contract = self._alternatives(picture)
         return _Measured(row, heat, self._bounds(array), contract)
@@ -211,9 +212,8 @@ class _Run:
             found[name] = np.stack([flat.min(1), flat.max(1), (flat >= top).mean(1)])
         return found
 
-    def _shifted(self, array: np.ndarray, top: int) -> dict[str, float]:
+    def _shifted(self, array: np.ndarray, top: int, original: np.ndarray) -> dict[str, float]:
         """Label kept, and change of the class's probability, when the input moves by a few pixels."""
-        original = self._probabilities(array)
         before = original[top]
         kept, change = [], []
         for axis in (a for a in (1, 2, 3) if a != self.channel):
@@ -223,7 +223,7 @@ class _Run:
                 change.append(abs(float(after[top] - before)))
         return {"label_kept": float(np.mean(kept)), "change": float(np.mean(change))}
 
-    def _faithfulness(self, array: np.ndarray, heat: np.ndarray, top: int) -> dict[str, float]:
+    def _faithfulness(self, array: np.ndarray, heat: np.ndarray, top: int, before: float) -> dict[str, float]:
         """Areas under the class's probability as pixels are deleted or inserted, highest heat first, and at random.
 
         And the share of the probability that is lost where only what the map marks is shown (Chattopadhay et al. 2018).
@@ -233,7 +233,6 @@ class _Run:
         cells = np.random.default_rng([self.seed, len(self.rows)]).random((CELLS, CELLS))
         places = np.ix_(*(np.arange(s) * CELLS // s for s in heat.shape))
         noise = cells[places]  # as coarse as a class map: single pixels at random would destroy any picture at once
-        before = float(self._probabilities(array)[top])
         shown = np.expand_dims(heat[None], self.channel)
         masked = (array * shown + base * (1 - shown)).astype(array.dtype)
         drop = max(0.0, before - float(self._probabilities(masked)[top])) / (before or 1.0)

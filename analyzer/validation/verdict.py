@@ -97,7 +97,7 @@ def _weights(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
 
 def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     found = []
-    for row in report.get("ranges", ()):  # since 0.2
+    for row in report.get("ranges", ()):  # missing in early saved reports
         if row["saturated"] > limits.saturated:
             words = f"{row['saturated']:.1%} of the reference's values lie beyond the quantised range"
             found.append(Finding("saturated", row["layer"], row["saturated"], limits.saturated, words))

@@ -88,18 +88,17 @@ def input_bar(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) 
     """
     group, weights = node.attr("group"), op.const(w)
     if weights is not None and windows.kernel is not None and windows.pads is not None:
-        turned = lambda: _turned(op, w, weights, group)  # noqa: E731
         if set(windows.strides) == {1}:
             pads = [r - 1 - p for r, p in zip(windows.reach * 2, windows.pads, strict=True)]
             if min(pads, default=0) >= 0:
-                return _conv(op, node, ct, turned(), group, pads, windows.dilations)
+                return _conv(op, node, ct, _turned(op, w, weights, group), group, pads, windows.dilations)
         if set(windows.kernel) == {1} and not any(windows.pads):
-            small = _conv(op, node, ct, turned(), group)
+            small = _conv(op, node, ct, _turned(op, w, weights, group), group)
             return _on_grid(op, small, windows, node.x)
         if group == weights.shape[0] and weights.shape[1] == 1:
             laid, around = gapped(op, ct, windows.strides), _pads_over_gaps(op, node, ct, windows)
             if laid is not None and around is not None:
-                return _conv(op, node, laid, turned(), group, around, windows.dilations)
+                return _conv(op, node, laid, _turned(op, w, weights, group), group, around, windows.dilations)
         outputs, inputs = weights.shape[:2]
         if group == 1 and inputs >= BLOCKS and outputs * math.prod(windows.kernel) >= WIDE:
             phases = _by_phases(op, node, ct, w, weights, windows)
