@@ -22,7 +22,6 @@ from analyzer import __version__
 from analyzer.errors import InputError
 from analyzer.images import write_npz
 
-SAMPLE = 1 << 14  # elements of a layer that are kept
 CACHE_VARIABLE = "ONNX_ANALYZER_CACHE"
 CACHE_BYTES = 512 << 20
 
@@ -143,12 +142,4 @@ def unpacked(array: np.ndarray) -> Any:
     return json.loads(array.tobytes())
 
 
-def sampled(array: np.ndarray) -> np.ndarray:
-    """At most `SAMPLE` elements, flat, at places that depend on the size alone."""
-    flat = array.ravel()
-    if flat.size <= SAMPLE:
-        return flat
-    return flat[np.sort(np.random.default_rng(flat.size).choice(flat.size, SAMPLE, replace=False))]
-
-
-__all__ = ["SAMPLE", "Cache", "Store", "code_stamp", "key_of", "packed", "sampled", "unpacked", "user_cache"]
+__all__ = ["Cache", "Store", "code_stamp", "key_of", "packed", "unpacked", "user_cache"]

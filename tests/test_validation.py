@@ -15,11 +15,12 @@ from onnx import numpy_helper
 from analyzer.commands import main
 from analyzer.errors import InputError
 from analyzer.images import decode, model_card
-from analyzer.store import key_of, sampled
+from analyzer.store import key_of
 from analyzer.validation import SAMPLE, Picture, Side, Store, Thresholds, compare, judge
 from analyzer.validation.compare import input_difference
 from analyzer.validation.matching import match_by_activations
 from analyzer.validation.metrics import Drift, energy_inside, maximum_shift, spearman, top_iou
+from analyzer.validation.side import sampled
 from tests.models import node, small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,10 +16,11 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import Layout, default_layer, feature_maps, image_input, layouts
 from analyzer.runtime import Session, kernels, plan_difference, runtime_version
-from analyzer.store import Store, key_of, packed, sampled, unpacked
+from analyzer.store import Store, key_of, packed, unpacked
 
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
 
+SAMPLE = 1 << 14  # elements of a layer that a store keeps
 _SHAPES = "shapes of all"  # beside the layers in the store
 
 
@@ -167,7 +168,7 @@ class Side:
     def features(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """The tapped layers for one picture, channels first where they are maps, as floats.
 
-        With a store, at most `store.SAMPLE` elements of each, flat; `shapes` holds what they are of.
+        With a store, at most `SAMPLE` elements of each, flat; `shapes` holds what they are of.
         """
         if self.store is None:
             return self._measured(array)
@@ -255,3 +256,11 @@ class Side:
                 "record the same pictures there, or use another --store",
             )
         return make()
+
+
+def sampled(array: np.ndarray) -> np.ndarray:
+    """At most `SAMPLE` elements, flat, at places that depend on the size alone."""
+    flat = array.ravel()
+    if flat.size <= SAMPLE:
+        return flat
+    return flat[np.sort(np.random.default_rng(flat.size).choice(flat.size, SAMPLE, replace=False))]
