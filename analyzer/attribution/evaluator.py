@@ -26,7 +26,8 @@ from analyzer.runtime import Session
 if TYPE_CHECKING:
     from analyzer.attribution.engine import Explainer
 
-IMAGES = {"cpu": 4, "gpu": 16}  # per run; more do not fit the caches of a core
+IMAGES = 16  # of one run, at most
+NUMBERS = {"cpu": 320_000, "gpu": 2_500_000}  # in the images of one run: two of 224×224; more leave a core's cache
 TAIL_BYTES = 32 << 20  # of the feature maps of one run of a tail
 
 Make = Callable[[np.ndarray], np.ndarray]
@@ -183,7 +184,9 @@ class Evaluator:
 
     def _batch(self, count: int) -> int:
         """Images per run: as even as can be, since the last run is filled up."""
-        most = IMAGES["cpu" if self.explainer.provider == "cpu" else "gpu"]
+        room = NUMBERS["cpu" if self.explainer.provider == "cpu" else "gpu"]
+        size = max((math.prod(self.feeds[n].shape[1:]) for n in self.batched), default=1)
+        most = min(IMAGES, max(1, room // max(1, size)))
         return self.fixed or math.ceil(count / math.ceil(count / most))
 
     def _evaluate(

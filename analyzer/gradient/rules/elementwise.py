@@ -356,25 +356,32 @@ def clip_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """
     x, lo, hi = node.inputs
     if _is_fused_relu6(node):
-        inside = is_positive(op, node.y)
-        steep = 2.0**100  # a power of two: the product with hi is exact, so that y = hi gives 0
-        return (
-            op.Mul(op.Mul(ct, inside), op.HardSigmoid(node.y, alpha=-steep, beta=steep * node.const(2).item())),
-            None,
-            None,
-        )
+        return op.Mul(ct, _is_inside(op, node.y, node.const(2).item())), None, None
     x_bar = masked(op, op.Equal(x, node.y), ct)
     lo_bar = where(op, op.Less(x, lo), ct) if lo is not None and node.needs(1) else None
     hi_bar = where(op, op.Greater(x, hi), ct) if hi is not None and node.needs(2) else None
     return x_bar, lo_bar, hi_bar
 
 
+def _is_inside(op: Builder, y: Value, hi: float) -> Value:
+    """1[0 < y < hi] of a y in [0, hi]: where y − hi 1[y > 0] is negative, in float32 exactly.
+
+    That difference is written as a BatchNormalization and an Add, which the runtime, in its blocked layout, makes one
+    pass of together with the HardSigmoid behind.
+    """
+    scale, zero, one = (op.constant(np.full(y.shape[1], v, np.float32)) for v in (-hi, 0, 1))
+    below = op.BatchNormalization(is_positive(op, y), scale, zero, zero, one, epsilon=0.0)
+    return op.HardSigmoid(op.Add(below, y), alpha=-LARGEST, beta=-1e-30)
+
+
 def _is_fused_relu6(node: Primal) -> bool:
     below, above, producer = node.const(1), node.const(2), node.graph.producer(node.x)
+    channels = node.y.shape[1] if len(node.y.shape or ()) > 1 else None
     return (
         node.y.dtype == FLOAT32
         and (below is not None and below.size == 1 and below.item() == 0)
         and (above is not None and above.size == 1 and 0 < above.item() < 1e6)
+        and isinstance(channels, int)
         and producer is not None
         and producer.op in ("Conv", "BatchNormalization")
         and node.is_between(node.x)
