@@ -43,12 +43,17 @@ def test_clip_passes_at_its_bounds():
     assert gradient.ravel().tolist() == [0, 1, 1, 1, 0]
 
 
-def test_relu6_behind_a_convolution():
-    weights = {"w": np.ones((1, 1, 1, 1), np.float32), "lo": np.float32(0), "hi": np.float32(6)}
+@pytest.mark.parametrize(("channels", "hi"), [(1, 6), (16, 6), (16, 5.3)])
+def test_relu6_behind_a_convolution(channels, hi):
+    """Exact at the bounds, also of 16 channels, which the runtime lays out in blocks."""
+    hi = np.float32(hi)
+    weights = {"w": np.eye(channels, dtype=np.float32)[:, :, None, None], "lo": np.float32(0), "hi": hi}
     nodes = [node("Conv", ["x", "w"], ["c"]), node("Clip", ["c", "lo", "hi"], ["y"])]
-    x = np.array([-1, 1e-30, 3, np.nextafter(np.float32(6), np.float32(0)), 7], np.float32).reshape(1, 1, 1, 5)
-    (gradient,) = pull(model(nodes, {"x": [1, 1, 1, 5]}, {"y": None}, weights), {"x": x}, ["x"])
-    assert gradient.ravel().tolist() == [0, 1, 1, 1, 0]
+    x = np.array([-1, 0, 1e-30, 3, np.nextafter(hi, np.float32(0)), hi, 7], np.float32)
+    shape = [1, channels, 1, 7]
+    given = model(nodes, {"x": shape}, {"y": None}, weights)
+    (gradient,) = pull(given, {"x": np.broadcast_to(x, shape).copy()}, ["x"])
+    assert (gradient == [0, 0, 1, 1, 1, 0, 0]).all()
 
 
 def test_max_pool_takes_the_first_maximum():
