@@ -2,8 +2,9 @@
 
     python -m benchmarks.ratios [--networks resnet50 vgg16] [--batches 1 8] [--threads 1 0] [--out results.json]
 
-Prints a Markdown table. Threads 0 means all. `--rivals` adds onnx-ad where it is installed; `--more` (batch 1) Grad-CAM
-at a middle layer, Grad-CAM of all classes, three methods in one run, integrated gradients of 50 steps and Ablation-CAM.
+Prints a Markdown table. Threads 0 means all. `--rivals` adds other tools where they are installed (see rivals.py); `--more`
+(batch 1) Grad-CAM at a middle layer, Grad-CAM of all classes, three methods in one run, integrated gradients of 50 steps
+and Ablation-CAM.
 `--against stored.json` is a gate: exits with 1 where a ratio is more than a tenth above the stored one.
 """
 
@@ -26,11 +27,11 @@ from analyzer.attribution.class_maps import class_maps
 from analyzer.errors import AnalyzerError
 from analyzer.graph.query import feature_maps
 from analyzer.runtime.session import DISABLED_OPTIMIZERS
+from benchmarks.rivals import RIVALS, rivals
 from benchmarks.timing import interleaved
 from benchmarks.zoo import NETWORKS, network
 
 METHODS = ("grad-cam", "gradient", "guided-backprop")
-RIVAL = "onnx-ad gradient"
 MORE = ("grad-cam, middle", "grad-cam, all classes", "three methods", "integrated-gradients", "ablation-cam")
 STORED = Path(__file__).parent / "ratios.json"
 SLACK = 1.1
@@ -42,33 +43,6 @@ def plain(path: Path, threads: int) -> ort.InferenceSession:
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     return ort.InferenceSession(str(path), options, ["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS)
-
-
-def rival(path: Path, image: np.ndarray, threads: int) -> Callable[[], Any] | None:
-    """The input gradient by onnx-ad; None where it is not installed or does not get through."""
-    try:
-        import onnx_ad
-    except ImportError:
-        return None
-    import onnx
-
-    model = onnx.load(path)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = len(image)
-    try:
-        adjoint = onnx_ad.reverse(model, layout="onnx")
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads
-        session = ort.InferenceSession(adjoint.SerializeToString(), options, ["CPUExecutionProvider"])
-        own = {o.name for o in model.graph.output}
-        gradients = [o.name for o in session.get_outputs() if o.name not in own]
-        # It takes a stack of cotangents: one of them.
-        seeds = {i.name: [d if isinstance(d, int) else 1 for d in i.shape] for i in session.get_inputs()}
-        feeds = {name: np.ones(shape, np.float32) for name, shape in seeds.items() if name != "image"}
-        session.run(gradients, {"image": image, **feeds})
-    except Exception:
-        return None
-    return lambda: session.run(gradients, {"image": image, **feeds})
 
 
 def more(explainer: Explainer, image: np.ndarray) -> dict[str, Callable[[], Any]]:
@@ -91,7 +65,7 @@ def more(explainer: Explainer, image: np.ndarray) -> dict[str, Callable[[], Any]
     }
 
 
-def measure(name: str, batch: int, threads: int, rounds: int, rivals: bool, extended: bool) -> dict[str, Any]:
+def measure(name: str, batch: int, threads: int, rounds: int, others: bool, extended: bool) -> dict[str, Any]:
     """Ratios of one network at one batch size and thread count."""
     path = network(name)
     image = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)
@@ -108,10 +82,9 @@ def measure(name: str, batch: int, threads: int, rounds: int, rivals: bool, exte
         feeds = {"image": image, compiled.target_inputs[0]: np.full(batch, -1, np.int64)}
         candidates.append(lambda s=compiled.session, f=feeds, r=compiled.slots[0][0]: s.run(f, [r]))
     names = list(METHODS)
-    other = rival(path, image, threads) if rivals else None
-    if other is not None:
-        candidates.append(other)
-        names.append(RIVAL)
+    for title, call in rivals(path, image, threads).items() if others else ():
+        candidates.append(call)
+        names.append(title)
     for title, call in more(explainer, image).items() if extended and batch == 1 else ():
         try:
             call()
@@ -119,8 +92,8 @@ def measure(name: str, batch: int, threads: int, rounds: int, rivals: bool, exte
             continue
         candidates.append(call)
         names.append(title)
-    forward, *others = interleaved(candidates, rounds, budget=60)
-    ratios = {m: t / forward for m, t in zip(names, others, strict=True)}
+    forward, *times = interleaved(candidates, rounds, budget=60)
+    ratios = {m: t / forward for m, t in zip(names, times, strict=True)}
     return {
         "network": name,
         "batch": batch,
@@ -144,7 +117,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = []
     header = ["network", "batch", "threads", "forward ms", "build s", *METHODS]
-    header += [*([RIVAL] if given.rivals else []), *(MORE if given.more else [])]
+    header += [*(RIVALS if given.rivals else []), *(MORE if given.more else [])]
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     for name in given.networks:
         for batch in given.batches:
