@@ -17,7 +17,7 @@ from analyzer.gradient.policies import gated_input, overridden, rows_for
 from analyzer.graph import Graph
 from analyzer.runtime import Session
 from tests import rule_checks
-from tests.models import node, small_cnn
+from tests.models import model, node, small_cnn
 from tests.samples.pooling import SAMPLES
 
 X = np.linspace(-4, 4, 33).astype(np.float32)
@@ -141,6 +141,22 @@ def test_max_pooling_without_indices(sample, dynamic):
     nodes = result.model.graph.node
     assert sum(n.op_type == "MaxPool" for n in nodes) == 1
     assert not any(a.name == "reduction" for n in nodes for a in n.attribute)
+
+
+def test_max_pooling_of_integers_without_indices():
+    scale = {"s": np.float32(0.25), "z": np.uint8(16)}
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("MaxPool", ["q"], ["p"], kernel_shape=[3], strides=[2]),
+        node("DequantizeLinear", ["p", "s", "z"], ["y"]),
+    ]
+    given = model(nodes, {"x": [1, 1, 33]}, {"y": [1, 1, 16]}, scale, opset=21, ir=10)
+    found = []
+    for policy in ("gradient", rows_for("tensorrt")):
+        result = append_vjp(given, ["y"], ["x"], policy)
+        feeds = {"x": X.reshape(1, 1, 33), result.cotangents["y"]: SEED[:16].reshape(1, 1, 16)}
+        found.append(Session(result.model).run(feeds)[result.gradients["x"]])
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["gradient", "guided-backprop", "deconvnet", "full-grad"])
