@@ -1,7 +1,7 @@
 """Which nodes TensorRT's ONNX parser takes, without a GPU: the table behind `plan --provider tensorrt`.
 
     pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings
-    python -m benchmarks.tensorrt_table [--models FILE.onnx …] [--build]
+    python -m benchmarks.tensorrt_table [--models FILE.onnx … [--runtime tensorrt] [--build]]
 
 TensorRT itself cannot be had from PyPI. TensorRT-RTX can, and its parser, of the same source, works on a machine
 without a GPU. It is asked for every node of the operator samples of the tests and of their gradients by itself, in
@@ -99,12 +99,14 @@ def graphs() -> Iterator[onnx.ModelProto]:
         yield compiled(str(path), method)[1]
 
 
-def compiled(path: str, method: str) -> tuple[set[str], onnx.ModelProto]:
+def compiled(path: str, method: str, runtime: str = "onnxruntime") -> tuple[set[str], onnx.ModelProto]:
     """The names of the model's own nodes, and the model with the method appended and its weights inside."""
     from analyzer.attribution import Explainer
+    from analyzer.gradient.policies import rows_for
     from analyzer.graph.query import single_batch
 
     explainer = Explainer(path)
+    explainer.rows = rows_for(runtime)
     found = explainer.compile(method, shapes=single_batch(explainer.plain.inputs))
     assert found.graph is not None
     proto, weights = found.graph.stub(found.names)
@@ -152,48 +154,49 @@ def _is_fixed(model: onnx.ModelProto) -> bool:
     return known and all(len(k.shape.dim) > 1 for k in kinds[:1] if k.elem_type in NAMES)
 
 
-def refused(parser: Parser, model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The nodes that are not taken: each one's outputs become inputs of the model, until the rest is taken."""
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    values = {v.name: v for v in [*model.graph.value_info, *model.graph.output]}
-    out: list[onnx.NodeProto] = []
-    while parser.refusals(model):
-        found = next((s.graph.node[0] for s in singles(model) if parser.refusals(s)), None)
-        if found is None:
-            raise SystemExit(f"{model.graph.name}: refused as a whole, though each node by itself is taken")
-        index = next(i for i, n in enumerate(model.graph.node) if n == found)
-        out.append(model.graph.node[index])
-        del model.graph.node[index]
-        model.graph.input.extend(values[n] for n in found.output if n)
-    return out
+def refused(parser: Parser, model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], list[str]]:
+    """The nodes that are not taken by themselves, and why the rest, with what they give as inputs, is not, if so."""
+    if not parser.refusals(model):
+        return [], []
+    found = [single.graph.node[0] for single in singles(model) if parser.refusals(single)]
+    rest = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    values = {v.name: v for v in [*rest.graph.value_info, *rest.graph.output]}
+    given = {name for node in found for name in node.output if name}
+    for node in [n for n in rest.graph.node if given & set(n.output)]:
+        rest.graph.node.remove(node)
+    rest.graph.input.extend(values[name] for name in sorted(given))
+    return found, parser.refusals(rest)
 
 
-def models(parser: Parser, paths: list[str], build: bool) -> None:
+def models(parser: Parser, paths: list[str], runtime: str, build: bool) -> None:
     """Prints what is not taken, per model and method."""
     from analyzer.errors import AnalyzerError
 
     for path, method in itertools.product(paths, METHODS):
         try:
-            own, model = compiled(path, method)
+            own, model = compiled(path, method, runtime)
         except AnalyzerError as error:
             print(f"{Path(path).name}: {method}: not available: {error.message}")
             continue
-        found = refused(parser, model)
+        found, rest = refused(parser, model)
         ours = Counter(form(n, constant_names(model)) for n in found if n.name not in own)
         told = ", ".join(f"{op} ({n}×)" for op, n in ours.items()) or "nothing"
-        theirs = f"; of the model itself {len(found) - ours.total()}" if len(found) > ours.total() else ""
-        built = "" if found or not build else f"; an engine {'was' if parser.builds(model) else 'could not be'} built"
-        print(f"{Path(path).name}: {method}: not taken of the appended nodes: {told}{theirs}{built}", flush=True)
+        told += f"; of the model itself {len(found) - ours.total()}" if len(found) > ours.total() else ""
+        told += f"; the rest is refused: {' '.join(rest[0].split())[:100]}" if rest else ""
+        if build and not found and not rest:
+            told += f"; an engine {'was' if parser.builds(model) else 'could not be'} built"
+        print(f"{Path(path).name}: {method}: not taken of the appended nodes: {told}", flush=True)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--models", nargs="+", help="Only say what of these is not taken.")
+    arguments.add_argument("--runtime", default="onnxruntime", help="As `export --runtime` has it, with --models.")
     arguments.add_argument("--build", action="store_true", help="Build the engine where all is taken.")
     given = arguments.parse_args()
     parser = Parser()
     if given.models:
-        models(parser, given.models, given.build)
+        models(parser, given.models, given.runtime, given.build)
         return
     about = {
         "runtime": f"the parser of TensorRT-RTX {parser.trt.__version__}",
