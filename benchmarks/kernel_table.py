@@ -20,17 +20,21 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnxruntime as ort
 
+from analyzer.runtime.kernel_table import constant_names, form
+
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "analyzer" / "runtime" / "kernels" / "cuda.json"
 TYPES = ("float32", "float16", "float64")
 NAMES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.DOUBLE: "float64"}
+# {operator: {(form, type): how often it was taken or not}}
+Counts = dict[str, dict[tuple[str, str], Counter[bool]]]
 METHODS = ("grad-cam", "gradient", "guided-backprop", "deconvnet", "full-grad")
 
 # Functions that must fill something in; all others return 0.
@@ -115,7 +119,7 @@ def assigned(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def work(op: str) -> None:
-    """Prints [operator, type, assigned to CUDA] for the float nodes of the samples of `op`.
+    """Prints [operator, form, type, assigned to CUDA] for the float nodes of the samples of `op`.
 
     And for those of their gradients that have no samples of their own.
     """
@@ -154,9 +158,28 @@ def work(op: str) -> None:
                     kind = next((kinds[n] for n in [*node.output, *node.input] if kinds.get(n)), None)
                     if kind and node.name in found and not node.domain and (not at or node.op_type not in own):
                         cuda = found[node.name] == "CUDAExecutionProvider"
-                        print(json.dumps([node.op_type, kind, cuda, sample.id]))
+                        print(json.dumps([node.op_type, form(node, constant_names(model)), kind, cuda, sample.id]))
     sys.stdout.flush()
     os._exit(0)  # the stand-ins cannot be torn down
+
+
+def summary(counts: Counts) -> dict[str, dict[str, dict[str, str]]]:
+    """What a table holds: "kernels", {operator: {type: "yes", "no", "some"}}, and the same of the "forms" of those
+    operators of which some were taken."""
+    kernels: dict[str, dict[str, str]] = defaultdict(dict)
+    forms: dict[str, dict[str, str]] = defaultdict(dict)
+    for op, found in sorted(counts.items()):
+        for kind in sorted({kind for _, kind in found}):
+            of_kind = {name: count for (name, one), count in sorted(found.items()) if one == kind}
+            kernels[op][kind] = _answer(sum(of_kind.values(), Counter()))
+            if kernels[op][kind] == "some":
+                for name, count in of_kind.items():
+                    forms[name][kind] = _answer(count)
+    return {"kernels": kernels, "forms": forms}
+
+
+def _answer(taken: Counter[bool]) -> str:
+    return "some" if len(taken) > 1 else "yes" if taken[True] else "no"
 
 
 def models(paths: list[str]) -> None:
@@ -196,23 +219,24 @@ def main() -> None:
         if given.models:
             subprocess.run([*call, "--models", *given.models], env=environment, cwd=ROOT, check=False)
             return
-        counts: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+        counts: Counts = defaultdict(lambda: defaultdict(Counter))
         for op in sorted({s.op for s in samples()}):
             done = subprocess.run([*call, "--worker", op], env=environment, cwd=ROOT, capture_output=True, text=True)
             for line in done.stdout.splitlines():
                 if line.startswith("["):
-                    name, dtype, cuda, _ = json.loads(line)
-                    counts[name][dtype][not cuda] += 1
+                    name, shape, dtype, cuda, _ = json.loads(line)
+                    counts[name][shape, dtype][cuda] += 1
             if done.returncode:
                 print(f"{op}: the worker ended with {done.returncode}: {done.stderr.strip()[-200:]}", file=sys.stderr)
-    kernels = {
-        op: {d: "some" if all(c) else "yes" if c[0] else "no" for d, c in sorted(by_type.items())}
-        for op, by_type in sorted(counts.items())
+    about = {
+        "runtime": f"onnxruntime {ort.__version__}",
+        "provider": "CUDAExecutionProvider",
+        "fall": "the CPU",
+        "opset": 21,
     }
     TABLE.parent.mkdir(exist_ok=True)
-    about = {"onnxruntime": ort.__version__, "provider": "CUDAExecutionProvider", "opset": 21}
-    TABLE.write_text(json.dumps(about | {"kernels": kernels}, indent=1) + "\n")
-    print(f"{len(kernels)} operators: {TABLE}")
+    TABLE.write_text(json.dumps(about | summary(counts), indent=1) + "\n")
+    print(f"{len(counts)} operators: {TABLE}")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import analyzer
 from analyzer import append_vjp
+from analyzer.errors import NotFoundError
 from analyzer.gradient import table_of
-from analyzer.gradient.policies import gated_input, overridden
+from analyzer.gradient.policies import gated_input, overridden, rows_for
 from analyzer.graph import Graph
 from analyzer.runtime import Session
-from tests.models import node
+from tests import rule_checks
+from tests.models import model, node, small_cnn
+from tests.samples.pooling import SAMPLES
 
 X = np.linspace(-4, 4, 33).astype(np.float32)
 SEED = np.random.default_rng(0).standard_normal(33).astype(np.float32)
@@ -118,3 +122,55 @@ def test_a_relu_inside_quantisation(kind, zero, is_rectifier):
 
 def test_policies_keep_what_carries_cotangents():
     assert table_of("guided")["", "QuantizeLinear"].integer
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("sample", [s for s in SAMPLES if s.op == "MaxPool"], ids=lambda s: s.id)
+def test_max_pooling_without_indices(sample, dynamic):
+    """With ties: the first maximum takes the cotangent, as by the indices."""
+    plain = rule_checks.build(sample, "float32", dynamic)
+    x = np.round(rule_checks.typed(sample, "float32")[0])
+    y = Session(plain).run({"x0": x})["y0"]
+    ct = np.random.default_rng(0).standard_normal(y.shape).astype(np.float32)
+    found = []
+    for policy in ("gradient", rows_for("tensorrt")):
+        result = append_vjp(plain, ["y0"], ["x0"], policy)
+        feeds = {"x0": x, result.cotangents["y0"]: ct}
+        found.append(Session(result.model).run(feeds)[result.gradients["x0"]])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-6)
+    nodes = result.model.graph.node
+    assert sum(n.op_type == "MaxPool" for n in nodes) == 1
+    assert not any(a.name == "reduction" for n in nodes for a in n.attribute)
+
+
+def test_max_pooling_of_integers_without_indices():
+    scale = {"s": np.float32(0.25), "z": np.uint8(16)}
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("MaxPool", ["q"], ["p"], kernel_shape=[3], strides=[2]),
+        node("DequantizeLinear", ["p", "s", "z"], ["y"]),
+    ]
+    given = model(nodes, {"x": [1, 1, 33]}, {"y": [1, 1, 16]}, scale, opset=21, ir=10)
+    found = []
+    for policy in ("gradient", rows_for("tensorrt")):
+        result = append_vjp(given, ["y"], ["x"], policy)
+        feeds = {"x": X.reshape(1, 1, 33), result.cotangents["y"]: SEED[:16].reshape(1, 1, 16)}
+        found.append(Session(result.model).run(feeds)[result.gradients["x"]])
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["gradient", "guided-backprop", "deconvnet", "full-grad"])
+def test_export_for_tensorrt(tmp_path, method):
+    image = np.random.default_rng(0).standard_normal((1, 3, 12, 12)).astype(np.float32)
+    found = {}
+    for runtime in ("onnxruntime", "tensorrt"):
+        path = analyzer.export(small_cnn(batch=1), tmp_path / f"{runtime}.onnx", method, runtime=runtime)
+        graph = onnx.load(path)
+        found[runtime] = Session(graph).run({"x": image})["heatmap"]
+        assert any(len(n.output) > 1 for n in graph.graph.node if n.op_type == "MaxPool") == (runtime == "onnxruntime")
+    np.testing.assert_allclose(found["tensorrt"], found["onnxruntime"], atol=1e-5)
+
+
+def test_an_unknown_runtime():
+    with pytest.raises(NotFoundError, match="no runtime"):
+        rows_for("tensorflow")

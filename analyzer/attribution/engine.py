@@ -25,7 +25,7 @@ from analyzer.attribution.targets import (
     seed,
 )
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.gradient import inlined_operators, table_of
+from analyzer.gradient import Rule, inlined_operators, table_of
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Source, Value, normalize
 from analyzer.graph.query import (
@@ -144,6 +144,7 @@ class Explainer:
         self.cache = GraphCache(cache, self.loaded) if cache is not None else None
         self.session_options = options
         self.progress: Callable[[str, int, int], None] | None = None
+        self.rows: Mapping[str, Rule] = {}
         self.grey: np.ndarray | None = None
         self._arrays: Arrays = {}
         self._compiled: OrderedDict[Any, Any] = OrderedDict()
@@ -260,7 +261,7 @@ class Explainer:
                 suffix = f"_{slot}" if len(targets) > 1 else ""
                 suffix += f"_{number}" if len(jobs) > 1 else ""
                 feature = pick_layer(graph, layer, about) if method.needs_layer else None
-                ctx = Context(op, seeds, about, image, axes, feature)
+                ctx = Context(op, seeds, about, image, axes, feature, rows=self.rows)
                 raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)
                 heat = heatmap(ctx, raw, method.kind)
                 names = (("raw", raw), ("heatmap", heat), ("class", classes))

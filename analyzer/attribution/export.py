@@ -11,6 +11,7 @@ from typing import Any
 from analyzer.attribution.engine import Explainer
 from analyzer.attribution.targets import is_expression, resolve_class
 from analyzer.errors import InputError
+from analyzer.gradient.policies import rows_for
 from analyzer.graph.save import save
 
 OUTPUT = "heatmap"
@@ -25,6 +26,7 @@ def export(
     labels: Sequence[str] | None = None,
     input_shapes: dict[str, tuple[int, ...]] | None = None,
     output: str | None = None,
+    runtime: str = "onnxruntime",
     **options: Any,
 ) -> Path:
     """Write the model with an added output `heatmap`: (N, H, W) in [0, 1], float32.
@@ -39,6 +41,8 @@ def export(
         method, layer, options: as for `explain`.
         target: "top1" (of each image, when the model runs), a class index, a label, or an expression.
         input_shapes: fixes symbolic sizes; only token grids need it.
+        runtime: "onnxruntime", or "tensorrt" for a file that TensorRT's own parser takes: it leaves out what that
+            rejects, and gradients of MaxPool take longer elsewhere. Fix the sizes of the input as well.
 
     Raises:
         InputError, NotFoundError, UnsupportedError: as `explain`.
@@ -46,6 +50,7 @@ def export(
     explainer = Explainer(model, labels=labels)
     if any(v.name == OUTPUT for v in explainer.plain.outputs):
         raise InputError(f"the model already has an output {OUTPUT!r}", "it seems to be exported already")
+    explainer.rows = rows_for(runtime)
     slot = target if is_expression(target) else resolve_class(target, labels)
     compiled = explainer.compile(method, layer, [slot], input_shapes, output, **options)
     graph = compiled.graph

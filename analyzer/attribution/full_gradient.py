@@ -9,7 +9,7 @@ import numpy as np
 
 from analyzer.attribution.postprocess import FLOAT32, resize_to_image
 from analyzer.attribution.registry import Context, method
-from analyzer.gradient import pullback, table_of
+from analyzer.gradient import pullback
 from analyzer.graph import Node, Value
 from analyzer.graph.query import FeatureMap, ancestors, descendants, image_input, layouts
 
@@ -27,7 +27,7 @@ def full_grad(ctx: Context) -> Value:
     op, graph = ctx.op, ctx.graph
     biases = _biases(ctx)
     names = [output.name for output, _ in biases]
-    found = pullback(op, ctx.seeds, list(dict.fromkeys([ctx.image.name, *names])), table_of("gradient"))
+    found = pullback(op, ctx.seeds, list(dict.fromkeys([ctx.image.name, *names])), ctx.table("gradient"))
     gradient = found[ctx.image.name]
     product = op.cast(op.Mul(ctx.image, ctx.gradient(ctx.image) if gradient is None else gradient), FLOAT32)
     total = _sum(ctx, product)

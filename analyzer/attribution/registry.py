@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
-from analyzer.gradient import pullback, table_of
+from analyzer.gradient import Rule, Table, override, pullback, table_of
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.query import FeatureMap
 
@@ -30,6 +30,7 @@ class Context:
         feature: the layer to explain by; None for methods that need none.
         target: the tensor whose element is the score (logits).
         details: what else a recipe has to say, (N, …) each; ends in `Attribution.details`.
+        rows: rules that replace those of every policy, by operator.
     """
 
     op: Builder
@@ -39,6 +40,7 @@ class Context:
     image_axes: str
     feature: FeatureMap | None = None
     details: dict[str, Value] = field(default_factory=dict)
+    rows: Mapping[str, Rule] = field(default_factory=dict)
     _gradients: dict[tuple[str, str], Value] = field(default_factory=dict)
 
     @property
@@ -78,7 +80,7 @@ class Context:
         """
         key = (of.name, policy)
         if key not in self._gradients:
-            found = pullback(self.op, self.seeds, [of.name], table_of(policy), narrow=False)[of.name]
+            found = pullback(self.op, self.seeds, [of.name], self.table(policy), narrow=False)[of.name]
             if found is None:
                 raise UnsupportedError(
                     f"{self.graph.name}: the target {self.target.name!r} does not depend on {of.name!r}",
@@ -86,6 +88,10 @@ class Context:
                 )
             self._gradients[key] = found
         return self._gradients[key]
+
+    def table(self, policy: str) -> Table:
+        """The rules of a policy, with those of `rows`."""
+        return override(table_of(policy), dict(self.rows))
 
     def channel_sum(self, weighted: Value) -> Value:
         """Σ over the channels, as (N, …space)."""

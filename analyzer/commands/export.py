@@ -14,6 +14,7 @@ from analyzer.commands.common import format_option, layer_option, model_argument
 @click.option("-t", "--target", default="top1", show_default=True, help="top1, class, label or expression.")
 @click.option("--labels", type=click.Path(dir_okay=False), help="Class names, one per line.")
 @click.option("--output", help="Which output holds the scores.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="tensorrt: operators that its parser takes.")
 @layer_option
 @shape_option
 @format_option
@@ -24,6 +25,7 @@ def command(
     target: str,
     labels: str | None,
     output: str | None,
+    runtime: str,
     layer: str | None,
     shapes: tuple[str, ...],
     form: str,
@@ -39,7 +41,7 @@ def command(
         raise click.UsageError("--out is the model itself; choose another name")
     names = load_labels(labels) if labels else None
     sizes = parse_shapes(shapes, Explainer(model).plain.inputs) if shapes else None
-    path = export(model, out, method, target, layer or "auto", names, sizes, output)
+    path = export(model, out, method, target, layer or "auto", names, sizes, output, runtime)
     import json
 
     import onnx

@@ -22,7 +22,7 @@ from analyzer.commands.common import (
 @layer_option
 @shape_option
 @click.option("--output", help="Which output holds the scores.")
-@click.option("-p", "--provider", help="Also tell what would fall to the CPU there (cuda), without a GPU.")
+@click.option("-p", "--provider", help="Also tell what would not run there (cuda, tensorrt), without a GPU.")
 @format_option
 def command(
     model: str,
@@ -58,10 +58,10 @@ def command(
         click.echo()
         click.echo(table(plan.rows(), ("operator", "nodes", "how", "")))
         if fallbacks:
-            click.echo(f"\nin floating point, on {provider} of onnxruntime {fallbacks.runtime}:")
+            click.echo(f"\nin floating point, on {provider}, by {fallbacks.runtime}:")
             for what, found in (
-                ("fall to the CPU", fallbacks.cpu),
-                ("may fall to the CPU, by their attributes", fallbacks.depends),
+                (f"fall to {fallbacks.fall}", fallbacks.refused),
+                (f"may fall to {fallbacks.fall}, by their attributes", fallbacks.depends),
                 ("not in the table", fallbacks.unknown),
             ):
                 told = ", ".join(f"{op} ({len(names)}×)" for op, names in found.items())

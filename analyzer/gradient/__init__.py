@@ -8,12 +8,22 @@ from collections.abc import Sequence
 import onnx
 
 from analyzer.gradient.policies import table_of
-from analyzer.gradient.registry import Rule, Table, vjp
+from analyzer.gradient.registry import Rule, Table, override, vjp
 from analyzer.gradient.reverse import Vjp, append_vjp_to, pullback
 from analyzer.graph import Graph
 from analyzer.graph.normalize import function_operators
 
-__all__ = ["Vjp", "append_vjp", "inlined_operators", "pullback", "table_of", "vjp"]
+__all__ = [
+    "Rule",
+    "Table",
+    "Vjp",
+    "append_vjp",
+    "inlined_operators",
+    "override",
+    "pullback",
+    "table_of",
+    "vjp",
+]
 
 
 def append_vjp(

@@ -265,6 +265,21 @@ def table_of(policy: str | dict[str, Rule] | Table) -> Table:
     return override(load_rules(), policy)  # type: ignore[arg-type]
 
 
+def rows_for(runtime: str) -> dict[str, Rule]:
+    """Rules for a runtime that takes less than onnxruntime, over any policy: {operator: rule}.
+
+    TensorRT has no Indices of MaxPool and adds at indices by a plugin only.
+    """
+    from analyzer.gradient.rules.pooling import max_pool_by_offsets_vjp
+
+    runtimes: dict[str, dict[str, Rule]] = {"onnxruntime": {}, "tensorrt": {"MaxPool": max_pool_by_offsets_vjp}}
+    if runtime not in runtimes:
+        raise NotFoundError(
+            f"no runtime {runtime!r}", suggest(runtime, runtimes) or f"choose one of {', '.join(runtimes)}"
+        )
+    return runtimes[runtime]
+
+
 def with_switches(table: Table, switches: Mapping[str, Value]) -> Table:
     """`table` with MaxPool undone by given switches: those of the pooled tensor's name, its own where it has none."""
     from analyzer.gradient.rules.pooling import unpool

@@ -26,6 +26,9 @@ INSTALL = "pip install 'onnx-analyzer[cuda]' and an NVIDIA driver, or choose --p
 def resolve(provider: str) -> list[tuple[str, dict[str, Any]]]:
     """The providers to ask onnxruntime for: "cpu", "cuda", "cuda:1", "auto" (cuda where it works, else cpu)…
 
+    The first is the one that was asked for; what it does not take goes to the next. What TensorRT does not take stays
+    on the GPU: CUDA comes behind it. The CPU comes last: shape arithmetic has no GPU kernels, and needs none.
+
     Raises:
         ProviderError: the name is not known, or the installed onnxruntime was built without it.
     """
@@ -46,16 +49,18 @@ def resolve(provider: str) -> list[tuple[str, dict[str, Any]]]:
             f"it has {', '.join(ort.get_available_providers())}",
             INSTALL if name == "cuda" else "install the onnxruntime build that has it",
         )
-    options: dict[str, Any] = {}
-    if name in ("cuda", "tensorrt"):
-        problem = cuda_problem()
-        if problem:
-            raise ProviderError(f"{NAMES[name]} cannot be used: {problem}", INSTALL)
-        options["device_id"] = int(index or 0)
-    if name == "cuda":
-        # TensorFloat-32 keeps 10 of 23 mantissa bits; an analysis compares numbers, so it is off.
-        options["use_tf32"] = 0
-    return [(NAMES[name], options)]
+    cpu = (NAMES["cpu"], dict[str, Any]())
+    if name == "cpu":
+        return [cpu]
+    if name not in ("cuda", "tensorrt"):
+        return [(NAMES[name], {}), cpu]
+    problem = cuda_problem()
+    if problem:
+        raise ProviderError(f"{NAMES[name]} cannot be used: {problem}", INSTALL)
+    device = {"device_id": int(index or 0)}
+    # TensorFloat-32 keeps 10 of 23 mantissa bits; an analysis compares numbers, so it is off.
+    cuda = (NAMES["cuda"], device | {"use_tf32": 0})
+    return [cuda, cpu] if name == "cuda" else [(NAMES[name], device), cuda, cpu]
 
 
 @functools.cache

@@ -54,8 +54,8 @@ class Session:
     ) -> None:
         import onnxruntime as ort
 
-        wanted = resolve(provider)
-        name, provider_options = wanted[0]
+        providers = resolve(provider)
+        name, provider_options = providers[0]
         self._device = int(provider_options.get("device_id", 0))
         if memory_limit and name == NAMES["cuda"]:
             provider_options["gpu_mem_limit"] = memory_limit
@@ -72,9 +72,6 @@ class Session:
         weights = {name: np.ascontiguousarray(w) for name, w in (weights or {}).items()}
         data = _serialized(proto, weights, options, ort)
         self._keep = weights  # onnxruntime reads these arrays in place
-        providers: list[Any] = [(name, provider_options)]
-        if name != NAMES["cpu"]:
-            providers.append(NAMES["cpu"])  # shape arithmetic has no GPU kernels, and needs none
         try:
             self._session = ort.InferenceSession(data, options, providers, disabled_optimizers=DISABLED_OPTIMIZERS)
         except Exception as error:

@@ -38,6 +38,41 @@ def unpool(op: Builder, switches: Value, ct: Value, x: Value) -> Value:
     return op.reshape_like(laid, x)
 
 
+def max_pool_by_offsets_vjp(op: Builder, node: Primal, ct: Value, *_: Cotangent) -> Cotangent:
+    """y = max of each window   ⇒   x̄ = Σ ȳ of the windows whose first maximum it is, by a mask per window offset
+
+    Without MaxPool's Indices and without adding at indices, for runtimes that have neither. It holds k values per
+    element of y, k the size of a window.
+    """
+    windows = Windows(op, node)
+    assert windows.kernel is not None
+    x, y = op.cast(node.x, ct.dtype), op.cast(node.y, ct.dtype)
+    count, axes = math.prod(windows.kernel), list(range(2, 2 + windows.rank))
+    ones = op.value([1] * windows.rank)
+    # Every channel by itself, laid out from the first window's begin to the last one's end.
+    steps = op.Mul(op.Sub(windows.sizes(y), ones), op.value(windows.strides))
+    extent = op.Add(steps, op.value(windows.reach))
+    after = op.Sub(op.Sub(extent, windows.sizes(x)), windows.begin())
+    flat = op.Reshape(x, op.Concat(op.value([-1, 1]), windows.sizes(x), axis=0))
+    lowest = float(np.finfo(ct.dtype).min)
+    padded = op.Pad(flat, op.Concat(windows.begin(), after, axis=0), lowest, axes)
+    seen = []
+    for offset in np.ndindex(*windows.kernel):
+        begin = op.value([o * d for o, d in zip(offset, windows.dilations, strict=True)])
+        seen.append(op.Slice(padded, begin, op.Add(op.Add(begin, steps), ones), axes, windows.strides))
+    shape = op.Concat(op.value([-1, 1]), windows.sizes(ct), axis=0)
+    # Of equal values the first: ArgMax would leave that to the runtime.
+    offsets = op.constant(np.arange(count).reshape(1, -1, *[1] * windows.rank).astype(ct.dtype))
+    found = op.Equal(op.Concat(*seen, axis=1), op.Reshape(y, shape))
+    first = op.ReduceMin(op.Where(found, offsets, float(count)), [1])
+    chosen = where(op, op.Equal(offsets, first), op.Reshape(ct, shape))
+    kernel = op.constant(np.eye(count).reshape(count, 1, *windows.kernel).astype(ct.dtype))
+    laid = op.ConvTranspose(
+        chosen, kernel, kernel_shape=windows.kernel, strides=windows.strides, dilations=windows.dilations
+    )
+    return windows.place(op.Reshape(laid, op.Concat(op.shape(x, 0, 2), extent, axis=0)), extent, x)
+
+
 def _count(op: Builder, x: Value) -> Value:
     """Number of elements, int64."""
     return op.ReduceProd(op.shape(x), keepdims=0)
