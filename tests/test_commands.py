@@ -220,6 +220,11 @@ def test_bad_calls(run, place, name):
     assert not list(place.glob("**/never.png")) and not list(place.glob("**/.*"))
 
 
+def test_a_memory_limit_is_for_cuda(run):
+    code, out, err = run(*EXPLAIN, "--memory-limit", "0.5")
+    assert code == 2 and "no memory limit" in err and "--provider cuda" in err and not out
+
+
 def test_a_provider_that_cannot_be_made_is_no_silent_fallback(run):
     from analyzer.runtime.providers import cuda_problem
 

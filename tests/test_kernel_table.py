@@ -11,7 +11,7 @@ import pytest
 
 from analyzer.attribution import Explainer
 from analyzer.commands import main
-from analyzer.errors import InputError
+from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.runtime import Session, providers
 from analyzer.runtime.kernel_table import form, predict
@@ -120,3 +120,14 @@ def test_what_tensorrt_leaves_goes_to_cuda(monkeypatch):
     assert resolve("cuda:1") == [cuda, cpu]
     assert resolve("openvino") == [("OpenVINOExecutionProvider", {}), cpu]
     assert resolve("cpu") == [cpu]
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_the_memory_limit_goes_to_cuda(monkeypatch, provider):
+    monkeypatch.setattr(providers, "cuda_problem", lambda: None)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(providers.NAMES.values()))
+    asked = []
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda *args, **_: asked.extend(args[2]) or 1 / 0)
+    with pytest.raises(UnsupportedError):
+        Session(model([node("Relu", ["x"], ["y"])], {"x": [1]}, {"y": None}), provider, memory_limit=1 << 29)
+    assert dict(asked)["CUDAExecutionProvider"]["gpu_mem_limit"] == 1 << 29

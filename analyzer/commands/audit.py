@@ -14,11 +14,11 @@ from analyzer.commands.common import (
     note,
     preprocess_options,
     print_json,
-    provider_options,
-    session_options,
+    provider_option,
     stacked,
     store_option,
     table,
+    with_session,
 )
 from analyzer.commands.compare import boxes_of, pictures, rounded
 
@@ -38,7 +38,8 @@ from analyzer.commands.compare import boxes_of, pictures, rounded
 @store_option
 @click.option("--strict", is_flag=True, help="Exit with 1 where something is found.")
 @stacked(preprocess_options)
-@stacked(provider_options)
+@provider_option
+@with_session
 @click.option("--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", help="On stdout.")
 def command(
     model: str,
@@ -55,8 +56,7 @@ def command(
     store: str | None,
     strict: bool,
     provider: str,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     form: str,
     **preprocess: Any,
 ) -> int:
@@ -79,7 +79,7 @@ def command(
         )
     find_method(method, {})
     names = pictures(data, limit)
-    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    explainer = Explainer(model, provider, **session)
     card = read_card(explainer, labels, dict(preprocess))
     known, true = boxes_of(boxes), classes_of(classes)
     progress = Progress(len(names), "audit")

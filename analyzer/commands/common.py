@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -18,10 +19,13 @@ format_option = click.option(
 layer_option = click.option(
     "-l", "--layer", default=None, help="Tensor or node of the file, or a glob; found by itself when left out."
 )
-provider_options = (
-    click.option("-p", "--provider", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto."),
+provider_option = click.option("-p", "--provider", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
+session_options = (
     click.option("--allow-fallback", is_flag=True, help="Let nodes without a GPU kernel run on the CPU."),
     click.option("--threads", type=click.IntRange(1), help="Threads of the CPU provider."),
+    click.option(
+        "--memory-limit", type=click.FloatRange(0, min_open=True), help="GiB of GPU memory for a session (CUDA)."
+    ),
 )
 store_option = click.option(
     "--store", type=click.Path(file_okay=False), help="Folder that keeps results: a run that was cut off goes on."
@@ -52,11 +56,21 @@ def stacked(options: Sequence[Callable]) -> Callable:
     return decorate
 
 
-def session_options(allow_fallback: bool, threads: int | None) -> dict[str, Any]:
-    """Keyword arguments for an Explainer: those of its sessions, and the user's cache of rewritten graphs."""
-    from analyzer.store import user_cache
+def with_session(command: Callable) -> Callable:
+    """Adds `session_options`; the command gets them as `session`, keyword arguments for an Explainer.
 
-    return {"allow_fallback": allow_fallback, "threads": threads, "cache": user_cache()}
+    These name the user's cache of rewritten graphs as well.
+    """
+
+    @functools.wraps(command)
+    def given(*args: Any, allow_fallback: bool, threads: int | None, memory_limit: float | None, **others: Any) -> Any:
+        from analyzer.store import user_cache
+
+        limit = None if memory_limit is None else int(memory_limit * 2**30)
+        session = {"allow_fallback": allow_fallback, "threads": threads, "memory_limit": limit, "cache": user_cache()}
+        return command(*args, session=session, **others)
+
+    return stacked(session_options)(given)
 
 
 def parse_shapes(shapes: Sequence[str], inputs: Sequence[Any]) -> dict[str, tuple[int, ...]]:

@@ -13,10 +13,10 @@ from analyzer.commands.common import (
     note,
     preprocess_options,
     print_json,
-    session_options,
     stacked,
     store_option,
     table,
+    with_session,
 )
 
 MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of both sides
@@ -37,8 +37,7 @@ MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of b
 @click.option("--judge", type=click.Path(dir_okay=False), help="Judge this saved .json again; nothing is run.")
 @click.option("-p", "--provider", default="cpu", show_default=True, help="Of the reference.")
 @click.option("--candidate-provider", help="Of the candidate.  [as the reference's]")
-@click.option("--allow-fallback", is_flag=True, help="Let nodes without a GPU kernel run on the CPU.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the CPU provider.")
+@with_session
 @click.option(
     "--mode", type=click.Choice(["as-shipped", "semantics"]), default="as-shipped", show_default=True,
     help="Run both as the runtime optimises them, or operator by operator as the files say.",
@@ -62,8 +61,7 @@ def command(
     judge: str | None,
     provider: str,
     candidate_provider: str | None,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     mode: str,
     store: str | None,
     form: str,
@@ -88,7 +86,7 @@ def command(
     elif reference is None or candidate is None or not data:
         raise InputError("two models and pictures are compared", "give REFERENCE CANDIDATE --data FOLDER")
     else:
-        options = session_options(allow_fallback, threads) | {"level": MODES[mode]}
+        options = session | {"level": MODES[mode]}
         providers = (provider, candidate_provider or provider)
         names = pictures(data, limit)
         document, figures = run(reference, candidate, names, boxes, methods, providers, options, preprocess, store)

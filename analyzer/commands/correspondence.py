@@ -13,10 +13,10 @@ from analyzer.commands.common import (
     model_argument,
     preprocess_options,
     print_json,
-    provider_options,
-    session_options,
+    provider_option,
     stacked,
     table,
+    with_session,
 )
 
 
@@ -29,7 +29,8 @@ from analyzer.commands.common import (
 @click.option("--repeats", type=click.IntRange(1), default=10, show_default=True, help="Random boxes per picture.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @stacked(preprocess_options)
-@stacked(provider_options)
+@provider_option
+@with_session
 @format_option
 def command(
     model: str,
@@ -40,8 +41,7 @@ def command(
     repeats: int,
     seed: int,
     provider: str,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     form: str,
     **preprocess: Any,
 ) -> None:
@@ -57,7 +57,7 @@ def command(
     from analyzer.images import decode, write_png
 
     marked = read_boxes(boxes)
-    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    explainer = Explainer(model, provider, **session)
     card = read_card(explainer, None, preprocess)
     pictures = {name: decode(name) for name in marked}
     progress = Progress(len(pictures), "correspondence")

@@ -13,10 +13,10 @@ from analyzer.commands.common import (
     model_argument,
     preprocess_options,
     print_json,
-    provider_options,
-    session_options,
+    provider_option,
     stacked,
     table,
+    with_session,
 )
 
 
@@ -41,7 +41,8 @@ from analyzer.commands.common import (
 @click.option("--clip-contribution", type=click.FloatRange(0, 100), default=0.0, help="Percent of least contribution.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @stacked(preprocess_options)
-@stacked(provider_options)
+@provider_option
+@with_session
 @format_option
 def command(
     model: str,
@@ -52,8 +53,7 @@ def command(
     labels: str | None,
     rate: float | None,
     provider: str,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     form: str,
     **options: Any,
 ) -> None:
@@ -80,7 +80,7 @@ def command(
     settings["rate"] = rate if rate is not None else {"fourier": 0.05, "pixels": 1.0}[settings["parametrisation"]]
     if bool(chosen) == bool(targets):
         raise InputError("say what is to be driven", "give -u CHANNEL (with -l LAYER), or -t CLASS")
-    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    explainer = Explainer(model, provider, **session)
     card = read_card(explainer, labels, options)
     name = find_scores(explainer.plain).logits.name if targets else layer or card.default_layer or "auto"
     dreamer = Dreamer(explainer, name, card.preprocess)

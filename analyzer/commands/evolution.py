@@ -12,6 +12,7 @@ from analyzer.commands.common import (
     layer_option,
     preprocess_options,
     print_json,
+    provider_option,
     stacked,
     table,
 )
@@ -29,7 +30,7 @@ from analyzer.commands.common import (
     "--policy", type=click.Choice(["deconvnet", "guided", "gradient", "none"]), default="deconvnet", show_default=True
 )
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="PNG to write.")
-@click.option("-p", "--provider", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
+@provider_option
 @stacked(preprocess_options)
 @format_option
 def command(

@@ -17,10 +17,10 @@ from analyzer.commands.common import (
     parse_options,
     preprocess_options,
     print_json,
-    provider_options,
-    session_options,
+    provider_option,
     stacked,
     table,
+    with_session,
 )
 
 
@@ -49,7 +49,8 @@ from analyzer.commands.common import (
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the heatmap.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to print.")
 @stacked(preprocess_options)
-@stacked(provider_options)
+@provider_option
+@with_session
 @click.option("-v", "--verbose", is_flag=True, help="Say what was assumed and how exact the rewriting is.")
 @format_option
 def command(
@@ -69,8 +70,7 @@ def command(
     alpha: float,
     top: int,
     provider: str,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     verbose: bool,
     form: str,
     **preprocess: Any,
@@ -88,7 +88,7 @@ def command(
     asked = options_of(methods, parse_options(options))
     places = destinations(out, pictures, ".png")
     raws = destinations(raw, pictures, ".npy")
-    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    explainer = Explainer(model, provider, **session)
     card = read_card(explainer, labels, preprocess)
     explainer.labels = card.labels
     explainer.progress = RunProgress()

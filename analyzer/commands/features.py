@@ -14,10 +14,10 @@ from analyzer.commands.common import (
     model_argument,
     preprocess_options,
     print_json,
-    provider_options,
-    session_options,
+    provider_option,
     stacked,
     table,
+    with_session,
 )
 
 
@@ -29,7 +29,8 @@ from analyzer.commands.common import (
 @click.option("--max-channels", type=click.IntRange(1), default=64, show_default=True, help="Channels in a grid.")
 @click.option("--colormap", default="viridis", show_default=True)
 @stacked(preprocess_options)
-@stacked(provider_options)
+@provider_option
+@with_session
 @format_option
 def command(
     model: str,
@@ -39,8 +40,7 @@ def command(
     max_channels: int,
     colormap: str,
     provider: str,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     form: str,
     **preprocess: Any,
 ) -> int:
@@ -53,7 +53,7 @@ def command(
     from analyzer.commands.pictures import read_card
     from analyzer.images import decode
 
-    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    explainer = Explainer(model, provider, **session)
     card = read_card(explainer, None, preprocess)
     folder = Path(out) if out else None
     if folder:

@@ -15,10 +15,10 @@ from analyzer.commands.common import (
     model_argument,
     preprocess_options,
     print_json,
-    provider_options,
-    session_options,
+    provider_option,
     stacked,
     table,
+    with_session,
 )
 
 
@@ -39,7 +39,8 @@ from analyzer.commands.common import (
 @click.option("--relative", is_flag=True, help="Draw distances as shares of the norm of the features.")
 @click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
 @stacked(preprocess_options)
-@stacked(provider_options)
+@provider_option
+@with_session
 @format_option
 def command(
     model: str,
@@ -52,8 +53,7 @@ def command(
     relative: bool,
     labels: str | None,
     provider: str,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     form: str,
     **preprocess: Any,
 ) -> None:
@@ -75,7 +75,7 @@ def command(
     if len(targets) not in (0, 1, len(pictures)):
         raise InputError(f"{len(targets)} targets for {len(pictures)} pictures", "give one for each, or one for all")
     chosen = transforms or ("translation", "scaling", "rotation")
-    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    explainer = Explainer(model, provider, **session)
     card = read_card(explainer, labels, preprocess)
     classes = [resolve_class(t, card.labels) for t in targets] * (len(pictures) if len(targets) == 1 else 1)
     known = {p: c for p, c in zip(pictures, classes, strict=False) if c != TOP1}

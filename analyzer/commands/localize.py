@@ -18,10 +18,10 @@ from analyzer.commands.common import (
     parse_options,
     preprocess_options,
     print_json,
-    provider_options,
-    session_options,
+    provider_option,
     stacked,
     table,
+    with_session,
 )
 from analyzer.commands.explain import destinations, options_of
 
@@ -42,7 +42,8 @@ from analyzer.commands.explain import destinations, options_of
 @click.option("--output", help="Which output of the model holds the scores.")
 @click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
 @stacked(preprocess_options)
-@stacked(provider_options)
+@provider_option
+@with_session
 @format_option
 def command(
     model: str,
@@ -60,8 +61,7 @@ def command(
     output: str | None,
     labels: str | None,
     provider: str,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     form: str,
     **preprocess: Any,
 ) -> int:
@@ -80,7 +80,7 @@ def command(
     asked = options_of((method,), parse_options(options))[method]
     given = read_boxes(boxes)
     places = destinations(out, pictures, ".png")
-    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    explainer = Explainer(model, provider, **session)
     card = read_card(explainer, labels, preprocess)
     explainer.labels = card.labels
     explainer.progress = RunProgress()

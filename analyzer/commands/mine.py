@@ -14,10 +14,10 @@ from analyzer.commands.common import (
     note,
     preprocess_options,
     print_json,
-    provider_options,
-    session_options,
+    provider_option,
     stacked,
     table,
+    with_session,
 )
 
 
@@ -35,7 +35,8 @@ from analyzer.commands.common import (
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Pictures per run.")
 @click.option("--shard", default="1/1", show_default=True, metavar="I/N", help="Only every N-th picture from the I-th.")
 @stacked(preprocess_options)
-@stacked(provider_options)
+@provider_option
+@with_session
 @format_option
 def command(
     model: str,
@@ -49,8 +50,7 @@ def command(
     batch: int,
     shard: str,
     provider: str,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     form: str,
     **preprocess: Any,
 ) -> int:
@@ -69,7 +69,7 @@ def command(
     from analyzer.mining.patches import check_projectable
 
     part = parse_shard(shard)
-    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    explainer = Explainer(model, provider, **session)
     card = read_card(explainer, None, preprocess)
     wanted = layers or (card.default_layer or "auto",)
     if policy != "none":

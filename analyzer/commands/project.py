@@ -13,10 +13,10 @@ from analyzer.commands.common import (
     model_argument,
     preprocess_options,
     print_json,
-    provider_options,
-    session_options,
+    provider_option,
     stacked,
     table,
+    with_session,
 )
 
 
@@ -40,7 +40,8 @@ from analyzer.commands.common import (
 @click.option("--switches", type=click.Path(), help="Undo max-pooling by those of another picture, or of a .npz file.")
 @click.option("--save-switches", type=click.Path(dir_okay=False), help="Write the picture's switches as .npz.")
 @stacked(preprocess_options)
-@stacked(provider_options)
+@provider_option
+@with_session
 @format_option
 def command(
     model: str,
@@ -53,8 +54,7 @@ def command(
     switches: str | None,
     save_switches: str | None,
     provider: str,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     form: str,
     **preprocess: Any,
 ) -> None:
@@ -72,7 +72,7 @@ def command(
     from analyzer.commands.pictures import read_card
     from analyzer.images import decode, write_npy, write_png
 
-    explainer = Explainer(model, provider, **session_options(allow_fallback, threads))
+    explainer = Explainer(model, provider, **session)
     card = read_card(explainer, None, preprocess)
     array, _ = card.preprocess.apply(decode(picture))
     layer = layer or card.default_layer or "auto"

@@ -11,9 +11,9 @@ from analyzer.commands.common import (
     model_argument,
     note,
     preprocess_options,
-    provider_options,
-    session_options,
+    provider_option,
     stacked,
+    with_session,
 )
 from analyzer.commands.compare import MODES, pictures
 
@@ -28,7 +28,8 @@ from analyzer.commands.compare import MODES, pictures
     "--mode", type=click.Choice(list(MODES)), default="as-shipped", show_default=True, help="As in `compare`."
 )
 @stacked(preprocess_options)
-@stacked(provider_options)
+@provider_option
+@with_session
 def command(
     model: str,
     data: tuple[str, ...],
@@ -37,8 +38,7 @@ def command(
     methods: tuple[str, ...],
     mode: str,
     provider: str,
-    allow_fallback: bool,
-    threads: int | None,
+    session: dict[str, Any],
     **preprocess: Any,
 ) -> int:
     """Run MODEL over pictures as `compare` would and keep what it gives, to be compared on another machine.
@@ -56,7 +56,7 @@ def command(
     from analyzer.validation import METHODS, Side, Store
 
     names = pictures(data, limit)
-    options = session_options(allow_fallback, threads) | {"level": MODES[mode]}
+    options = session | {"level": MODES[mode]}
     explainer = Explainer(model, provider, **options)
     card = read_card(explainer, None, dict(preprocess))
     side, missing = None, dict[str, str]()

@@ -34,7 +34,7 @@ class Session:
         threads: intra-operator threads; the runtime's choice when None.
         level: graph optimisation, one of `LEVELS`.
         allow_fallback: let floating-point nodes without a kernel on the provider run on the CPU.
-        memory_limit: bytes of GPU memory (CUDA).
+        memory_limit: bytes of GPU memory that the CUDA provider may take.
         plan_file: where the optimised graph is written.
         trace: what the file of onnxruntime's trace begins with; it is written when `end_trace` is called.
     """
@@ -57,8 +57,8 @@ class Session:
         providers = resolve(provider)
         name, provider_options = providers[0]
         self._device = int(provider_options.get("device_id", 0))
-        if memory_limit and name == NAMES["cuda"]:
-            provider_options["gpu_mem_limit"] = memory_limit
+        if memory_limit:
+            _limit_memory(providers, memory_limit)
         if isinstance(model, Graph):
             model = model.stub(outputs)
         proto, weights = model if isinstance(model, tuple) else (model, {})
@@ -145,6 +145,13 @@ class Session:
         except Exception:
             return []
         return [(n.name, n.op_type) for part in parts for n in part.get_nodes()]
+
+
+def _limit_memory(providers: Sequence[tuple[str, dict[str, Any]]], limit: int) -> None:
+    options = dict(providers).get(NAMES["cuda"])
+    if options is None:
+        raise InputError(f"{providers[0][0]} has no memory limit", "it is for --provider cuda")
+    options["gpu_mem_limit"] = limit
 
 
 def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> Any:
