@@ -4,8 +4,8 @@
 
 Prints a Markdown table. Threads 0 means all. `--rivals` adds other tools where they are installed (see rivals.py);
 `--more` (batch 1) Grad-CAM at a middle layer, Grad-CAM of all classes, three methods in one run, integrated gradients
-of 50 steps and Ablation-CAM. `--against stored.json` is a gate: exits with 1 where a ratio is more than a tenth above the
-stored one.
+of 50 steps and Ablation-CAM. `--against stored.json` is a gate: exits with 1 where a ratio is more than a tenth above
+the stored one.
 """
 
 from __future__ import annotations
