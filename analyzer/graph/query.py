@@ -194,6 +194,8 @@ def _transfer(
     given = [(i, found[i.name]) for i in node.inputs if i.name in found]
     if node.op in _WINDOWED and len(output.shape) in _SPACE:
         axes = _SPACE[len(output.shape)]
+        if _sees_one_position(graph, node) and _stranger(node.inputs[0], axes, found):
+            return None
         return Layout(axes, _sizes(output, axes))
     if not given:
         return None
@@ -202,6 +204,24 @@ def _transfer(
     if layout is None or "?" in layout.axes:
         layout = _by_shape(output, grids) or layout
     return layout
+
+
+def _sees_one_position(graph: Graph, node: Node) -> bool:
+    """Whether each output depends on one position of its input only: a 1×1 convolution, a normalisation."""
+    if node.op not in _WEIGHTS:
+        return node.op in ("BatchNormalization", "LRN")
+    kernel = node.attrs.get("kernel_shape") or (node.inputs[_WEIGHTS[node.op]].shape or [])[2:]
+    return all(k == 1 for k in kernel)
+
+
+_WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}  # operand of the kernel
+
+
+def _stranger(value: Value, axes: str, found: dict[str, Layout]) -> bool:
+    """Whether the trail to `value` is lost and no map before it is of its size: 4 × 2100 box sides of a detector."""
+    if value.name in found or value.shape is None:
+        return False
+    return _sizes(value, axes) not in {layout.grid for layout in found.values()}
 
 
 Given = list[tuple[Value, Layout]]
@@ -486,7 +506,7 @@ def _common(graph: Graph, maps: list[FeatureMap]) -> FeatureMap:
                 leaves[output.name] = 1 << count
                 count += 1
             seen |= leaves.get(output.name, 0)
-        if seen:
+        if seen and node.op not in _SIZES_ONLY:
             for name in reads(node):
                 leaves[name] = leaves.get(name, 0) | seen
     return (
