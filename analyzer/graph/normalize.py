@@ -255,7 +255,7 @@ def set_aside_pass(source: Source, request: Request) -> None:
             _as_resize(source.proto.graph, node)
     if version < 7:
         _align_operands(source.proto.graph)
-    if version < 9:
+    if version < 10:
         modernize(source.proto.graph, version, _ASIDE)
 
 
