@@ -63,6 +63,7 @@ class Attribution:
         stripped: squashing functions that were left out in front of the target (Softmax…).
         details: what else the method says, a row each: `completeness` of integrated gradients and full-grad, `score`
             and `top` at every position of occlusion…
+        doubt: why a class may be none here, as `Scores.doubt`; "" where all is well, and for expressions.
     """
 
     raw: np.ndarray
@@ -75,6 +76,7 @@ class Attribution:
     diagnosis: list[str] = field(default_factory=list)
     stripped: tuple[str, ...] = ()
     details: dict[str, np.ndarray] = field(default_factory=dict)
+    doubt: str = ""
 
 
 @dataclass
@@ -420,6 +422,7 @@ class Explainer:
                 name: np.stack([found[compiled.details[k][name]][i] for i, k in order])
                 for name in (compiled.details[0] if compiled.details else {})
             },
+            doubt=compiled.scores.doubt if (target >= 0).any() else "",
         )
         result.diagnosis = [
             diagnose_map(self, compiled, raw[r], feeds, int(i), slots[k] or int(target[r]))
@@ -519,6 +522,7 @@ class Explainer:
             [diagnose_runs(r) for r in raw],
             scores.stripped,
             {name: np.concatenate([d[name] for d in details]) for name in details[0]},
+            scores.doubt if max(targets) >= 0 else "",
         )
 
     def _feeds(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -586,6 +590,7 @@ def _joined(parts: list[Attribution]) -> Attribution:
         diagnosis=[d for p in parts for d in p.diagnosis],
         stripped=first.stripped,
         details={n: np.concatenate([p.details[n] for p in parts]) for n in first.details},
+        doubt=first.doubt,
         **joined,
     )
 
