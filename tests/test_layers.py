@@ -58,3 +58,43 @@ def test_a_detector_with_expected_box_sides(size):
         graph = explainer.graph(sizes)
         assert "expected" not in {m.name for m in feature_maps(graph)}
         assert default_layer(graph, find_scores(graph).logits).name == "trunk"
+
+
+def tokens(unrolled: bool) -> ModelProto:
+    """A batch norm over 4 × 4 tokens with the batch merged in front, as LeViT's; or tokens in another order."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((6, 3, 2, 2), np.float32),
+        "v": rng.standard_normal((6, 5), np.float32),
+        "all": np.array([1, 6, 16], np.int64),
+        "merged": np.array([16, 5], np.int64),
+        "apart": np.array([1, 16, 5], np.int64),
+        "windows": np.array([1, 2, 2, 2, 2, 5], np.int64),
+        **{name: np.ones(5, np.float32) for name in ("gain", "bias", "mean", "var")},
+    }
+    nodes = [
+        node("Conv", ["x", "w"], ["patches"], strides=[2, 2]),
+        node("Reshape", ["patches", "all"], ["flat"]),
+        node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]),
+        node("MatMul", ["tokens", "v"], ["wide"]),
+    ]
+    if unrolled:
+        nodes += [
+            node("Reshape", ["wide", "windows"], ["split"]),
+            node("Transpose", ["split"], ["turned"], perm=[0, 1, 3, 2, 4, 5]),
+            node("Reshape", ["turned", "apart"], ["last"]),
+        ]
+    else:
+        nodes += [
+            node("Reshape", ["wide", "merged"], ["rows"]),
+            node("BatchNormalization", ["rows", "gain", "bias", "mean", "var"], ["normal"]),
+            node("Reshape", ["normal", "apart"], ["last"]),
+        ]
+    nodes += [node("Relu", ["last"], ["r"]), node("ReduceMean", ["r"], ["y"], axes=[1], keepdims=0)]
+    return model(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 5]}, weights)
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_tokens_are_found_again_behind_a_merged_batch(unrolled):
+    graph = Explainer(tokens(unrolled)).graph({})
+    assert default_layer(graph, find_scores(graph).logits).name == ("wide" if unrolled else "r")

@@ -168,13 +168,14 @@ def layouts(graph: Graph) -> dict[str, Layout]:
     if rank == 4:
         found[image.name] = Layout(image_layout(graph, image), _sizes(image, image_layout(graph, image)))
     grids: list[tuple[int, ...]] = []
+    reach = descendants(graph, [image.name])
     for node in graph.nodes:
         if not node.outputs or not node.outputs[0].name:
             continue
         for output in node.outputs:
             if not output.name or output.shape is None:
                 continue
-            layout = _transfer(graph, node, output, found, grids)
+            layout = _transfer(graph, node, output, found, grids, reach)
             if layout is None:
                 continue
             found[output.name] = layout
@@ -189,7 +190,12 @@ def _sizes(value: Value, axes: str) -> tuple[int | None, ...]:
 
 
 def _transfer(
-    graph: Graph, node: Node, output: Value, found: dict[str, Layout], grids: list[tuple[int, ...]]
+    graph: Graph,
+    node: Node,
+    output: Value,
+    found: dict[str, Layout],
+    grids: list[tuple[int, ...]],
+    reach: set[str],
 ) -> Layout | None:
     given = [(i, found[i.name]) for i in node.inputs if i.name in found]
     if node.op in _WINDOWED and len(output.shape) in _SPACE:
@@ -198,12 +204,25 @@ def _transfer(
             return None
         return Layout(axes, _sizes(output, axes))
     if not given:
-        return None
+        return _regained(graph, node, output, grids, reach)
     rule = _AXES.get(node.op, _elementwise)
     layout = rule(graph, node, output, given)
     if layout is None or "?" in layout.axes:
         layout = _by_shape(output, grids) or layout
     return layout
+
+
+def _regained(graph: Graph, node: Node, output: Value, grids: list[tuple[int, ...]], reach: set[str]) -> Layout | None:
+    """Tokens behind attention heads or a merged batch: a Reshape to (N, L, C) whose L tokens are a grid seen before.
+
+    L was an axis of what is reshaped: tokens put together from several axes may stand in another order.
+    """
+    if node.op != "Reshape" or output.name not in reach or len(output.shape) != 3:
+        return None
+    if output.shape[0] != image_input(graph).shape[0] or output.shape[1] not in (node.inputs[0].shape or []):
+        return None
+    layout = _by_shape(output, grids)
+    return layout if layout is not None and layout.grid in grids else None
 
 
 def _sees_one_position(graph: Graph, node: Node) -> bool:
