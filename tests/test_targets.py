@@ -76,6 +76,21 @@ def test_the_doubt_is_told_of_classes_only():
     assert "scores [2, 6, 3]" in found[0] and not found[1]
 
 
+def test_boxes_that_were_chosen_are_doubted():
+    """(?, 4): four numbers for each of some boxes, not four classes of each image."""
+    nodes = [
+        node("Reshape", ["x", "s"], ["rows"]),
+        node("ReduceMax", ["rows"], ["best"], axes=[1], keepdims=0),
+        node("Greater", ["best", "half"], ["chosen"]),
+        node("Compress", ["rows", "chosen"], ["boxes"], axis=0),
+    ]
+    weights = {"s": np.array([6, 4]), "half": np.float32(0.5)}
+    net = model(nodes, {"x": [1, 1, 6, 4]}, {"boxes": [None, 4]}, weights)
+    x = np.zeros((1, 1, 6, 4), np.float32)
+    x[0, 0, [1, 3, 4], 2] = 1
+    assert "'boxes' gave 3 rows for 1 image:" in analyzer.explain(net, x, "gradient", 2).doubt
+
+
 def test_expressions_are_what_they_say():
     x = RNG.random((2, 1, 6, 7)).astype(np.float32)
     x[..., 2:4] += x[..., :2]

@@ -422,7 +422,7 @@ class Explainer:
                 name: np.stack([found[compiled.details[k][name]][i] for i, k in order])
                 for name in (compiled.details[0] if compiled.details else {})
             },
-            doubt=compiled.scores.doubt if (target >= 0).any() else "",
+            doubt=doubt_of(compiled.scores, found[compiled.scores.output.name], count) if (target >= 0).any() else "",
         )
         result.diagnosis = [
             diagnose_map(self, compiled, raw[r], feeds, int(i), slots[k] or int(target[r]))
@@ -567,6 +567,16 @@ def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
     if scores.space and output.ndim == len(scores.logits.shape):
         output = output.mean(axis=scores.space)
     return output.reshape(count if scores.batched else 1, -1)
+
+
+def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
+    """`Scores.doubt`, and what only a run shows: rows that are no images, as boxes behind NonMaxSuppression."""
+    if scores.doubt or not scores.batched or not output.ndim or len(output) == count:
+        return scores.doubt
+    return (
+        f"{scores.output.name!r} gave {len(output)} rows for {count} image{'s' * (count > 1)}: they are no scores of "
+        "classes; name the tensor that held the scores before boxes were chosen, by an expression (docs/targets.md)"
+    )
 
 
 def check_class(scores: Scores, index: int) -> None:
