@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
-from analyzer.errors import AnalyzerError, InputError
+from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.graph import Graph, load, wire
+from analyzer.graph.normalize import normalize
 from tests.models import model, node, small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -202,3 +203,19 @@ def test_odd_wire_formats_are_left_to_protobuf():
         found = wire.split(broken, {1}, 4096)
         assert found is None or not found[1]
     assert load(data).weights.keys() == load(ROOT / "models" / "digits_cnn.onnx").weights.keys()
+
+
+def test_a_size_that_does_not_fit_is_named():
+    """A text recogniser joins its map with one that was pooled to the height of its own text lines."""
+    nodes = [
+        node("AveragePool", ["x"], ["p"], kernel_shape=[8, 2], strides=[8, 2]),
+        node("Reshape", ["p", "line"], ["r"]),
+        node("Concat", ["p", "r"], ["c"], "join", axis=1),
+        node("Relu", ["c"], ["y"]),
+    ]
+    recogniser = model(nodes, {"x": ["N", 3, "H", "W"]}, {"y": None}, {"line": np.array([0, 0, 1, -1], np.int64)})
+    with pytest.raises(UnsupportedError) as caught:
+        normalize(recogniser, input_shapes={"x": (1, 3, 32, 64)})
+    for part in ("join", "Inferred=", "'x' of 1×3×32×64", "--size"):
+        assert part in str(caught.value)
+    normalize(recogniser, input_shapes={"x": (1, 3, 8, 64)})

@@ -253,3 +253,40 @@ def test_opsets_and_ir_versions_to_come(opset):
         found.append(Session(result.model).run({"x": x, result.cotangents["y"]: seed}))
     assert np.array_equal(found[0]["y"], found[1]["y"])
     assert np.array_equal(*(f[result.gradients["x"]] for f in found))
+
+
+# ---- Experimental operators ----
+
+
+def _normalised(v: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return (v - v.mean(axes, keepdims=True)) / v.std(axes, keepdims=True)
+
+
+EXPERIMENTAL = {
+    "Affine": ({"alpha": 2.0, "beta": 0.5}, lambda v: 2 * v + 0.5),
+    "Scale": ({"scale": 3.0}, lambda v: 3 * v),
+    "ImageScaler": (
+        {"scale": 0.5, "bias": [1.0, -2.0, 3.0]},
+        lambda v: 0.5 * v + np.array([1, -2, 3]).reshape(3, 1, 1),
+    ),
+    "ScaledTanh": ({"alpha": 2.0, "beta": 0.5}, lambda v: 2 * np.tanh(0.5 * v)),
+    "ParametricSoftplus": ({"alpha": 2.0, "beta": 0.5}, lambda v: 2 * np.log1p(np.exp(0.5 * v))),
+    "ThresholdedRelu": ({"alpha": 0.3}, lambda v: v * (v > 0.3)),
+    "Crop": ({"border": [1, 2, 0, 1]}, lambda v: v[:, :, 2:-1, 1:]),
+    "Crop of a size": ({"border": [1, 2, 0, 0], "scale": [3, 2]}, lambda v: v[:, :, 2:5, 1:3]),
+    "MeanVarianceNormalization": ({}, lambda v: _normalised(v, (2, 3))),
+    "MeanVarianceNormalization across channels": ({"across_channels": 1}, lambda v: _normalised(v, (1, 2, 3))),
+    "MeanVarianceNormalization of means": (
+        {"normalize_variance": 0},
+        lambda v: v - v.mean((2, 3), keepdims=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("opset", [1, 7, 8, 9])
+@pytest.mark.parametrize("case", EXPERIMENTAL)
+def test_operators_that_onnx_dropped(case, opset):
+    op, (options, meaning) = case.split()[0], EXPERIMENTAL[case]
+    if op == "MeanVarianceNormalization" and opset == 9:
+        pytest.skip("standard, with other attributes, from opset 9")
+    check(opset, [node(op, ["x"], ["y"], **options)], normal(2, 3, 6, 5), meaning)

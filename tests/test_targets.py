@@ -7,7 +7,7 @@ import pytest
 
 import analyzer
 from analyzer.attribution import Explainer
-from analyzer.attribution.targets import expression
+from analyzer.attribution.targets import expression, find_scores
 from analyzer.errors import InputError, NotFoundError
 from analyzer.graph import Builder, Graph
 from analyzer.graph.query import image_input
@@ -48,6 +48,47 @@ def iou(a: np.ndarray, b: tuple[float, ...]) -> float:
     high = max(0, min(a[3], b[3]) - max(a[1], b[1]))
     areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
     return wide * high / (sum(areas) - wide * high)
+
+
+@pytest.mark.parametrize(
+    ("shape", "example"),
+    [
+        ((1, 22, 2100), "y[:, 4].max()"),  # YOLOv8
+        ((1, 3549, 85), "y[:, :, 4].max()"),  # YOLOX
+        ((1, 4420, 2), "y[:, :, 1].max()"),  # SSD
+        ((25, 1, 97), "y[:, :, 4].max()"),  # time steps, batch, characters
+        ((1, 1000), ""),
+        ((1, 1000, 1, 1), ""),
+        ((1, 1, 10), ""),
+    ],
+)
+def test_what_holds_no_scores_of_classes_is_doubted(shape, example):
+    net = model([node("Reshape", ["x", "s"], ["y"])], {"x": [1, *shape]}, {"y": list(shape)}, {"s": np.array(shape)})
+    doubt = find_scores(Graph.read(net)).doubt
+    assert example in doubt and bool(doubt) == bool(example)
+
+
+def test_the_doubt_is_told_of_classes_only():
+    x = RNG.random((2, 1, 6, 7)).astype(np.float32)
+    found = [
+        analyzer.explain(detector(), x, "occlusion", t, output="scores").doubt for t in (4, "scores[:, :, 1].max()")
+    ]
+    assert "scores [2, 6, 3]" in found[0] and not found[1]
+
+
+def test_boxes_that_were_chosen_are_doubted():
+    """(?, 4): four numbers for each of some boxes, not four classes of each image."""
+    nodes = [
+        node("Reshape", ["x", "s"], ["rows"]),
+        node("ReduceMax", ["rows"], ["best"], axes=[1], keepdims=0),
+        node("Greater", ["best", "half"], ["chosen"]),
+        node("Compress", ["rows", "chosen"], ["boxes"], axis=0),
+    ]
+    weights = {"s": np.array([6, 4]), "half": np.float32(0.5)}
+    net = model(nodes, {"x": [1, 1, 6, 4]}, {"boxes": [None, 4]}, weights)
+    x = np.zeros((1, 1, 6, 4), np.float32)
+    x[0, 0, [1, 3, 4], 2] = 1
+    assert "'boxes' gave 3 rows for 1 image:" in analyzer.explain(net, x, "gradient", 2).doubt
 
 
 def test_expressions_are_what_they_say():

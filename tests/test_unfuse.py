@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
+from analyzer import append_vjp
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph
 from analyzer.graph.unfuse import MS, TABLE
@@ -65,6 +66,19 @@ CASES = [
     ("QLinearConv", [u8(1, 3, 8, 8), S, Z, u8(4, 3, 3, 3), S, Z, S * 9, Z], WINDOW, 1),
     ("MatMulIntegerToFloat", [u8(2, 5), i8(5, 3), S, S, Z, ZI, f32(3)], {}, 1),
     ("DynamicQuantizeMatMul", [f32(2, 5), i8(5, 3), S, ZI, f32(3)], {}, 1),
+    *(
+        (
+            "DynamicQuantizeLSTM",
+            [f32(9, 1, 5), i8(d, 5, 12), i8(d, 3, 12), f32(d, 24), None, *states, None]
+            + [np.full((d, *wide), S), np.full((d, *wide), ZI)] * 2,
+            {"hidden_size": 3, "direction": direction},
+            1,
+        )
+        for d, direction, wide, states in (
+            (1, "forward", (), (None, None)), (1, "reverse", (12,), (None, None)),
+            (2, "bidirectional", (), (f32(2, 1, 3), f32(2, 1, 3))),
+        )
+    ),
     ("Trilu", [f32(4, 5)], {"upper": 0}, 1),
     ("GridSample", [f32(1, 2, 5, 5), np.clip(f32(1, 4, 4, 2), -1, 1)], {"mode": "bilinear"}, 1),
 ]  # fmt: skip
@@ -97,6 +111,19 @@ def test_means_the_same(op, inputs, attrs, outputs):
     else:
         # Rounding may fall the other way where the fused kernel computes in another order.
         assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_the_gradient_of_a_quantised_lstm_is_nearly_that_of_its_float_twin():
+    x, w, r, b = f32(9, 1, 5), i8(2, 5, 12), i8(2, 3, 12), f32(2, 24)
+    scale, zero = np.full(2, S), np.full(2, ZI)
+    attrs = {"hidden_size": 3, "direction": "bidirectional"}
+    quantised = build("DynamicQuantizeLSTM", [x, w, r, b, None, None, None, None, *[scale, zero] * 2], attrs)
+    plain = build("LSTM", [x, *((v * S).astype(np.float32).transpose(0, 2, 1) for v in (w, r)), b], attrs, "")
+    seed, found = f32(9, 2, 1, 3), []
+    for proto in (quantised, plain):
+        made = append_vjp(proto, ["y"], ["x0"])
+        found.append(Session(made.model).run({"x0": x, made.cotangents["y"]: seed})[made.gradients["x0"]])
+    assert np.linalg.norm(found[0] - found[1]) < 0.05 * np.linalg.norm(found[1])
 
 
 def test_every_row_has_a_case_or_a_reason():

@@ -63,6 +63,7 @@ class Attribution:
         stripped: squashing functions that were left out in front of the target (Softmax…).
         details: what else the method says, a row each: `completeness` of integrated gradients and full-grad, `score`
             and `top` at every position of occlusion…
+        doubt: why a class may be none here, as `Scores.doubt`; "" where all is well, and for expressions.
     """
 
     raw: np.ndarray
@@ -75,6 +76,7 @@ class Attribution:
     diagnosis: list[str] = field(default_factory=list)
     stripped: tuple[str, ...] = ()
     details: dict[str, np.ndarray] = field(default_factory=dict)
+    doubt: str = ""
 
 
 @dataclass
@@ -421,6 +423,7 @@ class Explainer:
                 name: np.stack([found[compiled.details[k][name]][i] for i, k in order])
                 for name in (compiled.details[0] if compiled.details else {})
             },
+            doubt=doubt_of(compiled.scores, found[compiled.scores.output.name], count) if (target >= 0).any() else "",
         )
         result.diagnosis = [
             diagnose_map(self, compiled, raw[r], feeds, int(i), slots[k] or int(target[r]))
@@ -520,6 +523,7 @@ class Explainer:
             [diagnose_runs(r) for r in raw],
             scores.stripped,
             {name: np.concatenate([d[name] for d in details]) for name in details[0]},
+            scores.doubt if max(targets) >= 0 else "",
         )
 
     def _feeds(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -566,6 +570,16 @@ def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
     return output.reshape(count if scores.batched else 1, -1)
 
 
+def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
+    """`Scores.doubt`, and what only a run shows: rows that are no images, as boxes behind NonMaxSuppression."""
+    if scores.doubt or not scores.batched or not output.ndim or len(output) == count:
+        return scores.doubt
+    return (
+        f"{scores.output.name!r} gave {len(output)} rows for {count} image{'s' * (count > 1)}: they are no scores of "
+        "classes; name the tensor that held the scores before boxes were chosen, by an expression (docs/targets.md)"
+    )
+
+
 def check_class(scores: Scores, index: int) -> None:
     """InputError where the model has no class of that index."""
     width = scores.classes
@@ -587,6 +601,7 @@ def _joined(parts: list[Attribution]) -> Attribution:
         diagnosis=[d for p in parts for d in p.diagnosis],
         stripped=first.stripped,
         details={n: np.concatenate([p.details[n] for p in parts]) for n in first.details},
+        doubt=first.doubt,
         **joined,
     )
 

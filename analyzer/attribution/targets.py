@@ -51,6 +51,29 @@ class Scores:
         sizes = [d for i, d in enumerate(shape) if i not in self.space and (i or not self.batched)]
         return math.prod(sizes) if all(isinstance(d, int) for d in sizes) else None
 
+    @property
+    def doubt(self) -> str:
+        """Why a class may be none: the numbers stand along several axes, as a detector's; "" where along one."""
+        shape = self.logits.shape or []
+        wide = [i for i, d in enumerate(shape) if d != 1 and i not in self.space and (i or not self.batched)]
+        if len(wide) < 2:
+            return ""
+        name = self.output.name if self.output.name.isidentifier() else f'"{self.output.name}"'
+        told = self.output.shape or shape
+        sizes = ", ".join(str(d) if isinstance(d, int) else "?" for d in told)
+        last = len(told) - 1
+        axis = min(
+            (i for i in range(1, last + 1) if isinstance(told[i], int) and told[i] > 1),
+            key=told.__getitem__,
+            default=last,
+        )
+        index = min(4, told[axis] - 1) if isinstance(told[axis], int) else 4
+        return (
+            f"{name} [{sizes}] holds no one score per class: a class is an index into all its numbers, and top1 the "
+            "highest of them, wherever it stands; say which of them count by an expression, such as "
+            f"'{name}[{':, ' * axis}{index}].max()' (docs/targets.md)"
+        )
+
 
 def find_scores(graph: Graph, output: str | None = None) -> Scores:
     """The output that holds the scores: the one named, else the first floating-point one that looks like classes.

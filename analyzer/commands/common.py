@@ -134,6 +134,13 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def tell_doubt(doubt: str, told: str) -> str:
+    """Warns that a class may be none, unless that was told of the picture before; what has been told."""
+    if doubt and doubt != told:
+        note(f"warning: {doubt}")
+    return doubt or told
+
+
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
     """Columns padded to their widest cell."""
     cells = [[str(c) for c in row] for row in ([header, *rows] if header else rows)]

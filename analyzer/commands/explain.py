@@ -20,6 +20,7 @@ from analyzer.commands.common import (
     provider_option,
     stacked,
     table,
+    tell_doubt,
     with_session,
 )
 
@@ -128,6 +129,7 @@ class Task:
         self.explainer, self.card, self.targets = explainer, card, targets
         self.jobs = [Job(method, layer, options) for method, options in methods.items()]
         self.output, self.colormap, self.alpha, self.top = output, colormap, alpha, top
+        self.doubt = ""
 
     def run(self, picture: str, out: Path | None, raw: Path | None) -> dict[str, Any]:
         """Explain a picture, write what was asked for, and say what was found."""
@@ -140,6 +142,7 @@ class Task:
         target: Any = list(self.targets) if len(self.targets) > 1 else self.targets[0]
         self.explainer.grey = self.card.preprocess.apply(np.full_like(image, 128))[0]
         found = self.explainer.explain_all(array, self.jobs, target, self.output)
+        self.doubt = tell_doubt(found[0].doubt, self.doubt)
         result: dict[str, Any] = {"picture": picture, "top": self.classes(found[0]), "maps": []}
         tiles, titles = [], []
         for attribution in found:

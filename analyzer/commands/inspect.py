@@ -52,6 +52,8 @@ def command(model: str, everything: bool, shapes: tuple[str, ...], form: str) ->
         click.echo(f"\nfeature maps{left}\n" + table(rows, ("tensor", "layout", "size", "channels")))
     click.echo(f"\ndefault layer: {report['default_layer'] or 'none: ' + report['no_layer']}")
     click.echo(f"target: {report['target'] or 'none: ' + report['no_target']}")
+    if report["doubt"]:
+        click.echo(f"note: {report['doubt']}")
     if report["stripped"]:
         click.echo(f"left out in front of the target: {', '.join(report['stripped'])}")
 
@@ -83,6 +85,7 @@ def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any
         "no_layer": "",
         "target": "",
         "no_target": "",
+        "doubt": "",
         "stripped": [],
     }
     maps = feature_maps(graph)
@@ -99,6 +102,7 @@ def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any
     try:
         scores = find_scores(graph)
         report["target"], report["stripped"] = scores.logits.name, list(scores.stripped)
+        report["doubt"] = scores.doubt
         report["default_layer"] = default_layer(graph, scores.logits).name
     except UnsupportedError as error:
         report["no_layer" if report["target"] else "no_target"] = error.message

@@ -21,6 +21,7 @@ from analyzer.commands.common import (
     provider_option,
     stacked,
     table,
+    tell_doubt,
     with_session,
 )
 from analyzer.commands.explain import destinations, options_of
@@ -116,6 +117,7 @@ class Localizer:
         self.explainer, self.card, self.method, self.options = explainer, card, method, options
         self.layer, self.output, self.threshold, self.several = layer, output, threshold, several
         self.units = 0
+        self.doubt = ""
         self.masks: Path | None = None
         self.sweeps: list[Any] = []
         self.measured: list[dict[str, float]] = []
@@ -133,6 +135,7 @@ class Localizer:
         wanted = list(targets) or list(given) or ["top1"]
         target: Any = wanted if len(wanted) > 1 else wanted[0]
         found = self.explainer.explain(array, self.method, target, self.layer, self.output, **self.options)
+        self.doubt = tell_doubt(found.doubt, self.doubt)
         entries, boxes, names = [], [], []
         for row, asked in enumerate(wanted):
             heat = placement.map_to_image(found.heatmap[row])

@@ -1,4 +1,4 @@
-"""Operators of opset 1 to 8 that the converter refuses, rewritten to what they mean today.
+"""Operators of opset 1 to 9 that the converter refuses, rewritten to what they mean today.
 
 The new nodes are put in a domain that the converter leaves alone; attributes that became inputs become initializers.
 """
@@ -87,9 +87,100 @@ def _split(old: _Old) -> list[onnx.NodeProto]:
     return [old.make("Split", inputs, list(old.node.output), **attrs)]
 
 
+# ---- Experimental operators, which ONNX dropped and onnxruntime still runs up to opset 9 ----
+
+
+def _affine(old: _Old) -> list[onnx.NodeProto]:
+    """y = α x + β."""
+    return _scaled(old, old.node.input[0], old.attrs.get("alpha", 1.0), old.attrs.get("beta", 0.0))
+
+
+def _scale(old: _Old) -> list[onnx.NodeProto]:
+    """y = s x."""
+    return _scaled(old, old.node.input[0], old.attrs.get("scale", 1.0), 0.0)
+
+
+def _image_scaler(old: _Old) -> list[onnx.NodeProto]:
+    """y = s x + b, b one per channel of (N, C, H, W)."""
+    bias = np.reshape(old.attrs.get("bias", [0.0]), (-1, 1, 1))
+    return _scaled(old, old.node.input[0], old.attrs.get("scale", 1.0), bias)
+
+
+def _scaled_tanh(old: _Old) -> list[onnx.NodeProto]:
+    """y = α tanh(β x)."""
+    inner = _scaled(old, old.node.input[0], old.attrs.get("beta", 1.0), 0.0, "inner")
+    tanh = old.make("Tanh", [inner[-1].output[0]])
+    return [*inner, tanh, *_scaled(old, tanh.output[0], old.attrs.get("alpha", 1.0), 0.0)]
+
+
+def _parametric_softplus(old: _Old) -> list[onnx.NodeProto]:
+    """y = α softplus(β x)."""
+    inner = _scaled(old, old.node.input[0], old.attrs.get("beta", 1.0), 0.0, "inner")
+    softplus = old.make("Softplus", [inner[-1].output[0]])
+    return [*inner, softplus, *_scaled(old, softplus.output[0], old.attrs.get("alpha", 1.0), 0.0)]
+
+
+def _scaled(old: _Old, x: str, factor: Any, offset: Any, name: str = "") -> list[onnx.NodeProto]:
+    """Nodes of x · factor + offset; the last gives the output of the old node, or one called after `name`."""
+    last = [old.names.fresh(f"{old.node.output[0]}/{name}")] if name else [old.node.output[0]]
+    gain = old.make("CastLike", [old.constant(factor, np.float32, f"{name}factor"), x])
+    if not np.any(offset):
+        return [gain, old.make("Mul", [x, gain.output[0]], last)]
+    shift = old.make("CastLike", [old.constant(offset, np.float32, f"{name}offset"), x])
+    product = old.make("Mul", [x, gain.output[0]])
+    return [gain, shift, product, old.make("Add", [product.output[0], shift.output[0]], last)]
+
+
+def _crop(old: _Old) -> list[onnx.NodeProto]:
+    """(N, C, H, W) without `border` (left, top, right, bottom); `scale`, if any, is the height and width that stay."""
+    left, top, right, bottom = old.attrs["border"]
+    height, width = old.attrs.get("scale", (0, 0))
+    to_the_end = np.iinfo(np.int64).max
+    ends = [top + height if height else -bottom or to_the_end, left + width if width else -right or to_the_end]
+    operands = {"starts": [top, left], "ends": ends, "axes": [2, 3]}
+    inputs = [old.constant(values, np.int64, name) for name, values in operands.items()]
+    return [old.make("Slice", [old.node.input[0], *inputs], list(old.node.output))]
+
+
+def _mean_variance_normalization(old: _Old) -> list[onnx.NodeProto]:
+    """y = (x − mean) / √var over each picture's (H, W), or (C, H, W) where `across_channels`."""
+    if "axes" in old.attrs:
+        return [old.node]
+    x, output = old.node.input[0], list(old.node.output)
+    axes = old.constant([1, 2, 3] if old.attrs.get("across_channels", 0) else [2, 3], np.int64, "axes")
+    mean = old.make("ReduceMean", [x, axes])
+    if not old.attrs.get("normalize_variance", 1):
+        return [mean, old.make("Sub", [x, mean.output[0]], output)]
+    centred = old.make("Sub", [x, mean.output[0]])
+    square = old.make("Mul", [centred.output[0], centred.output[0]])
+    variance = old.make("ReduceMean", [square.output[0], axes])
+    deviation = old.make("Sqrt", [variance.output[0]])
+    return [
+        mean,
+        centred,
+        square,
+        variance,
+        deviation,
+        old.make("Div", [centred.output[0], deviation.output[0]], output),
+    ]
+
+
+def _as_it_is(old: _Old) -> list[onnx.NodeProto]:
+    """It became a standard operator later, and means the same."""
+    return [old.make(old.node.op_type, list(old.node.input), list(old.node.output), **old.attrs)]
+
+
 _TABLE: dict[str, tuple[int, Rewrite]] = {
+    "Affine": (10, _affine),
     "BatchNormalization": (9, _batch_normalization),
     "Cast": (6, _cast),
+    "Crop": (10, _crop),
+    "ImageScaler": (10, _image_scaler),
+    "MeanVarianceNormalization": (9, _mean_variance_normalization),
     "Pad": (2, _pad),
+    "ParametricSoftplus": (10, _parametric_softplus),
+    "Scale": (10, _scale),
+    "ScaledTanh": (10, _scaled_tanh),
     "Split": (2, _split),
+    "ThresholdedRelu": (10, _as_it_is),
 }

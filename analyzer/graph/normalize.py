@@ -7,6 +7,7 @@ Names of inputs, outputs and intermediate tensors survive; only nodes change.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,11 @@ def normalize(model: Any, inline: Iterable[str] = (), input_shapes: dict[str, tu
             ) from error
         broken = list(step.holds(source))
         if broken:
-            raise UnsupportedError(f"{source.name}: after the pass {step.name!r}: " + "; ".join(broken[:5]))
+            sizes = ", ".join(f"{name!r} of {'×'.join(map(str, shape))}" for name, shape in request.input_shapes)
+            raise UnsupportedError(
+                f"{source.name}: after the pass {step.name!r}: " + "; ".join(broken[:5]),
+                f"it was read for {sizes}; if that is not a size it takes, give one (--size, --shape)" if sizes else "",
+            )
     return source
 
 
@@ -255,7 +260,7 @@ def set_aside_pass(source: Source, request: Request) -> None:
             _as_resize(source.proto.graph, node)
     if version < 7:
         _align_operands(source.proto.graph)
-    if version < 9:
+    if version < 10:
         modernize(source.proto.graph, version, _ASIDE)
 
 
@@ -550,7 +555,16 @@ def _types_missing(source: Source) -> Iterable[str]:
         if not node.domain and known.issuperset(node.input):
             for name in node.output:
                 if name not in known:
-                    yield f"the type of {name!r} (node {node.name}, {node.op_type}) is not known"
+                    yield f"the type of {name!r} (node {node.name}, {node.op_type}) is not known{_misfit(source.proto)}"
+
+
+def _misfit(proto: onnx.ModelProto) -> str:
+    """What onnx says of the first node whose operands do not fit together, after a colon; "" where all do."""
+    try:
+        onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    except Exception as error:
+        return ": " + re.sub(r"^.*node name: .*?\): |\[\w+\] ", "", str(error).strip().splitlines()[0])
+    return ""
 
 
 def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:

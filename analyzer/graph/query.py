@@ -168,13 +168,14 @@ def layouts(graph: Graph) -> dict[str, Layout]:
     if rank == 4:
         found[image.name] = Layout(image_layout(graph, image), _sizes(image, image_layout(graph, image)))
     grids: list[tuple[int, ...]] = []
+    reach = descendants(graph, [image.name])
     for node in graph.nodes:
         if not node.outputs or not node.outputs[0].name:
             continue
         for output in node.outputs:
             if not output.name or output.shape is None:
                 continue
-            layout = _transfer(graph, node, output, found, grids)
+            layout = _transfer(graph, node, output, found, grids, reach)
             if layout is None:
                 continue
             found[output.name] = layout
@@ -189,19 +190,57 @@ def _sizes(value: Value, axes: str) -> tuple[int | None, ...]:
 
 
 def _transfer(
-    graph: Graph, node: Node, output: Value, found: dict[str, Layout], grids: list[tuple[int, ...]]
+    graph: Graph,
+    node: Node,
+    output: Value,
+    found: dict[str, Layout],
+    grids: list[tuple[int, ...]],
+    reach: set[str],
 ) -> Layout | None:
     given = [(i, found[i.name]) for i in node.inputs if i.name in found]
     if node.op in _WINDOWED and len(output.shape) in _SPACE:
         axes = _SPACE[len(output.shape)]
+        if _sees_one_position(graph, node) and _stranger(node.inputs[0], axes, found):
+            return None
         return Layout(axes, _sizes(output, axes))
     if not given:
-        return None
+        return _regained(graph, node, output, grids, reach)
     rule = _AXES.get(node.op, _elementwise)
     layout = rule(graph, node, output, given)
     if layout is None or "?" in layout.axes:
         layout = _by_shape(output, grids) or layout
     return layout
+
+
+def _regained(graph: Graph, node: Node, output: Value, grids: list[tuple[int, ...]], reach: set[str]) -> Layout | None:
+    """Tokens behind attention heads or a merged batch: a Reshape to (N, L, C) whose L tokens are a grid seen before.
+
+    L was an axis of what is reshaped: tokens put together from several axes may stand in another order.
+    """
+    if node.op != "Reshape" or output.name not in reach or len(output.shape) != 3:
+        return None
+    if output.shape[0] != image_input(graph).shape[0] or output.shape[1] not in (node.inputs[0].shape or []):
+        return None
+    layout = _by_shape(output, grids)
+    return layout if layout is not None and layout.grid in grids else None
+
+
+def _sees_one_position(graph: Graph, node: Node) -> bool:
+    """Whether each output depends on one position of its input only: a 1×1 convolution, a normalisation."""
+    if node.op not in _WEIGHTS:
+        return node.op in ("BatchNormalization", "LRN")
+    kernel = node.attrs.get("kernel_shape") or (node.inputs[_WEIGHTS[node.op]].shape or [])[2:]
+    return all(k == 1 for k in kernel)
+
+
+_WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}  # operand of the kernel
+
+
+def _stranger(value: Value, axes: str, found: dict[str, Layout]) -> bool:
+    """Whether the trail to `value` is lost and no map before it is of its size: 4 × 2100 box sides of a detector."""
+    if value.name in found or value.shape is None:
+        return False
+    return _sizes(value, axes) not in {layout.grid for layout in found.values()}
 
 
 Given = list[tuple[Value, Layout]]
@@ -486,7 +525,7 @@ def _common(graph: Graph, maps: list[FeatureMap]) -> FeatureMap:
                 leaves[output.name] = 1 << count
                 count += 1
             seen |= leaves.get(output.name, 0)
-        if seen:
+        if seen and node.op not in _SIZES_ONLY:
             for name in reads(node):
                 leaves[name] = leaves.get(name, 0) | seen
     return (

@@ -494,6 +494,75 @@ def dynamic_quantize_matmul(e: Emit, f: Fused) -> str:
     return e.Add(y, f[4]) if f[4] else y
 
 
+@unfuse("DynamicQuantizeLSTM")
+def dynamic_quantize_lstm(e: Emit, f: Fused) -> list[str]:
+    """i, o, f, g of W q(x)ₜ + R q(hₜ₋₁) + b, cₜ = f cₜ₋₁ + i g, hₜ = o tanh cₜ, as a Scan.
+
+    q rounds to 8 bits over the values at hand: the whole sequence, and the states of all rows at a step. (Where the
+    kernel shares the rows of a batch among threads, it rounds those of each thread by themselves.)
+    """
+    strange = {
+        "sequence lengths": f[4],
+        "peepholes": f[7],
+        "clip": f.attr("clip"),
+        "input_forget": f.attr("input_forget"),
+    }
+    strange["activations of its own"] = {n.decode().lower() for n in f.attr("activations", [])} - {"sigmoid", "tanh"}
+    for what, present in strange.items():
+        if present:
+            raise f.refuse(f"it has {what}")
+    directions = {"forward": [0], "reverse": [1], "bidirectional": [0, 1]}[f.attr("direction", "forward")]
+    x = _rounded(e, f[0])
+    every, last, cells = zip(*(_one_direction(e, f, x, d, way) for d, way in enumerate(directions)), strict=True)
+    first, second = np.array([0], np.int64), np.array([1], np.int64)
+    joined = [e.Concat(*(e.Unsqueeze(y, second) for y in every), axis=1)]
+    return joined + [e.Concat(*(e.Unsqueeze(v, first) for v in ends), axis=0) for ends in (last, cells)]
+
+
+def _one_direction(e: Emit, f: Fused, x: str, d: int, backward: int) -> tuple[str, str, str]:
+    """(all hₜ (T, B, H), the last one (B, H), the last cₜ) of direction `d`."""
+
+    def own(name: str) -> str:
+        return e.Gather(name, np.int64(d), axis=0)
+
+    def weights(index: int, scale: int) -> str:
+        whole = e.Cast(own(f[index]), to=onnx.TensorProto.FLOAT)
+        zero = e.Cast(own(f[scale + 1]), to=onnx.TensorProto.FLOAT) if f[scale + 1] else np.float32(0)
+        return e.Mul(e.Sub(whole, zero), own(f[scale]))
+
+    z, r = e.MatMul(x, weights(1, 8)), weights(2, 10)
+    if f[3]:
+        z = e.Add(z, e.Add(*e.node("Split", [own(f[3])], 2, axis=0, num_outputs=2)))
+    batch = e.Shape(x, start=1, end=2)
+    none = e.Expand(np.float32(0), e.Concat(batch, np.array([f.attr("hidden_size")], np.int64), axis=0))
+    starts = [own(f[i]) if f[i] else none for i in (5, 6)]
+    c, h, y = e.node(
+        "Scan", [starts[1], starts[0], z], 3, body=_step(e, r), num_scan_inputs=1,
+        scan_input_directions=[backward], scan_output_directions=[backward],
+    )  # fmt: skip
+    return y, h, c
+
+
+def _step(e: Emit, r: str) -> onnx.GraphProto:
+    """(c, h, z) → (c, h, h): one step of an LSTM whose states are rounded before they meet the weights `r`."""
+    e.count += 1
+    body = Emit(f"{e.prefix}/step_{e.count}")
+    names = [f"{body.prefix}/{n}" for n in ("cell", "state", "slice")]
+    gates = body.Add(names[2], body.MatMul(_rounded(body, names[1]), r))
+    i, o, keep, new = body.node("Split", [gates], 4, axis=1, num_outputs=4)
+    cell = body.Add(body.Mul(body.Sigmoid(keep), names[0]), body.Mul(body.Sigmoid(i), body.Tanh(new)))
+    state = body.Mul(body.Sigmoid(o), body.Tanh(cell))
+    kinds = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [None, None]) for n in names]
+    ends = [cell, state, body.Identity(state)]
+    outputs = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [None, None]) for n in ends]
+    return onnx.helper.make_graph(body.nodes, "step", kinds, outputs)
+
+
+def _rounded(e: Emit, x: str) -> str:
+    """x rounded to 8 bits over its own range."""
+    return e.DequantizeLinear(*e.node("DynamicQuantizeLinear", [x], 3))
+
+
 @unfuse("QuantizeLinear", "DequantizeLinear")
 def quantize(e: Emit, f: Fused) -> str:
     """The variants for 16- and 4-bit types that the standard got at opset 21."""
