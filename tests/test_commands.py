@@ -220,6 +220,14 @@ def test_bad_calls(run, place, name):
     assert not list(place.glob("**/never.png")) and not list(place.glob("**/.*"))
 
 
+def test_what_a_map_sums_to():
+    from analyzer.commands.explain import completeness
+
+    assert completeness("integrated-gradients", 0.001, 2.0) == "sums to 2.001, which should be 2"
+    assert completeness("integrated-gradients", 0.1, 2.0).endswith("more steps bring it nearer: -O steps=200")
+    assert "ReLU" in completeness("full-grad", -18.0, 1.606)
+
+
 def test_a_memory_limit_is_for_cuda(run):
     code, out, err = run(*EXPLAIN, "--memory-limit", "0.5")
     assert code == 2 and "no memory limit" in err and "--provider cuda" in err and not out

@@ -269,10 +269,22 @@ def print_result(result: dict[str, Any], several: bool) -> None:
             f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={m['maximum'][0]}, y={m['maximum'][1]}"
         )
         if "completeness" in m["details"]:
-            error, score = m["details"]["completeness"], m["details"]["difference"]
-            click.echo(f"  sums to {score + error:.4g}, which should be {score:.4g}")
+            click.echo("  " + completeness(m["method"], m["details"]["completeness"], m["details"]["difference"]))
     if "written" in result:
         click.echo(f"written: {result['written']}")
+
+
+INCOMPLETE = {  # why, by method
+    "integrated-gradients": "more steps bring it nearer: -O steps=200",
+    "full-grad": "they are equal where all that is not linear is a ReLU or a maximum",
+}
+
+
+def completeness(method: str, error: float, expected: float) -> str:
+    """Says what a map sums to, and why where that is more than a hundredth off what it is a share of."""
+    told = f"sums to {expected + error:.4g}, which should be {expected:.4g}"
+    why = INCOMPLETE.get(method)
+    return f"{told}; {why}" if why and abs(error) > 0.01 * abs(expected) else told
 
 
 def report_receipt(explainer: Any, model: str) -> None:
