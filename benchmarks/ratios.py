@@ -36,7 +36,6 @@ from benchmarks.zoo import NETWORKS, network
 
 METHODS = ("grad-cam", "gradient", "guided-backprop")
 MORE = ("grad-cam, middle", "grad-cam, all classes", "three methods", "integrated-gradients", "ablation-cam")
-RATIOS = {"forward_ms", *METHODS, *RIVALS, *MORE}
 STORED = Path(__file__).parent / "ratios.json"
 SLACK = 1.1
 
@@ -131,7 +130,8 @@ def main() -> None:
                     measure(name, batch, threads, given.rounds, given.rivals, given.more) for _ in range(given.repeats)
                 ]
                 row = {
-                    k: statistics.median(r[k] for r in runs if k in r) if k in RATIOS else v for k, v in runs[0].items()
+                    k: statistics.median(r[k] for r in runs if k in r) if isinstance(v, float) else v
+                    for k, v in runs[0].items()
                 }
                 rows.append(row)
                 cells = [name, str(batch), str(threads or "all"), f"{row['forward_ms']:.0f}", f"{row['build_s']:.2f}"]

@@ -5,6 +5,7 @@ The new nodes are put in a domain that the converter leaves alone; attributes th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -106,18 +107,11 @@ def _image_scaler(old: _Old) -> list[onnx.NodeProto]:
     return _scaled(old, old.node.input[0], old.attrs.get("scale", 1.0), bias)
 
 
-def _scaled_tanh(old: _Old) -> list[onnx.NodeProto]:
-    """y = α tanh(β x)."""
+def _around(op: str, old: _Old) -> list[onnx.NodeProto]:
+    """y = α f(β x), f the operator `op`."""
     inner = _scaled(old, old.node.input[0], old.attrs.get("beta", 1.0), 0.0, "inner")
-    tanh = old.make("Tanh", [inner[-1].output[0]])
-    return [*inner, tanh, *_scaled(old, tanh.output[0], old.attrs.get("alpha", 1.0), 0.0)]
-
-
-def _parametric_softplus(old: _Old) -> list[onnx.NodeProto]:
-    """y = α softplus(β x)."""
-    inner = _scaled(old, old.node.input[0], old.attrs.get("beta", 1.0), 0.0, "inner")
-    softplus = old.make("Softplus", [inner[-1].output[0]])
-    return [*inner, softplus, *_scaled(old, softplus.output[0], old.attrs.get("alpha", 1.0), 0.0)]
+    node = old.make(op, [inner[-1].output[0]])
+    return [*inner, node, *_scaled(old, node.output[0], old.attrs.get("alpha", 1.0), 0.0)]
 
 
 def _scaled(old: _Old, x: str, factor: Any, offset: Any, name: str = "") -> list[onnx.NodeProto]:
@@ -178,9 +172,9 @@ _TABLE: dict[str, tuple[int, Rewrite]] = {
     "ImageScaler": (10, _image_scaler),
     "MeanVarianceNormalization": (9, _mean_variance_normalization),
     "Pad": (2, _pad),
-    "ParametricSoftplus": (10, _parametric_softplus),
+    "ParametricSoftplus": (10, functools.partial(_around, "Softplus")),
     "Scale": (10, _scale),
-    "ScaledTanh": (10, _scaled_tanh),
+    "ScaledTanh": (10, functools.partial(_around, "Tanh")),
     "Split": (2, _split),
     "ThresholdedRelu": (10, _as_it_is),
 }

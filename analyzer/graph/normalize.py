@@ -551,11 +551,12 @@ def _types_missing(source: Source) -> Iterable[str]:
     graph = source.proto.graph
     known = {v.name for v in [*graph.value_info, *graph.input, *graph.output] if v.type.WhichOneof("value")}
     known |= {t.name for t in graph.initializer} | {""}
+    misfit = functools.cache(lambda: _misfit(source.proto))
     for node in graph.node:
         if not node.domain and known.issuperset(node.input):
             for name in node.output:
                 if name not in known:
-                    yield f"the type of {name!r} (node {node.name}, {node.op_type}) is not known{_misfit(source.proto)}"
+                    yield f"the type of {name!r} (node {node.name}, {node.op_type}) is not known{misfit()}"
 
 
 def _misfit(proto: onnx.ModelProto) -> str:

@@ -89,13 +89,12 @@ def form(node: onnx.NodeProto, constants: Collection[str]) -> str:
         given = onnx.helper.get_attribute_value(attribute)
         if attribute.name == "dilations":
             parts += ["dilated"] * any(d != 1 for d in given)
-        elif isinstance(given, bytes | int) and attribute.name not in _SIZES:
-            known = schema.attributes.get(attribute.name)
-            default = (
-                onnx.helper.get_attribute_value(known.default_value) if known and known.default_value.name else None
-            )
-            if given != default:
-                parts.append(f"{attribute.name}={given.decode() if isinstance(given, bytes) else given}")
+        elif (
+            isinstance(given, bytes | int)
+            and attribute.name not in _SIZES
+            and given != _default(schema, attribute.name)
+        ):
+            parts.append(f"{attribute.name}={given.decode() if isinstance(given, bytes) else given}")
     outputs = sum(map(bool, node.output))
     parts += [f"{outputs} outputs"] * (outputs > 1 and len(schema.outputs) > 1)
     for name, known in zip(node.input, schema.inputs, strict=False):

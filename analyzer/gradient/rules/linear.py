@@ -29,15 +29,16 @@ def matmul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     a_bar = b_bar = None
     if node.needs(0):
         known = op.const(b) if op.rank(b) == 2 else None
-        if known is not None and known.shape[0] == known.shape[1]:
-            turned = op.constant(np.ascontiguousarray(known.T), f"{b.name}/transposed")
-            a_bar = op.MatMul(wide, turned)
-            a_bar = op.Squeeze(a_bar, [-2]) if row else a_bar
-        elif known is not None and not row:
+        square = known is not None and known.shape[0] == known.shape[1]
+        if known is not None and not square and not row:
             rows = wide if op.rank(wide) == 2 else op.Reshape(wide, [-1, b.shape[1]])
             a_bar = op.reshape_like(op.Gemm(rows, b, transB=1), a)
         else:
-            a_bar = op.MatMul(wide, op.Unsqueeze(b, [0]) if column else transposed(op, b))
+            if known is not None and square:
+                turned = op.constant(np.ascontiguousarray(known.T), f"{b.name}/transposed")
+            else:
+                turned = op.Unsqueeze(b, [0]) if column else transposed(op, b)
+            a_bar = op.MatMul(wide, turned)
             a_bar = op.Squeeze(a_bar, [-2]) if row else a_bar
     if node.needs(1):
         b_bar = op.MatMul(op.Unsqueeze(a, [1]) if row else transposed(op, a), wide)
