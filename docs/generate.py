@@ -57,9 +57,7 @@ def method_table() -> str:
 
 def methods() -> str:
     """The method table, a page of its own."""
-    policies = table(
-        ["policy", "what it is"], [[f"`{n}`", p.__doc__.strip().splitlines()[0]] for n, p in POLICIES.items()]
-    )
+    policies = table(["policy", "what it is"], [[f"`{n}`", p.about] for n, p in POLICIES.items()])
     options = [
         [f"`{m.name}`", ", ".join(f"`{k}={v}`" for k, v in m.options.items()) or "none"] for m in all_methods().values()
     ]

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from analyzer.errors import UnsupportedError
 from analyzer.gradient import append_vjp
-from analyzer.gradient.registry import NOT_DIFFERENTIABLE, load_rules
+from analyzer.gradient.registry import NOT_DIFFERENTIABLE
 from tests import recurrent_primal
 from tests.rule_checks import IN_FLOAT32, session
 
@@ -81,7 +81,6 @@ def cases() -> dict[str, list[Case]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         given = collect_testcases(None)
-    load_rules()
     found: dict[str, list[Case]] = {}
     for test in given:
         nodes = test.model.graph.node

@@ -12,8 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import analyzer
 from analyzer import append_vjp
 from analyzer.errors import NotFoundError
-from analyzer.gradient import table_of
-from analyzer.gradient.policies import gated_input, overridden, rows_for
+from analyzer.gradient.policies import GUIDED, GUIDED_ALL, gated_input, rows_for
 from analyzer.graph import Graph
 from analyzer.runtime import Session
 from tests import rule_checks
@@ -82,7 +81,8 @@ def test_all_activations(name):
     assert np.allclose(pull(given, "deconvnet-all"), positive, rtol=1e-4, atol=1e-6)
     assert np.array_equal(pull(given, "guided"), pull(given, "gradient"))
     graph = Graph.read(given)
-    assert len(overridden(graph, graph.nodes, "guided-all")) == 1 and not overridden(graph, graph.nodes)
+    assert sum(GUIDED_ALL.has_its_own(graph, n) for n in graph.nodes) == 1
+    assert not any(GUIDED.has_its_own(graph, n) for n in graph.nodes)
 
 
 def test_products_that_are_no_activations():
@@ -109,7 +109,7 @@ def test_a_relu_inside_quantisation(kind, zero, is_rectifier):
     ends[0].input[0] = "a"
     fused = build([node("Add", ["x", "b"], ["a"]), *ends], weights)
     graph = Graph.read(fused)
-    assert len(overridden(graph, graph.nodes)) == is_rectifier
+    assert sum(GUIDED.has_its_own(graph, n) for n in graph.nodes) == is_rectifier
     ends[0].input[0] = "r"
     explicit = build([node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["r"]), *ends], weights)
     if is_rectifier:
@@ -121,7 +121,7 @@ def test_a_relu_inside_quantisation(kind, zero, is_rectifier):
 
 
 def test_policies_keep_what_carries_cotangents():
-    assert table_of("guided")["", "QuantizeLinear"].integer
+    assert GUIDED.table["", "QuantizeLinear"].integer
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])

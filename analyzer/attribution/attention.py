@@ -11,7 +11,6 @@ import numpy as np
 from analyzer.attribution.postprocess import FLOAT32
 from analyzer.attribution.registry import Context, method
 from analyzer.errors import UnsupportedError
-from analyzer.gradient import pullback
 from analyzer.graph import Value
 from analyzer.graph.query import Layout, ancestors, descendants, image_input, layouts
 
@@ -35,10 +34,8 @@ def gradient_rollout(ctx: Context) -> Value:
     """R ← R + Ā_b R from R = I, Ā_b = mean_heads ReLU(∂y/∂A_b ⊙ A_b), read at the class token; averaged where none"""
     op = ctx.op
     found, layout = _attention(ctx)
-    gradients = pullback(op, ctx.seeds, [v.name for v in found], ctx.table("gradient"))
     relevance = _identity(ctx, layout)
-    for weights in found:
-        gradient = gradients[weights.name]
+    for weights, gradient in zip(found, ctx.pull_all(found), strict=True):
         if gradient is None:
             continue
         product = op.Relu(op.cast(op.Mul(gradient, weights), FLOAT32))

@@ -6,32 +6,43 @@ from analyzer.attribution.cam import grad_cam
 from analyzer.attribution.postprocess import resize_to_image
 from analyzer.attribution.registry import Context, method
 from analyzer.errors import InputError
+from analyzer.gradient.policies import DECONVNET, DECONVNET_ALL, GUIDED, GUIDED_ALL, Policy
 from analyzer.graph import Value
 
 
-@method("guided-backprop", "gradient", "Springenberg et al. 2014, 1412.6806, section 3.4")
+def _at(rectifiers: Policy, everywhere: Policy, activations: str) -> Policy:
+    if activations not in ("relu", "all"):
+        raise InputError(f"no activations {activations!r}", "give 'relu' (as the papers have it) or 'all'")
+    return rectifiers if activations == "relu" else everywhere
+
+
+def _guided(activations: str) -> Policy:
+    return _at(GUIDED, GUIDED_ALL, activations)
+
+
+def _deconvnet(activations: str) -> Policy:
+    return _at(DECONVNET, DECONVNET_ALL, activations)
+
+
+@method("guided-backprop", "gradient", "Springenberg et al. 2014, 1412.6806, section 3.4", policy=_guided)
 def guided_backprop(ctx: Context, activations: str = "relu") -> Value:
     """R = ∂y/∂x with x̄ = 1[x > 0] ⊙ 1[ȳ > 0] ⊙ ȳ at every rectifier (activations="all": at SiLU, GELU… as well)"""
-    return ctx.gradient(ctx.image, _policy("guided", activations))
+    return ctx.pull(ctx.image)
 
 
-@method("deconvnet", "gradient", "Zeiler & Fergus 2014, 1311.2901, section 2.1")
+@method("deconvnet", "gradient", "Zeiler & Fergus 2014, 1311.2901, section 2.1", policy=_deconvnet)
 def deconvnet(ctx: Context, activations: str = "relu") -> Value:
     """R = ∂y/∂x with x̄ = ReLU(ȳ) at every rectifier; max-pooling is undone by its switches"""
-    return ctx.gradient(ctx.image, _policy("deconvnet", activations))
+    return ctx.pull(ctx.image)
 
 
-@method("guided-grad-cam", "gradient", "Selvaraju et al. 2017, 1610.02391, section 3.2", needs_layer=True)
+@method(
+    "guided-grad-cam", "gradient", "Selvaraju et al. 2017, 1610.02391, section 3.2", needs_layer=True, policy=GUIDED
+)
 def guided_grad_cam(ctx: Context) -> Value:
     """R = guided backpropagation ⊙ U(Grad-CAM), U bilinear to the size of the image"""
     op = ctx.op
     spread = resize_to_image(ctx, grad_cam(ctx))
     wide = op.Unsqueeze(spread, [ctx.image_axes.index("C")])
-    guided = ctx.gradient(ctx.image, "guided")
+    guided = ctx.pull(ctx.image)
     return op.Mul(guided, op.cast(wide, guided.dtype))
-
-
-def _policy(name: str, activations: str) -> str:
-    if activations not in ("relu", "all"):
-        raise InputError(f"no activations {activations!r}", "give 'relu' (as the papers have it) or 'all'")
-    return name if activations == "relu" else f"{name}-all"

@@ -16,7 +16,7 @@ import numpy as np
 from analyzer.attribution.engine import Explainer, float_image
 from analyzer.attribution.units import STRONGEST, WHOLE, Units
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.gradient import pullback, table_of
+from analyzer.gradient import find_policy, pullback
 from analyzer.graph import Builder
 from analyzer.graph.query import image_input
 from analyzer.images import Preprocess
@@ -202,7 +202,7 @@ class Dreamer:
         score = op.ReduceSum(op.Mul(flat, given), [1, 2], keepdims=0)
         seed = units.unflat(op, op.expand_like(given, flat))
         image, _ = float_image(graph)
-        gradient = pullback(op, {units.name: seed}, [image.name], table_of(policy))[image.name]
+        gradient = pullback(op, {units.name: seed}, [image.name], find_policy(policy))[image.name]
         if gradient is None:
             raise UnsupportedError(f"{graph.name}: {units.name!r} does not depend on the image")
         names = [graph.add_output(op.cast(v, np.dtype(np.float32))).name for v in (score, gradient)]

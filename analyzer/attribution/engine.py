@@ -25,7 +25,7 @@ from analyzer.attribution.targets import (
     seed,
 )
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.gradient import Rule, inlined_operators, table_of
+from analyzer.gradient import Rule, inlined_operators
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Source, Value, normalize
 from analyzer.graph.query import (
@@ -181,7 +181,7 @@ class Explainer:
         if key not in self._sources:
             found = self.cache.source(key) if self.cache else None
             if found is None:
-                found = normalize(self.loaded, inlined_operators(table_of("gradient")), dict(shapes or {}))
+                found = normalize(self.loaded, inlined_operators(), dict(shapes or {}))
                 if self.cache:
                     self.cache.keep_source(key, found)
             self._sources[key] = found
@@ -263,7 +263,9 @@ class Explainer:
                 suffix = f"_{slot}" if len(targets) > 1 else ""
                 suffix += f"_{number}" if len(jobs) > 1 else ""
                 feature = pick_layer(graph, layer, about) if method.needs_layer else None
-                ctx = Context(op, seeds, about, image, axes, feature, rows=self.rows)
+                ctx = Context(
+                    op, seeds, about, image, axes, feature, policy=method.policy_for(job.options), rows=self.rows
+                )
                 raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)
                 heat = heatmap(ctx, raw, method.kind)
                 names = (("raw", raw), ("heatmap", heat), ("class", classes))

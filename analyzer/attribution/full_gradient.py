@@ -9,7 +9,6 @@ import numpy as np
 
 from analyzer.attribution.postprocess import FLOAT32, resize_to_image
 from analyzer.attribution.registry import Context, method
-from analyzer.gradient import pullback
 from analyzer.graph import Node, Value
 from analyzer.graph.query import FeatureMap, ancestors, descendants, image_input, layouts
 
@@ -26,17 +25,14 @@ def full_grad(ctx: Context) -> Value:
     """
     op, graph = ctx.op, ctx.graph
     biases = _biases(ctx)
-    names = [output.name for output, _ in biases]
-    found = pullback(op, ctx.seeds, list(dict.fromkeys([ctx.image.name, *names])), ctx.table("gradient"))
-    gradient = found[ctx.image.name]
+    gradient, *flows = ctx.pull_all([ctx.image, *(output for output, _ in biases)])
     product = op.cast(op.Mul(ctx.image, ctx.gradient(ctx.image) if gradient is None else gradient), FLOAT32)
     total = _sum(ctx, product)
     known = layouts(graph)
     size = [i for i, a in enumerate(ctx.image_axes) if a in "DHW"]
     axis = ctx.image_axes.index("C")
     result = op.ReduceSum(_psi(ctx, product), [axis], keepdims=0)
-    for output, bias in biases:
-        flowing = found[output.name]
+    for (output, bias), flowing in zip(biases, flows, strict=True):
         if flowing is None:
             continue
         part = op.cast(op.Mul(flowing, op.cast(bias, flowing.dtype)), FLOAT32)
@@ -44,7 +40,7 @@ def full_grad(ctx: Context) -> Value:
         layout = known.get(output.name)
         if layout is None or not layout.is_map or layout.axes[0] != "N" or len(layout.grid) != len(size):
             continue
-        inner = replace(ctx, feature=FeatureMap(output, layout, graph.producer(output)), _gradients={})
+        inner = replace(ctx, feature=FeatureMap(output, layout, graph.producer(output)), _pulled={})
         spread = resize_to_image(ctx, inner.channel_sum(inner._only_grid(_psi(ctx, part))))
         result = op.Add(result, spread)
     score = _score(ctx)

@@ -9,14 +9,9 @@ from typing import Any
 from analyzer.attribution.engine import Explainer, float_image, pick_layer
 from analyzer.attribution.registry import find_method
 from analyzer.attribution.targets import expression, find_scores, is_expression, resolve_class
-from analyzer.gradient import table_of
-from analyzer.gradient.policies import overridden
 from analyzer.gradient.reverse import plan as route_of
-from analyzer.gradient.reverse import rule_for
 from analyzer.graph import Builder
 from analyzer.runtime.kernel_table import Prediction, predict
-
-_POLICIES = {"guided-backprop": "guided", "guided-grad-cam": "guided", "deconvnet": "deconvnet"}
 
 
 @dataclass
@@ -54,22 +49,29 @@ def predict_fallbacks(
     layer: str,
     shapes: dict[str, tuple[int, ...]],
     output: str | None,
+    **options: Any,
 ) -> Prediction:
     """What of the method's whole graph would fall to the CPU on a provider; raises as `Explainer.compile`."""
-    if find_method(method, {}).runs:
+    if find_method(method, options).runs:
         graph = explainer.graph(shapes)
         return predict(graph.stub()[0], provider)
     slot = target if is_expression(target) else resolve_class(target, explainer.labels)
-    compiled = explainer.compile(method, layer, [slot], shapes, output)
+    compiled = explainer.compile(method, layer, [slot], shapes, output, **options)
     assert compiled.graph is not None
     return predict(compiled.graph.stub(compiled.names)[0], provider)
 
 
 def make_plan(
-    explainer: Explainer, method: str, target: Any, layer: str, shapes: dict[str, tuple[int, ...]], output: str | None
+    explainer: Explainer,
+    method: str,
+    target: Any,
+    layer: str,
+    shapes: dict[str, tuple[int, ...]],
+    output: str | None,
+    **options: Any,
 ) -> MethodPlan:
     """The plan of `method`; raises as `Explainer.compile` does, but for missing rules, which it lists."""
-    chosen = find_method(method, {})
+    chosen = find_method(method, options)
     graph = explainer.graph(shapes)
     op = Builder(graph, "plan")
     stripped: tuple[str, ...] = ()
@@ -83,18 +85,17 @@ def make_plan(
     wrt = [feature.name] if feature else []
     if chosen.kind == "gradient":
         wrt.append(float_image(graph)[0].name)
-    table = table_of(_POLICIES.get(method, "gradient"))
-    route = route_of(graph, [about.name], wrt if chosen.needs_gradient else [], table)
+    policy = chosen.policy_for(options)
+    route = route_of(graph, [about.name], wrt if chosen.needs_gradient else [], policy)
     plan = MethodPlan(method, about.name, wrt, stripped=stripped)
     if feature:
         plan.layer, plan.layout = feature.name, str(feature.layout)
     labels = [f"{n.domain}::{n.op}" if n.domain else n.op for n in route.nodes]
     plan.counts = dict(Counter(labels))
     for node, label in zip(route.nodes, labels, strict=True):
-        entry = rule_for(graph, node, table)
+        entry = policy.entry(graph, node)
         if entry is not None:
             plan.equations[label] = entry.equation
     plan.missing = [f"{n.op} ({n.name})" for n in route.missing]
-    if method in _POLICIES:
-        plan.overridden = [n.name for n in overridden(graph, route.nodes)]
+    plan.overridden = [n.name for n in route.nodes if policy.has_its_own(graph, n)]
     return plan

@@ -18,7 +18,7 @@ import numpy as np
 from analyzer.attribution.engine import Explainer, float_image
 from analyzer.attribution.units import STRONGEST, WHOLE, Units
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.gradient import pullback, table_of
+from analyzer.gradient import find_policy, pullback
 from analyzer.gradient.policies import with_switches
 from analyzer.gradient.rules.pooling import max_pool_switches
 from analyzer.graph import Builder, Graph, Value
@@ -82,7 +82,7 @@ class Projection:
         channel, position, activation: (N,) the units that were chosen and what they said; for all positions of a
             channel, position is −2 and activation the highest.
         layer: name of the tensor.
-        policy: name of the rule table.
+        policy: name of the rules.
     """
 
     pixels: np.ndarray
@@ -131,9 +131,9 @@ class Projector:
         self._channel = graph.add_input("projection/channel", INT64, [batch])
         self._position = graph.add_input("projection/position", INT64, [batch])
         seed, *chosen = self._select(op)
-        table = with_switches(table_of(policy), self._given)
+        rules = with_switches(find_policy(policy), self._given)
         cotangent = {self.units.name: self.units.unflat(op, seed)}
-        pixels = pullback(op, cotangent, [image.name], table)[image.name]
+        pixels = pullback(op, cotangent, [image.name], rules)[image.name]
         if pixels is None:
             raise UnsupportedError(
                 f"{graph.name}: {self.units.name!r} does not depend on the image {image.name!r}", "choose another layer"

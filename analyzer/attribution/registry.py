@@ -9,12 +9,12 @@ to [0, 1] and resizing are post-processing. A method that evaluates the model ma
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
-from analyzer.gradient import Rule, Table, override, pullback, table_of
+from analyzer.gradient import GRADIENT, Policy, Rule, pullback
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.query import FeatureMap
 
@@ -30,6 +30,7 @@ class Context:
         feature: the layer to explain by; None for methods that need none.
         target: the tensor whose element is the score (logits).
         details: what else a recipe has to say, (N, …) each; ends in `Attribution.details`.
+        policy: the method's own, which `pull` applies.
         rows: rules that replace those of every policy, by operator.
     """
 
@@ -40,8 +41,9 @@ class Context:
     image_axes: str
     feature: FeatureMap | None = None
     details: dict[str, Value] = field(default_factory=dict)
+    policy: Policy = GRADIENT
     rows: Mapping[str, Rule] = field(default_factory=dict)
-    _gradients: dict[tuple[str, str], Value] = field(default_factory=dict)
+    _pulled: dict[Any, Value] = field(default_factory=dict)
 
     @property
     def graph(self) -> Graph:
@@ -72,26 +74,43 @@ class Context:
         """g = ∂y/∂A, shaped as `activations`."""
         return self._only_grid(self.gradient(self.layer.value))
 
-    def gradient(self, of: Value, policy: str = "gradient") -> Value:
-        """∂y/∂(of) under a policy, shaped and typed as `of` (in float32 where that is of half precision).
+    def gradient(self, of: Value) -> Value:
+        """∂y/∂(of), shaped and typed as `of` (in float32 where that is of half precision); raises as `pull`."""
+        return self.pull(of, GRADIENT)
+
+    def pull(self, of: Value, policy: Policy | None = None, seeds: Mapping[str, Value] | None = None) -> Value:
+        """What flows back to `of` from the target, shaped as `of`.
+
+        Args:
+            policy: the method's own where none is given.
+            seeds: {tensor: what flows in there}; the cotangent of the target, `self.seeds`, where none are given.
+                Relevance starts with the score itself: {name: op.Mul(graph[name], seed)}.
 
         Raises:
             UnsupportedError: the target does not depend on it, or a rule is missing on the way.
         """
-        key = (of.name, policy)
-        if key not in self._gradients:
-            found = pullback(self.op, self.seeds, [of.name], self.table(policy), narrow=False)[of.name]
+        policy = (self.policy if policy is None else policy).replacing(self.rows)
+        seeds = self.seeds if seeds is None else seeds
+        parameters = tuple(sorted(policy.parameters.items()))
+        key = (of.name, policy.name, parameters, tuple((name, value.name) for name, value in seeds.items()))
+        if key not in self._pulled:
+            found = self.pull_all([of], policy, seeds)[0]
             if found is None:
                 raise UnsupportedError(
                     f"{self.graph.name}: the target {self.target.name!r} does not depend on {of.name!r}",
                     "choose a layer between the input and the target, or another output as the target",
                 )
-            self._gradients[key] = found
-        return self._gradients[key]
+            self._pulled[key] = found
+        return self._pulled[key]
 
-    def table(self, policy: str) -> Table:
-        """The rules of a policy, with those of `rows`."""
-        return override(table_of(policy), dict(self.rows))
+    def pull_all(
+        self, of: Sequence[Value], policy: Policy = GRADIENT, seeds: Mapping[str, Value] | None = None
+    ) -> list[Value | None]:
+        """`pull` for several tensors in one pass back; None for those on which the target does not depend."""
+        names = list(dict.fromkeys(v.name for v in of))
+        given = self.seeds if seeds is None else seeds
+        found = pullback(self.op, given, names, policy.replacing(self.rows), narrow=False)
+        return [found[v.name] for v in of]
 
     def channel_sum(self, weighted: Value) -> Value:
         """Σ over the channels, as (N, …space)."""
@@ -125,7 +144,10 @@ Recipe = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Method:
-    """A row: the recipe, its kind ("cam", "map" or "gradient"), the paper it is from, whether it runs many times."""
+    """A row: the recipe, its kind ("cam", "map" or "gradient"), the paper it is from, whether it runs many times.
+
+    `policy` is what its pullbacks go by: a Policy, or a function of the recipe's options that it names.
+    """
 
     name: str
     kind: str
@@ -134,6 +156,14 @@ class Method:
     needs_layer: bool
     needs_gradient: bool = True
     runs: bool = False
+    policy: Policy | Callable[..., Policy] = GRADIENT
+
+    def policy_for(self, options: Mapping[str, Any]) -> Policy:
+        """The policy under these options of the method."""
+        if isinstance(self.policy, Policy):
+            return self.policy
+        given = {**self.options, **options}
+        return self.policy(**{name: given[name] for name in inspect.signature(self.policy).parameters})
 
     @property
     def formula(self) -> str:
@@ -157,12 +187,13 @@ def method(
     needs_layer: bool | None = None,
     needs_gradient: bool = True,
     runs: bool = False,
+    policy: Policy | Callable[..., Policy] = GRADIENT,
 ) -> Callable[[Recipe], Recipe]:
     """Registers a recipe; with `runs`, one that is given an `Evaluator`."""
 
     def register(recipe: Recipe) -> Recipe:
         layer = kind == "cam" if needs_layer is None else needs_layer
-        METHODS[name] = Method(name, kind, paper, recipe, layer, needs_gradient, runs)
+        METHODS[name] = Method(name, kind, paper, recipe, layer, needs_gradient, runs, policy)
         return recipe
 
     return register

@@ -14,7 +14,7 @@ from analyzer.analysis import ReceptiveField, receptive_field
 from analyzer.analysis.positive import positive_weights
 from analyzer.attribution.engine import Explainer, float_image
 from analyzer.errors import AnalyzerError, UnsupportedError
-from analyzer.gradient import table_of
+from analyzer.gradient import GRADIENT
 from analyzer.gradient.reverse import append_vjp_to
 from analyzer.graph import Graph
 from analyzer.graph.query import image_input
@@ -138,7 +138,7 @@ def _compared(graph: Graph, name: str, claim: ReceptiveField, axis: int) -> str:
 def _support(graph: Graph, name: str, cotangent: np.ndarray, axis: int) -> np.ndarray:
     """Along one axis of the image: where the gradient of ⟨cotangent, tensor⟩ is not zero."""
     image, layout = float_image(graph)
-    vjp = append_vjp_to(graph, [name], [image.name], table_of("gradient"))
+    vjp = append_vjp_to(graph, [name], [image.name], GRADIENT)
     gradient = vjp.gradients[image.name]
     feeds = {v.name: _lit(v) for v in graph.inputs} | {vjp.cotangents[name]: cotangent}
     session = Session(graph, outputs=[gradient])

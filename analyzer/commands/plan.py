@@ -8,6 +8,7 @@ from analyzer.commands.common import (
     format_option,
     layer_option,
     model_argument,
+    parse_options,
     parse_shapes,
     print_json,
     shape_option,
@@ -18,6 +19,7 @@ from analyzer.commands.common import (
 @click.command(name="plan")
 @model_argument
 @click.option("-m", "--method", default="grad-cam", show_default=True, help="See `methods`.")
+@click.option("-O", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the method.")
 @click.option("-t", "--target", default="top1", show_default=True, help="Class, label or expression.")
 @layer_option
 @shape_option
@@ -27,6 +29,7 @@ from analyzer.commands.common import (
 def command(
     model: str,
     method: str,
+    options: tuple[str, ...],
     target: str,
     layer: str | None,
     shapes: tuple[str, ...],
@@ -41,10 +44,11 @@ def command(
 
     explainer = Explainer(model)
     sizes = parse_shapes(shapes, explainer.plain.inputs)
-    plan = make_plan(explainer, method, target, layer or "auto", sizes, output)
+    given = parse_options(options)
+    plan = make_plan(explainer, method, target, layer or "auto", sizes, output, **given)
     fallbacks = None
     if provider and not plan.missing:
-        fallbacks = predict_fallbacks(explainer, provider, method, target, layer or "auto", sizes, output)
+        fallbacks = predict_fallbacks(explainer, provider, method, target, layer or "auto", sizes, output, **given)
     if form == "json":
         print_json("plan", plan.to_dict() | ({"fallbacks": vars(fallbacks)} if fallbacks else {}))
     else:
@@ -54,7 +58,7 @@ def command(
         if plan.stripped:
             click.echo(f"left out in front of the target: {', '.join(plan.stripped)}")
         if plan.overridden:
-            click.echo(f"rectifiers with the rule of the method: {len(plan.overridden)}")
+            click.echo(f"nodes with a rule of the method's own: {len(plan.overridden)}")
         click.echo()
         click.echo(table(plan.rows(), ("operator", "nodes", "how", "")))
         if fallbacks:

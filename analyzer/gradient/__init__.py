@@ -7,21 +7,23 @@ from collections.abc import Sequence
 
 import onnx
 
-from analyzer.gradient.policies import table_of
-from analyzer.gradient.registry import Rule, Table, override, vjp
+from analyzer.gradient.policies import GRADIENT, find_policy
+from analyzer.gradient.policy import Policy
+from analyzer.gradient.registry import Rule, Table, vjp
 from analyzer.gradient.reverse import Vjp, append_vjp_to, pullback
 from analyzer.graph import Graph
 from analyzer.graph.normalize import function_operators
 
 __all__ = [
+    "GRADIENT",
+    "Policy",
     "Rule",
     "Table",
     "Vjp",
     "append_vjp",
+    "find_policy",
     "inlined_operators",
-    "override",
     "pullback",
-    "table_of",
     "vjp",
 ]
 
@@ -30,7 +32,7 @@ def append_vjp(
     model: onnx.ModelProto | str | os.PathLike,
     outputs: Sequence[str],
     wrt: Sequence[str],
-    policy: str | dict[str, Rule] | Table = "gradient",
+    policy: str | Policy | dict[str, Rule] | Table = "gradient",
 ) -> Vjp:
     """v ↦ Jᵀv: the model with its vector-Jacobian product appended, in plain ONNX operators.
 
@@ -38,20 +40,21 @@ def append_vjp(
         model: the model or its path; it is normalised to opset 21 first and otherwise left as it is.
         outputs: tensors to differentiate (outputs, or any floating-point tensor of the file).
         wrt: tensors to differentiate with respect to: inputs, initializers or intermediate tensors of the file.
-        policy: "gradient", "guided", "deconvnet", or {operator: rule} to replace rows of the gradient's table.
+        policy: "gradient", "guided", "deconvnet", a `Policy`, or {operator: rule} to replace rows of the gradient's
+            table.
 
     Raises:
         InputError: the model cannot be read, or a tensor is not of floating-point type.
         NotFoundError: there is no tensor or policy of that name.
         UnsupportedError: operators on the way have no rule; all of them are named.
     """
-    table = table_of(policy)
-    graph = Graph.read(model, inline=inlined_operators(table))
+    chosen = find_policy(policy)
+    graph = Graph.read(model, inline=inlined_operators(chosen))
     outputs = [outputs] if isinstance(outputs, str) else list(outputs)
     wrt = [wrt] if isinstance(wrt, str) else list(wrt)
-    return append_vjp_to(graph, outputs, wrt, table)
+    return append_vjp_to(graph, outputs, wrt, chosen)
 
 
-def inlined_operators(table: Table) -> frozenset[str]:
-    """Operators without a rule of their own whose schema has a function body to differentiate instead."""
-    return frozenset(op for op in function_operators() if ("", op) not in table)
+def inlined_operators(policy: Policy = GRADIENT) -> frozenset[str]:
+    """Operators that have a function body in their schema, and no rule in the gradient's table nor in the policy."""
+    return frozenset(op for op in function_operators() if ("", op) not in {**GRADIENT.table, **policy.rows})

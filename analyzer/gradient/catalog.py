@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from analyzer.gradient.registry import NOT_DIFFERENTIABLE, load_rules
+from analyzer.gradient.registry import NOT_DIFFERENTIABLE
+from analyzer.gradient.rules import GRADIENT
 from analyzer.graph.normalize import OPSET, function_operators
 from analyzer.graph.sequences import FOLLOWED
 from analyzer.graph.unfuse import TABLE as FUSED
@@ -25,10 +26,9 @@ class Row:
 
 def catalog() -> list[Row]:
     """A row for every operator of ai.onnx, and for those of other domains that have a rule."""
-    table = load_rules()
     names = sorted({s.name for s in onnx.defs.get_all_schemas() if not s.domain})
     rows = [_row(name) for name in names]
-    rows += [Row(op, domain, "rule", entry.equation) for (domain, op), entry in sorted(table.items()) if domain]
+    rows += [Row(op, domain, "rule", entry.equation) for (domain, op), entry in sorted(GRADIENT.items()) if domain]
     rows += [_unfused(op, domain) for domain, op in sorted(FUSED) if op not in names or domain]
     return rows
 
@@ -38,9 +38,8 @@ def _unfused(op: str, domain: str) -> Row:
 
 
 def _row(name: str) -> Row:
-    table = load_rules()
-    if ("", name) in table:
-        return Row(name, "", "rule", table["", name].equation)
+    if ("", name) in GRADIENT:
+        return Row(name, "", "rule", GRADIENT["", name].equation)
     if ("", name) in FUSED:
         return _unfused(name, "")
     if name in FOLLOWED:

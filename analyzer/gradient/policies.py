@@ -13,12 +13,17 @@ backpropagation is then x̄ = f′(x) ⊙ 1[x > 0] ⊙ max(ȳ, 0), deconvnet x̄
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from analyzer.errors import NotFoundError, suggest
-from analyzer.gradient.registry import Builder, Primal, Rule, Table, Value, load_rules, override
+from analyzer.gradient.policy import Policy
+from analyzer.gradient.registry import Builder, Primal, Rule, Table, Value
+from analyzer.gradient.rules import GRADIENT as GRADIENT_ROWS
+from analyzer.gradient.rules.pooling import max_pool_by_offsets_vjp, unpool
+from analyzer.gradient.rules.quantization import like_x
 from analyzer.graph import Graph, Node
 
 
@@ -149,10 +154,9 @@ def gated_input(graph: Graph, node: Node) -> tuple[int, Value, float] | None:
 
 def _rectifier_rows(rule: Callable[[Builder, Primal, Rule, Value, int], Any]) -> dict[str, Rule]:
     """Rows for Relu, Clip, Max and QuantizeLinear: `rule` where the node is a rectifier, the gradient elsewhere."""
-    gradient = load_rules()
 
     def row(name: str) -> Rule:
-        plain = gradient["", name].rule
+        plain = GRADIENT_ROWS["", name].rule
 
         def rectifier_vjp(op: Builder, node: Primal, ct: Value) -> Any:
             index = rectified_input(node.graph, node.node)
@@ -175,8 +179,6 @@ def _guided_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: int) -
 def _deconvnet_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: int) -> Any:
     """x̄ = max(ȳ, 0)   (Zeiler & Fergus 2014, 1311.2901, section 2.1)"""
     if node.op == "QuantizeLinear":
-        from analyzer.gradient.rules.quantization import like_x
-
         return op.Div(op.Relu(ct), op.cast(like_x(op, node, node.inputs[1]), ct.dtype))
     return op.Relu(ct)
 
@@ -191,10 +193,9 @@ def _redirected_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: in
 
 def _activation_rows(guided: bool) -> dict[str, Rule]:
     """Rows for the activations that are no rectifiers."""
-    gradient = load_rules()
 
     def row(name: str) -> Rule:
-        plain = gradient["", name].rule
+        plain = GRADIENT_ROWS["", name].rule
 
         def activation_vjp(op: Builder, node: Primal, ct: Value) -> Any:
             """x̄ = f′(x) ⊙ 1[x > 0] ⊙ max(ȳ, 0), in a deconvnet max(ȳ, 0)"""
@@ -209,60 +210,60 @@ def _activation_rows(guided: bool) -> dict[str, Rule]:
 
         return activation_vjp
 
-    return {name: row(name) for name in (*ACTIVATIONS, "Mul") if ("", name) in gradient}
+    return {name: row(name) for name in (*ACTIVATIONS, "Mul") if ("", name) in GRADIENT_ROWS}
 
 
-def gradient() -> Table:
-    """The true gradient."""
-    return load_rules()
+def _is_rectifier(graph: Graph, node: Node) -> bool:
+    return rectified_input(graph, node) is not None
 
 
-def guided() -> Table:
-    """Guided backpropagation."""
-    return override(load_rules(), _rectifier_rows(_guided_vjp))
+def _is_activation(graph: Graph, node: Node) -> bool:
+    return _is_rectifier(graph, node) or (node.op in ACTIVATIONS and not node.domain) or bool(gated_input(graph, node))
 
 
-def deconvnet() -> Table:
-    """The deconvolutional network."""
-    return override(load_rules(), _rectifier_rows(_deconvnet_vjp))
+def _at_rectifiers(name: str, about: str, rule: Callable[[Builder, Primal, Rule, Value, int], Any]) -> Policy:
+    return Policy(name, about, treats=_is_rectifier).replacing(_rectifier_rows(rule))
 
 
-def redirected() -> Table:
-    """The gradient through rectifiers that it would open: for gradient ascent where all of them block."""
-    return override(load_rules(), _rectifier_rows(_redirected_vjp))
+def _at_activations(policy: Policy, guided: bool) -> Policy:
+    about = f"{policy.about.rstrip('.')}, extended to all activations."
+    extended = replace(policy, name=f"{policy.name}-all", about=about, treats=_is_activation)
+    return extended.replacing(_activation_rows(guided))
 
 
-def guided_all() -> Table:
-    """Guided backpropagation, extended to all activations."""
-    return override(guided(), _activation_rows(guided=True))
+GRADIENT = Policy("gradient", "The true gradient.")
+GUIDED = _at_rectifiers("guided", "Guided backpropagation.", _guided_vjp)
+DECONVNET = _at_rectifiers("deconvnet", "The deconvolutional network.", _deconvnet_vjp)
+REDIRECTED = _at_rectifiers(
+    "redirected",
+    "The gradient through rectifiers that it would open: for gradient ascent where all of them block.",
+    _redirected_vjp,
+)
+GUIDED_ALL = _at_activations(GUIDED, guided=True)
+DECONVNET_ALL = _at_activations(DECONVNET, guided=False)
+POLICIES = {p.name: p for p in (GRADIENT, GUIDED, GUIDED_ALL, DECONVNET, DECONVNET_ALL, REDIRECTED)}
 
 
-def deconvnet_all() -> Table:
-    """The deconvolutional network, extended to all activations."""
-    return override(deconvnet(), _activation_rows(guided=False))
+def find_policy(given: str | Policy | Mapping[str, Rule] | Table) -> Policy:
+    """A policy as it is, by its name, by a full table, or by {operator: rule} over the gradient's table.
 
-
-POLICIES: dict[str, Callable[[], Table]] = {
-    "gradient": gradient,
-    "guided": guided,
-    "guided-all": guided_all,
-    "deconvnet": deconvnet,
-    "deconvnet-all": deconvnet_all,
-    "redirected": redirected,
-}
-
-
-def table_of(policy: str | dict[str, Rule] | Table) -> Table:
-    """The rule table of a policy: its name, a full table, or {operator: rule} over the gradient's."""
-    if isinstance(policy, str):
-        if policy not in POLICIES:
+    Raises:
+        NotFoundError: there is no policy of that name.
+    """
+    if isinstance(given, Policy):
+        return given
+    if isinstance(given, str):
+        if given not in POLICIES:
             raise NotFoundError(
-                f"no policy {policy!r}", suggest(policy, POLICIES) or f"choose one of {', '.join(POLICIES)}"
+                f"no policy {given!r}", suggest(given, POLICIES) or f"choose one of {', '.join(POLICIES)}"
             )
-        return POLICIES[policy]()
-    if all(isinstance(key, tuple) for key in policy):
-        return policy  # type: ignore[return-value]
-    return override(load_rules(), policy)  # type: ignore[arg-type]
+        return POLICIES[given]
+    if all(isinstance(key, tuple) for key in given):
+        return Policy("given", rows=dict(given), default="refuse")  # type: ignore[arg-type]
+    return Policy("given").replacing(given)  # type: ignore[arg-type]
+
+
+RUNTIMES: dict[str, dict[str, Rule]] = {"onnxruntime": {}, "tensorrt": {"MaxPool": max_pool_by_offsets_vjp}}
 
 
 def rows_for(runtime: str) -> dict[str, Rule]:
@@ -270,33 +271,20 @@ def rows_for(runtime: str) -> dict[str, Rule]:
 
     TensorRT has no Indices of MaxPool and adds at indices by a plugin only.
     """
-    from analyzer.gradient.rules.pooling import max_pool_by_offsets_vjp
-
-    runtimes: dict[str, dict[str, Rule]] = {"onnxruntime": {}, "tensorrt": {"MaxPool": max_pool_by_offsets_vjp}}
-    if runtime not in runtimes:
+    if runtime not in RUNTIMES:
         raise NotFoundError(
-            f"no runtime {runtime!r}", suggest(runtime, runtimes) or f"choose one of {', '.join(runtimes)}"
+            f"no runtime {runtime!r}", suggest(runtime, RUNTIMES) or f"choose one of {', '.join(RUNTIMES)}"
         )
-    return runtimes[runtime]
+    return RUNTIMES[runtime]
 
 
-def with_switches(table: Table, switches: Mapping[str, Value]) -> Table:
-    """`table` with MaxPool undone by given switches: those of the pooled tensor's name, its own where it has none."""
-    from analyzer.gradient.rules.pooling import unpool
-
-    plain = table["", "MaxPool"].rule
+def with_switches(policy: Policy, switches: Mapping[str, Value]) -> Policy:
+    """`policy` with MaxPool undone by given switches: those of the pooled tensor's name, its own where it has none."""
+    plain = policy.table["", "MaxPool"].rule
 
     def switched_max_pool_vjp(op: Builder, node: Primal, ct: Value, *rest: Any) -> Any:
         """x̄[switches] = Σ ȳ, 0 elsewhere"""
         given = switches.get(node.y.name)
         return plain(op, node, ct, *rest) if given is None else unpool(op, given, ct, node.x)
 
-    return override(table, {"MaxPool": switched_max_pool_vjp})
-
-
-def overridden(graph: Graph, nodes: list[Node], policy: str = "guided") -> list[Node]:
-    """Those of `nodes` that guided backpropagation and deconvnet treat in their own way."""
-    found = [n for n in nodes if rectified_input(graph, n) is not None]
-    if policy.endswith("-all"):
-        found += [n for n in nodes if (n.op in ACTIVATIONS and not n.domain) or gated_input(graph, n) is not None]
-    return found
+    return policy.replacing({"MaxPool": switched_max_pool_vjp})

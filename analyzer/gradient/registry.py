@@ -8,9 +8,9 @@ nobody asked for (unused nodes are dropped); `node.needs(i)` tells where that wo
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -34,7 +34,7 @@ class Primal:
     up, so `x, w, b = node.inputs` can be written for Conv with or without a bias. `wanted` are the tensors on the way
     to those whose gradient is asked for, `asked` these themselves. `captures` are the outer tensors that bodies read:
     rules of such nodes return their cotangents behind those of the inputs. `pull` is the pullback through a body:
-    `node.pull(op, cotangents, wrt)`.
+    `node.pull(op, cotangents, wrt)`. `parameters` are those of the policy: `node.parameter("epsilon")`.
     """
 
     node: Node
@@ -45,6 +45,7 @@ class Primal:
     asked: frozenset[str] = frozenset()
     captures: tuple[Value, ...] = ()
     pull: Callable[..., dict[str, Cotangent]] = lambda *_: {}
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def op(self) -> str:
@@ -72,6 +73,10 @@ class Primal:
         domain = self.node.domain or ""
         implied = implied_attributes(self.op, self.graph.versions.get(domain, 1), domain)
         return implied.get(name, default)
+
+    def parameter(self, name: str) -> Any:
+        """A parameter of the policy."""
+        return self.parameters[name]
 
     def needs(self, index: int) -> bool:
         """Whether the gradient of input `index` is wanted by anyone."""
@@ -153,23 +158,6 @@ def not_differentiable(why: str, *ops: str, domain: str = "") -> None:
         NOT_DIFFERENTIABLE[domain, op] = why
 
 
-def override(table: Table, rules: dict[str, Rule]) -> Table:
-    """`table` with the rows of `rules` replaced; how policies are made."""
-    changed = {
-        ("", op): replace(table.get(("", op)) or Entry(op, "", 1, rule), rule=rule) for op, rule in rules.items()
-    }
-    return {**table, **changed}
-
-
-@functools.cache
-def load_rules() -> Table:
-    """The gradient table with every family of rules imported."""
-    from analyzer.gradient import rules
-
-    assert rules.FAMILIES
-    return GRADIENT
-
-
 def primal(
     graph: Graph,
     node: Node,
@@ -178,6 +166,7 @@ def primal(
     asked: frozenset[str] = frozenset(),
     pull: Callable[..., dict[str, Cotangent]] = Primal.pull,
     widen: Callable[[Value], Value] | None = None,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> Primal:
     """`node` as a rule sees it, its inputs filled up to `arity`, what it reads and makes passed through `widen`."""
     widen = widen or (lambda value: value)
@@ -185,7 +174,7 @@ def primal(
     inputs += [None] * (arity - len(inputs))
     outputs = tuple(widen(o) if o.name else None for o in node.outputs)
     captured = tuple(graph[name] for name in captures(node))
-    return Primal(node, graph, tuple(inputs), outputs, wanted, asked, captured, pull)
+    return Primal(node, graph, tuple(inputs), outputs, wanted, asked, captured, pull, parameters)
 
 
 __all__ = [
@@ -202,9 +191,7 @@ __all__ = [
     "Value",
     "cotangent_type",
     "is_float",
-    "load_rules",
     "not_differentiable",
-    "override",
     "primal",
     "vjp",
 ]

@@ -10,7 +10,8 @@ from typing import Any
 import onnx
 
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.gradient.registry import NOT_DIFFERENTIABLE, Entry, Table, cotangent_type, is_float, primal
+from analyzer.gradient.policy import Policy
+from analyzer.gradient.registry import NOT_DIFFERENTIABLE, cotangent_type, is_float, primal
 from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.ir import captures, reads
 from analyzer.graph.normalize import lookup
@@ -25,7 +26,7 @@ class Plan:
     missing: list[Node]
 
 
-def plan(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], table: Table) -> Plan:
+def plan(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], policy: Policy) -> Plan:
     """The nodes a gradient of `outputs` with respect to `wrt` passes through, in the order of the graph."""
     influenced = set(wrt)
     between = []
@@ -33,7 +34,7 @@ def plan(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], table: Table)
         if (node.domain or "", node.op) in NOT_DIFFERENTIABLE or influenced.isdisjoint(reads(node)):
             continue
         between.append(node)
-        influenced.update(o.name for o in node.outputs if o.name and _carries(node, o, influenced, table))
+        influenced.update(o.name for o in node.outputs if o.name and _carries(node, o, influenced, policy))
     needed = set(outputs) & influenced
     nodes = []
     for node in reversed(between):
@@ -41,32 +42,22 @@ def plan(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], table: Table)
             nodes.append(node)
             needed.update(n for n in reads(node) if n in influenced)
     nodes.reverse()
-    missing = [n for n in nodes if rule_for(graph, n, table) is None]
+    missing = [n for n in nodes if policy.entry(graph, n) is None]
     return Plan(nodes, frozenset(influenced), missing)
 
 
-def _carries(node: Node, output: Value, influenced: set[str], table: Table) -> bool:
+def _carries(node: Node, output: Value, influenced: set[str], policy: Policy) -> bool:
     """Whether cotangents flow through a result: it is floating-point, or a quantised form of what is."""
     if is_float(output):
         return True
-    entry = table.get((node.domain or "", node.op))
+    entry = policy.table.get((node.domain or "", node.op))
     if entry is not None and entry.integer:
         return True
     return any(i.name in influenced and i.dtype == output.dtype for i in node.inputs)
 
 
-def rule_for(graph: Graph, node: Node, table: Table) -> Entry | None:
-    """The row of `table` that holds for `node` at the operator-set version of the graph."""
-    domain = node.domain or ""
-    entry = table.get((domain, node.op))
-    if entry is None:
-        return None
-    schema = lookup(node.op, graph.versions.get(domain, 1), domain)
-    return entry if schema is None or schema.since_version >= entry.since else None
-
-
 def pullback(
-    op: Builder, cotangents: Mapping[str, Value], wrt: Sequence[str], table: Table, narrow: bool = True
+    op: Builder, cotangents: Mapping[str, Value], wrt: Sequence[str], policy: Policy, narrow: bool = True
 ) -> dict[str, Value | None]:
     """Appends Jᵀȳ: the gradient of Σ ⟨ȳ, y⟩ with respect to each of `wrt`.
 
@@ -76,7 +67,7 @@ def pullback(
         op: the builder of the graph to append to.
         cotangents: ȳ for each output tensor y, shaped and typed as it.
         wrt: names of tensors.
-        table: the rules.
+        policy: the rules.
         narrow: give gradients of half-precision tensors in the tensors' own type; else in float32.
 
     Returns:
@@ -86,9 +77,9 @@ def pullback(
         UnsupportedError: operators on the way have no rule (all of them are named), or a rule refuses its node.
     """
     graph = op.graph
-    route = plan(graph, cotangents, wrt, table)
+    route = plan(graph, cotangents, wrt, policy)
     if route.missing:
-        raise missing_rules(graph, route.missing)
+        raise missing_rules(graph, route.missing, policy)
     flowing: dict[str, list[Value]] = {}
     for name, cotangent in cotangents.items():
         flowing.setdefault(name, []).append(op.cast(cotangent, cotangent_type(graph[name])))
@@ -96,7 +87,7 @@ def pullback(
         received = [_total(op, flowing, o.name) if o.name else None for o in node.outputs]
         if all(ct is None for ct in received):
             continue
-        _visit(op, node, received, route.influenced, frozenset([*wrt, *cotangents]), table, flowing)
+        _visit(op, node, received, route.influenced, frozenset([*wrt, *cotangents]), policy, flowing)
     found = {name: _total(op, flowing, name) for name in wrt}
     if not narrow:
         return found
@@ -109,16 +100,17 @@ def _visit(
     received: list[Value | None],
     influenced: frozenset[str],
     asked: frozenset[str],
-    table: Table,
+    policy: Policy,
     flowing: dict[str, list[Value]],
 ) -> None:
     graph = op.graph
-    entry = rule_for(graph, node, table)
+    entry = policy.entry(graph, node)
     assert entry is not None
     schema = lookup(node.op, graph.versions.get(node.domain or "", 1), node.domain or "")
     arity = len(node.inputs) if schema is None or schema.max_input > 100 else schema.max_input
-    pull = functools.partial(pullback, table=table, narrow=False)
-    seen = primal(graph, node, influenced, arity, asked, pull, lambda value: op.cast(value, cotangent_type(value)))
+    pull = functools.partial(pullback, policy=policy, narrow=False)
+    widen = lambda value: op.cast(value, cotangent_type(value))  # noqa: E731
+    seen = primal(graph, node, influenced, arity, asked, pull, widen, policy.parameters)
     result: Any = entry.rule(op, seen, *received)
     results = result if isinstance(result, tuple | list) else [result]
     read = [*node.inputs, *(graph[name] for name in captures(node))]
@@ -144,7 +136,7 @@ def _total(op: Builder, flowing: dict[str, list[Value]], name: str) -> Value | N
     return parts[0]
 
 
-def missing_rules(graph: Graph, nodes: Sequence[Node]) -> UnsupportedError:
+def missing_rules(graph: Graph, nodes: Sequence[Node], policy: Policy) -> UnsupportedError:
     """One error that names every operator without a rule, and where it stands."""
     by_op: dict[str, list[str]] = {}
     for node in nodes:
@@ -154,7 +146,7 @@ def missing_rules(graph: Graph, nodes: Sequence[Node]) -> UnsupportedError:
         for op, names in sorted(by_op.items())
     ]
     return UnsupportedError(
-        f"{graph.name}: no gradient rule for {'; '.join(lines)}, on the way from the target to the layer",
+        f"{graph.name}: no {policy.name} rule for {'; '.join(lines)}, on the way from the target to the layer",
         "choose a layer behind or a target before these nodes; `plan` shows them all",
     )
 
@@ -186,7 +178,7 @@ class Vjp:
         return self._model
 
 
-def append_vjp_to(graph: Graph, outputs: Sequence[str], wrt: Sequence[str], table: Table, prefix: str = "vjp") -> Vjp:
+def append_vjp_to(graph: Graph, outputs: Sequence[str], wrt: Sequence[str], policy: Policy, prefix: str = "vjp") -> Vjp:
     """Append to `graph`: an input for the cotangent of each output, the gradient of each of `wrt` as an output."""
     op = Builder(graph, prefix)
     for name in [*outputs, *wrt]:
@@ -199,7 +191,7 @@ def append_vjp_to(graph: Graph, outputs: Sequence[str], wrt: Sequence[str], tabl
     seeds = {
         name: graph.add_input(f"{prefix}/cotangent/{name}", graph[name].dtype, graph[name].shape) for name in outputs
     }
-    found = pullback(op, seeds, list(wrt), table)
+    found = pullback(op, seeds, list(wrt), policy)
     gradients = {}
     for name in wrt:
         gradient = found[name]

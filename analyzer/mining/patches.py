@@ -15,7 +15,7 @@ from analyzer.attribution.engine import float_image
 from analyzer.attribution.features import chosen_tensors
 from analyzer.attribution.projection import Projector
 from analyzer.attribution.units import Units, Window, clipped, rgb
-from analyzer.gradient import table_of
+from analyzer.gradient import find_policy
 from analyzer.gradient.reverse import missing_rules, plan
 from analyzer.graph.query import image_input
 from analyzer.images import Preprocess, decode, signed_view
@@ -182,7 +182,7 @@ def check_projectable(explainer: Explainer, layers: Sequence[str], policy: str) 
     graph = explainer.plain
     image, _ = float_image(graph)
     for name in [] if list(layers) == ["auto"] else chosen_tensors(graph, layers):
-        missing = plan(graph, [name], [image.name], table_of(policy)).missing
+        missing = plan(graph, [name], [image.name], find_policy(policy)).missing
         if missing:
             raise missing_rules(graph, missing)
 

@@ -1,37 +1,11 @@
-"""The rules, by family. Each module registers its rules when it is imported."""
+"""The gradient's rules, a file per family. Importing this package imports every file in it: a new one needs no list."""
 
-from analyzer.gradient.rules import (
-    control,
-    convolution,
-    elementwise,
-    indexing,
-    linear,
-    normalization,
-    nothing,
-    pooling,
-    quantization,
-    recurrent,
-    reduction,
-    resampling,
-    sampling,
-    shaping,
-    spectral,
-)
+import importlib
+import pkgutil
 
-FAMILIES = (
-    control,
-    elementwise,
-    reduction,
-    normalization,
-    quantization,
-    linear,
-    convolution,
-    pooling,
-    resampling,
-    sampling,
-    spectral,
-    shaping,
-    recurrent,
-    indexing,
-    nothing,
-)
+from analyzer.gradient.registry import GRADIENT
+
+for _family in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_family.name}")
+
+__all__ = ["GRADIENT"]
