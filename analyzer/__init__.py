@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from analyzer.version import __version__
+
 if TYPE_CHECKING:
     from analyzer.analysis import ReceptiveField, receptive_field
     from analyzer.analysis.filters import filter_bank
@@ -25,10 +27,8 @@ if TYPE_CHECKING:
     from analyzer.mining import Manifest, mine
     from analyzer.mining.evolution import evolution
 
-__version__ = "0.1.0"
-
 _HOME = {
-    "METHODS": "attribution",
+    "METHODS": "attribution.methods",
     "AnalyzerError": "errors",
     "Attribution": "attribution",
     "DreamOptions": "attribution.dream",

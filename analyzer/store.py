@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from analyzer import __version__
 from analyzer.errors import InputError
 from analyzer.images import write_npz
+from analyzer.version import __version__
 
 CACHE_VARIABLE = "ONNX_ANALYZER_CACHE"
 CACHE_BYTES = 512 << 20

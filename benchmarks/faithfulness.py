@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.attribution import Explainer
-from analyzer.attribution.registry import all_methods
+from analyzer.attribution.methods import METHODS
 from analyzer.errors import UnsupportedError
 from analyzer.graph.query import image_input, image_layout
 from analyzer.images import decode, gaussian_blur, model_card
@@ -172,7 +172,7 @@ def page(tables: dict[str, dict[str, Any]], steps: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=28, help="shares of pixels per curve (RISE: one row of pixels)")
-    parser.add_argument("--methods", nargs="+", default=list(all_methods()))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="others keep the figures they had")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "faithfulness.md")
     given = parser.parse_args()

@@ -16,7 +16,7 @@ import numpy as np
 
 from analyzer.attribution import Explainer
 from analyzer.attribution.localization import THRESHOLDS, energy_inside, points_inside, sweep
-from analyzer.attribution.registry import all_methods
+from analyzer.attribution.methods import METHODS
 from analyzer.errors import UnsupportedError
 from analyzer.images import model_card
 from benchmarks.faithfulness import baseline
@@ -44,7 +44,7 @@ def measure(name: str, count: int) -> dict[str, list[tuple[np.ndarray, bool, flo
         wanted = [(d, b) for d, b in zip(picture.labels, picture.boxes, strict=True) if scores[d] > 0.5]
         if not wanted:
             continue
-        for method in ("random", "centre", *all_methods()):
+        for method in ("random", "centre", *METHODS):
             if method in ("random", "centre"):
                 heats = np.stack([baseline(method, (96, 96), f"{index}")] * len(wanted))
                 heats = (heats - heats.min()) / (heats.max() - heats.min())

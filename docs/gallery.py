@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from analyzer.attribution.registry import all_methods  # noqa: E402
+from analyzer.attribution.methods import METHODS  # noqa: E402
 from analyzer.images import atomic_write, decode, encode, fit  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images" / "gallery"
@@ -50,7 +50,7 @@ def keep(source: Path, name: str, width: int) -> None:
 def methods(folder: Path) -> list[str]:
     """A row per method."""
     rows = ["| | |", "| --- | --- |"]
-    for name, method in all_methods().items():
+    for name, method in METHODS.items():
         model = VIT if name in TRANSFORMERS else CNN
         out = folder / f"{name}.png"
         run("explain", model, PICTURE, "-m", name, "-t", TARGET, "-o", str(out))

@@ -17,7 +17,7 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from analyzer.attribution.registry import all_methods  # noqa: E402
+from analyzer.attribution.methods import METHODS  # noqa: E402
 from analyzer.commands import COMMANDS, cli  # noqa: E402
 from analyzer.gradient.catalog import catalog  # noqa: E402
 from analyzer.gradient.policies import POLICIES  # noqa: E402
@@ -52,14 +52,14 @@ def operators() -> str:
 
 
 def method_table() -> str:
-    return table(["method", "formula", "paper"], [[f"`{m.name}`", m.formula, m.paper] for m in all_methods().values()])
+    return table(["method", "formula", "paper"], [[f"`{m.name}`", m.formula, m.paper] for m in METHODS.values()])
 
 
 def methods() -> str:
     """The method table, a page of its own."""
     policies = table(["policy", "what it is"], [[f"`{n}`", p.about] for n, p in POLICIES.items()])
     options = [
-        [f"`{m.name}`", ", ".join(f"`{k}={v}`" for k, v in m.options.items()) or "none"] for m in all_methods().values()
+        [f"`{m.name}`", ", ".join(f"`{k}={v}`" for k, v in m.options.items()) or "none"] for m in METHODS.values()
     ]
     return (
         "# Methods\n\nWritten by `docs/generate.py` from the recipes. A is the feature map, g = ∂y/∂A the gradient of "

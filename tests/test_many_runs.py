@@ -13,7 +13,7 @@ import analyzer
 from analyzer import explain
 from analyzer.attribution import Explainer
 from analyzer.attribution.evaluator import Evaluator
-from analyzer.attribution.registry import all_methods
+from analyzer.attribution.methods import METHODS
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph.cut import behind, frontier
 from analyzer.images import decode, model_card
@@ -24,7 +24,7 @@ MODELS = Path(__file__).parents[1] / "models"
 RNG = np.random.default_rng(0)
 IMAGE = RNG.standard_normal((1, 3, 12, 12)).astype(np.float32)
 CNN = small_cnn()
-RUNS = sorted(n for n, m in all_methods().items() if m.runs)
+RUNS = sorted(n for n, m in METHODS.items() if m.runs)
 
 
 def run(net: onnx.ModelProto, output: str, **feeds: np.ndarray) -> np.ndarray:

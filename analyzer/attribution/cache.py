@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from analyzer.attribution.registry import find_method
+from analyzer.attribution.methods import find_method
 from analyzer.attribution.targets import Scores
 from analyzer.graph import Source, loose
 from analyzer.store import Cache, code_stamp, key_of, packed, unpacked

@@ -12,8 +12,9 @@ import numpy as np
 
 from analyzer.attribution.cache import GraphCache
 from analyzer.attribution.diagnosis import diagnose_map, diagnose_runs
+from analyzer.attribution.methods import find_method
 from analyzer.attribution.postprocess import FLOAT32, heatmap, heatmaps
-from analyzer.attribution.registry import Context, Method, find_method
+from analyzer.attribution.registry import Context, Method
 from analyzer.attribution.targets import (
     TOP1,
     Arrays,

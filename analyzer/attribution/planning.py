@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analyzer.attribution.engine import Explainer, float_image, pick_layer
-from analyzer.attribution.registry import find_method
+from analyzer.attribution.methods import find_method
 from analyzer.attribution.targets import expression, find_scores, is_expression, resolve_class
 from analyzer.gradient.reverse import plan as route_of
 from analyzer.graph import Builder

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
+from analyzer.errors import UnsupportedError
 from analyzer.gradient import GRADIENT, Policy, Rule, pullback
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.query import FeatureMap
@@ -197,28 +197,3 @@ def method(
         return recipe
 
     return register
-
-
-def find_method(name: str, options: Mapping[str, Any]) -> Method:
-    """The method of that name, its options checked.
-
-    Raises:
-        NotFoundError: no such method. InputError: no such option.
-    """
-    known_methods = all_methods()
-    if name not in known_methods:
-        hint = suggest(name, known_methods) or f"choose one of {', '.join(known_methods)}"
-        raise NotFoundError(f"no method {name!r}", hint)
-    found = known_methods[name]
-    for option in options:
-        if option not in found.options:
-            known = ", ".join(found.options) or "none"
-            raise InputError(f"{name} has no option {option!r}; its options: {known}", suggest(option, found.options))
-    return found
-
-
-def all_methods() -> dict[str, Method]:
-    """Every method, each family imported."""
-    from analyzer.attribution import attention, backprop, cam, full_gradient, gradients, perturbation, sampling  # noqa: F401
-
-    return METHODS

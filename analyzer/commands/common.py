@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-SCHEMA_VERSION = 1
+from analyzer.version import JSON_SCHEMA, __version__
 
 model_argument = click.argument("model", type=click.Path(dir_okay=False))
 format_option = click.option(
@@ -117,9 +117,7 @@ def _plain_value(text: str) -> Any:
 
 def print_json(kind: str, content: dict[str, Any]) -> None:
     """One document on stdout."""
-    from analyzer import __version__
-
-    document = {"schema_version": SCHEMA_VERSION, "kind": kind, "onnx_analyzer": __version__, **content}
+    document = {"schema_version": JSON_SCHEMA, "kind": kind, "onnx_analyzer": __version__, **content}
     click.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, default=_plain))
 
 

@@ -9,9 +9,9 @@ from analyzer.commands.common import format_option, print_json, table
 @format_option
 def command(form: str) -> None:
     """List the methods with their formula and the paper they are from."""
-    from analyzer.attribution.registry import all_methods
+    from analyzer.attribution.methods import METHODS
 
-    found = all_methods().values()
+    found = METHODS.values()
     rows = [(m.name, m.kind, m.formula, m.paper) for m in found]
     if form == "json":
         names = ("name", "kind", "formula", "paper")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analyzer.attribution.cam import grad_cam
+from analyzer.attribution.methods.cam import grad_cam
 from analyzer.attribution.postprocess import resize_to_image
 from analyzer.attribution.registry import Context, method
 from analyzer.errors import InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analyzer.attribution.evaluator import Evaluator, Found
-from analyzer.attribution.perturbation import filled
+from analyzer.attribution.methods.perturbation import filled
 from analyzer.attribution.registry import method
 from analyzer.errors import InputError
 

@@ -1,0 +1,34 @@
+"""The recipes, a file per family. Importing this package imports every file in it: a new one needs no list."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from analyzer.attribution.registry import METHODS, Method
+from analyzer.errors import InputError, NotFoundError, suggest
+
+for _family in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_family.name}")
+
+
+def find_method(name: str, options: Mapping[str, Any]) -> Method:
+    """The method of that name, its options checked.
+
+    Raises:
+        NotFoundError: no such method. InputError: no such option.
+    """
+    if name not in METHODS:
+        hint = suggest(name, METHODS) or f"choose one of {', '.join(METHODS)}"
+        raise NotFoundError(f"no method {name!r}", hint)
+    found = METHODS[name]
+    for option in options:
+        if option not in found.options:
+            known = ", ".join(found.options) or "none"
+            raise InputError(f"{name} has no option {option!r}; its options: {known}", suggest(option, found.options))
+    return found
+
+
+__all__ = ["METHODS", "Method", "find_method"]
