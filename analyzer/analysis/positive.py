@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node, Value
+from analyzer.graph.ir import fixed_sizes
 
 _MOVING = ("Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -65,9 +66,9 @@ def _replacements(graph: Graph, node: Node) -> Iterator[tuple[str, np.ndarray]]:
     """(weight, its replacement) for each weight that `node` reads."""
     inputs = [_origin(graph, i) for i in node.inputs]
     if node.op in _WEIGHTED:
-        for index in (0, 1):
-            if index < len(inputs) and inputs[index] is not None:
-                yield inputs[index].name, _positive(graph, node, node.inputs[index], inputs[index])  # type: ignore[union-attr]
+        for value, origin in list(zip(node.inputs, inputs, strict=True))[:2]:
+            if origin is not None:
+                yield origin.name, _positive(graph, node, value, origin)
         yield from ((v.name, _filled(graph, v, 0)) for v in inputs[2:3] if v is not None)
     elif node.op == "BatchNormalization":
         yield from ((v.name, _filled(graph, v, f)) for v, f in zip(inputs[1:], (1, 0, 0, 1), strict=True) if v)
@@ -117,7 +118,7 @@ def _masking(graph: Graph, value: Value) -> np.ndarray:
 def _positive(graph: Graph, node: Node, value: Value, origin: Value) -> np.ndarray:
     array = _array(graph, origin)
     assert array is not None
-    shape = value.shape or array.shape
+    shape = fixed_sizes(value.shape) or array.shape
     window = math.prod(shape[2:]) if "Conv" in node.op else 1
     fan_in = math.prod(shape[1:]) if node.op != "ConvTranspose" else window
     if "Conv" not in node.op:

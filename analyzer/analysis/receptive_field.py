@@ -21,6 +21,7 @@ from analyzer.analysis.interpreter import interpret
 from analyzer.analysis.intervals import EMPTY, INFINITE, LIMIT, STILL, Digit, Field, Path
 from analyzer.errors import InputError
 from analyzer.graph import Graph, Value
+from analyzer.graph.ir import known_shape
 from analyzer.graph.query import image_input, image_layout
 
 Number: TypeAlias = "int | Fraction"
@@ -168,12 +169,12 @@ def receptive_field(
         raise InputError(f"gates must be 'global' or 'cut', not {gates!r}")
     graph = model if isinstance(model, Graph) else Graph.read(model, input_shapes=input_shapes)
     image = image_input(graph) if wrt is None else graph[wrt]
-    chosen = _spatial_axes(graph, image) if axes is None else tuple(a % len(image.shape) for a in axes)
-    found = interpret(graph, spatial.SPATIAL, {image.name: Field.image(list(image.shape), chosen)})
+    chosen = _spatial_axes(graph, image) if axes is None else tuple(a % len(known_shape(image)) for a in axes)
+    found = interpret(graph, spatial.SPATIAL, {image.name: Field.image(known_shape(image), chosen)})
     single = _of_one_picture(graph) if found.unknown else None
     if single is not None:
         image = single[image.name]
-        found = interpret(single, spatial.SPATIAL, {image.name: Field.image(list(image.shape), chosen)})
+        found = interpret(single, spatial.SPATIAL, {image.name: Field.image(known_shape(image), chosen)})
     return ReceptiveFields(found.values, found.unknown, image.name, chosen, gates)
 
 

@@ -17,6 +17,7 @@ from analyzer.errors import AnalyzerError, UnsupportedError
 from analyzer.gradient import GRADIENT
 from analyzer.gradient.reverse import append_vjp_to
 from analyzer.graph import Graph
+from analyzer.graph.ir import fixed_sizes
 from analyzer.graph.query import image_input
 from analyzer.runtime import Session
 
@@ -109,8 +110,8 @@ def _resized(explainer: Explainer, name: str, sizes: list[int]) -> Graph:
 
 def _compared(graph: Graph, name: str, claim: ReceptiveField, axis: int) -> str:
     """The verdict on `claim` along one axis of the image, at the size that `graph` has."""
-    shape = graph[name].shape
-    if shape is None or not all(isinstance(d, int) for d in shape):
+    shape = fixed_sizes(graph[name].shape)
+    if shape is None:
         raise UnsupportedError(f"the shape of {name!r} is known only at run time")
     index = tuple(shape[a] // 2 for a in claim.axes)
     cotangent = np.zeros(shape, np.float32)

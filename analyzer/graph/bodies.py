@@ -234,7 +234,7 @@ def _steps(node: onnx.NodeProto, constants: Constants, names: Names, opset: int)
         for stack, name in zip(results, outputs[1 + len(states) :], strict=True):
             stack.append(name)
     axis = [names.constant(np.array([0], np.int64), f"{base}/axis")] if opset >= 13 else []
-    attrs = {} if axis else {"axes": [0]}
+    attrs: dict[str, Any] = {} if axis else {"axes": [0]}
     stacked = []
     for stack in results:
         rows = [names.fresh(f"{name}/row") for name in stack]

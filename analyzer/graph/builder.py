@@ -10,15 +10,14 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
-from analyzer.errors import UnsupportedError
 from analyzer.graph.inference import BFLOAT16, infer
-from analyzer.graph.ir import Graph, Node, Value
+from analyzer.graph.ir import Graph, Node, Value, fixed_sizes, known_shape
 from analyzer.graph.values import evaluate
 
 FLOATS = (np.float16, np.float32, np.float64)
@@ -37,7 +36,7 @@ class Builder:
     def __init__(self, graph: Graph, prefix: str = "vjp") -> None:
         self.graph = graph
         self.prefix = prefix
-        self._constants: dict[Any, Value] = {}
+        self._constants: dict[Any, gs.Constant] = {}
         self._shared: dict[Any, Any] = {}
         self._count = 0
 
@@ -51,7 +50,7 @@ class Builder:
         like = next((i for i in inputs if isinstance(i, gs.Tensor) and i.dtype != np.dtype(bool)), None)
         values = [self.value(i, like) for i in inputs]
         if op == "Pad" and len(values) == 4 and values[3] is not None:
-            values = self._over_all_axes(*values)
+            values = self._over_all_axes(values)
         while values and values[-1] is None:
             values.pop()
         if outputs == 1:
@@ -85,12 +84,18 @@ class Builder:
         while f"{self.prefix}/{op}_{self._count}:0" in self.graph.values:
             self._count += 1
         name = self.graph.fresh(f"{self.prefix}/{op}_{self._count}")
-        results = [gs.Variable(f"{name}:{i}" if i else name, *kind) for i, kind in enumerate(kinds)]
+        results: list[Value] = [gs.Variable(f"{name}:{i}" if i else name, *kind) for i, kind in enumerate(kinds)]
         given = [gs.Variable.empty() if v is None else v for v in inputs]
         self.graph.append(Node(op, name, attrs, given, results))
         return results
 
     # ---- Constants ----
+
+    @overload
+    def value(self, given: None, like: Value | None = None) -> None: ...
+
+    @overload
+    def value(self, given: object, like: Value | None = None) -> Value: ...
 
     def value(self, given: Any, like: Value | None = None) -> Value | None:
         """`given` as a Value: see the class."""
@@ -128,12 +133,7 @@ class Builder:
 
     def rank(self, value: Value) -> int:
         """Number of axes; UnsupportedError where not even that is known."""
-        if value.shape is None:
-            raise UnsupportedError(
-                f"{self.graph.name}: the rank of {value.name!r} is not known from the file",
-                "give the input's shape, for example --shape input:1x3x224x224",
-            )
-        return len(value.shape)
+        return len(known_shape(value))
 
     def dim(self, value: Value, axis: int) -> int | None:
         """Size of an axis where it is fixed, else None."""
@@ -142,8 +142,7 @@ class Builder:
 
     def static(self, value: Value) -> tuple[int, ...] | None:
         """The shape where all of it is fixed, else None."""
-        shape = value.shape
-        return tuple(shape) if shape is not None and all(isinstance(d, int) for d in shape) else None
+        return fixed_sizes(value.shape)
 
     def shape(self, value: Value, start: int | None = None, end: int | None = None) -> Value:
         """The shape as an int64 vector: a constant where it is fixed, else computed at run time."""
@@ -313,14 +312,16 @@ class Builder:
             return None
         return self.constant(found[0])
 
-    def _over_all_axes(self, value: Value, pads: Value, constant: Value | None, axes: Value) -> list[Value | None]:
+    def _over_all_axes(self, inputs: list[Value | None]) -> list[Value | None]:
         """The inputs of a Pad that names its axes, for one that names none.
 
         onnxruntime 1.31 fails when it moves a Transpose through a Pad with axes.
         """
-        chosen, rank = self.const(axes), len(value.shape) if value.shape is not None else None
-        if chosen is None or rank is None:
-            return [value, pads, constant, axes]
+        value, pads, constant, axes = inputs
+        chosen, shape = self.const(axes), value.shape if value is not None else None
+        if chosen is None or shape is None:
+            return inputs
+        rank = len(shape)
         places = np.concatenate([chosen % rank, chosen % rank + rank])
         known, full = self.const(pads), np.zeros(2 * rank, np.int64)
         if known is not None:
@@ -329,7 +330,8 @@ class Builder:
         return [value, self.node("ScatterElements", full, self.constant(places), pads, axis=0), constant]
 
     def _is(self, value: Value | None, number: float) -> bool:
-        return isinstance(value, gs.Constant) and math.prod(value.shape) == 1 and self.const(value).item() == number  # type: ignore[union-attr]
+        known = self.const(value) if isinstance(value, gs.Constant) and value.values.size == 1 else None
+        return known is not None and known.item() == number
 
     def _infer(self, node: Node) -> list[tuple[Any, Any]]:
         """(dtype, shape) per output: broadcasting is quick to tell, the rest by the operator's own function."""
@@ -366,7 +368,12 @@ _ELEMENTWISE = _LOGICAL | {
 
 def _keeps_shape(value: Value | None, other: Value | None) -> bool:
     """Whether broadcasting `value` with the one-element `other` leaves its shape."""
-    return value is not None and other is not None and value.shape is not None and len(other.shape) <= len(value.shape)
+    return (
+        value is not None
+        and other is not None
+        and value.shape is not None
+        and len(known_shape(other)) <= len(value.shape)
+    )
 
 
 def _broadcast(shapes: Sequence[Sequence[Any] | None]) -> list[Any] | None:

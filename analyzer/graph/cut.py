@@ -11,7 +11,7 @@ import onnx.helper
 from onnx import numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
-from analyzer.graph.ir import Graph, Value, reads
+from analyzer.graph.ir import Graph, Value, known_shape, reads
 from analyzer.graph.load import captured
 from analyzer.graph.query import ancestors, descendants
 
@@ -57,7 +57,7 @@ def behind(graph: Graph, names: Sequence[str], outputs: Sequence[str], product: 
     if product:
         left, right = f"{product}/left", f"{product}/right"
         nodes.insert(0, onnx.helper.make_node("Mul", [left, right], [product], f"{product}/product"))
-        open_sizes = [None] * len(graph[product].shape)
+        open_sizes = [None] * len(known_shape(graph[product]))
         inputs += [_input(graph[product], name, open_sizes) for name in (left, right)]
     made = {i.name for i in inputs} | known.keys()
     infos = [v for v in graph_proto.value_info if v.name not in made]

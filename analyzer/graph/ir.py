@@ -34,6 +34,29 @@ Value: TypeAlias = (
 Node: TypeAlias = gs.Node  # an operator of the graph: .op, .domain, .name, .attrs, .inputs, .outputs
 
 
+Shape: TypeAlias = Sequence[int | str | None]  # a size per axis: fixed, a symbol, or unknown
+
+
+def known_shape(value: Value) -> Shape:
+    """The shape of a tensor whose rank is known.
+
+    Raises:
+        UnsupportedError: not even the rank is known.
+    """
+    if value.shape is None:
+        raise UnsupportedError(
+            f"the rank of {value.name!r} is not known from the file",
+            "give the input's shape, for example --shape input:1x3x224x224",
+        )
+    return value.shape
+
+
+def fixed_sizes(shape: Shape | None) -> tuple[int, ...] | None:
+    """The shape where every size is fixed, else None."""
+    found = tuple(d for d in shape or () if isinstance(d, int))
+    return found if shape is not None and len(found) == len(shape) else None
+
+
 def loose(name: str, shape: Sequence[Any] | None) -> Value:
     """A tensor of no graph: what is known of one that was."""
     return gs.Variable(name, shape=None if shape is None else list(shape))
@@ -170,7 +193,7 @@ class Graph:
             if output.name:
                 self.values[output.name] = output
 
-    def add_weight(self, name: str, array: np.ndarray) -> Value:
+    def add_weight(self, name: str, array: np.ndarray) -> gs.Constant:
         """Add a constant tensor."""
         value = gs.Constant(name, array)
         self.values[name] = value
@@ -343,7 +366,7 @@ class Body(Graph):
         self._reserved.add(found)
         return found
 
-    def add_weight(self, name: str, array: np.ndarray) -> Value:
+    def add_weight(self, name: str, array: np.ndarray) -> gs.Constant:
         """Add a constant tensor to the outermost graph."""
         return self.parent.add_weight(name, array)
 

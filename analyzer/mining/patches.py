@@ -181,10 +181,11 @@ def check_projectable(explainer: Explainer, layers: Sequence[str], policy: str) 
     """UnsupportedError where a gradient rule is missing between the image and a layer: told before hours of mining."""
     graph = explainer.plain
     image, _ = float_image(graph)
+    rules = find_policy(policy)
     for name in [] if list(layers) == ["auto"] else chosen_tensors(graph, layers):
-        missing = plan(graph, [name], [image.name], find_policy(policy)).missing
+        missing = plan(graph, [name], [image.name], rules).missing
         if missing:
-            raise missing_rules(graph, missing)
+            raise missing_rules(graph, missing, rules)
 
 
 def _parts(units: list[tuple[int, int, int]], size: int) -> list[list[tuple[int, int, int]]]:

@@ -253,6 +253,6 @@ def _stacks(op: Builder, steps: Steps, which: Sequence[int]) -> list[Value]:
     ends = made[: steps.verdict + len(steps.states)]
     closed = body.close([*ends, *(read[k] for k in which)])
     kinds = [(v.dtype, v.shape) for v in ends[steps.verdict :]]
-    kinds += [(read[k].dtype, None if read[k].shape is None else [None, *read[k].shape]) for k in which]
+    kinds += [(v.dtype, None if v.shape is None else [None, *v.shape]) for v in (read[k] for k in which)]
     outputs = op.control(steps.node.op, steps.node.node.inputs, kinds, body=closed, **steps.attrs)
     return outputs[len(steps.states) :]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.gradient.registry import Body, Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Body, Builder, Cotangent, Primal, Value, known_shape, vjp
 
 LONGEST = 8  # steps that are written out
 Activation = Callable[[Builder, Value], Value]
@@ -183,10 +183,10 @@ def _run(
     body = Body(op.graph)
     inner = Builder(body, op.prefix)
     held = [body.add_input("state", v.dtype, v.shape) for v in states]
-    slices = [body.add_input("slice", v.dtype, v.shape[1:]) for v in (z, running) if v is not None]
+    slices = [body.add_input("slice", v.dtype, known_shape(v)[1:]) for v in (z, running) if v is not None]
     result, after = once(inner, slices[0], held, slices[1] if len(slices) > 1 else None)
     after = [inner.shaped_as(a, b) for a, b in zip(after, states, strict=True)]
-    kinds = [*((v.dtype, v.shape) for v in states), (z.dtype, [z.shape[0], *states[0].shape])]
+    kinds = [*((v.dtype, v.shape) for v in states), (z.dtype, [known_shape(z)[0], *known_shape(states[0])])]
     series = [z] if running is None else [z, running]
     outputs = op.control(
         "Scan", [*states, *series], kinds, body=body.close([*after, result]), num_scan_inputs=len(series)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, known_shape, vjp
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -46,7 +46,7 @@ def _factors(op: Builder, node: Primal) -> list[float] | None:
             continue
         before, after = op.dim(node.x, axis), op.dim(node.y, axis)
         if before is None or after is None:
-            if node.x.shape[axis] is not None and node.x.shape[axis] == node.y.shape[axis]:
+            if known_shape(node.x)[axis] is not None and known_shape(node.x)[axis] == known_shape(node.y)[axis]:
                 continue
             return None
         result[axis] = after / before

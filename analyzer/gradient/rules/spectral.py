@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, known_shape, vjp
 from analyzer.gradient.rules.indexing import place_along
 
 TWO = np.int64(2)
@@ -55,7 +55,7 @@ def _fit(op: Builder, value: Value, more: Value, axis: Value) -> Value:
 def _ranked(value: Value, model: Value) -> Value:
     """`value`, of as many axes as `model`: along an axis given at run time no sizes are known."""
     if value.shape is None:
-        value.shape = [None] * len(model.shape)
+        value.shape = [None] * len(known_shape(model))
     return value
 
 
