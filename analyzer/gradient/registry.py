@@ -18,7 +18,7 @@ import numpy as np
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Body, Builder, Graph, Node, Value
 from analyzer.graph.builder import BFLOAT16, FLOATS
-from analyzer.graph.ir import captures, known_shape
+from analyzer.graph.ir import captures, fixed_sizes, known_shape
 from analyzer.graph.normalize import implied_attributes
 
 Cotangent: TypeAlias = Value | None
@@ -190,6 +190,7 @@ __all__ = [
     "Table",
     "Value",
     "cotangent_type",
+    "fixed_sizes",
     "is_float",
     "known_shape",
     "not_differentiable",

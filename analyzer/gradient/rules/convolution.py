@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, fixed_sizes, known_shape, vjp
 
 # I and O k k of a Conv from which on its phases are quicker than a ConvTranspose
 BLOCKS, WIDE = 32, 128 * 9
@@ -163,7 +163,7 @@ def _conv(
         ct,
         w,
         group=group,
-        kernel_shape=list(w.shape[2:]),
+        kernel_shape=list(known_shape(w)[2:]),
         pads=pads or [0] * 2 * rank,
         strides=[1] * rank,
         dilations=dilations or [1] * rank,
@@ -194,9 +194,10 @@ def _on_grid(op: Builder, small: Value, windows: Windows, x: Value) -> Value:
 def gapped(op: Builder, value: Value, strides: list[int]) -> Value | None:
     """(N, C, s h, s w): the values with s − 1 zeros behind each, s = 2; None where that is not quick to get."""
     wide = repeated(op, value, strides)
-    if strides != [2, 2] or wide is None or wide.shape is None or not all(isinstance(d, int) for d in wide.shape[2:]):
+    extent = None if wide is None or wide.shape is None else fixed_sizes(wide.shape[2:])
+    if strides != [2, 2] or wide is None or extent is None:
         return None
-    mask = np.zeros((1, 1, *wide.shape[2:]), value.dtype)
+    mask = np.zeros((1, 1, *extent), value.dtype)
     mask[:, :, ::2, ::2] = 1
     return op.Mul(wide, mask)
 

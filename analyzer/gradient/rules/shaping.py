@@ -87,7 +87,8 @@ def split_vjp(op: Builder, node: Primal, *cts: Cotangent) -> Cotangent:
     """y₁ ‖ y₂ ‖ … = x   ⇒   x̄ = ȳ₁ ‖ ȳ₂ ‖ …, zeros for parts that nobody reads"""
     axis = _axis(op, node.x, node.attr("axis"))
     some = next(ct for ct in cts if ct is not None)
-    parts = [op.zeros_like(y, some) if ct is None else ct for ct, y in zip(cts, node.outputs, strict=True)]
+    made = [y if y is not None else some for y in node.outputs]
+    parts = [op.zeros_like(y, some) if ct is None else ct for ct, y in zip(cts, made, strict=True)]
     return op.shaped_as(op.Concat(*parts, axis=axis), node.x)
 
 
