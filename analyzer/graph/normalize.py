@@ -23,11 +23,11 @@ from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.graph.bodies import all_nodes, bodies_of, lift_body_constants, unroll
 from analyzer.graph.legacy import modernize
 from analyzer.graph.load import Source, captured, detach, lift_constants, load
+from analyzer.graph.newer import OPSET, lower, retype
 from analyzer.graph.sequences import resolve_sequences
 from analyzer.graph.unfuse import TABLE as FUSED
 from analyzer.graph.unfuse import unfuse_model
 
-OPSET = 21
 IR_VERSION = 10  # the IR that opset 21 was released with; before IR 4, initializers had to be inputs too
 NEWEST_IR = 13  # the newest that onnxruntime 1.31 loads
 
@@ -333,10 +333,24 @@ def restore_pass(source: Source, request: Request) -> None:
     _replace(source.proto.opset_import, [o for o in source.proto.opset_import if o.domain != _ASIDE])
 
 
+def lower_pass(source: Source, request: Request) -> None:
+    """Rewrites what opsets after 21 added; the model's opset is 21 then, or the first that has what `newer` keeps."""
+    if _opsets(source.proto).get("", OPSET) <= OPSET:
+        return
+    lift_constants_pass(source, request)
+    retype(source.proto.graph)
+    source.proto = _infer(source.proto)
+    needed = lower(source.proto)
+    del source.proto.graph.value_info[:]
+    for imported in source.proto.opset_import:
+        if not imported.domain:
+            imported.version = needed
+
+
 def opset_pass(source: Source, request: Request) -> None:
-    """Converts the model to opset 21, or leaves its opset where only newer versions of known operators stand."""
+    """Converts an older model to opset 21."""
     version = _opsets(source.proto).get("", OPSET)
-    if version == OPSET:
+    if version >= OPSET:
         return
     if all(n.domain for n in source.proto.graph.node):
         for imported in source.proto.opset_import:
@@ -595,6 +609,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("inline functions", inline_functions_pass, lambda s: [f.name for f in s.proto.functions]),
     Pass("inline newer operators", inline_newer_pass),
     Pass("control flow", control_flow_pass),
+    Pass("lower", lower_pass),
     Pass("set aside", set_aside_pass),
     Pass("opset", opset_pass),
     Pass("restore", restore_pass),
