@@ -9,14 +9,16 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from analyzer import append_vjp
 from analyzer.graph import Graph
+from analyzer.graph.legacy import OLDER
 from analyzer.graph.normalize import NEWEST_IR, OPSET
 from analyzer.runtime import Session
-from tests.models import node
+from tests.models import model, node
 
 FLOAT = TensorProto.FLOAT
 RNG = np.random.default_rng(0)
@@ -226,6 +228,91 @@ def test_split_of_given_sizes(opset):
     nodes = [node("Split", ["x"], ["a", "b"], axis=3, split=[2, 3]), node("ReduceSum", ["b"], ["s"], axes=[3])]
     nodes += [node("Reshape", ["s"], ["y"], shape=[2, 12])] if opset == 1 else [node("Flatten", ["s"], ["y"])]
     check(opset, nodes, X, lambda x: x[..., 2:].sum(3).reshape(2, 12))
+
+
+# ---- Meanings that changed, against onnxruntime's own kernels of that opset ----
+
+
+def test_every_attribute_of_older_schemas_has_a_row():
+    """An attribute that opset 21 has not, has with another default, or in another type."""
+    schemas: dict[str, list] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain and schema.since_version <= OPSET:
+            schemas.setdefault(schema.name, []).append(schema)
+    rows = {(attribute, op) for attribute, operators, _ in OLDER for op in operators or schemas}
+    needed = set()
+    for name, versions in schemas.items():
+        *older, now = sorted(versions, key=lambda s: s.since_version)
+        if now.deprecated:
+            continue  # Upsample and Scatter: taken aside, and by the converter
+        for schema in older:
+            for attribute, was in schema.attributes.items():
+                today = now.attributes.get(attribute)
+                same = today and (was.type, was.required) == (today.type, today.required)
+                if not same or was.default_value != today.default_value:
+                    needed.add((attribute, name))
+    assert needed <= rows, sorted(needed - rows)
+    assert all(any((a, op) in needed for op in operators or schemas) for a, operators, _ in OLDER if a not in UNSEEN)
+
+
+UNSEEN = {"coordinate_transformation_mode", "nearest_mode"}  # not there at first: the default differs from the meaning
+GRID = np.clip(normal(2, 5, 5, 2), -1.2, 1.2)
+BOXES = (np.array([[0.0, 0, 4, 4], [1, 1, 5, 5]], np.float32), np.array([0, 1]))
+X6 = normal(2, 4, 6, 6)
+SIZES = (np.zeros(0, np.float32), np.array([1, 1, 1.7, 0.6], np.float32))
+WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+CHANGED = [
+    ("Hardmax", (7, 11, 12), X6, (), {}), ("Hardmax", (7, 12), X6, (), {"axis": 2}),
+    ("GroupNormalization", (18, 20), X6, (normal(2), normal(2) + 1), {"num_groups": 2}),
+    ("Selu", (6,), X6, (), {}),
+    *(("GridSample", (16, 19), X6, (GRID,), {"mode": m}) for m in ("bilinear", "bicubic", "nearest")),
+    ("GridSample", (16,), X6, (GRID,), {}),
+    ("RoiAlign", (10, 15), X6, BOXES, {"output_height": 3, "output_width": 3, "sampling_ratio": 2}),
+    ("DFT", (17,), normal(1, 8, 1), (), {"axis": -2}),
+    ("DFT", (17,), normal(1, 4, 8, 2), (), {"axis": 2, "inverse": 1}),
+    ("TopK", (7,), X6, (), {"k": 2, "axis": 1}),
+    ("LpPool", (7, 11), X6, (), {"kernel_shape": [2, 2], "p": 3}),
+    *(("AveragePool", (10, 18), X6, (), {"count_include_pad": c, "ceil_mode": 1, **WINDOW}) for c in (0, 1)),
+    ("Dropout", (10,), X6, (), {"ratio": 0.3}),
+    ("Split", (7, 11, 13), X6, (), {}),
+    ("Squeeze", (7, 11), normal(1, 3), (), {"axes": [0]}),
+    ("LogSoftmax", (11,), X6, (), {"axis": -1}),
+    ("GRU", (7,), normal(3, 2, 4), (normal(1, 15, 4), normal(1, 15, 5)), {"hidden_size": 5, "linear_before_reset": 1}),
+    *(
+        ("Resize", (11, 13), X6, SIZES, {"coordinate_transformation_mode": c, "mode": m})
+        for c in ("half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn") for m in ("nearest", "cubic")
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("op", "opsets", "x", "weights", "attrs"), CHANGED, ids=[f"{c[0]}-{i}" for i, c in enumerate(CHANGED)]
+)
+def test_means_what_the_runtime_computes_at_that_opset(op, opsets, x, weights, attrs):
+    arrays = {f"w{i}": w for i, w in enumerate(weights)}
+    outputs = {"TopK": 2, "Split": 2}.get(op, 1)
+    for opset in opsets:
+        nodes = [node(op, ["x", *arrays], [f"y{i}" for i in range(outputs)], **attrs), node("Identity", ["y0"], ["y"])]
+        given = model(nodes, {"x": x.shape}, {"y": None}, arrays, opset)
+        expected = ort.InferenceSession(given.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            ["y"], {"x": x}
+        )
+        found = Session(Graph.read(given)).run({"x": x})["y"]
+        assert found.shape == expected[0].shape and np.allclose(found, expected[0], rtol=1e-5, atol=1e-6)
+
+
+def test_defaults_of_opset_1():
+    """Selu's constants had fewer digits; GRU's direction was misspelt."""
+    x = normal(3, 2, 4)
+    meaning = lambda v: 1.0507 * np.where(v > 0, v, 1.6732 * (np.exp(v) - 1))  # noqa: E731
+    check(1, [node("Selu", ["x"], ["y"])], x, meaning)
+    weights = {"w": normal(1, 15, 4), "r": normal(1, 15, 5)}
+    found = []
+    for opset, options in ((1, {"output_sequence": 1}), (1, {"direction": "foward"}), (3, {}), (7, {})):
+        gru = node("GRU", ["x", *weights], ["y"], hidden_size=5, **options)
+        read = Graph.read(model([gru], {"x": x.shape}, {"y": None}, weights, opset))
+        found.append(Session(read).run({"x": x})["y"])
+    assert all(np.array_equal(found[0], f) for f in found)
 
 
 # ---- Newer than the runtime ----

@@ -246,7 +246,7 @@ def set_aside_pass(source: Source, request: Request) -> None:
     it misplaces the axes of the second operand, which used to be aligned at `axis`. What it refuses is in `legacy`.
     """
     version = _opsets(source.proto).get("", OPSET)
-    if version >= 11:
+    if version >= OPSET:
         return
     batched = next((n for n in all_nodes(source.proto.graph) if n.op_type == "Scan" and version < 9), None)
     if batched is not None:
@@ -255,13 +255,12 @@ def set_aside_pass(source: Source, request: Request) -> None:
             "export the model again with opset 9 or newer",
         )
     source.proto.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
-    for node in all_nodes(source.proto.graph):
+    for node in all_nodes(source.proto.graph) if version < 11 else ():
         if node.op_type in ("Upsample", "Resize") and not node.domain:
             _as_resize(source.proto.graph, node)
     if version < 7:
         _align_operands(source.proto.graph)
-    if version < 10:
-        modernize(source.proto.graph, version, _ASIDE)
+    modernize(source.proto.graph, version, _ASIDE)
 
 
 def _as_resize(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
@@ -360,7 +359,7 @@ def opset_pass(source: Source, request: Request) -> None:
     try:
         converted = onnx.version_converter.convert_version(source.proto, OPSET)
     except Exception as error:
-        if version > OPSET - 8:
+        if version > OPSET - 8 and all(n.domain != _ASIDE for n in all_nodes(source.proto.graph)):
             return  # rules name the versions they hold for, and say so where this one is not among them
         reason = " ".join(str(error).split())
         raise UnsupportedError(
@@ -582,6 +581,9 @@ def _misfit(proto: onnx.ModelProto) -> str:
     return ""
 
 
+_SHAPED_AS_INPUT = ("GroupNormalization", "MeanVarianceNormalization")  # onnx infers nothing for them
+
+
 def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     stripped = onnx.ModelProto()
     stripped.CopyFrom(proto)
@@ -590,10 +592,18 @@ def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     for output in outputs.values():
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
+    silent = [n for n in all_nodes(stripped.graph) if n.op_type in _SHAPED_AS_INPUT and not n.domain]
+    originals = {n.output[0]: onnx.NodeProto.FromString(n.SerializeToString()) for n in silent}
+    for node in silent:
+        node.op_type = "Identity"
+        del node.input[1:], node.attribute[:]
     try:
         inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=True)
     except Exception:
         inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=False)
+    for node in all_nodes(inferred.graph) if originals else ():
+        if node.output and node.output[0] in originals:
+            node.CopyFrom(originals[node.output[0]])
     declared = {o.name: o for o in proto.graph.output}
     for output in inferred.graph.output:
         if output.type.HasField("tensor_type") and not output.type.tensor_type.HasField("shape"):
