@@ -201,12 +201,23 @@ def _check(proto: onnx.ModelProto, path: Path | None) -> None:
             raise InputError(f"{where}: the model imports no version of the ai.onnx operator set")
         if proto.ir_version < 3:
             proto.opset_import.append(onnx.helper.make_opsetid("", 1))
-    for opset in proto.opset_import:
-        if opset.domain == "ai.onnx":
-            opset.domain = ""
-    for node in proto.graph.node:
+    _name_domains(proto)
+
+
+def _name_domains(proto: onnx.ModelProto) -> None:
+    """Writes "" for ai.onnx throughout; of a domain imported twice the last import counts, as in onnxruntime."""
+    for holder in [proto, *proto.functions]:
+        versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in holder.opset_import}
+        del holder.opset_import[:]
+        holder.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, v in versions.items())
+    stack = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    while stack:
+        node = stack.pop()
         if node.domain == "ai.onnx":
             node.domain = ""
+        for attribute in node.attribute:
+            for body in [attribute.g, *attribute.graphs]:
+                stack.extend(body.node)
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:
