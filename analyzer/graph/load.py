@@ -282,6 +282,16 @@ def detach(source: Source) -> None:
         tensor.ClearField("data_location")
 
 
+def add_weight(source: Source, name: str, array: np.ndarray) -> None:
+    """A new initializer; a large one is set aside as those of the file are."""
+    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    if array.nbytes < DETACH_BYTES or kind not in _DETACHABLE:
+        source.proto.graph.initializer.append(numpy_helper.from_array(array, name))
+        return
+    source.proto.graph.initializer.append(onnx.TensorProto(name=name, data_type=kind, dims=array.shape))
+    source.weights[name] = np.ascontiguousarray(array)
+
+
 def _holds_data(tensor: onnx.TensorProto) -> bool:
     return any(tensor.HasField("raw_data") if n == "raw_data" else len(getattr(tensor, n)) for n in _DATA_FIELDS)
 

@@ -20,6 +20,7 @@ import onnx.version_converter
 from onnx import numpy_helper
 
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
+from analyzer.graph import unfuse_attention, unfuse_packed
 from analyzer.graph.bodies import all_nodes, bodies_of, lift_body_constants, unroll
 from analyzer.graph.legacy import modernize
 from analyzer.graph.load import Source, captured, detach, lift_constants, load
@@ -29,6 +30,7 @@ from analyzer.graph.unfuse import TABLE as FUSED
 from analyzer.graph.unfuse import unfuse_model
 
 IR_VERSION = 10  # the IR that opset 21 was released with; before IR 4, initializers had to be inputs too
+UNFUSED_IN = (unfuse_attention, unfuse_packed)  # the chapters that fill the table of what is taken apart
 NEWEST_IR = 13  # the newest that onnxruntime 1.31 loads
 
 
@@ -396,7 +398,7 @@ class _Kept:
 
 def unfuse_pass(source: Source, request: Request) -> None:
     """Replaces the fused operators of onnxruntime's own domain with the standard operators they stand for."""
-    unfuse_model(source.proto)
+    unfuse_model(source, lambda proto: _shapes(_infer(proto)))
 
 
 def _fused_left(source: Source) -> Iterable[str]:
