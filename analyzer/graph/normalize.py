@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.graph import unfuse_attention, unfuse_packed
+from analyzer.graph.blocked import NCHWC, unblock
 from analyzer.graph.bodies import all_nodes, bodies_of, lift_body_constants, unroll
 from analyzer.graph.legacy import modernize
 from analyzer.graph.load import Source, captured, detach, lift_constants, load
@@ -397,8 +398,20 @@ class _Kept:
 
 
 def unfuse_pass(source: Source, request: Request) -> None:
-    """Replaces the fused operators of onnxruntime's own domain with the standard operators they stand for."""
-    unfuse_model(source, lambda proto: _shapes(_infer(proto)))
+    """Replaces the fused operators of onnxruntime's own domains with the standard operators they stand for."""
+    graph = source.proto.graph
+    if not any(n.domain == NCHWC or (n.domain, n.op_type) in FUSED for n in graph.node):
+        return
+
+    def shapes(proto: onnx.ModelProto) -> dict[str, list]:
+        return _shapes(_infer(proto))
+
+    unblock(source, shapes)
+    unfuse_model(source, shapes)
+    read = {o.name for o in graph.output} | {n for node in graph.node for n in [*node.input, *captured(node)]}
+    _replace(graph.initializer, [t for t in graph.initializer if t.name in read])
+    for name in source.weights.keys() - read:
+        del source.weights[name]
 
 
 def _fused_left(source: Source) -> Iterable[str]:

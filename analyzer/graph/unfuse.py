@@ -35,15 +35,17 @@ def unfuse(*ops: str, domain: str = MS) -> Callable[[Rewrite], Rewrite]:
     return register
 
 
-class _Undetermined(Exception):
+class _UndeterminedError(Exception):
     """The shape of a tensor is not known, or not yet: it comes out of another fused node."""
 
 
 class Fused:
     """A fused node: `x = f[0]` an input ("" where omitted), `f.attr(name, default)` an attribute."""
 
-    def __init__(self, node: onnx.NodeProto, source: Source | None = None, shapes: Shapes | None = None) -> None:
-        self.node, self.source, self.shapes = node, source, shapes or {}
+    def __init__(
+        self, node: onnx.NodeProto, source: Source | None = None, shapes: Shapes | None = None, last: bool = True
+    ) -> None:
+        self.node, self.source, self.shapes, self.last = node, source, shapes or {}, last
         self._attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
     def __getitem__(self, index: int) -> str:
@@ -78,8 +80,12 @@ class Fused:
         """The sizes of an input, None or a name where one is not known before the model runs."""
         shape = self.shapes.get(self[index])
         if shape is None:
-            raise _Undetermined(f"the number of axes of {self[index]!r} is not known")
+            raise _UndeterminedError(f"the number of axes of {self[index]!r} is not known")
         return shape
+
+    def axes(self, index: int) -> int | None:
+        """The number of axes of an input, None where it will never be known."""
+        return None if self.last and self[index] not in self.shapes else len(self.shape(index))
 
     def refuse(self, why: str, hint: str = "give the file that was not optimised") -> UnsupportedError:
         return UnsupportedError(f"cannot take {self.node.op_type} apart (node {self.node.name!r}): {why}", hint)
@@ -129,20 +135,19 @@ def unfuse_model(source: Source, shapes: Callable[[onnx.ModelProto], Shapes]) ->
     Raises:
         UnsupportedError: a node is of a kind, or has an input, that its row does not know.
     """
-    known: Shapes = {}
-    while any(_is_fused(n) for n in source.proto.graph.node):
-        waiting = _take_apart(source, known)
-        found = shapes(source.proto) if waiting else {}
-        if waiting and found == known:
+    known, last = shapes(source.proto), False
+    while waiting := _take_apart(source, known, last):
+        found = shapes(source.proto)
+        if found == known and last:
             raise waiting[0]
-        known = found
+        known, last = found, found == known
 
 
 def _is_fused(node: onnx.NodeProto) -> bool:
     return (node.domain, node.op_type) in TABLE
 
 
-def _take_apart(source: Source, shapes: Shapes) -> list[UnsupportedError]:
+def _take_apart(source: Source, shapes: Shapes, last: bool) -> list[UnsupportedError]:
     """Replaces what can be replaced now; a reason for each node that waits for a shape."""
     graph = source.proto.graph
     nodes: list[onnx.NodeProto] = []
@@ -151,14 +156,14 @@ def _take_apart(source: Source, shapes: Shapes) -> list[UnsupportedError]:
         if not _is_fused(node):
             nodes.append(node)
             continue
-        emit, fused = Emit(f"{node.output[0]}/{node.op_type}"), Fused(node, source, shapes)
+        emit, fused = Emit(f"{node.output[0]}/{node.op_type}"), Fused(node, source, shapes, last)
         try:
             results = TABLE[node.domain, node.op_type](emit, fused)
-        except _Undetermined as unknown:
+        except _UndeterminedError as unknown:
             waiting.append(fused.refuse(str(unknown), "give the sizes of the input (--size, --shape)"))
             nodes.append(node)
             continue
-        _rename(emit, [results] if isinstance(results, str) else list(results), list(node.output), node)
+        replace_outputs(emit, [results] if isinstance(results, str) else list(results), list(node.output), node)
         nodes.extend(emit.nodes)
         for name, array in emit.constants.items():
             add_weight(source, name, array)
@@ -168,7 +173,8 @@ def _take_apart(source: Source, shapes: Shapes) -> list[UnsupportedError]:
     return waiting
 
 
-def _rename(emit: Emit, results: list[str], outputs: list[str], node: onnx.NodeProto) -> None:
+def replace_outputs(emit: Emit, results: list[str], outputs: list[str], node: onnx.NodeProto) -> None:
+    """Gives what `emit` made for `node` the names of its outputs."""
     names = {r: o for r, o in zip(results, outputs, strict=False) if o}
     missing = [o for o in outputs[len(results) :] if o]
     if missing:
@@ -309,17 +315,27 @@ def fused_gemm(e: Emit, f: Fused) -> str:
 
 @unfuse("FusedMatMul", "TransposeMatMul")
 def fused_matmul(e: Emit, f: Fused) -> str:
-    if f.attr("transBatchA", 0) or f.attr("transBatchB", 0):
-        raise f.refuse("batch axes are transposed")
-    a = _swap(e, f[0]) if f.attr("transA", 0) else f[0]
-    b = _swap(e, f[1]) if f.attr("transB", 0) else f[1]
+    a = _operand(e, f, 0, f.attr("transA", 0), f.attr("transBatchA", 0))
+    b = _operand(e, f, 1, f.attr("transB", 0), f.attr("transBatchB", 0))
     y = e.MatMul(a, b)
     alpha = f.attr("alpha", 1.0)
     return y if alpha == 1 else e.Mul(y, e.scalar_like(alpha, y))
 
 
+def _operand(e: Emit, f: Fused, index: int, swapped: int, batch_moved: int) -> str:
+    """An input with its first axis moved before the last, and then the last two exchanged, where that is asked for."""
+    value = f[index]
+    if batch_moved:
+        rank = len(f.shape(index))
+        value = e.Transpose(value, perm=[*range(1, rank - 1), 0, rank - 1])
+    if not swapped:
+        return value
+    rank = f.axes(index)
+    return _swap(e, value) if rank is None else e.Transpose(value, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
 def _swap(e: Emit, value: str) -> str:
-    """The last two axes exchanged, whatever the rank: (…, r, c) as (−1, r, c), transposed, back."""
+    """The last two axes exchanged, where the rank is not known: (…, r, c) as (−1, r, c), transposed, back."""
     rows = e.Shape(value, start=-2, end=-1)
     columns = e.Shape(value, start=-1)
     flat = e.Reshape(value, e.Concat(np.array([-1], np.int64), rows, columns, axis=0))

@@ -6,6 +6,8 @@ bits (accuracy level 4) gets a DequantizeLinear per block, which the runtime fus
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 
@@ -34,28 +36,26 @@ def matmul_nbits(e: Emit, f: Fused) -> str:
     blocks = -(-rows // block)
     q = unpacked(f.array(1).reshape(columns, blocks, -1), bits).reshape(columns, -1)[:, :rows]
     scales = f.array(2).reshape(columns, blocks)
-    zeros = f.array(3) if f[3] else None
-    if zeros is not None and zeros.dtype == np.uint8:
-        zeros = unpacked(zeros.reshape(columns, -1), bits)[:, :blocks]
-    elif zeros is not None:
-        zeros = zeros.reshape(columns, blocks)
-    if f.attr("accuracy_level", 0) == IN_EIGHT_BITS and (zeros is None or zeros.dtype == np.uint8):
-        weight = _blockwise(e, q.T, scales.T, None if zeros is None else zeros.T, bits, block)
+    zeros = np.full((columns, blocks), 1 << (bits - 1), np.uint8)
+    if f[3]:
+        zeros = f.array(3).reshape(columns, -1)
+        zeros = unpacked(zeros, bits)[:, :blocks] if zeros.dtype == np.uint8 else zeros
+    weight: Any
+    if f.attr("accuracy_level", 0) == IN_EIGHT_BITS and zeros.dtype == np.uint8:
+        weight = _blockwise(e, q.T, scales.T, zeros.T if f[3] else None, bits, block)
     else:
-        offset = np.float32(1 << (bits - 1)) if zeros is None else np.repeat(zeros.astype(np.float32), block, 1)[:, :rows]
-        weight = q.astype(np.float32)
-        weight -= offset
-        weight *= np.repeat(scales.astype(np.float32), block, 1)[:, :rows]
-        weight = weight.T.astype(scales.dtype)
+        real = q.astype(np.float32)
+        real -= np.repeat(zeros.astype(np.float32), block, 1)[:, :rows]
+        real *= np.repeat(scales.astype(np.float32), block, 1)[:, :rows]
+        weight = real.T.astype(scales.dtype)
     y = e.MatMul(f[0], weight)
     return e.Add(y, f[5]) if f[5] else y
 
 
-def _blockwise(
-    e: Emit, q: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int, block: int
-) -> str:
+def _blockwise(e: Emit, q: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int, block: int) -> str:
     """DequantizeLinear of (K, N) by blocks along K; without zero points the numbers are signed."""
-    signed, unsigned = (np.int8, np.uint8) if bits == 8 else (ml_dtypes.int4, ml_dtypes.uint4)
+    signed: Any = np.int8 if bits == 8 else ml_dtypes.int4
+    unsigned: Any = np.uint8 if bits == 8 else ml_dtypes.uint4
     if zeros is None:
         whole = (q.astype(np.int16) - (1 << (bits - 1))).astype(np.int8).astype(signed)
         return e.DequantizeLinear(whole, np.ascontiguousarray(scales), axis=0, block_size=block)
@@ -72,13 +72,12 @@ def gather_block_quantized(e: Emit, f: Fused) -> str:
     zeros = f.array(3) if f[3] else None
     if data.dtype == np.uint8:
         data = unpacked(data, bits)
-        zeros = np.uint8(1 << (bits - 1)) if zeros is None else unpacked(zeros, bits)
-        zeros = zeros[tuple(map(slice, scales.shape))] if zeros.ndim else zeros
+        every = np.full(scales.shape, 1 << (bits - 1), np.uint8)
+        zeros = every if zeros is None else unpacked(zeros, bits)[tuple(map(slice, scales.shape))]
     block = f.attr("block_size", 128) or data.shape[axis]
 
     def wide(values: np.ndarray) -> np.ndarray:
-        values = values.astype(np.float32)
-        return values if not values.ndim else np.take(np.repeat(values, block, axis), range(data.shape[axis]), axis)
+        return np.take(np.repeat(values.astype(np.float32), block, axis), range(data.shape[axis]), axis)
 
     real = data.astype(np.float32)
     real = (real if zeros is None else real - wide(zeros)) * wide(scales)
@@ -100,6 +99,6 @@ def matmul_bnb4(e: Emit, f: Fused) -> str:
     table = np.asarray(_NF4 if f.attr("quant_type") else [*_FP4, *(-v for v in _FP4)], np.float32)
     packed, largest = f.array(1).reshape(-1), f.array(2).reshape(-1)
     values = table[np.stack([packed >> 4, packed & 15], -1).reshape(-1)[: rows * columns]]
-    values = values * np.repeat(largest.astype(np.float32), block)[: rows * columns]
+    values *= np.repeat(largest.astype(np.float32), block)[: rows * columns]
     weight = values.reshape(columns, rows).astype(largest.dtype)
     return e.MatMul(f[0], np.ascontiguousarray(weight.T) if f.attr("transB", 1) else weight)
