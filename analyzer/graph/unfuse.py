@@ -273,7 +273,8 @@ def activation(e: Emit, f: Fused, value: str, name: str, parameters: list[float]
     if name == "Elu":
         return e.Elu(value, alpha=parameters[0] if parameters else 1.0)
     if name == "Clip":
-        low, high = (e.scalar_like(p, value) for p in parameters)
+        weight = f.known(1)  # bounds of its type are constants, by which a Clip is known as ReLU6
+        low, high = (e.scalar_like(p, value) if weight is None else np.asarray(p, weight.dtype) for p in parameters)
         return e.Clip(value, low, high)
     raise f.refuse(f"unknown activation {name!r}")
 
