@@ -13,6 +13,7 @@ from analyzer.attribution.registry import Context, method
 from analyzer.errors import UnsupportedError
 from analyzer.gradient import pullback
 from analyzer.graph import Value
+from analyzer.graph.attention import attentions
 from analyzer.graph.query import Layout, ancestors, descendants, image_input, layouts
 
 
@@ -61,19 +62,14 @@ def _attention(ctx: Context) -> tuple[list[Value], Layout]:
             tokens.setdefault(int(np.prod(layout.grid)) + layout.prefix, layout)  # type: ignore[arg-type]
     found: list[Value] = []
     sizes: set[tuple[int, ...]] = set()
-    for node in graph.forward_nodes():
-        value = node.outputs[0] if node.outputs else None
-        if node.op != "Softmax" or value is None or value.name not in needed or value.name not in reach:
-            continue
+    for attention in attentions(graph, reach, needed):
+        value = attention.weights
         shape = value.shape or []
-        if len(shape) < 3 or node.attrs.get("axis", -1) not in (-1, len(shape) - 1) or shape[-1] in (1, None):
-            continue
-        if shape[-1] != shape[-2] or not any(n.op in _PRODUCTS for n in _readers(value)):
-            if any(n.op == "MatMul" for n in _readers(value)):
-                sizes.add(tuple(shape[-2:]))
+        if shape[-1] in (1, None):
             continue
         sizes.add(tuple(shape[-2:]))
-        found.append(value if len(shape) == 4 else op.Reshape(value, [-1, *_heads(ctx, value), shape[-1], shape[-1]]))
+        if shape[-1] == shape[-2]:
+            found.append(value if len(shape) == 4 else op.Reshape(value, [-1, *_heads(ctx, value), shape[-1], shape[-1]]))
     if len(sizes) != 1 or not found or next(iter(sizes))[0] not in tokens:
         why = (
             "no softmax over tokens lies on the way to the target" if not sizes
@@ -82,17 +78,6 @@ def _attention(ctx: Context) -> tuple[list[Value], Layout]:
         )  # fmt: skip
         raise UnsupportedError(f"{graph.name}: no attention rollout: {why}", "use grad-cam")
     return found, tokens[next(iter(sizes))[0]]
-
-
-_PRODUCTS = ("MatMul", "Einsum")
-
-
-def _readers(value: Value) -> list:
-    """The nodes that read a value, behind steps that keep it."""
-    found = []
-    for node in value.outputs:
-        found += _readers(node.outputs[0]) if node.op in ("Identity", "Cast", "Dropout", "Where", "Reshape") else [node]
-    return found
 
 
 def _heads(ctx: Context, value: Value) -> list[int]:

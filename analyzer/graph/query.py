@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
+from analyzer.graph.attention import attentions
 from analyzer.graph.ir import Graph, Node, Value, reads
 from analyzer.graph.normalize import lookup
+from analyzer.graph.through import is_transparent, readers
 
 # ---- Reachability ----
 
@@ -82,7 +84,7 @@ def _first_spatial(graph: Graph, image: Value) -> Iterable[Node]:
 # ---- Logits ----
 
 _SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}
-_PASSING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear", "DequantizeLinear"}
+_KEEPING_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def logits(graph: Graph, output: Value) -> Logits:
             best, value = node.inputs[0], node.inputs[0]
             stripped.append(node.op)
             break
-        if node.op not in _PASSING:
+        if not is_transparent(node, _KEEPING_ORDER):
             break
         value = node.inputs[0]
         if str(output.dtype) not in _FLOAT_NAMES and str(value.dtype) in _FLOAT_NAMES and best is output:
@@ -503,7 +505,7 @@ def default_layer(graph: Graph, target: Value) -> FeatureMap:
             "name a layer with --layer (see `inspect`), or use a gradient method such as `gradient`",
         )
     if any(m.name == target.name for m in maps):
-        read = [m for m in maps if any(n.op in ("Conv", "QLinearConv") for n in m.value.outputs)] or maps
+        read = [m for m in maps if any(n.op == "Conv" for n in readers(m.value))] or maps
         coarsest = min(_product(m.size) or math.inf for m in read)
         return next(m for m in reversed(read) if (_product(m.size) or math.inf) == coarsest)
     chosen = _common(graph, maps)
@@ -543,48 +545,13 @@ def _before_last_attention(graph: Graph, maps: list[FeatureMap], target: Value) 
     """The last token map that queries, keys and values of the last attention are all computed from."""
     needed = ancestors(graph, [target.name])
     reach = descendants(graph, [image_input(graph).name])
-    for node in reversed(graph.forward_nodes()):
-        if node.op != "MatMul" or node.outputs[0].name not in needed:
-            continue
-        if not all(i.name in reach for i in node.inputs):
-            continue
-        scores = next((i for i in node.inputs if _is_attention(graph, i)), None)
-        if scores is None:
-            continue
-        values = next(i for i in node.inputs if i is not scores)
-        product = _producer_of(graph, scores, "MatMul")
-        if product is None:
-            continue
-        common = set.intersection(*(ancestors(graph, [v.name]) for v in [values, *product.inputs]))
+    for attention in reversed(list(attentions(graph, reach, needed))):
+        common = set.intersection(*(ancestors(graph, [v.name]) for v in attention.operands))
         found = [m for m in maps if m.name in common and "L" in m.layout.axes]
         if found:
             # As wide as the tokens themselves: not queries, keys and values side by side.
             widths = Counter(m.channels for m in maps if "L" in m.layout.axes and m.channels != 1).most_common(1)
             return next((m for m in reversed(found) if widths and m.channels == widths[0][0]), found[-1])
-    return None
-
-
-def _is_attention(graph: Graph, value: Value) -> bool:
-    node = graph.producer(value)
-    while node is not None and node.op in ("Cast", "Identity", "Where", "Dropout", "Mul"):
-        candidates = [i for i in node.inputs if graph.producer(i) is not None]
-        node = graph.producer(candidates[-1]) if candidates else None
-    return node is not None and node.op == "Softmax"
-
-
-def _producer_of(graph: Graph, value: Value, op: str, depth: int = 16) -> Node | None:
-    """The nearest node of that operator behind `value`, through elementwise steps."""
-    queue = [value]
-    for _ in range(depth):
-        following = []
-        for v in queue:
-            node = graph.producer(v)
-            if node is None:
-                continue
-            if node.op == op:
-                return node
-            following.extend(node.inputs)
-        queue = following
     return None
 
 
