@@ -59,7 +59,7 @@ def _attention(ctx: Context) -> tuple[list[Value], Layout]:
     tokens: dict[int, Layout] = {}
     for layout in layouts(graph).values():
         if "L" in layout.axes and len(layout.grid) == 2 and all(isinstance(g, int) for g in layout.grid):
-            tokens.setdefault(int(np.prod(layout.grid)) + layout.prefix, layout)  # type: ignore[arg-type]
+            tokens.setdefault(_count(layout), layout)
     found: list[Value] = []
     sizes: set[tuple[int, ...]] = set()
     for attention in attentions(graph, reach, needed):
@@ -69,7 +69,9 @@ def _attention(ctx: Context) -> tuple[list[Value], Layout]:
             continue
         sizes.add(tuple(shape[-2:]))
         if shape[-1] == shape[-2]:
-            found.append(value if len(shape) == 4 else op.Reshape(value, [-1, *_heads(ctx, value), shape[-1], shape[-1]]))
+            found.append(
+                value if len(shape) == 4 else op.Reshape(value, [-1, *_heads(ctx, value), shape[-1], shape[-1]])
+            )
     if len(sizes) != 1 or not found or next(iter(sizes))[0] not in tokens:
         why = (
             "no softmax over tokens lies on the way to the target" if not sizes
@@ -92,14 +94,18 @@ def _heads(ctx: Context, value: Value) -> list[int]:
 
 
 def _identity(ctx: Context, layout: Layout) -> Value:
-    size = int(np.prod(layout.grid)) + layout.prefix  # type: ignore[arg-type]
-    return ctx.op.constant(np.eye(size, dtype=np.float32)[None], "identity")
+    return ctx.op.constant(np.eye(_count(layout), dtype=np.float32)[None], "identity")
+
+
+def _count(layout: Layout) -> int:
+    """The number of tokens."""
+    return layout.prefix + int(np.prod(layout.grid)) + layout.suffix  # type: ignore[arg-type]
 
 
 def _read(ctx: Context, rollout: Value, layout: Layout) -> Value:
     """(N, h, w): the row of the class token, or the mean of all rows, over the tokens of the grid."""
     op = ctx.op
     rows = op.Slice(rollout, [0], [1], [1]) if layout.prefix else op.ReduceMean(rollout, [1], keepdims=1)
-    last = np.iinfo(np.int64).max
-    grid = op.Slice(rows, [layout.prefix], [last], [2])
+    end = layout.tokens.stop or np.iinfo(np.int64).max
+    grid = op.Slice(rows, [layout.prefix], [end], [2])
     return op.Reshape(grid, [-1, *(int(g) for g in layout.grid)])  # type: ignore[arg-type]

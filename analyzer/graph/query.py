@@ -10,7 +10,7 @@ import fnmatch
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
@@ -127,12 +127,13 @@ _FLOAT_NAMES = {"float16", "float32", "float64", "16"}
 class Layout:
     """What the axes of a tensor are: one letter per axis, N batch, C channels, D H W space, L tokens, ? unknown.
 
-    For tokens, `grid` is (h, w) and `prefix` the number of class or register tokens in front.
+    For tokens, `grid` is (h, w); `prefix` and `suffix` count the class, register or query tokens before and after it.
     """
 
     axes: str
     grid: tuple[int | None, ...] = ()
     prefix: int = 0
+    suffix: int = 0
 
     @property
     def spatial(self) -> tuple[int, ...]:
@@ -145,6 +146,11 @@ class Layout:
         return self.axes.index("C")
 
     @property
+    def tokens(self) -> slice:
+        """The places of the grid among all tokens."""
+        return slice(self.prefix, -self.suffix or None)
+
+    @property
     def is_map(self) -> bool:
         """Whether this is a feature map: channels over space, and nothing unknown."""
         return "C" in self.axes and "?" not in self.axes and bool(self.spatial)
@@ -153,7 +159,8 @@ class Layout:
         if "L" not in self.axes:
             return self.axes
         size = "×".join(str(g) if g else "?" for g in self.grid)
-        return f"{self.axes} tokens {size}" + (f" + {self.prefix} in front" if self.prefix else "")
+        front = f" + {self.prefix} in front" if self.prefix else ""
+        return f"{self.axes} tokens {size}{front}" + (f" + {self.suffix} at the end" if self.suffix else "")
 
 
 _SPACE = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
@@ -169,22 +176,35 @@ def layouts(graph: Graph) -> dict[str, Layout]:
     rank = len(image.shape or ())
     if rank == 4:
         found[image.name] = Layout(image_layout(graph, image), _sizes(image, image_layout(graph, image)))
-    grids: list[tuple[int, ...]] = []
+    seen = _Seen((image.shape or [None])[0])
     reach = descendants(graph, [image.name])
     for node in graph.nodes:
-        if not node.outputs or not node.outputs[0].name:
-            continue
         for output in node.outputs:
             if not output.name or output.shape is None:
                 continue
-            layout = _transfer(graph, node, output, found, grids, reach)
-            if layout is None:
-                continue
-            found[output.name] = layout
-            sizes = layout.grid
-            if len(sizes) == 2 and all(isinstance(s, int) and s > 1 for s in sizes) and sizes not in grids:
-                grids.append(sizes)  # type: ignore[arg-type]
+            layout = _transfer(graph, node, output, found, seen, reach)
+            if layout is not None:
+                found[output.name] = layout
+                seen.add(layout)
     return found
+
+
+@dataclass
+class _Seen:
+    """What is known of the model so far: its batch, the grids of its maps and the tokens around grids."""
+
+    batch: Any
+    grids: list[tuple[int, ...]] = field(default_factory=list)
+    tokens: dict[int, Layout] = field(default_factory=dict)
+
+    def add(self, layout: Layout) -> None:
+        sizes: Any = layout.grid
+        if len(sizes) != 2 or not all(isinstance(s, int) and s > 1 for s in sizes):
+            return
+        if sizes not in self.grids:
+            self.grids.append(sizes)
+        if layout.prefix or layout.suffix:
+            self.tokens[layout.prefix + math.prod(sizes) + layout.suffix] = replace(layout, axes="NLC")
 
 
 def _sizes(value: Value, axes: str) -> tuple[int | None, ...]:
@@ -196,7 +216,7 @@ def _transfer(
     node: Node,
     output: Value,
     found: dict[str, Layout],
-    grids: list[tuple[int, ...]],
+    seen: _Seen,
     reach: set[str],
 ) -> Layout | None:
     given = [(i, found[i.name]) for i in node.inputs if i.name in found]
@@ -206,25 +226,25 @@ def _transfer(
             return None
         return Layout(axes, _sizes(output, axes))
     if not given:
-        return _regained(graph, node, output, grids, reach)
+        return _regained(node, output, seen, reach)
     rule = _AXES.get(node.op, _elementwise)
     layout = rule(graph, node, output, given)
     if layout is None or "?" in layout.axes:
-        layout = _by_shape(output, grids) or layout
+        layout = _by_shape(output, seen) or layout
     return layout
 
 
-def _regained(graph: Graph, node: Node, output: Value, grids: list[tuple[int, ...]], reach: set[str]) -> Layout | None:
+def _regained(node: Node, output: Value, seen: _Seen, reach: set[str]) -> Layout | None:
     """Tokens behind attention heads or a merged batch: a Reshape to (N, L, C) whose L tokens are a grid seen before.
 
     L was an axis of what is reshaped: tokens put together from several axes may stand in another order.
     """
     if node.op != "Reshape" or output.name not in reach or len(output.shape) != 3:
         return None
-    if output.shape[0] != image_input(graph).shape[0] or output.shape[1] not in (node.inputs[0].shape or []):
+    if output.shape[0] != seen.batch or output.shape[1] not in (node.inputs[0].shape or []):
         return None
-    layout = _by_shape(output, grids)
-    return layout if layout is not None and layout.grid in grids else None
+    layout = _by_shape(output, seen)
+    return layout if layout is not None and layout.grid in seen.grids else None
 
 
 def _sees_one_position(graph: Graph, node: Node) -> bool:
@@ -256,14 +276,14 @@ def _elementwise(graph: Graph, node: Node, output: Value, given: Given) -> Layou
             if "L" in layout.axes and list(spatial) != [value.shape[i] for i in layout.spatial]:
                 return None
             grid = layout.grid if "L" in layout.axes else _sizes(output, layout.axes)
-            return Layout(layout.axes, grid, layout.prefix)
+            return replace(layout, grid=grid)
     return None
 
 
 def _transpose(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
     layout = given[0][1]
     perm = node.attrs.get("perm") or list(range(len(layout.axes)))[::-1]
-    return Layout("".join(layout.axes[p] for p in perm), layout.grid, layout.prefix)
+    return replace(layout, axes="".join(layout.axes[p] for p in perm))
 
 
 def _reshape(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
@@ -279,7 +299,7 @@ def _reshape(graph: Graph, node: Node, output: Value, given: Given) -> Layout | 
         if layout.spatial == tuple(range(at, at + len(space))) and (new[at] == total or new[at] is None):
             axes = layout.axes[:at] + "L" + layout.axes[at + len(space) :]
             return Layout(axes, tuple(d if isinstance(d, int) else None for d in space))
-    if "L" in layout.axes and not layout.prefix and len(new) == len(old) + 1 and len(layout.grid) == 2:
+    if "L" in layout.axes and layout.tokens == slice(0, None) and len(new) == len(old) + 1 and len(layout.grid) == 2:
         at = layout.axes.index("L")
         if tuple(new[at : at + 2]) == layout.grid:
             return Layout(layout.axes[:at] + "HW" + layout.axes[at + 1 :], layout.grid)
@@ -305,32 +325,30 @@ def _concat(graph: Graph, node: Node, output: Value, given: Given) -> Layout | N
     if layout.axes[axis] != "L":
         return _elementwise(graph, node, output, given)
     index = next(i for i, v in enumerate(node.inputs) if v is value)
-    extra = [v.shape[axis] if v.shape is not None else None for v in node.inputs[:index]]
-    added = _product([1, *extra]) if len(extra) <= 1 else sum(e for e in extra if isinstance(e, int))
-    if index and not all(isinstance(e, int) for e in extra):
+    sizes: list[Any] = [v.shape[axis] if v.shape is not None else None for v in node.inputs]
+    before, after = sizes[:index], sizes[index + 1 :]
+    if not all(isinstance(size, int) for size in before + after) or sum("L" in known.axes for _, known in given) > 1:
         return None
-    if len(given) > 1 and index == 0 and len(node.inputs) > 1 and _several_grids(given):
-        return None
-    return Layout(layout.axes, layout.grid, layout.prefix + (added if index else 0))  # type: ignore[operator]
-
-
-def _several_grids(given: Given) -> bool:
-    """Whether more than one operand carries a token grid of its own."""
-    return sum("L" in layout.axes for _, layout in given) > 1
+    return replace(layout, prefix=layout.prefix + sum(before), suffix=layout.suffix + sum(after))
 
 
 def _slice(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
-    """Dropping the tokens in front leaves the grid; cutting space leaves space."""
+    """Cutting off tokens before or after the grid leaves the grid; cutting space leaves space."""
     value, layout = given[0]
     if "L" not in layout.axes:
         return _elementwise(graph, node, output, given)
     at = layout.axes.index("L")
-    before, after = value.shape[at], output.shape[at]
-    if before == after:
+    total, left = value.shape[at], output.shape[at]
+    if total == left:
         return layout
-    if isinstance(before, int) and isinstance(after, int) and before - after == layout.prefix:
-        return Layout(layout.axes, layout.grid)
-    return None
+    known = [graph.constant(i) if i.name else None for i in node.inputs[1:4]]
+    starts, ends, axes = (*known, None, None)[:3]
+    if starts is None or ends is None or not isinstance(total, int) or not isinstance(left, int):
+        return None
+    along = list(range(len(starts))) if axes is None else [int(a) % len(layout.axes) for a in axes]
+    first = range(total)[int(starts[along.index(at)]) :].start
+    prefix, suffix = layout.prefix - first, layout.suffix - (total - first - left)
+    return replace(layout, prefix=prefix, suffix=suffix) if prefix >= 0 and suffix >= 0 else None
 
 
 def _squeeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
@@ -343,7 +361,7 @@ def _squeeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | 
     else:
         gone = {i for i, d in enumerate(value.shape) if d == 1}
     axes = "".join(a for i, a in enumerate(layout.axes) if i not in gone)
-    return Layout(axes, layout.grid if "L" in axes else _sizes(output, axes), layout.prefix)
+    return replace(layout, axes=axes, grid=layout.grid if "L" in axes else _sizes(output, axes))
 
 
 def _unsqueeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
@@ -359,21 +377,25 @@ def _reduce(graph: Graph, node: Node, output: Value, given: Given) -> Layout | N
     if node.attrs.get("keepdims", 1):
         return Layout(layout.axes, _sizes(output, layout.axes)) if "L" not in layout.axes else None
     kept = "".join(a for i, a in enumerate(layout.axes) if i not in axes)
-    return Layout(kept, _sizes(output, kept), 0) if "L" not in kept else Layout(kept, layout.grid, layout.prefix)
+    return Layout(kept, _sizes(output, kept)) if "L" not in kept else replace(layout, axes=kept)
 
 
 def _lost(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
     return None
 
 
-def _by_shape(output: Value, grids: list[tuple[int, ...]]) -> Layout | None:
+def _by_shape(output: Value, seen: _Seen) -> Layout | None:
     """(N, L, C) or (N, h, w, C) whose space is a grid seen before, or a half of it (patch merging)."""
-    shape = output.shape
+    shape, grids = output.shape, seen.grids
+    if isinstance(shape[0], int) and isinstance(seen.batch, int) and shape[0] != seen.batch:
+        return None  # windows, or heads, along the first axis
     candidates = [*grids, *((-(-h // 2), -(-w // 2)) for h, w in grids)]
     if len(shape) == 3 and isinstance(shape[1], int) and isinstance(shape[2], int):
         for grid in reversed(candidates):
             if shape[1] == math.prod(grid) and shape[1] > 1:
                 return Layout("NLC", grid)
+        if shape[1] in seen.tokens:
+            return seen.tokens[shape[1]]
         for grid in reversed(grids[-4:]):
             extra = shape[1] - math.prod(grid)
             if 0 < extra <= 8 and math.prod(grid) > 8:
@@ -509,7 +531,7 @@ def default_layer(graph: Graph, target: Value) -> FeatureMap:
         coarsest = min(_product(m.size) or math.inf for m in read)
         return next(m for m in reversed(read) if (_product(m.size) or math.inf) == coarsest)
     chosen = _common(graph, maps)
-    if chosen.layout.prefix:
+    if chosen.layout.prefix or chosen.layout.suffix:
         return _before_last_attention(graph, maps, target) or chosen
     return chosen
 
