@@ -219,6 +219,8 @@ def _transfer(
     seen: _Seen,
     reach: set[str],
 ) -> Layout | None:
+    if node.op in _STATES:
+        return _repeated(node, output, found, seen)
     given = [(i, found[i.name]) for i in node.inputs if i.name in found]
     if node.op in _WINDOWED and len(output.shape) in _SPACE:
         axes = _SPACE[len(output.shape)]
@@ -232,6 +234,20 @@ def _transfer(
     if layout is None or "?" in layout.axes:
         layout = _by_shape(output, seen) or layout
     return layout
+
+
+_STATES = {"If": None, "Loop": 2, "Scan": 0}  # operators with bodies, and the first input that is a state
+
+
+def _repeated(node: Node, output: Value, found: dict[str, Layout], seen: _Seen) -> Layout | None:
+    """A state that keeps its shape from step to step keeps its layout; else shapes tell."""
+    first = _STATES[node.op]
+    index = next(i for i, o in enumerate(node.outputs) if o is output)
+    if first is not None and first + index < len(node.inputs):
+        state = node.inputs[first + index]
+        if state.name in found and state.shape == output.shape:
+            return found[state.name]
+    return None if reads(node).isdisjoint(found) else _by_shape(output, seen)
 
 
 def _regained(node: Node, output: Value, seen: _Seen, reach: set[str]) -> Layout | None:
