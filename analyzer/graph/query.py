@@ -1,7 +1,8 @@
 """Questions about a graph: where the logits are, which tensors are feature maps, how their axes are laid out.
 
 A `Layout` says what the axes of a feature map mean. Axes are followed from the image through the graph by a small
-table of transfer functions; where the trail is lost (windows, attention heads) shapes pick it up again.
+table of transfer functions; where they are taken apart (windows, attention heads), `axes` follows the parts, and where
+that trail is lost, shapes pick it up again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
 from analyzer.graph.attention import attentions
+from analyzer.graph.axes import Axes, Layout, axes_of, follow, layout_of
 from analyzer.graph.ir import Graph, Node, Value, reads
 from analyzer.graph.normalize import lookup
 from analyzer.graph.through import is_transparent, readers
@@ -123,46 +125,6 @@ _FLOAT_NAMES = {"float16", "float32", "float64", "16"}
 # ---- Layouts ----
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What the axes of a tensor are: one letter per axis, N batch, C channels, D H W space, L tokens, ? unknown.
-
-    For tokens, `grid` is (h, w); `prefix` and `suffix` count the class, register or query tokens before and after it.
-    """
-
-    axes: str
-    grid: tuple[int | None, ...] = ()
-    prefix: int = 0
-    suffix: int = 0
-
-    @property
-    def spatial(self) -> tuple[int, ...]:
-        """The axes that carry space."""
-        return tuple(i for i, a in enumerate(self.axes) if a in "DHWL")
-
-    @property
-    def channel(self) -> int:
-        """The axis of the channels."""
-        return self.axes.index("C")
-
-    @property
-    def tokens(self) -> slice:
-        """The places of the grid among all tokens."""
-        return slice(self.prefix, -self.suffix or None)
-
-    @property
-    def is_map(self) -> bool:
-        """Whether this is a feature map: channels over space, and nothing unknown."""
-        return "C" in self.axes and "?" not in self.axes and bool(self.spatial)
-
-    def __str__(self) -> str:
-        if "L" not in self.axes:
-            return self.axes
-        size = "×".join(str(g) if g else "?" for g in self.grid)
-        front = f" + {self.prefix} in front" if self.prefix else ""
-        return f"{self.axes} tokens {size}{front}" + (f" + {self.suffix} at the end" if self.suffix else "")
-
-
 _SPACE = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
 _WINDOWED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool",
              "LRN", "InstanceNormalization", "GroupNormalization", "QLinearConv", "ConvInteger", "DepthToSpace",
@@ -178,11 +140,12 @@ def layouts(graph: Graph) -> dict[str, Layout]:
         found[image.name] = Layout(image_layout(graph, image), _sizes(image, image_layout(graph, image)))
     seen = _Seen((image.shape or [None])[0])
     reach = descendants(graph, [image.name])
+    parts: dict[str, Axes] = {}
     for node in graph.nodes:
         for output in node.outputs:
             if not output.name or output.shape is None:
                 continue
-            layout = _transfer(graph, node, output, found, seen, reach)
+            layout = _transfer(graph, node, output, found, parts, seen, reach)
             if layout is not None:
                 found[output.name] = layout
                 seen.add(layout)
@@ -216,6 +179,7 @@ def _transfer(
     node: Node,
     output: Value,
     found: dict[str, Layout],
+    parts: dict[str, Axes],
     seen: _Seen,
     reach: set[str],
 ) -> Layout | None:
@@ -227,13 +191,19 @@ def _transfer(
         if _sees_one_position(graph, node) and _stranger(node.inputs[0], axes, found):
             return None
         return Layout(axes, _sizes(output, axes))
-    if not given:
-        return _regained(node, output, seen, reach)
-    rule = _AXES.get(node.op, _elementwise)
-    layout = rule(graph, node, output, given)
-    if layout is None or "?" in layout.axes:
-        layout = _by_shape(output, seen) or layout
-    return layout
+    layout = _AXES.get(node.op, _elementwise)(graph, node, output, given) if given else None
+    if layout is not None:
+        return layout
+    known = [parts[i.name] if i.name in parts else _parts(found.get(i.name), i) for i in node.inputs]
+    apart = follow(graph, node, output, known)
+    if apart is not None:
+        parts[output.name] = apart
+        return layout_of(apart)
+    return _by_shape(output, seen) if given else _regained(node, output, seen, reach)
+
+
+def _parts(layout: Layout | None, value: Value) -> Axes | None:
+    return None if layout is None else axes_of(layout, value.shape)
 
 
 _STATES = {"If": None, "Loop": 2, "Scan": 0}  # operators with bodies, and the first input that is a state
@@ -588,8 +558,9 @@ def _before_last_attention(graph: Graph, maps: list[FeatureMap], target: Value) 
         found = [m for m in maps if m.name in common and "L" in m.layout.axes]
         if found:
             # As wide as the tokens themselves: not queries, keys and values side by side.
-            widths = Counter(m.channels for m in maps if "L" in m.layout.axes and m.channels != 1).most_common(1)
-            return next((m for m in reversed(found) if widths and m.channels == widths[0][0]), found[-1])
+            alike = [m for m in maps if m.layout == found[-1].layout and m.channels != 1]
+            ((width, _),) = Counter(m.channels for m in alike).most_common(1) or [(None, 0)]
+            return next((m for m in reversed(found) if m.channels == width), found[-1])
     return None
 
 
