@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from analyzer.graph.ir import Graph, Node, Value
 from analyzer.graph.through import MOVING, dequantized, origin, readers
 
-_PRODUCTS = ("MatMul", "Einsum")
+_PRODUCTS = ("MatMul", "MatMulInteger", "Einsum")
 _REACH = 16  # operators between the product of queries and keys and the softmax
 
 
@@ -29,7 +29,7 @@ class Attention:
     @property
     def operands(self) -> tuple[Value, Value, Value]:
         """Q, K and V."""
-        queries, keys = self.scores.inputs
+        queries, keys = self.scores.inputs[:2]
         return queries, keys, self.values
 
 
@@ -56,8 +56,8 @@ def _values(weights: Value, reach: Collection[str]) -> Value | None:
             continue
         if node.op in ("Where", "Mul") and (found := _values(node.outputs[0], reach)) is not None:
             return found
-        if node.op in _PRODUCTS and len(node.inputs) == 2:
-            others = [i for i in node.inputs if origin(i, MOVING) is not start and i.name in reach]
+        if node.op in _PRODUCTS:
+            others = [i for i in node.inputs[:2] if origin(i, MOVING) is not start and i.name in reach]
             if others:
                 return others[0]
     return None
@@ -69,7 +69,7 @@ def _scores(value: Value, reach: Collection[str]) -> Node | None:
     for _ in range(_REACH):
         nodes = [v.inputs[0] for v in (origin(v, MOVING) for v in queue) if v.inputs]
         for node in nodes:
-            if node.op in _PRODUCTS and len(node.inputs) == 2 and all(i.name in reach for i in node.inputs):
+            if node.op in _PRODUCTS and all(i.name in reach for i in node.inputs[:2]):
                 return node
         queue = [i for node in nodes for i in node.inputs if i.name in reach]
     return None

@@ -126,8 +126,8 @@ def layout_of(axes: Axes) -> Layout | None:
     """The layout of a tensor whose digits are together; None where they are not."""
     found = [_letter(axes, i) for i in range(len(axes.digits))]
     letters = "".join(letter for letter, _ in found)
-    if "?" in letters or letters.count("C") != 1 or len(set(letters)) != len(letters):
-        return None
+    if letters[:1] != "N" or "?" in letters or letters.count("C") != 1 or len(set(letters)) != len(letters):
+        return None  # where batch and tokens share an axis, a batch of 1 looks like none
     if "L" in letters and any(a in letters for a in "DHW"):
         return None
     grid = tuple(size for letter, sizes in found if letter in "DHWL" for size in sizes)
@@ -335,7 +335,7 @@ _RULES: dict[str, Callable[[Graph, Node, Value, Given], Axes | None]] = {
     **dict.fromkeys(("Reshape", "Flatten"), _reshape),
     "Transpose": _transpose,
     **dict.fromkeys(("Squeeze", "Unsqueeze"), _squeeze),
-    "MatMul": _matmul,
+    **dict.fromkeys(("MatMul", "MatMulInteger"), _matmul),
     "Gemm": _gemm,
     **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL2"), _reduce),
     **dict.fromkeys(("Slice", "Split", "Pad"), _cut),

@@ -127,8 +127,8 @@ _FLOAT_NAMES = {"float16", "float32", "float64", "16"}
 
 _SPACE = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
 _WINDOWED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool",
-             "LRN", "InstanceNormalization", "GroupNormalization", "QLinearConv", "ConvInteger", "DepthToSpace",
-             "SpaceToDepth", "FusedConv", "BatchNormalization"}  # fmt: skip
+             "LRN", "InstanceNormalization", "GroupNormalization", "ConvInteger", "DepthToSpace",
+             "SpaceToDepth", "BatchNormalization"}  # fmt: skip
 
 
 def layouts(graph: Graph) -> dict[str, Layout]:
@@ -235,13 +235,13 @@ def _regained(node: Node, output: Value, seen: _Seen, reach: set[str]) -> Layout
 
 def _sees_one_position(graph: Graph, node: Node) -> bool:
     """Whether each output depends on one position of its input only: a 1×1 convolution, a normalisation."""
-    if node.op not in _WEIGHTS:
+    if node.op not in _CONVOLUTIONS:
         return node.op in ("BatchNormalization", "LRN")
-    kernel = node.attrs.get("kernel_shape") or (node.inputs[_WEIGHTS[node.op]].shape or [])[2:]
+    kernel = node.attrs.get("kernel_shape") or (node.inputs[1].shape or [])[2:]
     return all(k == 1 for k in kernel)
 
 
-_WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}  # operand of the kernel
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger")
 
 
 def _stranger(value: Value, axes: str, found: dict[str, Layout]) -> bool:
@@ -373,7 +373,7 @@ def _lost(graph: Graph, node: Node, output: Value, given: Given) -> Layout | Non
 def _by_shape(output: Value, seen: _Seen) -> Layout | None:
     """(N, L, C) or (N, h, w, C) whose space is a grid seen before, or a half of it (patch merging)."""
     shape, grids = output.shape, seen.grids
-    if isinstance(shape[0], int) and isinstance(seen.batch, int) and shape[0] != seen.batch:
+    if len(shape) > 2 and isinstance(shape[0], int) and isinstance(seen.batch, int) and shape[0] != seen.batch:
         return None  # windows, or heads, along the first axis
     candidates = [*grids, *((-(-h // 2), -(-w // 2)) for h, w in grids)]
     if len(shape) == 3 and isinstance(shape[1], int) and isinstance(shape[2], int):
@@ -400,6 +400,7 @@ _AXES: dict[str, Callable[[Graph, Node, Value, Given], Layout | None]] = {
     "Reshape": _reshape,
     "Flatten": _reshape,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
     "Gemm": _lost,
     "Einsum": _lost,
     "Concat": _concat,

@@ -1,9 +1,9 @@
 """Looking through nodes that hand a tensor on: its numbers, up to rounding, under another name.
 
-Transparent are Identity, Cast to a number, Dropout at inference, QuantizeLinear and DequantizeLinear: where a float
-file has one tensor, its half-precision or quantised build has several with such nodes between them. Whoever looks for
-a pattern of operators asks here for the neighbours, so that it finds the pattern in all builds or in none. Where the
-order of the elements does not matter either, it adds `MOVING`.
+Transparent are Identity, Cast to a number, Dropout at inference, QuantizeLinear (dynamic too) and DequantizeLinear:
+where a float file has one tensor, its half-precision or quantised build has several with such nodes between them.
+Whoever looks for a pattern of operators asks here for the neighbours, so that it finds the pattern in all builds or in
+none. Where the order of the elements does not matter either, it adds `MOVING`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import onnx
 
 from analyzer.graph.ir import Graph, Node, Value
 
-KEEPING = frozenset({"Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"})
+QUANTIZING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
+KEEPING = frozenset({"Identity", "Cast", "Dropout", "DequantizeLinear"}) | QUANTIZING
 MOVING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 
 
@@ -70,7 +71,7 @@ def constant(graph: Graph, value: Value, also: Collection[str] = ()) -> np.ndarr
     known = graph.weights.get(value.name)
     known = graph.constant(value) if known is None else known
     node = graph.producer(value)
-    if known is not None or node is None or node.op == "QuantizeLinear" or not is_transparent(node, also):
+    if known is not None or node is None or node.op in QUANTIZING or not is_transparent(node, also):
         return known
     inner = constant(graph, node.inputs[0], also)
     if inner is None:
