@@ -17,12 +17,14 @@ class Attention:
     """A softmax over tokens.
 
     Attributes:
-        weights: A, (…, L, M), as what follows reads it: behind its own quantiser.
+        weights: A, (…, L, M).
+        read: the same as what follows reads it: behind its own quantiser, where it has one.
         scores: the node of Q Kᵀ.
         values: V.
     """
 
     weights: Value
+    read: Value
     scores: Node
     values: Value
 
@@ -45,7 +47,7 @@ def attentions(graph: Graph, reach: Collection[str], needed: Collection[str]) ->
         values = _values(weights, reach)
         scores = _scores(node.inputs[0], reach)
         if values is not None and scores is not None:
-            yield Attention(dequantized(weights) or weights, scores, values)
+            yield Attention(weights, dequantized(weights) or weights, scores, values)
 
 
 def _values(weights: Value, reach: Collection[str]) -> Value | None:
