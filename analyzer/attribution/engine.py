@@ -38,6 +38,7 @@ from analyzer.graph.query import (
     layouts,
     single_batch,
 )
+from analyzer.graph.through import is_transparent
 from analyzer.runtime import Session
 from analyzer.store import Cache
 
@@ -623,7 +624,7 @@ def float_image(graph: Graph) -> tuple[Value, str]:
         axes = {2: "NC", 3: "NCW", 5: "NCDHW"}.get(rank, "N" + "?" * (rank - 1))
     value = image
     while not is_float(value):
-        following = [n for n in value.outputs if n.op in ("Cast", "DequantizeLinear", "Transpose", "Identity")]
+        following = [n for n in value.outputs if is_transparent(n, ("Transpose",))]
         if len(following) != 1:
             raise UnsupportedError(
                 f"{graph.name}: the input {image.name!r} holds {image.dtype} and is not turned into floating-point "

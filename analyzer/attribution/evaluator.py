@@ -375,7 +375,7 @@ def position_mask(layout: Layout, rank: int, rows: np.ndarray) -> np.ndarray:
     """(n, h, w) over the positions of a layer of that layout; class and register tokens are left as they are."""
     if "L" in layout.axes:
         flat = rows.reshape(len(rows), -1)
-        rows = np.concatenate([np.ones((len(flat), layout.prefix), flat.dtype), flat], axis=1)
+        rows = np.pad(flat, ((0, 0), (layout.prefix, layout.suffix)), constant_values=1)
     shape = [1] * rank
     for axis, size in zip((0, *layout.spatial), rows.shape, strict=True):
         shape[axis] = size

@@ -86,13 +86,13 @@ def channel_statistics(array: np.ndarray, layout: Layout) -> ChannelStatistics:
 
 
 def channels_first(array: np.ndarray, layout: Layout) -> np.ndarray:
-    """(N, K, …space); tokens become their grid, without those in front."""
+    """(N, K, …space); tokens become their grid, without those before and after."""
     order = [layout.axes.index("N")] if "N" in layout.axes else []
     array = np.transpose(array, [*order, layout.channel, *layout.spatial])
     if not order:
         array = array[None]
     if "L" in layout.axes:
-        array = array[:, :, layout.prefix :].reshape(*array.shape[:2], *layout.grid)
+        array = array[:, :, layout.tokens].reshape(*array.shape[:2], *layout.grid)
     return array
 
 

@@ -11,16 +11,17 @@ from analyzer.attribution.postprocess import FLOAT32, resize_to_image
 from analyzer.attribution.registry import Context, method
 from analyzer.gradient import pullback
 from analyzer.graph import Node, Value
-from analyzer.graph.query import FeatureMap, ancestors, descendants, image_input, layouts
+from analyzer.graph.query import FeatureMap, Layout, ancestors, descendants, image_input, layouts
+from analyzer.graph.through import MOVING, is_transparent
 
 
 @method("full-grad", "map", "Srinivas & Fleuret 2019, 1905.00780")
 def full_grad(ctx: Context) -> Value:
     """R = ψ(x ⊙ ∂y/∂x) + Σ_l ψ(b_l ⊙ ∂y/∂b_l per position), ψ = Σ_c U(s(|·|)), s to [0, 1] over the whole tensor
 
-    The biases are those of Conv, ConvTranspose, BatchNormalization (β − μ γ / √(σ² + ε)), Gemm, and tensors that do
-    not depend on the image where they are added or subtracted; those without space enter the sum below only. Where
-    everything else is linear or rectifies at 0 (ReLU, max-pooling; not ReLU6, SiLU, softmax)
+    The biases are those of Conv, ConvTranspose, Gemm, BatchNormalization (β − μ γ / √(σ² + ε)), other normalisations,
+    and tensors that do not depend on the image where they are added or subtracted; those without space enter the sum
+    below only. Where everything else is linear or rectifies at 0 (ReLU, max-pooling; not ReLU6, SiLU, softmax)
     y = Σ x ⊙ ∂y/∂x + Σ_l Σ b_l ⊙ ∂y/∂b_l: `details["completeness"]` is the right side less the left,
     `details["difference"]` y.
     """
@@ -41,6 +42,7 @@ def full_grad(ctx: Context) -> Value:
             continue
         part = op.cast(op.Mul(flowing, op.cast(bias, flowing.dtype)), FLOAT32)
         total = op.Add(total, _sum(ctx, part))
+        output, part = _as_map(ctx, output, part, known)
         layout = known.get(output.name)
         if layout is None or not layout.is_map or layout.axes[0] != "N" or len(layout.grid) != len(size):
             continue
@@ -51,6 +53,16 @@ def full_grad(ctx: Context) -> Value:
     ctx.details["difference"] = score
     ctx.details["completeness"] = op.Sub(total, score)
     return result
+
+
+def _as_map(ctx: Context, output: Value, part: Value, known: dict[str, Layout]) -> tuple[Value, Value]:
+    """The two behind what reshapes `output`, where only then it is a feature map: rows of a Gemm, one per token."""
+    while output.name not in known and len(output.outputs) == 1 and is_transparent(output.outputs[0], MOVING):
+        (node,) = output.outputs
+        if node.op in MOVING:
+            part = ctx.op.node(node.op, part, *node.inputs[1:], **node.attrs)
+        output = node.outputs[0]
+    return output, part
 
 
 def _biases(ctx: Context) -> list[tuple[Value, Value]]:
@@ -83,6 +95,10 @@ def _batch_norm(ctx: Context, node: Node, reach: set[str]) -> Value | None:
     return _per_channel(ctx, op.Sub(shift, op.Div(op.Mul(mean, scale), deviation)), node)
 
 
+def _layer_norm(ctx: Context, node: Node, reach: set[str]) -> Value | None:
+    return node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+
+
 def _per_channel(ctx: Context, bias: Value, node: Node) -> Value:
     return ctx.op.Reshape(bias, [-1, *[1] * (ctx.op.rank(node.outputs[0]) - 2)])
 
@@ -106,6 +122,9 @@ _BIAS: dict[str, Callable[[Context, Node, set[str]], Value | None]] = {
     "Conv": _convolution,
     "ConvTranspose": _convolution,
     "BatchNormalization": _batch_norm,
+    "InstanceNormalization": _convolution,
+    "GroupNormalization": _convolution,
+    "LayerNormalization": _layer_norm,
     "Gemm": _gemm,
     "Add": _sum_with,
     "Sub": _sum_with,

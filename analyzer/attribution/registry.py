@@ -114,10 +114,10 @@ class Context:
 
         layout = self.layer.layout
         value = self.op.cast(value, np.dtype(np.float32))
-        if not layout.prefix:
+        if not layout.prefix and not layout.suffix:
             return value
-        axis = layout.axes.index("L")
-        return self.op.Slice(value, [layout.prefix], [np.iinfo(np.int64).max], [axis])
+        end = layout.tokens.stop or np.iinfo(np.int64).max
+        return self.op.Slice(value, [layout.prefix], [end], [layout.axes.index("L")])
 
 
 Recipe = Callable[..., Any]

@@ -20,6 +20,7 @@ from analyzer.graph import Body, Builder, Graph, Node, Value
 from analyzer.graph.builder import BFLOAT16, FLOATS
 from analyzer.graph.ir import captures
 from analyzer.graph.normalize import implied_attributes
+from analyzer.graph.through import readers as readers
 
 Cotangent: TypeAlias = Value | None
 Rule = Callable[..., Any]

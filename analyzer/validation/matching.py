@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyzer.graph import Graph, Value
+from analyzer.graph import Graph
+from analyzer.graph.through import dequantized
 from analyzer.validation.metrics import cosine_of
 
 # What quantisers, converters and exporters add to a name.
@@ -37,32 +38,17 @@ def match_by_name(reference: Sequence[str], candidate: Graph) -> list[Match]:
     found = []
     for name in reference:
         if name in candidate and candidate[name].inputs:
-            behind = dequantized(candidate, candidate[name])
+            behind = dequantized(candidate[name])
             if behind is None:
                 found.append(Match(name, name, "name"))
             else:
                 found.append(Match(name, behind.name, "name, dequantised"))
         elif _undecorated(name) in plain:
             value = candidate[plain[_undecorated(name)]]
-            value = dequantized(candidate, value) or value
+            value = dequantized(value) or value
             if value.dtype is None or np.dtype(value.dtype).kind not in "iu":
                 found.append(Match(name, value.name, "name alike"))
     return found
-
-
-def dequantized(graph: Graph, value: Value) -> Value | None:
-    """The tensor that the rest of the graph reads in place of `value` where it is quantised and dequantised again.
-
-    Of a quantised `value` itself, as fused integer operators give it, what it is dequantised to.
-    """
-    for node in graph.consumers(value):
-        if node.op == "DequantizeLinear" and node.inputs[0] is value:
-            return node.outputs[0]
-        if node.op == "QuantizeLinear":
-            for following in graph.consumers(node.outputs[0]):
-                if following.op == "DequantizeLinear":
-                    return following.outputs[0]
-    return None
 
 
 def match_by_activations(

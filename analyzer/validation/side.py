@@ -15,6 +15,7 @@ from analyzer.attribution.targets import Scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import Layout, default_layer, feature_maps, image_input, layouts
+from analyzer.graph.through import readers
 from analyzer.runtime import Session, kernels, plan_difference, runtime_version
 from analyzer.store import Store, key_of, packed, unpacked
 
@@ -81,11 +82,11 @@ class Side:
     def rectified(self) -> list[str]:
         """The feature maps that only a Relu reads, which `layers` leaves out."""
         maps = feature_maps(self.graph, self.scores.logits)
-        return [m.name for m in maps if [n.op for n in self.graph.consumers(m.value)] == ["Relu"]]
+        return [m.name for m in maps if [n.op for n in readers(m.value)] == ["Relu"]]
 
     def _is_fused(self, value: Value) -> bool:
-        readers = self.graph.consumers(value)
-        return len(readers) == 1 and readers[0].op in FUSED
+        following = readers(value)
+        return len(following) == 1 and following[0].op in FUSED
 
     @cached_property
     def plain(self) -> Session:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.graph import Graph
+from analyzer.graph.through import constant
 from analyzer.validation.matching import match_by_activations
 
 SUFFIXES = ("", "_DequantizeLinear_Output", "_dequantized")
@@ -56,19 +57,10 @@ def _weights(graph: Graph) -> dict[str, np.ndarray]:
     for node in graph.forward_nodes():
         for value in node.inputs if node.op not in ("DequantizeLinear", "Cast") else ():
             if value.name and value.name not in found and value.name not in given:
-                array = _read(graph, value)
+                array = constant(graph, value)
                 if array is not None and array.dtype.kind == "f" and array.ndim >= 2:
                     found[value.name] = array
     return found
-
-
-def _read(graph: Graph, value: Any) -> np.ndarray | None:
-    node = graph.producer(value)
-    if node is not None and node.op == "DequantizeLinear":
-        return _dequantized(graph, node)
-    if node is not None and node.op == "Cast":
-        return _array(graph, node.inputs[0])
-    return _array(graph, value)
 
 
 def _normalizations(graph: Graph) -> bool:
@@ -85,23 +77,6 @@ def _rescaled(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     rows, others = a.reshape(len(a), -1), b.reshape(len(b), -1)
     factors = (rows * others).sum(1) / np.maximum((rows * rows).sum(1), 1e-300)
     return (rows * factors[:, None]).reshape(a.shape)
-
-
-def _array(graph: Graph, value: Any) -> np.ndarray | None:
-    return graph.weights[value.name] if value.name in graph.weights else graph.constant(value)
-
-
-def _dequantized(graph: Graph, node: Any) -> np.ndarray | None:
-    """(q − z) s of a DequantizeLinear over a weight, per tensor or per axis."""
-    q, scale = (_array(graph, v) for v in node.inputs[:2])
-    zero = _array(graph, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else np.zeros(())
-    if q is None or scale is None or zero is None or node.attrs.get("block_size"):
-        return None
-    wide = [1] * q.ndim
-    if scale.size > 1:
-        wide[node.attrs.get("axis", 1)] = -1
-    spread = [x.astype(np.float64).reshape(wide if x.size > 1 else [1] * q.ndim) for x in (zero, scale)]
-    return ((q.astype(np.float64) - spread[0]) * spread[1]).astype(np.float32)
 
 
 def _permuted(a: np.ndarray, b: np.ndarray) -> str:

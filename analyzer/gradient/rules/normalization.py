@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, readers, vjp
 
 
 def _per_channel(op: Builder, value: Value, x: Value) -> Value:
@@ -167,9 +167,7 @@ def softmax_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 def _is_guarded(node: Primal) -> bool:
     """Whether what reads the result chooses between it and something else."""
-    readers = node.graph.consumers(node.node.outputs[0])
-    readers = [r for n in readers for r in (node.graph.consumers(n.outputs[0]) if n.op == "Cast" else [n])]
-    return any(r.op in ("Where", "IsNaN") for r in readers)
+    return any(n.op in ("Where", "IsNaN") for n in readers(node.node.outputs[0]))
 
 
 @vjp("LogSoftmax", since=13)
