@@ -56,7 +56,7 @@ def make_portable(proto: onnx.ModelProto) -> None:
         if operators.isdisjoint({"QuantizeLinear", "DequantizeLinear"}):
             continue
         _drop_stated_types(graph)
-        _hold_what_cannot_move(graph, names, tensors, types)
+        _hold_what_cannot_move(graph, names, tensors, types, opset)
         if opset >= _OPSET_OF_OUTPUT_DTYPE:
             _quantise_behind_movers(graph, names, tensors)
             _quantise_before_movers(graph, names, tensors)
@@ -152,18 +152,20 @@ def _is_signed(node: onnx.NodeProto, op: str, tensors: dict[str, onnx.TensorProt
 
 
 def _hold_what_cannot_move(
-    graph: onnx.GraphProto, names: _Names, tensors: dict[str, onnx.TensorProto], types: dict[str, int]
+    graph: onnx.GraphProto, names: _Names, tensors: dict[str, onnx.TensorProto], types: dict[str, int], opset: int
 ) -> None:
-    """Replaces DQ → mover with DQ → Sum → mover for int32, 4-bit integers and float8.
+    """Replaces DQ → mover with DQ → Sum → mover for int32, 4-bit integers and float8, and int8 without zero point.
 
-    onnxruntime would quantise behind the mover, or give it the quantised values, and has no kernels for either. A Sum of
-    one is the identity that no optimiser takes out.
+    onnxruntime would quantise behind the mover, or give it the quantised values, and has no kernels for either; below
+    opset 21 it takes uint8 where no zero point says the type. A Sum of one is the identity that no optimiser takes out.
     """
     readers, _ = _readers(graph)
     written: list[onnx.NodeProto] = []
     for node in graph.node:
         written.append(node)
-        if node.op_type != "DequantizeLinear" or types.get(node.input[0]) not in _IMMOVABLE:
+        kind = types.get(node.input[0])
+        untyped = kind == _TYPE.INT8 and opset < _OPSET_OF_OUTPUT_DTYPE and not "".join(node.input[2:])
+        if node.op_type != "DequantizeLinear" or not (untyped or kind in _IMMOVABLE):
             continue
         y = node.output[0]
         movers = [r for r in readers.get(y, []) if _moves(r) and r.input[0] == y]
