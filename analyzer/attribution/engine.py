@@ -24,7 +24,7 @@ from analyzer.attribution.targets import (
     resolve_class,
     seed,
 )
-from analyzer.errors import InputError, UnsupportedError
+from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.gradient import Rule, inlined_operators, table_of
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Source, Value, normalize
@@ -32,11 +32,11 @@ from analyzer.graph.query import (
     FeatureMap,
     default_layer,
     feature_maps,
+    fillings,
     find_tensors,
     image_input,
     image_layout,
     layouts,
-    single_batch,
 )
 from analyzer.runtime import Session
 from analyzer.store import Cache
@@ -255,14 +255,12 @@ class Explainer:
         ]
         found = []
         for number, (job, method) in enumerate(zip(jobs, methods, strict=True)):
-            layer = job.layer
-            if layer == "auto" and not shapes and method.needs_layer and not any(isinstance(t, str) for t in targets):
-                layer = self._layer_of_one(output)
             compiled = Compiled(graph, method, "", [], scores, outputs, target_inputs)
             for slot, (seeds, classes, about) in enumerate(seeded):
                 suffix = f"_{slot}" if len(targets) > 1 else ""
                 suffix += f"_{number}" if len(jobs) > 1 else ""
-                feature = pick_layer(graph, layer, about) if method.needs_layer else None
+                layer = self.layer_name(job.layer, graph, shapes, output, targets[slot]) if method.needs_layer else ""
+                feature = pick_layer(graph, layer, about) if layer else None
                 ctx = Context(op, seeds, about, image, axes, feature, rows=self.rows)
                 raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)
                 heat = heatmap(ctx, raw, method.kind)
@@ -276,13 +274,35 @@ class Explainer:
             found.append(compiled)
         return found
 
-    def _layer_of_one(self, output: str | None) -> str:
-        """The default layer as it is found for a single picture, whose sizes are all known."""
-        sizes = single_batch(self.plain.inputs)
-        if not sizes:
-            return "auto"
-        graph = self.graph(sizes)
-        return pick_layer(graph, "auto", find_scores(graph, output).logits).name
+    def default_layer(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> str:
+        """The name of the layer that "auto" chooses for the scores of classes; raises as `pick_layer`."""
+        graph = self.graph(shapes)
+        return pick_layer(graph, self.layer_name("auto", graph, shapes), find_scores(graph).logits).name
+
+    def layer_name(
+        self,
+        layer: str,
+        graph: Graph,
+        shapes: Mapping[str, tuple[int, ...]] | None,
+        output: str | None = None,
+        target: Any = None,
+    ) -> str:
+        """`layer`; for "auto" and a graph with open sizes, the name of the layer that is found where all are known.
+
+        Which map is the coarsest, and what its axes are, shows in sizes: so a file with open ones has the layer that it
+        has for a picture.
+        """
+        for sizes in fillings(graph) if layer == "auto" else ():
+            try:
+                known = self.graph(dict(shapes or {}) | sizes)
+                if isinstance(target, str):
+                    about = expression(Builder(known, PREFIX), target, self.arrays)
+                else:
+                    about = find_scores(known, output).logits
+                return pick_layer(known, "auto", about).name
+            except AnalyzerError:
+                continue
+        return layer
 
     def seeded(
         self, op: Builder, target_inputs: list[str], target: Any, scores: Scores, suffix: str, batch: Any

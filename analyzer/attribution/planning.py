@@ -79,7 +79,9 @@ def make_plan(
         resolve_class(target, explainer.labels)
         scores = find_scores(graph, output)
         about, stripped = scores.logits, scores.stripped
-    feature = pick_layer(graph, layer, about) if chosen.needs_layer else None
+    slot = target if is_expression(target) else None
+    layer = explainer.layer_name(layer, graph, shapes, output, slot) if chosen.needs_layer else ""
+    feature = pick_layer(graph, layer, about) if layer else None
     wrt = [feature.name] if feature else []
     if chosen.kind == "gradient":
         wrt.append(float_image(graph)[0].name)

@@ -447,6 +447,37 @@ def single_batch(inputs: Iterable[Value]) -> dict[str, tuple[int, ...]]:
     }
 
 
+SIDES = (224, 320, 64, 512, 32)  # what is tried for the sides of a picture that are open, in this order
+
+
+def fillings(graph: Graph, batch: int = 1) -> list[dict[str, tuple[int, ...]]]:
+    """Sizes to try for the inputs that leave some open, the likeliest first; empty where all are fixed.
+
+    Open axes get `batch` (the first), as many channels as the first Conv reads (3 where that is not known), and one of
+    SIDES.
+    """
+    image = image_input(graph)
+    found = []
+    for side in SIDES:
+        sizes = {}
+        for value in graph.inputs:
+            shape = value.shape or []
+            if all(isinstance(d, int) for d in shape):
+                continue
+            channels = image_layout(graph, value).index("C") if value is image and len(shape) == 4 else None
+            filled = {0: batch} | ({channels: _channels_read(graph, value)} if channels is not None else {})
+            sizes[value.name] = tuple(d if isinstance(d, int) else filled.get(a, side) for a, d in enumerate(shape))
+        if sizes and sizes not in found:
+            found.append(sizes)
+    return found
+
+
+def _channels_read(graph: Graph, image: Value) -> int:
+    conv = next((n for n in _first_spatial(graph, image) if n.op == "Conv"), None)
+    shape = conv.inputs[1].shape if conv is not None else None
+    return shape[1] * conv.attrs.get("group", 1) if shape and isinstance(shape[1], int) else 3
+
+
 def feature_maps(graph: Graph, target: Value | None = None) -> list[FeatureMap]:
     """Every tensor between the image and `target` (the outputs when None) that has channels over space, in order."""
     found = layouts(graph)
