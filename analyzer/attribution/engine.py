@@ -37,6 +37,7 @@ from analyzer.graph.query import (
     image_input,
     image_layout,
     layouts,
+    map_of_open_sizes,
 )
 from analyzer.runtime import Session
 from analyzer.store import Cache
@@ -259,8 +260,8 @@ class Explainer:
             for slot, (seeds, classes, about) in enumerate(seeded):
                 suffix = f"_{slot}" if len(targets) > 1 else ""
                 suffix += f"_{number}" if len(jobs) > 1 else ""
-                layer = self.layer_name(job.layer, graph, shapes, output, targets[slot]) if method.needs_layer else ""
-                feature = pick_layer(graph, layer, about) if layer else None
+                asked = (job.layer, graph, about, shapes, output, targets[slot])
+                feature = self.choose_layer(*asked) if method.needs_layer else None
                 ctx = Context(op, seeds, about, image, axes, feature, rows=self.rows)
                 raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)
                 heat = heatmap(ctx, raw, method.kind)
@@ -274,35 +275,38 @@ class Explainer:
             found.append(compiled)
         return found
 
-    def default_layer(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> str:
-        """The name of the layer that "auto" chooses for the scores of classes; raises as `pick_layer`."""
-        graph = self.graph(shapes)
-        return pick_layer(graph, self.layer_name("auto", graph, shapes), find_scores(graph).logits).name
-
-    def layer_name(
+    def choose_layer(
         self,
         layer: str,
         graph: Graph,
-        shapes: Mapping[str, tuple[int, ...]] | None,
+        about: Value,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
         output: str | None = None,
         target: Any = None,
-    ) -> str:
-        """`layer`; for "auto" and a graph with open sizes, the name of the layer that is found where all are known.
+    ) -> FeatureMap:
+        """The feature map called `layer`; for "auto" and open sizes, the one that is found where all sizes are known.
 
         Which map is the coarsest, and what its axes are, shows in sizes: so a file with open ones has the layer that it
         has for a picture.
+
+        Args:
+            about: the tensor of `graph` that is explained.
+            output, target: what `about` was made from.
+
+        Raises:
+            NotFoundError, UnsupportedError: as `pick_layer`.
         """
         for sizes in fillings(graph) if layer == "auto" else ():
             try:
                 known = self.graph(dict(shapes or {}) | sizes)
                 if isinstance(target, str):
-                    about = expression(Builder(known, PREFIX), target, self.arrays)
+                    score = expression(Builder(known, PREFIX), target, self.arrays)
                 else:
-                    about = find_scores(known, output).logits
-                return pick_layer(known, "auto", about).name
+                    score = find_scores(known, output).logits
+                return map_of_open_sizes(graph, pick_layer(known, "auto", score))
             except AnalyzerError:
                 continue
-        return layer
+        return pick_layer(graph, layer, about)
 
     def seeded(
         self, op: Builder, target_inputs: list[str], target: Any, scores: Scores, suffix: str, batch: Any

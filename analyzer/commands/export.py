@@ -56,8 +56,8 @@ def command(
         )
         click.echo(f"original outputs, largest relative difference on random input: {_number(record['receipt'])}")
         click.echo(f"heatmap, relative distance from that of explain: {_number(record['heatmap_difference'])}")
-        sizes = "; ".join(", ".join("×".join(map(str, s)) for s in run.values()) for run in record["executed"])
-        click.echo(f"executed by onnxruntime at {sizes}" if sizes else "not executed on this machine")
+        runs = "; ".join(", ".join("×".join(map(str, s)) for s in run.values()) for run in record["executed"])
+        click.echo(f"executed by onnxruntime at {runs}" if runs else "not executed on this machine")
 
 
 def _number(measured: float | str) -> str:

@@ -18,9 +18,9 @@ MOVERS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsq
 _OPSET_OF_OUTPUT_DTYPE = 21
 _TYPE = onnx.TensorProto
 # Types for which onnxruntime moves quantisation too, though QuantizeLinear or the operator moved has no such kernel.
-_IMMOVABLE = frozenset(
-    {_TYPE.INT32, _TYPE.INT4, _TYPE.UINT4, _TYPE.FLOAT8E4M3FN, _TYPE.FLOAT8E4M3FNUZ, _TYPE.FLOAT8E5M2, _TYPE.FLOAT8E5M2FNUZ}
-)  # fmt: skip
+_IMMOVABLE = frozenset({_TYPE.INT32, _TYPE.INT4, _TYPE.UINT4}) | {
+    _TYPE.FLOAT8E4M3FN, _TYPE.FLOAT8E4M3FNUZ, _TYPE.FLOAT8E5M2, _TYPE.FLOAT8E5M2FNUZ,
+}  # fmt: skip
 
 
 @dataclass
@@ -128,7 +128,7 @@ def _quantise_before_movers(graph: onnx.GraphProto, names: _Names, tensors: dict
             mover.input[0] = names.fresh(f"{x}/quantised")
             before[mover.output[0]] = _pair(node, x, mover.input[0], names)
     if before:
-        _rewrite(graph, [n for node in graph.node for n in (*before.get(''.join(node.output[:1]), ()), node)])
+        _rewrite(graph, [n for node in graph.node for n in (*before.get("".join(node.output[:1]), ()), node)])
 
 
 def _pair(like: onnx.NodeProto, x: str, y: str, names: _Names) -> list[onnx.NodeProto]:

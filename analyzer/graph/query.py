@@ -472,10 +472,30 @@ def fillings(graph: Graph, batch: int = 1) -> list[dict[str, tuple[int, ...]]]:
     return found
 
 
+def map_of_open_sizes(graph: Graph, known: FeatureMap) -> FeatureMap:
+    """The feature map of a graph with open sizes that `known` is where they are fixed.
+
+    Raises:
+        UnsupportedError: it is a grid of tokens whose height and width are open.
+    """
+    value, layout = graph[known.name], known.layout
+    own = layouts(graph).get(value.name)
+    if own is not None and own.is_map and own.axes == layout.axes:
+        layout = own
+    elif any(not isinstance(d, int) for i in graph.inputs for d in (i.shape or [None])[1:]):
+        if "L" in layout.axes or value.shape is None:
+            raise UnsupportedError(f"{known.name!r} is a grid of tokens whose height and width are open")
+        grid = tuple(d if isinstance(d, int) else None for d in (value.shape[a] for a in layout.spatial))
+        layout = Layout(layout.axes, grid, layout.prefix)
+    return FeatureMap(value, layout, graph.producer(value))
+
+
 def _channels_read(graph: Graph, image: Value) -> int:
-    conv = next((n for n in _first_spatial(graph, image) if n.op == "Conv"), None)
-    shape = conv.inputs[1].shape if conv is not None else None
-    return shape[1] * conv.attrs.get("group", 1) if shape and isinstance(shape[1], int) else 3
+    for node in _first_spatial(graph, image):
+        shape = node.inputs[1].shape if node.op == "Conv" else None
+        if shape and isinstance(shape[1], int):
+            return int(shape[1] * node.attrs.get("group", 1))
+    return 3
 
 
 def feature_maps(graph: Graph, target: Value | None = None) -> list[FeatureMap]:

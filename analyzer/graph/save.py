@@ -35,12 +35,12 @@ def save(
         InputError: the folder does not exist or cannot be written to.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder")
     proto, weights = graph.stub(outputs)
     try:
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist")
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder")
         with tempfile.TemporaryDirectory(prefix=".onnx-analyzer-", dir=path.parent) as folder:
             file = Path(folder) / path.name
             data = _add_weights(proto, weights, file)
