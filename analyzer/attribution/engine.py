@@ -492,6 +492,10 @@ class Explainer:
         self._compiled.move_to_end(key)
         return self._compiled[key]
 
+    def drop_sessions(self) -> None:
+        """Forgets the sessions that are kept, and their memory."""
+        self._compiled.clear()
+
     def step(self, method: str, done: int, total: int) -> None:
         """Tells whoever listens how far a method of many runs is."""
         if self.progress is not None:

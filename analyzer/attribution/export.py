@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,7 @@ LARGEST_DISTANCE = 0.05
 LARGEST_DIFFERENCE = 0.1
 _SMALL = 1e-4  # an output that is nowhere larger is compared with this: rounding near 0 is no difference
 _SEEDS = 3
+_Arrays: TypeAlias = dict[str, np.ndarray]
 
 
 def export(
@@ -85,21 +86,28 @@ def export(
     return save(graph, path, check=tried)
 
 
-@dataclass
 class Trial:
-    """An exported file, run beside the model that it was made from and beside `explain`.
+    """An exported file, run beside the model that it was made from and beside `explain`; one session at a time.
+
+    Args:
+        explained: `explain` of the same question, given the inputs.
 
     Attributes:
         record: {"receipt": largest relative difference of the original outputs, "heatmap_difference": relative L2
             distance of the heatmap from that of `explain`, "executed": [{input: sizes}]}. Where this machine's
-            onnxruntime has no kernel for the file or the model, a sentence stands for what was not measured.
+            onnxruntime cannot run the model, or has no kernel for the file, a sentence stands for what was not measured.
     """
 
-    explainer: Explainer
-    compiled: Compiled
-    file: Path
-    explained: Any
-    record: dict[str, Any] = field(default_factory=dict)
+    def __init__(
+        self,
+        explainer: Explainer,
+        compiled: Compiled,
+        file: Path,
+        explained: Callable[[Mapping[str, np.ndarray]], Attribution],
+    ) -> None:
+        self.explainer, self.compiled, self.file, self.explained = explainer, compiled, file, explained
+        self.name = explainer.loaded.name
+        self.record: dict[str, Any] = {}
 
     def run(self) -> None:
         """Fills in `record`.
@@ -108,121 +116,124 @@ class Trial:
             UnsupportedError: the file does not load, does not run where the model does, differs, or can be tried at no
                 size.
         """
-        before = self._original()
-        after = self._exported(before is None)
-        if after is None:
-            return
-        tried, reason = self._runs(before, after)
-        if not tried and before is not None:
-            self.record["receipt"] = f"not measured: the model itself does not run: {reason}"
-            tried, reason = self._runs(None, after)
-        if not tried:
-            raise UnsupportedError(
-                f"{self.explainer.loaded.name}: the exported model runs at no size that was tried: {reason}",
-                "nothing was written; fix sizes that the model takes: " + self._example(),
-            )
-        self.record.setdefault("receipt", max(run.difference for run in tried))
-        self.record["heatmap_difference"] = max(run.distance for run in tried)
-        self.record["executed"] = [run.sizes for run in tried]
-
-    def _runs(self, before: Plain | None, after: Plain) -> tuple[list[_Run], str]:
-        """Up to two runs at sizes where `before` runs (`after`, without one), and why the first that failed did."""
-        tried: list[_Run] = []
-        reasons: list[str] = []
-        for sizes in self._sizes():
-            try:
-                tried.append(self._compared(before, after, sizes))
-            except _ModelError as error:
-                reasons.append(str(error))
-            if len(tried) == 2:
-                break
-        return tried, next(iter(reasons), "")
-
-    def _compared(self, before: Plain | None, after: Plain, sizes: Mapping[str, tuple[int, ...]]) -> _Run:
-        """One random input at `sizes`; the best of a few where rounding decides."""
-        best: _Run | None = None
+        best: list[_Run] = []
         for seed in range(_SEEDS):
-            feeds = random_feeds(after.inputs, seed, sizes=sizes)
-            try:
-                expected = before.run(feeds) if before else {}
-            except Exception as error:
-                raise _ModelError(f"{_text(feeds)}: {_sentence(error)}") from None
-            found = self._found(after, feeds, alone=before is None)
-            run = _Run(
-                {name: list(array.shape) for name, array in feeds.items()},
-                max((_difference(array, found[name]) for name, array in expected.items()), default=0.0),
-                self._distance(feeds, found[OUTPUT]),
-            )
-            if run.good:
-                return run
-            best = run if best is None or run.distance < best.distance else best
-        assert best is not None
-        what = "heatmap differs from what explain gives"
-        if best.distance <= LARGEST_DISTANCE:
-            what = "model's outputs differ from those of the model as it came"
-        raise UnsupportedError(
-            f"{self.explainer.loaded.name}: at {_text(feeds)} the exported {what} "
-            f"(relative difference {max(best.distance, best.difference):.2g})",
-            "nothing was written; try another method or layer, and please report it",
-        )
+            runs = self._runs(seed)
+            if not runs or all(run.good for run in runs):
+                best = runs
+                break
+            best = min(best or runs, runs, key=lambda runs: max(run.distance for run in runs))
+        for run in best:
+            if not run.good:
+                about = "heatmap differs from what explain gives"
+                if run.distance <= LARGEST_DISTANCE:
+                    about = "model's outputs differ from those of the model as it came"
+                raise UnsupportedError(
+                    f"{self.name}: at {_text(run.sizes)} the exported {about} "
+                    f"(relative difference {max(run.distance, run.difference):.2g})",
+                    "nothing was written; try another method or layer, and please report it",
+                )
+        if best:
+            self.record.setdefault("receipt", max(run.difference for run in best))
+            self.record["heatmap_difference"] = max(run.distance for run in best)
+        self.record["executed"] = [run.sizes for run in best]
 
-    def _original(self) -> Plain | None:
-        """The model as it came; None where onnxruntime cannot load it."""
-        loaded = self.explainer.loaded
+    def _runs(self, seed: int) -> list[_Run]:
+        """A run at each of up to two sizes; none where a kernel is missing."""
+        expected = self._expected(seed)
+        after = self._loaded()
+        if after is None:
+            return []
+        found = self._found(after, expected or [(feeds, {}) for feeds in self._feeds(after, seed)], bool(expected))
+        del after
+        runs = []
+        for feeds, outputs, given in found:
+            difference = max((_difference(array, given[name]) for name, array in outputs.items()), default=0.0)
+            runs.append(_Run(_sizes(feeds), difference, self._distance(feeds, given[OUTPUT])))
+        return runs
+
+    def _expected(self, seed: int) -> list[tuple[_Arrays, _Arrays]]:
+        """(inputs, outputs) of the model as it came, at the first two sizes that it takes."""
+        loaded, answers, reasons = self.explainer.loaded, list[tuple[_Arrays, _Arrays]](), list[str]()
         try:
-            return Plain.original(loaded.path if loaded.path is not None else loaded.serialized())
+            before = Plain.original(loaded.path if loaded.path is not None else loaded.serialized())
         except Exception as error:
             self.record["receipt"] = f"not measured: onnxruntime does not load the model: {_sentence(error)}"
-            return None
+            return []
+        for feeds in self._feeds(before, seed):
+            try:
+                answers.append((feeds, before.run(feeds)))
+            except Exception as error:
+                reasons.append(_sentence(error))
+            if len(answers) == 2:
+                break
+        if not answers:
+            self.record["receipt"] = f"not measured: the model itself does not run: {reasons[0]}"
+        return answers
 
-    def _exported(self, alone: bool) -> Plain | None:
-        """The exported file; None where a kernel is missing that the model misses too.
-
-        Raises:
-            UnsupportedError: it does not load for another reason.
-        """
+    def _loaded(self) -> Plain | None:
+        """The exported file in a plain session; None where a kernel is missing that the model misses too."""
         try:
             return Plain(self.file)
         except Exception as error:
             reason = _sentence(error)
-            if not (alone and ("NOT_IMPLEMENTED" in str(error) or "NotImplemented" in type(error).__name__)):
+            missing = "NOT_IMPLEMENTED" in str(error) or "NotImplemented" in type(error).__name__
+            if not (missing and "receipt" in self.record):
                 raise UnsupportedError(
-                    f"{self.explainer.loaded.name}: onnxruntime does not load the exported model: {reason}",
+                    f"{self.name}: onnxruntime does not load the exported model: {reason}",
                     "nothing was written; try another method or layer, and please report it",
                 ) from None
-            self.record |= {"heatmap_difference": f"not measured: {reason}", "executed": []}
+            self.record["heatmap_difference"] = f"not measured: {reason}"
             return None
 
-    def _sizes(self) -> list[dict[str, tuple[int, ...]]]:
-        """What to try: the likeliest sizes first, batches of one and of two by turns where the batch is open."""
+    def _found(
+        self, after: Plain, questions: Sequence[tuple[_Arrays, _Arrays]], all_run: bool
+    ) -> list[tuple[_Arrays, _Arrays, _Arrays]]:
+        """(inputs, the model's outputs, those of the exported file), up to two.
+
+        Args:
+            all_run: the model runs on these inputs, so the file has to.
+        """
+        found, reasons = list[tuple[_Arrays, _Arrays, _Arrays]](), list[str]()
+        for feeds, outputs in questions:
+            try:
+                found.append((feeds, outputs, after.run(feeds)))
+            except Exception as error:
+                reasons.append(f"at {_text(_sizes(feeds))}: {_sentence(error)}")
+                if all_run:
+                    break
+            if len(found) == 2:
+                break
+        if reasons and (all_run or not found):
+            raise UnsupportedError(
+                f"{self.name}: the exported model does not run {reasons[0]}",
+                "nothing was written; fix sizes that the model takes: " + self._example(),
+            )
+        return found
+
+    def _feeds(self, session: Plain, seed: int) -> Iterator[_Arrays]:
+        """Random inputs: the likeliest sizes first, batches of one and of two by turns where the batch is open."""
+        for sizes in self._tried_sizes():
+            yield random_feeds(session.inputs, seed, sizes=sizes)
+
+    def _tried_sizes(self) -> list[dict[str, tuple[int, ...]]]:
         graph = self.compiled.graph
         assert graph is not None
         single, double = fillings(graph), fillings(graph, batch=2)
         turns = [s for pair in zip(single, [*double[1:], *double[:1]], strict=True) for s in pair]
         return [s for i, s in enumerate(turns) if s not in turns[:i]] or [{}]
 
-    def _found(self, after: Plain, feeds: Mapping[str, np.ndarray], alone: bool) -> dict[str, np.ndarray]:
-        try:
-            return after.run(feeds)
-        except Exception as error:
-            if alone:
-                raise _ModelError(f"{_text(feeds)}: {_sentence(error)}") from None
-            raise UnsupportedError(
-                f"{self.explainer.loaded.name}: the exported model does not run at {_text(feeds)}, though the model "
-                f"does: {_sentence(error)}",
-                "nothing was written; fix the sizes of the input: " + self._example(),
-            ) from None
-
-    def _distance(self, feeds: dict[str, np.ndarray], heat: np.ndarray) -> float:
+    def _distance(self, feeds: _Arrays, heat: np.ndarray) -> float:
         """How far the heatmap is from that of `explain`: relative L2; ∞ where shapes, or what is not finite, differ.
 
         Raises:
             UnsupportedError: explain chooses another layer.
         """
         found = self.explained(feeds)
+        self.explainer.drop_sessions()
         if found.layer != self.compiled.layer:
             raise UnsupportedError(
-                f"{self.explainer.loaded.name}: at {_text(feeds)} explain chooses the layer {found.layer!r}, "
+                f"{self.name}: at {_text(_sizes(feeds))} explain chooses the layer {found.layer!r}, "
                 f"export {self.compiled.layer!r}",
                 "nothing was written; name the layer (--layer) or fix the sizes: " + self._example(),
             )
@@ -234,12 +245,8 @@ class Trial:
 
     def _example(self) -> str:
         """The flags that fix the sizes of the inputs."""
-        shapes = {i.name: i.shape or () for i in self.explainer.plain.inputs} | self._sizes()[0]
+        shapes = {i.name: i.shape or () for i in self.explainer.plain.inputs} | self._tried_sizes()[0]
         return " ".join(f"--shape {name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
-
-
-class _ModelError(Exception):
-    """A model does not run on an input."""
 
 
 @dataclass(frozen=True)
@@ -265,8 +272,12 @@ def _difference(expected: np.ndarray, found: np.ndarray) -> float:
     return relative(expected, found) * min(1.0, largest / _SMALL) if largest else relative(expected, found)
 
 
-def _text(feeds: Mapping[str, np.ndarray]) -> str:
-    return ", ".join(f"{name} of {'×'.join(map(str, array.shape)) or 'one value'}" for name, array in feeds.items())
+def _sizes(feeds: _Arrays) -> dict[str, list[int]]:
+    return {name: list(array.shape) for name, array in feeds.items()}
+
+
+def _text(sizes: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"{name} of {'×'.join(map(str, shape)) or 'one value'}" for name, shape in sizes.items())
 
 
 def _sentence(error: Exception) -> str:
