@@ -24,7 +24,7 @@ from analyzer.attribution.targets import (
     resolve_class,
     seed,
 )
-from analyzer.errors import InputError, UnsupportedError
+from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.gradient import Rule, inlined_operators, table_of
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Source, Value, normalize
@@ -32,11 +32,12 @@ from analyzer.graph.query import (
     FeatureMap,
     default_layer,
     feature_maps,
+    fillings,
     find_tensors,
     image_input,
     image_layout,
     layouts,
-    single_batch,
+    map_of_open_sizes,
 )
 from analyzer.graph.through import is_transparent
 from analyzer.runtime import Session
@@ -256,14 +257,12 @@ class Explainer:
         ]
         found = []
         for number, (job, method) in enumerate(zip(jobs, methods, strict=True)):
-            layer = job.layer
-            if layer == "auto" and not shapes and method.needs_layer and not any(isinstance(t, str) for t in targets):
-                layer = self._layer_of_one(output)
             compiled = Compiled(graph, method, "", [], scores, outputs, target_inputs)
             for slot, (seeds, classes, about) in enumerate(seeded):
                 suffix = f"_{slot}" if len(targets) > 1 else ""
                 suffix += f"_{number}" if len(jobs) > 1 else ""
-                feature = pick_layer(graph, layer, about) if method.needs_layer else None
+                asked = (job.layer, graph, about, shapes, output, targets[slot])
+                feature = self.choose_layer(*asked) if method.needs_layer else None
                 ctx = Context(op, seeds, about, image, axes, feature, rows=self.rows)
                 raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)
                 heat = heatmap(ctx, raw, method.kind)
@@ -277,13 +276,38 @@ class Explainer:
             found.append(compiled)
         return found
 
-    def _layer_of_one(self, output: str | None) -> str:
-        """The default layer as it is found for a single picture, whose sizes are all known."""
-        sizes = single_batch(self.plain.inputs)
-        if not sizes:
-            return "auto"
-        graph = self.graph(sizes)
-        return pick_layer(graph, "auto", find_scores(graph, output).logits).name
+    def choose_layer(
+        self,
+        layer: str,
+        graph: Graph,
+        about: Value,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        output: str | None = None,
+        target: Any = None,
+    ) -> FeatureMap:
+        """The feature map called `layer`; for "auto" and open sizes, the one that is found where all sizes are known.
+
+        Which map is the coarsest, and what its axes are, shows in sizes: so a file with open ones has the layer that it
+        has for a picture.
+
+        Args:
+            about: the tensor of `graph` that is explained.
+            output, target: what `about` was made from.
+
+        Raises:
+            NotFoundError, UnsupportedError: as `pick_layer`.
+        """
+        for sizes in fillings(graph) if layer == "auto" else ():
+            try:
+                known = self.graph(dict(shapes or {}) | sizes)
+                if isinstance(target, str):
+                    score = expression(Builder(known, PREFIX), target, self.arrays)
+                else:
+                    score = find_scores(known, output).logits
+                return map_of_open_sizes(graph, pick_layer(known, "auto", score))
+            except AnalyzerError:
+                continue
+        return pick_layer(graph, layer, about)
 
     def seeded(
         self, op: Builder, target_inputs: list[str], target: Any, scores: Scores, suffix: str, batch: Any
@@ -468,6 +492,10 @@ class Explainer:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         return self._compiled[key]
+
+    def drop_sessions(self) -> None:
+        """Forgets the sessions that are kept, and their memory."""
+        self._compiled.clear()
 
     def step(self, method: str, done: int, total: int) -> None:
         """Tells whoever listens how far a method of many runs is."""

@@ -54,4 +54,11 @@ def command(
         click.echo(
             f"{path}: output {OUTPUT!r} added ({method} of {record['target']}, layer {record['layer'] or 'none'})"
         )
-        click.echo(f"original outputs, largest relative difference on random input: {record['receipt']}")
+        click.echo(f"original outputs, largest relative difference on random input: {_number(record['receipt'])}")
+        click.echo(f"heatmap, relative distance from that of explain: {_number(record['heatmap_difference'])}")
+        runs = "; ".join(", ".join("×".join(map(str, s)) for s in run.values()) for run in record["executed"])
+        click.echo(f"executed by onnxruntime at {runs}" if runs else "not executed on this machine")
+
+
+def _number(measured: float | str) -> str:
+    return measured if isinstance(measured, str) else f"{measured:.2g}"

@@ -24,6 +24,7 @@ from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.graph.inference import infer
 from analyzer.graph.load import Source
 from analyzer.graph.normalize import implied_attributes, lookup, normalize
+from analyzer.graph.portable import make_portable
 from analyzer.graph.values import evaluate
 
 G_LOGGER.severity = G_LOGGER.CRITICAL
@@ -238,6 +239,7 @@ class Graph:
         self._add_annotations(proto, new, wanted)
         for key, text in self.metadata.items():
             onnx.helper.set_model_props(proto, {**{p.key: p.value for p in proto.metadata_props}, key: text})
+        make_portable(proto)
         return proto, weights
 
     def proto(self, outputs: Sequence[str] | None = None) -> onnx.ModelProto:

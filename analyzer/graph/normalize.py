@@ -7,8 +7,9 @@ Names of inputs, outputs and intermediate tensors survive; only nodes change.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +117,40 @@ def input_shapes_pass(source: Source, request: Request) -> None:
             if dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != size:
                 raise InputError(f"input {name!r} has the shape {_shape_text(dims)} in the file, not {list(shape)}")
             dim.dim_value = size
+
+
+_UNNAMED = frozenset({"", "?", "-1", "None"})  # what exporters write for a size of which nothing is known
+
+
+def open_sizes_pass(source: Source, request: Request) -> None:
+    """Names each open size of an input; sizes written as −1, 0 (of inputs) or "?" are open, and not all the same."""
+    graph = source.proto.graph
+    taken = {d.dim_param for v in graph.input for d in v.type.tensor_type.shape.dim}
+    for value in graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            fixed = dim.dim_value > 0 or dim.dim_param not in _UNNAMED
+            if not fixed and (dim.HasField("dim_value") or dim.HasField("dim_param")):
+                dim.dim_param = next(n for n in _numbered(f"{value.name}_{axis}") if n not in taken)
+                taken.add(dim.dim_param)
+    for value in [*graph.output, *graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0 or (dim.HasField("dim_param") and dim.dim_param in _UNNAMED):
+                dim.Clear()
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """name, name_2, name_3…"""
+    yield name
+    yield from (f"{name}_{n}" for n in itertools.count(2))
+
+
+def _unnamed_sizes(source: Source) -> list[str]:
+    return [
+        f"input {v.name!r} has a size of {d.dim_value if d.HasField('dim_value') else d.dim_param}"
+        for v in source.proto.graph.input
+        for d in v.type.tensor_type.shape.dim
+        if (d.HasField("dim_value") and d.dim_value <= 0) or (d.HasField("dim_param") and d.dim_param in _UNNAMED)
+    ]
 
 
 # ---- Functions and opset ----
@@ -631,6 +666,7 @@ def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
 PASSES: tuple[Pass, ...] = (
     Pass("fold initializer inputs", fold_initializer_inputs_pass),
     Pass("input shapes", input_shapes_pass),
+    Pass("open sizes", open_sizes_pass, _unnamed_sizes),
     Pass("inline functions", inline_functions_pass, lambda s: [f.name for f in s.proto.functions]),
     Pass("inline newer operators", inline_newer_pass),
     Pass("control flow", control_flow_pass),

@@ -458,6 +458,57 @@ def single_batch(inputs: Iterable[Value]) -> dict[str, tuple[int, ...]]:
     }
 
 
+SIDES = (224, 320, 64, 512, 32)  # what is tried for the sides of a picture that are open, in this order
+
+
+def fillings(graph: Graph, batch: int = 1) -> list[dict[str, tuple[int, ...]]]:
+    """Sizes to try for the inputs that leave some open, the likeliest first; empty where all are fixed.
+
+    Open axes get `batch` (the first), as many channels as the first Conv reads (3 where that is not known), and one of
+    SIDES.
+    """
+    image = image_input(graph)
+    found = []
+    for side in SIDES:
+        sizes = {}
+        for value in graph.inputs:
+            shape = value.shape or []
+            if all(isinstance(d, int) for d in shape):
+                continue
+            channels = image_layout(graph, value).index("C") if value is image and len(shape) == 4 else None
+            filled = {0: batch} | ({channels: _channels_read(graph, value)} if channels is not None else {})
+            sizes[value.name] = tuple(d if isinstance(d, int) else filled.get(a, side) for a, d in enumerate(shape))
+        if sizes and sizes not in found:
+            found.append(sizes)
+    return found
+
+
+def map_of_open_sizes(graph: Graph, known: FeatureMap) -> FeatureMap:
+    """The feature map of a graph with open sizes that `known` is where they are fixed.
+
+    Raises:
+        UnsupportedError: it is a grid of tokens whose height and width are open.
+    """
+    value, layout = graph[known.name], known.layout
+    own = layouts(graph).get(value.name)
+    if own is not None and own.is_map and own.axes == layout.axes:
+        layout = own
+    elif any(not isinstance(d, int) for i in graph.inputs for d in (i.shape or [None])[1:]):
+        if "L" in layout.axes or value.shape is None:
+            raise UnsupportedError(f"{known.name!r} is a grid of tokens whose height and width are open")
+        grid = tuple(d if isinstance(d, int) else None for d in (value.shape[a] for a in layout.spatial))
+        layout = Layout(layout.axes, grid, layout.prefix)
+    return FeatureMap(value, layout, graph.producer(value))
+
+
+def _channels_read(graph: Graph, image: Value) -> int:
+    for node in _first_spatial(graph, image):
+        shape = node.inputs[1].shape if node.op == "Conv" else None
+        if shape and isinstance(shape[1], int):
+            return int(shape[1] * node.attrs.get("group", 1))
+    return 3
+
+
 def feature_maps(graph: Graph, target: Value | None = None) -> list[FeatureMap]:
     """Every tensor between the image and `target` (the outputs when None) that has channels over space, in order."""
     found = layouts(graph)

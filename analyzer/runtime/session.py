@@ -14,9 +14,8 @@ from analyzer.errors import InputError, ProviderError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.runtime.providers import NAMES, resolve
 
-# Both are wrong in onnxruntime 1.31: a zero Pad before a MaxPool is folded into its padding of −∞, and moving a
-# DequantizeLinear without a zero point behind a Reshape invents one of another type.
-DISABLED_OPTIMIZERS = ["Pad_Fusion", "QDQPropagationTransformer"]
+# Wrong in onnxruntime 1.31: a zero Pad before a MaxPool is folded into its padding of −∞.
+DISABLED_OPTIMIZERS = ["Pad_Fusion"]
 # A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
 # could otherwise ask for gigabytes while the session is created.
 FOLDING_LIMIT = 64 << 20
