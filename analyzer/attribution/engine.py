@@ -18,11 +18,13 @@ from analyzer.attribution.targets import (
     TOP1,
     Arrays,
     Scores,
+    class_scores,
     expression,
     find_scores,
     is_expression,
     resolve_class,
     seed,
+    top1,
 )
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import Rule, inlined_operators, table_of
@@ -35,6 +37,7 @@ from analyzer.graph.query import (
     find_tensors,
     image_input,
     image_layout,
+    is_quantised,
     layouts,
     single_batch,
 )
@@ -285,9 +288,20 @@ class Explainer:
         return pick_layer(graph, "auto", find_scores(graph, output).logits).name
 
     def seeded(
-        self, op: Builder, target_inputs: list[str], target: Any, scores: Scores, suffix: str, batch: Any
+        self,
+        op: Builder,
+        target_inputs: list[str],
+        target: Any,
+        scores: Scores,
+        suffix: str,
+        batch: Any,
+        known: bool = False,
     ) -> tuple[dict[str, Value], Value, Value]:
-        """(cotangents, classes, the tensor explained) of a target; `target_inputs` grows by the input it takes."""
+        """(cotangents, classes, the tensor explained) of a target; `target_inputs` grows by the input it takes.
+
+        Args:
+            known: the class given at run time is never TOP1.
+        """
         if isinstance(target, str):
             score = expression(op, target, self.arrays)
             return {score.name: op.ones_like(score)}, op.constant(np.array([TOP1], np.int64)), score
@@ -297,7 +311,7 @@ class Explainer:
         else:
             check_class(scores, target)
             classes = op.constant(np.array([target], np.int64))
-        flat, cotangent, resolved = seed(op, scores, classes)
+        flat, cotangent, resolved = seed(op, scores, classes, known)
         return {flat.name: cotangent}, resolved, scores.logits
 
     # ---- Running ----
@@ -386,24 +400,52 @@ class Explainer:
         shapes = {name: tuple(a.shape) for name, a in feeds.items()}
         slots = [p if isinstance(p, str) else None for p in plans]
         compiled = self._session(jobs, slots, shapes, output)
-        first = compiled[0]
+        first, count = compiled[0], len(indices)
         classes = [p[indices] for p in plans if not isinstance(p, str)]
+        if classes and self._mixes_images(first.scores, count):
+            singles = [self._run(self._single(feeds, i), indices[i : i + 1], plans, jobs, output) for i in range(count)]
+            return [_joined([single[j] for single in singles]) for j in range(len(jobs))]
         for given_classes in classes:
             check_class(first.scores, int(given_classes.max()))
-        given = dict(feeds) | dict(zip(first.target_inputs, classes, strict=True))
-        assert first.session is not None
-        found = first.session.run(given, list(dict.fromkeys(n for one in compiled for n in one.names)))
-        return [self._attribution(one, found, feeds, indices, slots) for one in compiled]
+        names = list(dict.fromkeys(n for one in compiled for n in one.names))
+
+        def run(chosen: list[np.ndarray]) -> dict[str, np.ndarray]:
+            assert first.session is not None
+            return first.session.run(dict(feeds) | dict(zip(first.target_inputs, chosen, strict=True)), names)
+
+        if self.quantised:
+            shown = class_scores(first.scores, self.outputs(feeds, first.scores), count)
+            classes = [top1(c, shown) for c in classes]
+            found = run(classes)
+        else:
+            found = run(classes)
+            shown = class_scores(first.scores, found[first.scores.output.name], count)
+            # NaN, and means that differ in their last bits, are the only ways in which the graph takes another class.
+            named = [found[n[2]] for n, slot in zip(first.slots, slots, strict=True) if slot is None]
+            wanted = [top1(c, shown) for c in classes]
+            if any((w != n).any() for w, n in zip(wanted, named, strict=True)):
+                found = run(wanted)
+        return [self._attribution(one, found, shown, feeds, indices, slots) for one in compiled]
+
+    def _mixes_images(self, scores: Scores, count: int) -> bool:
+        """Whether the scores have no axis that counts images, although the model takes several of them."""
+        return count > 1 and not scores.batched and not self.fixed_batch
+
+    def _single(self, feeds: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+        """The feeds of one image of the batch."""
+        count = len(feeds[image_input(self.plain).name])
+        return {n: a[index : index + 1] if a.ndim and len(a) == count else a for n, a in feeds.items()}
 
     def _attribution(
         self,
         compiled: Compiled,
         found: Mapping[str, np.ndarray],
+        shown: np.ndarray,
         feeds: dict[str, np.ndarray],
         indices: np.ndarray,
         slots: list[Any],
     ) -> Attribution:
-        """What a run gave for one method."""
+        """What a run gave for one method, beside the scores."""
         count = len(indices)
         per_slot = [tuple(found[n] for n in slot) for slot in compiled.slots]
         order = [(i, k) for i in range(count) for k in range(len(per_slot))]
@@ -413,7 +455,7 @@ class Explainer:
         result = Attribution(
             raw,
             heat,
-            class_scores(compiled.scores, found[compiled.scores.output.name], count),
+            shown,
             target,
             compiled.layer,
             compiled.method.name,
@@ -459,6 +501,37 @@ class Explainer:
         found: list[Compiled] = self.kept(key, compiled)
         return found
 
+    @cached_property
+    def quantised(self) -> bool:
+        """Whether the file computes with quantised numbers, so that another plan of kernels can round otherwise."""
+        return is_quantised(self.loaded.proto)
+
+    @property
+    def deployed(self) -> Session | None:
+        """The file as it is in stock onnxruntime, every optimizer on; None where that does not load it."""
+        return self.kept("deployed", self._deployed)  # type: ignore[no-any-return]
+
+    def _deployed(self) -> Session | None:
+        path = self.loaded.path
+        try:
+            file = str(path) if path is not None and path.is_file() else self.loaded.serialized()
+            size = sum(w.nbytes for w in self.loaded.weights.values())
+            return Session(file, self.provider, weight_bytes=size, **self.session_options)
+        except (UnsupportedError, ValueError):  # ValueError: more than protobuf holds in one piece
+            return None
+
+    def outputs(self, feeds: Mapping[str, np.ndarray], scores: Scores) -> np.ndarray:
+        """What the model outputs as its scores: of a quantised file, what that gives as it is deployed, bit for bit."""
+        name = scores.output.name
+        session = self.deployed if self.quantised else None
+        if session is None:
+            shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+            session = self.kept(
+                ("scores", tuple(sorted(shapes.items())), name),
+                lambda: Session(self.graph(shapes), self.provider, outputs=[name], **self.session_options),
+            )
+        return session.run(feeds, [name])[name]  # type: ignore[no-any-return]
+
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under `key`; the least recently used go."""
         if key not in self._compiled:
@@ -489,17 +562,18 @@ class Explainer:
         graph = self.graph(shapes)
         image = image_input(graph)
         scores = find_scores(graph, output)
+        if not all(isinstance(p, str) for p in plans) and self._mixes_images(scores, len(indices)):
+            rows = range(len(indices))
+            return _joined(
+                [self._run_often(self._single(feeds, i), indices[i : i + 1], plans, job, output) for i in rows]
+            )
         batched = frozenset(n for n, a in feeds.items() if a.ndim and len(a) == len(feeds[image.name]))
         fixed = self.fixed_batch or (None if scores.batched else 1)
-        plain = self.kept(
-            ("scores", tuple(sorted(shapes.items())), output),
-            lambda: Session(graph, self.provider, outputs=[scores.output.name], **self.session_options),
-        )
-        values = class_scores(scores, plain.run(feeds)[scores.output.name], len(indices))
+        values = class_scores(scores, self.outputs(feeds, scores), len(indices))
         raws, targets, details, layers = [], [], [], ""
         for row in range(len(indices)):
             slots = [p if isinstance(p, str) else int(p[indices[row]]) for p in plans]
-            slots = [int(values[row].argmax()) if s == TOP1 else s for s in slots]
+            slots = [s if isinstance(s, str) else int(top1(np.array(s), values[row])) for s in slots]
             for slot in slots:
                 if not isinstance(slot, str):
                     check_class(scores, slot)
@@ -561,13 +635,6 @@ class Explainer:
         if is_float(given) and not np.isfinite(array).all():
             raise InputError(f"input {given.name!r} holds NaN or infinite values")
         return array
-
-
-def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
-    """(N, classes) as the model outputs them; a segmenter's are means over space."""
-    if scores.space and output.ndim == len(scores.logits.shape):
-        output = output.mean(axis=scores.space)
-    return output.reshape(count if scores.batched else 1, -1)
 
 
 def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:

@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import onnx
+
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
+from analyzer.graph.bodies import all_nodes
 from analyzer.graph.ir import Graph, Node, Value, reads
 from analyzer.graph.normalize import lookup
 
@@ -78,6 +81,21 @@ def _first_spatial(graph: Graph, image: Value) -> Iterable[Node]:
                 if node.op not in ("Conv", "MaxPool", "AveragePool", "Transpose"):
                     queue.extend(node.outputs)
 
+
+# ---- Quantisation ----
+
+_QUANTISED = {"DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeLinear",
+              "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulInteger16", "MatMulNBits", "MatMulBnb4",
+              "MatMulFpQ4", "GatherBlockQuantized"}  # fmt: skip
+
+
+def is_quantised(proto: onnx.ModelProto) -> bool:
+    """Whether a node of the file, of a body in it or of a function of it computes with quantised numbers."""
+    nodes = [*all_nodes(proto.graph), *(n for f in proto.functions for n in f.node)]
+    return any(n.op_type in _QUANTISED or n.op_type.startswith(_QUANTISED_NAMES) for n in nodes)
+
+
+_QUANTISED_NAMES = ("QuantizeLinear", "QLinear", "QGemm", "QAttention", "QEmbed", "QMoE", "QOrdered")
 
 # ---- Logits ----
 
