@@ -39,6 +39,7 @@ from analyzer.graph.query import (
     image_layout,
     is_quantised,
     layouts,
+    output_quantisers,
     single_batch,
 )
 from analyzer.runtime import Session
@@ -64,6 +65,7 @@ class Attribution:
         image: index of the image per row.
         diagnosis: a sentence per row whose map is empty, constant or not finite; "" where all is well.
         stripped: squashing functions that were left out in front of the target (Softmax…).
+        tied: (N,) how many classes tie at the ceiling of the output's quantiser; 0 where the top class is alone.
         details: what else the method says, a row each: `completeness` of integrated gradients and full-grad, `score`
             and `top` at every position of occlusion…
         doubt: why a class may be none here, as `Scores.doubt`; "" where all is well, and for expressions.
@@ -80,6 +82,7 @@ class Attribution:
     stripped: tuple[str, ...] = ()
     details: dict[str, np.ndarray] = field(default_factory=dict)
     doubt: str = ""
+    tied: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass
@@ -425,7 +428,8 @@ class Explainer:
             wanted = [top1(c, shown) for c in classes]
             if any((w != n).any() for w, n in zip(wanted, named, strict=True)):
                 found = run(wanted)
-        return [self._attribution(one, found, shown, feeds, indices, slots) for one in compiled]
+        tied = self.tied(feeds, first.scores, shown) if classes else (np.zeros(len(shown), np.int64), "")
+        return [self._attribution(one, found, shown, tied, feeds, indices, slots) for one in compiled]
 
     def _mixes_images(self, scores: Scores, count: int) -> bool:
         """Whether the scores have no axis that counts images, although the model takes several of them."""
@@ -441,6 +445,7 @@ class Explainer:
         compiled: Compiled,
         found: Mapping[str, np.ndarray],
         shown: np.ndarray,
+        tied: tuple[np.ndarray, str],
         feeds: dict[str, np.ndarray],
         indices: np.ndarray,
         slots: list[Any],
@@ -465,8 +470,11 @@ class Explainer:
                 name: np.stack([found[compiled.details[k][name]][i] for i, k in order])
                 for name in (compiled.details[0] if compiled.details else {})
             },
-            doubt=doubt_of(compiled.scores, found[compiled.scores.output.name], count) if (target >= 0).any() else "",
+            tied=tied[0],
         )
+        if (target >= 0).any():
+            doubt = doubt_of(compiled.scores, found[compiled.scores.output.name], count)
+            result.doubt = "; ".join(filter(None, [doubt, tie_of(*tied)]))
         result.diagnosis = [
             diagnose_map(self, compiled, raw[r], feeds, int(i), slots[k] or int(target[r]))
             for r, (i, k) in enumerate(order)
@@ -532,6 +540,31 @@ class Explainer:
             )
         return session.run(feeds, [name])[name]  # type: ignore[no-any-return]
 
+    def tied(self, feeds: dict[str, np.ndarray], scores: Scores, shown: np.ndarray) -> tuple[np.ndarray, str]:
+        """((N,) classes that tie at the ceiling of a quantiser between the last layer and the scores, its node)"""
+        alike = (shown == shown.max(axis=-1, keepdims=True)).sum(axis=-1)
+        none = np.zeros(len(shown), np.int64)
+        if not self.quantised or scores.space or not (alike > 1).any():
+            return none, ""
+        shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+
+        def compiled() -> tuple[Session | None, dict[str, str]]:
+            graph = self.graph(shapes)
+            nodes = output_quantisers(graph, [scores.output.name])
+            nodes = [n for n in nodes if str(n.outputs[0].dtype) in ("int8", "uint8", "int16", "uint16")]
+            named = {graph.add_output(n.outputs[0]).name: n.name or n.outputs[0].name for n in nodes}
+            if not named:
+                return None, named
+            return Session(graph, self.provider, outputs=list(named), **self.session_options), named
+
+        session, named = self.kept(("ceilings", tuple(sorted(shapes.items())), scores.output.name), compiled)
+        for name, values in (session.run(feeds) if session is not None else {}).items():
+            full = (values == np.iinfo(values.dtype).max).reshape(len(shown), -1).sum(axis=-1)
+            at = (alike > 1) & (full >= alike)
+            if at.any():
+                return np.where(at, alike, none), named[name]
+        return none, ""
+
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under `key`; the least recently used go."""
         if key not in self._compiled:
@@ -570,6 +603,7 @@ class Explainer:
         batched = frozenset(n for n, a in feeds.items() if a.ndim and len(a) == len(feeds[image.name]))
         fixed = self.fixed_batch or (None if scores.batched else 1)
         values = class_scores(scores, self.outputs(feeds, scores), len(indices))
+        tied = self.tied(feeds, scores, values)
         raws, targets, details, layers = [], [], [], ""
         for row in range(len(indices)):
             slots = [p if isinstance(p, str) else int(p[indices[row]]) for p in plans]
@@ -597,7 +631,8 @@ class Explainer:
             [diagnose_runs(r) for r in raw],
             scores.stripped,
             {name: np.concatenate([d[name] for d in details]) for name in details[0]},
-            scores.doubt if max(targets) >= 0 else "",
+            "; ".join(filter(None, [scores.doubt, tie_of(*tied)])) if max(targets) >= 0 else "",
+            tied[0],
         )
 
     def _feeds(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -647,6 +682,17 @@ def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
     )
 
 
+def tie_of(tied: np.ndarray, quantiser: str) -> str:
+    """Says how many classes tie at the ceiling of the output's quantiser; "" where none do."""
+    if not tied.any():
+        return ""
+    where = "" if len(tied) == 1 else f" for {np.count_nonzero(tied)} of {len(tied)} images"
+    return (
+        f"{tied.max()} classes tie at the ceiling of the output's quantiser (node {quantiser!r}){where}: its range is "
+        "too narrow to tell them apart, and top1 is the first of them"
+    )
+
+
 def check_class(scores: Scores, index: int) -> None:
     """InputError where the model has no class of that index."""
     width = scores.classes
@@ -660,7 +706,7 @@ def _joined(parts: list[Attribution]) -> Attribution:
         return first
     joined = {
         name: np.concatenate([getattr(p, name) for p in parts])
-        for name in ("raw", "heatmap", "scores", "target", "image")
+        for name in ("raw", "heatmap", "scores", "target", "image", "tied")
     }
     return Attribution(
         layer=first.layer,
@@ -668,7 +714,7 @@ def _joined(parts: list[Attribution]) -> Attribution:
         diagnosis=[d for p in parts for d in p.diagnosis],
         stripped=first.stripped,
         details={n: np.concatenate([p.details[n] for p in parts]) for n in first.details},
-        doubt=first.doubt,
+        doubt="; ".join(dict.fromkeys(p.doubt for p in parts if p.doubt)),
         **joined,
     )
 

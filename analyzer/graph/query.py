@@ -136,6 +136,36 @@ def logits(graph: Graph, output: Value) -> Logits:
 
 _FLOAT_NAMES = {"float16", "float32", "float64", "16"}
 
+_MOVING = _PASSING | {"Transpose", "Slice", "Gather", "Split", "Concat", "Dropout"}
+
+
+def output_quantisers(graph: Graph, names: Iterable[str]) -> list[Node]:
+    """The QuantizeLinear nodes between tensors and the last layers that compute them, the nearest first.
+
+    Numbers that only move, squashing functions, the addition of a bias and what was appended to the model are passed.
+    """
+    own = {id(n) for n in graph.forward_nodes()}
+    found: dict[int, Node] = {}
+    waiting, seen = [graph[n] for n in names], set[str]()
+    while waiting:
+        value = waiting.pop(0)
+        node = graph.producer(value)
+        if node is None or value.name in seen:
+            continue
+        seen.add(value.name)
+        if node.op == "QuantizeLinear" and not node.domain and id(node) in own:
+            found[id(node)] = node
+        if id(node) not in own:
+            waiting += [i for i in node.inputs if i.name]
+        elif node.domain:
+            continue
+        elif node.op in _MOVING | _SQUASHING:
+            waiting += node.inputs if node.op == "Concat" else node.inputs[:1]
+        elif node.op == "Add" and any(graph.constant(i) is not None for i in node.inputs):
+            waiting += [i for i in node.inputs if graph.constant(i) is None]
+    return list(found.values())
+
+
 # ---- Layouts ----
 
 
