@@ -517,7 +517,7 @@ class Explainer:
     @property
     def deployed(self) -> Session | None:
         """The file as it is in stock onnxruntime, every optimizer on; None where that does not load it."""
-        return self.kept("deployed", self._deployed)  # type: ignore[no-any-return]
+        return self.kept("deployed", self._deployed)
 
     def _deployed(self) -> Session | None:
         path = self.loaded.path
@@ -538,7 +538,7 @@ class Explainer:
                 ("scores", tuple(sorted(shapes.items())), name),
                 lambda: Session(self.graph(shapes), self.provider, outputs=[name], **self.session_options),
             )
-        return session.run(feeds, [name])[name]  # type: ignore[no-any-return]
+        return session.run(feeds, [name])[name]
 
     def tied(self, feeds: dict[str, np.ndarray], scores: Scores, shown: np.ndarray) -> tuple[np.ndarray, str]:
         """((N,) classes that tie at the ceiling of a quantiser between the last layer and the scores, its node)"""
@@ -560,9 +560,9 @@ class Explainer:
         session, named = self.kept(("ceilings", tuple(sorted(shapes.items())), scores.output.name), compiled)
         for name, values in (session.run(feeds) if session is not None else {}).items():
             full = (values == np.iinfo(values.dtype).max).reshape(len(shown), -1).sum(axis=-1)
-            at = (alike > 1) & (full >= alike)
+            at = (alike > 1) & (full > 1)
             if at.any():
-                return np.where(at, alike, none), named[name]
+                return np.where(at, np.minimum(alike, full), none), named[name]
         return none, ""
 
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:

@@ -70,7 +70,7 @@ def _receipt(explainer: Explainer, compiled: Any) -> float | str:
     source = explainer.loaded.path
     try:
         if source is not None:
-            return receipt(str(source), compiled.graph)
-        return receipt(explainer.loaded.serialized(), compiled.graph)
+            return receipt(str(source), compiled.graph, as_it_is=explainer.quantised)
+        return receipt(explainer.loaded.serialized(), compiled.graph, as_it_is=explainer.quantised)
     except Exception as error:
         return f"not measured: {' '.join(str(error).split())[:120]}"

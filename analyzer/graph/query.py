@@ -97,10 +97,26 @@ def is_quantised(proto: onnx.ModelProto) -> bool:
 
 _QUANTISED_NAMES = ("QuantizeLinear", "QLinear", "QGemm", "QAttention", "QEmbed", "QMoE", "QOrdered")
 
+
+def quantisation(graph: Graph, output: Value) -> tuple[float, float]:
+    """Zero point and scale of what `output` holds; 0 and 1 where it is not quantised as a whole."""
+    node = graph.producer(output)
+    while node is not None and not node.domain and node.op in _PASSING - {"Cast", *_QUANTISING}:
+        node = graph.producer(node.inputs[0])
+    if node is None or node.op != "QuantizeLinear" or node.domain:
+        return 0.0, 1.0
+    known = [graph.constant(i) for i in node.inputs[1:] if i.name]
+    if not known or any(k is None or k.size != 1 for k in known):
+        return 0.0, 1.0
+    scale, *zero = (float(k.item()) for k in known if k is not None)
+    return (zero[0] if zero else 0.0), scale
+
+
 # ---- Logits ----
 
+_QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 _SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}
-_PASSING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear", "DequantizeLinear"}
+_PASSING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", *_QUANTISING}
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,20 @@ from analyzer.runtime.session import Session
 _KINDS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 
 
-def receipt(before: Any, after: Graph, provider: str = "cpu", seed: int = 0) -> float:
+def receipt(before: Any, after: Graph, provider: str = "cpu", seed: int = 0, as_it_is: bool = False) -> float:
     """max |before(x) − after(x)| / max |before(x)| over the outputs of `before`, for one random x.
 
     Args:
         before: path or bytes of the model as it came.
         after: the graph made from it, with whatever was appended.
+        as_it_is: run `before` with every optimizer on, those that we leave out included.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    original = ort.InferenceSession(before, options, ["CPUExecutionProvider"], disabled_optimizers=["Pad_Fusion"])
+    disabled = [] if as_it_is else ["Pad_Fusion"]
+    original = ort.InferenceSession(before, options, ["CPUExecutionProvider"], disabled_optimizers=disabled)
     names = [o.name for o in original.get_outputs()]
     feeds = random_feeds({i.name: (i.type, i.shape) for i in original.get_inputs()}, seed)
     expected = original.run(names, feeds)
