@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -172,7 +173,7 @@ def test_other_quantisers_stay_masked_and_are_named():
             assert "'g/quantise' (100% of its values saturate)" in said
 
 
-def test_audit_and_explain_say_that_scores_tie(tmp_path, capsys):
+def test_audit_and_explain_say_that_scores_tie(tmp_path, capsys, monkeypatch):
     pixels = RNG.random((1, 3, 32, 32)).astype(np.float32)
     net = small_cnn(classes=8, size=32, batch=1, seed=1)
     file = tmp_path / "narrow.onnx"
@@ -186,10 +187,14 @@ def test_audit_and_explain_say_that_scores_tie(tmp_path, capsys):
     assert found["saturated-scores"].value == 1.0
     sound = Explainer(quantised(net, pixels))
     assert "saturated-scores" not in {f.code for f in findings(audit(sound, how, pictures).report)}
-    assert main(["explain", str(file), str(tmp_path / "0.png"), "--preset", "0-1", "--format", "json"]) == 0
+    given = ["explain", str(file), str(tmp_path / "0.png"), "--preset", "0-1", "--format", "json", "-v"]
+    monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *given])
+    with pytest.raises(SystemExit, match="0"):
+        main()
     captured = capsys.readouterr()
     result = json.loads(captured.out)["results"][0]
     assert "tie at the ceiling" in result["doubt"] and "tie at the ceiling" in captured.err
+    assert "bit for bit" in captured.err
     assert result["maps"][0]["class"] == result["top"][0]["class"]
 
 
