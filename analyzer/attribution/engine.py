@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,7 @@ class Explainer:
         from analyzer.graph import load
 
         self.loaded = load(model)
+        self._stamp = _stamp_of(self.loaded.path)
         self.provider = provider
         self.labels = labels
         self.cache = GraphCache(cache, self.loaded) if cache is not None else None
@@ -522,7 +524,8 @@ class Explainer:
     def _deployed(self) -> Session | None:
         path = self.loaded.path
         try:
-            file = str(path) if path is not None and path.is_file() else self.loaded.serialized()
+            unchanged = path is not None and self._stamp is not None and _stamp_of(path) == self._stamp
+            file = str(path) if unchanged else self.loaded.serialized()
             size = sum(w.nbytes for w in self.loaded.weights.values())
             return Session(file, self.provider, weight_bytes=size, **self.session_options)
         except (UnsupportedError, ValueError):  # ValueError: more than protobuf holds in one piece
@@ -670,6 +673,14 @@ class Explainer:
         if is_float(given) and not np.isfinite(array).all():
             raise InputError(f"input {given.name!r} holds NaN or infinite values")
         return array
+
+
+def _stamp_of(path: Path | None) -> tuple[int, int] | None:
+    """What changes when a file is written anew; None where there is no file (bytes, a pipe)."""
+    if path is None or not path.is_file():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:

@@ -44,8 +44,9 @@ class Scores:
     def shown(self, op: Builder) -> Value:
         """What the model outputs as (N, classes), appended: `class_scores` in a type that ArgMax has kernels for."""
         value, shape = self.output, self.logits.shape
-        if self.space or (value.shape is not None and shape is not None and value.shape[:1] != shape[:1]):
-            value = op.reshape_like(value, self.logits)
+        if value.shape is not None and shape is not None:
+            if value.shape[:1] != shape[:1] or (self.space and len(value.shape) != len(shape)):
+                value = op.reshape_like(value, self.logits)
         return self._by_class(op, op.cast(value, _COMPARABLE.get(str(value.dtype), np.dtype(np.float32))))
 
     def _by_class(self, op: Builder, value: Value) -> Value:
@@ -64,7 +65,7 @@ class Scores:
     @property
     def doubt(self) -> str:
         """Why a class may be none: the numbers stand along several axes, as a detector's; "" where along one."""
-        shape = self.logits.shape or []
+        shape = (self.output.shape if not self.space else None) or self.logits.shape or []
         wide = [i for i, d in enumerate(shape) if d != 1 and i not in self.space and (i or not self.batched)]
         if len(wide) < 2:
             return ""
@@ -128,11 +129,21 @@ def find_scores(graph: Graph, output: str | None = None) -> Scores:
             batched = shape is None or (len(shape) > 1 and (shape[0] == batch or not isinstance(shape[0], int)))
             layout = layouts(graph).get(found.value.name)
             space = layout.spatial if layout is not None and layout.is_map and layout.axes in _SEGMENTER else ()
-            space = () if all(shape[a] == 1 for a in space) else space
+            space = () if all(shape[a] == 1 for a in space) or not _same_axes(value, found.value) else space
             return Scores(value, found.value, found.stripped, batched, space)
     names = ", ".join(f"{v.name!r} ({v.dtype})" for v in candidates)
     raise UnsupportedError(
         f"{graph.name}: no output is a differentiable score: {names}", "name a floating-point tensor as the target"
+    )
+
+
+def _same_axes(a: Value, b: Value) -> bool:
+    """Whether the two have the same sizes, axes of size 1 left out; what is not known counts as the same."""
+    if a.shape is None or b.shape is None:
+        return False
+    left, right = ([d for d in v.shape if d != 1] for v in (a, b))
+    return len(left) == len(right) and all(
+        m == n or not isinstance(m, int) or not isinstance(n, int) for m, n in zip(left, right, strict=True)
     )
 
 

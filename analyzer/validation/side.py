@@ -215,7 +215,9 @@ class Side:
         """Where its results are from: provider, float nodes that fell to the CPU, runtime, machine, Python."""
 
         def made() -> dict[str, np.ndarray]:
-            return {"receipt": packed(self._here() | {"fell to the CPU": self.plain.fallbacks})}
+            deployed = self.explainer.quantised and self.explainer.deployed is not None
+            scores = "the file as it is, bit for bit" if deployed else "the rewritten model"
+            return {"receipt": packed(self._here() | {"fell to the CPU": self.plain.fallbacks, "scores": scores})}
 
         found = made() if self.store is None else self.store.kept(self._key("receipt"), made)
         return dict(unpacked(found["receipt"]))
@@ -245,8 +247,8 @@ class Side:
         Raises:
             InputError: they are.
         """
-        known = {k: v for k, v in self.receipt.items() if k != "fell to the CPU"}
         here = self._here()
+        known = {k: self.receipt.get(k) for k in here}
         if known != here:
             words = [f"{k} {known[k]} there, {here[k]} here" for k in here if known[k] != here[k]]
             raise InputError(
