@@ -545,9 +545,11 @@ class Explainer:
 
     def tied(self, feeds: dict[str, np.ndarray], scores: Scores, shown: np.ndarray) -> tuple[np.ndarray, str]:
         """((N,) classes that tie at the ceiling of a quantiser between the last layer and the scores, its node)"""
-        alike = (shown == shown.max(axis=-1, keepdims=True)).sum(axis=-1)
         none = np.zeros(len(shown), np.int64)
-        if not self.quantised or scores.space or not (alike > 1).any():
+        if not self.quantised or scores.space:
+            return none, ""
+        alike = (shown == shown.max(axis=-1, keepdims=True)).sum(axis=-1)
+        if not (alike > 1).any():
             return none, ""
         shapes = {n: tuple(a.shape) for n, a in feeds.items()}
 

@@ -44,9 +44,9 @@ class Scores:
     def shown(self, op: Builder) -> Value:
         """What the model outputs as (N, classes), appended: `class_scores` in a type that ArgMax has kernels for."""
         value, shape = self.output, self.logits.shape
-        if value.shape is not None and shape is not None:
-            if value.shape[:1] != shape[:1] or (self.space and len(value.shape) != len(shape)):
-                value = op.reshape_like(value, self.logits)
+        known = value.shape is not None and shape is not None
+        if known and (value.shape[:1] != shape[:1] or (self.space and len(value.shape) != len(shape))):
+            value = op.reshape_like(value, self.logits)
         return self._by_class(op, op.cast(value, _COMPARABLE.get(str(value.dtype), np.dtype(np.float32))))
 
     def _by_class(self, op: Builder, value: Value) -> Value:
