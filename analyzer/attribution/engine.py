@@ -697,7 +697,7 @@ def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
 
 def tie_of(tied: np.ndarray, quantiser: str) -> str:
     """Says how many classes tie at the ceiling of the output's quantiser; "" where none do."""
-    if not tied.any():
+    if not quantiser:
         return ""
     where = "" if len(tied) == 1 else f" for {np.count_nonzero(tied)} of {len(tied)} images"
     return (
