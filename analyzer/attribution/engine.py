@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from analyzer.attribution.targets import (
     TOP1,
     Arrays,
     Scores,
+    class_scores,
     expression,
     find_scores,
     is_expression,
     resolve_class,
     seed,
+    top1,
 )
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.gradient import Rule, inlined_operators, table_of
@@ -36,8 +39,10 @@ from analyzer.graph.query import (
     find_tensors,
     image_input,
     image_layout,
+    is_quantised,
     layouts,
     map_of_open_sizes,
+    output_quantisers,
 )
 from analyzer.graph.through import is_transparent
 from analyzer.runtime import Session
@@ -63,6 +68,7 @@ class Attribution:
         image: index of the image per row.
         diagnosis: a sentence per row whose map is empty, constant or not finite; "" where all is well.
         stripped: squashing functions that were left out in front of the target (Softmax…).
+        tied: (N,) how many classes tie at the ceiling of the output's quantiser; 0 where the top class is alone.
         details: what else the method says, a row each: `completeness` of integrated gradients and full-grad, `score`
             and `top` at every position of occlusion…
         doubt: why a class may be none here, as `Scores.doubt`; "" where all is well, and for expressions.
@@ -79,6 +85,7 @@ class Attribution:
     stripped: tuple[str, ...] = ()
     details: dict[str, np.ndarray] = field(default_factory=dict)
     doubt: str = ""
+    tied: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass
@@ -143,6 +150,7 @@ class Explainer:
         from analyzer.graph import load
 
         self.loaded = load(model)
+        self._stamp = _stamp_of(self.loaded.path)
         self.provider = provider
         self.labels = labels
         self.cache = GraphCache(cache, self.loaded) if cache is not None else None
@@ -310,9 +318,20 @@ class Explainer:
         return pick_layer(graph, layer, about)
 
     def seeded(
-        self, op: Builder, target_inputs: list[str], target: Any, scores: Scores, suffix: str, batch: Any
+        self,
+        op: Builder,
+        target_inputs: list[str],
+        target: Any,
+        scores: Scores,
+        suffix: str,
+        batch: Any,
+        known: bool = False,
     ) -> tuple[dict[str, Value], Value, Value]:
-        """(cotangents, classes, the tensor explained) of a target; `target_inputs` grows by the input it takes."""
+        """(cotangents, classes, the tensor explained) of a target; `target_inputs` grows by the input it takes.
+
+        Args:
+            known: the class given at run time is never TOP1.
+        """
         if isinstance(target, str):
             score = expression(op, target, self.arrays)
             return {score.name: op.ones_like(score)}, op.constant(np.array([TOP1], np.int64)), score
@@ -322,7 +341,7 @@ class Explainer:
         else:
             check_class(scores, target)
             classes = op.constant(np.array([target], np.int64))
-        flat, cotangent, resolved = seed(op, scores, classes)
+        flat, cotangent, resolved = seed(op, scores, classes, known)
         return {flat.name: cotangent}, resolved, scores.logits
 
     # ---- Running ----
@@ -411,24 +430,54 @@ class Explainer:
         shapes = {name: tuple(a.shape) for name, a in feeds.items()}
         slots = [p if isinstance(p, str) else None for p in plans]
         compiled = self._session(jobs, slots, shapes, output)
-        first = compiled[0]
+        first, count = compiled[0], len(indices)
         classes = [p[indices] for p in plans if not isinstance(p, str)]
+        if classes and self._mixes_images(first.scores, count):
+            singles = [self._run(self._single(feeds, i), indices[i : i + 1], plans, jobs, output) for i in range(count)]
+            return [_joined([single[j] for single in singles]) for j in range(len(jobs))]
         for given_classes in classes:
             check_class(first.scores, int(given_classes.max()))
-        given = dict(feeds) | dict(zip(first.target_inputs, classes, strict=True))
-        assert first.session is not None
-        found = first.session.run(given, list(dict.fromkeys(n for one in compiled for n in one.names)))
-        return [self._attribution(one, found, feeds, indices, slots) for one in compiled]
+        names = list(dict.fromkeys(n for one in compiled for n in one.names))
+
+        def run(chosen: list[np.ndarray]) -> dict[str, np.ndarray]:
+            assert first.session is not None
+            return first.session.run(dict(feeds) | dict(zip(first.target_inputs, chosen, strict=True)), names)
+
+        if self.quantised:
+            shown = class_scores(first.scores, self.outputs(feeds, first.scores), count)
+            classes = [top1(c, shown) for c in classes]
+            found = run(classes)
+        else:
+            found = run(classes)
+            shown = class_scores(first.scores, found[first.scores.output.name], count)
+            # NaN, and means that differ in their last bits, are the only ways in which the graph takes another class.
+            named = [found[n[2]] for n, slot in zip(first.slots, slots, strict=True) if slot is None]
+            wanted = [top1(c, shown) for c in classes]
+            if any((w != n).any() for w, n in zip(wanted, named, strict=True)):
+                found = run(wanted)
+        tied = self.tied(feeds, first.scores, shown) if classes else (np.zeros(len(shown), np.int64), "")
+        return [self._attribution(one, found, shown, tied, feeds, indices, slots) for one in compiled]
+
+    def _mixes_images(self, scores: Scores, count: int) -> bool:
+        """Whether the scores have no axis that counts images, although the model takes several of them."""
+        return count > 1 and not scores.batched and not self.fixed_batch
+
+    def _single(self, feeds: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+        """The feeds of one image of the batch."""
+        count = len(feeds[image_input(self.plain).name])
+        return {n: a[index : index + 1] if a.ndim and len(a) == count else a for n, a in feeds.items()}
 
     def _attribution(
         self,
         compiled: Compiled,
         found: Mapping[str, np.ndarray],
+        shown: np.ndarray,
+        tied: tuple[np.ndarray, str],
         feeds: dict[str, np.ndarray],
         indices: np.ndarray,
         slots: list[Any],
     ) -> Attribution:
-        """What a run gave for one method."""
+        """What a run gave for one method, beside the scores."""
         count = len(indices)
         per_slot = [tuple(found[n] for n in slot) for slot in compiled.slots]
         order = [(i, k) for i in range(count) for k in range(len(per_slot))]
@@ -438,7 +487,7 @@ class Explainer:
         result = Attribution(
             raw,
             heat,
-            class_scores(compiled.scores, found[compiled.scores.output.name], count),
+            shown,
             target,
             compiled.layer,
             compiled.method.name,
@@ -448,8 +497,11 @@ class Explainer:
                 name: np.stack([found[compiled.details[k][name]][i] for i, k in order])
                 for name in (compiled.details[0] if compiled.details else {})
             },
-            doubt=doubt_of(compiled.scores, found[compiled.scores.output.name], count) if (target >= 0).any() else "",
+            tied=tied[0],
         )
+        if (target >= 0).any():
+            doubt = doubt_of(compiled.scores, found[compiled.scores.output.name], count)
+            result.doubt = "; ".join(filter(None, [doubt, tie_of(*tied)]))
         result.diagnosis = [
             diagnose_map(self, compiled, raw[r], feeds, int(i), slots[k] or int(target[r]))
             for r, (i, k) in enumerate(order)
@@ -483,6 +535,65 @@ class Explainer:
 
         found: list[Compiled] = self.kept(key, compiled)
         return found
+
+    @cached_property
+    def quantised(self) -> bool:
+        """Whether the file computes with quantised numbers, so that another plan of kernels can round otherwise."""
+        return is_quantised(self.loaded.proto)
+
+    @property
+    def deployed(self) -> Session | None:
+        """The file as it is in stock onnxruntime, every optimizer on; None where that does not load it."""
+        return self.kept("deployed", self._deployed)
+
+    def _deployed(self) -> Session | None:
+        path = self.loaded.path
+        try:
+            unchanged = path is not None and self._stamp is not None and _stamp_of(path) == self._stamp
+            file = str(path) if unchanged else self.loaded.serialized()
+            size = sum(w.nbytes for w in self.loaded.weights.values())
+            return Session(file, self.provider, weight_bytes=size, **self.session_options)
+        except (UnsupportedError, ValueError):  # ValueError: more than protobuf holds in one piece
+            return None
+
+    def outputs(self, feeds: Mapping[str, np.ndarray], scores: Scores) -> np.ndarray:
+        """What the model outputs as its scores: of a quantised file, what that gives as it is deployed, bit for bit."""
+        name = scores.output.name
+        session = self.deployed if self.quantised else None
+        if session is None:
+            shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+            session = self.kept(
+                ("scores", tuple(sorted(shapes.items())), name),
+                lambda: Session(self.graph(shapes), self.provider, outputs=[name], **self.session_options),
+            )
+        return session.run(feeds, [name])[name]
+
+    def tied(self, feeds: dict[str, np.ndarray], scores: Scores, shown: np.ndarray) -> tuple[np.ndarray, str]:
+        """((N,) classes that tie at the ceiling of a quantiser between the last layer and the scores, its node)"""
+        none = np.zeros(len(shown), np.int64)
+        if not self.quantised or scores.space:
+            return none, ""
+        alike = (shown == shown.max(axis=-1, keepdims=True)).sum(axis=-1)
+        if not (alike > 1).any():
+            return none, ""
+        shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+
+        def compiled() -> tuple[Session | None, dict[str, str]]:
+            graph = self.graph(shapes)
+            nodes = output_quantisers(graph, [scores.output.name])
+            nodes = [n for n in nodes if str(n.outputs[0].dtype) in ("int8", "uint8", "int16", "uint16")]
+            named = {graph.add_output(n.outputs[0]).name: n.name or n.outputs[0].name for n in nodes}
+            if not named:
+                return None, named
+            return Session(graph, self.provider, outputs=list(named), **self.session_options), named
+
+        session, named = self.kept(("ceilings", tuple(sorted(shapes.items())), scores.output.name), compiled)
+        for name, values in (session.run(feeds) if session is not None else {}).items():
+            full = (values == np.iinfo(values.dtype).max).reshape(len(shown), -1).sum(axis=-1)
+            at = (alike > 1) & (full > 1)
+            if at.any():
+                return np.where(at, np.minimum(alike, full), none), named[name]
+        return none, ""
 
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under `key`; the least recently used go."""
@@ -518,17 +629,19 @@ class Explainer:
         graph = self.graph(shapes)
         image = image_input(graph)
         scores = find_scores(graph, output)
+        if not all(isinstance(p, str) for p in plans) and self._mixes_images(scores, len(indices)):
+            rows = range(len(indices))
+            return _joined(
+                [self._run_often(self._single(feeds, i), indices[i : i + 1], plans, job, output) for i in rows]
+            )
         batched = frozenset(n for n, a in feeds.items() if a.ndim and len(a) == len(feeds[image.name]))
         fixed = self.fixed_batch or (None if scores.batched else 1)
-        plain = self.kept(
-            ("scores", tuple(sorted(shapes.items())), output),
-            lambda: Session(graph, self.provider, outputs=[scores.output.name], **self.session_options),
-        )
-        values = class_scores(scores, plain.run(feeds)[scores.output.name], len(indices))
+        values = class_scores(scores, self.outputs(feeds, scores), len(indices))
+        tied = self.tied(feeds, scores, values)
         raws, targets, details, layers = [], [], [], ""
         for row in range(len(indices)):
             slots = [p if isinstance(p, str) else int(p[indices[row]]) for p in plans]
-            slots = [int(values[row].argmax()) if s == TOP1 else s for s in slots]
+            slots = [s if isinstance(s, str) else int(top1(np.array(s), values[row])) for s in slots]
             for slot in slots:
                 if not isinstance(slot, str):
                     check_class(scores, slot)
@@ -552,7 +665,8 @@ class Explainer:
             [diagnose_runs(r) for r in raw],
             scores.stripped,
             {name: np.concatenate([d[name] for d in details]) for name in details[0]},
-            scores.doubt if max(targets) >= 0 else "",
+            "; ".join(filter(None, [scores.doubt, tie_of(*tied)])) if max(targets) >= 0 else "",
+            tied[0],
         )
 
     def _feeds(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -592,11 +706,12 @@ class Explainer:
         return array
 
 
-def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
-    """(N, classes) as the model outputs them; a segmenter's are means over space."""
-    if scores.space and output.ndim == len(scores.logits.shape):
-        output = output.mean(axis=scores.space)
-    return output.reshape(count if scores.batched else 1, -1)
+def _stamp_of(path: Path | None) -> tuple[int, int] | None:
+    """What changes when a file is written anew; None where there is no file (bytes, a pipe)."""
+    if path is None or not path.is_file():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
@@ -606,6 +721,17 @@ def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
     return (
         f"{scores.output.name!r} gave {len(output)} rows for {count} image{'s' * (count > 1)}: they are no scores of "
         "classes; name the tensor that held the scores before boxes were chosen, by an expression (docs/targets.md)"
+    )
+
+
+def tie_of(tied: np.ndarray, quantiser: str) -> str:
+    """Says how many classes tie at the ceiling of the output's quantiser; "" where none do."""
+    if not quantiser:
+        return ""
+    where = "" if len(tied) == 1 else f" for {np.count_nonzero(tied)} of {len(tied)} images"
+    return (
+        f"{tied.max()} classes tie at the ceiling of the output's quantiser (node {quantiser!r}){where}: its range is "
+        "too narrow to tell them apart, and top1 is the first of them"
     )
 
 
@@ -622,7 +748,7 @@ def _joined(parts: list[Attribution]) -> Attribution:
         return first
     joined = {
         name: np.concatenate([getattr(p, name) for p in parts])
-        for name in ("raw", "heatmap", "scores", "target", "image")
+        for name in ("raw", "heatmap", "scores", "target", "image", "tied")
     }
     return Attribution(
         layer=first.layer,
@@ -630,7 +756,7 @@ def _joined(parts: list[Attribution]) -> Attribution:
         diagnosis=[d for p in parts for d in p.diagnosis],
         stripped=first.stripped,
         details={n: np.concatenate([p.details[n] for p in parts]) for n in first.details},
-        doubt=first.doubt,
+        doubt="; ".join(dict.fromkeys(p.doubt for p in parts if p.doubt)),
         **joined,
     )
 

@@ -95,7 +95,7 @@ class Trial:
     Attributes:
         record: {"receipt": largest relative difference of the original outputs, "heatmap_difference": relative L2
             distance of the heatmap from that of `explain`, "executed": [{input: sizes}]}. Where this machine's
-            onnxruntime cannot run the model, or has no kernel for the file, a sentence stands for what was not measured.
+            onnxruntime cannot run the model, or has no kernel for the file, a sentence says what was not measured.
     """
 
     def __init__(

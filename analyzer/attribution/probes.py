@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyzer.attribution.engine import Explainer, class_scores
+from analyzer.attribution.engine import Explainer
 from analyzer.attribution.features import chosen_tensors
-from analyzer.attribution.targets import find_scores
+from analyzer.attribution.targets import class_scores, find_scores
 from analyzer.attribution.units import Units
 from analyzer.errors import InputError
 from analyzer.graph.query import image_input

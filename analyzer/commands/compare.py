@@ -153,8 +153,9 @@ def run(
 def ran_on(receipt: dict[str, Any]) -> str:
     """A side's receipt in words."""
     fell = ", ".join(receipt["fell to the CPU"]) or "nothing"
+    scores = f"; scores of {receipt['scores']}" if "scores" in receipt else ""
     where = f"{receipt['provider']} of onnxruntime {receipt['onnxruntime']}"
-    return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}"
+    return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}{scores}"
 
 
 def drawn(maps: dict[str, Any], placements: dict[str, Any]) -> list[tuple[str, bytes]]:

@@ -144,6 +144,7 @@ class Task:
         found = self.explainer.explain_all(array, self.jobs, target, self.output)
         self.doubt = tell_doubt(found[0].doubt, self.doubt)
         result: dict[str, Any] = {"picture": picture, "top": self.classes(found[0]), "maps": []}
+        result["doubt"] = found[0].doubt or None
         tiles, titles = [], []
         for attribution in found:
             for row in range(len(attribution.heatmap)):
@@ -169,8 +170,10 @@ class Task:
 
     def classes(self, attribution: Any) -> list[dict[str, Any]]:
         """The highest scores of the picture."""
+        from analyzer.attribution.targets import ranked
+
         scores = attribution.scores[0].astype(float)
-        order = scores.argsort(kind="stable")[::-1][: self.top]
+        order = ranked(scores)[: self.top]
         return [{"class": int(i), "label": self.label(int(i)), "score": float(scores[i])} for i in order]
 
     def label(self, index: int) -> str:
@@ -288,8 +291,13 @@ def completeness(method: str, error: float, expected: float) -> str:
 
 
 def report_receipt(explainer: Any, model: str) -> None:
-    """Says how far the normalised model's outputs are from the file's, measured on random input."""
+    """Says whose the scores are, and how far the normalised model's outputs are from the file's on random input."""
     from analyzer.runtime import receipt
 
-    difference = receipt(model, explainer.plain)
+    if explainer.quantised and explainer.deployed is None:
+        note("receipt: stock onnxruntime does not load this file; scores are those of the rewritten model")
+        return
+    if explainer.quantised:
+        note("receipt: scores are those of the file as it is in onnxruntime, bit for bit")
+    difference = receipt(model, explainer.plain, as_it_is=explainer.quantised)
     note(f"receipt: outputs of the rewritten model differ from the file's by at most {difference:.2g} (relative)")

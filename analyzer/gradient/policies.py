@@ -12,7 +12,7 @@ backpropagation is then x̄ = f′(x) ⊙ 1[x > 0] ⊙ max(ȳ, 0), deconvnet x̄
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -279,6 +279,21 @@ def rows_for(runtime: str) -> dict[str, Rule]:
             f"no runtime {runtime!r}", suggest(runtime, runtimes) or f"choose one of {', '.join(runtimes)}"
         )
     return runtimes[runtime]
+
+
+def passing(table: Table, quantised: Collection[str]) -> Table:
+    """`table` with the QuantizeLinear nodes that give these tensors passing the gradient where they saturate, too."""
+    plain = table["", "QuantizeLinear"].rule
+
+    def unmasked_quantize_linear_vjp(op: Builder, node: Primal, ct: Value) -> Any:
+        """x̄ = q̄ / s   (straight through)"""
+        from analyzer.gradient.rules.quantization import like_x
+
+        if node.node.outputs[0].name not in quantised:
+            return plain(op, node, ct)
+        return op.Div(ct, op.cast(like_x(op, node, node.inputs[1]), ct.dtype))
+
+    return override(table, {"QuantizeLinear": unmasked_quantize_linear_vjp})
 
 
 def with_switches(table: Table, switches: Mapping[str, Value]) -> Table:

@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import onnx
+
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
 from analyzer.graph.attention import attentions
 from analyzer.graph.axes import Axes, Layout, axes_of, follow, layout_of
+from analyzer.graph.bodies import all_nodes
 from analyzer.graph.ir import Graph, Node, Value, reads
 from analyzer.graph.normalize import lookup
-from analyzer.graph.through import is_transparent, readers
+from analyzer.graph.through import KEEPING, is_transparent, readers
 
 # ---- Reachability ----
 
@@ -83,6 +86,36 @@ def _first_spatial(graph: Graph, image: Value) -> Iterable[Node]:
                     queue.extend(node.outputs)
 
 
+# ---- Quantisation ----
+
+_QUANTISED = {"DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeLinear",
+              "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulInteger16", "MatMulNBits", "MatMulBnb4",
+              "MatMulFpQ4", "GatherBlockQuantized"}  # fmt: skip
+
+
+def is_quantised(proto: onnx.ModelProto) -> bool:
+    """Whether a node of the file, of a body in it or of a function of it computes with quantised numbers."""
+    nodes = [*all_nodes(proto.graph), *(n for f in proto.functions for n in f.node)]
+    return any(n.op_type in _QUANTISED or n.op_type.startswith(_QUANTISED_NAMES) for n in nodes)
+
+
+_QUANTISED_NAMES = ("QuantizeLinear", "QLinear", "QGemm", "QAttention", "QEmbed", "QMoE", "QOrdered")
+
+
+def quantisation(graph: Graph, output: Value) -> tuple[float, float]:
+    """Zero point and scale of what `output` holds; 0 and 1 where it is not quantised as a whole."""
+    node = graph.producer(output)
+    while node is not None and not node.domain and node.op in ("Identity", *_KEEPING_ORDER):
+        node = graph.producer(node.inputs[0])
+    if node is None or node.op != "QuantizeLinear" or node.domain:
+        return 0.0, 1.0
+    known = [graph.constant(i) for i in node.inputs[1:] if i.name]
+    if not known or any(k is None or k.size != 1 for k in known):
+        return 0.0, 1.0
+    scale, *zero = (float(k.item()) for k in known if k is not None)
+    return (zero[0] if zero else 0.0), scale
+
+
 # ---- Logits ----
 
 _SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}
@@ -121,6 +154,36 @@ def logits(graph: Graph, output: Value) -> Logits:
 
 
 _FLOAT_NAMES = {"float16", "float32", "float64", "16"}
+
+_MOVING = KEEPING | {*_KEEPING_ORDER, "Transpose", "Slice", "Gather", "Split", "Concat"}
+
+
+def output_quantisers(graph: Graph, names: Iterable[str]) -> list[Node]:
+    """The QuantizeLinear nodes between tensors and the last layers that compute them, the nearest first.
+
+    Numbers that only move, squashing functions, the addition of a bias and what was appended to the model are passed.
+    """
+    own = {id(n) for n in graph.forward_nodes()}
+    found: dict[int, Node] = {}
+    waiting, seen = [graph[n] for n in names], set[str]()
+    while waiting:
+        value = waiting.pop(0)
+        node = graph.producer(value)
+        if node is None or value.name in seen:
+            continue
+        seen.add(value.name)
+        if node.op == "QuantizeLinear" and not node.domain and id(node) in own:
+            found[id(node)] = node
+        if id(node) not in own:
+            waiting += [i for i in node.inputs if i.name]
+        elif node.domain:
+            continue
+        elif node.op in _MOVING | _SQUASHING:
+            waiting += node.inputs if node.op == "Concat" else node.inputs[:1]
+        elif node.op == "Add" and any(graph.constant(i) is not None for i in node.inputs):
+            waiting += [i for i in node.inputs if graph.constant(i) is None]
+    return list(found.values())
+
 
 # ---- Layouts ----
 

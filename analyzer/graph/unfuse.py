@@ -327,8 +327,8 @@ def _operand(e: Emit, f: Fused, index: int, swapped: int, batch_moved: int) -> s
     """An input with its first axis moved before the last, and then the last two exchanged, where that is asked for."""
     value = f[index]
     if batch_moved:
-        rank = len(f.shape(index))
-        value = e.Transpose(value, perm=[*range(1, rank - 1), 0, rank - 1])
+        count = len(f.shape(index))
+        value = e.Transpose(value, perm=[*range(1, count - 1), 0, count - 1])
     if not swapped:
         return value
     rank = f.axes(index)

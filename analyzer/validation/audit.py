@@ -28,6 +28,7 @@ BORDER = 0.1  # of the width and height, on each side
 CELLS = 8  # of the random order, along each axis
 STEPS = 12  # of a deletion or insertion curve
 SATURATED = 0.5  # share of a channel's values at the highest of the layer, on every picture
+TIED = 0.05  # share of pictures whose top scores may tie at the ceiling of the output's quantiser
 CLASSES = 8  # whose mean maps are kept
 
 
@@ -143,6 +144,7 @@ class _Run:
             self._take(self._measure(picture))
             return
         key = key_of(
+            "audited picture, 2",
             self.explainer.loaded.sha256,
             [self.explainer.provider, repr(self.preprocess), self.method, self.seed],
             [len(self.rows), len(self.rows) < self.probes, picture.name, picture.label],
@@ -177,6 +179,7 @@ class _Run:
             "top": top,
             "confidence": float(original[top]),
             "diagnosis": found.diagnosis[0],
+            "tied": int(found.tied[0]),
             **shortcut_signs(heat),
         }
         if picture.label is not None:
@@ -195,7 +198,7 @@ class _Run:
 
     def _probabilities(self, array: np.ndarray) -> np.ndarray:
         """Of every class, for a preprocessed picture: the scores where they are squashed, else their softmax."""
-        scores = self.side.output(array)
+        scores = self.side.classes(array)
         if self.side.scores.stripped:
             return scores
         powers = np.exp(scores - scores.max())
@@ -397,6 +400,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "corners": float(np.mean([r["corners"] for r in rows])),
         "maxima_together": _together(rows),
         "degenerate_maps": sum(bool(r["diagnosis"]) for r in rows),
+        "saturated_scores": float(np.mean([r["tied"] > 1 for r in rows])),
     }
     for key in ("faithfulness", "sanity"):
         probed = [r[key] for r in rows if key in r]
@@ -455,6 +459,12 @@ def findings(report: dict[str, Any]) -> list[Finding]:
         if share > 0.25:
             words = f"{row['saturated']} of {row['channels']} channels are mostly at the layer's highest value"
             find("saturated-channels", row["layer"], share, 0.25, words)
+    if summary.get("saturated_scores", 0) > TIED:
+        words = (
+            f"the top scores of {summary['saturated_scores']:.0%} of the pictures tie at the ceiling of the output's "
+            "quantiser: its range was calibrated too narrow"
+        )
+        find("saturated-scores", "", summary["saturated_scores"], TIED, words)
     if summary["label_kept_when_shifted"] < 0.8:
         kept = summary["label_kept_when_shifted"]
         find(

@@ -103,11 +103,12 @@ class _Run:
                 f"{reference.name} has {outputs[0].size} scores and {candidate.name} has {outputs[1].size}",
                 "compare two builds of the same model",
             )
-        top = [int(o.argmax()) for o in outputs]
+        scores = [reference.classes(picture.reference), candidate.classes(picture.candidate)]
+        top = [int(s.argmax()) for s in scores]
         row: dict[str, Any] = {
             "picture": picture.name,
             "top": top,
-            "agree": reference.labels(outputs[0]) == reference.labels(outputs[1]),
+            "agree": reference.labels(scores[0]) == reference.labels(scores[1]),
             "score_drift": float(np.abs(outputs[0] - outputs[1]).max() / (np.abs(outputs[0]).max() or 1.0)),
         }
         if picture.label is not None:

@@ -11,10 +11,10 @@ import numpy as np
 
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import Taps, channels_first
-from analyzer.attribution.targets import Scores, find_scores
+from analyzer.attribution.targets import Scores, class_scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
-from analyzer.graph.query import Layout, default_layer, feature_maps, image_input, layouts
+from analyzer.graph.query import Layout, default_layer, feature_maps, image_input, layouts, quantisation
 from analyzer.graph.through import readers
 from analyzer.runtime import Session, kernels, plan_difference, runtime_version
 from analyzer.store import Store, key_of, packed, unpacked
@@ -104,23 +104,21 @@ class Side:
     # ---- What is known of a picture ----
 
     def output(self, array: np.ndarray) -> np.ndarray:
-        """The scores of one picture, (classes,), as the model gives them; quantised ones as what they stand for."""
-        name = self.scores.output.name
-        found = self._kept(lambda: {name: self.plain.run({self.input: array}, [name])[name]}, "output", array)
-        zero, scale = self._quantised
-        return (np.asarray(found[name], np.float64).ravel() - zero) * scale
+        """All numbers of the scores of one picture, flat, as the model gives them; quantised ones as what they mean."""
+        return self._dequantised(self._given(array)).ravel()
 
-    @cached_property
-    def _quantised(self) -> tuple[float, float]:
-        """Zero point and scale of the scores; 0 and 1 where they are not quantised as a whole."""
-        node = self.graph.producer(self.scores.output)
-        if node is None or node.op != "QuantizeLinear" or node.domain:
-            return 0.0, 1.0
-        known = [self.graph.constant(i) for i in node.inputs[1:] if i.name]
-        if not known or any(k is None or k.size != 1 for k in known):
-            return 0.0, 1.0
-        scale, *zero = (float(k.item()) for k in known if k is not None)
-        return (zero[0] if zero else 0.0), scale
+    def classes(self, array: np.ndarray) -> np.ndarray:
+        """The score of every class, (classes,): `output`, by its means over space for a segmenter."""
+        return self._dequantised(class_scores(self.scores, self._given(array), 1)).ravel()
+
+    def _given(self, array: np.ndarray) -> np.ndarray:
+        name = self.scores.output.name
+        made = self._kept(lambda: {name: self.explainer.outputs({self.input: array}, self.scores)}, "scores", array)
+        return np.asarray(made[name])
+
+    def _dequantised(self, array: np.ndarray) -> np.ndarray:
+        zero, scale = quantisation(self.graph, self.scores.output)
+        return (array.astype(np.float64) - zero) * scale
 
     def labels(self, scores: np.ndarray) -> list[int]:
         """The top class, or for a sigmoid's scores every class above ½."""
@@ -139,7 +137,7 @@ class Side:
             found = self.explainer.explain(array, method, target, layer)
             return {"heatmap": found.heatmap[0], "diagnosis": packed(found.diagnosis[0])}
 
-        found = self._kept(explained, "heatmap", method, target, layer, array)
+        found = self._kept(explained, "heatmap, 2", method, target, layer, array)
         return found["heatmap"], unpacked(found["diagnosis"])
 
     def record(self, array: np.ndarray, methods: Sequence[str]) -> dict[str, str]:
@@ -151,7 +149,7 @@ class Side:
         self.tap([*self.layers, *self.rectified])
         self.features(array)
         self.plan()
-        top = int(self.output(array).argmax())
+        top = int(self.classes(array).argmax())
         missing = {}
         for method in methods:
             try:
@@ -218,7 +216,9 @@ class Side:
         """Where its results are from: provider, float nodes that fell to the CPU, runtime, machine, Python."""
 
         def made() -> dict[str, np.ndarray]:
-            return {"receipt": packed(self._here() | {"fell to the CPU": self.plain.fallbacks})}
+            deployed = self.explainer.quantised and self.explainer.deployed is not None
+            scores = "the file as it is, bit for bit" if deployed else "the rewritten model"
+            return {"receipt": packed(self._here() | {"fell to the CPU": self.plain.fallbacks, "scores": scores})}
 
         found = made() if self.store is None else self.store.kept(self._key("receipt"), made)
         return dict(unpacked(found["receipt"]))
@@ -248,8 +248,8 @@ class Side:
         Raises:
             InputError: they are.
         """
-        known = {k: v for k, v in self.receipt.items() if k != "fell to the CPU"}
         here = self._here()
+        known = {k: self.receipt.get(k) for k in here}
         if known != here:
             words = [f"{k} {known[k]} there, {here[k]} here" for k in here if known[k] != here[k]]
             raise InputError(

@@ -36,15 +36,19 @@ def like_x(op: Builder, node: Primal, parameter: Value) -> Value:
 @vjp("QuantizeLinear", since=10, integer=True)
 def quantize_linear_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """q = saturate(round(x / s) + z)   ⇒   x̄ = q̄ / s where q is not saturated (straight through)"""
+    s = op.cast(like_x(op, node, node.inputs[1]), ct.dtype)
+    return masked(op, within_range(op, node, ct.dtype), op.Div(ct, s))
+
+
+def within_range(op: Builder, node: Primal, dtype: np.dtype) -> Value:
+    """Where a QuantizeLinear does not saturate."""
     x, scale, zero = node.inputs
-    s = op.cast(like_x(op, node, scale), ct.dtype)
-    exact = op.Div(op.cast(x, ct.dtype), s)
+    exact = op.Div(op.cast(x, dtype), op.cast(like_x(op, node, scale), dtype))
     if node.y.dtype in LARGEST_FLOAT8:
-        return masked(op, op.LessOrEqual(op.Abs(exact), LARGEST_FLOAT8[node.y.dtype]), op.Div(ct, s))
+        return op.LessOrEqual(op.Abs(exact), LARGEST_FLOAT8[node.y.dtype])
     if zero is not None:
-        exact = op.Add(exact, op.cast(like_x(op, node, zero), ct.dtype))
-    error = op.Abs(op.Sub(exact, op.cast(node.y, ct.dtype)))
-    return masked(op, op.Less(error, ROUNDING), op.Div(ct, s))
+        exact = op.Add(exact, op.cast(like_x(op, node, zero), dtype))
+    return op.Less(op.Abs(op.Sub(exact, op.cast(node.y, dtype))), ROUNDING)
 
 
 @vjp("DequantizeLinear", since=10)
