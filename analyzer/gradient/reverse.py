@@ -14,6 +14,7 @@ from analyzer.gradient.registry import NOT_DIFFERENTIABLE, Entry, Table, cotange
 from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.ir import captures, reads
 from analyzer.graph.normalize import lookup
+from analyzer.graph.unfuse import LEFT, MS
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def missing_rules(graph: Graph, nodes: Sequence[Node]) -> UnsupportedError:
         by_op.setdefault(f"{node.domain}::{node.op}" if node.domain else node.op, []).append(node.name)
     lines = [
         f"{op} ({len(names)}×: {', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        + (f": {LEFT[op.removeprefix(f'{MS}::')]}" if op.removeprefix(f"{MS}::") in LEFT else "")
         for op, names in sorted(by_op.items())
     ]
     return UnsupportedError(

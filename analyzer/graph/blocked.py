@@ -20,6 +20,7 @@ from analyzer.graph.unfuse import Emit, Fused, activation, replace_outputs
 NCHWC = "com.microsoft.nchwc"
 BLOCKS = (8, 16)
 _POOLS = ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Upsample")
+OPERATORS = ("Conv", "ReorderInput", "ReorderOutput", *_POOLS)
 _ELEMENTWISE = (
     "Add", "Mul", "Sub", "Sum", "Max", "Min", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid",
     "HardSwish", "Elu", "Gelu", "QuickGelu", "Identity",

@@ -46,12 +46,19 @@ def _modernize(graph: onnx.GraphProto, version: int, aside: str, names: Names) -
     for node in graph.node:
         for body in bodies_of(node):
             _modernize(body, version, aside, names)
-        before, rewrite = _TABLE.get(node.op_type, (0, None))
-        old = _Old(node, names, aside)
-        nodes += rewrite(old) if rewrite is not None and version < before and not node.domain else [node]
+        before, rewrite = _TABLE.get(node.op_type, (0, _as_it_is))
+        if not node.domain and (version < before or not _is_standard(node.op_type, version)):
+            nodes += rewrite(_Old(node, names, aside))
+        else:
+            nodes.append(node)
     copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+@functools.cache
+def _is_standard(op: str, version: int) -> bool:
+    return bool(onnx.defs.has(op, version, ""))
 
 
 def _batch_normalization(old: _Old) -> list[onnx.NodeProto]:
@@ -197,7 +204,7 @@ def _mean_variance_normalization(old: _Old) -> list[onnx.NodeProto]:
 
 
 def _as_it_is(old: _Old) -> list[onnx.NodeProto]:
-    """It became a standard operator later, and means the same."""
+    """onnxruntime had it, or wrote it (LayerNormalization), before it became a standard operator of that meaning."""
     return [old.make(old.node.op_type, list(old.node.input), list(old.node.output), **old.attrs)]
 
 
@@ -218,7 +225,6 @@ _TABLE: dict[str, tuple[int, Rewrite]] = {
     "Scale": (10, _scale),
     "ScaledTanh": (10, functools.partial(_around, "Tanh")),
     "Split": (2, _split),
-    "ThresholdedRelu": (10, _as_it_is),
 }
 
 _ARITHMETIC = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")

@@ -327,8 +327,8 @@ def _operand(e: Emit, f: Fused, index: int, swapped: int, batch_moved: int) -> s
     """An input with its first axis moved before the last, and then the last two exchanged, where that is asked for."""
     value = f[index]
     if batch_moved:
-        count = len(f.shape(index))
-        value = e.Transpose(value, perm=[*range(1, count - 1), 0, count - 1])
+        last = len(f.shape(index)) - 1
+        value = e.Transpose(value, perm=[*range(1, last), 0, last])
     if not swapped:
         return value
     rank = f.axes(index)
@@ -619,10 +619,43 @@ def expand_dims(e: Emit, f: Fused) -> str:
     return e.Unsqueeze(f[0], e.Reshape(e.Cast(f[1], to=onnx.TensorProto.INT64), np.array([1], np.int64)))
 
 
-@unfuse("BiasDropout", "BitmaskDropout")
+@unfuse("GemmFastGelu")
+def gemm_fast_gelu(e: Emit, f: Fused) -> str:
+    y = e.MatMul(f[0], f[1])
+    return e.Gelu(e.Add(y, f[2]) if f[2] else y, approximate="tanh")
+
+
+@unfuse("BiasDropout", "BitmaskDropout", "BitmaskBiasDropout")
 def dropout(e: Emit, f: Fused) -> str:
     """In inference nothing is dropped."""
     if f.node.op_type == "BitmaskDropout":
         return e.Identity(f[0])
     y = e.Add(f[0], f[1])
     return e.Add(y, f[2]) if f[2] else e.Identity(y)
+
+
+# What onnxruntime's optimisers and quantisers write as well, left as it is: no gradient flows through it, and the
+# error says why.
+LEFT: dict[str, str] = {
+    **dict.fromkeys(
+        ("PackedAttention", "PackedMultiHeadAttention", "RemovePadding", "RestorePadding", "PagedAttention"),
+        "tokens of several sequences are packed without padding",
+    ),
+    **dict.fromkeys(
+        ("GroupQueryAttention", "SparseAttention", "DecoderAttention", "DecoderMaskedSelfAttention",
+         "DecoderMaskedMultiHeadAttention", "BeamSearch", "GreedySearch", "Sampling"),
+        "a text decoder with its cache",
+    ),
+    **dict.fromkeys(("LongformerAttention", "RelativePositionBias", "GatedRelativePositionBias"), "text models only"),
+    **dict.fromkeys(
+        ("QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization", "QOrderedMatMul", "QuantizeWithOrder",
+         "DequantizeWithOrder"),
+        "weights are in the order of one kind of GPU",
+    ),
+    **dict.fromkeys(("MatMulNBitsMlp", "MatMulNBitsQkv"), "several layers at once, for WebGPU"),
+    **dict.fromkeys(("MatMulFpQ4", "MatMulBlockQuantizedFp4Weight", "MatMulBlockQuantizedFp8Weight", "QMoE", "MoE"),
+                    "a packing of weights that is not known"),
+    "QEmbedLayerNormalization": "eight-bit embeddings of words",
+    "SparseToDenseMatMul": "a sparse matrix",
+    "EPContext": "a network compiled for one device",
+}  # fmt: skip

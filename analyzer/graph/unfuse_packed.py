@@ -34,7 +34,7 @@ def matmul_nbits(e: Emit, f: Fused) -> str:
     if bits not in (2, 4, 8):
         raise f.refuse(f"it has {bits} bits", "quantise it to 2, 4 or 8 bits")
     blocks = -(-rows // block)
-    q = unpacked(f.array(1).reshape(columns, blocks, -1), bits).reshape(columns, -1)[:, :rows]
+    q = unpacked(f.array(1).reshape(columns, -1), bits)[:, :rows]
     scales = f.array(2).reshape(columns, blocks)
     zeros = np.full((columns, blocks), 1 << (bits - 1), np.uint8)
     if f[3]:
@@ -44,12 +44,23 @@ def matmul_nbits(e: Emit, f: Fused) -> str:
     if f.attr("accuracy_level", 0) == IN_EIGHT_BITS and zeros.dtype == np.uint8:
         weight = _blockwise(e, q.T, scales.T, zeros.T if f[3] else None, bits, block)
     else:
-        real = q.astype(np.float32)
-        real -= np.repeat(zeros.astype(np.float32), block, 1)[:, :rows]
-        real *= np.repeat(scales.astype(np.float32), block, 1)[:, :rows]
-        weight = real.T.astype(scales.dtype)
+        weight = _dequantized(q, scales, zeros, block)
     y = e.MatMul(f[0], weight)
     return e.Add(y, f[5]) if f[5] else y
+
+
+def _dequantized(q: np.ndarray, scales: np.ndarray, zeros: np.ndarray, block: int) -> np.ndarray:
+    """((Q − z) s)ᵀ, a few columns at a time: large weights are there once."""
+    columns, rows = q.shape
+    weight = np.empty((rows, columns), scales.dtype)
+    for start in range(0, columns, _AT_A_TIME):
+        part = slice(start, start + _AT_A_TIME)
+        s, z = (np.repeat(v[part].T.astype(np.float32), block, 0)[:rows] for v in (scales, zeros))
+        weight[:, part] = (q[part].T - z) * s
+    return weight
+
+
+_AT_A_TIME = 256
 
 
 def _blockwise(e: Emit, q: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, bits: int, block: int) -> str:
