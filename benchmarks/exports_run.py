@@ -39,7 +39,7 @@ def heatmap(path: Path, level: str, threads: int, sizes: dict[str, tuple[int, ..
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     feeds = random_feeds({i.name: (i.type, i.shape) for i in session.get_inputs()}, sizes=sizes)
-    return np.asarray(session.run(["heatmap"], feeds)[0])
+    return np.nan_to_num(np.asarray(session.run(["heatmap"], feeds)[0]))
 
 
 def spread(path: Path, sizes: dict[str, tuple[int, ...]]) -> float:
@@ -65,9 +65,8 @@ def measured(model: Path, method: str, folder: Path) -> tuple[str, str]:
         among = spread(path, {name: tuple(sizes) for name, sizes in record["executed"][0].items()})
     except Exception as error:
         return "FAILS", f"{type(error).__name__}: {error}"
-    return "runs", f"{record['receipt']:.1g} {record['heatmap_difference']:.1g} {among:.1g}" if isinstance(
-        record["receipt"], float
-    ) else f"– {record['heatmap_difference']:.1g} {among:.1g}"
+    receipt = f"{record['receipt']:.1g}" if isinstance(record["receipt"], float) else "–"
+    return "runs", f"{receipt} {record['heatmap_difference']:.1g} {among:.1g}"
 
 
 def main() -> None:
@@ -87,7 +86,10 @@ def main() -> None:
                 outcome, words = measured(model, method, Path(folder))
                 counts[outcome] += 1
                 seconds = time.perf_counter() - start
-                print(f"| {model.name} | {method} | {outcome} | {words[:240]} ({seconds:.0f} s) |", flush=True)
+                print(
+                    f"| {model.name} | {method} | {outcome} | {' '.join(words.split())[:240]} ({seconds:.0f} s) |",
+                    flush=True,
+                )
     print("\n" + ", ".join(f"{n} {outcome}" for outcome, n in counts.most_common()))
 
 

@@ -459,7 +459,7 @@ class _Changed:
     """A session whose outputs are other ones."""
 
     def __init__(self, session: Any) -> None:
-        self.session = session
+        self.session, self.inputs = session, session.inputs
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: array[..., ::-1] + 1 for name, array in self.session.run(feeds).items()}

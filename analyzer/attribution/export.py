@@ -94,8 +94,8 @@ class Trial:
 
     Attributes:
         record: {"receipt": largest relative difference of the original outputs, "heatmap_difference": relative L2
-            distance of the heatmap from that of `explain`, "executed": [{input: sizes}]}. Where this machine's
-            onnxruntime cannot run the model, or has no kernel for the file, a sentence says what was not measured.
+            distance of the heatmap from that of `explain`, "executed": [{input: sizes}]}. A sentence says why where
+            one was not measured: onnxruntime cannot run the model, or has no kernel for the file.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ class _Run:
 
 
 def _difference(expected: np.ndarray, found: np.ndarray) -> float:
-    """max |a − b| / max |a| of floating-point outputs; the share of elements that differ of others."""
+    """max |a − b| / max |a| of floating-point outputs, max |a| at least _SMALL; the share that differs of others."""
     if expected.shape != found.shape:
         return np.inf
     if expected.dtype.kind != "f":
