@@ -5,6 +5,7 @@ Integer tensors carry cotangents per step: ∂/∂q, in floating point.
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
@@ -14,7 +15,6 @@ from analyzer.gradient.rules.linear import transposed
 
 FLOAT32 = np.dtype(np.float32)
 LARGEST_FLOAT8 = {17: 448.0, 18: 240.0, 19: 57344.0, 20: 57344.0}  # by TensorProto.DataType: E4M3FN, …FNUZ, E5M2, …FNUZ
-ROUNDING = 0.5 + 1e-3  # of a step; a value further from its quantised one was saturated
 
 
 def like_x(op: Builder, node: Primal, parameter: Value) -> Value:
@@ -40,11 +40,12 @@ def quantize_linear_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     s = op.cast(like_x(op, node, scale), ct.dtype)
     exact = op.Div(op.cast(x, ct.dtype), s)
     if node.y.dtype in LARGEST_FLOAT8:
-        return masked(op, op.LessOrEqual(op.Abs(exact), LARGEST_FLOAT8[node.y.dtype]), op.Div(ct, s))
+        return masked(op, node, op.LessOrEqual(op.Abs(exact), LARGEST_FLOAT8[node.y.dtype]), op.Div(ct, s))
     if zero is not None:
         exact = op.Add(exact, op.cast(like_x(op, node, zero), ct.dtype))
-    error = op.Abs(op.Sub(exact, op.cast(node.y, ct.dtype)))
-    return masked(op, op.Less(error, ROUNDING), op.Div(ct, s))
+    limits = ml_dtypes.iinfo(node.y.dtype)
+    inside = op.And(op.Greater(exact, limits.min - 0.5), op.Less(exact, limits.max + 0.5))
+    return masked(op, node, inside, op.Div(ct, s))
 
 
 @vjp("DequantizeLinear", since=10)

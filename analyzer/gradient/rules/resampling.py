@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.rules.elementwise import confined
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -17,7 +20,8 @@ def resize_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     if _copies(node) and factors is not None and all(f >= 1 and f == int(f) for f in factors):
         return _sum_blocks(op, ct, [int(f) for f in factors], node.x), None, None, None
     for axis in _resized(op, node):
-        ct = _along(op, ct, (_matrix if stretched else _matrix_in_proportion)(op, node, axis), axis)
+        matrix = op.cast((_matrix if stretched else _matrix_in_proportion)(op, node, axis), ct.dtype)
+        ct = confined(op, node, ct, functools.partial(_along, op, axis), matrix)
     return op.shaped_as(ct, node.x), None, None, None
 
 
@@ -31,15 +35,23 @@ def _resized(op: Builder, node: Primal) -> list[int]:
     """The axes whose matrix is not, or not surely, the identity."""
     if node.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
         return _axes(op, node)
-    scales = node.const(2)
-    if scales is not None and scales.size:
-        return [a for a, s in zip(_axes(op, node), scales, strict=True) if s != 1]
+    if _is_given(op, node.inputs[2]):
+        scales = node.const(2)
+        known = node.graph.constant_in_part(node.inputs[2]) if scales is None else scales
+        return [a for i, a in enumerate(_axes(op, node)) if known is None or known[i] != 1]
     return [a for a in _axes(op, node) if op.dim(node.x, a) is None or op.dim(node.x, a) != op.dim(node.y, a)]
+
+
+def _is_given(op: Builder, value: Value | None) -> bool:
+    """Whether an optional vector is there: exporters also leave it empty."""
+    return value is not None and op.dim(value, 0) != 0
 
 
 def _factors(op: Builder, node: Primal) -> list[float] | None:
     """Scale of every axis, where the file fixes them."""
     scales, result = node.const(2), [1.0] * op.rank(node.x)
+    if scales is None and _is_given(op, node.inputs[2]):
+        return None  # the sizes do not tell a scale: they are rounded
     for place, axis in enumerate(_axes(op, node)):
         if scales is not None and scales.size:
             result[axis] = float(scales[place])
@@ -89,7 +101,7 @@ def _matrix(op: Builder, node: Primal, axis: int) -> Value:
         zero, one = (op.constant(np.full(1, v, given_roi.dtype)) for v in (0, 1))
         roi = op.Concat(zero, zero, low, zero, one, one, high, one, axis=0)
         attrs["extrapolation_value"] = 0.0
-    if given_scales is not None and op.dim(given_scales, 0) != 0:
+    if _is_given(op, given_scales):
         ones = op.constant(np.ones(1, np.float32))
         scales = op.Concat(ones, ones, op.Gather(given_scales, [place]), ones, axis=0)
     else:
@@ -112,10 +124,9 @@ def _matrix_in_proportion(op: Builder, node: Primal, axis: int) -> Value:
     return op.Transpose(op.Squeeze(resized, [1]), perm=[1, 0])
 
 
-def _along(op: Builder, ct: Value, matrix: Value, axis: int) -> Value:
+def _along(op: Builder, axis: int, ct: Value, matrix: Value) -> Value:
     """Mᵀ applied along an axis."""
     rank = op.rank(ct)
-    matrix = op.cast(matrix, ct.dtype)
     if axis == rank - 2:
         return op.MatMul(op.Transpose(matrix, perm=[1, 0]), ct)
     perm = [a for a in range(rank) if a != axis] + [axis]
