@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -23,11 +24,16 @@ def masked(op: Builder, node: Primal, condition: Value, ct: Value) -> Value:
     return op.Mul(ct, op.cast(condition, ct.dtype)) if node.finite else where(op, condition, ct)
 
 
-def is_within(op: Builder, x: Value, lo: Value | None, hi: Value | None) -> Value | None:
-    """Whether lo ≤ x ≤ hi; None without bounds."""
-    sides = [] if lo is None else [op.GreaterOrEqual(x, lo)]
-    sides += [] if hi is None else [op.LessOrEqual(x, hi)]
-    return op.And(*sides) if len(sides) == 2 else sides[0] if sides else None
+def masked_at_kinks(op: Builder, node: Primal, passes: Value, is_kink: Value, ct: Value) -> Value:
+    """ȳ where it passes, 0 elsewhere; a ȳ that is not finite does not pass at a kink, where 0 is as true."""
+    if node.finite:
+        return masked(op, node, passes, ct)
+    return where(op, op.And(passes, op.Or(op.Not(is_kink), is_finite(op, ct))), ct)
+
+
+def is_finite(op: Builder, value: Value) -> Value:
+    """Whether an element is neither infinite nor NaN."""
+    return op.Equal(op.Sub(value, value), 0.0)
 
 
 def confined(op: Builder, node: Primal, ct: Value, product: Callable[..., Value], *weights: Value) -> Value:
@@ -37,7 +43,7 @@ def confined(op: Builder, node: Primal, ct: Value, product: Callable[..., Value]
     """
     if node.finite:
         return product(ct, *weights)
-    finite = op.Equal(op.Sub(ct, ct), 0.0)
+    finite = is_finite(op, ct)
     reached = op.Greater(product(op.cast(op.Not(finite), ct.dtype), *(op.Abs(w) for w in weights)), 0.0)
     return op.Where(reached, op.scalar(float("nan"), ct), product(where(op, finite, ct), *weights))
 
@@ -240,8 +246,8 @@ def extremum_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     ties = op.cast(chosen[0], ct.dtype)
     for other in chosen[1:]:
         ties = op.Add(ties, op.cast(other, ct.dtype))
-    share = op.Div(ct, ties)
-    return tuple(masked(op, node, mask, share) for mask in chosen)
+    share, is_tie = op.Div(ct, ties), op.Greater(ties, 1.0)
+    return tuple(masked_at_kinks(op, node, mask, is_tie, share) for mask in chosen)
 
 
 @vjp("Where", since=9)
@@ -394,8 +400,12 @@ def clip_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     if _is_fused_relu6(node):
         inside = _is_inside(op, node.y, node.const(2).item())
         return (op.Mul(ct, inside) if node.finite else where(op, op.Greater(inside, 0.0), ct)), None, None
-    inside = is_within(op, x, lo, hi)
-    x_bar = ct if inside is None else masked(op, node, inside, ct)
+    bounds = [(op.GreaterOrEqual, lo)] * (lo is not None) + [(op.LessOrEqual, hi)] * (hi is not None)
+    x_bar = ct
+    if bounds:
+        inside = functools.reduce(op.And, [compare(x, bound) for compare, bound in bounds])
+        is_bound = functools.reduce(op.Or, [op.Equal(x, bound) for _, bound in bounds])
+        x_bar = masked_at_kinks(op, node, inside, is_bound, ct)
     lo_bar = hi_bar = None
     if lo is not None and node.needs(1):
         below = op.Less(x, lo)
