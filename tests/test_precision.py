@@ -192,13 +192,18 @@ def test_masks_in_half_precision_are_those_of_the_float32_twin(situation, policy
 
 
 def test_saturation_in_half_precision_is_ordered():
-    """x / s in float32 is further from what float16 rounds it to than any bound on the error of a rounding."""
-    x = np.linspace(-30, 30, 481).astype(np.float16)
-    weights = [array(np.float16(0.1), "s"), array(128, "z", "UINT8")]
-    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])]
+    """q is of a rounded x and the mask may see one that is not: |x / s + z − q| is no sign of saturation then."""
+    rng = np.random.default_rng(4)
+    x = rng.uniform(-2, 2, (1, 1, 64, 64)).astype(np.float16)
+    weights = [array(np.full((1, 1, 1, 1), 0.73, np.float16), "w"), array(np.float16(0.01), "s"), array(0, "z", "INT8")]
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("QuantizeLinear", ["c", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
     _, gradient = pulled(nodes, x, weights)
-    inside = (x > -12.8) & (x < 12.7)
-    assert np.allclose(gradient[inside], 1, atol=2e-3) and not gradient[np.abs(x) > 12.9].any()
+    c = x.astype(np.float64) * np.float16(0.73)
+    assert np.allclose(gradient[np.abs(c) < 1.26], 0.73, atol=2e-3) and not gradient[np.abs(c) > 1.3].any()
 
 
 BUILDS = {"digits_cnn_fp16": 0.999, "digits_cnn_int8": 0.8, "digits_cnn_dynamo": 0.99999}

@@ -45,16 +45,5 @@ SAMPLES = [
         for policy in ("not_larger", "not_smaller")
         for mode in ("linear", "nearest", "cubic")
     ),
-    *(
-        Sample(
-            "Resize",
-            (X, None, np.array(scales, np.float32)),
-            {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
-            wrt=(0,),
-            note=f"{mode} by scales that come when the model runs {scales[2]}",
-        )
-        for mode in ("linear", "nearest")
-        for scales in ((1, 1, 1.2, 1), (1, 1, 2.1, 2))
-    ),
     resize("not_larger axes", None, (9, 3), mode="linear", axes=[3, 2], keep_aspect_ratio_policy="not_larger"),
 ]

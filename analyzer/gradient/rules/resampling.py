@@ -35,23 +35,15 @@ def _resized(op: Builder, node: Primal) -> list[int]:
     """The axes whose matrix is not, or not surely, the identity."""
     if node.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
         return _axes(op, node)
-    if _is_given(op, node.inputs[2]):
-        scales = node.const(2)
-        known = node.graph.constant_in_part(node.inputs[2]) if scales is None else scales
-        return [a for i, a in enumerate(_axes(op, node)) if known is None or known[i] != 1]
+    scales = node.const(2)
+    if scales is not None and scales.size:
+        return [a for a, s in zip(_axes(op, node), scales, strict=True) if s != 1]
     return [a for a in _axes(op, node) if op.dim(node.x, a) is None or op.dim(node.x, a) != op.dim(node.y, a)]
-
-
-def _is_given(op: Builder, value: Value | None) -> bool:
-    """Whether an optional vector is there: exporters also leave it empty."""
-    return value is not None and op.dim(value, 0) != 0
 
 
 def _factors(op: Builder, node: Primal) -> list[float] | None:
     """Scale of every axis, where the file fixes them."""
     scales, result = node.const(2), [1.0] * op.rank(node.x)
-    if scales is None and _is_given(op, node.inputs[2]):
-        return None  # the sizes do not tell a scale: they are rounded
     for place, axis in enumerate(_axes(op, node)):
         if scales is not None and scales.size:
             result[axis] = float(scales[place])
@@ -101,7 +93,7 @@ def _matrix(op: Builder, node: Primal, axis: int) -> Value:
         zero, one = (op.constant(np.full(1, v, given_roi.dtype)) for v in (0, 1))
         roi = op.Concat(zero, zero, low, zero, one, one, high, one, axis=0)
         attrs["extrapolation_value"] = 0.0
-    if _is_given(op, given_scales):
+    if given_scales is not None and op.dim(given_scales, 0) != 0:
         ones = op.constant(np.ones(1, np.float32))
         scales = op.Concat(ones, ones, op.Gather(given_scales, [place]), ones, axis=0)
     else:
