@@ -12,7 +12,7 @@ weights being those that float16 has; both are fed the same inputs, rounded to f
   rounding to float16, made at the same places.
 - agrees: distance ≤ 3 noise + 2⁻⁹ (what the rounding of one factor and of the result come to).
 
-Needs the corpus beside the checkout, `onnxconverter-common` and `onnxscript`-free Python.
+Needs the corpus beside the checkout, and onnxconverter-common.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import argparse
 import collections
 import contextlib
 import io
+import json
 import logging
 import sys
 import tempfile
@@ -113,15 +114,18 @@ def _widen_tensor(tensor: onnx.TensorProto) -> None:
 
 def halves(half: onnx.ModelProto) -> set[str]:
     """The names of the float16 tensors that a run of the model computes or is given."""
-    inferred = onnx.shape_inference.infer_shapes(half).graph
+    bare = onnx.ModelProto()
+    bare.CopyFrom(half)
+    del bare.graph.value_info[:]  # converters leave types there that hold no longer
+    inferred = onnx.shape_inference.infer_shapes(bare).graph
     made = {name for node in half.graph.node if node.op_type != "Constant" for name in node.output}
     given = {i.name for i in half.graph.input} - {w.name for w in half.graph.initializer}
     values = [*inferred.value_info, *inferred.input, *inferred.output]
     return {v.name for v in values if v.type.tensor_type.elem_type == HALF} & (made | given)
 
 
-def shaken(wide: onnx.ModelProto, names: set[str], draw: int) -> onnx.ModelProto:
-    """The twin with each of the tensors multiplied by 1 + 2⁻¹¹ u; results of the model keep their names."""
+def shaken(wide: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
+    """The twin with each of the tensors multiplied by 1 + 2⁻¹¹ u, drawn anew at every run."""
     model = onnx.ModelProto()
     model.CopyFrom(wide)
     graph = model.graph
@@ -129,7 +133,7 @@ def shaken(wide: onnx.ModelProto, names: set[str], draw: int) -> onnx.ModelProto
     moved: list[onnx.NodeProto] = []
 
     def shake(name: str, result: str) -> None:
-        seed = float(1000 * draw + len(moved))
+        seed = float(len(moved))
         moved.append(helper.make_node("RandomUniformLike", [name], [f"{result}/u"], low=-1.0, high=1.0, seed=seed))
         moved.append(helper.make_node("Mul", [f"{result}/u", "half/step"], [f"{result}/e"]))
         moved.append(helper.make_node("Add", [f"{result}/e", "half/one"], [f"{result}/f"]))
@@ -186,15 +190,17 @@ class Found:
     noise: float = float("nan")
 
 
-def gradients(model: onnx.ModelProto, outputs: list[str], wrt: list[str], feeds: Arrays, seeds: Arrays) -> Arrays:
-    """The gradient of Σ ⟨ȳ, y⟩ with respect to each of `wrt`, in float64; the outputs too."""
+def gradients(
+    model: onnx.ModelProto, outputs: list[str], wrt: list[str], feeds: Arrays, seeds: Arrays, runs: int = 1
+) -> list[Arrays]:
+    """The gradient of Σ ⟨ȳ, y⟩ with respect to each of `wrt`, and the outputs, in float64, of each run."""
     made = append_vjp(model, outputs, wrt)
     session = Session(made.model, threads=1)
     given = {**feeds, **{made.cotangents[n]: seeds[n] for n in outputs}}
     given = {n: a.astype(_type(session, n)) if a.dtype.kind == "f" else a for n, a in given.items()}
-    found = session.run(given, [*outputs, *made.gradients.values()])
     renamed = {**{made.gradients[n]: f"gradient/{n}" for n in wrt}, **{n: n for n in outputs}}
-    return {renamed[n]: np.asarray(a, np.float64) for n, a in found.items()}
+    found = [session.run(given, list(renamed)) for _ in range(runs)]
+    return [{renamed[n]: np.asarray(a, np.float64) for n, a in f.items()} for f in found]
 
 
 def _type(session: Session, name: str) -> Any:
@@ -233,8 +239,8 @@ def compare(task: Task, convert: Callable[[onnx.ModelProto], onnx.ModelProto]) -
     try:
         shapes = {n: a.shape for n, a in Session(wide, threads=1).run(feeds, outputs).items()}
         seeds = {n: rng.standard_normal(s).astype(np.float16).astype(np.float32) for n, s in shapes.items()}
-        reference = gradients(wide, outputs, task.wrt, feeds, seeds)
-        found = gradients(half, outputs, task.wrt, feeds, seeds)
+        (reference,) = gradients(wide, outputs, task.wrt, feeds, seeds)
+        (found,) = gradients(half, outputs, task.wrt, feeds, seeds)
     except UnsupportedError as error:
         return Found("refused", _short(error))
     except AnalyzerError as error:
@@ -245,7 +251,7 @@ def compare(task: Task, convert: Callable[[onnx.ModelProto], onnx.ModelProto]) -
         ours = all(np.isfinite(found[n]).all() for n in outputs)
         narrow = max(np.abs(reference[f"gradient/{n}"]).max(initial=0) for n in task.wrt) > 65504
         return Found("overflows" if not ours or narrow else "differs", "not finite in float16")
-    shakes = [gradients(shaken(wide, names, k), outputs, task.wrt, feeds, seeds) for k in range(DRAWS)]
+    shakes = gradients(shaken(wide, names), outputs, task.wrt, feeds, seeds, DRAWS)
     noise = max(distance(s, reference, task.wrt) for s in shakes)
     gap = distance(found, reference, task.wrt)
     return Found("agrees" if gap <= FACTOR * noise + FLOOR else "differs", "", gap, noise)
@@ -286,14 +292,18 @@ def networks(names: list[str]) -> Iterator[Task]:
         wrt = [i.name for i in inputs if i.type.tensor_type.elem_type == FLOAT]
         quantised = any("Quantize" in n.op_type or n.op_type.startswith("QLinear") for n in model.graph.node)
         if wrt and not quantised and any(o.type.tensor_type.elem_type == FLOAT for o in model.graph.output):
-            yield Task(path.stem, model, _noise(inputs), wrt)
+            about = path.with_suffix(".json")
+            size = json.loads(about.read_text())["resolution"] if about.exists() else 224
+            yield Task(path.stem, model, _noise(inputs, size), wrt)
 
 
-def _noise(inputs: list[onnx.ValueInfoProto]) -> Arrays:
+def _noise(inputs: list[onnx.ValueInfoProto], size: int) -> Arrays:
+    """Numbers in [0, 1); `size` where the file leaves one open, one picture."""
     rng, feeds = np.random.default_rng(0), {}
     for value in inputs:
         dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        shape = [d or s for d, s in zip(dims, [1, *[224] * len(dims)], strict=False)]
+        open_sizes = [1, *[3 if d == 1 and len(dims) == 4 else size for d in range(1, len(dims))]]
+        shape = [d or s for d, s in zip(dims, open_sizes, strict=True)]
         kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         feeds[value.name] = rng.uniform(0, 1, shape).astype(kind)
     return feeds
@@ -324,7 +334,10 @@ def report(title: str, tasks: Iterator[Task]) -> None:
     lines = []
     for task in tasks:
         for name, convert in CONVERTERS.items():
-            found = compare(task, convert)
+            try:
+                found = compare(task, convert)
+            except Exception as error:
+                found = Found("differs", _short(error))
             counts[name][found.outcome] += 1
             noises[name].append(found)
             if found.outcome != "agrees":

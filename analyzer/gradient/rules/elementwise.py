@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Graph, Node, Primal, Value, is_float, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.rules.poles import divides_by_zero, is_of_zero, is_root_of_zero
 
 FLOAT32 = np.dtype(np.float32)
 LARGEST = float(np.finfo(np.float32).max)
@@ -68,21 +69,6 @@ def one_more(op: Builder, sign: Value, k: float) -> Value:
     if sign.dtype == FLOAT32 and 0 < k <= 0.5:
         return op.HardSigmoid(sign, alpha=k, beta=k)
     return op.Mul(op.Add(sign, 1.0), k)
-
-
-# ---- Poles ----
-
-
-def _divides_by_zero(graph: Graph, node: Node) -> bool:
-    """Whether the divisor may be 0."""
-    known = graph.constant(node.inputs[1])
-    return is_float(node.outputs[0]) and (known is None or not np.all(known))
-
-
-def _is_root(graph: Graph, node: Node) -> bool:
-    """Whether the exponent may be one whose power is steep at 0: below 1, but 0."""
-    known = graph.constant(node.inputs[1])
-    return known is None or bool(np.any((known < 1) & (known != 0)))
 
 
 # ---- Arithmetic; the pass sums over broadcast axes ----
@@ -188,7 +174,7 @@ def _gelu_scale(node: Primal, x: Value, gate: Value) -> float | None:
     return float(factor.item()) if scaled.op == "Mul" else 1 / float(factor.item())
 
 
-@vjp("Div", since=7, pole=_divides_by_zero)
+@vjp("Div", since=7, pole=divides_by_zero)
 def div_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = a / b   ⇒   ā = ȳ / b, b̄ = −ȳ ⊙ y / b"""
     share = op.Div(ct, node.inputs[1])
@@ -202,7 +188,7 @@ def mod_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     return ct, op.Neg(op.Mul(ct, op.Div(op.Sub(a, node.y), b))) if node.needs(1) else None
 
 
-@vjp("Pow", since=7, pole=_is_root)
+@vjp("Pow", since=7, pole=is_root_of_zero)
 def pow_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = aᵇ   ⇒   ā = ȳ ⊙ b aᵇ⁻¹ (0 where b = 0), b̄ = ȳ ⊙ y log a (0 where a ≤ 0)"""
     a, b = node.inputs
@@ -273,7 +259,7 @@ def abs_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     return op.Mul(ct, op.Sign(node.x))
 
 
-@vjp("Reciprocal", since=6, pole=True)
+@vjp("Reciprocal", since=6, pole=is_of_zero)
 def reciprocal_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = 1 / x   ⇒   x̄ = −ȳ ⊙ y²"""
     return op.Neg(op.Mul(ct, op.Mul(node.y, node.y)))
@@ -291,7 +277,7 @@ def exp_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     return op.Mul(ct, node.y)
 
 
-@vjp("Log", since=6, pole=True)
+@vjp("Log", since=6, pole=is_of_zero)
 def log_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = log x   ⇒   x̄ = ȳ / x"""
     return op.Div(ct, node.x)
