@@ -290,3 +290,17 @@ def test_operators_that_onnx_dropped(case, opset):
     if op == "MeanVarianceNormalization" and opset == 9:
         pytest.skip("standard, with other attributes, from opset 9")
     check(opset, [node(op, ["x"], ["y"], **options)], normal(2, 3, 6, 5), meaning)
+
+
+@pytest.mark.parametrize("bounds", [{"min": 0.0, "max": 6.0}, {"min": 0.0}, {"max": 1e9}])
+def test_clip_in_half_precision(bounds):
+    """Its bounds were attributes, whose type is that of no tensor."""
+    ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT16, [5])] for n in "xy"]
+    graph = helper.make_graph([node("Clip", ["x"], ["y"], **bounds)], "test", *ends)
+    given = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4)
+    x = np.array([-3, -1, 2, 5, 9], np.float16)
+    result = append_vjp(given, ["y"], ["x"])
+    found = Session(result.model).run({"x": x, result.cotangents["y"]: np.ones(5, np.float16)})
+    low, high = bounds.get("min", -np.inf), bounds.get("max", np.inf)
+    assert np.array_equal(found["y"], np.clip(x, low, high))
+    assert np.array_equal(found[result.gradients["x"]], (x >= low) & (x <= high))
