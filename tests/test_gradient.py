@@ -144,6 +144,32 @@ def test_clip_between_crossed_bounds_is_hi(between):
     assert not found[0].any() and found[2] == total and found[1] == 5 - (5 if between == "lo > hi" else 1)
 
 
+# ---- Ranks that are known only to the rule ----
+
+RUN_TIME = {
+    "ReduceMean": (node("ReduceMean", ["x", "axes"], ["t"]), {"axes": np.array([1])}, [2, 3, 4]),
+    "STFT": (
+        node("STFT", ["x", "step", "", "length"], ["t"]),
+        {"step": np.int64(2), "length": np.int64(6)},
+        [2, 14, 1],
+    ),
+}
+
+
+@pytest.mark.parametrize("op", RUN_TIME)
+def test_operands_that_come_when_the_model_runs(op):
+    """As with the same operands in the file, where the shape of the result is not declared either."""
+    operator, given, shape = RUN_TIME[op]
+    nodes = [operator, node("Mul", ["t", "t"], ["y"])]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    open_model = model(nodes, {"x": shape}, {"y": list("abcd")[: 3 + (op == "STFT")]}, opset=18)
+    for name, value in given.items():
+        open_model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, np.shape(value)))
+    (found,) = pull(open_model, {"x": x, **{n: np.asarray(v) for n, v in given.items()}}, ["x"])
+    (expected,) = pull(model(nodes, {"x": shape}, {"y": None}, given, opset=18), {"x": x}, ["x"])
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 # ---- Conventions ----
 
 

@@ -16,7 +16,7 @@ from analyzer import append_vjp
 from analyzer.graph import Graph
 from analyzer.graph.normalize import NEWEST_IR, OPSET
 from analyzer.runtime import Session
-from tests.models import node
+from tests.models import model, node
 
 FLOAT = TensorProto.FLOAT
 RNG = np.random.default_rng(0)
@@ -302,5 +302,22 @@ def test_clip_in_half_precision(bounds):
     result = append_vjp(given, ["y"], ["x"])
     found = Session(result.model).run({"x": x, result.cotangents["y"]: np.ones(5, np.float16)})
     low, high = bounds.get("min", -np.inf), bounds.get("max", np.inf)
+    x = x.astype(np.float64)
     assert np.array_equal(found["y"], np.clip(x, low, high))
     assert np.array_equal(found[result.gradients["x"]], (x >= low) & (x <= high))
+
+
+def test_leftover_type_of_an_output():
+    """A converter kept the float16 it once was beside the float32 it is now: onnxruntime goes by the output."""
+    weights = {"w": np.ones((1, 3, 1, 1), np.float16)}
+    nodes = [
+        node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        node("Conv", ["h", "w"], ["c"]),
+        node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
+    ]
+    given = model(nodes, {"x": [1, 3, 4, 4]}, {"y": [1, 1, 4, 4]}, weights, opset=13)
+    given.graph.value_info.append(helper.make_tensor_value_info("y", TensorProto.FLOAT16, [1, 1, 4, 4]))
+    result = append_vjp(given, ["y"], ["x"])
+    x = np.ones((1, 3, 4, 4), np.float32)
+    found = Session(result.model).run({"x": x, result.cotangents["y"]: np.ones((1, 1, 4, 4), np.float32)})
+    assert (found["y"] == 3).all() and (found[result.gradients["x"]] == 1).all()

@@ -94,6 +94,9 @@ def fold_initializer_inputs_pass(source: Source, request: Request) -> None:
     source.proto.ir_version = min(max(source.proto.ir_version, IR_VERSION), NEWEST_IR)
     constant = {t.name for t in graph.initializer}
     _replace(graph.input, [i for i in graph.input if i.name not in constant])
+    declared = {v.name for v in [*graph.input, *graph.output]}
+    if any(v.name in declared for v in graph.value_info):  # a converter's leftovers, of another type
+        _replace(graph.value_info, [v for v in graph.value_info if v.name not in declared])
 
 
 def input_shapes_pass(source: Source, request: Request) -> None:
