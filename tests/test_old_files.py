@@ -377,3 +377,34 @@ def test_operators_that_onnx_dropped(case, opset):
     if op == "MeanVarianceNormalization" and opset == 9:
         pytest.skip("standard, with other attributes, from opset 9")
     check(opset, [node(op, ["x"], ["y"], **options)], normal(2, 3, 6, 5), meaning)
+
+
+@pytest.mark.parametrize("bounds", [{"min": 0.0, "max": 6.0}, {"min": 0.0}, {"max": 1e9}])
+def test_clip_in_half_precision(bounds):
+    """Its bounds were attributes, whose type is that of no tensor."""
+    ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT16, [5])] for n in "xy"]
+    graph = helper.make_graph([node("Clip", ["x"], ["y"], **bounds)], "test", *ends)
+    given = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4)
+    x = np.array([-3, -1, 2, 5, 9], np.float16)
+    result = append_vjp(given, ["y"], ["x"])
+    found = Session(result.model).run({"x": x, result.cotangents["y"]: np.ones(5, np.float16)})
+    low, high = bounds.get("min", -np.inf), bounds.get("max", np.inf)
+    x = x.astype(np.float64)
+    assert np.array_equal(found["y"], np.clip(x, low, high))
+    assert np.array_equal(found[result.gradients["x"]], (x >= low) & (x <= high))
+
+
+def test_leftover_type_of_an_output():
+    """A converter kept the float16 it once was beside the float32 it is now: onnxruntime goes by the output."""
+    weights = {"w": np.ones((1, 3, 1, 1), np.float16)}
+    nodes = [
+        node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        node("Conv", ["h", "w"], ["c"]),
+        node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
+    ]
+    given = model(nodes, {"x": [1, 3, 4, 4]}, {"y": [1, 1, 4, 4]}, weights, opset=13)
+    given.graph.value_info.append(helper.make_tensor_value_info("y", TensorProto.FLOAT16, [1, 1, 4, 4]))
+    result = append_vjp(given, ["y"], ["x"])
+    x = np.ones((1, 3, 4, 4), np.float32)
+    found = Session(result.model).run({"x": x, result.cotangents["y"]: np.ones((1, 1, 4, 4), np.float32)})
+    assert (found["y"] == 3).all() and (found[result.gradients["x"]] == 1).all()

@@ -192,6 +192,8 @@ def _redirected_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: in
 
 def _activation_rows(guided: bool) -> dict[str, Rule]:
     """Rows for the activations that are no rectifiers."""
+    from analyzer.gradient.rules.elementwise import masked
+
     gradient = load_rules()
 
     def row(name: str) -> Rule:
@@ -205,7 +207,7 @@ def _activation_rows(guided: bool) -> dict[str, Rule]:
             index, x, limit = gated or (0, node.x, 1.0)
             positive = op.Relu(ct)
             if guided:
-                return plain(op, node, op.Mul(positive, op.cast(op.Greater(x, op.scalar(0, x)), ct.dtype)))
+                return plain(op, node, masked(op, node, op.Greater(x, op.scalar(0, x)), positive))
             return (None,) * index + (op.Mul(positive, limit),)
 
         return activation_vjp

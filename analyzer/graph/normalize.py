@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.graph import unfuse_attention, unfuse_packed
 from analyzer.graph.blocked import NCHWC, unblock
-from analyzer.graph.bodies import all_nodes, bodies_of, lift_body_constants, unroll
+from analyzer.graph.bodies import Names, all_nodes, bodies_of, lift_body_constants, unroll
 from analyzer.graph.legacy import modernize
 from analyzer.graph.load import Source, captured, detach, lift_constants, load
 from analyzer.graph.newer import OPSET, lower, retype
@@ -98,6 +98,9 @@ def fold_initializer_inputs_pass(source: Source, request: Request) -> None:
     source.proto.ir_version = min(max(source.proto.ir_version, IR_VERSION), NEWEST_IR)
     constant = {t.name for t in graph.initializer}
     _replace(graph.input, [i for i in graph.input if i.name not in constant])
+    declared = {v.name for v in [*graph.input, *graph.output]}
+    if any(v.name in declared for v in graph.value_info):  # a converter's leftovers, of another type
+        _replace(graph.value_info, [v for v in graph.value_info if v.name not in declared])
 
 
 def input_shapes_pass(source: Source, request: Request) -> None:
@@ -299,6 +302,29 @@ def set_aside_pass(source: Source, request: Request) -> None:
     if version < 7:
         _align_operands(source.proto.graph)
     modernize(source.proto.graph, version, _ASIDE)
+    if version < 11:
+        _bound_in_half_precision(source.proto)
+
+
+def _bound_in_half_precision(proto: onnx.ModelProto) -> None:
+    """Replaces the attributes of a float16 Clip with inputs, which the converter would write in float32."""
+    clips = [n for n in proto.graph.node if n.op_type == "Clip" and not n.domain]
+    if not clips:
+        return
+    inferred = onnx.shape_inference.infer_shapes(proto).graph
+    values = [*inferred.value_info, *inferred.input, *inferred.output]
+    half = {v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16}
+    names = Names(proto.graph)
+    for node in clips:
+        if half.isdisjoint([*node.input, *node.output]):
+            continue
+        largest = float(np.finfo(np.float16).max)
+        for bound in ("min", "max"):
+            given = _attribute(node, bound, None)
+            known = None if given is None else np.float16(np.clip(given, -largest, largest))
+            node.input.append("" if known is None else names.constant(np.asarray(known), f"{node.output[0]}/{bound}"))
+        del node.attribute[:]
+        node.domain = _ASIDE
 
 
 def _as_resize(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:

@@ -143,7 +143,7 @@ def _channel_mean(op: Builder, x: Value, size: int, before: int, after: int) -> 
     return op.reshape_like(mean, x)
 
 
-@vjp("LpNormalization")
+@vjp("LpNormalization", pole=True)
 def lp_normalization_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x / n, n = Σ|x| or √(Σx²) along `axis`   ⇒   x̄ = (ȳ − n′ Σ ȳ y) / n, n′ = sign x or y; 0 where n = 0"""
     axis, x = [node.attr("axis")], node.x

@@ -14,6 +14,7 @@ import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
 from analyzer.gradient.rules.convolution import Windows
+from analyzer.gradient.rules.elementwise import confined
 from analyzer.gradient.rules.indexing import scatter_add
 
 INT64 = np.dtype(np.int64)
@@ -225,13 +226,18 @@ def roi_align_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     if node.attr("mode") != "avg":
         return _roi_max(op, node, ct)
     rows, columns = (_roi_matrix(op, node, axis) for axis in (0, 1))
-    tall = op.MatMul(op.Transpose(op.Unsqueeze(rows, [1]), perm=[0, 1, 3, 2]), ct)
-    # The sum over regions of each picture is one product, the region's picture chosen by the columns.
     pictures = op.Range(np.int64(0), op.Gather(op.shape(x), np.int64(0)), np.int64(1))
     own = op.cast(op.Equal(op.Unsqueeze(pictures, [1, 2, 3]), op.Unsqueeze(batch, [0, 2, 3])), ct.dtype)
-    wide = op.Reshape(op.Mul(own, op.Unsqueeze(columns, [0])), shape_of(op, op.shape(x, 0, 1), 1, -1, op.shape(x, 3)))
-    flat = op.Reshape(op.Transpose(tall, perm=[1, 2, 0, 3]), shape_of(op, op.shape(x, 1, 3), -1))
-    return op.shaped_as(op.MatMul(flat, wide), x)
+
+    def back(values: Value, rows: Value, columns: Value) -> Value:
+        """The sum over regions of each picture is one product, the region's picture chosen by the columns."""
+        tall = op.MatMul(op.Transpose(op.Unsqueeze(rows, [1]), perm=[0, 1, 3, 2]), values)
+        wide = op.Mul(own, op.Unsqueeze(columns, [0]))
+        wide = op.Reshape(wide, shape_of(op, op.shape(x, 0, 1), 1, -1, op.shape(x, 3)))
+        flat = op.Reshape(op.Transpose(tall, perm=[1, 2, 0, 3]), shape_of(op, op.shape(x, 1, 3), -1))
+        return op.MatMul(flat, wide)
+
+    return op.shaped_as(confined(op, node, ct, back, rows, columns), x)
 
 
 def _roi_samples(op: Builder, node: Primal, axis: int) -> tuple[Value, Value, Value, Value]:
@@ -300,7 +306,8 @@ def max_roi_pool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     rows, columns = (op.Unsqueeze(_bins(op, node, axis), [1, 4 if axis == 0 else 2]) for axis in (0, 1))
     every = op.Where(columns, op.Unsqueeze(op.Gather(x, batch), [3]), lowest)  # (R, C, H, bins, W)
     by_column = op.ReduceMax(every, [4], keepdims=0)
-    chosen = op.And(rows, op.Equal(op.Unsqueeze(by_column, [2]), op.Unsqueeze(node.y, [3])))
+    every_row = op.Where(rows, op.Unsqueeze(by_column, [2]), lowest)
+    chosen = op.And(rows, op.Equal(every_row, op.ReduceMax(every_row, [3], keepdims=1)))
     shared = _share(op, chosen, op.Unsqueeze(ct, [3]), 3)
     column_bar = op.ReduceSum(shared, [2], keepdims=0)
     chosen = op.And(columns, op.Equal(every, op.Unsqueeze(by_column, [4])))
