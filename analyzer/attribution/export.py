@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from analyzer.attribution.targets import is_expression, resolve_class
 from analyzer.errors import InputError
 from analyzer.gradient.policies import rows_for
 from analyzer.graph.save import save
+from analyzer.plain import as_json
 
 OUTPUT = "heatmap"
 
@@ -59,7 +59,7 @@ def export(
     graph.new_outputs.clear()
     graph.add_output(heat, OUTPUT)
     record = {"method": method, "layer": compiled.layer, "target": str(target), "output": compiled.scores.output.name}
-    graph.metadata["onnx-analyzer"] = json.dumps(record | {"receipt": _receipt(explainer, compiled)}, sort_keys=True)
+    graph.metadata["onnx-analyzer"] = as_json(record | {"receipt": _receipt(explainer, compiled)}, sort_keys=True)
     return save(graph, path)
 
 

@@ -242,6 +242,7 @@ def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, 
     from analyzer import report
     from analyzer.errors import InputError
     from analyzer.images import atomic_write
+    from analyzer.plain import as_json
 
     if path.suffix in (".html", ".htm"):
         text = report.html(document, figures)
@@ -252,7 +253,7 @@ def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, 
     elif path.suffix == ".sarif":
         text = report.sarif(document)
     elif path.suffix == ".json":
-        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        text = as_json(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     else:
         raise InputError(
             f"a report cannot be written as {path.suffix or path.name!r}", "end it in .html, .md, .xml, .sarif or .json"

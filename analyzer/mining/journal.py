@@ -24,6 +24,7 @@ from analyzer.images import atomic_write, write_npz
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.reduction import Peaks
 from analyzer.mining.statistics import PeakStatistics
+from analyzer.plain import as_json
 
 _HEADER = struct.Struct("<4sIIQQ")  # magic, CRC-32 and length of the payload, first and last picture of the batch + 1
 _MAGIC = b"mine"
@@ -57,7 +58,7 @@ class State:
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
         about = {"run": self.run, "done": self.done, "failed": {str(i): why for i, why in self.failed.items()}}
-        arrays = {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)}
+        arrays = {"about": np.frombuffer(as_json(about, sort_keys=True).encode(), np.uint8)}
         for at, layer in enumerate(self.rankings):
             for kind, part in (("ranking", self.rankings[layer]), ("statistics", self.statistics[layer])):
                 arrays |= {f"{at}/{kind}/{f.name}": getattr(part, f.name) for f in fields(part)}
@@ -148,7 +149,7 @@ class Journal:
 
     def _pack(self, batch: Batch) -> bytes:
         stream = io.BytesIO()
-        failed = json.dumps({str(i): why for i, why in batch.failed.items()}).encode()
+        failed = as_json({str(i): why for i, why in batch.failed.items()}).encode()
         parts = [np.frombuffer(failed, np.uint8), batch.images]
         for layer in self.layers:
             peaks = batch.peaks[layer]
@@ -205,4 +206,4 @@ def merge_states(states: Sequence[State]) -> State:
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """The document as a file, whole or not at all."""
-    atomic_write(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    atomic_write(path, (as_json(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 from xml.etree import ElementTree
 
+from analyzer.plain import as_json
 from analyzer.report.page import findings_table, page, shown, table
 
 COLUMNS = {"cosine": "mean cosine", "sqnr_db": "SQNR dB", "max_error": "max error", "q99_error": "99% error"}
@@ -93,7 +93,7 @@ def sarif(document: Mapping[str, Any]) -> str:
         "version": "2.1.0",
         "runs": [{"tool": {"driver": driver}, "results": results}],
     }
-    return json.dumps(log, indent=2, sort_keys=True) + "\n"
+    return as_json(log, indent=2, sort_keys=True) + "\n"
 
 
 def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ()) -> str:
