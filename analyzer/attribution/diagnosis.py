@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyzer.attribution.finite import Origin
+from analyzer.attribution.finite import Origin, not_finite
 from analyzer.attribution.registry import Context
 from analyzer.graph import Builder
 from analyzer.runtime import Session
@@ -41,7 +41,7 @@ def diagnose_runs(raw: np.ndarray) -> str:
 def diagnose_not_finite(origin: Origin | None, many_runs: bool) -> str:
     """The same for a picture whose scores or map are not finite, by where that began."""
     if origin is not None:
-        return f"the model's values are not finite for this picture: {origin}"
+        return not_finite(origin)
     if many_runs:
         return "the model's values are not finite for some of the altered pictures that the method gave it"
     return "the gradient is not finite although the forward pass is: it overflows"

@@ -24,6 +24,7 @@ from analyzer.attribution.targets import (
     is_expression,
     resolve_class,
     seed,
+    tensors_named,
 )
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import Rule, inlined_operators, table_of
@@ -440,14 +441,14 @@ class Explainer:
             },
             doubt=doubt_of(compiled.scores, found[compiled.scores.output.name], count) if (target >= 0).any() else "",
         )
-        unsaid = self._empty_where_not_finite(result, feeds, [compiled.layer] if compiled.layer else [])
+        unsaid = self._empty_where_not_finite(result, feeds, slots)
         for r, (i, k) in enumerate(order):
             if unsaid[r]:
                 result.diagnosis[r] = diagnose_map(self, compiled, raw[r], feeds, i, slots[k] or int(target[r]))
         return result
 
     def _empty_where_not_finite(
-        self, result: Attribution, feeds: Mapping[str, np.ndarray], reached: Sequence[str], many_runs: bool = False
+        self, result: Attribution, feeds: Mapping[str, np.ndarray], slots: Sequence[Any], many_runs: bool = False
     ) -> np.ndarray:
         """Empties the heatmaps that are not legible, says where NaN or ∞ began; (rows,) where nothing is said."""
         pictures = result.image - result.image.min()
@@ -456,6 +457,7 @@ class Explainer:
         bad = ~legible | np.isnan(result._scores_of_rows).any(axis=1)
         result.diagnosis = [""] * len(bad)
         if bad.any():
+            reached = [result.layer, *(n for s in slots if isinstance(s, str) for n in tensors_named(s))]
             origins = find_origins(self, feeds, dict.fromkeys(pictures[bad].tolist()), reached)
             for row in np.flatnonzero(bad):
                 result.diagnosis[row] = diagnose_not_finite(origins[int(pictures[row])], many_runs)
@@ -555,7 +557,7 @@ class Explainer:
             details={name: np.concatenate([d[name] for d in details]) for name in details[0]},
             doubt=scores.doubt if max(targets) >= 0 else "",
         )
-        unsaid = self._empty_where_not_finite(result, feeds, [layers] if layers else [], many_runs=True)
+        unsaid = self._empty_where_not_finite(result, feeds, plans, many_runs=True)
         for row in np.flatnonzero(unsaid):
             result.diagnosis[row] = diagnose_runs(raw[row])
         return result

@@ -24,7 +24,11 @@ READ_AT_ONCE = 256 << 20  # bytes of tensors that one run copies out
 
 @dataclass(frozen=True)
 class Origin:
-    """The first tensor of the file that is not finite for a picture; `kind` is "NaN" or "∞"."""
+    """The first tensor of the file that is not finite for a picture.
+
+    Attributes:
+        kind: "NaN" or "∞"; "0" where all tensors are finite, but one that a target reads is 0 everywhere.
+    """
 
     kind: str
     tensor: str
@@ -33,6 +37,8 @@ class Origin:
 
     def __str__(self) -> str:
         where = f"node {self.node!r}, tensor {self.tensor!r}" if self.node else f"tensor {self.tensor!r}"
+        if self.kind == "0":
+            return f"the target is of a tensor that is 0 everywhere, from {self.operator} ({where})"
         return f"{self.kind} first appears at {self.operator} ({where})"
 
 
@@ -46,14 +52,32 @@ def find_origins(
     Args:
         feeds: the whole batch.
         pictures: indices into it.
-        reached: tensors besides the model's outputs from which NaN or ∞ is followed back.
+        reached: tensors besides the model's outputs from which NaN or ∞ is followed back: the layer, what a target reads.
     """
+    count, fixed = len(feeds[image_input(explainer.plain).name]), explainer.fixed_batch or 0
+    if count < fixed:
+        more = fixed - count
+        feeds = {n: np.concatenate([a, *[a[-1:]] * more]) if len(a) == count else a for n, a in feeds.items()}
     shapes = {name: tuple(array.shape) for name, array in feeds.items()}
     try:
         search = explainer.kept(("finite", tuple(sorted(shapes.items()))), lambda: _Search(explainer, shapes))
         return dict(search.run(feeds, list(pictures), reached))
     except AnalyzerError:  # the reason for a bad map must not cost the good ones of its batch
         return dict.fromkeys(pictures)
+
+
+def say_not_finite(
+    explainer: Explainer, feeds: Mapping[str, np.ndarray], found: Iterable[np.ndarray], reached: Sequence[str] = ()
+) -> str:
+    """A sentence where a floating-point array that a picture gave is not finite, "" where all are."""
+    if all(array.dtype.kind != "f" or np.isfinite(array).all() for array in found):
+        return ""
+    return not_finite(find_origins(explainer, feeds, [0], reached)[0])
+
+
+def not_finite(origin: Origin | None) -> str:
+    """The sentence."""
+    return f"the model's values are not finite for this picture{f': {origin}' if origin else ''}"
 
 
 def finite_rows(array: np.ndarray) -> np.ndarray:
@@ -88,10 +112,7 @@ class _Search:
             found = self.session.run(given, [self.read[n] for n in names])
             for name in names:
                 kinds[name] = _kinds(found[self.read[name]], count, pictures)
-        return {
-            picture: self._origin({name: kind[row] for name, kind in kinds.items() if kind[row]}, reached)
-            for row, picture in enumerate(pictures)
-        }
+        return {p: self._origin({n: k[row] for n, k in kinds.items()}, reached) for row, p in enumerate(pictures)}
 
     @cached_property
     def _parts(self) -> list[list[str]]:
@@ -106,10 +127,12 @@ class _Search:
         return parts
 
     def _origin(self, kinds: Mapping[str, str], reached: Sequence[str]) -> Origin | None:
-        """The first tensor from which the outputs, or else any tensor, became not finite; `kinds` are those that are.
+        """The first tensor from which the outputs, or else any tensor, became not finite.
 
-        What is masked on purpose (−∞ before a Softmax) is finite again behind it, and is not reached from there.
+        What is masked on purpose (−∞ before a Softmax) is finite again after it, and is not reached from there.
         """
+        zero = [n for n in reached if kinds.get(n) == "0"]
+        kinds = {n: kind for n, kind in kinds.items() if kind not in ("", "0")}
         waiting = [n for n in (*self.outputs, *reached) if n in kinds] or list(kinds)
         seen, origins = set(waiting), []
         while waiting:
@@ -120,11 +143,11 @@ class _Search:
                 origins.append(name)
             waiting += [n for n in causes if n not in seen]
             seen.update(causes)
-        if not origins:
+        if not origins and not zero:
             return None
-        first = min(origins, key=self.producers.__getitem__)
+        first = min(origins or zero, key=self.producers.__getitem__)
         node = self.nodes[self.producers[first]]
-        return Origin(kinds[first], first, node.op_type, node.name)
+        return Origin(kinds.get(first, "0"), first, node.op_type, node.name)
 
     def _read_before(self, name: str) -> list[str]:
         """The tensors nearest before `name` that are read."""
@@ -139,10 +162,13 @@ class _Search:
 
 
 def _kinds(array: np.ndarray, count: int, pictures: Sequence[int]) -> list[str]:
-    """"NaN", "∞" or "" of each picture: of its rows where the first axis counts pictures (or their parts), else of all."""
+    """Of each picture "NaN", "∞", "0" where all is 0, or "": of its rows where the first axis counts pictures or their
+    parts, of the whole tensor elsewhere."""
     batched = bool(array.ndim and array.size and not len(array) % count)
     rows = array.reshape(count, -1) if batched else array.reshape(1, -1)
-    words = ["NaN" if np.isnan(r).any() else "∞" if np.isinf(r).any() else "" for r in rows]
+    words = [
+        "NaN" if np.isnan(r).any() else "∞" if np.isinf(r).any() else "" if r.any() or not r.size else "0" for r in rows
+    ]
     return [words[p if batched else 0] for p in pictures]
 
 

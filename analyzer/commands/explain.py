@@ -178,6 +178,8 @@ class Task:
 
     def name(self, attribution: Any, row: int) -> str:
         index = int(attribution.target[row])
+        if not attribution.legible[row]:
+            return "not finite"
         if index < 0:
             return self.targets[row % len(self.targets)]
         return f"{self.label(index)} ({attribution.scores[attribution.image[row]].flat[index]:.3g})"
@@ -187,7 +189,9 @@ class Task:
         import numpy as np
 
         y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
-        index = int(attribution.target[row])
+        legible, index = bool(attribution.legible[row]), int(attribution.target[row])
+        if not legible and self.targets[row % len(self.targets)] == "top1":
+            index = -1  # no class is the highest
         if attribution.diagnosis[row]:
             note(f"warning: {picture}: {attribution.method}: {attribution.diagnosis[row]}")
         return {
@@ -195,7 +199,7 @@ class Task:
             "class": index if index >= 0 else None,
             "label": self.label(index) if index >= 0 else None,
             "layer": attribution.layer or None,
-            "maximum": [int(x), int(y)] if attribution.legible[row] else None,
+            "maximum": [int(x), int(y)] if legible else None,
             "diagnosis": attribution.diagnosis[row] or None,
             "details": {name: values[row].tolist() for name, values in attribution.details.items()},
         }
@@ -265,8 +269,11 @@ def print_result(result: dict[str, Any], several: bool) -> None:
     )
     for m in result["maps"]:
         where = f" at layer {m['layer']}" if m["layer"] else ""
-        at = "maximum at x={}, y={}".format(*m["maximum"]) if m["maximum"] else "empty, not finite"
-        click.echo(f"{m['method']} of {m['label'] or 'expression'}{where}: {at}")
+        if m["maximum"]:
+            x, y = m["maximum"]
+            click.echo(f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={x}, y={y}")
+        else:
+            click.echo(f"{m['method']}{where}: empty, because values are not finite")
         if "completeness" in m["details"] and m["maximum"]:
             click.echo("  " + completeness(m["method"], m["details"]["completeness"], m["details"]["difference"]))
     if "written" in result:
