@@ -457,8 +457,8 @@ class Explainer:
         bad = ~legible | np.isnan(result._scores_of_rows).any(axis=1)
         result.diagnosis = [""] * len(bad)
         if bad.any():
-            reached = [result.layer, *(n for s in slots if isinstance(s, str) for n in tensors_named(s))]
-            origins = find_origins(self, feeds, dict.fromkeys(pictures[bad].tolist()), reached)
+            target = [n for s in slots if isinstance(s, str) for n in tensors_named(s)]
+            origins = find_origins(self, feeds, dict.fromkeys(pictures[bad].tolist()), [result.layer], target)
             for row in np.flatnonzero(bad):
                 result.diagnosis[row] = diagnose_not_finite(origins[int(pictures[row])], many_runs)
         return ~bad
@@ -558,7 +558,7 @@ class Explainer:
             doubt=scores.doubt if max(targets) >= 0 else "",
         )
         unsaid = self._empty_where_not_finite(result, feeds, plans, many_runs=True)
-        for row in np.flatnonzero(unsaid):
+        for row in np.flatnonzero(unsaid).tolist():
             result.diagnosis[row] = diagnose_runs(raw[row])
         return result
 

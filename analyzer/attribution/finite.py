@@ -43,7 +43,11 @@ class Origin:
 
 
 def find_origins(
-    explainer: Explainer, feeds: Mapping[str, np.ndarray], pictures: Iterable[int], reached: Sequence[str] = ()
+    explainer: Explainer,
+    feeds: Mapping[str, np.ndarray],
+    pictures: Iterable[int],
+    reached: Sequence[str] = (),
+    target: Sequence[str] = (),
 ) -> dict[int, Origin | None]:
     """{picture: where NaN or ∞ first appears}, None where every tensor of the forward pass is finite.
 
@@ -52,7 +56,8 @@ def find_origins(
     Args:
         feeds: the whole batch.
         pictures: indices into it.
-        reached: tensors besides the model's outputs from which NaN or ∞ is followed back: the layer, what a target reads.
+        reached: tensors besides the model's outputs from which NaN or ∞ is followed back.
+        target: tensors that the target reads: where all else is finite, one that is 0 is named.
     """
     count, fixed = len(feeds[image_input(explainer.plain).name]), explainer.fixed_batch or 0
     if count < fixed:
@@ -61,7 +66,7 @@ def find_origins(
     shapes = {name: tuple(array.shape) for name, array in feeds.items()}
     try:
         search = explainer.kept(("finite", tuple(sorted(shapes.items()))), lambda: _Search(explainer, shapes))
-        return dict(search.run(feeds, list(pictures), reached))
+        return dict(search.run(feeds, list(pictures), reached, target))
     except AnalyzerError:  # the reason for a bad map must not cost the good ones of its batch
         return dict.fromkeys(pictures)
 
@@ -103,7 +108,7 @@ class _Search:
         self.image = image_input(graph).name
 
     def run(
-        self, feeds: Mapping[str, np.ndarray], pictures: list[int], reached: Sequence[str]
+        self, feeds: Mapping[str, np.ndarray], pictures: list[int], reached: Sequence[str], target: Sequence[str]
     ) -> dict[int, Origin | None]:
         count = len(feeds[self.image])
         given = {name: array for name, array in feeds.items() if name in self.session.inputs}
@@ -112,7 +117,8 @@ class _Search:
             found = self.session.run(given, [self.read[n] for n in names])
             for name in names:
                 kinds[name] = _kinds(found[self.read[name]], count, pictures)
-        return {p: self._origin({n: k[row] for n, k in kinds.items()}, reached) for row, p in enumerate(pictures)}
+        rows = [{name: kind[row] for name, kind in kinds.items()} for row in range(len(pictures))]
+        return {p: self._origin(row, reached, target) for p, row in zip(pictures, rows, strict=True)}
 
     @cached_property
     def _parts(self) -> list[list[str]]:
@@ -126,14 +132,14 @@ class _Search:
             room -= size
         return parts
 
-    def _origin(self, kinds: Mapping[str, str], reached: Sequence[str]) -> Origin | None:
+    def _origin(self, kinds: Mapping[str, str], reached: Sequence[str], target: Sequence[str]) -> Origin | None:
         """The first tensor from which the outputs, or else any tensor, became not finite.
 
         What is masked on purpose (−∞ before a Softmax) is finite again after it, and is not reached from there.
         """
-        zero = [n for n in reached if kinds.get(n) == "0"]
+        zero = [n for n in target if kinds.get(n) == "0"]
         kinds = {n: kind for n, kind in kinds.items() if kind not in ("", "0")}
-        waiting = [n for n in (*self.outputs, *reached) if n in kinds] or list(kinds)
+        waiting = [n for n in (*self.outputs, *reached, *target) if n in kinds] or list(kinds)
         seen, origins = set(waiting), []
         while waiting:
             name = waiting.pop()
@@ -151,7 +157,8 @@ class _Search:
 
     def _read_before(self, name: str) -> list[str]:
         """The tensors nearest before `name` that are read."""
-        found, waiting, seen = [], [name], {name}
+        found: list[str] = []
+        waiting, seen = [name], {name}
         while waiting:
             at = self.producers.get(waiting.pop())
             for before in self.nodes[at].input if at is not None else ():

@@ -275,18 +275,19 @@ def show(document: dict[str, Any], form: str) -> None:
 
 def text_of(document: dict[str, Any]) -> str:
     """What a terminal shows: the verdict, findings, the three levels."""
-    from analyzer.report.comparison import verdict
+    from analyzer.report.comparison import coverage, percent, verdict
 
     comparison, findings = document["comparison"], document["findings"]
     outputs = comparison["outputs"]
-    lines = [verdict(findings), ""]
+    lines = [verdict(findings, comparison), ""]
     if findings:
         rows = [(f["code"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in findings]
         lines += [table(rows, ("code", "value", "limit", "what it means")), ""]
     lines.append(
-        f"outputs: {outputs['label_agreement']:.1%} of {comparison['pictures']} labels agree, "
-        f"scores drift by {outputs['score_drift_mean']:.2%}"
+        f"outputs: {percent(outputs['label_agreement'])} of {comparison['pictures']} labels agree, "
+        f"scores drift by {percent(outputs['score_drift_mean'], 2)}"
     )
+    lines += coverage(comparison)
     if comparison["layers"]:
         worst = min(comparison["layers"], key=lambda r: r["cosine"])
         jump = comparison["largest_jump"]
