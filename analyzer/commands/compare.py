@@ -284,7 +284,7 @@ def text_of(document: dict[str, Any]) -> str:
         rows = [(f["code"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in findings]
         lines += [table(rows, ("code", "value", "limit", "what it means")), ""]
     lines.append(
-        f"outputs: {percent(outputs['label_agreement'])} of {comparison['pictures']} labels agree, "
+        f"outputs: {percent(outputs['label_agreement'])} of {outputs.get('judged', comparison['pictures'])} labels agree, "
         f"scores drift by {percent(outputs['score_drift_mean'], 2)}"
     )
     lines += coverage(comparison)

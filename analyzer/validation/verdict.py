@@ -149,7 +149,9 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
             words += f", most in {row['part']}" if row["part"] else ""
             found.append(Finding("outputs-differ", row["output"], row["error_mean"], limits.output_error, words))
     if outputs["label_agreement"] is not None and outputs["label_agreement"] < limits.label_agreement:
-        words = f"labels agree on {outputs['label_agreement']:.1%} of {report['pictures']} pictures"
+        words = (
+            f"labels agree on {outputs['label_agreement']:.1%} of {outputs.get('judged', report['pictures'])} pictures"
+        )
         found.append(Finding("labels-differ", "", outputs["label_agreement"], limits.label_agreement, words))
     if outputs["score_drift_mean"] is not None and outputs["score_drift_mean"] > limits.score_drift:
         words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest on average"
