@@ -283,8 +283,9 @@ def text_of(document: dict[str, Any]) -> str:
     if findings:
         rows = [(f["code"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in findings]
         lines += [table(rows, ("code", "value", "limit", "what it means")), ""]
+    judged = outputs.get("judged", comparison["pictures"])  # missing in early saved reports
     lines.append(
-        f"outputs: {percent(outputs['label_agreement'])} of {outputs.get('judged', comparison['pictures'])} labels agree, "
+        f"outputs: {percent(outputs['label_agreement'])} of {judged} labels agree, "
         f"scores drift by {percent(outputs['score_drift_mean'], 2)}"
     )
     lines += coverage(comparison)
