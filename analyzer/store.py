@@ -21,6 +21,7 @@ import numpy as np
 from analyzer import __version__
 from analyzer.errors import InputError
 from analyzer.images import write_npz
+from analyzer.plain import as_json
 
 CACHE_VARIABLE = "ONNX_ANALYZER_CACHE"
 CACHE_BYTES = 512 << 20
@@ -135,7 +136,7 @@ def key_of(*parts: Any) -> str:
 
 def packed(data: Any) -> np.ndarray:
     """Plain data as an array."""
-    return np.frombuffer(json.dumps(data).encode(), np.uint8)
+    return np.frombuffer(as_json(data).encode(), np.uint8)
 
 
 def unpacked(array: np.ndarray) -> Any:

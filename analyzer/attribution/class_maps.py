@@ -120,7 +120,8 @@ class _Run:
             weights = self.tail.run(tiled | {self.chosen: self.rows(given)}, [self.weights])[self.weights]
             rows.append(weights[: len(part)])
         activations = self._activations(known[self.feature.name])
-        maps = np.concatenate(rows).astype(np.float32) @ activations.reshape(len(activations), -1)
+        with np.errstate(all="ignore"):  # of a picture whose values are not finite
+            maps = np.concatenate(rows).astype(np.float32) @ activations.reshape(len(activations), -1)
         return np.maximum(maps, 0).reshape(len(chosen), *activations.shape[1:])
 
     def _tiled(self, array: np.ndarray) -> np.ndarray:

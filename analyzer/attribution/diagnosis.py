@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analyzer.attribution.finite import Origin, not_finite
 from analyzer.attribution.registry import Context
 from analyzer.graph import Builder, Graph
 from analyzer.runtime import Session
@@ -22,11 +23,9 @@ def diagnose_map(
     image: int,
     target: int | str,
 ) -> str:
-    """A sentence where `raw` cannot be read as a map of `target` (a class or an expression), "" where it can."""
-    if np.isfinite(raw).all() and raw.size and raw.max() > raw.min():
+    """A sentence where a finite `raw` is no map of `target` (a class or an expression), "" where it is."""
+    if raw.size and raw.max() > raw.min():
         return ""
-    if not np.isfinite(raw).all():
-        return _not_finite(explainer, feeds)
     if not compiled.layer:
         return (
             _zero_gradient(explainer, compiled, feeds, image, target)
@@ -38,32 +37,18 @@ def diagnose_map(
 
 def diagnose_runs(raw: np.ndarray) -> str:
     """The same for a method of many runs."""
-    if not np.isfinite(raw).all():
-        return "the model computes values that are not finite for some of the images it was given"
     if raw.max() > raw.min():
         return ""
     return f"every value is {raw.flat[0]:g}: nothing that was done to the image or the layer speaks for the target"
 
 
-def _not_finite(explainer: Explainer, feeds: dict[str, np.ndarray]) -> str:
-    """Names the first tensor of the forward pass that is not finite."""
-    graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
-    names = [o.name for n in graph.forward_nodes() for o in n.outputs if o.name and o.dtype in _FLOATS]
-    known = {v.name for v in graph.outputs}
-    for name in names:
-        if name not in known:
-            graph.add_output(graph[name])
-    session = Session(graph, explainer.provider, level="basic", **explainer.session_options)
-    found = session.run(feeds, names)
-    for name in names:
-        if not np.isfinite(found[name]).all():
-            node = graph.producer(graph[name])
-            label = f"{node.op} (node {node.name!r})" if node is not None else name
-            return f"the model itself computes values that are not finite: they first appear at {label}"
+def diagnose_not_finite(origin: Origin | None, many_runs: bool) -> str:
+    """The same for a picture whose scores or map are not finite, by where that began."""
+    if origin is not None:
+        return not_finite(origin)
+    if many_runs:
+        return "the model's values are not finite for some of the altered pictures that the method gave it"
     return "the gradient is not finite although the forward pass is: it overflows"
-
-
-_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
 def _zero_gradient(

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from analyzer.attribution.cache import GraphCache
-from analyzer.attribution.diagnosis import diagnose_map, diagnose_runs
+from analyzer.attribution.diagnosis import diagnose_map, diagnose_not_finite, diagnose_runs
+from analyzer.attribution.finite import find_origins, finite_rows
 from analyzer.attribution.postprocess import FLOAT32, heatmap, heatmaps
 from analyzer.attribution.registry import Context, Method, find_method
 from analyzer.attribution.targets import (
@@ -25,6 +26,7 @@ from analyzer.attribution.targets import (
     is_expression,
     resolve_class,
     seed,
+    tensors_named,
     top1,
 )
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
@@ -60,7 +62,7 @@ class Attribution:
     Attributes:
         raw: the method's own values, float32: (rows, h, w) unnormalised for CAM-like methods, shaped as the input
             for gradient-like ones.
-        heatmap: (rows, H, W) in [0, 1] at the resolution of the input.
+        heatmap: (rows, H, W) in [0, 1] at the resolution of the input; 0 everywhere where `legible` is False.
         scores: (N, classes) as the model outputs them.
         target: class index per row; −1 where the target is an expression.
         layer: name of the feature map, or "" for methods that need none.
@@ -86,6 +88,20 @@ class Attribution:
     details: dict[str, np.ndarray] = field(default_factory=dict)
     doubt: str = ""
     tied: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def legible(self) -> np.ndarray:
+        """(rows,) whether the map, and the score of the class that it is of, are finite."""
+        scores = self._scores_of_rows
+        known = (self.target >= 0) & (self.target < scores.shape[1])
+        scored = np.isfinite(scores[np.arange(len(scores)), np.where(known, self.target, 0)])
+        return finite_rows(self.raw) & (scored | ~known)
+
+    @property
+    def _scores_of_rows(self) -> np.ndarray:
+        """(rows, classes)"""
+        pictures = self.image - self.image.min()
+        return self.scores[np.minimum(pictures, len(self.scores) - 1)]
 
 
 @dataclass
@@ -502,11 +518,27 @@ class Explainer:
         if (target >= 0).any():
             doubt = doubt_of(compiled.scores, found[compiled.scores.output.name], count)
             result.doubt = "; ".join(filter(None, [doubt, tie_of(*tied)]))
-        result.diagnosis = [
-            diagnose_map(self, compiled, raw[r], feeds, int(i), slots[k] or int(target[r]))
-            for r, (i, k) in enumerate(order)
-        ]
+        unsaid = self._empty_where_not_finite(result, feeds, slots)
+        for r, (i, k) in enumerate(order):
+            if unsaid[r]:
+                result.diagnosis[r] = diagnose_map(self, compiled, raw[r], feeds, i, slots[k] or int(target[r]))
         return result
+
+    def _empty_where_not_finite(
+        self, result: Attribution, feeds: Mapping[str, np.ndarray], slots: Sequence[Any], many_runs: bool = False
+    ) -> np.ndarray:
+        """Empties the heatmaps that are not legible, says where NaN or ∞ began; (rows,) where nothing is said."""
+        pictures = result.image - result.image.min()
+        legible = result.legible
+        result.heatmap[~legible] = 0
+        bad = ~legible | np.isnan(result._scores_of_rows).any(axis=1)
+        result.diagnosis = [""] * len(bad)
+        if bad.any():
+            target = [n for s in slots if isinstance(s, str) for n in tensors_named(s)]
+            origins = find_origins(self, feeds, dict.fromkeys(pictures[bad].tolist()), [result.layer], target)
+            for row in np.flatnonzero(bad):
+                result.diagnosis[row] = diagnose_not_finite(origins[int(pictures[row])], many_runs)
+        return ~bad
 
     def _session(self, jobs: tuple[Job, ...], slots: list[Any], shapes: dict, output: str | None) -> list[Compiled]:
         """The jobs compiled, and a session over all of them; kept, and looked up in the cache."""
@@ -647,27 +679,31 @@ class Explainer:
                     check_class(scores, slot)
             one = {n: a[row : row + 1] if n in batched else a for n, a in feeds.items()}
             evaluator = Evaluator(self, chosen, one, batched, slots, job.layer, output, fixed)
-            raw, said = chosen.recipe(evaluator, **job.options)
+            with np.errstate(all="ignore"):  # what is not finite is found below
+                raw, said = chosen.recipe(evaluator, **job.options)
             raws.append(raw.astype(np.float32))
             details.append(said)
             targets += [TOP1 if isinstance(s, str) else s for s in slots]
             layers = evaluator.feature.name if chosen.needs_layer else ""
         raw = np.concatenate(raws)
-        heat = heatmaps(raw, chosen.kind, "N" + evaluator.axes, evaluator.size)
-        return Attribution(
+        drawn = np.where(np.isfinite(raw), raw, 0)
+        result = Attribution(
             raw,
-            heat,
+            heatmaps(drawn, chosen.kind, "N" + evaluator.axes, evaluator.size),
             values,
             np.array(targets, np.int64),
             layers,
             job.method,
             np.repeat(indices, len(plans)),
-            [diagnose_runs(r) for r in raw],
-            scores.stripped,
-            {name: np.concatenate([d[name] for d in details]) for name in details[0]},
-            "; ".join(filter(None, [scores.doubt, tie_of(*tied)])) if max(targets) >= 0 else "",
-            tied[0],
+            stripped=scores.stripped,
+            details={name: np.concatenate([d[name] for d in details]) for name in details[0]},
+            doubt="; ".join(filter(None, [scores.doubt, tie_of(*tied)])) if max(targets) >= 0 else "",
+            tied=tied[0],
         )
+        unsaid = self._empty_where_not_finite(result, feeds, plans, many_runs=True)
+        for row in np.flatnonzero(unsaid).tolist():
+            result.diagnosis[row] = diagnose_runs(raw[row])
+        return result
 
     def _feeds(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [i.name for i in self.plain.inputs]

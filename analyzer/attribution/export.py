@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient.policies import rows_for
 from analyzer.graph.query import fillings
 from analyzer.graph.save import save
+from analyzer.plain import as_json
 from analyzer.runtime import Plain, random_feeds, relative
 
 OUTPUT = "heatmap"
@@ -81,7 +81,7 @@ def export(
     def tried(file: Path) -> dict[str, str]:
         trial = Trial(explainer, compiled, file, explained)
         trial.run()
-        return {"onnx-analyzer": json.dumps(record | trial.record, sort_keys=True)}
+        return {"onnx-analyzer": as_json(record | trial.record, sort_keys=True)}
 
     return save(graph, path, check=tried)
 

@@ -77,6 +77,8 @@ def points_inside(heat: np.ndarray, box: Sequence[float], tolerance: float = 0) 
     Args:
         tolerance: pixels by which it may lie outside; 15 in the official protocol.
     """
+    if not (heat > 0).any():
+        return False
     y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
     across = box[0] - tolerance <= x + 0.5 <= box[2] + tolerance
     return bool(across and box[1] - tolerance <= y + 0.5 <= box[3] + tolerance)

@@ -226,6 +226,11 @@ def is_expression(target: Any) -> bool:
     return isinstance(target, str) and bool(re.search(r"[\[\]().\"]", target)) and target not in ("top1", "top-1")
 
 
+def tensors_named(text: str) -> list[str]:
+    """Every name in an expression that can be a tensor's."""
+    return [quoted or word for quoted, word in re.findall(r'"([^"]+)"|([A-Za-z_]\w*)', text)]
+
+
 def expression(op: Builder, text: str, arrays: Arrays | None = None) -> Value:
     """The (N,) score that `text` says, appended to the graph: a sum over all axes but the first is taken at the end.
 

@@ -113,6 +113,7 @@ def classes_of(path: str | None) -> dict[str, int]:
 
 def write(path: Path, document: dict[str, Any], maps: dict[str, Any], card: Any) -> None:
     from analyzer.images import atomic_write, encode
+    from analyzer.plain import as_json
     from analyzer.report import audit as pages
 
     if path.suffix == ".html":
@@ -121,7 +122,7 @@ def write(path: Path, document: dict[str, Any], maps: dict[str, Any], card: Any)
     elif path.suffix == ".md":
         text = pages.markdown(document)
     else:
-        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        text = as_json(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     atomic_write(path, text.encode())
     note(f"written: {path}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -118,15 +117,10 @@ def _plain_value(text: str) -> Any:
 def print_json(kind: str, content: dict[str, Any]) -> None:
     """One document on stdout."""
     from analyzer import __version__
+    from analyzer.plain import as_json
 
     document = {"schema_version": SCHEMA_VERSION, "kind": kind, "onnx_analyzer": __version__, **content}
-    click.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
+    click.echo(as_json(document, indent=2, sort_keys=True, ensure_ascii=False))
 
 
 def note(text: str) -> None:

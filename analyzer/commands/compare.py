@@ -243,6 +243,7 @@ def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, 
     from analyzer import report
     from analyzer.errors import InputError
     from analyzer.images import atomic_write
+    from analyzer.plain import as_json
 
     if path.suffix in (".html", ".htm"):
         text = report.html(document, figures)
@@ -253,7 +254,7 @@ def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, 
     elif path.suffix == ".sarif":
         text = report.sarif(document)
     elif path.suffix == ".json":
-        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        text = as_json(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     else:
         raise InputError(
             f"a report cannot be written as {path.suffix or path.name!r}", "end it in .html, .md, .xml, .sarif or .json"
@@ -275,18 +276,20 @@ def show(document: dict[str, Any], form: str) -> None:
 
 def text_of(document: dict[str, Any]) -> str:
     """What a terminal shows: the verdict, findings, the three levels."""
-    from analyzer.report.comparison import verdict
+    from analyzer.report.comparison import coverage, percent, verdict
 
     comparison, findings = document["comparison"], document["findings"]
     outputs = comparison["outputs"]
-    lines = [verdict(findings), ""]
+    lines = [verdict(findings, comparison), ""]
     if findings:
         rows = [(f["code"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in findings]
         lines += [table(rows, ("code", "value", "limit", "what it means")), ""]
+    judged = outputs.get("judged", comparison["pictures"])  # missing in early saved reports
     lines.append(
-        f"outputs: {outputs['label_agreement']:.1%} of {comparison['pictures']} labels agree, "
-        f"scores drift by {outputs['score_drift_mean']:.2%}"
+        f"outputs: {percent(outputs['label_agreement'])} of {judged} labels agree, "
+        f"scores drift by {percent(outputs['score_drift_mean'], 2)}"
     )
+    lines += coverage(comparison)
     if comparison["layers"]:
         worst = min(comparison["layers"], key=lambda r: r["cosine"])
         jump = comparison["largest_jump"]

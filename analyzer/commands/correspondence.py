@@ -11,6 +11,7 @@ from analyzer.commands.common import (
     Progress,
     format_option,
     model_argument,
+    note,
     preprocess_options,
     print_json,
     provider_option,
@@ -63,11 +64,16 @@ def command(
     progress = Progress(len(pictures), "correspondence")
     layers = layers or (card.default_layer or "auto",)
     found = correspondence(explainer, pictures, marked, layers, card.preprocess, fill, repeats, seed, progress.step)
+    for name, why in found.left_out.items():
+        note(f"warning: {name} is left out: {why}")
     if out:
         write_png(out, figure(found))
     if form == "json":
         rows = [{**vars(row), "error": row.error if row.pictures > 2 else None} for row in found.rows]
-        print_json("correspondence", {"model": model, "rows": rows, "written": [out] if out else []})
+        print_json(
+            "correspondence",
+            {"model": model, "rows": rows, "left_out": found.left_out, "written": [out] if out else []},
+        )
         return
     names = list(dict.fromkeys(row.layer for row in found.rows))
     parts = list(dict.fromkeys(row.part for row in found.rows))

@@ -10,6 +10,7 @@ from analyzer.commands.common import (
     Progress,
     format_option,
     layer_option,
+    note,
     preprocess_options,
     print_json,
     provider_option,
@@ -73,6 +74,11 @@ def command(
         provider,
         progress.step,
     )
+    for checkpoint, why_of in found.not_finite.items():
+        for number, why in sorted(why_of.items()):
+            note(f"warning: {checkpoint}: {manifest.paths[number]} is left out: {why}")
+    if not found.patches:
+        note(f"warning: no picture activates a channel of {found.layer!r}: the strip is empty")
     write_png(out, found.figure())
     rows = [
         {

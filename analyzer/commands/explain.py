@@ -151,7 +151,7 @@ class Task:
                 title = f"{attribution.method}: {self.name(attribution, row)}"
                 heat = placement.map_to_image(attribution.heatmap[row])
                 heat[~placement.covered] = np.nan  # what the model was not shown
-                result["maps"].append(self.about(attribution, row, heat))
+                result["maps"].append(self.about(picture, attribution, row, heat))
                 if out:
                     tiles.append((image, heat))
                     titles.append(title)
@@ -181,24 +181,28 @@ class Task:
 
     def name(self, attribution: Any, row: int) -> str:
         index = int(attribution.target[row])
+        if not attribution.legible[row]:
+            return "not finite"
         if index < 0:
             return self.targets[row % len(self.targets)]
         return f"{self.label(index)} ({attribution.scores[attribution.image[row]].flat[index]:.3g})"
 
-    def about(self, attribution: Any, row: int, heat: Any) -> dict[str, Any]:
+    def about(self, picture: str, attribution: Any, row: int, heat: Any) -> dict[str, Any]:
         """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
         import numpy as np
 
         y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
-        index = int(attribution.target[row])
+        legible, index = bool(attribution.legible[row]), int(attribution.target[row])
+        if not legible and self.targets[row % len(self.targets)] == "top1":
+            index = -1  # no class is the highest
         if attribution.diagnosis[row]:
-            note(f"warning: {attribution.method}: {attribution.diagnosis[row]}")
+            note(f"warning: {picture}: {attribution.method}: {attribution.diagnosis[row]}")
         return {
             "method": attribution.method,
             "class": index if index >= 0 else None,
             "label": self.label(index) if index >= 0 else None,
             "layer": attribution.layer or None,
-            "maximum": [int(x), int(y)],
+            "maximum": [int(x), int(y)] if legible else None,
             "diagnosis": attribution.diagnosis[row] or None,
             "details": {name: values[row].tolist() for name, values in attribution.details.items()},
         }
@@ -268,10 +272,12 @@ def print_result(result: dict[str, Any], several: bool) -> None:
     )
     for m in result["maps"]:
         where = f" at layer {m['layer']}" if m["layer"] else ""
-        click.echo(
-            f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={m['maximum'][0]}, y={m['maximum'][1]}"
-        )
-        if "completeness" in m["details"]:
+        if m["maximum"]:
+            x, y = m["maximum"]
+            click.echo(f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={x}, y={y}")
+        else:
+            click.echo(f"{m['method']}{where}: empty, because values are not finite")
+        if "completeness" in m["details"] and m["maximum"]:
             click.echo("  " + completeness(m["method"], m["details"]["completeness"], m["details"]["difference"]))
     if "written" in result:
         click.echo(f"written: {result['written']}")

@@ -12,6 +12,7 @@ from analyzer.commands.common import (
     each_picture,
     format_option,
     model_argument,
+    note,
     preprocess_options,
     print_json,
     provider_option,
@@ -50,6 +51,7 @@ def command(
     """
     from analyzer.attribution import Explainer
     from analyzer.attribution.features import Taps, chosen_tensors
+    from analyzer.attribution.finite import say_not_finite
     from analyzer.commands.pictures import read_card
     from analyzer.images import decode
 
@@ -67,7 +69,11 @@ def command(
             graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
             taps = Taps(graph, chosen_tensors(graph, layers), provider, **explainer.session_options)
         found = taps.run(feeds)
-        return {"picture": picture, "layers": write(found, taps.layouts, picture, folder, max_channels, colormap)}
+        said = say_not_finite(explainer, feeds, found.values(), list(found))
+        if said:
+            note(f"warning: {picture}: {said}")
+        about = {"picture": picture, "diagnosis": said or None}
+        return {**about, "layers": write(found, taps.layouts, picture, folder, max_channels, colormap)}
 
     results, failed = each_picture("features", pictures, work, strict=lambda: taps is None)
     if form == "json":
@@ -81,6 +87,8 @@ def write(
     found: dict[str, Any], layouts: dict[str, Any], picture: str, folder: Path | None, limit: int, colormap: str
 ) -> list[dict[str, Any]]:
     """Grids and arrays of one picture; statistics of each layer as plain data."""
+    import numpy as np
+
     from analyzer.attribution.features import channel_statistics, channels_first
     from analyzer.images import channel_grid, write_npz, write_png
 
@@ -95,7 +103,7 @@ def write(
                 "layout": str(layout),
                 "channels": len(statistics.low),
                 "dead": statistics.dead.nonzero()[0].tolist(),
-                "range": [float(statistics.low.min()), float(statistics.high.max())],
+                "range": [float(np.fmin.reduce(statistics.low)), float(np.fmax.reduce(statistics.high))],
                 "per_channel": {
                     "min": statistics.low.tolist(),
                     "max": statistics.high.tolist(),

@@ -13,6 +13,7 @@ from analyzer.commands.common import (
     Progress,
     format_option,
     model_argument,
+    note,
     preprocess_options,
     print_json,
     provider_option,
@@ -65,6 +66,8 @@ def command(
     \b
     onnx-analyzer invariance model.onnx a.jpg b.jpg -l conv1 -l fc7 -o invariance.png
     """
+    import numpy as np
+
     from analyzer.attribution import Explainer
     from analyzer.attribution.invariance import TRANSFORMS, invariance
     from analyzer.attribution.targets import TOP1, resolve_class
@@ -83,6 +86,9 @@ def command(
     progress = Progress(len(images) * len(chosen), "invariance")
     layers = layers or (card.default_layer or "auto",)
     curves = invariance(explainer, images, layers, card.preprocess, known, chosen, fill, progress.step)
+    said = {c.picture: c.diagnosis for c in curves if c.diagnosis}
+    for picture, why in said.items():
+        note(f"warning: {picture}: {why}")
     written = []
     if out:
         units = {name: TRANSFORMS[name].unit for name in chosen}
@@ -100,6 +106,7 @@ def command(
                 "probability": c.probability,
                 "distances": c.distances,
                 "norms": c.norms,
+                "diagnosis": c.diagnosis or None,
             }
             for c in curves
         ]
@@ -110,8 +117,8 @@ def command(
             c.picture,
             c.transform,
             card.label(c.target),
-            f"{c.probability.min():.3f} … {c.probability.max():.3f}",
-            ", ".join(f"{d.max() / (c.norms[n] or 1):.0%}" for n, d in c.distances.items()),
+            f"{np.fmin.reduce(c.probability):.3f} … {np.fmax.reduce(c.probability):.3f}",
+            ", ".join(f"{np.fmax.reduce(d) / (c.norms[n] or 1):.0%}" for n, d in c.distances.items()),
         )
         for c in curves
     ]

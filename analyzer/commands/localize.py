@@ -143,11 +143,12 @@ class Localizer:
             index = int(found.target[row])
             name = self.card.label(index) if index >= 0 else asked
             entry = self.entry(picture, name, heat, given.get(name, given.get(asked)))
+            entry["diagnosis"] = found.diagnosis[row] or None
             if found.diagnosis[row]:
                 note(f"warning: {picture}: {name}: {found.diagnosis[row]}")
             if self.units:
                 shares, layer = class_units(self.explainer, array, asked, self.layer, self.output)
-                best = shares[0].argsort()[::-1][: self.units]
+                best = (-shares[0]).argsort(kind="stable")[: self.units]
                 entry["units"] = {"layer": layer, "channels": best.tolist(), "contributions": shares[0][best].tolist()}
             entries.append(entry)
             for box in entry["boxes"]:

@@ -89,6 +89,8 @@ def command(
     )
     for number, why in sorted(result.failed.items()):
         note(f"error: {manifest.paths[number]}: {why}")
+    for number, why in sorted(result.not_finite.items()):
+        note(f"warning: {manifest.paths[number]} is left out: {why}")
     if part != (1, 1):
         click.echo(f"shard {shard}: {progress.total} pictures done; mine all of them without --shard to merge")
         return 5 if result.failed else 0
@@ -96,7 +98,8 @@ def command(
     rows = [summary(layer, result) for layer in result.rankings]
     if form == "json":
         document = {"model": model, "layers": rows, "pictures": len(manifest), "resumed": result.resumed}
-        print_json("mine", {**document, "failed": len(result.failed), "written": written})
+        counts = {"failed": len(result.failed), "not_finite": len(result.not_finite)}
+        print_json("mine", {**document, **counts, "written": written})
     else:
         header = ("layer", "channels", "dead", "correlated pairs", "strongest")
         click.echo(table([[r[h] for h in header] for r in rows], header))
@@ -157,5 +160,5 @@ def summary(layer: str, result: Any) -> dict[str, Any]:
         "channels": len(statistics.mean),
         "dead": int(statistics.dead.sum()),
         "correlated pairs": len(statistics.correlated()),
-        "strongest": float(f"{statistics.highest.max():.4g}"),
+        "strongest": float(f"{statistics.highest.max():.4g}") if statistics.count else None,
     }

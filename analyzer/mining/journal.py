@@ -13,7 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ from analyzer.images import atomic_write, write_npz
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.reduction import Peaks
 from analyzer.mining.statistics import PeakStatistics
+from analyzer.plain import as_json
 
 _HEADER = struct.Struct("<4sIIQQ")  # magic, CRC-32 and length of the payload, first and last picture of the batch + 1
 _MAGIC = b"mine"
@@ -38,6 +39,7 @@ class State:
         done: pictures of the shard that are finished, from its first.
         rankings, statistics: per layer.
         failed: {number of the picture: why it could not be read}.
+        not_finite: {number of the picture: where NaN or ∞ first appears}; layers that it reaches leave the picture out.
     """
 
     run: dict[str, Any]
@@ -45,19 +47,23 @@ class State:
     rankings: dict[str, Ranking]
     statistics: dict[str, PeakStatistics]
     failed: dict[int, str]
+    not_finite: dict[int, str] = field(default_factory=dict)
 
     def take(self, batch: Batch) -> None:
         """Take in a finished batch."""
         for layer, peaks in batch.peaks.items():
-            self.rankings[layer].update(peaks.values, peaks.places, batch.images)
-            self.statistics[layer].update(peaks.values, peaks.means)
+            kept = peaks.finite
+            finite = peaks.rows(kept)
+            self.rankings[layer].update(finite.values, finite.places, batch.images[kept])
+            self.statistics[layer].update(finite.values, finite.means)
         self.failed |= batch.failed
+        self.not_finite |= batch.not_finite
         self.done = batch.stop
 
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
-        about = {"run": self.run, "done": self.done, "failed": {str(i): why for i, why in self.failed.items()}}
-        arrays = {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)}
+        about = {"run": self.run, "done": self.done, "failed": self.failed, "not finite": self.not_finite}
+        arrays = {"about": np.frombuffer(as_json(about, sort_keys=True).encode(), np.uint8)}
         for at, layer in enumerate(self.rankings):
             for kind, part in (("ranking", self.rankings[layer]), ("statistics", self.statistics[layer])):
                 arrays |= {f"{at}/{kind}/{f.name}": getattr(part, f.name) for f in fields(part)}
@@ -78,8 +84,8 @@ class State:
                     rankings[layer] = Ranking(*(archive[f"{at}/ranking/{f.name}"] for f in fields(Ranking)))
                     parts = (archive[f"{at}/statistics/{f.name}"] for f in fields(PeakStatistics))
                     statistics[layer] = PeakStatistics(*parts)
-                failed = {int(i): why for i, why in about["failed"].items()}
-                return cls(about["run"], about["done"], rankings, statistics, failed)
+                failed, not_finite = _by_number(about["failed"]), _by_number(about.get("not finite", {}))
+                return cls(about["run"], about["done"], rankings, statistics, failed, not_finite)
         except Exception as error:
             raise InputError(f"{path}: is no state of `mine` ({error})", "remove it to start anew") from None
 
@@ -93,6 +99,7 @@ class Batch:
     images: np.ndarray
     peaks: dict[str, Peaks]
     failed: dict[int, str]
+    not_finite: dict[int, str] = field(default_factory=dict)
 
 
 class Journal:
@@ -148,8 +155,8 @@ class Journal:
 
     def _pack(self, batch: Batch) -> bytes:
         stream = io.BytesIO()
-        failed = json.dumps({str(i): why for i, why in batch.failed.items()}).encode()
-        parts = [np.frombuffer(failed, np.uint8), batch.images]
+        about = as_json({**batch.failed, "not finite": batch.not_finite}).encode()
+        parts = [np.frombuffer(about, np.uint8), batch.images]
         for layer in self.layers:
             peaks = batch.peaks[layer]
             parts += [peaks.values, peaks.places, peaks.means]
@@ -160,9 +167,14 @@ class Journal:
     def _unpack(self, start: int, stop: int, payload: bytes) -> Batch:
         stream = io.BytesIO(payload)
         parts = [np.lib.format.read_array(stream, allow_pickle=False) for _ in range(2 + 3 * len(self.layers))]
-        failed = {int(i): why for i, why in json.loads(parts[0].tobytes()).items()}
+        failed = json.loads(parts[0].tobytes())
+        not_finite = _by_number(failed.pop("not finite", {}))
         peaks = {layer: Peaks(*parts[2 + 3 * at : 5 + 3 * at]) for at, layer in enumerate(self.layers)}
-        return Batch(start, stop, parts[1], peaks, failed)
+        return Batch(start, stop, parts[1], peaks, _by_number(failed), not_finite)
+
+
+def _by_number(words: Mapping[str, str]) -> dict[int, str]:
+    return {int(number): text for number, text in words.items()}
 
 
 def _lock(file: IO[bytes]) -> bool:
@@ -200,9 +212,10 @@ def merge_states(states: Sequence[State]) -> State:
             merged.rankings[layer] = merged.rankings[layer].merge(state.rankings[layer])
             merged.statistics[layer] = merged.statistics[layer].merge(state.statistics[layer])
     merged.failed = {i: why for s in states for i, why in s.failed.items()}
+    merged.not_finite = {i: why for s in states for i, why in s.not_finite.items()}
     return merged
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """The document as a file, whole or not at all."""
-    atomic_write(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    atomic_write(path, (as_json(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class MiningResult:
         rankings, statistics: per layer.
         failed: {number of the picture: why it could not be read}.
         resumed: pictures that an earlier run had finished.
+        not_finite: {number of the picture: where NaN or ∞ first appears}; layers that it reaches leave the picture out.
     """
 
     manifest: Manifest
@@ -44,6 +45,7 @@ class MiningResult:
     statistics: dict[str, PeakStatistics]
     failed: dict[int, str]
     resumed: int = 0
+    not_finite: dict[int, str] = field(default_factory=dict)
 
 
 def mine(
@@ -94,7 +96,7 @@ def mine(
     }
     miner = Miner(reduction, image.name, manifest, preprocess, sizes[0], about, workers)
     state, resumed = miner.run(shard, Path(folder) if folder else None, progress)
-    return MiningResult(manifest, state.rankings, state.statistics, state.failed, resumed)
+    return MiningResult(manifest, state.rankings, state.statistics, state.failed, resumed, state.not_finite)
 
 
 class Miner:
@@ -224,10 +226,14 @@ class Miner:
             except AnalyzerError as error:
                 failed[number] = error.message
         arrays += [np.zeros_like(_sample(self.preprocess))] * (self.batch - len(arrays))
-        found = self.reduction.run({self.image: np.concatenate(arrays)})
+        feeds = {self.image: np.concatenate(arrays)}
+        found = self.reduction.run(feeds)
         rows = np.arange(len(kept))
         peaks = {layer: peaks.rows(rows) for layer, peaks in found.items()}
-        return Batch(start, start + len(numbers), np.array(kept, np.int64), peaks, failed)
+        bad = [row for row in rows.tolist() if not all(p.finite[row] for p in peaks.values())]
+        words = self.reduction.why_not_finite(feeds, bad) if bad else []
+        not_finite = {kept[row]: why for row, why in zip(bad, words, strict=True)}
+        return Batch(start, start + len(numbers), np.array(kept, np.int64), peaks, failed, not_finite)
 
 
 def state_path(folder: Path, shard: Sequence[int]) -> Path:

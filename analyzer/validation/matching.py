@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from analyzer.validation.metrics import cosine_of
 _DECORATION = re.compile(
     r"(_DequantizeLinear_Output|_QuantizeLinear_Output|_QuantizeLinear_Input|_dequantized?|_cast_\d+|_cast|_fp(16|32)|:0)+$"
 )
+POOR, SURE = 0.9, 0.99  # cosines below which a match by name is doubted, and above which another one convinces
 ALIKE = 0.6  # the lowest cosine at which two layers of the same shape are taken for one
 
 
@@ -34,7 +36,7 @@ def match_by_name(reference: Sequence[str], candidate: Graph) -> list[Match]:
     A layer that the candidate quantises is looked at behind its DequantizeLinear: reading it before would turn the
     integer kernels back to floating point.
     """
-    plain = {_undecorated(n): n for n, v in reversed(list(candidate.values.items())) if v.inputs}
+    plain = {undecorated(n): n for n, v in reversed(list(candidate.values.items())) if v.inputs}
     found = []
     for name in reference:
         if name in candidate and candidate[name].inputs:
@@ -43,8 +45,8 @@ def match_by_name(reference: Sequence[str], candidate: Graph) -> list[Match]:
                 found.append(Match(name, name, "name"))
             else:
                 found.append(Match(name, behind.name, "name, dequantised"))
-        elif _undecorated(name) in plain:
-            value = candidate[plain[_undecorated(name)]]
+        elif undecorated(name) in plain:
+            value = candidate[plain[undecorated(name)]]
             value = dequantized(value) or value
             if value.dtype is None or np.dtype(value.dtype).kind not in "iu":
                 found.append(Match(name, value.name, "name alike"))
@@ -89,5 +91,42 @@ def match_by_activations(
     return found[::-1]
 
 
-def _undecorated(name: str) -> str:
+def without_shifted_names(
+    matches: Sequence[Match],
+    reference: Mapping[str, np.ndarray],
+    candidate: Mapping[str, np.ndarray],
+    reference_shapes: Mapping[str, tuple[int, ...]],
+    candidate_shapes: Mapping[str, tuple[int, ...]],
+) -> list[Match]:
+    """The matches by name, unless automatic names have shifted: then those by activations come first.
+
+    Names have shifted where a layer is unlike its namesake, and nearly equal to a layer whose own namesake is another.
+
+    Args:
+        reference, candidate: activations of one picture, of all layers.
+    """
+
+    def cosine(match: Match) -> float:
+        a, b = reference[match.reference], candidate[match.candidate]
+        same = math.prod(reference_shapes[match.reference]) == math.prod(candidate_shapes[match.candidate])
+        return cosine_of(a.astype(np.float64), b.astype(np.float64)) if same and a.size == b.size else 0.0
+
+    by_name = {m.reference: (m, cosine(m)) for m in matches}
+    taken = {m.candidate for m, value in by_name.values() if value >= SURE}
+    found = match_by_activations(reference, candidate, reference_shapes, candidate_shapes)
+    shifted = [
+        m
+        for m in found
+        if m.reference in by_name
+        and by_name[m.reference][1] < POOR
+        and m.candidate not in taken | {by_name[m.reference][0].candidate}
+        and cosine(m) >= SURE
+    ]
+    if not shifted:
+        return list(matches)
+    known = {m.reference for m in found}, {m.candidate for m in found}
+    return [*found, *(m for m in matches if m.reference not in known[0] and m.candidate not in known[1])]
+
+
+def undecorated(name: str) -> str:
     return _DECORATION.sub("", name)

@@ -11,16 +11,27 @@ import numpy as np
 
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import Taps, channels_first
+from analyzer.attribution.finite import find_origins
 from analyzer.attribution.targets import Scores, class_scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
-from analyzer.graph.query import Layout, default_layer, feature_maps, image_input, layouts, quantisation
+from analyzer.graph.query import (
+    Layout,
+    ancestors,
+    default_layer,
+    feature_maps,
+    image_input,
+    layouts,
+    quantisation,
+)
 from analyzer.graph.through import readers
 from analyzer.runtime import Session, kernels, plan_difference, runtime_version
 from analyzer.store import Store, key_of, packed, unpacked
 
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
 
+FLOATS = frozenset({"float16", "float32", "float64"})
+SORTING = frozenset({"TopK", "NonMaxSuppression"})  # they order rows by what a picture holds
 SAMPLE = 1 << 14  # elements of a layer that a store keeps
 _SHAPES = "shapes of all"  # beside the layers in the store
 
@@ -43,6 +54,7 @@ class Side:
         self.store = store
         self.name = str(self.explainer.loaded.path or self.explainer.loaded.name)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._scored: str | None = None
         self._wanted: list[str] = []
         self._taps: Taps | None = None
 
@@ -60,7 +72,32 @@ class Side:
 
     @cached_property
     def scores(self) -> Scores:
-        return find_scores(self.graph)
+        return find_scores(self.graph, self._scored)
+
+    def score_by(self, output: str) -> None:
+        """Take the scores from that output, if it can hold them and nothing has been asked for yet."""
+        if output in self.outputs and output != self.scores.output.name:
+            self._scored = output
+            for name in ("scores", "layer", "layers", "rectified", "plain"):
+                self.__dict__.pop(name, None)
+
+    @cached_property
+    def outputs(self) -> dict[str, tuple[float, float]]:
+        """{output that holds real numbers: (zero point, scale) that make them}, the file's own order."""
+        found = {v.name: (quantisation(self.graph, v), str(v.dtype)) for v in self.graph.outputs}
+        return {n: q for n, (q, dtype) in found.items() if q != (0.0, 1.0) or dtype in FLOATS}
+
+    @property
+    def other_outputs(self) -> dict[str, str]:
+        """{output that cannot be compared: what it holds}"""
+        return {v.name: f"it holds {v.dtype or 'no tensor'}" for v in self.graph.outputs if v.name not in self.outputs}
+
+    def sorted_by(self, output: str) -> str:
+        """The node that orders an output's rows by what it found (TopK, NonMaxSuppression), "" where none does."""
+        needed = ancestors(self.graph, [output])
+        return next(
+            (n.name or n.op for n in self.graph.forward_nodes() if n.op in SORTING and n.outputs[0].name in needed), ""
+        )
 
     @cached_property
     def layer(self) -> str:
@@ -91,7 +128,13 @@ class Side:
     @cached_property
     def plain(self) -> Session:
         """The model as it is, nothing tapped."""
-        return Session(self._fresh(), self.explainer.provider, outputs=[self.scores.output.name], **self.options)
+        return Session(self._fresh(), self.explainer.provider, outputs=list(self._read), **self.options)
+
+    @property
+    def _read(self) -> dict[str, tuple[float, float]]:
+        """`outputs`, the scores first; they may be integers without a scale."""
+        scores = self.scores.output.name
+        return {scores: self.outputs.get(scores, (0.0, 1.0))} | self.outputs
 
     @property
     def options(self) -> dict[str, Any]:
@@ -105,20 +148,41 @@ class Side:
 
     def output(self, array: np.ndarray) -> np.ndarray:
         """All numbers of the scores of one picture, flat, as the model gives them; quantised ones as what they mean."""
-        return self._dequantised(self._given(array)).ravel()
+        return self.all_outputs(array)[self.scores.output.name].ravel()
 
     def classes(self, array: np.ndarray) -> np.ndarray:
         """The score of every class, (classes,): `output`, by its means over space for a segmenter."""
-        return self._dequantised(class_scores(self.scores, self._given(array), 1)).ravel()
+        return self.by_class(self.all_outputs(array)[self.scores.output.name])
 
-    def _given(self, array: np.ndarray) -> np.ndarray:
-        name = self.scores.output.name
-        made = self._kept(lambda: {name: self.explainer.outputs({self.input: array}, self.scores)}, "scores", array)
-        return np.asarray(made[name])
+    def by_class(self, values: np.ndarray) -> np.ndarray:
+        """(classes,) of values shaped as the scores."""
+        return class_scores(self.scores, values, 1).ravel()
 
-    def _dequantised(self, array: np.ndarray) -> np.ndarray:
-        zero, scale = quantisation(self.graph, self.scores.output)
-        return (array.astype(np.float64) - zero) * scale
+    def all_outputs(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """Every output that holds real numbers, quantised ones as what they stand for, float64."""
+        session = (self.explainer.deployed if self.explainer.quantised else None) or self.plain
+        found = self._kept(lambda: session.run({self.input: array}, list(self._read)), "outputs", array)
+        return {n: (np.asarray(found[n], np.float64) - zero) * scale for n, (zero, scale) in self._read.items()}
+
+    def squashed(self, scores: np.ndarray, how: str) -> np.ndarray:
+        """Scores after a Softmax, LogSoftmax or Sigmoid that only the other side's file ends with."""
+        if how == "Sigmoid":
+            return np.asarray(1 / (1 + np.exp(-np.clip(scores, -700, 700))))
+        layout = self._layouts.get(self.scores.output.name)
+        axis = layout.channel if self.scores.space and layout is not None else -1
+        shifted = scores - scores.max(axis=axis, keepdims=True)
+        total = np.exp(shifted).sum(axis=axis, keepdims=True)
+        return np.asarray(np.exp(shifted) / total if how == "Softmax" else shifted - np.log(total))
+
+    def why_not_finite(self, array: np.ndarray, layer: str = "") -> str:
+        """Where NaN or ∞ first appears for a picture, followed back from the outputs and `layer`; "" where nowhere."""
+
+        def searched() -> dict[str, np.ndarray]:
+            feeds = self.explainer._feeds(array)
+            origin = find_origins(self.explainer, feeds, [0], [layer] if layer else [])[0]
+            return {"origin": packed(str(origin or ""))}
+
+        return str(unpacked(self._kept(searched, "origin", layer, array)["origin"]))
 
     def labels(self, scores: np.ndarray) -> list[int]:
         """The top class, or for a sigmoid's scores every class above ½."""
@@ -184,11 +248,11 @@ class Side:
     def _measured(self, array: np.ndarray) -> dict[str, np.ndarray]:
         if self._taps is None:
             self._taps = Taps(self._fresh(), self._wanted, self.explainer.provider, **self.options)
-        found = {n: self._channels_first(n, a) for n, a in self._taps.run({self.input: array}).items()}
+        found = {n: self.channels_first(n, a) for n, a in self._taps.run({self.input: array}).items()}
         self.shapes = {name: a.shape for name, a in found.items()}
         return found
 
-    def _channels_first(self, name: str, array: np.ndarray) -> np.ndarray:
+    def channels_first(self, name: str, array: np.ndarray) -> np.ndarray:
         layout = self._layouts.get(name)
         return channels_first(array, layout) if layout is not None and layout.is_map else array
 
