@@ -20,6 +20,7 @@ import numpy as np
 
 from analyzer import __version__
 from analyzer.errors import InputError
+from analyzer.files import make_folder
 from analyzer.images import write_npz
 
 CACHE_VARIABLE = "ONNX_ANALYZER_CACHE"
@@ -30,15 +31,11 @@ class Store:
     """A folder of results, a file each.
 
     Raises:
-        InputError: the folder cannot be made.
+        OutputError: the folder cannot be made.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: no folder can be made here: {error.strerror}") from None
+        self.folder = make_folder(folder)
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays kept under `key`; None where there are none, or the file is damaged."""

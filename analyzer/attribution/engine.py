@@ -177,6 +177,7 @@ class Explainer:
 
     def source(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Source:
         """The normalised model, its inputs fixed to `shapes`."""
+        self.loaded.check_unchanged()
         key = tuple(sorted((shapes or {}).items()))
         if key not in self._sources:
             found = self.cache.source(key) if self.cache else None
@@ -331,6 +332,7 @@ class Explainer:
         Raises:
             As `analyzer.explain`.
         """
+        self.loaded.check_unchanged()
         feeds = self._feeds(inputs)
         image = image_input(self.plain).name
         count = len(feeds[image])

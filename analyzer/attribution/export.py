@@ -11,12 +11,14 @@ from typing import Any
 from analyzer.attribution.engine import Explainer
 from analyzer.attribution.targets import is_expression, resolve_class
 from analyzer.errors import InputError
+from analyzer.files import guard
 from analyzer.gradient.policies import rows_for
 from analyzer.graph.save import save
 
 OUTPUT = "heatmap"
 
 
+@guard()
 def export(
     model: Any,
     path: str | os.PathLike,

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     format_option,
     model_argument,
@@ -20,11 +22,12 @@ from analyzer.commands.common import (
     table,
     with_session,
 )
+from analyzer.files import claim
 
 
 @click.command(name="invariance")
 @model_argument
-@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=InputPath())
 @click.option("-l", "--layer", "layers", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
 @click.option("-t", "--target", "targets", multiple=True, help="True class of each picture (or of all).  [top1]")
 @click.option(
@@ -34,10 +37,10 @@ from analyzer.commands.common import (
     type=click.Choice(["translation", "horizontal", "scaling", "rotation"]),
     help="May be repeated.  [translation, scaling, rotation]",
 )
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="PNG of the curves; the CSV is written beside it.")
+@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the curves; the CSV is written beside it.")
 @click.option("--fill", type=click.FloatRange(0, 255), default=127.0, show_default=True, help="Grey beyond the border.")
 @click.option("--relative", is_flag=True, help="Draw distances as shares of the norm of the features.")
-@click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
+@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
 @stacked(preprocess_options)
 @provider_option
 @with_session
@@ -72,6 +75,9 @@ def command(
     from analyzer.errors import InputError
     from analyzer.images import decode, write_png
 
+    beside = Path(out).with_suffix(".csv") if out else None
+    if beside:
+        claim(beside)
     if len(targets) not in (0, 1, len(pictures)):
         raise InputError(f"{len(targets)} targets for {len(pictures)} pictures", "give one for each, or one for all")
     chosen = transforms or ("translation", "scaling", "rotation")
@@ -84,10 +90,9 @@ def command(
     layers = layers or (card.default_layer or "auto",)
     curves = invariance(explainer, images, layers, card.preprocess, known, chosen, fill, progress.step)
     written = []
-    if out:
+    if out and beside:
         units = {name: TRANSFORMS[name].unit for name in chosen}
         write_png(out, figure(curves, units, relative, card))
-        beside = Path(out).with_suffix(".csv")
         write_csv(beside, curves)
         written = [out, str(beside)]
     if form == "json":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analyzer.errors import InputError
+from analyzer.files import protect
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 LISTS = (".txt", ".lst", ".manifest")
@@ -33,6 +34,7 @@ class Manifest:
             found |= dict.fromkeys(_expand(Path(source)))
         if not found:
             raise InputError("there are no pictures", f"give pictures ({', '.join(PICTURES)}), folders or a list file")
+        protect(*found)
         return cls(tuple(found))
 
     def __len__(self) -> int:
