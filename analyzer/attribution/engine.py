@@ -38,7 +38,7 @@ from analyzer.graph.query import (
     layouts,
     single_batch,
 )
-from analyzer.runtime import Session
+from analyzer.runtime import Session, environment
 from analyzer.store import Cache
 
 PREFIX = "xai"
@@ -172,6 +172,11 @@ class Explainer:
             return Session(graph, self.provider, outputs=[output], **self.session_options).run(feeds)[output]
 
         return of
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Where it runs; see `runtime.environment`."""
+        return environment(self.provider, **self.session_options)
 
     # ---- Graphs ----
 

@@ -365,7 +365,7 @@ def detach(source: Source) -> None:
     """Moves large initializers from the proto into `source.weights`, leaving stubs with type and dims."""
     for tensor in source.proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            target, offset, length = _external(tensor, source)
+            target, offset, _ = _external(tensor, source)
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
             source.weights[tensor.name] = np.memmap(target, dtype, "r", offset, tuple(tensor.dims))
             source.mapped.add(target)

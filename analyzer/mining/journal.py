@@ -7,6 +7,7 @@ dropped. When the state is written, the journal starts anew; records that the st
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -19,7 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from analyzer.errors import InputError
+from analyzer.errors import InputError, OutputError
+from analyzer.files import check_output
 from analyzer.images import atomic_write, write_npz
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.reduction import Peaks
@@ -38,6 +40,7 @@ class State:
         done: pictures of the shard that are finished, from its first.
         rankings, statistics: per layer.
         failed: {number of the picture: why it could not be read}.
+        content: a hash of all that the finished pictures' files held, batch by batch.
     """
 
     run: dict[str, Any]
@@ -45,6 +48,7 @@ class State:
     rankings: dict[str, Ranking]
     statistics: dict[str, PeakStatistics]
     failed: dict[int, str]
+    content: str = ""
 
     def take(self, batch: Batch) -> None:
         """Take in a finished batch."""
@@ -52,11 +56,13 @@ class State:
             self.rankings[layer].update(peaks.values, peaks.places, batch.images)
             self.statistics[layer].update(peaks.values, peaks.means)
         self.failed |= batch.failed
+        self.content = chained(self.content, batch.content)
         self.done = batch.stop
 
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
-        about = {"run": self.run, "done": self.done, "failed": {str(i): why for i, why in self.failed.items()}}
+        failed = {str(i): why for i, why in self.failed.items()}
+        about = {"run": self.run, "done": self.done, "failed": failed, "content": self.content}
         arrays = {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)}
         for at, layer in enumerate(self.rankings):
             for kind, part in (("ranking", self.rankings[layer]), ("statistics", self.statistics[layer])):
@@ -79,20 +85,27 @@ class State:
                     parts = (archive[f"{at}/statistics/{f.name}"] for f in fields(PeakStatistics))
                     statistics[layer] = PeakStatistics(*parts)
                 failed = {int(i): why for i, why in about["failed"].items()}
-                return cls(about["run"], about["done"], rankings, statistics, failed)
+                return cls(about["run"], about["done"], rankings, statistics, failed, about["content"])
         except Exception as error:
             raise InputError(f"{path}: is no state of `mine` ({error})", "remove it to start anew") from None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures start … stop − 1 of a shard, finished: numbers of those that could be read, and their peaks."""
+    """Pictures start … stop − 1 of a shard, finished: numbers of those that could be read, their peaks, and a hash of
+    what the files of all of them held."""
 
     start: int
     stop: int
     images: np.ndarray
     peaks: dict[str, Peaks]
     failed: dict[int, str]
+    content: str
+
+
+def chained(*hashes: str) -> str:
+    """The hash of hashes."""
+    return hashlib.sha256("\0".join(hashes).encode()).hexdigest()
 
 
 class Journal:
@@ -120,7 +133,11 @@ class Journal:
         Raises:
             InputError: another process is at work here.
         """
-        self._file = self.path.open("ab")
+        check_output(self.path)
+        try:
+            self._file = self.path.open("ab")
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror or error})") from error
         if not _lock(self._file):
             self._file.close()
             self._file = None
@@ -148,8 +165,8 @@ class Journal:
 
     def _pack(self, batch: Batch) -> bytes:
         stream = io.BytesIO()
-        failed = json.dumps({str(i): why for i, why in batch.failed.items()}).encode()
-        parts = [np.frombuffer(failed, np.uint8), batch.images]
+        about = {"failed": {str(i): why for i, why in batch.failed.items()}, "content": batch.content}
+        parts = [np.frombuffer(json.dumps(about).encode(), np.uint8), batch.images]
         for layer in self.layers:
             peaks = batch.peaks[layer]
             parts += [peaks.values, peaks.places, peaks.means]
@@ -160,9 +177,10 @@ class Journal:
     def _unpack(self, start: int, stop: int, payload: bytes) -> Batch:
         stream = io.BytesIO(payload)
         parts = [np.lib.format.read_array(stream, allow_pickle=False) for _ in range(2 + 3 * len(self.layers))]
-        failed = {int(i): why for i, why in json.loads(parts[0].tobytes()).items()}
+        about = json.loads(parts[0].tobytes())
+        failed = {int(i): why for i, why in about["failed"].items()}
         peaks = {layer: Peaks(*parts[2 + 3 * at : 5 + 3 * at]) for at, layer in enumerate(self.layers)}
-        return Batch(start, stop, parts[1], peaks, failed)
+        return Batch(start, stop, parts[1], peaks, failed, about["content"])
 
 
 def _lock(file: IO[bytes]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,11 +38,6 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the paths, in order."""
-        return hashlib.sha256("\n".join(map(str, self.paths)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _expand(source: Path) -> list[Path]:

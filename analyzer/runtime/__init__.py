@@ -1,8 +1,19 @@
 """Execution: sessions of stock onnxruntime on the provider that was asked for. The only importer of onnxruntime."""
 
+from analyzer.runtime.host import environment
 from analyzer.runtime.plan import kernels, plan_difference
 from analyzer.runtime.providers import Report, diagnose, resolve, runtime_version
 from analyzer.runtime.receipt import receipt
 from analyzer.runtime.session import Session
 
-__all__ = ["Report", "Session", "diagnose", "kernels", "plan_difference", "receipt", "resolve", "runtime_version"]
+__all__ = [
+    "Report",
+    "Session",
+    "diagnose",
+    "environment",
+    "kernels",
+    "plan_difference",
+    "receipt",
+    "resolve",
+    "runtime_version",
+]

@@ -143,8 +143,9 @@ class _Run:
             self._take(self._measure(picture))
             return
         key = key_of(
-            self.explainer.loaded.sha256,
-            [self.explainer.provider, repr(self.preprocess), self.method, self.seed],
+            self.explainer.loaded.identity,
+            self.explainer.environment,
+            [repr(self.preprocess), self.method, self.seed],
             [len(self.rows), len(self.rows) < self.probes, picture.name, picture.label],
             picture.pixels,
             np.zeros(0) if picture.boxes is None else picture.boxes,
@@ -277,6 +278,7 @@ class _Run:
             "identity": {
                 "model": self.side.name,
                 "sha256": self.explainer.loaded.sha256,
+                "identity": self.explainer.loaded.identity,
                 "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
                 "ir": proto.ir_version,
                 "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},

@@ -208,8 +208,8 @@ class _Run:
             if self.drifts[m.reference].pictures
         ]
         report = {
-            "reference": {"model": reference.name, "sha256": reference.explainer.loaded.sha256},
-            "candidate": {"model": candidate.name, "sha256": candidate.explainer.loaded.sha256},
+            "reference": reference.about,
+            "candidate": candidate.about,
             "pictures": len(self.rows),
             "outputs": _outputs(self.rows),
             "input": self.contract,
