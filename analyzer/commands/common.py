@@ -145,7 +145,8 @@ def print_json(kind: str, content: dict[str, Any]) -> None:
     from analyzer import __version__
 
     document = {"schema_version": SCHEMA_VERSION, "kind": kind, "onnx_analyzer": __version__, **content}
-    click.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, default=_plain))
+    escaped = "utf" not in (getattr(sys.stdout, "encoding", None) or "").lower()
+    click.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=escaped, default=_plain))
 
 
 def _plain(value: Any) -> Any:
