@@ -192,6 +192,15 @@ def atomic_write(path: AnyPath, data: bytes) -> None:
         file.write(data)
 
 
+def write_text(path: AnyPath, text: str) -> None:
+    """The file `path` holds `text` as UTF-8; what that lacks, as bytes of file names that are no text, is escaped.
+
+    Raises:
+        OutputError: as `atomic_file`.
+    """
+    atomic_write(path, text.encode("utf-8", "backslashreplace"))
+
+
 def make_folder(path: AnyPath) -> Path:
     """The folder `path`, made with all above it where it is missing.
 

@@ -108,13 +108,14 @@ def classes_of(path: str | None) -> dict[str, int]:
     if path is None:
         return {}
     try:
-        return {str(n): int(v) for n, v in json.loads(Path(path).read_text()).items()}
+        return {str(n): int(v) for n, v in json.loads(Path(path).read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no classes: {error}", "write {picture: class index}") from None
 
 
 def write(path: Path, document: dict[str, Any], maps: dict[str, Any], card: Any) -> None:
-    from analyzer.images import atomic_write, encode
+    from analyzer.files import write_text
+    from analyzer.images import encode
     from analyzer.report import audit as pages
 
     if path.suffix == ".html":
@@ -124,7 +125,7 @@ def write(path: Path, document: dict[str, Any], maps: dict[str, Any], card: Any)
         text = pages.markdown(document)
     else:
         text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    atomic_write(path, text.encode())
+    write_text(path, text)
     note(f"written: {path}")
 
 

@@ -27,8 +27,8 @@ def run() -> int:
         sys.stdout.flush()
     except BaseException as error:
         code = _told(error)
-    with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is said: an interrupt now leaves no traceback
+    if isinstance(sys.stdout, Stream):  # this process is ours, and all is said: an interrupt leaves no traceback now
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     _abandon_unwritten()
     return code
 

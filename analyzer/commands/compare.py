@@ -193,7 +193,7 @@ def boxes_of(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
         found = {}
         for name, given in content.items():
             given = given.get("boxes", list(given.values())) if isinstance(given, dict) else given
@@ -222,7 +222,7 @@ def saved(path: str) -> dict[str, Any]:
     from analyzer.errors import InputError
 
     try:
-        document = json.loads(Path(path).read_text())
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
         return {"comparison": document["comparison"], "run": document.get("run", {})}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no saved comparison: {error}", "write one with --report result.json") from None
@@ -243,7 +243,7 @@ def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, 
     """The form follows from the name's ending."""
     from analyzer import report
     from analyzer.errors import InputError
-    from analyzer.images import atomic_write
+    from analyzer.files import write_text
 
     if path.suffix in (".html", ".htm"):
         text = report.html(document, figures)
@@ -259,7 +259,7 @@ def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, 
         raise InputError(
             f"a report cannot be written as {path.suffix or path.name!r}", "end it in .html, .md, .xml, .sarif or .json"
         )
-    atomic_write(path, text.encode())
+    write_text(path, text)
     note(f"written: {path}")
 
 

@@ -22,7 +22,7 @@ from analyzer.commands.common import (
     table,
     with_session,
 )
-from analyzer.files import claim
+from analyzer.files import claim, write_text
 
 
 @click.command(name="invariance")
@@ -146,8 +146,6 @@ def figure(curves: list[Any], units: dict[str, str], relative: bool, card: Any) 
 
 def write_csv(path: Path, curves: list[Any]) -> None:
     """A row per picture, transform and value."""
-    from analyzer.images import atomic_write
-
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     layers = list(curves[0].distances)
@@ -157,4 +155,4 @@ def write_csv(path: Path, curves: list[Any]) -> None:
         for i, value in enumerate(c.values):
             cells = [n for layer in layers for n in (c.distances[layer][i], c.norms[layer])]
             writer.writerow([c.picture, c.transform, value, c.target, c.probability[i], *cells])
-    atomic_write(path, text.getvalue().encode())
+    write_text(path, text.getvalue())

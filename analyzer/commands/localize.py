@@ -227,7 +227,7 @@ def read_boxes(path: str | None) -> dict[str, dict[str, list[float]]]:
         return {}
     hint = 'write {"cat.jpg": {"cat": [x0, y0, x1, y1]}}, in pixels of the picture'
     try:
-        given = json.loads(Path(path).read_text())
+        given = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"cannot read boxes from {path}: {error}", hint) from None
     for name, entry in given.items() if isinstance(given, dict) else [("the file", given)]:

@@ -21,8 +21,8 @@ from typing import IO, Any
 import numpy as np
 
 from analyzer.errors import InputError, OutputError
-from analyzer.files import check_output
-from analyzer.images import atomic_write, write_npz
+from analyzer.files import check_output, write_text
+from analyzer.images import write_npz
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.reduction import Peaks
 from analyzer.mining.statistics import PeakStatistics
@@ -223,4 +223,4 @@ def merge_states(states: Sequence[State]) -> State:
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """The document as a file, whole or not at all."""
-    atomic_write(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
