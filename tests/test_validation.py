@@ -162,9 +162,9 @@ def test_a_recorded_side_is_not_run_again(tmp_path, monkeypatch):
 def test_a_store_does_not_mix_runtimes(tmp_path, monkeypatch):
     given = pictures()
     side = Side(REFERENCE, given[0].reference.shape, store=Store(tmp_path))
-    side.output(given[0].reference)
+    side.record(given[0].reference, ())
+    monkeypatch.setattr("analyzer.runtime.host.runtime_version", lambda: "0.1")
     elsewhere = Side(REFERENCE, given[0].reference.shape, store=Store(tmp_path))
-    monkeypatch.setattr("analyzer.validation.side.runtime_version", lambda: "0.1")
     assert elsewhere.output(given[0].reference).shape == (10,)
     with pytest.raises(InputError, match=r"onnxruntime .* there, 0\.1 here"):
         elsewhere.output(given[1].reference)

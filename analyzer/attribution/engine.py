@@ -47,7 +47,7 @@ from analyzer.graph.query import (
     output_quantisers,
 )
 from analyzer.graph.through import is_transparent
-from analyzer.runtime import Session
+from analyzer.runtime import Session, environment
 from analyzer.store import Cache
 
 PREFIX = "xai"
@@ -199,10 +199,16 @@ class Explainer:
 
         return of
 
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Where it runs; see `runtime.environment`."""
+        return environment(self.provider, **self.session_options)
+
     # ---- Graphs ----
 
     def source(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Source:
         """The normalised model, its inputs fixed to `shapes`."""
+        self.loaded.check_unchanged()
         key = tuple(sorted((shapes or {}).items()))
         if key not in self._sources:
             found = self.cache.source(key) if self.cache else None
@@ -391,6 +397,7 @@ class Explainer:
         Raises:
             As `analyzer.explain`.
         """
+        self.loaded.check_unchanged()
         feeds = self._feeds(inputs)
         image = image_input(self.plain).name
         count = len(feeds[image])

@@ -14,6 +14,7 @@ import numpy as np
 from analyzer.attribution.engine import Attribution, Compiled, Explainer
 from analyzer.attribution.targets import TOP1, is_expression, resolve_class
 from analyzer.errors import InputError, UnsupportedError
+from analyzer.files import guard
 from analyzer.gradient.policies import rows_for
 from analyzer.graph.query import fillings
 from analyzer.graph.save import save
@@ -29,6 +30,7 @@ _SEEDS = 3
 _Arrays: TypeAlias = dict[str, np.ndarray]
 
 
+@guard()
 def export(
     model: Any,
     path: str | os.PathLike,

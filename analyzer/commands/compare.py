@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     note,
     preprocess_options,
@@ -23,18 +25,18 @@ MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of b
 
 
 @click.command(name="compare")
-@click.argument("reference", type=click.Path(dir_okay=False), required=False)
-@click.argument("candidate", type=click.Path(dir_okay=False), required=False)
-@click.option("-d", "--data", "data", multiple=True, type=click.Path(), help="Pictures, or folders of them.")
+@click.argument("reference", type=InputPath(dir_okay=False), required=False)
+@click.argument("candidate", type=InputPath(dir_okay=False), required=False)
+@click.option("-d", "--data", "data", multiple=True, type=InputPath(), help="Pictures, or folders of them.")
 @click.option("--limit", type=click.IntRange(1), help="Use only so many pictures, evenly spread.")
-@click.option("--boxes", type=click.Path(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
+@click.option("--boxes", type=InputPath(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
 @click.option("-m", "--method", "methods", multiple=True, help="Maps to compare.  [grad-cam, gradient]")
-@click.option("--thresholds", type=click.Path(dir_okay=False), help="TOML file with limits; see docs/compare.md.")
+@click.option("--thresholds", type=InputPath(dir_okay=False), help="TOML file with limits; see docs/compare.md.")
 @click.option("--limit-of", "limits", multiple=True, metavar="NAME=VALUE", help="A single threshold.")
 @click.option(
-    "--report", type=click.Path(dir_okay=False), help="Write the report: .html, .md, .xml (JUnit), .sarif or .json."
+    "--report", type=OutputPath(dir_okay=False), help="Write the report: .html, .md, .xml (JUnit), .sarif or .json."
 )
-@click.option("--judge", type=click.Path(dir_okay=False), help="Judge this saved .json again; nothing is run.")
+@click.option("--judge", type=InputPath(dir_okay=False), help="Judge this saved .json again; nothing is run.")
 @click.option("-p", "--provider", default="cpu", show_default=True, help="Of the reference.")
 @click.option("--candidate-provider", help="Of the candidate.  [as the reference's]")
 @with_session
@@ -192,7 +194,7 @@ def boxes_of(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
         found = {}
         for name, given in content.items():
             given = given.get("boxes", list(given.values())) if isinstance(given, dict) else given
@@ -221,7 +223,7 @@ def saved(path: str) -> dict[str, Any]:
     from analyzer.errors import InputError
 
     try:
-        document = json.loads(Path(path).read_text())
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
         return {"comparison": document["comparison"], "run": document.get("run", {})}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no saved comparison: {error}", "write one with --report result.json") from None
@@ -242,7 +244,7 @@ def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, 
     """The form follows from the name's ending."""
     from analyzer import report
     from analyzer.errors import InputError
-    from analyzer.images import atomic_write
+    from analyzer.files import write_text
     from analyzer.plain import as_json
 
     if path.suffix in (".html", ".htm"):
@@ -259,7 +261,7 @@ def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, 
         raise InputError(
             f"a report cannot be written as {path.suffix or path.name!r}", "end it in .html, .md, .xml, .sarif or .json"
         )
-    atomic_write(path, text.encode())
+    write_text(path, text)
     note(f"written: {path}")
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     format_option,
     model_argument,
@@ -23,9 +25,9 @@ from analyzer.commands.common import (
 
 @click.command(name="correspondence")
 @model_argument
-@click.argument("boxes", type=click.Path(dir_okay=False))
+@click.argument("boxes", type=InputPath(dir_okay=False))
 @click.option("-l", "--layer", "layers", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="PNG of the occluded pictures.")
+@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the occluded pictures.")
 @click.option("--fill", type=click.FloatRange(0, 255), default=127.0, show_default=True, help="Grey of the occluder.")
 @click.option("--repeats", type=click.IntRange(1), default=10, show_default=True, help="Random boxes per picture.")
 @click.option("--seed", type=int, default=0, show_default=True)

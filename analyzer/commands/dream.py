@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     format_option,
     layer_option,
@@ -26,8 +28,8 @@ from analyzer.commands.common import (
 @layer_option
 @click.option("-u", "--unit", "chosen", multiple=True, metavar="CHANNEL[@y,x]", help="Channels or units; repeatable.")
 @click.option("-t", "--target", "targets", multiple=True, help="Classes by index or label, instead of units.")
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="PNG to write.")
-@click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
+@click.option("-o", "--out", required=True, type=OutputPath(dir_okay=False), help="PNG to write.")
+@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
 @click.option("--steps", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--rate", type=float, default=None, help="Step size.  [0.05 for fourier, 1 for pixels]")
 @click.option("--parametrisation", type=click.Choice(["fourier", "pixels"]), default="fourier", show_default=True)

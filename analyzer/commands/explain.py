@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     RunProgress,
     each_picture,
     format_option,
@@ -27,8 +29,8 @@ from analyzer.commands.common import (
 
 @click.command(name="explain")
 @model_argument
-@click.argument("pictures", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--out", type=click.Path(), help="PNG to write; a folder where there are several pictures.")
+@click.argument("pictures", nargs=-1, required=True, type=InputPath())
+@click.option("-o", "--out", type=OutputPath(), help="PNG to write; a folder where there are several pictures.")
 @click.option("-m", "--method", "methods", multiple=True, help="See `methods`; several give a grid.  [grad-cam]")
 @click.option(
     "-t",
@@ -42,10 +44,10 @@ from analyzer.commands.common import (
     "-O", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of a method, see `methods`."
 )
 @click.option("--output", help="Which output of the model holds the scores.")
-@click.option("--reference", type=click.Path(), help="Picture whose embedding `.cosine(reference)` compares with.")
-@click.option("--mask", type=click.Path(), help="Picture whose brighter half is `mask` in `.where(mask)`.")
-@click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
-@click.option("--raw", type=click.Path(), help="Also write the raw map as .npy (a folder for several pictures).")
+@click.option("--reference", type=InputPath(), help="Picture whose embedding `.cosine(reference)` compares with.")
+@click.option("--mask", type=InputPath(), help="Picture whose brighter half is `mask` in `.where(mask)`.")
+@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
+@click.option("--raw", type=OutputPath(), help="Also write the raw map as .npy (a folder for several pictures).")
 @click.option("--colormap", default="turbo", show_default=True, help="turbo, viridis, cividis, inferno, magma or gray.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the heatmap.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to print.")
@@ -240,26 +242,22 @@ def named_arrays(explainer: Any, card: Any, reference: str | None, mask: str | N
 
 def destinations(given: str | None, pictures: tuple[str, ...], suffix: str) -> dict[str, Path]:
     """{picture: file to write}; several pictures go into a folder, which is made."""
-    from analyzer.errors import InputError
+    from analyzer.errors import OutputError
+    from analyzer.files import Places, claim, make_folder
 
     if given is None:
         return {}
     path = Path(given)
     if len(pictures) == 1 and not path.is_dir():
         if not path.parent.is_dir():
-            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist")
+            raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
+        claim(path)
         return {pictures[0]: path}
     if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; several pictures need a folder")
-    path.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Path] = {}
-    for picture in pictures:
-        place = path / f"{Path(picture).stem}{suffix}"
-        count = 1
-        while place in found.values():
-            count += 1
-            place = path / f"{Path(picture).stem}-{count}{suffix}"
-        found[picture] = place
+        raise OutputError(f"{path} is a file; several pictures need a folder")
+    places = Places(path)
+    found = {picture: places.place(Path(picture).stem, suffix) for picture in dict.fromkeys(pictures)}
+    make_folder(path)
     return found
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     format_option,
     model_argument,
@@ -21,11 +23,12 @@ from analyzer.commands.common import (
     table,
     with_session,
 )
+from analyzer.files import claim, write_text
 
 
 @click.command(name="invariance")
 @model_argument
-@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=InputPath())
 @click.option("-l", "--layer", "layers", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
 @click.option("-t", "--target", "targets", multiple=True, help="True class of each picture (or of all).  [top1]")
 @click.option(
@@ -35,10 +38,10 @@ from analyzer.commands.common import (
     type=click.Choice(["translation", "horizontal", "scaling", "rotation"]),
     help="May be repeated.  [translation, scaling, rotation]",
 )
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="PNG of the curves; the CSV is written beside it.")
+@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the curves; the CSV is written beside it.")
 @click.option("--fill", type=click.FloatRange(0, 255), default=127.0, show_default=True, help="Grey beyond the border.")
 @click.option("--relative", is_flag=True, help="Draw distances as shares of the norm of the features.")
-@click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
+@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
 @stacked(preprocess_options)
 @provider_option
 @with_session
@@ -75,6 +78,9 @@ def command(
     from analyzer.errors import InputError
     from analyzer.images import decode, write_png
 
+    beside = Path(out).with_suffix(".csv") if out else None
+    if beside:
+        claim(beside)
     if len(targets) not in (0, 1, len(pictures)):
         raise InputError(f"{len(targets)} targets for {len(pictures)} pictures", "give one for each, or one for all")
     chosen = transforms or ("translation", "scaling", "rotation")
@@ -90,10 +96,9 @@ def command(
     for picture, why in said.items():
         note(f"warning: {picture}: {why}")
     written = []
-    if out:
+    if out and beside:
         units = {name: TRANSFORMS[name].unit for name in chosen}
         write_png(out, figure(curves, units, relative, card))
-        beside = Path(out).with_suffix(".csv")
         write_csv(beside, curves)
         written = [out, str(beside)]
     if form == "json":
@@ -148,8 +153,6 @@ def figure(curves: list[Any], units: dict[str, str], relative: bool, card: Any) 
 
 def write_csv(path: Path, curves: list[Any]) -> None:
     """A row per picture, transform and value."""
-    from analyzer.images import atomic_write
-
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     layers = list(curves[0].distances)
@@ -159,4 +162,4 @@ def write_csv(path: Path, curves: list[Any]) -> None:
         for i, value in enumerate(c.values):
             cells = [n for layer in layers for n in (c.distances[layer][i], c.norms[layer])]
             writer.writerow([c.picture, c.transform, value, c.target, c.probability[i], *cells])
-    atomic_write(path, text.getvalue().encode())
+    write_text(path, text.getvalue())

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     format_option,
     model_argument,
@@ -23,9 +25,9 @@ from analyzer.commands.common import (
 
 @click.command(name="mine")
 @model_argument
-@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=InputPath())
 @click.option("-l", "--layer", "layers", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for state and results.")
+@click.option("-o", "--out", required=True, type=OutputPath(file_okay=False), help="Folder for state and results.")
 @click.option("-k", type=click.IntRange(1, 100), default=9, show_default=True, help="How many per channel.")
 @click.option("-u", "--channel", "chosen", multiple=True, type=click.IntRange(0), help="Channels to draw.")
 @click.option("--draw", type=click.IntRange(0), default=16, show_default=True, help="Or how many, the strongest.")
@@ -131,6 +133,7 @@ def write(
     """Figures, gallery and data; the names of the files."""
     from analyzer.commands.features import file_name
     from analyzer.errors import NotFoundError
+    from analyzer.files import Places
     from analyzer.images import write_png
     from analyzer.mining.gallery import describe, write_gallery
     from analyzer.mining.journal import write_json
@@ -141,10 +144,10 @@ def write(
             raise NotFoundError(f"{layer!r} has no channel {max(chosen)}", f"it has {len(ranking.values)}")
     drawn = {layer: list(chosen) or strongest_channels(result, layer, count) for layer in result.rankings}
     layers = collect_patches(explainer, result, card.preprocess, {n: c for n, c in drawn.items() if c}, policy)
-    written = []
+    written, places = list[str](), Places(folder)
     for patches in layers:
         if patches.channels:
-            place = folder / f"{file_name(patches.layer)}.png"
+            place = places.place(file_name(patches.layer), ".png")
             write_png(place, patches.figure())
             written.append(str(place))
     write_gallery(folder / "index.html", Path(model).name, result, layers)

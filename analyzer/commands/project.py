@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     format_option,
     layer_option,
     model_argument,
@@ -23,7 +25,7 @@ from analyzer.commands.common import (
 
 @click.command(name="project")
 @model_argument
-@click.argument("picture", type=click.Path())
+@click.argument("picture", type=InputPath())
 @layer_option
 @click.option(
     "-u",
@@ -36,10 +38,10 @@ from analyzer.commands.common import (
 @click.option(
     "--policy", type=click.Choice(["deconvnet", "guided", "gradient"]), default="deconvnet", show_default=True
 )
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="PNG to write: picture, projections, both close up.")
-@click.option("--raw", type=click.Path(dir_okay=False), help="Also write the projections as .npy, (units, H, W, C).")
-@click.option("--switches", type=click.Path(), help="Undo max-pooling by those of another picture, or of a .npz file.")
-@click.option("--save-switches", type=click.Path(dir_okay=False), help="Write the picture's switches as .npz.")
+@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG to write: picture, projections, both close up.")
+@click.option("--raw", type=OutputPath(dir_okay=False), help="Also write the projections as .npy, (units, H, W, C).")
+@click.option("--switches", type=InputPath(), help="Undo max-pooling by those of another picture, or of a .npz file.")
+@click.option("--save-switches", type=OutputPath(dir_okay=False), help="Write the picture's switches as .npz.")
 @stacked(preprocess_options)
 @provider_option
 @with_session

@@ -10,7 +10,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def normalize(model: Any, inline: Iterable[str] = (), input_shapes: dict[str, tu
     given = load(model)
     proto = onnx.ModelProto()
     proto.CopyFrom(given.proto)
-    source = Source(proto, dict(given.weights), given.path, given.sha256)
+    source = replace(given, proto=proto, weights=dict(given.weights))
     request = Request(frozenset(inline), tuple((input_shapes or {}).items()))
     for step in PASSES:
         try:

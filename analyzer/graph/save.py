@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from analyzer.errors import InputError
+from analyzer.errors import OutputError
+from analyzer.files import check_output
 from analyzer.graph.ir import PROTOBUF_LIMIT, Graph
 
 _ALIGNMENT = 4096  # memory maps start at page boundaries
@@ -32,15 +33,16 @@ def save(
             raises, nothing is left.
 
     Raises:
-        InputError: the folder does not exist or cannot be written to.
+        OutputError: the folder does not exist or cannot be written to.
     """
     path = Path(path)
     proto, weights = graph.stub(outputs)
     try:
         if not path.parent.is_dir():
-            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist")
+            raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
         if path.is_dir():
-            raise InputError(f"cannot write {path}: it is a folder")
+            raise OutputError(f"cannot write {path}: it is a folder")
+        check_output(path)
         with tempfile.TemporaryDirectory(prefix=".onnx-analyzer-", dir=path.parent) as folder:
             file = Path(folder) / path.name
             data = _add_weights(proto, weights, file)
@@ -48,10 +50,12 @@ def save(
             if check is not None:
                 onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | check(file))
                 _write(file, proto)
+            for written in data:
+                check_output(path.with_name(written.name))
             for written in [*data, file]:
                 os.replace(written, path.with_name(written.name))
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
     return path
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.images import atomic_write, encode
+from analyzer.files import write_text
+from analyzer.images import encode
 from analyzer.images.mosaic import tile_square
 from analyzer.mining.miner import MiningResult
 from analyzer.mining.patches import LayerPatches
@@ -45,7 +46,7 @@ def write_gallery(
     ]
     for index, patches in enumerate(layers):
         parts += _section(index, result, patches, side)
-    atomic_write(path, ("\n".join(parts) + "\n</html>\n").encode())
+    write_text(path, "\n".join(parts) + "\n</html>\n")
 
 
 def _count(result: MiningResult) -> str:

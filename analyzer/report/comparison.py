@@ -224,16 +224,14 @@ def _weights(report: Mapping[str, Any]) -> str:
 
 
 def _about(document: Mapping[str, Any]) -> str:
-    rows = [
-        [side, document["comparison"][side]["model"], document["comparison"][side]["sha256"]]
-        for side in ("reference", "candidate")
-    ]
+    sides = {side: document["comparison"][side] for side in ("reference", "candidate")}
+    rows = [[side, about["model"], about.get("identity", about["sha256"])] for side, about in sides.items()]
     for side, plan in document["comparison"].get("plan", {}).items():
         rows.append([f"{side}, its kernels while layers are read", plan["words"] or "the same", ""])
     run = [[k, v] for k, v in document.get("run", {}).items()]
     return (
         "<h2>What was compared</h2>"
-        + table(["", "model", "sha256"], rows)
+        + table(["", "model", "SHA-256, external data included"], rows)
         + table(["", ""], run)
         + "<h2>Definitions</h2>"
         + table(["", ""], [[k, v] for k, v in DEFINITIONS.items()])

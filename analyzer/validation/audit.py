@@ -144,9 +144,10 @@ class _Run:
             self._take(self._measure(picture))
             return
         key = key_of(
-            "audited picture, 2",
-            self.explainer.loaded.sha256,
-            [self.explainer.provider, repr(self.preprocess), self.method, self.seed],
+            "audited picture",
+            self.explainer.loaded.identity,
+            self.explainer.environment,
+            [repr(self.preprocess), self.method, self.seed],
             [len(self.rows), len(self.rows) < self.probes, picture.name, picture.label],
             picture.pixels,
             np.zeros(0) if picture.boxes is None else picture.boxes,
@@ -288,6 +289,7 @@ class _Run:
             "identity": {
                 "model": self.side.name,
                 "sha256": self.explainer.loaded.sha256,
+                "identity": self.explainer.loaded.identity,
                 "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
                 "ir": proto.ir_version,
                 "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},

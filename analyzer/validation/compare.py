@@ -314,8 +314,8 @@ class _Run:
             row["output"]: row["sqnr_db"] for row in compared
         }
         report = {
-            "reference": {"model": reference.name, "sha256": reference.explainer.loaded.sha256},
-            "candidate": {"model": candidate.name, "sha256": candidate.explainer.loaded.sha256},
+            "reference": reference.about,
+            "candidate": candidate.about,
             "pictures": len(self.rows),
             "outputs": _outputs(self.rows) | ({"compared_after": self.squashed_as} if self.squashed_as else {}),
             "compared": compared,

@@ -25,7 +25,7 @@ from analyzer.graph.query import (
     quantisation,
 )
 from analyzer.graph.through import readers
-from analyzer.runtime import Session, kernels, plan_difference, runtime_version
+from analyzer.runtime import Session, kernels, plan_difference
 from analyzer.store import Store, key_of, packed, unpacked
 
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
@@ -42,7 +42,8 @@ class Side:
     Args:
         model: path, bytes or ModelProto.
         shape: of one picture as the model takes it, (1, …).
-        store: where results are kept and looked up; layers are then a sample of their elements.
+        store: where results are kept and looked up; layers are then a sample of their elements. Results are of this
+            environment, or of that in which `record` ran.
         provider, options: as for `Explainer`.
     """
 
@@ -210,6 +211,10 @@ class Side:
         Returns:
             {method: why it is not available}.
         """
+        if self.store and self._recorded != self.explainer.environment:
+            self.store.put(self._record, {"environment": packed(self.explainer.environment)})
+            del self._recorded
+        _ = self.receipt
         self.tap([*self.layers, *self.rectified])
         self.features(array)
         self.plan()
@@ -261,7 +266,7 @@ class Side:
     def plan(self) -> dict[str, Any]:
         """How the kernels with the chosen taps differ from those without; see `runtime.plan_difference`.
 
-        With a store, of the taps that the first run over it had.
+        Of a recorded side, those of all its layers.
         """
 
         def plans() -> dict[str, np.ndarray]:
@@ -273,7 +278,8 @@ class Side:
             found = kernels(tapped, self.explainer.provider, names, **self.options)
             return {"plan": packed(plan_difference(plain, found))}
 
-        return dict(unpacked(self._kept(plans, "plan")["plan"]))
+        taps = [] if self._recorded else [self._wanted]
+        return dict(unpacked(self._kept(plans, "plan", *taps)["plan"]))
 
     @cached_property
     def receipt(self) -> dict[str, Any]:
@@ -282,24 +288,34 @@ class Side:
         def made() -> dict[str, np.ndarray]:
             deployed = self.explainer.quantised and self.explainer.deployed is not None
             scores = "the file as it is, bit for bit" if deployed else "the rewritten model"
-            return {"receipt": packed(self._here() | {"fell to the CPU": self.plain.fallbacks, "scores": scores})}
+            here = {"python": platform.python_version(), "fell to the CPU": self.plain.fallbacks, "scores": scores}
+            return {"receipt": packed(self.explainer.environment | here)}
 
-        found = made() if self.store is None else self.store.kept(self._key("receipt"), made)
-        return dict(unpacked(found["receipt"]))
+        return dict(unpacked(self._kept(made, "receipt")["receipt"]))
 
-    def _here(self) -> dict[str, Any]:
-        return {
-            "provider": self.plain.provider,
-            "onnxruntime": runtime_version(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-        }
+    @property
+    def about(self) -> dict[str, str]:
+        """Which model it is: the hash of its file, and of all its bytes where there are others."""
+        loaded = self.explainer.loaded
+        return {"model": self.name, "sha256": loaded.sha256, "identity": loaded.identity}
 
     # ---- The store ----
 
+    @cached_property
+    def _record(self) -> str:
+        """The key under which `record` says where it ran: a machine may use what another one recorded."""
+        asked = [self.explainer.provider, sorted(self.options.items())]
+        return key_of("record", self.explainer.loaded.identity, asked, list(self.shape))
+
+    @cached_property
+    def _recorded(self) -> dict[str, Any] | None:
+        """The environment of the record in the store; None where there is none."""
+        found = self.store.get(self._record) if self.store else None
+        return None if found is None else dict(unpacked(found["environment"]))
+
     def _key(self, *what: Any) -> str:
-        settings = [self.explainer.provider, self.options.get("level", "all")]
-        return key_of(self.explainer.loaded.sha256, settings, list(self.shape), *what)
+        where = self._recorded or self.explainer.environment
+        return key_of(self.explainer.loaded.identity, where, list(self.shape), *what)
 
     def _kept(self, make: Callable[[], Mapping[str, np.ndarray]], *what: Any) -> Mapping[str, np.ndarray]:
         if self.store is None:
@@ -307,17 +323,17 @@ class Side:
         return self.store.kept(self._key(*what), lambda: self._run(make))
 
     def _run(self, make: Callable[[], Any]) -> Any:
-        """What `make` gives, unless the store's other results are of another runtime.
+        """What `make` gives, unless the record in the store is of another environment.
 
         Raises:
             InputError: they are.
         """
-        here = self._here()
-        known = {k: self.receipt.get(k) for k in here}
-        if known != here:
-            words = [f"{k} {known[k]} there, {here[k]} here" for k in here if known[k] != here[k]]
+        known, here = self._recorded, self.explainer.environment
+        if known and known != here:
+            words = [f"{k} {known.get(k)} there, {here[k]} here" for k in here if known.get(k) != here[k]]
             raise InputError(
-                f"{self.name}: the store holds results of this model from elsewhere, but not all ({'; '.join(words)})",
+                f"{self.name}: the store holds a record of this model from elsewhere, but not all of it "
+                f"({'; '.join(words)})",
                 "record the same pictures there, or use another --store",
             )
         return make()

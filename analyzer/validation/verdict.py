@@ -58,7 +58,7 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            content = tomllib.loads(Path(path).read_text())
+            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{path}: cannot be read as TOML: {error}") from None
         values = dict(content.get("thresholds", content))
