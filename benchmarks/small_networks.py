@@ -75,7 +75,9 @@ def inception() -> Any:
 
     class Unit(nn.Sequential):
         def __init__(self, given: int, made: int, size: int, **options: Any) -> None:
-            super().__init__(nn.Conv2d(given, made, size, padding=size // 2, **options), nn.BatchNorm2d(made), nn.ReLU())
+            super().__init__(
+                nn.Conv2d(given, made, size, padding=size // 2, **options), nn.BatchNorm2d(made), nn.ReLU()
+            )
 
     class Block(nn.Module):
         def __init__(self, given: int, made: int) -> None:
@@ -88,8 +90,8 @@ def inception() -> Any:
             return cat([self.one(x), self.three(x), self.five(x), self.pool(x)], 1)
 
     return nn.Sequential(
-        Unit(3, 16, 7, stride=2), nn.MaxPool2d(3, 2, 1, ceil_mode=True), Block(16, 12), nn.MaxPool2d(3, 2, ceil_mode=True),
-        Block(48, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 20),
+        Unit(3, 16, 7, stride=2), nn.MaxPool2d(3, 2, 1, ceil_mode=True), Block(16, 12),
+        nn.MaxPool2d(3, 2, ceil_mode=True), Block(48, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20),
     )  # fmt: skip
 
 

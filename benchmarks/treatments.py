@@ -70,6 +70,15 @@ def by_transformers(name: str, source: Path, path: Path) -> None:
     onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), path)
 
 
+@treatment("fp16 onnxruntime.transformers.optimizer", "float16", "half")
+def by_optimizer(name: str, source: Path, path: Path) -> None:
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    found = optimize_model(str(source), "vit", opt_level=0)
+    found.convert_float_to_float16(keep_io_types=False, use_symbolic_shape_infer=False)
+    found.save_model_to_file(str(path))
+
+
 @treatment("fp16 torch", "float16", "half")
 def by_torch(name: str, source: Path, path: Path) -> None:
     small_networks.export(name, _module(name).half(), path, NETWORKS[name].opset, half=True)
@@ -211,7 +220,8 @@ def fused(name: str, source: Path, path: Path, kind: str, blocked: bool = True) 
     from onnxruntime.transformers.optimizer import optimize_model
 
     options = FusionOptions(kind)
-    options.enable_nhwc_conv = options.enable_nhwc_conv and blocked
+    if not blocked:
+        options.enable_nhwc_conv = False
     optimize_model(str(source), kind, opt_level=0, optimization_options=options).save_model_to_file(str(path))
 
 

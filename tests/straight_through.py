@@ -11,16 +11,16 @@ output saturate without a mask. At kinks torch's own choices are those of docs/a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
+from torch.nn import functional
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 RANGES = {
@@ -43,7 +43,7 @@ class Interpreter:
         rounded: every floating-point tensor is rounded to this type, straight through: what a precision alone costs.
         jitter: standard deviation of a noise, in steps, that is added before each rounding to whole numbers: what
             ties and the runtime's own float32 cost.
-        passing: outputs of quantising nodes that saturate without a mask, as `quantisers_behind` finds them.
+        passing: outputs of quantising nodes that saturate without a mask, as `target_of` finds them.
         guided: max(ȳ, 0) behind every rectifier.
     """
 
@@ -159,6 +159,8 @@ class Call:
             other = own.producers.get(x)
             before = other.input[0] if other is not None and other.op_type == "Neg" else ""
             return own.negated.get(x) not in own.rectified and before not in own.rectified
+        if node.op_type == "FusedConv":
+            return self("activation") == "Relu" or self.attrs.get("from_zero", False)
         if node.op_type in ("Clip", "Max"):
             return self.attrs.get("from_zero", False)
         zero = {"QuantizeLinear": 2, "QLinearConv": 7, "QLinearMatMul": 7, "QLinearAdd": 7, "QGemm": 8}
@@ -178,26 +180,37 @@ def tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array.astype(np.int64 if whole else np.float64)))
 
 
-def quantisers_behind(model: onnx.ModelProto, output: str, strip: bool = True) -> tuple[str, frozenset[str]]:
-    """(the tensor that a class of `output` is explained at, the outputs of quantisers between it and its operator)
+@dataclass(frozen=True)
+class Target:
+    """What a class of an output is explained at.
 
-    Args:
-        strip: whether squashing functions in front of the output are left out.
+    Attributes:
+        name: the tensor; a squashing function behind it is left out.
+        scale: name of the scale where `name` holds whole numbers.
+        passing: outputs of the quantisers between the tensor's operator and the output.
     """
+
+    name: str
+    scale: str
+    passing: frozenset[str]
+
+
+def target_of(model: onnx.ModelProto, output: str, strip: bool = True) -> Target:
+    """Args: strip: whether squashing functions in front of the output are left out."""
     producers = {o: n for n in model.graph.node for o in n.output}
-    passing, name, target = set[str](), output, output
+    passing, name, target, scale = set[str](), output, output, ""
     while name in producers:
         node = producers[name]
-        if strip and node.op_type in ("Softmax", "LogSoftmax", "Sigmoid", "QLinearSoftmax", "QLinearSigmoid"):
-            target = node.input[0]
-        elif node.op_type == "QuantizeLinear" or (node.op_type.startswith("Q") and node.op_type != "QuickGelu"):
+        quantises = node.op_type.startswith("Q") and node.op_type != "QuickGelu"
+        squashes = node.op_type.removeprefix("QLinear") in ("Softmax", "LogSoftmax", "Sigmoid")
+        if quantises:
             passing.add(name)
-        elif node.op_type not in ("DequantizeLinear", "Cast", "Identity"):
-            break
-        if node.op_type.startswith("Q") and node.op_type != "QuantizeLinear" and target != node.input[0]:
+        if squashes and strip:
+            target, scale = node.input[0], node.input[1] if quantises else ""
+        elif node.op_type not in ("QuantizeLinear", "DequantizeLinear", "Cast", "Identity"):
             break
         name = node.input[0]
-    return target, frozenset(passing)
+    return Target(target, scale, frozenset(passing))
 
 
 # ---- Operators ----
@@ -232,7 +245,7 @@ ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "Sigmoid": torch.sigmoid,
     "Tanh": torch.tanh,
     "Reciprocal": torch.reciprocal,
-    "HardSwish": F.hardswish,
+    "HardSwish": functional.hardswish,
     "Floor": torch.floor,
     "Ceil": torch.ceil,
     "Identity": lambda x: x,
@@ -281,7 +294,7 @@ def extreme(call: Call, *xs: Tensor) -> Tensor:
 
 @operator("LeakyRelu")
 def leaky_relu(call: Call, x: Tensor) -> Tensor:
-    return F.leaky_relu(x, call("alpha", 0.01))
+    return functional.leaky_relu(x, call("alpha", 0.01))
 
 
 @operator("PRelu")
@@ -291,7 +304,7 @@ def prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
 
 @operator("Elu")
 def elu(call: Call, x: Tensor) -> Tensor:
-    return F.elu(x, call("alpha", 1.0))
+    return functional.elu(x, call("alpha", 1.0))
 
 
 @operator("HardSigmoid")
@@ -301,7 +314,7 @@ def hard_sigmoid(call: Call, x: Tensor) -> Tensor:
 
 @operator("Gelu")
 def gelu(call: Call, x: Tensor) -> Tensor:
-    return F.gelu(x, approximate=call("approximate", "none"))
+    return functional.gelu(x, approximate=call("approximate", "none"))
 
 
 @operator("Softmax", "LogSoftmax")
@@ -338,6 +351,14 @@ def gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     return y if c is None else y + call("beta", 1.0) * c
 
 
+@operator("FusedMatMul")
+def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    assert not call("transBatchA", 0) and not call("transBatchB", 0)
+    a = a.mT if call("transA", 0) else a
+    b = b.mT if call("transB", 0) else b
+    return call("alpha", 1.0) * (a @ b)
+
+
 def padded(call: Call, x: Tensor, kernel: list[int], fill: float = 0.0) -> Tensor:
     """The input of a window operator with its padding carried out."""
     rank = len(kernel)
@@ -352,15 +373,31 @@ def padded(call: Call, x: Tensor, kernel: list[int], fill: float = 0.0) -> Tenso
         pads = before + [t - b for t, b in zip(total, before, strict=True)]
     if not any(pads):
         return x
-    return F.pad(x, [p for a in reversed(range(rank)) for p in (pads[a], pads[a + rank])], value=fill)
+    return functional.pad(x, [p for a in reversed(range(rank)) for p in (pads[a], pads[a + rank])], value=fill)
 
 
 @operator("Conv")
 def conv(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     rank = w.ndim - 2
-    function = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    function = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
     given = padded(call, x, list(w.shape[2:]))
     return function(given, w, b, call("strides", [1] * rank), 0, call("dilations", [1] * rank), call("group", 1))
+
+
+@operator("FusedConv")
+def fused_conv(call: Call, x: Tensor, w: Tensor, b: Any = None, z: Any = None) -> Tensor:
+    """A convolution, a summand, and an activation."""
+    y = conv(call, x, w, b)
+    y = y if z is None else y + z
+    name, numbers_ = call("activation"), call("activation_params", [])
+    if name == "Clip":
+        call.attrs["from_zero"] = numbers_[0] == 0
+        return y.clamp(*numbers_)
+    if name == "HardSigmoid":
+        return (numbers_[0] * y + numbers_[1]).clamp(0, 1)
+    if name == "LeakyRelu":
+        return functional.leaky_relu(y, numbers_[0])
+    return {"Relu": torch.relu, "Sigmoid": torch.sigmoid, "Tanh": torch.tanh}[name](y)
 
 
 @operator("ConvTranspose")
@@ -368,7 +405,7 @@ def conv_transpose(call: Call, x: Tensor, w: Tensor, b: Tensor | None = None) ->
     rank = w.ndim - 2
     pads = call("pads", [0] * 2 * rank)
     assert pads[:rank] == pads[rank:] and call("auto_pad", "NOTSET") == "NOTSET"
-    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+    function = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[rank - 1]
     extra, dilations = call("output_padding", [0] * rank), call("dilations", [1] * rank)
     return function(x, w, b, call("strides", [1] * rank), pads[:rank], extra, call("group", 1), dilations)
 
@@ -381,16 +418,16 @@ def max_pool(call: Call, x: Tensor) -> Tensor:
     kernel = call("kernel_shape")
     given = padded(call, x, kernel, -math.inf)
     strides, dilations = call("strides", [1, 1]), call("dilations", [1, 1])
-    return F.max_pool2d(given, kernel, strides, 0, dilations, bool(call("ceil_mode", 0)))
+    return functional.max_pool2d(given, kernel, strides, 0, dilations, bool(call("ceil_mode", 0)))
 
 
 @operator("AveragePool")
 def average_pool(call: Call, x: Tensor) -> Tensor:
     kernel, strides, ceil = call("kernel_shape"), call("strides", [1, 1]), bool(call("ceil_mode", 0))
-    total = F.avg_pool2d(padded(call, x, kernel), kernel, strides, 0, ceil)
+    total = functional.avg_pool2d(padded(call, x, kernel), kernel, strides, 0, ceil)
     if call("count_include_pad", 0):
         return total
-    return total / F.avg_pool2d(padded(call, torch.ones_like(x), kernel), kernel, strides, 0, ceil).detach()
+    return total / functional.avg_pool2d(padded(call, torch.ones_like(x), kernel), kernel, strides, 0, ceil).detach()
 
 
 @operator("GlobalAveragePool")
@@ -416,6 +453,22 @@ def layer_normalization(call: Call, x: Tensor, scale: Tensor, bias: Tensor | Non
     centred = x - x.mean(axes, keepdim=True)
     y = centred / torch.sqrt((centred**2).mean(axes, keepdim=True) + call("epsilon", 1e-5)) * scale
     return y if bias is None else y + bias
+
+
+@operator("SkipLayerNormalization")
+def skip_layer_normalization(call: Call, x: Tensor, skip: Tensor, scale: Tensor, shift: Any = None,
+                             bias: Any = None) -> tuple[Tensor, None, None, Tensor]:  # fmt: skip
+    total = x + skip if bias is None else x + skip + bias
+    call.attrs["axis"] = -1
+    return layer_normalization(call, total, scale, shift), None, None, total
+
+
+@operator("BiasGelu", "FastGelu", "QuickGelu")
+def biased_gelu(call: Call, x: Tensor, bias: Any = None) -> Tensor:
+    x = x if bias is None else x + bias
+    if call.node.op_type == "QuickGelu":
+        return x * torch.sigmoid(call("alpha", 1.702) * x)
+    return functional.gelu(x, approximate="tanh" if call.node.op_type == "FastGelu" else "none")
 
 
 @operator("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
@@ -488,7 +541,7 @@ def unsqueeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 @operator("Expand")
 def expand(call: Call, x: Tensor, size: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(numbers(size) or [])))
+    return x.expand(np.broadcast_shapes(x.shape, numbers(size) or []))
 
 
 @operator("Tile")
@@ -535,7 +588,7 @@ def pad(call: Call, x: Tensor, pads: Tensor | None = None, fill: Tensor | None =
         at = 2 * (x.ndim - 1 - axis % x.ndim)
         wide[at : at + 2] = amounts[i], amounts[i + len(along)]
     mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}[call("mode", "constant")]
-    return F.pad(x, wide, mode, float(fill) if fill is not None and mode == "constant" else 0.0)
+    return functional.pad(x, wide, mode, float(fill) if fill is not None and mode == "constant" else 0.0)
 
 
 @operator("Resize")
@@ -545,9 +598,9 @@ def resize(call: Call, x: Tensor, roi: Any = None, scales: Any = None, sizes: An
     mode, how = call("mode", "nearest"), call("coordinate_transformation_mode", "half_pixel")
     if mode == "nearest":
         assert how == "asymmetric" and call("nearest_mode") == "floor"
-        return F.interpolate(x, size[2:], mode="nearest")
+        return functional.interpolate(x, size[2:], mode="nearest")
     assert mode == "linear" and how in ("half_pixel", "pytorch_half_pixel")
-    return F.interpolate(x, size[2:], mode="bilinear", align_corners=False)
+    return functional.interpolate(x, size[2:], mode="bilinear", align_corners=False)
 
 
 # ---- Recurrent ----
@@ -606,9 +659,12 @@ def dynamic_quantize_lstm(call: Call, x: Tensor, w: Tensor, r: Tensor, b: Any, l
         number, scale, offset = dynamic_quantize(call, a)
         return ((number - offset) * scale) @ ((q - z) * s)
 
+    def recur(state: Tensor, d: int) -> Tensor:
+        return product(call, state, r[d], rs[d], rz[d])
+
     return lstm_steps(
-        lambda d: product(call, x, w[d], ws[d], wz[d]) + both[d], lambda state, d: product(call, state, r[d], rs[d], rz[d]),
-        len(x), len(w), zero if h is None else h, zero if c is None else c, p,
+        lambda d: product(call, x, w[d], ws[d], wz[d]) + both[d], recur, len(x), len(w),
+        zero if h is None else h, zero if c is None else c, p,
     )  # fmt: skip
 
 
@@ -756,11 +812,8 @@ def qlinear_pair(call: Call, a: Tensor, sa: Tensor, za: Any, b: Tensor, sb: Tens
 def qlinear_unary(call: Call, x: Tensor, sx: Tensor, zx: Any, sy: Tensor, zy: Any = None) -> Tensor:
     plain = OPERATORS[call.node.op_type.removeprefix("QLinear")]
     given = real(call, x, sx, zx)
-    if call("channels_last", 0):
-        y = plain(call, given.movedim(-1, 1)).movedim(1, -1)
-    else:
-        y = plain(call, given)
-    return finish(call, y, sy, zy, 4)
+    last = call("channels_last", 0)
+    return finish(call, plain(call, given.movedim(-1, 1)).movedim(1, -1) if last else plain(call, given), sy, zy, 4)
 
 
 @operator("QLinearSoftmax")
@@ -775,7 +828,7 @@ def qlinear_softmax(call: Call, x: Tensor, sx: Tensor, zx: Any, sy: Tensor, zy: 
 
 @operator("QLinearConcat")
 def qlinear_concat(call: Call, sy: Tensor, zy: Any, *parts: Tensor) -> Tensor:
-    triples: Iterable[Any] = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    triples: Any = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
     return finish(call, torch.cat([real(call, *t) for t in triples], call("axis")), sy, zy, 1)
 
 
