@@ -75,6 +75,8 @@ def by_optimizer(name: str, source: Path, path: Path) -> None:
     from onnxruntime.transformers.optimizer import optimize_model
 
     found = optimize_model(str(source), "vit", opt_level=0)
+    if not any(o.domain == "com.microsoft" for o in found.model.opset_import):  # else inferring shapes fails
+        found.model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     found.convert_float_to_float16(keep_io_types=False, use_symbolic_shape_infer=False)
     found.save_model_to_file(str(path))
 
