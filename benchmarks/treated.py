@@ -446,8 +446,8 @@ STATUSES = ("agrees", "refused", "differs", "unjudged")
 INTRODUCTION = """## Treated files
 
 `python -m benchmarks.treated` gives {networks} small networks of different kinds to {treatments} settings of
-converters, quantisers, optimisers and simplifiers. Weights are random; the digits are the demo models, keras is from the
-corpus.
+converters, quantisers, optimisers and simplifiers. Weights are random; the digits are the demo models, keras is from
+the corpus.
 Each file that comes out is explained and judged:
 
 - Input gradient, guided backpropagation and Grad-CAM at the default layer, against torch's autograd in float64: of the
