@@ -187,6 +187,23 @@ def test_the_gradient_of_a_quantised_lstm_is_nearly_that_of_its_float_twin():
     assert np.linalg.norm(found[0] - found[1]) < 0.05 * np.linalg.norm(found[1])
 
 
+@pytest.mark.parametrize(("activation", "bounds"), [("Relu", []), ("Clip", [0.0, 1.0])])
+def test_a_rectifier_inside_a_fused_operator_is_guided(activation, bounds):
+    """As where it is a node of its own."""
+    attrs = {"activation": activation, **({"activation_params": bounds} if bounds else {}), **WINDOW}
+    fused = build("FusedConv", [IMAGE, WEIGHT], attrs)
+    plain = build("Conv", [IMAGE, WEIGHT], WINDOW, "")
+    plain.graph.node[0].output[0] = "z"
+    limits = [numpy_helper.from_array(np.float32(b), f"bound{b}") for b in bounds]
+    plain.graph.initializer.extend(limits)
+    plain.graph.node.append(helper.make_node(activation, ["z", *(t.name for t in limits)], ["y"]))
+    seed, found = f32(1, 4, 8, 8), []
+    for proto in (fused, plain):
+        made = append_vjp(proto, ["y"], ["x0"], "guided")
+        found.append(Session(made.model).run({"x0": IMAGE, made.cotangents["y"]: seed})[made.gradients["x0"]])
+    assert np.allclose(found[0], found[1], atol=1e-5)
+
+
 def test_every_row_has_a_case_or_a_reason():
     reasons = {
         "TransposeMatMul": "as FusedMatMul", "FusedMatMulActivation": "DirectML only", "BiasSplitGelu": "CUDA only",
