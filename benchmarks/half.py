@@ -346,7 +346,6 @@ OUTCOMES = ("agrees", "refused", "out of range", "not comparable", "not converte
 def report(title: str, tasks: Iterator[Task]) -> None:
     counts: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in CONVERTERS}
     noises: dict[str, list[Found]] = {name: [] for name in CONVERTERS}
-    lines = []
     for task in tasks:
         for name, convert in CONVERTERS.items():
             try:
@@ -357,8 +356,7 @@ def report(title: str, tasks: Iterator[Task]) -> None:
             noises[name].append(found)
             if found.outcome != "agrees":
                 figures = "" if np.isnan(found.distance) else f"distance {found.distance:.2g}, noise {found.noise:.2g}"
-                lines.append(f"{found.outcome}: {task.name} ({name}) {found.why}{figures}")
-                print(lines[-1], file=sys.stderr, flush=True)
+                print(f"{found.outcome}: {task.name} ({name}) {found.why}{figures}", file=sys.stderr, flush=True)
     print(f"| {title} | " + " | ".join(OUTCOMES) + " | median noise | median distance |")
     print("|---" * (len(OUTCOMES) + 3) + "|")
     for name, counter in counts.items():

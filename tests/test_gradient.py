@@ -50,6 +50,14 @@ MASKS = {
         [node("Relu", ["x"], ["p"]), node("Resize", ["p", "", "twice"], ["r"], mode="linear")],
         {"twice": np.array([1, 1, 1, 2], np.float32)},
     ),
+    "GridSample": (
+        [node("Relu", ["x"], ["p"]), node("GridSample", ["p", "grid"], ["r"], align_corners=1)],
+        {"grid": np.stack(np.meshgrid(np.linspace(-1, 1, 12), [0.0]), -1)[None].astype(np.float32)},
+    ),
+    "RoiAlign": (
+        [node("Relu", ["x"], ["p"]), node("RoiAlign", ["p", "rois", "first"], ["r"], output_width=12, output_height=1)],
+        {"rois": np.array([[0, 0, 12, 1]], np.float32), "first": np.zeros(1, np.int64)},
+    ),
     "1x1 Conv with strides": (
         [node("Relu", ["x"], ["p"]), node("Conv", ["p", "one"], ["r"], strides=[2, 2])],
         {},

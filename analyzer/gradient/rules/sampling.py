@@ -14,7 +14,7 @@ import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
 from analyzer.gradient.rules.convolution import Windows
-from analyzer.gradient.rules.elementwise import confined
+from analyzer.gradient.rules.elementwise import confined, masked, where
 from analyzer.gradient.rules.indexing import scatter_add
 
 INT64 = np.dtype(np.int64)
@@ -90,10 +90,16 @@ class Samples:
         rows = op.Reshape(last, op.Concat(op.value([-1]), op.shape(self.x, 1, 2), axis=0))
         return op.Gather(rows, self.index)
 
-    def x_bar(self, ct: Value) -> Value:
+    def x_bar(self, node: Primal, ct: Value) -> Value:
         """x̄ of ȳ (B, C, P)"""
         column = self.op.Unsqueeze(self.op.Transpose(ct, perm=[0, 2, 1]), [2])
-        return self.put(self.op.Mul(column, self.op.Unsqueeze(self.weight, [3])))
+        return self.put(self.weighted(node, column))
+
+    def weighted(self, node: Primal, values: Value) -> Value:
+        """What (B, P, 1 or K, C) gives to each neighbour; 0 to those without a weight."""
+        op, weight = self.op, self.op.Unsqueeze(self.weight, [3])
+        product = op.Mul(values, weight)
+        return product if node.finite else op.Where(op.Equal(weight, 0.0), op.scalar(0, values), product)
 
     def put(self, spread: Value) -> Value:
         """x̄ of what each neighbour gets, (B, P, K, C)"""
@@ -133,7 +139,7 @@ def grid_sample_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ..
         steps.append(step)
     samples = Samples(op, x, axes)
     flat = op.Reshape(ct, [0, 0, -1])
-    x_bar = samples.x_bar(flat) if node.needs(0) else None
+    x_bar = samples.x_bar(node, flat) if node.needs(0) else None
     if not node.needs(1) or mode == "nearest":
         return x_bar, None
     bars = [op.Unsqueeze(op.Mul(u, s), [2]) for u, s in zip(samples.u_bars(flat), steps, strict=True)]
@@ -178,7 +184,7 @@ def deform_conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ..
     columns_bar = op.Reshape(columns_bar, shape_of(op, -1, op.shape(samples.x, 1, 2), op.Mul(count, np.int64(taps))))
     weight = None if mask is None else op.Reshape(mask, shape_of(op, -1, 1, op.Mul(count, np.int64(taps))))
     sampled_bar = columns_bar if weight is None else op.Mul(columns_bar, weight)
-    x_bar = op.reshape_like(samples.x_bar(sampled_bar), x) if node.needs(0) else None
+    x_bar = op.reshape_like(samples.x_bar(node, sampled_bar), x) if node.needs(0) else None
     w_bar = offset_bar = mask_bar = None
     if node.needs(1) or node.needs(4):
         sampled = op.MatMul(op.Unsqueeze(samples.weight, [2]), samples.neighbours())
@@ -291,9 +297,11 @@ def _roi_max(op: Builder, node: Primal, ct: Value) -> Value:
     real = op.Unsqueeze(op.And(*pairs[2]), [5, 6])
     terms = op.Reshape(products, op.Concat(grid, op.Shape(products, start=2), axis=0))
     terms = op.Where(real, terms, op.scalar(-float(np.finfo(x.dtype).max), x))
-    chosen = op.cast(op.Equal(terms, op.ReduceMax(terms, [2, 4, 5], keepdims=1)), x.dtype)
-    share = op.Div(op.Unsqueeze(op.Transpose(ct, perm=[0, 2, 3, 1]), [2, 4, 5]), op.ReduceSum(chosen, [2, 4, 5]))
-    spread = op.Mul(op.Reshape(op.Mul(chosen, share), op.Shape(products)), weight)
+    chosen = op.Equal(terms, op.ReduceMax(terms, [2, 4, 5], keepdims=1))
+    ties = op.ReduceSum(op.cast(chosen, x.dtype), [2, 4, 5])
+    share = op.Div(op.Unsqueeze(op.Transpose(ct, perm=[0, 2, 3, 1]), [2, 4, 5]), ties)
+    given = op.Reshape(masked(op, node, chosen, share), op.Shape(products))
+    spread = op.Mul(given, weight) if node.finite else where(op, op.Not(op.Equal(weight, 0.0)), op.Mul(given, weight))
     return scatter_add(op, op.zeros_like(x, ct), op.Unsqueeze(batch, [1]), samples.put(spread), None)
 
 
@@ -308,17 +316,17 @@ def max_roi_pool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     by_column = op.ReduceMax(every, [4], keepdims=0)
     every_row = op.Where(rows, op.Unsqueeze(by_column, [2]), lowest)
     chosen = op.And(rows, op.Equal(every_row, op.ReduceMax(every_row, [3], keepdims=1)))
-    shared = _share(op, chosen, op.Unsqueeze(ct, [3]), 3)
+    shared = _share(op, node, chosen, op.Unsqueeze(ct, [3]), 3)
     column_bar = op.ReduceSum(shared, [2], keepdims=0)
     chosen = op.And(columns, op.Equal(every, op.Unsqueeze(by_column, [4])))
-    region_bar = op.ReduceSum(_share(op, chosen, op.Unsqueeze(column_bar, [4]), 4), [3], keepdims=0)
+    region_bar = op.ReduceSum(_share(op, node, chosen, op.Unsqueeze(column_bar, [4]), 4), [3], keepdims=0)
     return scatter_add(op, op.zeros_like(x, ct), op.Unsqueeze(batch, [1]), region_bar, None)
 
 
-def _share(op: Builder, chosen: Value, ct: Value, axis: int) -> Value:
+def _share(op: Builder, node: Primal, chosen: Value, ct: Value, axis: int) -> Value:
     """ȳ shared evenly among the chosen along an axis; nothing where none is."""
-    mask = op.cast(chosen, ct.dtype)
-    return op.Mul(mask, op.Div(ct, op.Max(op.ReduceSum(mask, [axis], keepdims=1), 1.0)))
+    count = op.ReduceSum(op.cast(chosen, ct.dtype), [axis], keepdims=1)
+    return masked(op, node, chosen, op.Div(ct, op.Max(count, 1.0)))
 
 
 def _bins(op: Builder, node: Primal, axis: int) -> Value:
