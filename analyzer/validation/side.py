@@ -96,9 +96,8 @@ class Side:
     def sorted_by(self, output: str) -> str:
         """The node that orders an output's rows by what it found (TopK, NonMaxSuppression), "" where none does."""
         needed = ancestors(self.graph, [output])
-        return next(
-            (n.name or n.op for n in self.graph.forward_nodes() if n.op in SORTING and n.outputs[0].name in needed), ""
-        )
+        nodes = [n for n in self.graph.forward_nodes() if n.op in SORTING and any(o.name in needed for o in n.outputs)]
+        return str(nodes[0].name or nodes[0].op) if nodes else ""
 
     @cached_property
     def layer(self) -> str:
