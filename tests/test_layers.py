@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import ModelProto
 from onnxruntime.quantization import (
@@ -191,6 +192,44 @@ def test_a_quantised_transformer_is_explained_where_its_float_file_is(kind, head
     methods = ("grad-cam", "gradient", *ROLLOUTS)
     for method, found, reference in zip(methods, maps_of(candidate, methods), maps_of(given, methods), strict=True):
         assert np.corrcoef(found.ravel(), reference.ravel())[0, 1] > 0.9, method
+
+
+@pytest.mark.parametrize("form", ["inlined", "saved by onnxruntime"])
+def test_full_grad_counts_the_same_biases_however_they_are_written(form, tmp_path):
+    """LayerNormalization as its function body; linear layers as Gemm over (N · L, C)."""
+    given = nets.vit(1)
+    if form == "inlined":
+        twin = Graph.read(given, inline=["LayerNormalization"]).proto()
+        assert "LayerNormalization" not in {n.op_type for n in twin.graph.node}
+    else:
+        given = with_biases(given)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(tmp_path / "saved.onnx")
+        onnxruntime.InferenceSession(given.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        twin = onnx.load(tmp_path / "saved.onnx")
+        assert "Gemm" in {n.op_type for n in twin.graph.node}
+    (found,), (expected,) = maps_of(twin, ["full-grad"]), maps_of(given, ["full-grad"])
+    assert np.allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.max())
+
+
+def with_biases(given: ModelProto) -> ModelProto:
+    """Adds a number per channel behind each product with weights."""
+    widths = {t.name: t.dims[-1] for t in given.graph.initializer if len(t.dims) == 2}
+    rng = np.random.default_rng(4)
+    nodes = []
+    for step in given.graph.node:
+        nodes.append(step)
+        if step.op_type == "MatMul" and step.input[1] in widths and step.output[0] != "y":
+            name, bias = step.output[0], f"{step.output[0]}/bias"
+            step.output[0] = f"{name}/product"
+            nodes.append(node("Add", [step.output[0], bias], [name]))
+            array = rng.standard_normal(widths[step.input[1]]).astype(np.float32)
+            given.graph.initializer.append(onnx.numpy_helper.from_array(array, bias))
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del given.graph.node[:]
+    given.graph.node.extend(copies)
+    return given
 
 
 # ---- Axes that are taken apart ----

@@ -60,7 +60,7 @@ def _attention(ctx: Context) -> tuple[list[Attention], Layout]:
     tokens: dict[int, Layout] = {}
     for layout in layouts(graph).values():
         if "L" in layout.axes and len(layout.grid) == 2 and all(isinstance(g, int) for g in layout.grid):
-            tokens.setdefault(_count(layout), layout)
+            tokens.setdefault(layout.count, layout)
     found: list[Attention] = []
     sizes: set[tuple[int, ...]] = set()
     for attention in attentions(graph, reach, needed):
@@ -94,12 +94,7 @@ def _by_head(ctx: Context, value: Value) -> Value:
 
 
 def _identity(ctx: Context, layout: Layout) -> Value:
-    return ctx.op.constant(np.eye(_count(layout), dtype=np.float32)[None], "identity")
-
-
-def _count(layout: Layout) -> int:
-    """The number of tokens."""
-    return layout.prefix + int(np.prod(layout.grid)) + layout.suffix  # type: ignore[arg-type]
+    return ctx.op.constant(np.eye(layout.count, dtype=np.float32)[None], "identity")
 
 
 def _read(ctx: Context, rollout: Value, layout: Layout) -> Value:

@@ -11,8 +11,7 @@ from analyzer.attribution.postprocess import FLOAT32, resize_to_image
 from analyzer.attribution.registry import Context, method
 from analyzer.gradient import pullback
 from analyzer.graph import Node, Value
-from analyzer.graph.query import FeatureMap, Layout, ancestors, descendants, image_input, layouts
-from analyzer.graph.through import MOVING, is_transparent
+from analyzer.graph.query import FeatureMap, ancestors, descendants, image_input, layouts, merged_layouts
 
 
 @method("full-grad", "map", "Srinivas & Fleuret 2019, 1905.00780")
@@ -32,7 +31,7 @@ def full_grad(ctx: Context) -> Value:
     gradient = found[ctx.image.name]
     product = op.cast(op.Mul(ctx.image, ctx.gradient(ctx.image) if gradient is None else gradient), FLOAT32)
     total = _sum(ctx, product)
-    known = layouts(graph)
+    known, merged = layouts(graph), merged_layouts(graph)
     size = [i for i, a in enumerate(ctx.image_axes) if a in "DHW"]
     axis = ctx.image_axes.index("C")
     result = op.ReduceSum(_psi(ctx, product), [axis], keepdims=0)
@@ -42,8 +41,10 @@ def full_grad(ctx: Context) -> Value:
             continue
         part = op.cast(op.Mul(flowing, op.cast(bias, flowing.dtype)), FLOAT32)
         total = op.Add(total, _sum(ctx, part))
-        output, part = _as_map(ctx, output, part, known)
         layout = known.get(output.name)
+        if layout is None and output.name in merged:
+            layout = merged[output.name]
+            part = op.Reshape(part, [-1, layout.count, op.dim(part, 1)])
         if layout is None or not layout.is_map or layout.axes[0] != "N" or len(layout.grid) != len(size):
             continue
         inner = replace(ctx, feature=FeatureMap(output, layout, graph.producer(output)), _gradients={})
@@ -53,16 +54,6 @@ def full_grad(ctx: Context) -> Value:
     ctx.details["difference"] = score
     ctx.details["completeness"] = op.Sub(total, score)
     return result
-
-
-def _as_map(ctx: Context, output: Value, part: Value, known: dict[str, Layout]) -> tuple[Value, Value]:
-    """The two behind what reshapes `output`, where only then it is a feature map: rows of a Gemm, one per token."""
-    while output.name not in known and len(output.outputs) == 1 and is_transparent(output.outputs[0], MOVING):
-        (node,) = output.outputs
-        if node.op in MOVING:
-            part = ctx.op.node(node.op, part, *node.inputs[1:], **node.attrs)
-        output = node.outputs[0]
-    return output, part
 
 
 def _biases(ctx: Context) -> list[tuple[Value, Value]]:

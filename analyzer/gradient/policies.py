@@ -29,7 +29,7 @@ def rectified_input(graph: Graph, node: Node) -> int | None:
     Halves of a PRelu that an exporter wrote as max(x, 0) − α max(−x, 0) are none, nor is what only keeps the argument
     of a root from being negative, or the gate of a hard swish, x clip(x + 3, 0, 6) / 6.
     """
-    if node.domain or _guards_a_root(node) or _half_of_prelu(node) or _gates_its_input(graph, node):
+    if node.domain or _guards_a_root(graph, node) or _half_of_prelu(node) or _gates_its_input(graph, node):
         return None
     if node.op == "Relu":
         return 0
@@ -78,10 +78,11 @@ def _half_of_prelu(node: Node) -> bool:
     return any(n.op == "Relu" for v in negated for n in readers(v))
 
 
-def _guards_a_root(node: Node) -> bool:
+def _guards_a_root(graph: Graph, node: Node) -> bool:
     """Whether all that reads the output is a root, perhaps after an Add (√(max(var, 0) + ε))."""
     following = readers(node.outputs[0])
     following = [m for n in following for m in (readers(n.outputs[0]) if n.op == "Add" else [n])]
+    following = [n for n in following if graph.is_own(n)]
     return bool(following) and all(n.op == "Sqrt" for n in following)
 
 

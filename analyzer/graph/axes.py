@@ -46,6 +46,11 @@ class Layout:
         return slice(self.prefix, -self.suffix or None)
 
     @property
+    def count(self) -> int:
+        """Number of tokens, those outside the grid included; the sizes of the grid are fixed."""
+        return self.prefix + math.prod(g or 0 for g in self.grid) + self.suffix
+
+    @property
     def is_map(self) -> bool:
         """Whether this is a feature map: channels over space, and nothing unknown."""
         return "C" in self.axes and "?" not in self.axes and bool(self.spatial)
@@ -136,6 +141,15 @@ def layout_of(axes: Axes) -> Layout | None:
     return Layout(letters, grid) if grid else None
 
 
+def unmerged(axes: Axes) -> Layout | None:
+    """NLC, where a tensor (N · L, C) has a row per image and token; else None."""
+    if len(axes.digits) != 2:
+        return None
+    batch, places = (tuple(d for d in axes.digits[0] if (d.letter == "N") == first) for first in (True, False))
+    layout = layout_of(axes.made_of([batch, places, axes.digits[1]])) if batch + places == axes.digits[0] else None
+    return layout if layout is not None and layout.axes == "NLC" else None
+
+
 def _letter(axes: Axes, index: int) -> tuple[str, tuple[int, ...]]:
     """(letter of an axis, its sizes in space); "?" where it is no whole axis of an image."""
     digits = axes.digits[index]
@@ -158,14 +172,13 @@ def _letter(axes: Axes, index: int) -> tuple[str, tuple[int, ...]]:
 def _whole(axes: Axes, letter: str, index: int) -> bool:
     """Whether axis `index` counts a letter's positions from the first to the last, perhaps in steps of several.
 
-    The positions within a step are then channels, or were reduced; no other axis may tell steps apart.
+    The positions within a step are then channels, or were reduced.
     """
     mine = [d for d in axes.digits[index] if d.letter == letter]
     step = mine[-1].weight
     joined = math.prod(d.size for d in mine) * step == axes.extent.get(letter)
     descending = all(a.weight == b.size * b.weight for a, b in pairwise(mine))
-    others = [(i, d) for i, digits in enumerate(axes.digits) for d in digits if d.letter == letter and i != index]
-    return joined and descending and all(d.weight < step and "C" in axes.letters(i) for i, d in others)
+    return joined and descending
 
 
 def _runs(digits: Digits) -> Iterable[tuple[str, int]]:

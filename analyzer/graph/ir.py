@@ -59,6 +59,7 @@ class Graph:
         for node in self.nodes:
             _complete(node, self.versions)
         self.forward_count = len(self.nodes)
+        self._own = {id(node) for node in self.nodes}
         self.values: MutableMapping[str, Value] = dict(self.gs.tensors())
         self.values.update({v.name: v for v in self._captured_only()})
         self.inputs: list[Value] = list(self.gs.inputs)
@@ -163,6 +164,10 @@ class Graph:
     def consumers(self, value: Value) -> list[Node]:
         """The nodes that read `value`."""
         return list(value.outputs)
+
+    def is_own(self, node: Node) -> bool:
+        """Whether `node` is the model's own, not appended."""
+        return id(node) in self._own
 
     def forward_nodes(self) -> list[Node]:
         """The model's own nodes, in topological order."""
@@ -338,7 +343,7 @@ class Body(Graph):
     def __init__(self, parent: Graph) -> None:
         self.parent = parent
         self.source, self.name, self.opset, self.versions = parent.source, parent.name, parent.opset, parent.versions
-        self.nodes, self.forward_count = [], 0
+        self.nodes, self.forward_count, self._own = [], 0, set()
         self.inputs, self.outputs = [], []
         self.values = ChainMap({}, parent.values)
         self.weights = parent.weights
@@ -378,6 +383,7 @@ class Body(Graph):
         ]
         attrs = {k: self._copy_body(v, bound) if isinstance(v, gs.Graph) else v for k, v in node.attrs.items()}
         copy = Node(node.op, self.fresh(node.name), attrs, read, made, node.domain)
+        self._own.add(id(copy))
         _complete(copy, self.versions)
         control = any(True for _ in copy.subgraphs())
         kinds = outcomes(self, copy) if control else infer(copy, self.opset, self.constant)

@@ -18,7 +18,7 @@ import onnx
 
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
 from analyzer.graph.attention import attentions
-from analyzer.graph.axes import Axes, Layout, axes_of, follow, layout_of
+from analyzer.graph.axes import Axes, Layout, axes_of, follow, layout_of, unmerged
 from analyzer.graph.bodies import all_nodes
 from analyzer.graph.ir import Graph, Node, Value, reads
 from analyzer.graph.normalize import lookup
@@ -196,6 +196,17 @@ _WINDOWED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePo
 
 def layouts(graph: Graph) -> dict[str, Layout]:
     """The layout of every tensor the image reaches, as far as it can be told."""
+    return _followed(graph)[0]
+
+
+def merged_layouts(graph: Graph) -> dict[str, Layout]:
+    """The layout, NLC, of tensors in which batch and tokens share an axis, (N · L, C), once they are apart."""
+    found = {name: unmerged(axes) for name, axes in _followed(graph)[1].items()}
+    return {name: layout for name, layout in found.items() if layout is not None}
+
+
+def _followed(graph: Graph) -> tuple[dict[str, Layout], dict[str, Axes]]:
+    """Layouts, and the axes of tensors whose layout is in parts."""
     found: dict[str, Layout] = {}
     image = image_input(graph)
     rank = len(image.shape or ())
@@ -212,7 +223,7 @@ def layouts(graph: Graph) -> dict[str, Layout]:
             if layout is not None:
                 found[output.name] = layout
                 seen.add(layout)
-    return found
+    return found, parts
 
 
 @dataclass

@@ -15,8 +15,7 @@ import onnx
 
 from analyzer.graph.ir import Graph, Node, Value
 
-QUANTIZING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
-KEEPING = frozenset({"Identity", "Cast", "Dropout", "DequantizeLinear"}) | QUANTIZING
+KEEPING = frozenset({"Identity", "Cast", "Dropout", "QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"})
 MOVING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 
 
@@ -67,17 +66,17 @@ def dequantized(value: Value) -> Value | None:
 
 
 def constant(graph: Graph, value: Value, also: Collection[str] = ()) -> np.ndarray | None:
-    """The numbers of a weight behind what casts and dequantises it; `also`: those of MOVING to look through."""
+    """The numbers of a weight behind what casts and (de)quantises it; `also`: those of MOVING to look through."""
     known = graph.weights.get(value.name)
     known = graph.constant(value) if known is None else known
     node = graph.producer(value)
-    if known is not None or node is None or node.op in QUANTIZING or not is_transparent(node, also):
+    if known is not None or node is None or not is_transparent(node, also):
         return known
     inner = constant(graph, node.inputs[0], also)
-    if inner is None:
+    if inner is None or node.op == "DynamicQuantizeLinear":
         return None
-    if node.op == "DequantizeLinear":
-        return _dequantized(graph, node, inner)
+    if node.op in ("QuantizeLinear", "DequantizeLinear"):
+        return _recoded(graph, node, inner)
     if node.op == "Transpose":
         return np.transpose(inner, node.attrs.get("perm"))
     if node.op in MOVING:
@@ -86,21 +85,26 @@ def constant(graph: Graph, value: Value, also: Collection[str] = ()) -> np.ndarr
     return inner
 
 
-def _dequantized(graph: Graph, node: Node, q: np.ndarray) -> np.ndarray | None:
-    """(q − zero point) · scale, per tensor, per axis or per block of an axis."""
+def _recoded(graph: Graph, node: Node, x: np.ndarray) -> np.ndarray | None:
+    """(q − zero point) · scale, per tensor, per axis or per block of an axis; x / scale + zero point in reverse."""
     scale = constant(graph, node.inputs[1])
-    zero = constant(graph, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else np.zeros((), q.dtype)
+    zero = constant(graph, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else np.zeros((), np.uint8)
     if scale is None or zero is None:
         return None
     axis, block = int(node.attrs.get("axis", 1)), int(node.attrs.get("block_size") or 0)
 
-    def spread(x: np.ndarray) -> np.ndarray:
-        x = x.astype(np.float32)
-        if block and x.ndim == q.ndim:
-            return np.repeat(x, block, axis)[(slice(None),) * (axis % q.ndim) + (slice(q.shape[axis]),)]
-        wide = [1] * q.ndim
-        if x.size > 1:
+    def spread(given: np.ndarray) -> np.ndarray:
+        given = given.astype(np.float32)
+        if block and given.ndim == x.ndim:
+            return np.repeat(given, block, axis)[(slice(None),) * (axis % x.ndim) + (slice(x.shape[axis]),)]
+        wide = [1] * x.ndim
+        if given.size > 1:
             wide[axis] = -1
-        return x.reshape(wide)
+        return given.reshape(wide)
 
-    return np.asarray((q.astype(np.float32) - spread(zero)) * spread(scale))
+    if node.op == "DequantizeLinear":
+        return np.asarray((x.astype(np.float32) - spread(zero)) * spread(scale))
+    if zero.dtype.kind not in "iu":
+        return None
+    limits = np.iinfo(zero.dtype)
+    return np.clip(np.rint(x / spread(scale)) + spread(zero), limits.min, limits.max).astype(zero.dtype)
