@@ -130,7 +130,7 @@ class _Run:
         return "" if all(found) or not any(found) else str((found[0] or found[1])[0])
 
     def _common_scores(self, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Both sides' scores, logits turned to probabilities where the other side gives these."""
+        """Both sides' scores, flat, logits turned to probabilities where the other side gives these."""
         reference, candidate = self.sides
         if ours.size != theirs.size:
             raise InputError(
@@ -147,7 +147,7 @@ class _Run:
 
     def _scored(self, picture: Picture, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
         """The row's figures: None where scores that are not finite, or no vector of classes, do not give them."""
-        classes = [side.by_class(values) for side, values in zip(self.sides, (ours, theirs), strict=True)]
+        classes = [side.classes_of(given) for side, given in zip(self.sides, (ours, theirs), strict=True)]
         row: dict[str, Any] = {"top": [int(c.argmax()) for c in classes], "agree": None, "score_drift": None}
         ours, theirs = ours.ravel(), theirs.ravel()
         poisoned = any(np.isnan(o).any() or np.isposinf(o).any() for o in (ours, theirs))

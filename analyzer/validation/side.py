@@ -15,15 +15,7 @@ from analyzer.attribution.finite import find_origins
 from analyzer.attribution.targets import Scores, class_scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
-from analyzer.graph.query import (
-    Layout,
-    ancestors,
-    default_layer,
-    feature_maps,
-    image_input,
-    layouts,
-    quantisation,
-)
+from analyzer.graph.query import Layout, ancestors, default_layer, feature_maps, image_input, layouts, quantisation
 from analyzer.graph.through import readers
 from analyzer.runtime import Session, kernels, plan_difference
 from analyzer.store import Store, key_of, packed, unpacked
@@ -85,8 +77,8 @@ class Side:
     @cached_property
     def outputs(self) -> dict[str, tuple[float, float]]:
         """{output that holds real numbers: (zero point, scale) that make them}, the file's own order."""
-        found = {v.name: (quantisation(self.graph, v), str(v.dtype)) for v in self.graph.outputs}
-        return {n: q for n, (q, dtype) in found.items() if q != (0.0, 1.0) or dtype in FLOATS}
+        found = {v.name: (quantisation(self.graph, v), v.dtype) for v in self.graph.outputs}
+        return {n: q for n, (q, dtype) in found.items() if q != (0.0, 1.0) or str(dtype) in FLOATS}
 
     @property
     def other_outputs(self) -> dict[str, str]:
@@ -134,7 +126,7 @@ class Side:
     def _read(self) -> dict[str, tuple[float, float]]:
         """`outputs`, the scores first; they may be integers without a scale."""
         scores = self.scores.output.name
-        return {scores: self.outputs.get(scores, (0.0, 1.0))} | self.outputs
+        return {scores: quantisation(self.graph, self.scores.output)} | self.outputs
 
     @property
     def options(self) -> dict[str, Any]:
@@ -152,21 +144,20 @@ class Side:
 
     def classes(self, array: np.ndarray) -> np.ndarray:
         """The score of every class, (classes,): `output`, by its means over space for a segmenter."""
-        return self.by_class(self.all_outputs(array)[self.scores.output.name])
+        return self.classes_of(self.all_outputs(array)[self.scores.output.name])
 
-    def by_class(self, values: np.ndarray) -> np.ndarray:
-        """(classes,) of values shaped as the scores."""
-        return class_scores(self.scores, values, 1).ravel()
+    def classes_of(self, scores: np.ndarray) -> np.ndarray:
+        return class_scores(self.scores, scores, 1).ravel()
 
     def all_outputs(self, array: np.ndarray) -> dict[str, np.ndarray]:
-        """Every output that holds real numbers, quantised ones as what they stand for, float64."""
+        """Every output that holds real numbers, quantised ones as what they mean, float64."""
         session = (self.explainer.deployed if self.explainer.quantised else None) or self.plain
         found = self._kept(lambda: session.run({self.input: array}, list(self._read)), "outputs", array)
         return {n: (np.asarray(found[n], np.float64) - zero) * scale for n, (zero, scale) in self._read.items()}
 
     def squashed(self, scores: np.ndarray, how: str) -> np.ndarray:
         """Scores after a Softmax, LogSoftmax or Sigmoid that only the other side's file ends with."""
-        if how == "Sigmoid":
+        if how in ("Sigmoid", "HardSigmoid"):
             return np.asarray(1 / (1 + np.exp(-np.clip(scores, -700, 700))))
         layout = self._layouts.get(self.scores.output.name)
         axis = layout.channel if self.scores.space and layout is not None else -1
@@ -218,6 +209,8 @@ class Side:
         self.features(array)
         self.plan()
         top = int(self.classes(array).argmax())
+        if not all(np.isfinite(values).all() for values in self.all_outputs(array).values()):
+            self.why_not_finite(array)
         missing = {}
         for method in methods:
             try:
