@@ -192,6 +192,7 @@ _SPACE = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
 _WINDOWED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool",
              "LRN", "InstanceNormalization", "GroupNormalization", "ConvInteger", "DepthToSpace",
              "SpaceToDepth", "BatchNormalization"}  # fmt: skip
+_NORMALISING = {"BatchNormalization", "LRN", "InstanceNormalization", "GroupNormalization"}  # axes stay as they are
 
 
 def layouts(graph: Graph) -> dict[str, Layout]:
@@ -260,6 +261,10 @@ def _transfer(
     if node.op in _STATES:
         return _repeated(node, output, found, seen)
     given = [(i, found[i.name]) for i in node.inputs if i.name in found]
+    if node.op in _NORMALISING and (node.inputs[0].name in found or node.inputs[0].name in parts):
+        if node.inputs[0].name in parts:
+            parts[output.name] = parts[node.inputs[0].name]
+        return found.get(node.inputs[0].name)
     if node.op in _WINDOWED and len(output.shape) in _SPACE:
         axes = _SPACE[len(output.shape)]
         if _sees_one_position(graph, node) and _stranger(node.inputs[0], axes, found):
