@@ -268,7 +268,7 @@ def test_a_journal_keeps_what_was_left_out(place):
     journal = Journal(Path("j"), ["r2"])
     journal.open()
     peaks = Peaks(np.ones((1, 2), np.float32), np.zeros((1, 2), np.int64), np.ones((1, 2), np.float32))
-    journal.append(Batch(0, 3, np.array([0]), {"r2": peaks}, {2: "torn"}, {1: "NaN"}))
+    journal.append(Batch(0, 3, np.array([0]), {"r2": peaks}, {2: "torn"}, {1: "NaN"}, ""))
     (found,) = journal.read()
     assert found.failed == {2: "torn"} and found.not_finite == {1: "NaN"}
 

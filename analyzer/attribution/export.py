@@ -16,6 +16,7 @@ from analyzer.attribution.targets import TOP1, is_expression, resolve_class
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.files import guard
 from analyzer.gradient.policies import rows_for
+from analyzer.graph.ir import count
 from analyzer.graph.query import fillings
 from analyzer.graph.save import save
 from analyzer.plain import as_json
@@ -223,7 +224,8 @@ class Trial:
         assert graph is not None
         single, double = fillings(graph), fillings(graph, batch=2)
         turns = [s for pair in zip(single, [*double[1:], *double[:1]], strict=True) for s in pair]
-        return [s for i, s in enumerate(turns) if s not in turns[:i]] or [{}]
+        fixed = {v.name: tuple(v.shape) for v in graph.inputs if count(v.shape) is not None}
+        return [fixed | s for i, s in enumerate(turns) if s not in turns[:i]] or [fixed]
 
     def _distance(self, feeds: _Arrays, heat: np.ndarray) -> float:
         """How far the heatmap is from that of `explain`: relative L2; ∞ where shapes, or what is not finite, differ.

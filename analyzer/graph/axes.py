@@ -52,8 +52,8 @@ class Layout:
 
     @property
     def is_map(self) -> bool:
-        """Whether this is a feature map: channels over space, and nothing unknown."""
-        return "C" in self.axes and "?" not in self.axes and bool(self.spatial)
+        """Whether this is a feature map: channels over space, and nothing else."""
+        return "C" in self.axes and bool(self.spatial) and set(self.axes) <= set("NCDHWL")
 
     def __str__(self) -> str:
         if "L" not in self.axes:
