@@ -15,8 +15,9 @@ from typing import Any
 
 from analyzer.errors import UnsupportedError
 from analyzer.gradient import GRADIENT, Policy, Rule, pullback
+from analyzer.gradient.policies import passing
 from analyzer.graph import Builder, Graph, Value
-from analyzer.graph.query import FeatureMap
+from analyzer.graph.query import FeatureMap, output_quantisers
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Context:
         Raises:
             UnsupportedError: the target does not depend on it, or a rule is missing on the way.
         """
-        policy = (self.policy if policy is None else policy).replacing(self.rows)
+        policy = self.policy if policy is None else policy
         seeds = self.seeds if seeds is None else seeds
         parameters = tuple(sorted(policy.parameters.items()))
         key = (of.name, policy.name, parameters, tuple((name, value.name) for name, value in seeds.items()))
@@ -109,8 +110,18 @@ class Context:
         """`pull` for several tensors in one pass back; None for those on which the target does not depend."""
         names = list(dict.fromkeys(v.name for v in of))
         given = self.seeds if seeds is None else seeds
-        found = pullback(self.op, given, names, policy.replacing(self.rows), narrow=False)
+        found = pullback(self.op, given, names, self.rules(policy), narrow=False)
         return [found[v.name] for v in of]
+
+    def rules(self, policy: Policy) -> Policy:
+        """`policy` with the rows of the runtime; the target's own quantisers pass the gradient.
+
+        A score at the ceiling of the output's quantiser is a sure one: what it rests on is the question. Behind any
+        other quantiser what saturates has no influence.
+        """
+        own = output_quantisers(self.graph, self.seeds)
+        policy = policy.replacing(self.rows)
+        return passing(policy, {n.outputs[0].name for n in own}) if own else policy
 
     def channel_sum(self, weighted: Value) -> Value:
         """Σ over the channels, as (N, …space)."""
@@ -133,10 +144,10 @@ class Context:
 
         layout = self.layer.layout
         value = self.op.cast(value, np.dtype(np.float32))
-        if not layout.prefix:
+        if not layout.prefix and not layout.suffix:
             return value
-        axis = layout.axes.index("L")
-        return self.op.Slice(value, [layout.prefix], [np.iinfo(np.int64).max], [axis])
+        end = layout.tokens.stop or np.iinfo(np.int64).max
+        return self.op.Slice(value, [layout.prefix], [end], [layout.axes.index("L")])
 
 
 Recipe = Callable[..., Any]

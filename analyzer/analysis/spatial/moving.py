@@ -18,6 +18,7 @@ from analyzer.analysis.spatial.table import (
     spatial,
     stepping,
 )
+from analyzer.graph.through import producer
 
 
 @spatial("Transpose")
@@ -47,7 +48,7 @@ def reshape_transfer(op: Site, x: Maybe, shape: Maybe = None) -> Field:
 
 def _shape_of(op: Site, index: int) -> Field | None:
     """The tensor whose shape input `index` is, where sizes known only at run time come from one."""
-    shape = op.graph.producer(op.node.inputs[index])
+    shape = producer(op.node.inputs[index])
     if shape is None or shape.op != "Shape" or shape.attrs.get("start") or shape.attrs.get("end") is not None:
         return None
     model = op.values.get(shape.inputs[0].name)

@@ -15,6 +15,7 @@ from analyzer.analysis.spatial.table import (
     spatial,
     with_all,
 )
+from analyzer.graph.through import origin, producer
 
 
 @spatial(
@@ -64,8 +65,9 @@ def arithmetic_transfer(op: Site, *inputs: Maybe) -> Field:
 def sub_transfer(op: Site, a: Maybe, b: Maybe) -> Field:
     """i ← {i} in each operand; x − mean(x) is a statistic, as in a normalisation"""
     left, right = op.node.inputs
-    mean = op.graph.producer(right)
-    of_itself = mean is not None and mean.op in ("ReduceMean", "GlobalAveragePool") and mean.inputs[0] is left
+    mean = producer(right)
+    pools = mean is not None and mean.op in ("ReduceMean", "GlobalAveragePool")
+    of_itself = mean is not None and pools and origin(mean.inputs[0]) is origin(left)
     return meet(op, a, b.gated() if b is not None and of_itself else b)
 
 
