@@ -91,7 +91,7 @@ def _blocking_quantiser(
 ) -> str:
     """Names the quantisers that the gradient reaches and does not pass, and how much of each saturates; "" for none."""
     from analyzer.attribution.engine import float_image
-    from analyzer.gradient import pullback
+    from analyzer.gradient import GRADIENT, pullback
     from analyzer.gradient.registry import primal
     from analyzer.gradient.rules.quantization import FLOAT32, within_range
     from analyzer.graph.query import ancestors, descendants
@@ -104,7 +104,7 @@ def _blocking_quantiser(
     nodes = [n for n in graph.forward_nodes() if n.op == "QuantizeLinear" and n.outputs[0].name in between]
     nodes = [n for n in nodes if n.inputs[0].name in between]
     wrt = list(dict.fromkeys(v.name for n in nodes for v in (n.inputs[0], n.outputs[0])))
-    gradients = pullback(op, ctx.seeds, wrt, ctx.table("gradient"), narrow=False) if wrt else {}
+    gradients = pullback(op, ctx.seeds, wrt, ctx.rules(GRADIENT), narrow=False) if wrt else {}
     named = {}
     for i, node in enumerate(nodes):
         before, after = (gradients[v.name] for v in (node.inputs[0], node.outputs[0]))
