@@ -1,18 +1,20 @@
-"""One-call functions over `Explainer`."""
+"""One-call functions."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from analyzer.attribution import Attribution, Explainer
+from analyzer.attribution import Attribution, Job, Model, Question, answer
 
 _KEPT = 4
-_explainers: OrderedDict[Any, Explainer] = OrderedDict()
+_models: OrderedDict[Any, Model] = OrderedDict()
+_lock = threading.Lock()
 _SESSION = ("threads", "level", "allow_fallback", "memory_limit")
 
 
@@ -54,20 +56,20 @@ def explain(
             defined for the model. ProviderError: the provider cannot be had.
     """
     session = {name: options.pop(name) for name in _SESSION if name in options}
-    explainer = _explainer(model, provider, session)
-    explainer.labels = labels
-    explainer.arrays = arrays or {}
-    return explainer.explain(inputs, method, target, layer, output, **options)
+    question = Question((Job(method, layer, options),), target, output, labels, arrays or {})
+    return answer(_model(model, provider, session), question, inputs)[0]
 
 
-def _explainer(model: Any, provider: str, session: dict[str, Any]) -> Explainer:
+def _model(model: Any, provider: str, session: dict[str, Any]) -> Model:
     """A kept one where `model` is a file that has not changed since, nor its external data."""
     if not isinstance(model, str | os.PathLike):
-        return Explainer(model, provider, **session)
+        return Model(model, provider, **session)
     key = (os.path.abspath(model), provider, tuple(sorted(session.items())))
-    if key not in _explainers or not _explainers[key].loaded.current:
-        _explainers[key] = Explainer(model, provider, **session)
-        if len(_explainers) > _KEPT:
-            _explainers.popitem(last=False)
-    _explainers.move_to_end(key)
-    return _explainers[key]
+    with _lock:
+        found = _models.pop(key, None)
+        if found is None or not found.loaded.current:
+            found = Model(model, provider, **session)
+        _models[key] = found
+        if len(_models) > _KEPT:
+            _models.popitem(last=False)
+    return found

@@ -216,7 +216,7 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
 
     from analyzer import features
     from analyzer.attribution import Explainer
-    from analyzer.attribution.engine import Job
+    from analyzer.attribution.question import Job
     from analyzer.errors import AnalyzerError
 
     figures: dict[str, Any] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analyzer.attribution.engine import Explainer
+from analyzer.attribution.explainer import Explainer
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph
 from analyzer.graph.query import image_input

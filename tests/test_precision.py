@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from analyzer import append_vjp
-from analyzer.attribution.engine import Explainer
+from analyzer.attribution.explainer import Explainer
 from analyzer.images import decode, model_card
 from analyzer.runtime import Session
 from tests.models import model, node

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
 
-from analyzer.attribution.methods import find_method
-from analyzer.attribution.targets import Scores
-from analyzer.graph import Source, loose
+from analyzer.graph import Source
 from analyzer.store import Cache, key_of, packed, unpacked
-
-if TYPE_CHECKING:
-    from analyzer.attribution.engine import Compiled
 
 PROTO, ABOUT = "proto", "about"
 Stub = tuple[onnx.ModelProto, dict[str, np.ndarray]]  # as `Graph.stub` gives it
@@ -42,49 +37,15 @@ class GraphCache:
     def keep_source(self, key: Any, source: Source) -> None:
         self._put("source", key, source.proto, source.weights, {})
 
-    def compiled(self, key: Any) -> tuple[list[Compiled], Stub] | None:
-        """Methods over the model, and the stub of their graph, or None."""
-        from analyzer.attribution.engine import Compiled
-
+    def compiled(self, key: Any) -> tuple[dict[str, Any], Stub] | None:
+        """What was kept beside the stub of a graph with methods appended, and the stub, or None."""
         found = self._get("compiled", key)
         if found is None:
             return None
         about = unpacked(found[ABOUT])
-        known = about["scores"]
-        output, logits = (loose(*known[name]) for name in ("output", "logits"))
-        scores = Scores(output, logits, tuple(known["stripped"]), known["batched"], tuple(known["space"]))
-        done = [
-            Compiled(
-                None,
-                find_method(one["method"], {}),
-                one["layer"],
-                [(a, b, c) for a, b, c in one["slots"]],
-                scores,
-                about["outputs"],
-                about["target_inputs"],
-                one["details"],
-            )
-            for one in about["methods"]
-        ]
-        return done, (_proto(found), self._weights(found, about))
+        return about, (_proto(found), self._weights(found, about))
 
-    def keep_compiled(self, key: Any, done: Sequence[Compiled], stub: Stub) -> None:
-        first, scores = done[0], done[0].scores
-        about = {
-            "methods": [
-                {"method": one.method.name, "layer": one.layer, "slots": one.slots, "details": one.details}
-                for one in done
-            ],
-            "outputs": first.outputs,
-            "target_inputs": first.target_inputs,
-            "scores": {
-                "output": [scores.output.name, scores.output.shape],
-                "logits": [scores.logits.name, scores.logits.shape],
-                "stripped": scores.stripped,
-                "batched": scores.batched,
-                "space": scores.space,
-            },
-        }
+    def keep_compiled(self, key: Any, about: dict[str, Any], stub: Stub) -> None:
         self._put("compiled", key, *stub, about)
 
     def _key(self, kind: str, key: Any) -> str:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.attribution.engine import PREFIX, Explainer, check_class, float_image, pick_layer
+from analyzer.attribution.compiler import PREFIX
+from analyzer.attribution.layers import float_image, pick_layer
+from analyzer.attribution.model import Model
 from analyzer.attribution.registry import Context
-from analyzer.attribution.targets import find_scores
+from analyzer.attribution.targets import check_class, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient.registry import cotangent_type
 from analyzer.graph import Builder, Graph, Value
@@ -31,7 +33,7 @@ def class_maps(
     """ReLU(Σ_k w_ck A_k), w_ck = mean_ij ∂y_c/∂A_kij, of one picture: (classes, h, w) float32, unnormalised.
 
     Args:
-        model: an Explainer, which keeps the sessions; or path, bytes or ModelProto.
+        model: a Model or Explainer, which keeps the sessions; or path, bytes or ModelProto.
         image: as for `Explainer.explain`, one picture.
         classes: all of them when None.
         layer, output: as for `Explainer.explain`.
@@ -40,14 +42,14 @@ def class_maps(
         InputError: several pictures, or no such class.
         UnsupportedError: as `explain`; or the number of classes is open, or the layer has no axis for pictures.
     """
-    explainer = model if isinstance(model, Explainer) else Explainer(model)
-    feeds = explainer._feeds(image)
-    name = image_input(explainer.plain).name
+    model = model if isinstance(model, Model) else Model(model)
+    feeds = model.feeds(image)
+    name = image_input(model.plain).name
     if len(feeds[name]) != 1:
         raise InputError(f"class maps are of one picture, these are {len(feeds[name])}")
     shapes = {n: tuple(a.shape) for n, a in feeds.items()}
-    run = explainer.kept(
-        ("class maps", layer, output, tuple(sorted(shapes.items()))), lambda: _Run(explainer, shapes, layer, output)
+    run = model.kept(
+        ("class maps", layer, output, tuple(sorted(shapes.items()))), lambda: _Run(model, shapes, layer, output)
     )
     return run.maps(feeds, classes)
 
@@ -55,10 +57,8 @@ def class_maps(
 class _Run:
     """The sessions of one layer: up to it, and behind it for a batch of classes."""
 
-    def __init__(
-        self, explainer: Explainer, shapes: dict[str, tuple[int, ...]], layer: str, output: str | None
-    ) -> None:
-        graph = explainer.graph(shapes)
+    def __init__(self, model: Model, shapes: dict[str, tuple[int, ...]], layer: str, output: str | None) -> None:
+        graph = model.graph(shapes)
         self.scores = find_scores(graph, output)
         self.feature = pick_layer(graph, layer, self.scores.logits)
         if self.feature.layout.axes[0] != "N":
@@ -68,16 +68,16 @@ class _Run:
         self.classes = self.scores.classes or 0
         if not self.classes:
             raise UnsupportedError(f"{graph.name}: the number of classes is not known from the file")
-        self.count = CLASSES_PER_RUN if self.scores.batched and not explainer.fixed_batch else 1
+        self.count = CLASSES_PER_RUN if self.scores.batched and not model.fixed_batch else 1
         batched = {n: (self.count, *s[1:]) if n == image_input(graph).name else s for n, s in shapes.items()}
-        wide = explainer.graph(batched)
-        self.tail, self.weights, names = self._tail(explainer, wide, output)
+        wide = model.graph(batched)
+        self.tail, self.weights, names = self._tail(model, wide, output)
         wanted = [n for n in names if n not in shapes]
         outputs = {n: graph.add_output(graph[n], f"{PREFIX}/head_{i}").name for i, n in enumerate(wanted)}
         self.head_outputs = outputs
-        self.head = Session(graph, explainer.provider, outputs=list(outputs.values()), **explainer.session_options)
+        self.head = model.session(graph, list(outputs.values()))
 
-    def _tail(self, explainer: Explainer, graph: Graph, output: str | None) -> tuple[Session, str, list[str]]:
+    def _tail(self, model: Model, graph: Graph, output: str | None) -> tuple[Session, str, list[str]]:
         """(session that gives (classes, K) weights, its output, what it may read of the head; the layer first)"""
         op = Builder(graph, PREFIX)
         scores = find_scores(graph, output)
@@ -101,7 +101,7 @@ class _Run:
         beside = frontier(graph, self.feature.name, [name])
         names = [self.feature.name, *beside]
         cut = behind(graph, names, [name])
-        return Session(cut, explainer.provider, outputs=[name], **explainer.session_options), name, names
+        return model.session(cut, [name]), name, names
 
     def maps(self, feeds: dict[str, np.ndarray], classes: Sequence[int] | None) -> np.ndarray:
         chosen = np.arange(self.classes) if classes is None else np.asarray(classes, np.int64)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.attribution.engine import Explainer
+from analyzer.attribution.model import Model
 from analyzer.attribution.probes import Probe
 from analyzer.errors import InputError
 from analyzer.images import Preprocess
@@ -57,7 +57,7 @@ class Correspondence:
 
 
 def correspondence(
-    explainer: Explainer,
+    model: Model,
     pictures: Mapping[str, np.ndarray],
     boxes: Boxes,
     layers: Sequence[str],
@@ -86,7 +86,7 @@ def correspondence(
     parts = [part for part, count in counts.items() if count > 1]
     if not parts:
         raise InputError("no part is marked in two pictures", "mark the same part, by the same name, in several")
-    probe = Probe(explainer, layers, preprocess)
+    probe = Probe(model, layers, preprocess)
     rng = np.random.default_rng(seed)
     changes: dict[str, dict[str, list[np.ndarray]]] = {layer: {} for layer in probe.layers}
     occluded: dict[str, dict[str, np.ndarray]] = {}

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from analyzer.attribution.compiler import Compiled
 from analyzer.attribution.finite import Origin, not_finite
+from analyzer.attribution.layers import float_image, pick_layer
+from analyzer.attribution.model import Model
+from analyzer.attribution.question import Question
 from analyzer.attribution.registry import Context
+from analyzer.attribution.seeds import arrays_of, seeded
+from analyzer.attribution.targets import TOP1, find_scores
+from analyzer.gradient import GRADIENT, pullback
+from analyzer.gradient.registry import primal
+from analyzer.gradient.rules.quantization import FLOAT32, within_range
 from analyzer.graph import Builder, Graph
-from analyzer.runtime import Session
-
-if TYPE_CHECKING:
-    from analyzer.attribution.engine import Compiled, Explainer
+from analyzer.graph.query import ancestors, descendants
 
 
-def diagnose_map(
-    explainer: Explainer,
-    compiled: Compiled,
-    raw: np.ndarray,
-    feeds: dict[str, np.ndarray],
-    image: int,
-    target: int | str,
-) -> str:
+@dataclass(frozen=True)
+class Explained:
+    """A run of one method: what `diagnose_map` looks into again."""
+
+    model: Model
+    question: Question
+    compiled: Compiled
+    feeds: Mapping[str, np.ndarray]
+
+    @property
+    def layer(self) -> str:
+        return self.compiled.layer
+
+    def graph(self) -> Graph:
+        """A fresh graph of the run's sizes."""
+        return self.model.graph({n: tuple(a.shape) for n, a in self.feeds.items()})
+
+
+def diagnose_map(run: Explained, raw: np.ndarray, image: int, target: int | str) -> str:
     """A sentence where a finite `raw` is no map of `target` (a class or an expression), "" where it is."""
     if raw.size and raw.max() > raw.min():
         return ""
-    if not compiled.layer:
-        return (
-            _zero_gradient(explainer, compiled, feeds, image, target)
-            if not raw.any()
-            else f"every value is {raw.flat[0]:g}"
-        )
-    return _flat(explainer, compiled, feeds, image, target)
+    if run.layer:
+        return _flat(run, image, target)
+    return f"every value is {raw.flat[0]:g}" if raw.any() else _zero_gradient(run, image, target)
 
 
 def diagnose_runs(raw: np.ndarray) -> str:
@@ -51,19 +66,17 @@ def diagnose_not_finite(origin: Origin | None, many_runs: bool) -> str:
     return "the gradient is not finite although the forward pass is: it overflows"
 
 
-def _zero_gradient(
-    explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], image: int, target: int | str
-) -> str:
-    return _blocking_quantiser(explainer, compiled, feeds, image, target) or (
-        f"the gradient of {compiled.scores.logits.name!r} is zero everywhere: every path to the input is blocked "
+def _zero_gradient(run: Explained, image: int, target: int | str) -> str:
+    return _blocking_quantiser(run, image, target) or (
+        f"the gradient of {run.compiled.scores.logits.name!r} is zero everywhere: every path to the input is blocked "
         "(dead or saturated units)"
     )
 
 
-def _flat(explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], image: int, target: int | str) -> str:
+def _flat(run: Explained, image: int, target: int | str) -> str:
     """Looks at the layer and its gradient to say why the map has one value only."""
-    layer = compiled.layer
-    found = _layer_and_gradient(explainer, compiled, feeds, target)
+    layer = run.layer
+    found = _layer_and_gradient(run, target)
     activations = found["activations"][image].astype(np.float64)
     if not activations.any():
         return f"the layer {layer!r} is zero everywhere for this image: all its units are dead"
@@ -73,9 +86,9 @@ def _flat(explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray]
         return f"the map of {layer!r} has one value only"
     gradient = found["gradient"][image].astype(np.float64)
     if not gradient.any():
-        if blocked := _blocking_quantiser(explainer, compiled, feeds, image, target):
+        if blocked := _blocking_quantiser(run, image, target):
             return blocked
-        tail = f"; {compiled.scores.stripped[0]} is already left out" if compiled.scores.stripped else ""
+        tail = f"; {run.compiled.scores.stripped[0]} is already left out" if run.compiled.scores.stripped else ""
         return (
             f"the gradient of the target with respect to {layer!r} is zero for this image: "
             f"units behind the layer are saturated or dead{tail}"
@@ -86,20 +99,12 @@ def _flat(explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray]
     return f"no position of {layer!r} speaks for the target: the weighted sum is ≤ 0 everywhere, and ReLU cuts it"
 
 
-def _blocking_quantiser(
-    explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], image: int, target: int | str
-) -> str:
+def _blocking_quantiser(run: Explained, image: int, target: int | str) -> str:
     """Names the quantisers that the gradient reaches and does not pass, and how much of each saturates; "" for none."""
-    from analyzer.attribution.engine import float_image
-    from analyzer.gradient import GRADIENT, pullback
-    from analyzer.gradient.registry import primal
-    from analyzer.gradient.rules.quantization import FLOAT32, within_range
-    from analyzer.graph.query import ancestors, descendants
-
-    if not explainer.quantised:
+    if not run.model.quantised:
         return ""
-    graph, op, ctx = _context(explainer, compiled, feeds, target)
-    start = compiled.layer or float_image(graph)[0].name
+    graph, op, ctx = _context(run, target)
+    start = run.layer or float_image(graph)[0].name
     between = descendants(graph, [start]) & ancestors(graph, ctx.seeds)
     nodes = [n for n in graph.forward_nodes() if n.op == "QuantizeLinear" and n.outputs[0].name in between]
     nodes = [n for n in nodes if n.inputs[0].name in between]
@@ -115,7 +120,7 @@ def _blocking_quantiser(
     if not named:
         return ""
     outputs = [n for names in named.values() for n in names]
-    found = Session(graph, explainer.provider, outputs=outputs, **explainer.session_options).run(feeds, outputs)
+    found = run.model.session(graph, outputs).run(run.feeds, outputs)
     said = []
     for i, names in named.items():
         before, after, inside = (found[n][image if len(found[n]) > 1 else 0] for n in names)
@@ -134,36 +139,27 @@ def _no_space(activations: np.ndarray, spatial: tuple[int, ...]) -> bool:
     return bool((activations.max(axis=axes) == activations.min(axis=axes)).all())
 
 
-def _context(
-    explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], target: int | str
-) -> tuple[Graph, Builder, Context]:
+def _context(run: Explained, target: int | str) -> tuple[Graph, Builder, Context]:
     """A fresh graph, its builder, and the target over the layer that was explained by."""
-    from analyzer.attribution.engine import float_image, pick_layer
-    from analyzer.attribution.targets import TOP1, find_scores
-
-    graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
+    graph = run.graph()
     op = Builder(graph, "diagnosis")
-    scores = find_scores(graph, compiled.scores.output.name)
+    scores = find_scores(graph, run.compiled.scores.output.name)
     given = target if isinstance(target, str) else max(target, TOP1)
-    seeds, _, about = explainer.seeded(op, [], given, scores, "", None)
+    seeds, _, about = seeded(op, [], given, scores, arrays=arrays_of(run.model, run.question))
     image, axes = float_image(graph)
-    feature = pick_layer(graph, compiled.layer, graph[compiled.layer]) if compiled.layer else None
+    feature = pick_layer(graph, run.layer, graph[run.layer]) if run.layer else None
     return graph, op, Context(op, seeds, about, image, axes, feature)
 
 
-def _layer_and_gradient(
-    explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], target: int | str
-) -> dict[str, Any]:
-    from analyzer.attribution.engine import pick_layer
-
-    if compiled.method.needs_gradient:
-        graph, _, ctx = _context(explainer, compiled, feeds, target)
+def _layer_and_gradient(run: Explained, target: int | str) -> dict[str, Any]:
+    if run.compiled.method.needs_gradient:
+        graph, _, ctx = _context(run, target)
         feature = ctx.layer
         outputs = {"gradient": graph.add_output(ctx.gradient(feature.value), "diagnosis/gradient").name}
     else:
-        graph, outputs = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()}), {}
-        feature = pick_layer(graph, compiled.layer, graph[compiled.layer])
+        graph, outputs = run.graph(), {}
+        feature = pick_layer(graph, run.layer, graph[run.layer])
     outputs["activations"] = graph.add_output(feature.value, "diagnosis/activations").name
-    session = Session(graph, explainer.provider, outputs=list(outputs.values()), **explainer.session_options)
-    found = session.run(feeds)
+    session = run.model.session(graph, list(outputs.values()))
+    found = session.run(run.feeds)
     return {key: found[name] for key, name in outputs.items()} | {"spatial": feature.layout.spatial}

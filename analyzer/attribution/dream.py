@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.attribution.engine import Explainer, float_image
 from analyzer.attribution.finite import find_origins, not_finite
+from analyzer.attribution.layers import float_image
+from analyzer.attribution.model import Model
 from analyzer.attribution.units import STRONGEST, WHOLE, Units
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
@@ -83,7 +84,7 @@ class Dreamer:
     """Finds inputs for units of one layer.
 
     Args:
-        explainer: the model; its image input must be floating-point.
+        model: the model; its image input must be floating-point.
         layer: tensor or node of the file; for a class, that of the logits.
         preprocess: picture to input, of a fixed size.
 
@@ -91,16 +92,16 @@ class Dreamer:
         NotFoundError: no such layer. UnsupportedError: integer input, or a missing gradient rule.
     """
 
-    def __init__(self, explainer: Explainer, layer: str, preprocess: Preprocess) -> None:
+    def __init__(self, model: Model, layer: str, preprocess: Preprocess) -> None:
         if preprocess.size is None:
             raise InputError("the size of the picture is not fixed", "fix it, for example with --size 224x224")
-        self.explainer, self.preprocess = explainer, preprocess
-        image = image_input(explainer.plain)
+        self.model, self.preprocess = model, preprocess
+        image = image_input(model.plain)
         sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
-        fixed = explainer.fixed_batch or 1
+        fixed = model.fixed_batch or 1
         self.image, self.shape = image.name, (fixed, *sample.shape[1:])
         self.size = preprocess.size
-        graph = explainer.graph({self.image: self.shape})
+        graph = model.graph({self.image: self.shape})
         if float_image(graph)[0].name != self.image:
             raise UnsupportedError(
                 f"{graph.name}: the input {self.image!r} holds {image.dtype}, so there is no gradient to climb",
@@ -153,7 +154,7 @@ class Dreamer:
 
     def _why_not_finite(self, pixels: np.ndarray) -> str:
         feeds = {self.image: self._tensor(pixels)}
-        origin = find_origins(self.explainer, feeds, [0], [self.units.name])[0]
+        origin = find_origins(self.model, feeds, [0], [self.units.name])[0]
         return not_finite(origin) if origin else "the gradient is not finite although the forward pass is"
 
     def _weights(self, channel: int | np.ndarray, position: int) -> np.ndarray:
@@ -200,7 +201,7 @@ class Dreamer:
         mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
         values = (pixels[..., self._order] * np.float32(255 * how.scale) - mean) / std
         tensor = values.transpose(2, 0, 1) if how.layout == "NCHW" else values
-        dtype = self.explainer.plain[self.image].dtype
+        dtype = self.model.plain[self.image].dtype
         return np.ascontiguousarray(np.broadcast_to(tensor, self.shape), dtype)
 
     def _gradient(self, policy: str, feeds: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -211,7 +212,7 @@ class Dreamer:
         return float(found[names[0]].flat[0]), found[names[1]][0].astype(np.float32)
 
     def _session(self, policy: str) -> tuple[Session, list[str]]:
-        graph = self.explainer.graph({self.image: self.shape})
+        graph = self.model.graph({self.image: self.shape})
         op = Builder(graph, "dream")
         units = Units.of(graph, self.units.name)
         weights = graph.add_input("dream/weights", np.dtype(np.float32), [1, units.channels, units.positions])
@@ -224,7 +225,7 @@ class Dreamer:
         if gradient is None:
             raise UnsupportedError(f"{graph.name}: {units.name!r} does not depend on the image")
         names = [graph.add_output(op.cast(v, np.dtype(np.float32))).name for v in (score, gradient)]
-        return Session(graph, self.explainer.provider, outputs=names, **self.explainer.session_options), names
+        return self.model.session(graph, names), names
 
 
 # ---- Parametrisations ----

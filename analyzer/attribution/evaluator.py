@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from analyzer.attribution.layers import channels_first, float_image, pick_layer
+from analyzer.attribution.linear_head import check_linear_head
+from analyzer.attribution.model import Model
+from analyzer.attribution.question import Job, Question
 from analyzer.attribution.registry import Context, Method
+from analyzer.attribution.seeds import PREFIX, arrays_of, seeded
 from analyzer.attribution.targets import Scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.cut import behind, frontier
-from analyzer.graph.query import FeatureMap, Layout, image_input
+from analyzer.graph.query import FeatureMap, Layout
 from analyzer.runtime import Session
-
-if TYPE_CHECKING:
-    from analyzer.attribution.engine import Explainer
 
 IMAGES = 16  # of one run, at most
 NUMBERS = {"cpu": 320_000, "gpu": 2_500_000}  # in the images of one run: two of 224×224; more leave a core's cache
@@ -61,14 +63,15 @@ class Evaluator:
         fixed: the batch that the file fixes, None where it is free.
     """
 
-    explainer: Explainer
+    model: Model
+    question: Question
     method: Method
     feeds: dict[str, np.ndarray]
     batched: frozenset[str]
     slots: list[Any]
     layer: str
-    output: str | None
     fixed: int | None
+    progress: Callable[[str, int, int], None] | None = None
 
     # ---- What a method asks ----
 
@@ -80,18 +83,16 @@ class Evaluator:
     @cached_property
     def grey(self) -> np.ndarray | None:
         """The same of a mid-grey picture, where the preprocessing is known."""
-        if self.explainer.grey is None:
-            return None
-        name = image_input(self.explainer.plain).name
-        return self._image_of(self.feeds | {name: self.explainer.grey})
+        given = self.question.grey
+        return None if given is None else self._image_of(self.feeds | {self.model.image: given})
 
     def _image_of(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         name, batch = self._program("scores", self._batch(1)).image, self._batch(1)
         if name in feeds:
             return feeds[name][0].astype(np.float32)
-        graph = self.explainer.graph(self._shapes(batch))
+        graph = self.model.graph(self._shapes(batch))
         output = graph.add_output(graph[name]).name
-        session = Session(graph, self.explainer.provider, outputs=[output], **self.explainer.session_options)
+        session = self.model.session(graph, [output])
         given = {n: np.repeat(a, batch, axis=0) if n in self.batched else a for n, a in feeds.items()}
         return np.asarray(session.run(given)[output][0], np.float32)
 
@@ -147,8 +148,6 @@ class Evaluator:
     @property
     def maps(self) -> np.ndarray:
         """A: (K, h, w) float32, class and register tokens left out."""
-        from analyzer.attribution.features import channels_first
-
         return channels_first(self.activations.astype(np.float32), self.feature.layout)[0]
 
     def tail_scores(self, make: Make, count: int, what: str = "score") -> np.ndarray:
@@ -164,9 +163,6 @@ class Evaluator:
 
         None where more than global average pooling and a linear layer follow. One run, and no other for `maps`.
         """
-        from analyzer.attribution.features import channels_first
-        from analyzer.attribution.linear_head import check_linear_head
-
         size = self._batch(1)
         try:
             program = self._program("effect", size, check_linear_head)
@@ -182,9 +178,13 @@ class Evaluator:
 
     # ---- Running ----
 
+    def _step(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(self.method.name, done, total)
+
     def _batch(self, count: int) -> int:
         """Images per run: as even as can be, since the last run is filled up."""
-        room = NUMBERS["cpu" if self.explainer.provider == "cpu" else "gpu"]
+        room = NUMBERS["cpu" if self.model.provider == "cpu" else "gpu"]
         size = max((math.prod(self.feeds[n].shape[1:]) for n in self.batched), default=1)
         most = min(IMAGES, max(1, room // max(1, size)))
         return self.fixed or math.ceil(count / math.ceil(count / most))
@@ -203,7 +203,7 @@ class Evaluator:
         name = f"{self.feature.name}/right" if kind == "tail" else program.image
         parts: dict[str, list[np.ndarray]] = {w: [] for w in wanted}
         for start in range(0, count, batch):
-            self.explainer.step(self.method.name, start, count)
+            self._step(start, count)
             indices = np.arange(start, min(start + batch, count))
             given = make(indices)
             if len(given) < batch:
@@ -213,7 +213,7 @@ class Evaluator:
                 parts[key].append(np.stack([found[n].reshape(-1)[: len(indices)] for n in program.outputs[key]]))
             if each is not None:
                 each[1](indices, np.stack([found[n][: len(indices)] for n in program.outputs[each[0]]]))
-        self.explainer.step(self.method.name, count, count)
+        self._step(count, count)
         return {key: np.concatenate(rows, axis=1) for key, rows in parts.items()}
 
     def _run(self, program: Program, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -265,19 +265,16 @@ class Evaluator:
     # ---- Compiling ----
 
     def _program(self, kind: str, batch: int, check: Callable[[Context], None] | None = None) -> Program:
-        slots = tuple(s if isinstance(s, str) else None for s in self.slots)
+        slots = [s if isinstance(s, str) else None for s in self.slots]
         shapes = tuple(sorted(self._shapes(batch).items()))
-        layer = self.layer if self.method.needs_layer else ""
-        key = ("evaluator", kind, shapes, slots, layer, self.output)
-        return self.explainer.kept(key, lambda: self._compile(kind, batch, check))
+        job = Job("", self.layer if self.method.needs_layer else "")
+        key = ("evaluator", kind, shapes, replace(self.question, jobs=(job,)).compiled(slots).key)
+        return self.model.kept(key, lambda: self._compile(kind, batch, check))
 
     def _compile(self, kind: str, batch: int, check: Callable[[Context], None] | None) -> Program:
-        from analyzer.attribution.engine import PREFIX, float_image, pick_layer
-
-        explainer, shapes = self.explainer, self._shapes(batch)
-        graph = explainer.graph(shapes)
+        graph, arrays = self.model.graph(self._shapes(batch)), arrays_of(self.model, self.question)
         op = Builder(graph, PREFIX)
-        scores = find_scores(graph, self.output)
+        scores = find_scores(graph, self.question.output)
         image, axes = float_image(graph)
         outputs: dict[str, list[str]] = {}
         targets: list[str] = []
@@ -285,7 +282,7 @@ class Evaluator:
         for slot, target in enumerate(self.slots):
             suffix = f"_{slot}" if len(self.slots) > 1 else ""
             given = target if isinstance(target, str) else None
-            seeds, _, about = explainer.seeded(op, targets, given, scores, suffix, batch, known=True)
+            seeds, _, about = seeded(op, targets, given, scores, suffix, batch, arrays, known=True)
             if self.method.needs_layer:
                 feature = pick_layer(graph, self.layer, about)
             ctx = Context(op, seeds, about, image, axes, feature)
@@ -313,7 +310,7 @@ class Evaluator:
             program.outputs = {"head": names}
         elif image.name not in {v.name for v in graph.inputs} and kind != "effect":
             graph = behind(graph, [image.name], names)
-        program.session = Session(graph, explainer.provider, outputs=names, **explainer.session_options)
+        program.session = self.model.session(graph, names)
         return program
 
     def _cut(self, graph: Graph, program: Program, names: list[str]) -> None:

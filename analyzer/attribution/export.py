@@ -11,11 +11,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from analyzer.attribution.engine import Attribution, Compiled, Explainer
+from analyzer.attribution.compiler import Compiled, compile_question
+from analyzer.attribution.explainer import Explainer
+from analyzer.attribution.question import Job, Question
+from analyzer.attribution.result import Attribution
 from analyzer.attribution.targets import TOP1, is_expression, resolve_class
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.files import guard
-from analyzer.gradient.policies import rows_for
 from analyzer.graph.ir import count
 from analyzer.graph.query import fillings
 from analyzer.graph.save import save
@@ -68,9 +70,9 @@ def export(
     explainer = Explainer(model, labels=labels)
     if any(v.name == OUTPUT for v in explainer.plain.outputs):
         raise InputError(f"the model already has an output {OUTPUT!r}", "it seems to be exported already")
-    explainer.rows = rows_for(runtime)
     slot = target if is_expression(target) else resolve_class(target, labels)
-    compiled = explainer.compile(method, layer, [slot], input_shapes, output, **options)
+    question = Question((Job(method, layer, options),), target, output, labels, runtime=runtime)
+    (compiled,) = compile_question(explainer, question, [slot], input_shapes)
     graph = compiled.graph
     assert graph is not None
     heat = graph[compiled.slots[0][1]]

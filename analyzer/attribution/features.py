@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.attribution.engine import Explainer
+from analyzer.attribution.layers import channels_first
+from analyzer.attribution.model import Model
 from analyzer.graph import Graph
 from analyzer.graph.query import Layout, find_tensors, layouts
 from analyzer.runtime import Session
@@ -34,9 +35,9 @@ def features(
     Raises:
         NotFoundError: there is no such tensor; near misses are suggested.
     """
-    explainer = Explainer(model, provider, **session_options)
-    feeds = explainer._feeds(inputs)
-    graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
+    loaded = Model(model, provider, **session_options)
+    feeds = loaded.feeds(inputs)
+    graph = loaded.graph({n: tuple(a.shape) for n, a in feeds.items()})
     names = chosen_tensors(graph, [layers] if isinstance(layers, str) else layers)
     return Taps(graph, names, provider, **session_options).run(feeds)
 
@@ -91,27 +92,14 @@ def channel_statistics(array: np.ndarray, layout: Layout) -> ChannelStatistics:
     return ChannelStatistics(*(np.where(count > 0, each, np.nan) for each in (*bounds, *means)))
 
 
-def channels_first(array: np.ndarray, layout: Layout) -> np.ndarray:
-    """(N, K, …space); tokens become their grid, without those before and after."""
-    order = [layout.axes.index("N")] if "N" in layout.axes else []
-    array = np.transpose(array, [*order, layout.channel, *layout.spatial])
-    if not order:
-        array = array[None]
-    if "L" in layout.axes:
-        array = array[:, :, layout.tokens].reshape(*array.shape[:2], *layout.grid)
-    return array
-
-
-def iterate(
-    explainer: Explainer, layers: Sequence[str], arrays: Iterable[np.ndarray]
-) -> Iterator[dict[str, np.ndarray]]:
+def iterate(model: Model, layers: Sequence[str], arrays: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
     """`features` for a stream of batches: one session, one batch in memory at a time."""
     taps: Taps | None = None
     shape: tuple[int, ...] | None = None
     for array in arrays:
-        feeds = explainer._feeds(array)
+        feeds = model.feeds(array)
         if taps is None or array.shape != shape:
-            graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
-            taps = Taps(graph, chosen_tensors(graph, layers), explainer.provider, **explainer.session_options)
+            graph = model.graph({n: tuple(a.shape) for n, a in feeds.items()})
+            taps = Taps(graph, chosen_tensors(graph, layers), model.provider, **model.session_options)
             shape = array.shape
         yield taps.run(feeds)

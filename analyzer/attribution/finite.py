@@ -6,17 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analyzer.attribution.model import Model
 from analyzer.errors import AnalyzerError
 from analyzer.graph import Graph
 from analyzer.graph.query import image_input
-from analyzer.runtime import Session
-
-if TYPE_CHECKING:
-    from analyzer.attribution.engine import Explainer
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 READ_AT_ONCE = 256 << 20  # bytes of tensors that one run copies out
@@ -43,7 +39,7 @@ class Origin:
 
 
 def find_origins(
-    explainer: Explainer,
+    model: Model,
     feeds: Mapping[str, np.ndarray],
     pictures: Iterable[int],
     reached: Sequence[str] = (),
@@ -59,25 +55,25 @@ def find_origins(
         reached: tensors besides the model's outputs from which NaN or ∞ is followed back.
         target: tensors that the target reads: where all else is finite, one that is 0 is named.
     """
-    count, fixed = len(feeds[image_input(explainer.plain).name]), explainer.fixed_batch or 0
+    count, fixed = len(feeds[image_input(model.plain).name]), model.fixed_batch or 0
     if count < fixed:
         more = fixed - count
         feeds = {n: np.concatenate([a, *[a[-1:]] * more]) if len(a) == count else a for n, a in feeds.items()}
     shapes = {name: tuple(array.shape) for name, array in feeds.items()}
     try:
-        search = explainer.kept(("finite", tuple(sorted(shapes.items()))), lambda: _Search(explainer, shapes))
+        search = model.kept(("finite", tuple(sorted(shapes.items()))), lambda: _Search(model, shapes))
         return dict(search.run(feeds, list(pictures), reached, target))
     except AnalyzerError:  # the reason for a bad map must not cost the good ones of its batch
         return dict.fromkeys(pictures)
 
 
 def say_not_finite(
-    explainer: Explainer, feeds: Mapping[str, np.ndarray], found: Iterable[np.ndarray], reached: Sequence[str] = ()
+    model: Model, feeds: Mapping[str, np.ndarray], found: Iterable[np.ndarray], reached: Sequence[str] = ()
 ) -> str:
     """A sentence where a floating-point array that a picture gave is not finite, "" where all are."""
     if all(array.dtype.kind != "f" or np.isfinite(array).all() for array in found):
         return ""
-    return not_finite(find_origins(explainer, feeds, [0], reached)[0])
+    return not_finite(find_origins(model, feeds, [0], reached)[0])
 
 
 def not_finite(origin: Origin | None) -> str:
@@ -85,17 +81,12 @@ def not_finite(origin: Origin | None) -> str:
     return f"the model's values are not finite for this picture{f': {origin}' if origin else ''}"
 
 
-def finite_rows(array: np.ndarray) -> np.ndarray:
-    """(N,) whether all values of a row are finite."""
-    return np.isfinite(array.reshape(len(array), -1)).all(axis=1)
-
-
 class _Search:
     """A session that gives every floating-point tensor of the file."""
 
-    def __init__(self, explainer: Explainer, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        graph: Graph = explainer.graph(shapes)
-        file = explainer.loaded.proto.graph
+    def __init__(self, model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        graph: Graph = model.graph(shapes)
+        file = model.loaded.proto.graph
         self.nodes = list(file.node)
         self.producers = {name: at for at, node in enumerate(self.nodes) for name in node.output if name}
         self.outputs = [output.name for output in file.output]
@@ -103,8 +94,7 @@ class _Search:
         existing = {v.name for v in graph.outputs}
         self.read = {name: name if name in existing else graph.add_output(graph[name]).name for name in own}
         self.bytes = {name: _size(graph[name].shape) * graph[name].dtype.itemsize for name in own}
-        options = {**explainer.session_options, "level": "basic"}
-        self.session = Session(graph, explainer.provider, outputs=list(self.read.values()), **options)
+        self.session = model.session(graph, list(self.read.values()), level="basic")
         self.image = image_input(graph).name
 
     def run(

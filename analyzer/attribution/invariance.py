@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.attribution.engine import Explainer, check_class
+from analyzer.attribution.model import Model
 from analyzer.attribution.probes import Probe
+from analyzer.attribution.targets import check_class
 from analyzer.errors import NotFoundError, suggest
 from analyzer.images import Preprocess
 from analyzer.images.warp import Warp
@@ -66,7 +67,7 @@ class Curve:
 
 
 def invariance(
-    explainer: Explainer,
+    model: Model,
     pictures: Mapping[str, np.ndarray],
     layers: Sequence[str],
     preprocess: Preprocess,
@@ -91,7 +92,7 @@ def invariance(
     for name in transforms:
         if name not in TRANSFORMS:
             raise NotFoundError(f"no transform {name!r}", suggest(name, TRANSFORMS) or ", ".join(TRANSFORMS))
-    probe = Probe(explainer, layers, preprocess)
+    probe = Probe(model, layers, preprocess)
     curves = []
     for name, picture in pictures.items():
         seen = probe.seen(picture)

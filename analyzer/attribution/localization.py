@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.attribution.engine import Explainer, float_image, pick_layer
+from analyzer.attribution.layers import float_image, pick_layer
+from analyzer.attribution.model import Model
 from analyzer.attribution.registry import Context
+from analyzer.attribution.seeds import seeded
+from analyzer.attribution.shown import shown_scores
 from analyzer.attribution.targets import TOP1, class_scores, find_scores, is_expression, resolve_class
 from analyzer.errors import InputError
 from analyzer.graph import Builder
 from analyzer.graph.query import image_input
-from analyzer.runtime import Session
 
 Box = tuple[float, float, float, float]
 
@@ -112,33 +114,34 @@ def sweep(heat: np.ndarray, box: Sequence[float], thresholds: Sequence[float] = 
 
 
 def class_units(
-    explainer: Explainer,
+    model: Model,
     inputs: np.ndarray | Mapping[str, np.ndarray],
     target: Any = "top1",
     layer: str = "auto",
     output: str | None = None,
+    labels: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, str]:
     """((N, K), layer): c_k = Σ_ij g_kij A_kij, what each channel of the layer adds to the target score.
 
     Behind the layer, global average pooling and a linear layer make it W_ck mean_ij A_kij, CAM's class-specific units
     (Zhou et al. 2016, section 5), and Σ_k c_k = y − b.
     """
-    feeds = explainer._feeds(inputs)
+    feeds = model.feeds(inputs)
     shapes = {name: tuple(array.shape) for name, array in feeds.items()}
-    graph = explainer.graph(shapes)
+    graph = model.graph(shapes)
     op = Builder(graph, "units")
     scores = find_scores(graph, output)
-    given = target if is_expression(target) else resolve_class(target, explainer.labels)
+    given = target if is_expression(target) else resolve_class(target, labels)
     read: list[str] = []
-    top = given == TOP1 and explainer.quantised
-    seeds, _, about = explainer.seeded(op, read, None if top else given, scores, "", None)
+    top = given == TOP1 and model.quantised
+    seeds, _, about = seeded(op, read, None if top else given, scores)
     if top:
-        shown = class_scores(scores, explainer.outputs(feeds, scores), len(feeds[image_input(graph).name]))
+        shown = class_scores(scores, shown_scores(model, feeds, scores), len(feeds[image_input(graph).name]))
         feeds = feeds | {read[0]: shown.argmax(axis=-1)}
     feature = pick_layer(graph, layer, about)
     image, axes = float_image(graph)
     ctx = Context(op, seeds, about, image, axes, feature)
     value = op.ReduceSum(op.Mul(ctx.gradients, ctx.activations), ctx.space, keepdims=0)
     name = graph.add_output(value, "units").name
-    session = Session(graph, explainer.provider, outputs=[name], **explainer.session_options)
+    session = model.session(graph, [name])
     return session.run(feeds)[name], feature.name

@@ -6,8 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from analyzer.attribution.engine import Explainer, float_image
+from analyzer.attribution.compiler import Shapes, choose_layer, compile_question
+from analyzer.attribution.layers import float_image
 from analyzer.attribution.methods import find_method
+from analyzer.attribution.model import Model
+from analyzer.attribution.question import Question
+from analyzer.attribution.seeds import arrays_of
 from analyzer.attribution.targets import expression, find_scores, is_expression, resolve_class
 from analyzer.gradient.reverse import plan as route_of
 from analyzer.graph import Builder
@@ -41,54 +45,36 @@ class MethodPlan:
         return vars(self)
 
 
-def predict_fallbacks(
-    explainer: Explainer,
-    provider: str,
-    method: str,
-    target: Any,
-    layer: str,
-    shapes: dict[str, tuple[int, ...]],
-    output: str | None,
-    **options: Any,
-) -> Prediction:
-    """What of the method's whole graph would fall to the CPU on a provider; raises as `Explainer.compile`."""
-    if find_method(method, options).runs:
-        graph = explainer.graph(shapes)
-        return predict(graph.stub()[0], provider)
-    slot = target if is_expression(target) else resolve_class(target, explainer.labels)
-    compiled = explainer.compile(method, layer, [slot], shapes, output, **options)
+def predict_fallbacks(model: Model, question: Question, provider: str, shapes: Shapes | None = None) -> Prediction:
+    """What of the whole graph would fall to the CPU on a provider; raises as `compile_question`."""
+    (job,) = question.jobs
+    if find_method(job.method, job.options).runs:
+        return predict(model.graph(shapes).stub()[0], provider)
+    (compiled,) = compile_question(model, question, [_slot(question)], shapes)
     assert compiled.graph is not None
     return predict(compiled.graph.stub(compiled.names)[0], provider)
 
 
-def make_plan(
-    explainer: Explainer,
-    method: str,
-    target: Any,
-    layer: str,
-    shapes: dict[str, tuple[int, ...]],
-    output: str | None,
-    **options: Any,
-) -> MethodPlan:
-    """The plan of `method`; raises as `Explainer.compile` does, but for missing rules, which it lists."""
-    chosen = find_method(method, options)
-    graph = explainer.graph(shapes)
-    op = Builder(graph, "plan")
+def make_plan(model: Model, question: Question, shapes: Shapes | None = None) -> MethodPlan:
+    """The plan of the question's one job; raises as `compile_question` does, but for missing rules, which it lists."""
+    (job,) = question.jobs
+    method, slot, arrays = find_method(job.method, job.options), _slot(question), arrays_of(model, question)
+    graph = model.graph(shapes)
     stripped: tuple[str, ...] = ()
-    if is_expression(target):
-        about = expression(op, target, explainer.arrays)
+    if isinstance(slot, str):
+        about = expression(Builder(graph, "plan"), slot, arrays)
     else:
-        resolve_class(target, explainer.labels)
-        scores = find_scores(graph, output)
+        scores = find_scores(graph, question.output)
         about, stripped = scores.logits, scores.stripped
-    asked = (layer, graph, about, shapes, output, target if is_expression(target) else None)
-    feature = explainer.choose_layer(*asked) if chosen.needs_layer else None
+    feature = None
+    if method.needs_layer:
+        feature = choose_layer(model, question, job.layer, graph, about, slot, shapes, arrays)
     wrt = [feature.name] if feature else []
-    if chosen.kind == "gradient":
+    if method.kind == "gradient":
         wrt.append(float_image(graph)[0].name)
-    policy = chosen.policy_for(options)
-    route = route_of(graph, [about.name], wrt if chosen.needs_gradient else [], policy)
-    plan = MethodPlan(method, about.name, wrt, stripped=stripped)
+    policy = method.policy_for(job.options)
+    route = route_of(graph, [about.name], wrt if method.needs_gradient else [], policy)
+    plan = MethodPlan(job.method, about.name, wrt, stripped=stripped)
     if feature:
         plan.layer, plan.layout = feature.name, str(feature.layout)
     labels = [f"{n.domain}::{n.op}" if n.domain else n.op for n in route.nodes]
@@ -100,3 +86,9 @@ def make_plan(
     plan.missing = [f"{n.op} ({n.name})" for n in route.missing]
     plan.overridden = [n.name for n in route.nodes if policy.has_its_own(graph, n)]
     return plan
+
+
+def _slot(question: Question) -> str | int:
+    """The question's one target: an expression, or a class."""
+    target = question.target
+    return str(target) if is_expression(target) else resolve_class(target, question.labels)

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyzer.attribution.engine import Explainer
 from analyzer.attribution.features import chosen_tensors
 from analyzer.attribution.finite import find_origins, not_finite
+from analyzer.attribution.model import Model
 from analyzer.attribution.targets import class_scores, find_scores
 from analyzer.attribution.units import Units
 from analyzer.errors import InputError
 from analyzer.graph.query import image_input
 from analyzer.images import Preprocess
-from analyzer.runtime import Session
 
 BATCH = 8
 
@@ -45,23 +44,23 @@ class Probe:
         NotFoundError: no such layer. UnsupportedError: no output is a score. InputError: no fixed size.
     """
 
-    def __init__(self, explainer: Explainer, layers: Sequence[str], preprocess: Preprocess) -> None:
+    def __init__(self, model: Model, layers: Sequence[str], preprocess: Preprocess) -> None:
         if preprocess.size is None:
             raise InputError("the size of the picture is not fixed", "fix it, for example with --size 224x224")
-        self.preprocess, self.explainer = preprocess, explainer
+        self.preprocess, self.model = preprocess, model
         self._again = preprocess.replace(resize="resize")
-        image = image_input(explainer.plain)
+        image = image_input(model.plain)
         sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
-        self.batch = explainer.fixed_batch or BATCH
+        self.batch = model.fixed_batch or BATCH
         self._image = image.name
-        graph = explainer.graph({image.name: (self.batch, *sample.shape[1:])})
+        graph = model.graph({image.name: (self.batch, *sample.shape[1:])})
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
         self.layers = [Units.of(graph, name).name for name in names]
         self._scores = find_scores(graph)
         self._taps = {name: graph.add_output(graph[name]).name for name in self.layers}
         self._output = graph.add_output(self._scores.output).name
         outputs = [*self._taps.values(), self._output]
-        self._session = Session(graph, explainer.provider, outputs=outputs, **explainer.session_options)
+        self._session = model.session(graph, outputs)
 
     def seen(self, picture: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8: what of the picture the network is shown."""
@@ -69,9 +68,7 @@ class Probe:
 
     def say(self, picture: np.ndarray) -> str:
         """Why the responses to a picture of the network's size are not finite."""
-        return not_finite(
-            find_origins(self.explainer, {self._image: self._again.apply(picture)[0]}, [0], self.layers)[0]
-        )
+        return not_finite(find_origins(self.model, {self._image: self._again.apply(picture)[0]}, [0], self.layers)[0])
 
     def run(self, pictures: Sequence[np.ndarray]) -> Responses:
         """The responses to pictures of the network's size."""

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.attribution.engine import Explainer, float_image
+from analyzer.attribution.layers import float_image
+from analyzer.attribution.model import Model
 from analyzer.attribution.units import STRONGEST, WHOLE, Units
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
@@ -23,7 +24,6 @@ from analyzer.gradient.policies import with_switches
 from analyzer.gradient.rules.pooling import max_pool_switches
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.query import ancestors, descendants
-from analyzer.runtime import Session
 
 INT64 = np.dtype(np.int64)
 
@@ -98,7 +98,7 @@ class Projector:
     """Projects units of one layer, for images of one shape, by one session.
 
     Args:
-        explainer: the model.
+        model: the model.
         shapes: {input: sizes}, the batch included.
         layer: tensor or node of the file, or "auto".
         policy: "deconvnet", "guided" or "gradient".
@@ -110,13 +110,13 @@ class Projector:
 
     def __init__(
         self,
-        explainer: Explainer,
+        model: Model,
         shapes: Mapping[str, tuple[int, ...]],
         layer: str = "auto",
         policy: str = "deconvnet",
         swapped: bool = False,
     ) -> None:
-        graph = explainer.graph(shapes)
+        graph = model.graph(shapes)
         op = Builder(graph, "projection")
         self.policy = policy
         self.units = Units.of(graph, layer)
@@ -139,7 +139,7 @@ class Projector:
                 f"{graph.name}: {self.units.name!r} does not depend on the image {image.name!r}", "choose another layer"
             )
         self._outputs = [graph.add_output(v).name for v in (op.cast(pixels, np.dtype(np.float32)), *chosen)]
-        self._session = Session(graph, explainer.provider, outputs=self._outputs, **explainer.session_options)
+        self._session = model.session(graph, self._outputs)
 
     def _select(self, op: Builder) -> tuple[Value, Value, Value, Value]:
         """(s, channel, position, activation): s = A ⊙ 1[the chosen units], (N, channels, positions)."""
@@ -202,14 +202,14 @@ def _pools(graph: Graph, image: Value, layer: Value) -> list[str]:
     return [n.outputs[0].name for n in graph.forward_nodes() if n.op == "MaxPool" and n.outputs[0].name in between]
 
 
-def read_switches(explainer: Explainer, inputs: Any, layer: str = "auto") -> Switches:
+def read_switches(model: Model, inputs: Any, layer: str = "auto") -> Switches:
     """The switches of a picture: of every MaxPool between the image and `layer`.
 
     Args:
         inputs: the preprocessed array, or {input: array}.
     """
-    feeds = explainer._feeds(inputs)
-    graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
+    feeds = model.feeds(inputs)
+    graph = model.graph({n: tuple(a.shape) for n, a in feeds.items()})
     op = Builder(graph, "switches")
     image, _ = float_image(graph)
     pooled = _pools(graph, image, Units.of(graph, layer).value)
@@ -217,13 +217,13 @@ def read_switches(explainer: Explainer, inputs: Any, layer: str = "auto") -> Swi
         return Switches({})
     switches = {name: max_pool_switches(op, graph.producer(graph[name])) for name in pooled}
     outputs = {name: graph.add_output(value).name for name, value in switches.items()}
-    session = Session(graph, explainer.provider, outputs=list(outputs.values()), **explainer.session_options)
+    session = model.session(graph, list(outputs.values()))
     found = session.run({n: a for n, a in feeds.items() if n in session.inputs})
     return Switches({name: found[output] for name, output in outputs.items()})
 
 
 def project(
-    explainer: Explainer,
+    model: Model,
     inputs: Any,
     layer: str = "auto",
     channel: int | Sequence[int] = STRONGEST,
@@ -237,7 +237,7 @@ def project(
         inputs: the preprocessed array, (N, …) in the model's own layout, or {input: array}.
         switches: of another picture, or of a file; the picture's own when None.
     """
-    feeds = explainer._feeds(inputs)
+    feeds = model.feeds(inputs)
     shapes = {n: tuple(a.shape) for n, a in feeds.items()}
-    projector = Projector(explainer, shapes, layer, policy, switches is not None)
+    projector = Projector(model, shapes, layer, policy, switches is not None)
     return projector.run(feeds, channel, position, switches)

@@ -12,7 +12,8 @@ import onnx
 
 from analyzer.analysis import ReceptiveField, receptive_field
 from analyzer.analysis.positive import positive_weights
-from analyzer.attribution.engine import Explainer, float_image
+from analyzer.attribution.layers import float_image
+from analyzer.attribution.model import Model
 from analyzer.errors import AnalyzerError, UnsupportedError
 from analyzer.gradient import GRADIENT
 from analyzer.gradient.reverse import append_vjp_to
@@ -29,7 +30,7 @@ FREE = 64  # pixels along an axis whose size the file leaves open, where the rec
 RANK = ("equal", "inside", "smaller", "differs")
 
 
-def verify_receptive_field(explainer: Explainer, name: str, field: ReceptiveField) -> str:
+def verify_receptive_field(model: Model, name: str, field: ReceptiveField) -> str:
     """Whether a unit in the middle of tensor `name` depends on the pixels that `field` says.
 
     Its gradient is taken in a twin of the model (`positive_weights`), along each axis of the image in turn, which is
@@ -44,26 +45,26 @@ def verify_receptive_field(explainer: Explainer, name: str, field: ReceptiveFiel
         "not checked: …": there is no gradient, and why.
     """
     try:
-        found = [_along(explainer, name, field, axis) for axis in range(len(field.extents))]
+        found = [_along(model, name, field, axis) for axis in range(len(field.extents))]
     except AnalyzerError as error:
         return f"not checked: {error.message}"
     return max(found, key=lambda text: RANK.index(text.split(":")[0]))
 
 
-def _along(explainer: Explainer, name: str, field: ReceptiveField, axis: int) -> str:
+def _along(model: Model, name: str, field: ReceptiveField, axis: int) -> str:
     """The verdict along one axis of the image."""
     sizes = [FREE if e is None else e for e in field.extents]
     wider = list(sizes)
     wider[axis] = _wanted(field, axis, sizes[axis])
     if wider != sizes and int(np.prod(wider)) <= PIXELS:
         try:
-            graph = _resized(explainer, name, wider)
+            graph = _resized(model, name, wider)
             claim = receptive_field(graph)[name]
             if _formula(claim) == _formula(field):
                 return _compared(graph, name, claim, axis)
         except (AnalyzerError, KeyError):
             pass  # a node before the tensor is made for the size in the file
-    return _compared(_resized(explainer, name, sizes), name, field, axis)
+    return _compared(_resized(model, name, sizes), name, field, axis)
 
 
 def _formula(field: ReceptiveField) -> tuple[Any, ...]:
@@ -82,16 +83,16 @@ def _wanted(field: ReceptiveField, axis: int, size: int) -> int:
 
 
 @functools.lru_cache(maxsize=1)
-def _twin(explainer: Explainer) -> Graph:
-    image = image_input(explainer.plain)
+def _twin(model: Model) -> Graph:
+    image = image_input(model.plain)
     if image.dtype == np.float16:
         raise UnsupportedError("the range of float16 is too small for a proof", "prove it on the float32 model")
-    return positive_weights(explainer.plain)
+    return positive_weights(model.plain)
 
 
-def _resized(explainer: Explainer, name: str, sizes: list[int]) -> Graph:
+def _resized(model: Model, name: str, sizes: list[int]) -> Graph:
     """The part of the twin before tensor `name`, for one image of these sizes."""
-    twin = _twin(explainer)
+    twin = _twin(model)
     axes = receptive_field(twin).input_axes
     stub, weights = twin.stub([name])
     proto = onnx.ModelProto.FromString(stub.SerializeToString())

@@ -104,6 +104,13 @@ def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
     return output.reshape(count if scores.batched else 1, -1)
 
 
+def check_class(scores: Scores, index: int) -> None:
+    """InputError where the model has no class of that index."""
+    width = scores.classes
+    if width is not None and index >= width:
+        raise InputError(f"class {index} does not exist: the model has {width} classes (0 to {width - 1})")
+
+
 def top1(classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """`classes`, TOP1 replaced by the class with the highest of `scores`, the first of several."""
     return np.where(classes == TOP1, scores.argmax(axis=-1), classes)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis import ReceptiveField
-from analyzer.attribution.engine import pick_layer
+from analyzer.attribution.layers import pick_layer
 from analyzer.attribution.targets import find_scores
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.gradient.reverse import is_float

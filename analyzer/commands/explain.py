@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +26,9 @@ from analyzer.commands.common import (
     tell_doubt,
     with_session,
 )
+
+if TYPE_CHECKING:
+    from analyzer.attribution import Model, Question
 
 
 @click.command(name="explain")
@@ -84,25 +88,30 @@ def command(
     onnx-analyzer explain model.onnx cat.jpg -o heatmap.png
     onnx-analyzer explain model.onnx cat.jpg -m grad-cam -m guided-backprop -t 281 -t 285 -o grid.png
     """
-    from analyzer.attribution import Explainer
+    from analyzer.attribution import Job, Model, Question
     from analyzer.commands.pictures import read_card
 
     methods, targets = methods or ("grad-cam",), targets or ("top1",)
     asked = options_of(methods, parse_options(options))
     places = destinations(out, pictures, ".png")
     raws = destinations(raw, pictures, ".npy")
-    explainer = Explainer(model, provider, **session)
-    card = read_card(explainer, labels, preprocess)
-    explainer.labels = card.labels
-    explainer.progress = RunProgress()
-    explainer.arrays = named_arrays(explainer, card, reference, mask)
+    loaded = Model(model, provider, **session)
+    card = read_card(loaded, labels, preprocess)
     if verbose:
         note(f"preprocessing: {card.source}")
     layer = layer or card.default_layer or "auto"
-    task = Task(explainer, card, asked, targets, layer, output, colormap, alpha, top)
+    question = Question(
+        tuple(Job(method, layer, given) for method, given in asked.items()),
+        list(targets) if len(targets) > 1 else targets[0],
+        output,
+        card.labels,
+        {} if mask is None else {"mask": read_mask(mask, card)},
+        {} if reference is None else {"reference": read_reference(reference, card)},
+    )
+    task = Task(loaded, question, card, targets, colormap, alpha, top)
     results, failed = each_picture("explain", pictures, lambda p: task.run(p, places.get(p), raws.get(p)))
     if verbose:
-        report_receipt(explainer, model)
+        report_receipt(loaded, model)
     if form == "json":
         print_json("explain", {"model": model, "results": results, "failed": failed})
     else:
@@ -116,34 +125,30 @@ class Task:
 
     def __init__(
         self,
-        explainer: Any,
+        model: Model,
+        question: Question,
         card: Any,
-        methods: dict[str, dict[str, Any]],
         targets: tuple[str, ...],
-        layer: str,
-        output: str | None,
         colormap: str,
         alpha: float,
         top: int,
     ) -> None:
-        from analyzer.attribution import Job
-
-        self.explainer, self.card, self.targets = explainer, card, targets
-        self.jobs = [Job(method, layer, options) for method, options in methods.items()]
-        self.output, self.colormap, self.alpha, self.top = output, colormap, alpha, top
+        self.model, self.question, self.card, self.targets = model, question, card, targets
+        self.colormap, self.alpha, self.top = colormap, alpha, top
+        self.progress = RunProgress()
         self.doubt = ""
 
     def run(self, picture: str, out: Path | None, raw: Path | None) -> dict[str, Any]:
         """Explain a picture, write what was asked for, and say what was found."""
         import numpy as np
 
+        from analyzer.attribution import answer
         from analyzer.images import ColourBar, decode, grid, overlay, write_npy, write_png
 
         image = decode(picture)
         array, placement = self.card.preprocess.apply(image)
-        target: Any = list(self.targets) if len(self.targets) > 1 else self.targets[0]
-        self.explainer.grey = self.card.preprocess.apply(np.full_like(image, 128))[0]
-        found = self.explainer.explain_all(array, self.jobs, target, self.output)
+        grey = self.card.preprocess.apply(np.full_like(image, 128))[0]
+        found = answer(self.model, replace(self.question, grey=grey), array, self.progress)
         self.doubt = tell_doubt(found[0].doubt, self.doubt)
         result: dict[str, Any] = {"picture": picture, "top": self.classes(found[0]), "maps": []}
         result["doubt"] = found[0].doubt or None
@@ -225,19 +230,21 @@ def options_of(methods: tuple[str, ...], given: dict[str, Any]) -> dict[str, dic
     return {m: {n: v for n, v in given.items() if n in options} for m, options in known.items()}
 
 
-def named_arrays(explainer: Any, card: Any, reference: str | None, mask: str | None) -> dict[str, Any]:
-    """What `reference` and `mask` stand for in a target."""
+def read_reference(path: str, card: Any) -> Any:
+    """What the model is given for a reference picture."""
     from analyzer.images import decode
 
-    found: dict[str, Any] = {}
-    if reference:
-        found["reference"] = explainer.reference(card.preprocess.apply(decode(reference))[0])
-    if mask:
-        placed = card.preprocess.replace(mean=(0.0,), std=(1.0,), scale=1.0, dtype="float32")
-        pixels = placed.apply(decode(mask))[0][0]
-        grey = pixels.max(axis=card.preprocess.layout.index("C") - 1)
-        found["mask"] = grey > grey.max() / 2
-    return found
+    return card.preprocess.apply(decode(path))[0]
+
+
+def read_mask(path: str, card: Any) -> Any:
+    """(H, W) whether a pixel of the model's input is selected by a mask picture."""
+    from analyzer.images import decode
+
+    placed = card.preprocess.replace(mean=(0.0,), std=(1.0,), scale=1.0, dtype="float32")
+    pixels = placed.apply(decode(path))[0][0]
+    grey = pixels.max(axis=card.preprocess.layout.index("C") - 1)
+    return grey > grey.max() / 2
 
 
 def destinations(given: str | None, pictures: tuple[str, ...], suffix: str) -> dict[str, Path]:
@@ -294,14 +301,14 @@ def completeness(method: str, error: float, expected: float) -> str:
     return f"{told}; {why}" if why and abs(error) > 0.01 * abs(expected) else told
 
 
-def report_receipt(explainer: Any, model: str) -> None:
+def report_receipt(loaded: Model, model: str) -> None:
     """Says whose the scores are, and how far the normalised model's outputs are from the file's on random input."""
     from analyzer.runtime import receipt
 
-    if explainer.quantised and explainer.deployed is None:
+    if loaded.quantised and loaded.deployed is None:
         note("receipt: stock onnxruntime does not load this file; scores are those of the rewritten model")
         return
-    if explainer.quantised:
+    if loaded.quantised:
         note("receipt: scores are those of the file as it is in onnxruntime, bit for bit")
-    difference = receipt(model, explainer.plain, as_it_is=explainer.quantised)
+    difference = receipt(model, loaded.plain, as_it_is=loaded.quantised)
     note(f"receipt: outputs of the rewritten model differ from the file's by at most {difference:.2g} (relative)")

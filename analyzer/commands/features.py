@@ -65,7 +65,7 @@ def command(
 
     def work(picture: str) -> dict[str, Any]:
         nonlocal taps
-        feeds = explainer._feeds(card.preprocess.apply(decode(picture))[0])
+        feeds = explainer.feeds(card.preprocess.apply(decode(picture))[0])
         if taps is None:
             graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
             taps = Taps(graph, chosen_tensors(graph, layers), provider, **explainer.session_options)

@@ -62,6 +62,8 @@ def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any
     """The report as plain data."""
     import math
 
+    from analyzer.attribution import Question
+    from analyzer.attribution.compiler import choose_layer
     from analyzer.attribution.targets import find_scores
     from analyzer.errors import UnsupportedError
     from analyzer.graph.query import feature_maps
@@ -103,7 +105,7 @@ def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any
         scores = find_scores(graph)
         report["target"], report["stripped"] = scores.logits.name, list(scores.stripped)
         report["doubt"] = scores.doubt
-        report["default_layer"] = explainer.choose_layer("auto", graph, scores.logits, sizes).name
+        report["default_layer"] = choose_layer(explainer, Question(), "auto", graph, scores.logits, shapes=sizes).name
     except UnsupportedError as error:
         report["no_layer" if report["target"] else "no_target"] = error.message
     return report

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,6 +29,9 @@ from analyzer.commands.common import (
 )
 from analyzer.commands.explain import destinations, options_of
 from analyzer.files import Places, make_folder
+
+if TYPE_CHECKING:
+    from analyzer.attribution import Model, Question
 
 
 @click.command(name="localize")
@@ -78,17 +82,17 @@ def command(
     onnx-analyzer localize model.onnx cat.jpg -t 281 -o boxes.png
     onnx-analyzer localize models/digits_cnn.onnx examples/*.png --boxes examples/boxes.json -o boxes/
     """
-    from analyzer.attribution import Explainer
+    from analyzer.attribution import Job, Model, Question
     from analyzer.commands.pictures import read_card
 
     asked = options_of((method,), parse_options(options))[method]
     given = read_boxes(boxes)
     places = destinations(out, pictures, ".png")
-    explainer = Explainer(model, provider, **session)
-    card = read_card(explainer, labels, preprocess)
-    explainer.labels = card.labels
-    explainer.progress = RunProgress()
-    job = Localizer(explainer, card, method, asked, layer or card.default_layer or "auto", output, threshold, several)
+    loaded = Model(model, provider, **session)
+    card = read_card(loaded, labels, preprocess)
+    layer = layer or card.default_layer or "auto"
+    question = Question((Job(method, layer, asked),), output=output, labels=card.labels)
+    job = Localizer(loaded, question, card, threshold, several)
     job.units, job.masks = units, Places(make_folder(masks)) if masks else None
     results, failed = each_picture(
         "localize", pictures, lambda p: job.run(p, targets, given.get(Path(p).name, {}), places.get(p))
@@ -108,17 +112,14 @@ class Localizer:
 
     def __init__(
         self,
-        explainer: Any,
+        model: Model,
+        question: Question,
         card: Any,
-        method: str,
-        options: dict[str, Any],
-        layer: str,
-        output: str | None,
         threshold: float,
         several: bool,
     ) -> None:
-        self.explainer, self.card, self.method, self.options = explainer, card, method, options
-        self.layer, self.output, self.threshold, self.several = layer, output, threshold, several
+        self.model, self.question, self.card, self.threshold, self.several = model, question, card, threshold, several
+        self.progress = RunProgress()
         self.units = 0
         self.doubt = ""
         self.masks: Places | None = None
@@ -129,15 +130,17 @@ class Localizer:
         """Localise the targets of a picture, draw them, and say how well they fit."""
         import numpy as np
 
+        from analyzer.attribution import answer
         from analyzer.attribution.localization import class_units
         from analyzer.images import decode, draw_boxes, write_png
 
         image = decode(picture)
         array, placement = self.card.preprocess.apply(image)
-        self.explainer.grey = self.card.preprocess.apply(np.full_like(image, 128))[0]
+        grey = self.card.preprocess.apply(np.full_like(image, 128))[0]
         wanted = list(targets) or list(given) or ["top1"]
         target: Any = wanted if len(wanted) > 1 else wanted[0]
-        found = self.explainer.explain(array, self.method, target, self.layer, self.output, **self.options)
+        question = replace(self.question, target=target, grey=grey)
+        (found,) = answer(self.model, question, array, self.progress)
         self.doubt = tell_doubt(found.doubt, self.doubt)
         entries, boxes, names = [], [], []
         for row, asked in enumerate(wanted):
@@ -150,7 +153,9 @@ class Localizer:
             if found.diagnosis[row]:
                 note(f"warning: {picture}: {name}: {found.diagnosis[row]}")
             if self.units:
-                shares, layer = class_units(self.explainer, array, asked, self.layer, self.output)
+                shares, layer = class_units(
+                    self.model, array, asked, question.jobs[0].layer, question.output, question.labels
+                )
                 best = (-shares[0]).argsort(kind="stable")[: self.units]
                 entry["units"] = {"layer": layer, "channels": best.tolist(), "contributions": shares[0][best].tolist()}
             entries.append(entry)
@@ -162,7 +167,9 @@ class Localizer:
                 names.append(f"{name} (given)")
         result = {"picture": picture, "targets": entries}
         if out:
-            write_png(out, draw_boxes(image, boxes, names, title=f"{self.method}: heat above {self.threshold:g}"))
+            write_png(
+                out, draw_boxes(image, boxes, names, title=f"{question.jobs[0].method}: heat above {self.threshold:g}")
+            )
             result["written"] = str(out)
         return result
 

@@ -38,17 +38,17 @@ def command(
     form: str,
 ) -> None:
     """Show which nodes a method would differentiate, by which rules, and which have none. Runs nothing."""
-    from analyzer.attribution import Explainer
+    from analyzer.attribution import Job, Model, Question
     from analyzer.attribution.planning import make_plan, predict_fallbacks
     from analyzer.errors import UnsupportedError
 
-    explainer = Explainer(model)
-    sizes = parse_shapes(shapes, explainer.plain.inputs)
-    given = parse_options(options)
-    plan = make_plan(explainer, method, target, layer or "auto", sizes, output, **given)
+    loaded = Model(model)
+    sizes = parse_shapes(shapes, loaded.plain.inputs)
+    question = Question((Job(method, layer or "auto", parse_options(options)),), target, output)
+    plan = make_plan(loaded, question, sizes)
     fallbacks = None
     if provider and not plan.missing:
-        fallbacks = predict_fallbacks(explainer, provider, method, target, layer or "auto", sizes, output, **given)
+        fallbacks = predict_fallbacks(loaded, question, provider, sizes)
     if form == "json":
         print_json("plan", plan.to_dict() | ({"fallbacks": vars(fallbacks)} if fallbacks else {}))
     else:

@@ -80,7 +80,7 @@ def command(
     card = read_card(explainer, None, preprocess)
     array, _ = card.preprocess.apply(decode(picture))
     layer = layer or card.default_layer or "auto"
-    feeds = explainer._feeds(array)
+    feeds = explainer.feeds(array)
     shapes = {name: a.shape for name, a in feeds.items()}
     given = _switches(explainer, card, switches, layer) if switches else None
     projector = Projector(explainer, shapes, layer, policy, given is not None)

@@ -11,8 +11,8 @@ import numpy as np
 
 from analyzer.analysis import ReceptiveField, receptive_field
 from analyzer.attribution import Explainer
-from analyzer.attribution.engine import float_image
 from analyzer.attribution.features import chosen_tensors
+from analyzer.attribution.layers import float_image
 from analyzer.attribution.projection import Projector
 from analyzer.attribution.units import Units, Window, clipped, rgb
 from analyzer.gradient import find_policy

@@ -12,7 +12,6 @@ from analyzer.attribution.features import chosen_tensors
 from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.units import Units
 from analyzer.graph import Builder
-from analyzer.runtime import Session
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -63,7 +62,7 @@ class Reduction:
             )
             self._outputs[units.name] = [graph.add_output(v).name for v in values]
         wanted = [name for names in self._outputs.values() for name in names]
-        self._session = Session(graph, explainer.provider, outputs=wanted, **explainer.session_options)
+        self._session = explainer.session(graph, wanted)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Peaks]:
         """{layer: Peaks}"""

@@ -169,7 +169,7 @@ class Side:
         """Where NaN or ∞ first appears for a picture, followed back from the outputs and `layer`; "" where nowhere."""
 
         def searched() -> dict[str, np.ndarray]:
-            feeds = self.explainer._feeds(array)
+            feeds = self.explainer.feeds(array)
             origin = find_origins(self.explainer, feeds, [0], [layer] if layer else [])[0]
             return {"origin": packed(str(origin or ""))}
 

@@ -1,0 +1,76 @@
+"""`Explainer`: a model that can be asked by keyword."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution.compiler import Compiled, compile_question
+from analyzer.attribution.model import Model
+from analyzer.attribution.question import Inputs, Job, Question, Slot
+from analyzer.attribution.result import Attribution
+from analyzer.attribution.runner import Progress, answer
+
+
+class Explainer(Model):
+    """A model, ready to be explained again and again: normalised once, sessions kept per question and shape.
+
+    Args:
+        model, provider, cache, options: as for `Model`.
+        labels: class names, so that targets can be given by label where a question brings none of its own.
+    """
+
+    def __init__(
+        self, model: Any, provider: str = "cpu", labels: Sequence[str] | None = None, cache: Any = None, **options: Any
+    ) -> None:
+        super().__init__(model, provider, cache, **options)
+        self.labels = labels
+
+    def explain(
+        self,
+        inputs: Inputs,
+        method: str = "grad-cam",
+        target: Any = "top1",
+        layer: str = "auto",
+        output: str | None = None,
+        labels: Sequence[str] | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        **options: Any,
+    ) -> Attribution:
+        """See `analyzer.explain`."""
+        return self.explain_all(inputs, [Job(method, layer, options)], target, output, labels, arrays)[0]
+
+    def explain_all(
+        self,
+        inputs: Inputs,
+        jobs: Sequence[Job],
+        target: Any = "top1",
+        output: str | None = None,
+        labels: Sequence[str] | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Attribution]:
+        """`explain` by several methods or over several layers, in one run of one session.
+
+        Returns:
+            An Attribution per job, in their order.
+
+        Raises:
+            As `analyzer.explain`.
+        """
+        names = self.labels if labels is None else labels
+        return answer(self, Question(tuple(jobs), target, output, names, arrays or {}), inputs, progress)
+
+    def compile(
+        self,
+        method: str = "grad-cam",
+        layer: str = "auto",
+        targets: Sequence[Slot] = (None,),
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        output: str | None = None,
+        **options: Any,
+    ) -> Compiled:
+        """The model with one method appended; see `compiler.compile_question`."""
+        return compile_question(self, Question((Job(method, layer, options),), output=output), targets, shapes)[0]

@@ -1,0 +1,102 @@
+"""Choosing tensors: the image in floating point, and the layer to explain by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analyzer.errors import UnsupportedError
+from analyzer.gradient.reverse import is_float
+from analyzer.graph import Graph, Value
+from analyzer.graph.query import (
+    FeatureMap,
+    Layout,
+    default_layer,
+    feature_maps,
+    find_tensors,
+    image_input,
+    image_layout,
+    layouts,
+)
+from analyzer.graph.through import is_transparent
+
+
+def float_image(graph: Graph) -> tuple[Value, str]:
+    """(the image as the first floating-point tensor, its axes): an integer image is taken behind its Cast or
+    DequantizeLinear.
+
+    Raises:
+        UnsupportedError: no floating-point tensor stands for the image.
+    """
+    image = image_input(graph)
+    axes = image_layout(graph, image) if len(image.shape or ()) == 4 else ""
+    if not axes:
+        rank = len(image.shape or ())
+        axes = {2: "NC", 3: "NCW", 5: "NCDHW"}.get(rank, "N" + "?" * (rank - 1))
+    value = image
+    while not is_float(value):
+        following = [n for n in value.outputs if is_transparent(n, ("Transpose",))]
+        if len(following) != 1:
+            raise UnsupportedError(
+                f"{graph.name}: the input {image.name!r} holds {image.dtype} and is not turned into floating-point "
+                "numbers by one Cast or DequantizeLinear, so there is no gradient with respect to it",
+                "use a CAM method",
+            )
+        node = following[0]
+        value = node.outputs[0]
+        if node.op == "Transpose":
+            axes = "".join(axes[p] for p in node.attrs["perm"])
+    return value, axes
+
+
+def explained_map(graph: Graph, target: Value) -> Value:
+    """The file's own tensor that an expression scores, where that is one feature map (a segmenter's); else `target`."""
+    own = {o.name for n in graph.forward_nodes() for o in n.outputs}
+    waiting, read = [target], dict[str, Value]()
+    while waiting:
+        value = waiting.pop()
+        producer = graph.producer(value)
+        if value.name in own:
+            read[value.name] = value
+        elif producer is not None:
+            waiting += [i for i in producer.inputs if i.name]
+    if target.name in own or len(read) != 1:
+        return target
+    (only,) = read.values()
+    is_map = any(m.name == only.name and "L" not in m.layout.axes for m in feature_maps(graph))
+    return only if is_map else target
+
+
+def pick_layer(graph: Graph, name: str, target: Value) -> FeatureMap:
+    """The feature map called `name` (tensor, node or glob: the last match), or the default one for "auto".
+
+    Raises:
+        NotFoundError: there is none of that name. UnsupportedError: it has no channels over space.
+    """
+    if name == "auto":
+        return default_layer(graph, explained_map(graph, target))
+    values = find_tensors(graph, name)
+    maps = {m.name: m for m in feature_maps(graph)}
+    chosen = [maps[v.name] for v in values if v.name in maps]
+    if chosen:
+        return chosen[-1]
+    value = values[-1]
+    layout = layouts(graph).get(value.name)
+    if layout is not None and layout.is_map and is_float(value):
+        return FeatureMap(value, layout, graph.producer(value))
+    shape = "of unknown shape" if value.shape is None else f"with shape {list(value.shape)}"
+    near = ", ".join(repr(m) for m in list(maps)[-3:])
+    raise UnsupportedError(
+        f"{value.name!r} ({shape}) is no feature map: no channels over space can be told",
+        f"the last feature maps are {near}" if near else "see `inspect`",
+    )
+
+
+def channels_first(array: np.ndarray, layout: Layout) -> np.ndarray:
+    """(N, K, …space); tokens become their grid, without those before and after."""
+    order = [layout.axes.index("N")] if "N" in layout.axes else []
+    array = np.transpose(array, [*order, layout.channel, *layout.spatial])
+    if not order:
+        array = array[None]
+    if "L" in layout.axes:
+        array = array[:, :, layout.tokens].reshape(*array.shape[:2], *layout.grid)
+    return array

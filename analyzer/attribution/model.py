@@ -1,0 +1,185 @@
+"""A loaded model: its graphs, its sessions, and what it may be fed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from analyzer.attribution.cache import GraphCache
+from analyzer.errors import InputError, UnsupportedError
+from analyzer.gradient import inlined_operators
+from analyzer.gradient.reverse import is_float
+from analyzer.graph import Graph, Source, Value, load, normalize
+from analyzer.graph.query import image_input, is_quantised
+from analyzer.runtime import Session, environment
+from analyzer.runtime.pool import LIVE, Pool
+from analyzer.store import Cache
+
+T = TypeVar("T")
+SOURCES = 8  # normal forms of one model that are kept, one per size of its inputs
+
+
+class Model:
+    """A file, loaded once and normalised for each size that it is asked for. Nothing of it changes afterwards.
+
+    Threads may share it. Its sessions are kept in `runtime.pool.LIVE`, which bounds those of all models together.
+
+    Args:
+        model: path, bytes or ModelProto.
+        provider: "cpu", "cuda", "cuda:1" or "auto".
+        cache: where rewritten graphs are kept between processes; nowhere when None.
+        options: passed on to `runtime.Session` (threads, level, allow_fallback, memory_limit).
+    """
+
+    def __init__(self, model: Any, provider: str = "cpu", cache: Cache | None = None, **options: Any) -> None:
+        self.loaded = load(model)
+        self.provider = provider
+        self.session_options = options
+        self.cache = GraphCache(cache, self.loaded) if cache is not None else None
+        self._stamp = _stamp_of(self.loaded.path)
+        self._sources = Pool(SOURCES)
+        self._owner = object()
+        weakref.finalize(self, LIVE.drop, self._owner)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Where it runs; see `runtime.environment`."""
+        return environment(self.provider, **self.session_options)
+
+    # ---- Graphs ----
+
+    def source(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Source:
+        """The normalised model, its inputs fixed to `shapes`."""
+        self.loaded.check_unchanged()
+        key = tuple(sorted((shapes or {}).items()))
+
+        def made() -> Source:
+            found = self.cache.source(key) if self.cache else None
+            if found is None:
+                found = normalize(self.loaded, inlined_operators(), dict(shapes or {}))
+                if self.cache:
+                    self.cache.keep_source(key, found)
+            return found
+
+        return self._sources.get(None, key, made)
+
+    def graph(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+        """A fresh graph to append to."""
+        return Graph(self.source(shapes))
+
+    @cached_property
+    def plain(self) -> Graph:
+        """The graph with the shapes of the file."""
+        return self.graph()
+
+    @cached_property
+    def fixed_batch(self) -> int | None:
+        """How many images the file takes at once; None where that is free."""
+        shape = image_input(self.plain).shape
+        return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
+
+    @cached_property
+    def image(self) -> str:
+        """Name of the input that holds the image."""
+        return str(image_input(self.plain).name)
+
+    # ---- Sessions ----
+
+    def session(self, graph: Graph, outputs: Sequence[str] | None = None, **options: Any) -> Session:
+        """A session over `graph` with the model's provider and options, of which `options` replace some."""
+        return Session(graph, self.provider, outputs=outputs, **{**self.session_options, **options})
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, kept for this model under `key` as long as there is room."""
+        return LIVE.get(self._owner, key, make)
+
+    def drop_sessions(self) -> None:
+        """Forgets the sessions that are kept, and their memory."""
+        LIVE.drop(self._owner)
+
+    @cached_property
+    def quantised(self) -> bool:
+        """Whether the file computes with quantised numbers, so that another plan of kernels can round otherwise."""
+        return is_quantised(self.loaded.proto)
+
+    @property
+    def deployed(self) -> Session | None:
+        """The file as it is in stock onnxruntime, every optimizer on; None where that does not load it."""
+        return self.kept("deployed", self._deployed)
+
+    def _deployed(self) -> Session | None:
+        path = self.loaded.path
+        try:
+            unchanged = path is not None and self._stamp is not None and _stamp_of(path) == self._stamp
+            file = str(path) if unchanged else self.loaded.serialized()
+            size = sum(w.nbytes for w in self.loaded.weights.values())
+            return Session(file, self.provider, weight_bytes=size, **self.session_options)
+        except (UnsupportedError, ValueError):  # ValueError: more than protobuf holds in one piece
+            return None
+
+    # ---- Inputs ----
+
+    def feeds(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """{input: array}, each checked against the file and in its type.
+
+        Raises:
+            InputError: an input is missing, unknown, or does not fit.
+        """
+        names = [i.name for i in self.plain.inputs]
+        if not isinstance(inputs, Mapping):
+            if len(names) > 1:
+                raise InputError(f"the model has {len(names)} inputs: {', '.join(names)}", "give {name: array}")
+            inputs = {names[0]: inputs}
+        feeds = {}
+        for name, array in inputs.items():
+            if name not in names:
+                raise InputError(f"no input {name!r}; the model's inputs are {', '.join(map(repr, names))}")
+            feeds[name] = self._checked(self.plain[name], np.asarray(array))
+        missing = [n for n in names if n not in feeds]
+        if missing:
+            raise InputError(f"no value for the input {', '.join(map(repr, missing))}")
+        return feeds
+
+    def _checked(self, given: Value, array: np.ndarray) -> np.ndarray:
+        """The array if it fits, a floating-point one in the input's type."""
+        text = ", ".join(str(d) for d in given.shape) if given.shape is not None else "any"
+        if array.dtype != given.dtype:
+            if array.dtype.kind != "f" or not is_float(given):
+                raise InputError(f"input {given.name!r} takes {given.dtype} [{text}], not {array.dtype}")
+            array = array.astype(given.dtype)
+        if not array.size:
+            raise InputError(f"input {given.name!r} is empty: {list(array.shape)}")
+        if given.shape is not None:
+            fits = len(given.shape) == array.ndim and all(
+                not isinstance(d, int) or d == size or axis == 0
+                for axis, (d, size) in enumerate(zip(given.shape, array.shape, strict=True))
+            )
+            if not fits:
+                raise InputError(f"input {given.name!r} takes the shape [{text}], not {list(array.shape)}")
+        if is_float(given) and not np.isfinite(array).all():
+            raise InputError(f"input {given.name!r} holds NaN or infinite values")
+        return array
+
+    def reading(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> Callable[[Value], np.ndarray]:
+        """What any tensor of the file holds for these inputs, as a function of the tensor."""
+        feeds = self.feeds(inputs)
+
+        def of(value: Value) -> np.ndarray:
+            graph = self.graph({n: tuple(a.shape) for n, a in feeds.items()})
+            output = graph.add_output(graph[value.name], "reference").name
+            return self.session(graph, [output]).run(feeds)[output]
+
+        return of
+
+
+def _stamp_of(path: Path | None) -> tuple[int, int] | None:
+    """What changes when a file is written anew; None where there is no file (bytes, a pipe)."""
+    if path is None or not path.is_file():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size

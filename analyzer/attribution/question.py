@@ -1,0 +1,107 @@
+"""What is asked of a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from analyzer.attribution.targets import is_expression, resolve_class
+from analyzer.errors import InputError
+
+Inputs: TypeAlias = "np.ndarray | Mapping[str, np.ndarray]"
+Slot: TypeAlias = "str | int | None"  # an expression, a class, or a class that is given at run time
+
+
+@dataclass(frozen=True)
+class Job:
+    """A method, the layer it explains by, and its options."""
+
+    method: str = "grad-cam"
+    layer: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Methods, targets and all else that an answer depends on, but the model and its inputs. A value.
+
+    With the model's identity and our code it is the whole key under which anything may be kept.
+
+    Attributes:
+        jobs: methods with their layers and options; they share one run.
+        target: see `analyzer.explain`.
+        output: the output that holds the scores; the first that looks like classes when None.
+        labels: class names, so that a target can be a label.
+        arrays: further names that a target may use.
+        references: {name: inputs of a reference picture}, for `.cosine(name)` in a target.
+        grey: what the model is given for a mid-grey picture, (1, …), where the preprocessing is known.
+        runtime: what the graph is made for; see `gradient.policies.rows_for`.
+    """
+
+    jobs: tuple[Job, ...] = (Job(),)
+    target: Any = "top1"
+    output: str | None = None
+    labels: Sequence[str] | None = None
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    references: Mapping[str, Inputs] = field(default_factory=dict)
+    grey: np.ndarray | None = None
+    runtime: str = "onnxruntime"
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of all of it: arrays by their bytes."""
+        digest = hashlib.sha256()
+        for part in fields(self):
+            _add(digest, getattr(self, part.name))
+        return digest.hexdigest()
+
+    def compiled(self, slots: Sequence[Slot]) -> Question:
+        """What the graph of this question depends on: its target as `slots`, without classes given at run time."""
+        return replace(self, target=tuple(slots), labels=None, grey=None)
+
+    def slots(self, count: int) -> list[Any]:
+        """For each target an expression, or the class of each of `count` images, (count,) int64.
+
+        Raises:
+            InputError: no target is given, or one is none. NotFoundError: no such label.
+        """
+        target = self.target
+        if is_expression(target):
+            return [target]
+        if isinstance(target, str | int | np.integer) and not isinstance(target, bool):
+            return [np.full(count, resolve_class(target, self.labels), np.int64)]
+        given = list(target) if isinstance(target, Sequence | np.ndarray) else [target]
+        if not given:
+            raise InputError("no target is given", "give 'top1', a class index or a label")
+        if any(is_expression(t) for t in given):
+            return [t if is_expression(t) else np.full(count, resolve_class(t, self.labels)) for t in given]
+        classes = [resolve_class(t, self.labels) for t in given]
+        if len(classes) == count and count > 1:
+            return [np.array(classes, np.int64)]
+        return [np.full(count, c, np.int64) for c in classes]
+
+
+def _add(digest: Any, value: Any) -> None:
+    """Adds a value to a hash, its kind and length included, so that no two values add the same."""
+    if isinstance(value, np.ndarray):
+        digest.update(f"array {value.dtype.str}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, Mapping):
+        digest.update(f"map {len(value)}".encode())
+        for name in sorted(value):
+            _add(digest, str(name))
+            _add(digest, value[name])
+    elif isinstance(value, list | tuple):
+        digest.update(f"list {len(value)}".encode())
+        for entry in value:
+            _add(digest, entry)
+    elif isinstance(value, Job):
+        _add(digest, (value.method, value.layer, value.options))
+    else:
+        text = repr(value)
+        digest.update(f"{type(value).__name__} {len(text)} {text}".encode())

@@ -1,0 +1,84 @@
+"""What an explanation is: `Attribution`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Attribution:
+    """What a method says about a batch.
+
+    Rows are images, or (image, target) pairs where several targets were asked for: image by image.
+
+    Attributes:
+        raw: the method's own values, float32: (rows, h, w) unnormalised for CAM-like methods, shaped as the input
+            for gradient-like ones.
+        heatmap: (rows, H, W) in [0, 1] at the resolution of the input; 0 everywhere where `legible` is False.
+        scores: (N, classes) as the model outputs them.
+        target: class index per row; −1 where the target is an expression.
+        layer: name of the feature map, or "" for methods that need none.
+        method: name of the method.
+        image: index of the image per row.
+        diagnosis: a sentence per row whose map is empty, constant or not finite; "" where all is well.
+        stripped: squashing functions that were left out in front of the target (Softmax…).
+        tied: (N,) how many classes tie at the ceiling of the output's quantiser; 0 where the top class is alone.
+        details: what else the method says, a row each: `completeness` of integrated gradients and full-grad, `score`
+            and `top` at every position of occlusion…
+        doubt: why a class may be none here, as `Scores.doubt`; "" where all is well, and for expressions.
+    """
+
+    raw: np.ndarray
+    heatmap: np.ndarray
+    scores: np.ndarray
+    target: np.ndarray
+    layer: str
+    method: str
+    image: np.ndarray
+    diagnosis: list[str] = field(default_factory=list)
+    stripped: tuple[str, ...] = ()
+    details: dict[str, np.ndarray] = field(default_factory=dict)
+    doubt: str = ""
+    tied: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def legible(self) -> np.ndarray:
+        """(rows,) whether the map, and the score of the class that it is of, are finite."""
+        scores = self.scores_of_rows
+        known = (self.target >= 0) & (self.target < scores.shape[1])
+        scored = np.isfinite(scores[np.arange(len(scores)), np.where(known, self.target, 0)])
+        return finite_rows(self.raw) & (scored | ~known)
+
+    @property
+    def scores_of_rows(self) -> np.ndarray:
+        """(rows, classes): the scores of the image of each row."""
+        pictures = self.image - self.image.min()
+        return self.scores[np.minimum(pictures, len(self.scores) - 1)]
+
+
+def joined(parts: Sequence[Attribution]) -> Attribution:
+    """The rows of all parts, one after the other."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    arrays = {
+        name: np.concatenate([getattr(p, name) for p in parts])
+        for name in ("raw", "heatmap", "scores", "target", "image", "tied")
+    }
+    return Attribution(
+        layer=first.layer,
+        method=first.method,
+        diagnosis=[d for p in parts for d in p.diagnosis],
+        stripped=first.stripped,
+        details={n: np.concatenate([p.details[n] for p in parts]) for n in first.details},
+        doubt="; ".join(dict.fromkeys(p.doubt for p in parts if p.doubt)),
+        **arrays,
+    )
+
+
+def finite_rows(array: np.ndarray) -> np.ndarray:
+    """(N,) whether all values of a row are finite."""
+    return np.isfinite(array.reshape(len(array), -1)).all(axis=1)

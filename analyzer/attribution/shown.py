@@ -1,0 +1,76 @@
+"""The scores that are shown: those of the file as it is deployed, and what is to be said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from analyzer.attribution.model import Model
+from analyzer.attribution.targets import Scores
+from analyzer.graph.query import output_quantisers
+from analyzer.runtime import Session
+
+
+def shown_scores(model: Model, feeds: Mapping[str, np.ndarray], scores: Scores) -> np.ndarray:
+    """What the model outputs as its scores: of a quantised file, what that gives as it is deployed, bit for bit."""
+    name = scores.output.name
+    session = model.deployed if model.quantised else None
+    if session is None:
+        shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+        session = model.kept(
+            ("scores", tuple(sorted(shapes.items())), name),
+            lambda: model.session(model.graph(shapes), [name]),
+        )
+    return session.run(feeds, [name])[name]
+
+
+def tied_classes(
+    model: Model, feeds: dict[str, np.ndarray], scores: Scores, shown: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """((N,) classes that tie at the ceiling of a quantiser between the last layer and the scores, its node)"""
+    none = np.zeros(len(shown), np.int64)
+    if not model.quantised or scores.space:
+        return none, ""
+    alike = (shown == shown.max(axis=-1, keepdims=True)).sum(axis=-1)
+    if not (alike > 1).any():
+        return none, ""
+    shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+
+    def compiled() -> tuple[Session | None, dict[str, str]]:
+        graph = model.graph(shapes)
+        nodes = output_quantisers(graph, [scores.output.name])
+        nodes = [n for n in nodes if str(n.outputs[0].dtype) in ("int8", "uint8", "int16", "uint16")]
+        named = {graph.add_output(n.outputs[0]).name: n.name or n.outputs[0].name for n in nodes}
+        if not named:
+            return None, named
+        return model.session(graph, list(named)), named
+
+    session, named = model.kept(("ceilings", tuple(sorted(shapes.items())), scores.output.name), compiled)
+    for name, values in (session.run(feeds) if session is not None else {}).items():
+        full = (values == np.iinfo(values.dtype).max).reshape(len(shown), -1).sum(axis=-1)
+        at = (alike > 1) & (full > 1)
+        if at.any():
+            return np.where(at, np.minimum(alike, full), none), named[name]
+    return none, ""
+
+
+def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
+    """`Scores.doubt`, and what only a run shows: rows that are no images, as boxes behind NonMaxSuppression."""
+    if scores.doubt or not scores.batched or not output.ndim or len(output) == count:
+        return scores.doubt
+    return (
+        f"{scores.output.name!r} gave {len(output)} rows for {count} image{'s' * (count > 1)}: they are no scores of "
+        "classes; name the tensor that held the scores before boxes were chosen, by an expression (docs/targets.md)"
+    )
+
+
+def tie_of(tied: np.ndarray, quantiser: str) -> str:
+    """Says how many classes tie at the ceiling of the output's quantiser; "" where none do."""
+    if not quantiser:
+        return ""
+    where = "" if len(tied) == 1 else f" for {np.count_nonzero(tied)} of {len(tied)} images"
+    return (
+        f"{tied.max()} classes tie at the ceiling of the output's quantiser (node {quantiser!r}){where}: its range is "
+        "too narrow to tell them apart, and top1 is the first of them"
+    )
