@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.attribution import Explainer
+from analyzer.attribution import Explainer, Job, Question, answer
 from analyzer.attribution.methods import METHODS
 from analyzer.errors import UnsupportedError
 from analyzer.graph.query import image_input, image_layout
@@ -67,7 +67,7 @@ class Judge:
         """The preprocessed picture; its grey and mean companions are kept."""
         pixels = decode(path)
         batch = self.card.preprocess.apply(pixels)[0]
-        self.explainer.grey = self.card.preprocess.apply(np.full_like(pixels, 128))[0]
+        self.grey = self.card.preprocess.apply(np.full_like(pixels, 128))[0]
         mean = np.broadcast_to(np.array(IMAGENET_MEAN, np.uint8), pixels.shape)
         self.mean = self.card.preprocess.apply(np.ascontiguousarray(mean))[0][0].astype(np.float32)
         channels_last = np.moveaxis(batch[0].astype(np.float32), self.axis - 1, -1)
@@ -134,7 +134,8 @@ def measure(judge: Judge, folder: Path, pictures: tuple[str, ...], methods: list
                     heat = baseline(method, size, name)  # type: ignore[arg-type]
                 else:
                     try:
-                        heat = judge.explainer.explain(image, method, target).heatmap[0]
+                        question = Question((Job(method),), target, grey=judge.grey)
+                        heat = answer(judge.explainer, question, image)[0].heatmap[0]
                     except UnsupportedError:
                         continue
                 seconds = time.perf_counter() - start

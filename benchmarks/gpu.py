@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analyzer.attribution import Explainer, Job
+from analyzer.attribution import Explainer, Job, Question
+from analyzer.attribution.compiler import ready
 from analyzer.errors import AnalyzerError
 from analyzer.runtime import Session, runtime_version
 from benchmarks.timing import interleaved
@@ -40,7 +41,7 @@ def check(path: Path, provider: str, batch: int, rounds: int) -> tuple[list[str]
         chosen = target if len(target) > 1 else target[0]
         a, b = (e.explain(image, method, chosen).raw.astype(np.float64) for e in (here, there))
         differences.append(float(np.abs(a - b).max() / (np.abs(a).max() or 1)))
-        one = there._session((Job(method),), [None], {given.name: image.shape}, None)[0]
+        (one,) = ready(there, Question((Job(method),)), [None], {given.name: image.shape})
         fallen |= set(one.session.fallbacks)
         feeds = {given.name: image, one.target_inputs[0]: np.array(target, np.int64)}
         runs.append(lambda s=one.session, f=feeds, n=one.slots[0][0]: s.run(f, [n]))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analyzer.attribution import Explainer
+from analyzer.attribution import Explainer, Job, Question, answer
 from analyzer.attribution.localization import THRESHOLDS, energy_inside, points_inside, sweep
 from analyzer.attribution.methods import METHODS
 from analyzer.errors import UnsupportedError
@@ -39,7 +39,7 @@ def measure(name: str, count: int) -> dict[str, list[tuple[np.ndarray, bool, flo
     for index in range(count):
         picture = composer.picture()
         batch, placement = card.preprocess.apply(picture.pixels)
-        explainer.grey = card.preprocess.apply(np.full_like(picture.pixels, 128))[0]
+        grey = card.preprocess.apply(np.full_like(picture.pixels, 128))[0]
         scores = explainer.explain(batch, "grad-cam").scores[0]
         wanted = [(d, b) for d, b in zip(picture.labels, picture.boxes, strict=True) if scores[d] > 0.5]
         if not wanted:
@@ -53,7 +53,8 @@ def measure(name: str, count: int) -> dict[str, list[tuple[np.ndarray, bool, flo
                     asked = [int(d) for d, _ in wanted]
                     options = OPTIONS.get(method, {})
                     target = asked if len(asked) > 1 else asked[0]
-                    heats = explainer.explain(batch, method, target, **options).heatmap
+                    question = Question((Job(method, options=options),), target, grey=grey)
+                    heats = answer(explainer, question, batch)[0].heatmap
                 except UnsupportedError:
                     continue
             for heat, (_, box) in zip(heats, wanted, strict=True):

@@ -26,9 +26,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 EXPLAIN = """
 import resource, sys
 import numpy as np
-from analyzer.attribution import Explainer, Job
+from analyzer.attribution import Job, Model, Question
+from analyzer.attribution.compiler import ready
 image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
-compiled = Explainer(sys.argv[1])._session((Job(sys.argv[2]),), [None], {"image": image.shape}, None)[0]
+(compiled,) = ready(Model(sys.argv[1]), Question((Job(sys.argv[2]),)), [None], {"image": image.shape})
 compiled.session.run({"image": image, compiled.target_inputs[0]: np.full(1, -1, np.int64)})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

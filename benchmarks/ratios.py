@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from analyzer.attribution import Explainer, Job
+from analyzer.attribution import Explainer, Job, Question
 from analyzer.attribution.class_maps import class_maps
+from analyzer.attribution.compiler import ready
 from analyzer.errors import AnalyzerError
 from analyzer.graph.query import feature_maps
 from analyzer.runtime.session import DISABLED_OPTIMIZERS
@@ -55,7 +56,7 @@ def more(explainer: Explainer, image: np.ndarray) -> dict[str, Callable[[], Any]
 
     def runs(*jobs: Job) -> Callable[[], Any]:
         # The session alone: networks of random weights have empty maps, which `explain` would look into each time.
-        compiled = explainer._session(jobs, [None], {"image": image.shape}, None)
+        compiled = ready(explainer, Question(jobs), [None], {"image": image.shape})
         feeds = {"image": image, compiled[0].target_inputs[0]: np.full(len(image), -1, np.int64)}
         return lambda: compiled[0].session.run(feeds, [c.slots[0][0] for c in compiled])
 
@@ -81,7 +82,7 @@ def measure(name: str, batch: int, threads: int, rounds: int, others: bool, exte
     built = time.perf_counter() - start
     candidates = [lambda: session.run(None, {"image": image})]
     for method in METHODS:
-        compiled = explainer._session((Job(method),), [None], shapes, None)[0]
+        (compiled,) = ready(explainer, Question((Job(method),)), [None], shapes)
         feeds = {"image": image, compiled.target_inputs[0]: np.full(batch, -1, np.int64)}
         candidates.append(lambda s=compiled.session, f=feeds, r=compiled.slots[0][0]: s.run(f, [r]))
     names = list(METHODS)

@@ -10,7 +10,8 @@ from onnx import numpy_helper
 
 import analyzer
 from analyzer import explain
-from analyzer.attribution import Explainer, Job, engine
+from analyzer.attribution import Explainer, Job, compiler
+from analyzer.attribution import model as loaded_model
 from analyzer.attribution.class_maps import _last_linear
 from analyzer.attribution.methods import METHODS
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
@@ -266,8 +267,9 @@ def test_features_leave_the_outputs_as_they_are():
 
 def test_methods_and_layers_together_are_those_one_by_one(monkeypatch):
     sessions = []
-    plain = engine.Session
-    monkeypatch.setattr(engine, "Session", lambda *a, **k: sessions.append(1) or plain(*a, **k))
+    plain = compiler.Session
+    for room in (compiler, loaded_model):
+        monkeypatch.setattr(room, "Session", lambda *a, **k: sessions.append(1) or plain(*a, **k))
     given = small_cnn()
     images = np.random.default_rng(3).standard_normal((2, 3, 12, 12)).astype(np.float32)
     jobs = [

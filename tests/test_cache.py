@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from analyzer.attribution import Explainer, engine
+from analyzer.attribution import Explainer
+from analyzer.attribution import model as loaded_model
 from analyzer.images import decode, model_card
 from analyzer.store import Cache, user_cache
 
@@ -34,7 +35,7 @@ def test_the_second_process_rewrites_nothing(name, method, tmp_path, monkeypatch
     def fail(*_, **__):
         raise AssertionError("rewritten")
 
-    monkeypatch.setattr(engine, "normalize", fail)
+    monkeypatch.setattr(loaded_model, "normalize", fail)
     monkeypatch.setattr(Explainer, "compile_all", fail)
     second = again.explain(array, method, target)
     for field in ("raw", "heatmap", "scores", "target"):

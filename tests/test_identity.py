@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import analyzer
 from analyzer import api, store
-from analyzer.attribution import Explainer, engine
+from analyzer.attribution import Explainer
+from analyzer.attribution import model as loaded_model
 from analyzer.errors import InputError
 from analyzer.files import content_hash
 from analyzer.graph import load
@@ -248,13 +249,13 @@ def test_locations_of_body_weights_are_checked(tmp_path, location):
 
 def rewrites(monkeypatch) -> list:
     calls: list = []
-    real = engine.normalize
+    real = loaded_model.normalize
 
     def counted(*arguments):
         calls.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(engine, "normalize", counted)
+    monkeypatch.setattr(loaded_model, "normalize", counted)
     return calls
 
 

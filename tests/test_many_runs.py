@@ -11,7 +11,7 @@ import pytest
 
 import analyzer
 from analyzer import explain
-from analyzer.attribution import Explainer
+from analyzer.attribution import Explainer, Job
 from analyzer.attribution.evaluator import Evaluator
 from analyzer.attribution.methods import METHODS
 from analyzer.errors import InputError, UnsupportedError
@@ -399,10 +399,9 @@ def test_memory_is_bounded_by_batches(monkeypatch):
 
 
 def test_progress_is_told():
-    explainer = Explainer(CNN)
     seen = []
-    explainer.progress = lambda method, done, total: seen.append((method, done, total))
-    explainer.explain(IMAGE, "rise", 1, masks=40)
+    jobs = [Job("rise", options={"masks": 40})]
+    Explainer(CNN).explain_all(IMAGE, jobs, 1, progress=lambda *step: seen.append(step))
     assert seen[0] == ("rise", 0, 40) and seen[-1] == ("rise", 40, 40)
 
 

@@ -156,9 +156,10 @@ def test_a_target_that_divides_by_an_embedding_of_zeros_names_it():
     for tensor in proto.graph.initializer:
         if tensor.name in ("b1", "b3"):
             tensor.CopyFrom(numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
-    explainer = Explainer(proto)
-    explainer.arrays = {"reference": np.ones(4, np.float32)}
-    found = explainer.explain(np.concatenate([NOISE[:1], FLAT]), target="logits.cosine(reference)")
+    arrays = {"reference": np.ones(4, np.float32)}
+    found = Explainer(proto).explain(
+        np.concatenate([NOISE[:1], FLAT]), target="logits.cosine(reference)", arrays=arrays
+    )
     assert not found.diagnosis[0] and "node 'fc', tensor 'logits'" in found.diagnosis[1]
 
 

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 import analyzer
-from analyzer.attribution import Explainer, Job
+from analyzer.attribution import Explainer, Job, Question, answer
 from analyzer.attribution.localization import class_units
 from analyzer.attribution.targets import expression, find_scores, ranked
 from analyzer.errors import InputError, NotFoundError
@@ -218,8 +218,8 @@ def test_an_embedding_by_its_likeness_to_a_reference():
     explainer, batch, _, card = prepared("person_reid_0248", BGR, "coral_grace_hopper.bmp")
     other = decode(CORPUS / "images" / "coral_grace_hopper.bmp")[:, ::-1]
     reference = card.preprocess.apply(np.ascontiguousarray(other[30:, 40:]))[0]
-    explainer.arrays = {"reference": explainer.reference(reference)}
-    found = explainer.explain(batch, "gradient", '"Identity:0".cosine(reference)')
+    target = '"Identity:0".cosine(reference)'
+    (found,) = answer(explainer, Question((Job("gradient"),), target, references={"reference": reference}), batch)
     step = 0.5 * batch.std() * found.raw / np.abs(found.raw).max()
     score = []
     for image in (batch, batch + step):

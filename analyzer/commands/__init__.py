@@ -9,28 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-COMMANDS = (
-    "doctor",
-    "inspect",
-    "plan",
-    "explain",
-    "localize",
-    "features",
-    "receptive-field",
-    "filters",
-    "project",
-    "dream",
-    "invariance",
-    "correspondence",
-    "mine",
-    "evolution",
-    "compare",
-    "record",
-    "audit",
-    "export",
-    "ops",
-    "methods",
-)
+from analyzer.commands.names import COMMANDS
 
 
 def main() -> None:
@@ -51,3 +30,6 @@ def __getattr__(name: str) -> Any:
     from analyzer.commands.group import cli
 
     return cli
+
+
+__all__ = ["COMMANDS", "main"]

@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-from analyzer.commands import COMMANDS
+from analyzer.commands.names import COMMANDS
 
 
 class Commands(click.Group):

@@ -140,6 +140,7 @@ class Localizer:
         wanted = list(targets) or list(given) or ["top1"]
         target: Any = wanted if len(wanted) > 1 else wanted[0]
         question = replace(self.question, target=target, grey=grey)
+        (job,) = question.jobs
         (found,) = answer(self.model, question, array, self.progress)
         self.doubt = tell_doubt(found.doubt, self.doubt)
         entries, boxes, names = [], [], []
@@ -153,9 +154,8 @@ class Localizer:
             if found.diagnosis[row]:
                 note(f"warning: {picture}: {name}: {found.diagnosis[row]}")
             if self.units:
-                shares, layer = class_units(
-                    self.model, array, asked, question.jobs[0].layer, question.output, question.labels
-                )
+                how = (job.layer, question.output, question.labels)
+                shares, layer = class_units(self.model, array, asked, *how)
                 best = (-shares[0]).argsort(kind="stable")[: self.units]
                 entry["units"] = {"layer": layer, "channels": best.tolist(), "contributions": shares[0][best].tolist()}
             entries.append(entry)
@@ -167,9 +167,7 @@ class Localizer:
                 names.append(f"{name} (given)")
         result = {"picture": picture, "targets": entries}
         if out:
-            write_png(
-                out, draw_boxes(image, boxes, names, title=f"{question.jobs[0].method}: heat above {self.threshold:g}")
-            )
+            write_png(out, draw_boxes(image, boxes, names, title=f"{job.method}: heat above {self.threshold:g}"))
             result["written"] = str(out)
         return result
 
