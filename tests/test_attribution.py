@@ -281,7 +281,7 @@ def test_methods_and_layers_together_are_those_one_by_one(monkeypatch):
         Job("gradient"),
     ]
     together = Explainer(given).explain_all(images, jobs, [1, "top1"])
-    assert len(sessions) == 2  # occlusion runs the model as it is
+    assert len(sessions) == 4  # one for five methods; occlusion runs the model as it is, and batches of two sizes
     for job, found in zip(jobs, together, strict=True):
         alone = Explainer(given).explain(images, job.method, [1, "top1"], job.layer, **job.options)
         assert (found.method, found.layer) == (alone.method, alone.layer)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from analyzer.attribution import Explainer
+from analyzer.attribution import Explainer, compiler
 from analyzer.attribution import model as loaded_model
 from analyzer.images import decode, model_card
 from analyzer.store import Cache, user_cache
@@ -36,7 +36,7 @@ def test_the_second_process_rewrites_nothing(name, method, tmp_path, monkeypatch
         raise AssertionError("rewritten")
 
     monkeypatch.setattr(loaded_model, "normalize", fail)
-    monkeypatch.setattr(Explainer, "compile_all", fail)
+    monkeypatch.setattr(compiler, "compile_question", fail)
     second = again.explain(array, method, target)
     for field in ("raw", "heatmap", "scores", "target"):
         assert np.array_equal(getattr(first, field), getattr(second, field))

@@ -178,7 +178,7 @@ def test_explain_keeps_what_has_not_changed(tmp_path, monkeypatch):
     monkeypatch.setattr("analyzer.files.FileState.from_stat", _old([], None))
     analyzer.explain(str(path), IMAGE)
     made = []
-    monkeypatch.setattr(api, "Explainer", lambda *a, **k: made.append(a))
+    monkeypatch.setattr(api, "Model", lambda *a, **k: made.append(a))
     analyzer.explain(str(path), IMAGE)
     assert not made
 
