@@ -52,6 +52,24 @@ def test_imports_point_down(path):
             assert name.startswith(("analyzer.gradient.registry", "analyzer.gradient.rules", "analyzer.errors")), name
 
 
+def test_no_file_imports_itself_by_others():
+    """No circle of imports anywhere, those inside functions and under TYPE_CHECKING included."""
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+    reads = {}
+    for name, path in names.items():
+        found = set()
+        for item in ast.walk(ast.parse(path.read_text())):
+            if isinstance(item, ast.ImportFrom) and item.module in names:
+                found |= {f"{item.module}.{a.name}" if f"{item.module}.{a.name}" in names else item.module
+                          for a in item.names}  # fmt: skip
+        reads[name] = found - {name}
+    left = dict(reads)
+    while done := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in done:
+            del left[name]
+    assert not left, sorted(left)
+
+
 @pytest.mark.parametrize(
     ("library", "room"), [("onnxruntime", "runtime"), ("cv2", "images"), ("onnx_graphsurgeon", "graph")]
 )

@@ -1,0 +1,129 @@
+"""One model, many threads: every answer is the one that a single thread gets."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import pytest
+
+import analyzer
+from analyzer import api
+from analyzer.attribution import Job, Model, Question, answer
+from analyzer.runtime.pool import Pool
+from tests.models import small_cnn
+
+THREADS, ROUNDS = 8, 5
+IMAGES = np.random.default_rng(0).standard_normal((2, 3, 12, 12)).astype(np.float32)
+WORDS = [f"class {i}" for i in range(small_cnn().graph.output[0].type.tensor_type.shape.dim[1].dim_value)]
+
+
+def questions() -> list[dict]:
+    """Questions that differ in one thing at a time: labels, arrays, targets, methods, layers, options."""
+    rng = np.random.default_rng(1)
+    masks = [rng.random((6, 6)).astype(np.float32) for _ in range(3)]
+    return [
+        {"target": "class 1", "labels": WORDS},
+        {"target": "class 1", "labels": WORDS[::-1]},
+        *({"target": "(r2[:, 2] * mask).sum()", "arrays": {"mask": mask}} for mask in masks),
+        {"method": "gradient", "target": 0},
+        {"method": "gradient", "target": [0, 1]},
+        {"method": "grad-cam", "layer": "r1"},
+        {"method": "layer-cam", "layer": "r2"},
+        {"method": "guided-backprop"},
+        {"method": "occlusion", "target": 1, "patch": 4},
+        {"method": "occlusion", "target": 1, "patch": 6},
+    ]
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Two files of one network with other weights."""
+    found = []
+    for seed in (0, 1):
+        proto = small_cnn()
+        rng = np.random.default_rng(seed)
+        for tensor in proto.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+                values = rng.standard_normal(tuple(tensor.dims)).astype(np.float32)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        found.append(tmp_path / f"{seed}.onnx")
+        onnx.save(proto, found[-1])
+    return found
+
+
+def test_every_thread_gets_its_own_answer(paths):
+    asked = [(path, question) for path in paths for question in questions()]
+
+    def ask(at: int) -> np.ndarray:
+        path, question = asked[at]
+        found = analyzer.explain(str(path), IMAGES, **question)
+        return np.concatenate([found.raw.ravel(), found.heatmap.ravel(), found.target.ravel()])
+
+    expected = []
+    for at in range(len(asked)):
+        api._models.clear()
+        expected.append(ask(at))
+    api._models.clear()
+    order = np.random.default_rng(2).permutation(np.repeat(np.arange(len(asked)), ROUNDS)).tolist()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for at, found in zip(order, pool.map(ask, order), strict=True):
+            assert np.array_equal(found, expected[at]), asked[at]
+
+
+def test_equal_questions_have_equal_keys():
+    mask = np.ones((2, 2), np.float32)
+    base = Question((Job("grad-cam", "r2", {"b": 1, "a": 2}),), "class 1", labels=["a", "b"], arrays={"m": mask})
+    same = Question((Job("grad-cam", "r2", {"a": 2, "b": 1}),), "class 1", labels=["a", "b"], arrays={"m": mask.copy()})
+    assert base.key == same.key
+    others = [
+        Question((Job("grad-cam", "r2", {"b": 1, "a": 3}),), "class 1", labels=["a", "b"], arrays={"m": mask}),
+        Question((Job("grad-cam", "r1", {"b": 1, "a": 2}),), "class 1", labels=["a", "b"], arrays={"m": mask}),
+        Question(base.jobs, "class 2", labels=["a", "b"], arrays={"m": mask}),
+        Question(base.jobs, "class 1", labels=["b", "a"], arrays={"m": mask}),
+        Question(base.jobs, "class 1", labels=["a", "b"], arrays={"m": 2 * mask}),
+        Question(base.jobs, "class 1", labels=["a", "b"], arrays={"n": mask}),
+        Question(base.jobs, "class 1", labels=["a", "b"], arrays={"m": mask}, references={"r": mask}),
+        Question(base.jobs, "class 1", labels=["a", "b"], arrays={"m": mask}, grey=mask),
+        Question(base.jobs, "class 1", labels=["a", "b"], arrays={"m": mask}, runtime="tensorrt"),
+        Question(base.jobs, "class 1", "y", labels=["a", "b"], arrays={"m": mask}),
+    ]
+    assert len({q.key for q in [base, *others]}) == len(others) + 1
+
+
+def test_a_pool_makes_each_value_once_and_keeps_few():
+    pool, made = Pool(3), []
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(lambda i: pool.get("me", i % 2, lambda: made.append(i)), range(64)))
+    assert len(made) == 2
+    for key in range(10):
+        pool.get("me", key, lambda: None)
+    assert len(pool._kept) == 3
+    pool.drop("me")
+    assert not pool._kept
+
+
+def test_what_fails_is_tried_again():
+    pool, tries = Pool(2), []
+
+    def fails_once() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ValueError
+        return "made"
+
+    with pytest.raises(ValueError):
+        pool.get("me", "key", fails_once)
+    assert pool.get("me", "key", fails_once) == "made"
+
+
+def test_sessions_of_all_models_together_are_few():
+    from analyzer.runtime import pool
+
+    models = [Model(small_cnn()) for _ in range(6)]
+    for model in models:
+        for layer in ("r1", "r2"):
+            for method in ("grad-cam", "layer-cam", "hires-cam"):
+                answer(model, Question((Job(method, layer),)), IMAGES)
+    assert len(pool.LIVE._kept) <= pool.SESSIONS
