@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from analyzer.graph import Graph, Node, Value
+from analyzer.graph import Graph, Node
+from analyzer.graph.ir import count, fixed_sizes
 
 
 @dataclass(frozen=True)
@@ -47,26 +48,21 @@ def _weights(graph: Graph) -> list[np.ndarray]:
     return [a for a in known if a is not None and a.dtype.kind in "fiu"]
 
 
-def _size(value: Value) -> int | None:
-    shape = value.shape
-    return math.prod(shape) if shape is not None and all(isinstance(d, int) for d in shape) else None
-
-
 def _convolution(node: Node) -> int | None:
     """Elements of the result × weights that each is made of."""
-    outputs, weight = _size(node.outputs[0]), _size(node.inputs[1])
-    return None if outputs is None or weight is None else outputs * weight // node.inputs[1].shape[0]
+    outputs, weight = count(node.outputs[0].shape), fixed_sizes(node.inputs[1].shape)
+    return None if outputs is None or weight is None else outputs * math.prod(weight) // weight[0]
 
 
 def _transposed(node: Node) -> int | None:
     """Elements of the input × weights that each is spread by."""
-    inputs, weight = _size(node.inputs[0]), _size(node.inputs[1])
-    return None if inputs is None or weight is None else inputs * weight // node.inputs[1].shape[0]
+    inputs, weight = count(node.inputs[0].shape), fixed_sizes(node.inputs[1].shape)
+    return None if inputs is None or weight is None else inputs * math.prod(weight) // weight[0]
 
 
 def _product(node: Node) -> int | None:
     """Elements of the result × the length that is summed over."""
-    outputs, shape = _size(node.outputs[0]), node.inputs[0].shape
+    outputs, shape = count(node.outputs[0].shape), node.inputs[0].shape
     if outputs is None or not shape:
         return None
     inner = shape[0] if node.op == "Gemm" and node.attrs.get("transA") else shape[-1]

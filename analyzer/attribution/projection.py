@@ -22,7 +22,8 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
 from analyzer.gradient.policies import with_switches
 from analyzer.gradient.rules.pooling import max_pool_switches
-from analyzer.graph import Builder, Graph, Value
+from analyzer.graph import Builder, Graph, Node, Value
+from analyzer.graph.ir import known_shape
 from analyzer.graph.query import ancestors, descendants
 
 INT64 = np.dtype(np.int64)
@@ -127,7 +128,7 @@ class Projector:
             for pooled in self._pools
             if swapped
         }
-        batch = self.units.value.shape[0]
+        batch = self.units.shape[0]
         self._channel = graph.add_input("projection/channel", INT64, [batch])
         self._position = graph.add_input("projection/position", INT64, [batch])
         seed, *chosen = self._select(op)
@@ -175,7 +176,7 @@ class Projector:
         Raises:
             NotFoundError: no such unit. InputError: switches of another shape, or none where they are wanted.
         """
-        count = self.units.value.shape[0]
+        count = self.units.shape[0]
         channels, positions = (np.broadcast_to(np.asarray(a, np.int64), (count,)) for a in (channel, position))
         for c, p in zip(channels, positions, strict=True):
             self.units.check(int(c), int(p))
@@ -188,7 +189,7 @@ class Projector:
 
     def _switch(self, name: str, value: Value, switches: Switches | None) -> np.ndarray:
         found = switches.get(name) if switches is not None else None
-        shape = [int(d) for d in value.shape]
+        shape = list(known_shape(value))
         if found is None:
             raise InputError(f"no switches for the pooled tensor {name!r}", "take them from the same model")
         if list(found.shape) != shape:
@@ -196,10 +197,11 @@ class Projector:
         return found
 
 
-def _pools(graph: Graph, image: Value, layer: Value) -> list[str]:
-    """Pooled tensors between the image and the layer."""
+def _pools(graph: Graph, image: Value, layer: Value) -> dict[str, Node]:
+    """Pooled tensors between the image and the layer, and the MaxPool of each."""
     between = descendants(graph, [image.name]) & ancestors(graph, [layer.name])
-    return [n.outputs[0].name for n in graph.forward_nodes() if n.op == "MaxPool" and n.outputs[0].name in between]
+    pools = {n.outputs[0].name: n for n in graph.forward_nodes() if n.op == "MaxPool"}
+    return {name: node for name, node in pools.items() if name in between}
 
 
 def read_switches(model: Model, inputs: Any, layer: str = "auto") -> Switches:
@@ -212,10 +214,10 @@ def read_switches(model: Model, inputs: Any, layer: str = "auto") -> Switches:
     graph = model.graph({n: tuple(a.shape) for n, a in feeds.items()})
     op = Builder(graph, "switches")
     image, _ = float_image(graph)
-    pooled = _pools(graph, image, Units.of(graph, layer).value)
-    if not pooled:
+    pools = _pools(graph, image, Units.of(graph, layer).value)
+    if not pools:
         return Switches({})
-    switches = {name: max_pool_switches(op, graph.producer(graph[name])) for name in pooled}
+    switches = {name: max_pool_switches(op, node) for name, node in pools.items()}
     outputs = {name: graph.add_output(value).name for name, value in switches.items()}
     session = model.session(graph, list(outputs.values()))
     found = session.run({n: a for n, a in feeds.items() if n in session.inputs})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ import numpy as np
 
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.gradient.reverse import is_float
-from analyzer.graph import Builder, Graph, Value
+from analyzer.graph import Builder, Graph, Value, ir
+from analyzer.graph.ir import fixed_sizes, known_shape
 from analyzer.graph.query import layouts, logits
 
 TOP1 = -1  # in the run-time input `target`: the class with the highest score
@@ -43,9 +43,12 @@ class Scores:
 
     def shown(self, op: Builder) -> Value:
         """What the model outputs as (N, classes), appended: `class_scores` in a type that ArgMax has kernels for."""
-        value, shape = self.output, self.logits.shape
-        known = value.shape is not None and shape is not None
-        if known and (value.shape[:1] != shape[:1] or (self.space and len(value.shape) != len(shape))):
+        value, shown, shape = self.output, self.output.shape, self.logits.shape
+        if (
+            shown is not None
+            and shape is not None
+            and (shown[:1] != shape[:1] or (self.space and len(shown) != len(shape)))
+        ):
             value = op.reshape_like(value, self.logits)
         return self._by_class(op, op.cast(value, _COMPARABLE.get(str(value.dtype), np.dtype(np.float32))))
 
@@ -60,7 +63,7 @@ class Scores:
         if shape is None:
             return None
         sizes = [d for i, d in enumerate(shape) if i not in self.space and (i or not self.batched)]
-        return math.prod(sizes) if all(isinstance(d, int) for d in sizes) else None
+        return ir.count(sizes)
 
     @property
     def doubt(self) -> str:
@@ -72,13 +75,10 @@ class Scores:
         name = self.output.name if self.output.name.isidentifier() else f'"{self.output.name}"'
         told = self.output.shape or shape
         sizes = ", ".join(str(d) if isinstance(d, int) else "?" for d in told)
-        last = len(told) - 1
-        axis = min(
-            (i for i in range(1, last + 1) if isinstance(told[i], int) and told[i] > 1),
-            key=told.__getitem__,
-            default=last,
-        )
-        index = min(4, told[axis] - 1) if isinstance(told[axis], int) else 4
+        lengths = {i: d for i, d in enumerate(told) if i and isinstance(d, int) and d > 1}
+        axis = min(lengths, key=lengths.__getitem__, default=len(told) - 1)
+        length = told[axis]
+        index = min(4, length - 1) if isinstance(length, int) else 4
         return (
             f"{name} [{sizes}] holds no one score per class: a class is an index into all its numbers, and top1 the "
             "highest of them, wherever it stands; say which of them count by an expression, such as "
@@ -96,9 +96,10 @@ def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
     the logits, whose axes are known.
     """
     if scores.space:
-        shape = scores.logits.shape
-        if all(isinstance(d, int) for d in shape):
-            output = output.reshape(shape)
+        shape = known_shape(scores.logits)
+        sizes = fixed_sizes(shape)
+        if sizes is not None:
+            output = output.reshape(sizes)
         if output.ndim == len(shape):
             output = output.mean(axis=scores.space, dtype=np.result_type(output.dtype, np.float32))
     return output.reshape(count if scores.batched else 1, -1)
@@ -136,7 +137,8 @@ def find_scores(graph: Graph, output: str | None = None) -> Scores:
             batched = shape is None or (len(shape) > 1 and (shape[0] == batch or not isinstance(shape[0], int)))
             layout = layouts(graph).get(found.value.name)
             space = layout.spatial if layout is not None and layout.is_map and layout.axes in _SEGMENTER else ()
-            space = () if all(shape[a] == 1 for a in space) or not _same_axes(value, found.value) else space
+            if shape is None or all(shape[a] == 1 for a in space) or not _same_axes(value, found.value):
+                space = ()
             return Scores(value, found.value, found.stripped, batched, space)
     names = ", ".join(f"{v.name!r} ({v.dtype})" for v in candidates)
     raise UnsupportedError(
@@ -148,7 +150,7 @@ def _same_axes(a: Value, b: Value) -> bool:
     """Whether the two have the same sizes, axes of size 1 left out; what is not known counts as the same."""
     if a.shape is None or b.shape is None:
         return False
-    left, right = ([d for d in v.shape if d != 1] for v in (a, b))
+    left, right = ([d for d in shape if d != 1] for shape in (a.shape, b.shape))
     return len(left) == len(right) and all(
         m == n or not isinstance(m, int) or not isinstance(n, int) for m, n in zip(left, right, strict=True)
     )

@@ -15,6 +15,8 @@ from analyzer.attribution.targets import find_scores
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Value
+from analyzer.graph.axes import Layout
+from analyzer.graph.ir import fixed_sizes
 from analyzer.graph.query import find_tensors
 
 STRONGEST = -1  # as a channel: the one with the strongest activation; as a position: that of the channel
@@ -28,7 +30,8 @@ class Units:
     """The units of a tensor.
 
     Attributes:
-        value: the tensor, (N, …); its sizes are fixed.
+        value: the tensor.
+        shape: its sizes, (N, …).
         channel: the axis of its channels.
         space: the axes of its positions; none for a vector per image.
         grid: sizes of the positions, (h, w) for tokens.
@@ -36,6 +39,7 @@ class Units:
     """
 
     value: Value
+    shape: tuple[int, ...]
     channel: int
     space: tuple[int, ...]
     grid: tuple[int, ...]
@@ -49,21 +53,20 @@ class Units:
         Raises:
             NotFoundError: no such tensor. UnsupportedError: it has no channels, or a size is not fixed.
         """
-        value = find_tensors(graph, layer)[-1] if layer != "auto" else None
-        if value is not None and value.shape is not None and len(value.shape) == 2 and is_float(value):
-            units = cls(value, 1, (), ())
+        named = find_tensors(graph, layer)[-1] if layer != "auto" else None
+        if named is not None and named.shape is not None and len(named.shape) == 2 and is_float(named):
+            value, layout = named, Layout("NC")
         else:
             feature = pick_layer(graph, layer, find_scores(graph).logits if layer == "auto" else graph.outputs[0])
-            layout = feature.layout
+            value, layout = feature.value, feature.layout
             if layout.axes[:1] != "N":
                 raise UnsupportedError(f"{feature.name!r} ({layout}) does not begin with the axis of the images")
-            grid: Any = tuple(layout.grid)
-            units = cls(feature.value, layout.channel, layout.spatial, grid, layout.prefix, layout.suffix)
-        if not all(isinstance(d, int) for d in [*units.grid, *(units.value.shape or [None])]):
+        shape, grid = fixed_sizes(value.shape), fixed_sizes(layout.grid)
+        if shape is None or grid is None:
             raise UnsupportedError(
-                f"the shape of {units.name!r} is not fixed: {units.value.shape}", "fix the input's sizes with --shape"
+                f"the shape of {value.name!r} is not fixed: {value.shape}", "fix the input's sizes with --shape"
             )
-        return units
+        return cls(value, shape, layout.channel, layout.spatial, grid, layout.prefix, layout.suffix)
 
     @property
     def name(self) -> str:
@@ -71,7 +74,7 @@ class Units:
 
     @property
     def channels(self) -> int:
-        return int(self.value.shape[self.channel])
+        return self.shape[self.channel]
 
     @property
     def positions(self) -> int:
@@ -90,9 +93,8 @@ class Units:
 
     def unflat(self, op: Builder, flat: Value) -> Value:
         """(N, channels, positions) as the tensor is shaped, 0 at the tokens before and after the grid."""
-        perm, shape = self._perm(), list(self.value.shape)
-        others = self.prefix + self.suffix
-        shape = [d - others if others and a == self.space[0] else d for a, d in enumerate(shape)]
+        perm, others = self._perm(), self.prefix + self.suffix
+        shape = [d - others if others and a == self.space[0] else d for a, d in enumerate(self.shape)]
         value = op.Reshape(flat, [shape[a] for a in perm])
         value = op.Transpose(value, perm=[perm.index(a) for a in range(len(perm))])
         if others:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ class OutputPath(click.Path):
             return value  # which of the two shows later: `destinations` claims the files
         path = super().convert(value, param, ctx)
         if self.file_okay:
-            claim(path)
+            claim(os.fsdecode(path))
         return path
 
 

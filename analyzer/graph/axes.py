@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from analyzer.graph.ir import Graph, Node, Value
+from analyzer.graph.ir import Graph, Node, Shape, Value, fixed_sizes, known_shape
 from analyzer.graph.through import KEEPING
 
 
@@ -98,13 +98,14 @@ class Axes:
         return {d.letter for d in self.digits[axis]}
 
 
-def axes_of(layout: Layout, shape: Sequence[Any] | None) -> Axes | None:
+def axes_of(layout: Layout, shape: Shape | None) -> Axes | None:
     """The digits of a tensor whose layout is known; None where a size is not."""
-    if shape is None or len(shape) != len(layout.axes) or not all(isinstance(d, int) for d in shape):
+    sizes = fixed_sizes(shape)
+    if sizes is None or len(sizes) != len(layout.axes):
         return None
     digits: list[Digits] = []
     extent: dict[str, int] = {}
-    for letter, size in zip(layout.axes, shape, strict=True):
+    for letter, size in zip(layout.axes, sizes, strict=True):
         if letter == "L" and not layout.prefix and not layout.suffix and len(layout.grid) == 2:
             h, w = layout.grid
             if h is None or w is None:
@@ -194,39 +195,38 @@ def _runs(digits: Digits) -> Iterable[tuple[str, int]]:
 
 def follow(graph: Graph, node: Node, output: Value, given: Sequence[Axes | None]) -> Axes | None:
     """The digits of an output of `node`, from those of its inputs; None where they cannot be told."""
-    shape = output.shape
-    if node.domain or shape is None or not all(isinstance(d, int) for d in shape):
+    sizes = fixed_sizes(output.shape)
+    if node.domain or sizes is None:
         return None
     rule = _RULES.get(node.op, _elementwise)
-    found = rule(graph, node, output, given)
-    if found is None or len(found.digits) != len(shape):
-        return None
-    sizes = [math.prod(d.size for d in digits) for digits in found.digits]
-    return found if sizes == list(shape) else None
+    found = rule(graph, node, sizes, given)
+    made = found and tuple(math.prod(d.size for d in digits) for digits in found.digits)
+    return found if made == sizes else None
 
 
+Sizes = tuple[int, ...]  # the shape of the output, all of it fixed
 Given = Sequence["Axes | None"]
 
 
-def _elementwise(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _elementwise(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     """The digits of the first operand of the output's shape."""
     for value, axes in zip(node.inputs, given, strict=True):
-        if axes is not None and value.shape == output.shape:
+        if axes is not None and fixed_sizes(value.shape) == sizes:
             return axes
     return None
 
 
-def _first(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _first(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     return given[0]
 
 
-def _reshape(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _reshape(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     """The digits in a row, cut where the new axes begin."""
     if given[0] is None:
         return None
     waiting = [d for digits in given[0].digits for d in digits][::-1]
     axes: list[Digits] = []
-    for size in output.shape:
+    for size in sizes:
         taken: list[Digit] = []
         while size > 1:
             if not waiting:
@@ -246,22 +246,22 @@ def _reshape(graph: Graph, node: Node, output: Value, given: Given) -> Axes | No
     return None if waiting else given[0].made_of(axes)
 
 
-def _transpose(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _transpose(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     if given[0] is None:
         return None
     perm = node.attrs.get("perm") or list(range(len(given[0].digits)))[::-1]
     return given[0].made_of(given[0].digits[p] for p in perm)
 
 
-def _squeeze(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _squeeze(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     """Axes of size 1 go or come, in whatever order: the others stay in theirs."""
     if given[0] is None:
         return None
     kept = iter([digits for digits in given[0].digits if digits])
-    return given[0].made_of(next(kept, ()) if size > 1 else () for size in output.shape)
+    return given[0].made_of(next(kept, ()) if size > 1 else () for size in sizes)
 
 
-def _matmul(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _matmul(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     """A product with weights makes new channels of the last axis; of two activations, rows of one over columns of the
     other."""
     left, right = given[:2]
@@ -272,7 +272,7 @@ def _matmul(graph: Graph, node: Node, output: Value, given: Given) -> Axes | Non
         return left.made_of((*left.digits[:-1], column))
     if right is not None or not left.letters(-1) <= set("CDHW") or _splits_space(left):
         return None
-    return left.made_of([*left.digits[:-1], _digits(("C", output.shape[-1]))])
+    return left.made_of([*left.digits[:-1], _digits(("C", sizes[-1]))])
 
 
 def _splits_space(axes: Axes) -> bool:
@@ -281,11 +281,11 @@ def _splits_space(axes: Axes) -> bool:
     return any(_whole(axes, letter, len(axes.digits) - 1) for letter in spatial)
 
 
-def _gemm(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
-    return None if node.attrs.get("transA") else _matmul(graph, node, output, (given[0], None))
+def _gemm(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
+    return None if node.attrs.get("transA") else _matmul(graph, node, sizes, (given[0], None))
 
 
-def _reduce(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _reduce(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     """The axes that are reduced are gone."""
     if given[0] is None:
         return None
@@ -297,23 +297,23 @@ def _reduce(graph: Graph, node: Node, output: Value, given: Given) -> Axes | Non
     return given[0].made_of(digits for i, digits in enumerate(given[0].digits) if i not in gone)
 
 
-def _cut(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _cut(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     """Other sizes of axes that are channels, or that are one whole axis of the image."""
-    return _resized(given[0], node.inputs[0], output)
+    return _resized(given[0], node.inputs[0], sizes)
 
 
-def _joined(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _joined(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     """As `_cut`, from the first operand whose digits are known."""
     pairs = zip(given, node.inputs, strict=True)
-    return next((_resized(axes, value, output) for axes, value in pairs if axes is not None), None)
+    return next((_resized(axes, value, sizes) for axes, value in pairs if axes is not None), None)
 
 
-def _resized(axes: Axes | None, value: Value, output: Value) -> Axes | None:
+def _resized(axes: Axes | None, value: Value, sizes: Sizes) -> Axes | None:
     if axes is None:
         return None
     digits: list[Digits] = []
     extent = dict(axes.extent)
-    for part, before, after in zip(axes.digits, value.shape, output.shape, strict=True):
+    for part, before, after in zip(axes.digits, known_shape(value), sizes, strict=True):
         letter = part[0].letter if len({d.letter for d in part}) == 1 else ""
         if before == after:
             digits.append(part)
@@ -327,23 +327,23 @@ def _resized(axes: Axes | None, value: Value, output: Value) -> Axes | None:
     return replace(axes, digits=tuple(digits), extent=extent)
 
 
-def _gather(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _gather(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     """One of several: the axis goes. Several channels: they are channels still."""
     if given[0] is None:
         return None
     at = node.attrs.get("axis", 0) % len(given[0].digits)
     if given[0].letters(at) != {"C"}:
         return None
-    if len(output.shape) == len(given[0].digits) - 1:
+    if len(sizes) == len(given[0].digits) - 1:
         return given[0].made_of(digits for i, digits in enumerate(given[0].digits) if i != at)
-    return _resized(given[0], node.inputs[0], output) if len(output.shape) == len(given[0].digits) else None
+    return _resized(given[0], node.inputs[0], sizes) if len(sizes) == len(given[0].digits) else None
 
 
-def _lost(graph: Graph, node: Node, output: Value, given: Given) -> Axes | None:
+def _lost(graph: Graph, node: Node, sizes: Sizes, given: Given) -> Axes | None:
     return None
 
 
-_RULES: dict[str, Callable[[Graph, Node, Value, Given], Axes | None]] = {
+_RULES: dict[str, Callable[[Graph, Node, Sizes, Given], Axes | None]] = {
     **dict.fromkeys(KEEPING, _first),
     **dict.fromkeys(("Reshape", "Flatten"), _reshape),
     "Transpose": _transpose,

@@ -628,8 +628,7 @@ def _improve(value: Value, dtype: Any, shape: Sequence[Any] | None) -> bool:
     return (value.dtype, value.shape) != before
 
 
-def count(shape: Sequence[int | str | None] | None) -> int | None:
+def count(shape: Shape | None) -> int | None:
     """Number of elements, or None where a dimension is not fixed."""
-    if shape is None or not all(isinstance(d, int) for d in shape):
-        return None
-    return math.prod(shape)  # type: ignore[arg-type]
+    sizes = fixed_sizes(shape)
+    return None if sizes is None else math.prod(sizes)

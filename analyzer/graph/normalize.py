@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import onnx
@@ -228,7 +228,7 @@ _BODY = "analyzer.body"  # a domain for bodies that depend on the types of what 
 
 def _has_wanted_body(node: onnx.NodeProto, versions: dict[str, int], request: Request) -> bool:
     schema = _schema(node, versions)
-    if schema is None or node.domain or not (schema.has_function or schema.has_context_dependent_function):
+    if schema is None or node.domain or not _has_body(schema):
         return False
     return node.op_type in request.inline or not _known_at(node.op_type, OPSET)
 
@@ -243,10 +243,11 @@ def _make_local(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> bool
     found = False
     for node in nodes:
         schema = _schema(node, versions)
-        if "" not in node.input or schema is None or not schema.has_context_dependent_function:
+        if "" not in node.input or schema is None or not _bodies(schema).has_context_dependent_function:
             continue
         kinds = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
-        body = onnx.FunctionProto.FromString(schema.get_context_dependent_function(node.SerializeToString(), kinds))
+        made = _bodies(schema).get_context_dependent_function(node.SerializeToString(), kinds)
+        body = onnx.FunctionProto.FromString(made)
         body.domain, body.name = _BODY, f"{node.op_type}_{len(proto.functions)}"
         if not body.opset_import:
             body.opset_import.append(onnx.helper.make_opsetid("", versions[""]))
@@ -713,10 +714,10 @@ PASSES: tuple[Pass, ...] = (
 # ---- Helpers ----
 
 
-def _replace(field: object, items: Iterable) -> None:
+def _replace(field: MutableSequence[Any], items: Iterable[Any]) -> None:
     copies = [type(i).FromString(i.SerializeToString()) for i in items]
-    del field[:]  # type: ignore[attr-defined]
-    field.extend(copies)  # type: ignore[attr-defined]
+    del field[:]
+    field.extend(copies)
 
 
 def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
@@ -779,4 +780,23 @@ def _annotate_initializers(proto: onnx.ModelProto) -> None:
 def function_operators() -> frozenset[str]:
     """Standard operators whose schema carries a function body, context-dependent ones included."""
     schemas = onnx.defs.get_all_schemas()
-    return frozenset(s.name for s in schemas if not s.domain and (s.has_function or s.has_context_dependent_function))
+    return frozenset(s.name for s in schemas if not s.domain and _has_body(s))
+
+
+class _Bodies(Protocol):
+    """What onnx's stubs leave out of an OpSchema: whether it has a function body, for all types or for given ones."""
+
+    @property
+    def has_function(self) -> bool: ...
+    @property
+    def has_context_dependent_function(self) -> bool: ...
+    def get_context_dependent_function(self, node: bytes, types: list[bytes]) -> bytes: ...
+
+
+def _bodies(schema: onnx.defs.OpSchema) -> _Bodies:
+    return cast(_Bodies, schema)
+
+
+def _has_body(schema: onnx.defs.OpSchema) -> bool:
+    bodies = _bodies(schema)
+    return bodies.has_function or bodies.has_context_dependent_function

@@ -20,7 +20,7 @@ from analyzer.errors import NotFoundError, UnsupportedError, suggest
 from analyzer.graph.attention import attentions
 from analyzer.graph.axes import Axes, Layout, axes_of, follow, layout_of, unmerged
 from analyzer.graph.bodies import all_nodes
-from analyzer.graph.ir import Graph, Node, Value, reads
+from analyzer.graph.ir import Graph, Node, Shape, Value, fixed_sizes, known_shape, reads
 from analyzer.graph.normalize import lookup
 from analyzer.graph.through import KEEPING, is_transparent, readers
 
@@ -210,10 +210,11 @@ def _followed(graph: Graph) -> tuple[dict[str, Layout], dict[str, Axes]]:
     """Layouts, and the axes of tensors whose layout is in parts."""
     found: dict[str, Layout] = {}
     image = image_input(graph)
-    rank = len(image.shape or ())
-    if rank == 4:
-        found[image.name] = Layout(image_layout(graph, image), _sizes(image, image_layout(graph, image)))
-    seen = _Seen((image.shape or [None])[0])
+    shape = image.shape or [None]
+    if len(shape) == 4:
+        axes = image_layout(graph, image)
+        found[image.name] = Layout(axes, _sizes(shape, axes))
+    seen = _Seen(shape[0])
     reach = descendants(graph, [image.name])
     parts: dict[str, Axes] = {}
     for node in graph.nodes:
@@ -245,8 +246,8 @@ class _Seen:
             self.tokens[layout.prefix + math.prod(sizes) + layout.suffix] = replace(layout, axes="NLC")
 
 
-def _sizes(value: Value, axes: str) -> tuple[int | None, ...]:
-    return tuple(d if isinstance(d, int) else None for a, d in zip(axes, value.shape, strict=False) if a in "DHW")
+def _sizes(shape: Shape, axes: str) -> tuple[int | None, ...]:
+    return tuple(d if isinstance(d, int) else None for a, d in zip(axes, shape, strict=False) if a in "DHW")
 
 
 def _transfer(
@@ -258,6 +259,7 @@ def _transfer(
     seen: _Seen,
     reach: set[str],
 ) -> Layout | None:
+    shape = known_shape(output)
     if node.op in _STATES:
         return _repeated(node, output, found, seen)
     given = [(i, found[i.name]) for i in node.inputs if i.name in found]
@@ -265,12 +267,12 @@ def _transfer(
         if node.inputs[0].name in parts:
             parts[output.name] = parts[node.inputs[0].name]
         return found.get(node.inputs[0].name)
-    if node.op in _WINDOWED and len(output.shape) in _SPACE:
-        axes = _SPACE[len(output.shape)]
+    if node.op in _WINDOWED and len(shape) in _SPACE:
+        axes = _SPACE[len(shape)]
         if _sees_one_position(graph, node) and _stranger(node.inputs[0], axes, found):
             return None
-        return Layout(axes, _sizes(output, axes))
-    layout = _AXES.get(node.op, _elementwise)(graph, node, output, given) if given else None
+        return Layout(axes, _sizes(shape, axes))
+    layout = _AXES.get(node.op, _elementwise)(graph, node, shape, given) if given else None
     if layout is not None:
         return layout
     known = [parts[i.name] if i.name in parts else _parts(found.get(i.name), i) for i in node.inputs]
@@ -278,7 +280,7 @@ def _transfer(
     if apart is not None:
         parts[output.name] = apart
         return layout_of(apart)
-    return _by_shape(output, seen) if given else _regained(node, output, seen, reach)
+    return _by_shape(shape, seen) if given else _regained(node, output, seen, reach)
 
 
 def _parts(layout: Layout | None, value: Value) -> Axes | None:
@@ -296,7 +298,7 @@ def _repeated(node: Node, output: Value, found: dict[str, Layout], seen: _Seen) 
         state = node.inputs[first + index]
         if state.name in found and state.shape == output.shape:
             return found[state.name]
-    return None if reads(node).isdisjoint(found) else _by_shape(output, seen)
+    return None if reads(node).isdisjoint(found) else _by_shape(known_shape(output), seen)
 
 
 def _regained(node: Node, output: Value, seen: _Seen, reach: set[str]) -> Layout | None:
@@ -304,11 +306,12 @@ def _regained(node: Node, output: Value, seen: _Seen, reach: set[str]) -> Layout
 
     L was an axis of what is reshaped: tokens put together from several axes may stand in another order.
     """
-    if node.op != "Reshape" or output.name not in reach or len(output.shape) != 3:
+    shape = known_shape(output)
+    if node.op != "Reshape" or output.name not in reach or len(shape) != 3:
         return None
-    if output.shape[0] != seen.batch or output.shape[1] not in (node.inputs[0].shape or []):
+    if shape[0] != seen.batch or shape[1] not in (node.inputs[0].shape or []):
         return None
-    layout = _by_shape(output, seen)
+    layout = _by_shape(shape, seen)
     return layout if layout is not None and layout.grid in seen.grids else None
 
 
@@ -327,34 +330,34 @@ def _stranger(value: Value, axes: str, found: dict[str, Layout]) -> bool:
     """Whether the trail to `value` is lost and no map before it is of its size: 4 × 2100 box sides of a detector."""
     if value.name in found or value.shape is None:
         return False
-    return _sizes(value, axes) not in {layout.grid for layout in found.values()}
+    return _sizes(value.shape, axes) not in {layout.grid for layout in found.values()}
 
 
 Given = list[tuple[Value, Layout]]
 
 
-def _elementwise(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+def _elementwise(graph: Graph, node: Node, shape: Shape, given: Given) -> Layout | None:
     """An output of the same rank, and of the same size in each spatial axis, keeps the axes of its input."""
     for value, layout in given:
-        if len(layout.axes) == len(output.shape):
-            spatial = [output.shape[i] for i in layout.spatial]
-            if "L" in layout.axes and list(spatial) != [value.shape[i] for i in layout.spatial]:
+        if len(layout.axes) == len(shape):
+            before = known_shape(value)
+            if "L" in layout.axes and any(shape[i] != before[i] for i in layout.spatial):
                 return None
-            grid = layout.grid if "L" in layout.axes else _sizes(output, layout.axes)
+            grid = layout.grid if "L" in layout.axes else _sizes(shape, layout.axes)
             return replace(layout, grid=grid)
     return None
 
 
-def _transpose(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+def _transpose(graph: Graph, node: Node, shape: Shape, given: Given) -> Layout | None:
     layout = given[0][1]
     perm = node.attrs.get("perm") or list(range(len(layout.axes)))[::-1]
     return replace(layout, axes="".join(layout.axes[p] for p in perm))
 
 
-def _reshape(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+def _reshape(graph: Graph, node: Node, shape: Shape, given: Given) -> Layout | None:
     """Space flattened to tokens, tokens put back into space, and axes of size 1 that come or go."""
     value, layout = given[0]
-    old, new = list(value.shape), list(output.shape)
+    old, new = list(known_shape(value)), list(shape)
     if len(old) == len(new) and old == new:
         return layout
     space = [old[i] for i in layout.spatial]
@@ -376,19 +379,19 @@ def _product(sizes: Iterable[Any]) -> int | None:
     return math.prod(sizes) if all(isinstance(s, int) for s in sizes) else None
 
 
-def _matmul(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+def _matmul(graph: Graph, node: Node, shape: Shape, given: Given) -> Layout | None:
     """A product with a weight mixes the last axis only; a product of two activations loses the trail."""
     value, layout = given[0]
-    if len(given) == 2 or value is not node.inputs[0] or len(output.shape) != len(layout.axes):
+    if len(given) == 2 or value is not node.inputs[0] or len(shape) != len(layout.axes):
         return None
     return layout if layout.axes.endswith("C") else None
 
 
-def _concat(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+def _concat(graph: Graph, node: Node, shape: Shape, given: Given) -> Layout | None:
     value, layout = given[0]
     axis = node.attrs["axis"] % len(layout.axes)
     if layout.axes[axis] != "L":
-        return _elementwise(graph, node, output, given)
+        return _elementwise(graph, node, shape, given)
     index = next(i for i, v in enumerate(node.inputs) if v is value)
     sizes: list[Any] = [v.shape[axis] if v.shape is not None else None for v in node.inputs]
     before, after = sizes[:index], sizes[index + 1 :]
@@ -397,13 +400,13 @@ def _concat(graph: Graph, node: Node, output: Value, given: Given) -> Layout | N
     return replace(layout, prefix=layout.prefix + sum(before), suffix=layout.suffix + sum(after))
 
 
-def _slice(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+def _slice(graph: Graph, node: Node, shape: Shape, given: Given) -> Layout | None:
     """Cutting off tokens before or after the grid leaves the grid; cutting space leaves space."""
     value, layout = given[0]
     if "L" not in layout.axes:
-        return _elementwise(graph, node, output, given)
+        return _elementwise(graph, node, shape, given)
     at = layout.axes.index("L")
-    total, left = value.shape[at], output.shape[at]
+    total, left = known_shape(value)[at], shape[at]
     if total == left:
         return layout
     known = [graph.constant(i) if i.name else None for i in node.inputs[1:4]]
@@ -416,7 +419,7 @@ def _slice(graph: Graph, node: Node, output: Value, given: Given) -> Layout | No
     return replace(layout, prefix=prefix, suffix=suffix) if prefix >= 0 and suffix >= 0 else None
 
 
-def _squeeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+def _squeeze(graph: Graph, node: Node, shape: Shape, given: Given) -> Layout | None:
     value, layout = given[0]
     if len(node.inputs) > 1:
         known = graph.constant(node.inputs[1])
@@ -424,34 +427,34 @@ def _squeeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | 
             return None
         gone = {int(a) % len(layout.axes) for a in known}
     else:
-        gone = {i for i, d in enumerate(value.shape) if d == 1}
+        gone = {i for i, d in enumerate(known_shape(value)) if d == 1}
     axes = "".join(a for i, a in enumerate(layout.axes) if i not in gone)
-    return replace(layout, axes=axes, grid=layout.grid if "L" in axes else _sizes(output, axes))
+    return replace(layout, axes=axes, grid=layout.grid if "L" in axes else _sizes(shape, axes))
 
 
-def _unsqueeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+def _unsqueeze(graph: Graph, node: Node, shape: Shape, given: Given) -> Layout | None:
     return None
 
 
-def _reduce(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+def _reduce(graph: Graph, node: Node, shape: Shape, given: Given) -> Layout | None:
     layout = given[0][1]
     known = graph.constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1].name else None
     axes = [int(a) % len(layout.axes) for a in known] if known is not None else list(node.attrs.get("axes") or [])
     if not axes:
         axes = list(range(len(layout.axes)))
     if node.attrs.get("keepdims", 1):
-        return Layout(layout.axes, _sizes(output, layout.axes)) if "L" not in layout.axes else None
+        return Layout(layout.axes, _sizes(shape, layout.axes)) if "L" not in layout.axes else None
     kept = "".join(a for i, a in enumerate(layout.axes) if i not in axes)
-    return Layout(kept, _sizes(output, kept)) if "L" not in kept else replace(layout, axes=kept)
+    return Layout(kept, _sizes(shape, kept)) if "L" not in kept else replace(layout, axes=kept)
 
 
-def _lost(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
+def _lost(graph: Graph, node: Node, shape: Shape, given: Given) -> Layout | None:
     return None
 
 
-def _by_shape(output: Value, seen: _Seen) -> Layout | None:
+def _by_shape(shape: Shape, seen: _Seen) -> Layout | None:
     """(N, L, C) or (N, h, w, C) whose space is a grid seen before, or a half of it (patch merging)."""
-    shape, grids = output.shape, seen.grids
+    grids = seen.grids
     if len(shape) > 2 and isinstance(shape[0], int) and isinstance(seen.batch, int) and shape[0] != seen.batch:
         return None  # windows, or heads, along the first axis
     candidates = [*grids, *((-(-h // 2), -(-w // 2)) for h, w in grids)]
@@ -474,7 +477,7 @@ def _by_shape(output: Value, seen: _Seen) -> Layout | None:
     return None
 
 
-_AXES: dict[str, Callable[[Graph, Node, Value, Given], Layout | None]] = {
+_AXES: dict[str, Callable[[Graph, Node, Shape, Given], Layout | None]] = {
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Flatten": _reshape,
@@ -524,17 +527,18 @@ class FeatureMap:
 
     @property
     def channels(self) -> int | None:
-        size = self.value.shape[self.layout.channel]
+        size = known_shape(self.value)[self.layout.channel]
         return size if isinstance(size, int) else None
 
 
 def single_batch(inputs: Iterable[Value]) -> dict[str, tuple[int, ...]]:
     """Shapes with a batch of 1 for the inputs of which only the batch is open."""
-    return {
-        value.name: (1, *value.shape[1:])
-        for value in inputs
-        if value.shape and not isinstance(value.shape[0], int) and all(isinstance(d, int) for d in value.shape[1:])
-    }
+    found = {}
+    for value in inputs:
+        others = fixed_sizes((value.shape or ())[1:])
+        if value.shape and not isinstance(value.shape[0], int) and others is not None:
+            found[value.name] = (1, *others)
+    return found
 
 
 SIDES = (224, 320, 64, 512, 32)  # what is tried for the sides of a picture that are open, in this order

@@ -13,7 +13,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx
 
-from analyzer.graph.ir import Graph, Node, Value
+from analyzer.graph.ir import Graph, Node, Value, fixed_sizes
 
 KEEPING = frozenset({"Identity", "Cast", "Dropout", "QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"})
 MOVING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
@@ -80,8 +80,8 @@ def constant(graph: Graph, value: Value, also: Collection[str] = ()) -> np.ndarr
     if node.op == "Transpose":
         return np.transpose(inner, node.attrs.get("perm"))
     if node.op in MOVING:
-        sizes = value.shape or [None]
-        return inner.reshape(sizes) if all(isinstance(d, int) for d in sizes) else None
+        sizes = fixed_sizes(value.shape)
+        return inner.reshape(sizes) if sizes else None
     return inner
 
 

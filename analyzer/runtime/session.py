@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -21,6 +21,8 @@ DISABLED_OPTIMIZERS = ["Pad_Fusion"]
 FOLDING_LIMIT = 64 << 20
 LEVELS = ("disable", "basic", "extended", "layout", "all")
 _WEIGHTS_FILE = "weights"
+
+Runnable: TypeAlias = Graph | onnx.ModelProto | tuple[onnx.ModelProto, dict[str, np.ndarray]] | str | bytes
 
 
 class Session:
@@ -42,7 +44,7 @@ class Session:
 
     def __init__(
         self,
-        model: Graph | onnx.ModelProto | tuple[onnx.ModelProto, dict[str, np.ndarray]] | str | bytes,
+        model: Runnable,
         provider: str = "cpu",
         *,
         outputs: Sequence[str] | None = None,
@@ -61,12 +63,9 @@ class Session:
         self._device = int(provider_options.get("device_id", 0))
         if memory_limit:
             _limit_memory(providers, memory_limit)
-        if isinstance(model, Graph):
-            model = model.stub(outputs)
         as_it_is = model if isinstance(model, str | bytes) else None
-        if as_it_is is not None:
-            model, allow_fallback = onnx.ModelProto(), True
-        proto, weights = model if isinstance(model, tuple) else (model, {})
+        allow_fallback = allow_fallback or as_it_is is not None
+        proto, weights = _parts(model, outputs)
         options = _options(ort, threads, level, 4 * weight_bytes + sum(w.nbytes for w in weights.values()))
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)
@@ -74,7 +73,7 @@ class Session:
             options.enable_profiling, options.profile_file_prefix = True, str(trace)
         if name != NAMES["cpu"]:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        weights = {name: np.ascontiguousarray(w) for name, w in (weights or {}).items()}
+        weights = {name: np.ascontiguousarray(w) for name, w in weights.items()}
         data = _serialized(proto, weights, options, ort) if as_it_is is None else as_it_is
         self._keep = weights  # onnxruntime reads these arrays in place
         disabled = DISABLED_OPTIMIZERS if as_it_is is None else []
@@ -151,6 +150,15 @@ class Session:
         except Exception:
             return []
         return [(n.name, n.op_type) for part in parts for n in part.get_nodes()]
+
+
+def _parts(model: Runnable, outputs: Sequence[str] | None) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """The model and the weights beside it; of a file as it is neither."""
+    if isinstance(model, Graph):
+        return model.stub(outputs)
+    if isinstance(model, tuple):
+        return model
+    return (onnx.ModelProto() if isinstance(model, str | bytes) else model), {}
 
 
 def _limit_memory(providers: Sequence[tuple[str, dict[str, Any]]], limit: int) -> None:

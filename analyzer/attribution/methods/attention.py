@@ -13,6 +13,7 @@ from analyzer.attribution.registry import Context, method
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Value
 from analyzer.graph.attention import Attention, attentions
+from analyzer.graph.ir import known_shape
 from analyzer.graph.query import Layout, ancestors, descendants, image_input, layouts
 
 
@@ -54,12 +55,12 @@ def _attention(ctx: Context) -> tuple[list[Attention], Layout]:
     graph = ctx.graph
     needed = ancestors(graph, ctx.seeds)
     reach = descendants(graph, [image_input(graph).name])
-    tokens: dict[int, Layout] = {}
+    tokens: dict[int | str | None, Layout] = {}  # by their number
     for layout in layouts(graph).values():
         if "L" in layout.axes and len(layout.grid) == 2 and all(isinstance(g, int) for g in layout.grid):
             tokens.setdefault(layout.count, layout)
     found: list[Attention] = []
-    sizes: set[tuple[int, ...]] = set()
+    sizes: set[tuple[int | str | None, ...]] = set()
     for attention in attentions(graph, reach, needed):
         shape = attention.weights.shape or []
         if shape[-1] in (1, None):
@@ -79,7 +80,8 @@ def _attention(ctx: Context) -> tuple[list[Attention], Layout]:
 
 def _by_head(ctx: Context, value: Value) -> Value:
     """(N, heads, L, L), where batch and heads share an axis or heads have several."""
-    if len(value.shape) == 4:
+    shape = known_shape(value)
+    if len(shape) == 4:
         return value
     batch = (image_input(ctx.graph).shape or [None])[0]
     if not isinstance(batch, int):
@@ -87,7 +89,7 @@ def _by_head(ctx: Context, value: Value) -> Value:
             f"{ctx.graph.name}: batch and heads share the first axis of {value.name!r}, and the batch is not fixed",
             "fix the batch with --shape",
         )
-    return ctx.op.Reshape(value, [batch, -1, *value.shape[-2:]])
+    return ctx.op.Reshape(value, [batch, -1, *shape[-2:]])
 
 
 def _identity(ctx: Context, layout: Layout) -> Value:
@@ -100,4 +102,4 @@ def _read(ctx: Context, rollout: Value, layout: Layout) -> Value:
     rows = op.Slice(rollout, [0], [1], [1]) if layout.prefix else op.ReduceMean(rollout, [1], keepdims=1)
     end = layout.tokens.stop or np.iinfo(np.int64).max
     grid = op.Slice(rows, [layout.prefix], [end], [2])
-    return op.Reshape(grid, [-1, *(int(g) for g in layout.grid)])  # type: ignore[arg-type]
+    return op.Reshape(grid, [-1, *layout.grid])

@@ -383,8 +383,9 @@ def clip_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     runtime still computes both in one pass, and x is never stored.
     """
     x, lo, hi = node.inputs
-    if _is_fused_relu6(node):
-        inside = _is_inside(op, node.y, node.const(2).item())
+    channels = _fused_relu6(node)
+    if channels is not None:
+        inside = _is_inside(op, node.y, channels, node.const(2).item())
         return (op.Mul(ct, inside) if node.finite else where(op, op.Greater(inside, 0.0), ct)), None, None
     bounds = [(op.GreaterOrEqual, lo)] * (lo is not None) + [(op.LessOrEqual, hi)] * (hi is not None)
     x_bar = ct
@@ -402,29 +403,31 @@ def clip_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     return x_bar, lo_bar, hi_bar
 
 
-def _is_inside(op: Builder, y: Value, hi: float) -> Value:
+def _is_inside(op: Builder, y: Value, channels: int, hi: float) -> Value:
     """1[0 < y < hi] of a y in [0, hi]: where y − hi 1[y > 0] is negative, in float32 exactly.
 
     That difference is written as a BatchNormalization and an Add, which the runtime, in its blocked layout, makes one
     pass of together with the HardSigmoid behind.
     """
-    scale, zero, one = (op.constant(np.full(y.shape[1], v, np.float32)) for v in (-hi, 0, 1))
+    scale, zero, one = (op.constant(np.full(channels, v, np.float32)) for v in (-hi, 0, 1))
     below = op.BatchNormalization(is_positive(op, y), scale, zero, zero, one, epsilon=0.0)
     return op.HardSigmoid(op.Add(below, y), alpha=-LARGEST, beta=-1e-30)
 
 
-def _is_fused_relu6(node: Primal) -> bool:
+def _fused_relu6(node: Primal) -> int | None:
+    """The channels of a ReLU6 right behind a convolution, None of other clips."""
     below, above, producer = node.const(1), node.const(2), node.graph.producer(node.x)
-    channels = node.y.shape[1] if len(node.y.shape or ()) > 1 else None
-    return (
+    shape = node.y.shape or ()
+    channels = shape[1] if len(shape) > 1 else None
+    is_fused = (
         node.y.dtype == FLOAT32
         and (below is not None and below.size == 1 and below.item() == 0)
         and (above is not None and above.size == 1 and 0 < above.item() < 1e6)
-        and isinstance(channels, int)
         and producer is not None
         and producer.op in ("Conv", "BatchNormalization")
         and node.is_between(node.x)
     )
+    return channels if is_fused and isinstance(channels, int) else None
 
 
 @vjp("LeakyRelu", since=6)
