@@ -71,7 +71,7 @@ def compile_question(
     scores = find_scores(graph, question.output)
     image, axes = float_image(graph)
     outputs, target_inputs = [v.name for v in graph.outputs], list[str]()
-    batch = image_input(graph).shape[0] if image_input(graph).shape else None
+    batch = next(iter(image_input(graph).shape or ()), None)
     rows = rows_for(question.runtime)
     targets = [
         seeded(op, target_inputs, slot, scores, f"_{at}" if len(slots) > 1 else "", batch, arrays)

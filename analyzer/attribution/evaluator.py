@@ -25,6 +25,7 @@ from analyzer.attribution.targets import Scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.cut import behind, frontier
+from analyzer.graph.ir import fixed_sizes
 from analyzer.graph.query import FeatureMap, Layout
 from analyzer.runtime import Session
 
@@ -322,10 +323,11 @@ class Evaluator:
                 f"{graph.name}: the first axis of {layer.name!r} does not count images", "choose another --layer"
             )
         program.names = [layer.name, *frontier(graph, layer.name, names)]
-        program.shapes = {n: tuple(graph[n].shape or ()) for n in program.names}
-        loose = [n for n, s in program.shapes.items() if not all(isinstance(d, int) for d in s)]
-        if loose:
-            raise UnsupportedError(f"{graph.name}: the shape of {loose[0]!r} is known only at run time")
+        for name in program.names:
+            sizes = fixed_sizes(graph[name].shape or ())
+            if sizes is None:
+                raise UnsupportedError(f"{graph.name}: the shape of {name!r} is known only at run time")
+            program.shapes[name] = sizes
 
     def _check_batch(self, graph: Graph, outputs: dict[str, list[str]], batch: int) -> None:
         for name in outputs.get("score", []):

@@ -18,7 +18,7 @@ from analyzer.attribution.result import Attribution
 from analyzer.attribution.targets import TOP1, is_expression, resolve_class
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.files import guard
-from analyzer.graph.ir import count
+from analyzer.graph.ir import fixed_sizes
 from analyzer.graph.query import fillings
 from analyzer.graph.save import save
 from analyzer.plain import as_json
@@ -226,7 +226,8 @@ class Trial:
         assert graph is not None
         single, double = fillings(graph), fillings(graph, batch=2)
         turns = [s for pair in zip(single, [*double[1:], *double[:1]], strict=True) for s in pair]
-        fixed = {v.name: tuple(v.shape) for v in graph.inputs if count(v.shape) is not None}
+        sizes = {v.name: fixed_sizes(v.shape) for v in graph.inputs}
+        fixed = {name: shape for name, shape in sizes.items() if shape is not None}
         return [fixed | s for i, s in enumerate(turns) if s not in turns[:i]] or [fixed]
 
     def _distance(self, feeds: _Arrays, heat: np.ndarray) -> float:
