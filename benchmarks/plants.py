@@ -23,7 +23,7 @@ import onnx
 from onnx import numpy_helper, version_converter
 
 from analyzer.images import model_card
-from analyzer.validation import Finding, Picture, Side, Thresholds, compare, judge
+from analyzer.validation import Finding, Pair, Side, Thresholds, compare, judge
 
 ROOT = Path(__file__).resolve().parents[1]
 CNN, VIT = (ROOT / "models" / f"{name}.onnx" for name in ("digits_cnn", "digits_vit"))
@@ -243,7 +243,7 @@ def kept(path: Path, shape: tuple[int, ...]) -> Side:
 
 def findings(build: Build, given: list[np.ndarray]) -> list[Finding]:
     sides = [kept(build.reference, given[0].shape), Side(build.model, given[0].shape, threads=1)]
-    pictures = [Picture(str(i), a, np.ascontiguousarray(build.feed(a))) for i, a in enumerate(given)]
+    pictures = [Pair(str(i), a, np.ascontiguousarray(build.feed(a))) for i, a in enumerate(given)]
     return judge(compare(*sides, pictures, methods=("grad-cam",)).report, Thresholds())
 
 

@@ -24,10 +24,10 @@ MODELS = ROOT / "models"
 OURS = """
 import json, sys
 import numpy as np
-from analyzer.validation import Picture, Side, compare
+from analyzer.validation import Pair, Side, compare
 array = np.load(sys.argv[3])
 sides = [Side(m, array.shape, threads=1) for m in sys.argv[1:3]]
-report = compare(*sides, [Picture("0", array, array)], methods=()).report
+report = compare(*sides, [Pair("0", array, array)], methods=()).report
 json.dump(report["layers"], open(sys.argv[4], "w"))
 """
 LOADER = """

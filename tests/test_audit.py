@@ -17,7 +17,7 @@ from analyzer.commands import main
 from analyzer.graph import Graph
 from analyzer.images import decode, model_card
 from analyzer.validation import Store
-from analyzer.validation.audit import Picture, _Run, audit, findings, shortcut_signs
+from analyzer.validation.audit import Picture, _Auditing, audit, findings, shortcut_signs
 from tests.models import model, node
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,8 +93,8 @@ def test_an_audit_goes_on_where_it_was(tmp_path, monkeypatch):
     pictures = [Picture(p.name, decode(p)) for p in EXAMPLES]
     whole = audit(explainer, how, pictures)
     audit(explainer, how, pictures[:3], store=Store(tmp_path))
-    measure, measured = _Run._measure, []
-    monkeypatch.setattr(_Run, "_measure", lambda run, p: measured.append(p.name) or measure(run, p))
+    measure, measured = _Auditing._measure, []
+    monkeypatch.setattr(_Auditing, "_measure", lambda run, p: measured.append(p.name) or measure(run, p))
     resumed = audit(explainer, how, pictures, store=Store(tmp_path))
     assert measured == [EXAMPLES[3].name] and json.dumps(resumed.report) == json.dumps(whole.report)
     assert all(np.array_equal(resumed.maps[t], m) for t, m in whole.maps.items())

@@ -23,9 +23,8 @@ from analyzer.images import Preprocess, model_card, write_png
 from analyzer.mining import miner
 from analyzer.runtime import Session
 from analyzer.store import Cache, Store
-from analyzer.validation import Picture, Side, compare
-from analyzer.validation.audit import Picture as AuditPicture
-from analyzer.validation.audit import audit
+from analyzer.validation import Pair, Side, compare
+from analyzer.validation.audit import Picture, audit
 from tests.models import small_cnn
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 12, 12)).astype(np.float32)
@@ -328,7 +327,7 @@ class Runs:
 
 def compared(reference: Path, candidate: Path, folder: Path, image: np.ndarray = IMAGE, **options) -> dict:
     sides = [Side(Explainer(m, **options), image.shape, store=Store(folder)) for m in (reference, candidate)]
-    return compare(*sides, [Picture("p", image, image)], methods=("grad-cam",)).report
+    return compare(*sides, [Pair("p", image, image)], methods=("grad-cam",)).report
 
 
 @pytest.fixture
@@ -392,7 +391,7 @@ def test_audit_runs_again_what_changed_and_nothing_else(tmp_path, monkeypatch, o
 
     def work(pixels=pixels, how: Preprocess = how, label: int | None = 0, boxes=None, method="grad-cam", **options):
         explainer = Explainer(path, **options)
-        given = [AuditPicture("p", pixels, label, boxes)]
+        given = [Picture("p", pixels, label, boxes)]
         audit(explainer, how, given, method, 1, 0, store=Store(tmp_path / "store"))
 
     assert runs.of(work) > 4

@@ -27,9 +27,8 @@ from analyzer.graph.query import Layout
 from analyzer.images import Preprocess, write_png
 from analyzer.mining import mine
 from analyzer.plain import as_json
-from analyzer.validation import Picture, Side, Store, Thresholds, compare, judge
-from analyzer.validation.audit import Picture as Audited
-from analyzer.validation.audit import audit, findings
+from analyzer.validation import Pair, Side, Store, Thresholds, compare, judge
+from analyzer.validation.audit import Picture, audit, findings
 from analyzer.validation.metrics import Drift, cosine_of
 from tests.models import model, node, small_cnn
 
@@ -300,7 +299,7 @@ def test_json_is_written_in_one_place():
 
 def compared(reference, candidate, arrays=BATCH, methods=("grad-cam",), store=None):
     sides = [Side(m, arrays[:1].shape, store=store) for m in (reference, candidate)]
-    report = compare(*sides, [Picture(f"p{i}", a[None], a[None]) for i, a in enumerate(arrays)], methods=methods).report
+    report = compare(*sides, [Pair(f"p{i}", a[None], a[None]) for i, a in enumerate(arrays)], methods=methods).report
     return judge(report, Thresholds()), report
 
 
@@ -370,7 +369,7 @@ def test_numbers_are_over_what_is_finite():
 
 
 def test_audit_counts_them_as_a_finding(tmp_path):
-    pictures = [Audited(f"p{i}", np.rint(255 * a.transpose(1, 2, 0)).astype(np.uint8)) for i, a in enumerate(BATCH)]
+    pictures = [Picture(f"p{i}", np.rint(255 * a.transpose(1, 2, 0)).astype(np.uint8)) for i, a in enumerate(BATCH)]
     explainer = Explainer(standardising())
     alone = audit(explainer, HOW, [pictures[0], pictures[2]]).report
     for store in (None, Store(tmp_path), Store(tmp_path)):

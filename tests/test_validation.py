@@ -16,7 +16,7 @@ from analyzer.commands import main
 from analyzer.errors import InputError
 from analyzer.images import decode, model_card
 from analyzer.store import key_of
-from analyzer.validation import SAMPLE, Picture, Side, Store, Thresholds, compare, judge
+from analyzer.validation import SAMPLE, Pair, Side, Store, Thresholds, compare, judge
 from analyzer.validation.compare import input_difference
 from analyzer.validation.matching import match_by_activations
 from analyzer.validation.metrics import Drift, energy_inside, maximum_shift, spearman, top_iou
@@ -28,10 +28,10 @@ REFERENCE = ROOT / "models" / "digits_cnn.onnx"
 EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
 
 
-def pictures(card_of: Path = REFERENCE, change=lambda x: x) -> list[Picture]:
+def pictures(card_of: Path = REFERENCE, change=lambda x: x) -> list[Pair]:
     preprocess = model_card(card_of).preprocess
     arrays = [preprocess.apply(decode(p))[0] for p in EXAMPLES]
-    return [Picture(p.name, a, change(a)) for p, a in zip(EXAMPLES, arrays, strict=True)]
+    return [Pair(p.name, a, change(a)) for p, a in zip(EXAMPLES, arrays, strict=True)]
 
 
 def findings(candidate, change=lambda x: x) -> dict[str, str]:
@@ -299,9 +299,9 @@ def test_a_plan_that_turns_to_floating_point_is_told():
         n.inputs[0].name for n in side.graph.forward_nodes() if n.op == "QuantizeLinear" and n.inputs[0].inputs
     ]
     side.tap(quantised)
-    assert "run in floating point" in side.plan()["words"]
+    assert "run in floating point" in side.kernels()["words"]
     side.explainer.session_options["level"] = "disable"
-    assert side.plan()["same"]
+    assert side.kernels()["same"]
 
 
 def test_files_fused_to_integer_operators_are_read_dequantised(tmp_path):
@@ -396,7 +396,7 @@ def over_noise(reference, candidate, store=None):
     """(findings, report) over three pictures of noise."""
     arrays = np.random.default_rng(1).random((3, 1, 3, 12, 12)).astype(np.float32)
     sides = [Side(m, (1, 3, 12, 12), store=store) for m in (reference, candidate)]
-    report = compare(*sides, [Picture(str(i), a, a) for i, a in enumerate(arrays)], methods=("grad-cam",)).report
+    report = compare(*sides, [Pair(str(i), a, a) for i, a in enumerate(arrays)], methods=("grad-cam",)).report
     return judge(report, Thresholds()), report
 
 
@@ -532,7 +532,7 @@ def test_another_scale_of_pixels_that_the_file_undoes_is_none():
         return proto
 
     arrays = np.random.default_rng(1).random((3, 1, 3, 12, 12)).astype(np.float32)
-    given = [Picture(str(i), a, 255 * a) for i, a in enumerate(arrays)]
+    given = [Pair(str(i), a, 255 * a) for i, a in enumerate(arrays)]
     for divisor, codes in ((255, []), (128, ["input-differs"])):
         sides = [Side(m, (1, 3, 12, 12)) for m in (small_cnn(), fed_raw(divisor))]
         found = judge(compare(*sides, given, methods=()).report, Thresholds())

@@ -9,9 +9,8 @@ import pytest
 
 from analyzer.attribution import Explainer
 from analyzer.images import Preprocess, decode
-from analyzer.validation import Picture, Side, Thresholds, compare, judge
-from analyzer.validation.audit import Picture as AuditPicture
-from analyzer.validation.audit import audit, findings
+from analyzer.validation import Pair, Side, Thresholds, compare, judge
+from analyzer.validation.audit import Picture, audit, findings
 
 torch = pytest.importorskip("torch", reason="trains two small networks with PyTorch")
 
@@ -79,7 +78,7 @@ def test_compare_says_that_it_looks_elsewhere(twins):
     honest, shortcut, crosses = twins
     arrays = [HOW.apply(c)[0] for c in crosses]
     sides = [Side(m, arrays[0].shape) for m in (honest, shortcut)]
-    report = compare(*sides, [Picture(str(i), a, a, label=1) for i, a in enumerate(arrays)]).report
+    report = compare(*sides, [Pair(str(i), a, a, label=1) for i, a in enumerate(arrays)]).report
     assert report["outputs"]["accuracy"] == [1.0, 1.0]
     assert "evidence-moves" in {f.code for f in judge(report, Thresholds())}
 
@@ -88,7 +87,7 @@ def test_audit_finds_the_place(twins):
     honest, shortcut, crosses = twins
     found = []
     for model in (honest, shortcut):
-        pictures = [AuditPicture(str(i), c, 1) for i, c in enumerate(crosses)]
+        pictures = [Picture(str(i), c, 1) for i, c in enumerate(crosses)]
         found.append({f.code for f in findings(audit(Explainer(model), HOW, pictures).report)})
     assert not found[0] & {"fixed-position", "border-evidence"}
     assert {"fixed-position", "border-evidence"} <= found[1]

@@ -49,12 +49,12 @@ def class_maps(
         raise InputError(f"class maps are of one picture, these are {len(feeds[name])}")
     shapes = {n: tuple(a.shape) for n, a in feeds.items()}
     run = model.kept(
-        ("class maps", layer, output, tuple(sorted(shapes.items()))), lambda: _Run(model, shapes, layer, output)
+        ("class maps", layer, output, tuple(sorted(shapes.items()))), lambda: _ClassMaps(model, shapes, layer, output)
     )
     return run.maps(feeds, classes)
 
 
-class _Run:
+class _ClassMaps:
     """The sessions of one layer: up to it, and behind it for a batch of classes."""
 
     def __init__(self, model: Model, shapes: dict[str, tuple[int, ...]], layer: str, output: str | None) -> None:

@@ -121,7 +121,7 @@ class Trial:
             UnsupportedError: the file does not load, does not run where the model does, differs, or can be tried at no
                 size.
         """
-        best: list[_Run] = []
+        best: list[_Measured] = []
         for seed in range(_SEEDS):
             runs = self._runs(seed)
             if not runs or all(run.good for run in runs):
@@ -143,7 +143,7 @@ class Trial:
             self.record["heatmap_difference"] = max(run.distance for run in best)
         self.record["executed"] = [run.sizes for run in best]
 
-    def _runs(self, seed: int) -> list[_Run]:
+    def _runs(self, seed: int) -> list[_Measured]:
         """A run at each of up to two sizes; none where a kernel is missing."""
         expected = self._expected(seed)
         after = self._loaded()
@@ -154,7 +154,7 @@ class Trial:
         runs = []
         for feeds, outputs, given in found:
             difference = max((_difference(array, given[name]) for name, array in outputs.items()), default=0.0)
-            runs.append(_Run(_sizes(feeds), difference, self._distance(feeds, given[OUTPUT])))
+            runs.append(_Measured(_sizes(feeds), difference, self._distance(feeds, given[OUTPUT])))
         return runs
 
     def _expected(self, seed: int) -> list[tuple[_Arrays, _Arrays]]:
@@ -257,7 +257,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Measured:
     """What one random input showed: the sizes, the outputs' difference and the heatmap's distance."""
 
     sizes: dict[str, list[int]]

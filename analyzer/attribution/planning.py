@@ -13,7 +13,7 @@ from analyzer.attribution.model import Model
 from analyzer.attribution.question import Question
 from analyzer.attribution.seeds import arrays_of
 from analyzer.attribution.targets import expression, find_scores, is_expression, resolve_class
-from analyzer.gradient.reverse import plan as route_of
+from analyzer.gradient.reverse import route as route_of
 from analyzer.graph import Builder
 from analyzer.runtime.kernel_table import Prediction, predict
 

@@ -40,7 +40,7 @@ def answer(model: Model, question: Question, inputs: Inputs, progress: Progress 
     model.loaded.check_unchanged()
     feeds = model.feeds(inputs)
     count = len(feeds[model.image])
-    run = _Run(model, question, question.slots(count), progress)
+    run = _Asked(model, question, question.slots(count), progress)
     often = [find_method(job.method, job.options).runs for job in question.jobs]
     once = tuple(job for job, many in zip(question.jobs, often, strict=True) if not many)
     rows: list[list[Attribution]] = []
@@ -67,7 +67,7 @@ def _batches(model: Model, count: int) -> list[np.ndarray]:
     return [np.arange(start, start + fixed) for start in range(0, count, fixed)]
 
 
-class _Run:
+class _Asked:
     """A question about some images.
 
     Args:

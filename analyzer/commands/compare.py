@@ -116,7 +116,7 @@ def run(
     from analyzer.attribution import Explainer
     from analyzer.commands.pictures import read_card
     from analyzer.images import decode
-    from analyzer.validation import METHODS, SAMPLE, Picture, Side, Store, compare
+    from analyzer.validation import EVIDENCE, SAMPLE, Pair, Side, Store, compare
 
     explainers = [Explainer(m, p, **options) for m, p in zip((reference, candidate), providers, strict=True)]
     cards = [read_card(e, None, dict(flags)) for e in explainers]
@@ -133,10 +133,10 @@ def run(
             placements[str(path)] = arrays[0][1]
             given = known.get(path.name)
             inside = None if given is None else np.array([arrays[0][1].box_to_input(tuple(b)) for b in given])
-            yield Picture(str(path), arrays[0][0], arrays[1][0], boxes=inside)
+            yield Pair(str(path), arrays[0][0], arrays[1][0], boxes=inside)
 
     progress = Progress(len(names), "compare")
-    done = compare(sides[0], sides[1], stream(), methods or METHODS, step=progress.step)
+    done = compare(sides[0], sides[1], stream(), methods or EVIDENCE, step=progress.step)
     document = {
         "comparison": rounded(done.report),
         "run": {

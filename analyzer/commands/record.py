@@ -55,7 +55,7 @@ def command(
     from analyzer.attribution import Explainer
     from analyzer.commands.pictures import read_card
     from analyzer.images import decode
-    from analyzer.validation import METHODS, Side, Store
+    from analyzer.validation import EVIDENCE, Side, Store
 
     names = pictures(data, limit)
     options = session | {"level": MODES[mode]}
@@ -67,7 +67,7 @@ def command(
         array = card.preprocess.apply(decode(str(path)))[0]
         if side is None:
             side = Side(explainer, array.shape, store=Store(store))
-        missing |= side.record(array, methods or METHODS)
+        missing |= side.record(array, methods or EVIDENCE)
         progress.step()
     for method, why in missing.items():
         note(f"{method}: not available: {why}")

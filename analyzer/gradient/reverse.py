@@ -19,7 +19,7 @@ from analyzer.graph.unfuse import LEFT, MS
 
 
 @dataclass(frozen=True)
-class Plan:
+class Route:
     """What a pullback will visit: the nodes between `wrt` and the outputs, and those of them without a rule."""
 
     nodes: list[Node]
@@ -27,7 +27,7 @@ class Plan:
     missing: list[Node]
 
 
-def plan(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], policy: Policy) -> Plan:
+def route(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], policy: Policy) -> Route:
     """The nodes a gradient of `outputs` with respect to `wrt` passes through, in the order of the graph."""
     influenced = set(wrt)
     between = []
@@ -44,7 +44,7 @@ def plan(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], policy: Polic
             needed.update(n for n in reads(node) if n in influenced)
     nodes.reverse()
     missing = [n for n in nodes if policy.entry(graph, n) is None]
-    return Plan(nodes, frozenset(influenced), missing)
+    return Route(nodes, frozenset(influenced), missing)
 
 
 def _carries(node: Node, output: Value, influenced: set[str], policy: Policy) -> bool:
@@ -114,19 +114,19 @@ def pullback(
         UnsupportedError: operators on the way have no rule (all of them are named), or a rule refuses its node.
     """
     graph = op.graph
-    route = plan(graph, cotangents, wrt, policy)
-    if route.missing:
-        raise missing_rules(graph, route.missing, policy)
+    path = route(graph, cotangents, wrt, policy)
+    if path.missing:
+        raise missing_rules(graph, path.missing, policy)
     poles = _poles(graph, cotangents, policy)
     flowing: dict[str, list[Value]] = {}
     for name, cotangent in cotangents.items():
         flowing.setdefault(name, []).append(op.cast(cotangent, cotangent_type(graph[name])))
-    for node in reversed(route.nodes):
+    for node in reversed(path.nodes):
         received = [_total(op, flowing, o.name) if o.name else None for o in node.outputs]
         if all(ct is None for ct in received):
             continue
         asked = frozenset([*wrt, *cotangents])
-        _visit(op, node, received, route.influenced, asked, policy, flowing, finite and not poles(node))
+        _visit(op, node, received, path.influenced, asked, policy, flowing, finite and not poles(node))
     found = {name: _total(op, flowing, name) for name in wrt}
     if not narrow:
         return found

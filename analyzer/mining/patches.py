@@ -16,7 +16,7 @@ from analyzer.attribution.layers import float_image
 from analyzer.attribution.projection import Projector
 from analyzer.attribution.units import Units, Window, clipped, rgb
 from analyzer.gradient import find_policy
-from analyzer.gradient.reverse import missing_rules, plan
+from analyzer.gradient.reverse import missing_rules, route
 from analyzer.graph.query import image_input
 from analyzer.images import Preprocess, decode, signed_view
 from analyzer.images.mosaic import BEYOND, GREY, Block, mosaic, patch
@@ -183,7 +183,7 @@ def check_projectable(explainer: Explainer, layers: Sequence[str], policy: str) 
     image, _ = float_image(graph)
     rules = find_policy(policy)
     for name in [] if list(layers) == ["auto"] else chosen_tensors(graph, layers):
-        missing = plan(graph, [name], [image.name], rules).missing
+        missing = route(graph, [name], [image.name], rules).missing
         if missing:
             raise missing_rules(graph, missing, rules)
 

@@ -1,16 +1,16 @@
 """Two models side by side: drift of outputs and layers, agreement of evidence, and a verdict."""
 
 from analyzer.store import Store
-from analyzer.validation.compare import METHODS, Comparison, Picture, compare
+from analyzer.validation.compare import EVIDENCE, Comparison, Pair, compare
 from analyzer.validation.side import SAMPLE, Side
 from analyzer.validation.verdict import Finding, Thresholds, as_data, judge, read_thresholds
 
 __all__ = [
-    "METHODS",
+    "EVIDENCE",
     "SAMPLE",
     "Comparison",
     "Finding",
-    "Picture",
+    "Pair",
     "Side",
     "Store",
     "Thresholds",

@@ -71,11 +71,11 @@ def audit(
     Raises:
         InputError: there is no picture.
     """
-    run: _Run | None = None
+    run: _Auditing | None = None
     for picture in pictures:
         if run is None:
             shape = preprocess.apply(picture.pixels)[0].shape
-            run = _Run(explainer, preprocess, method, probes, seed, shape, store)
+            run = _Auditing(explainer, preprocess, method, probes, seed, shape, store)
         run.add(picture)
         step()
     if run is None:
@@ -112,7 +112,7 @@ class _Measured:
         return cls(about["row"], arrays["heat"], channels, {n: (v, r) for n, (v, r) in about["contract"].items()})
 
 
-class _Run:
+class _Auditing:
     """An audit under way."""
 
     def __init__(

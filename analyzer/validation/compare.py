@@ -25,12 +25,12 @@ from analyzer.validation.metrics import (
 from analyzer.validation.side import Side
 from analyzer.validation.weights import saturated_share, weight_differences
 
-METHODS = ("grad-cam", "gradient")
+EVIDENCE = ("grad-cam", "gradient")
 Map = tuple[np.ndarray, str]  # heatmap (H, W), diagnosis
 
 
 @dataclass
-class Picture:
+class Pair:
     """A picture's name, its tensors for both sides, and what is known of it.
 
     Attributes:
@@ -60,8 +60,8 @@ class Comparison:
 def compare(
     reference: Side,
     candidate: Side,
-    pictures: Iterable[Picture],
-    methods: Sequence[str] = METHODS,
+    pictures: Iterable[Pair],
+    methods: Sequence[str] = EVIDENCE,
     keep: int = 6,
     step: Callable[[], None] = lambda: None,
 ) -> Comparison:
@@ -77,7 +77,7 @@ def compare(
     Raises:
         InputError: there is no picture, or the models' scores do not have as many classes.
     """
-    run = _Run(reference, candidate, tuple(methods), keep)
+    run = _Comparing(reference, candidate, tuple(methods), keep)
     for picture in pictures:
         run.add(picture)
         step()
@@ -86,7 +86,7 @@ def compare(
     return run.result()
 
 
-class _Run:
+class _Comparing:
     """A comparison under way."""
 
     def __init__(self, reference: Side, candidate: Side, methods: tuple[str, ...], keep: int) -> None:
@@ -107,7 +107,7 @@ class _Run:
         self.errors = {ours: OutputError() for ours, _ in self.pairs}
         self.not_finite: list[dict[str, Any]] = []
 
-    def add(self, picture: Picture) -> None:
+    def add(self, picture: Pair) -> None:
         reference, candidate = self.sides
         if not self.rows:
             self._match(picture)
@@ -145,7 +145,7 @@ class _Run:
                     ours = reference.squashed(ours, self.squashed_as)
         return ours, theirs
 
-    def _scored(self, picture: Picture, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    def _scored(self, picture: Pair, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
         """The row's figures: None where scores that are not finite, or no vector of classes, do not give them."""
         classes = [side.classes_of(given) for side, given in zip(self.sides, (ours, theirs), strict=True)]
         row: dict[str, Any] = {"top": [int(c.argmax()) for c in classes], "agree": None, "score_drift": None}
@@ -163,7 +163,7 @@ class _Run:
             row["right"] = [t == picture.label for t in row["top"]]
         return row
 
-    def _values(self, picture: Picture, *outputs: dict[str, np.ndarray]) -> None:
+    def _values(self, picture: Pair, *outputs: dict[str, np.ndarray]) -> None:
         """Takes in the outputs that are no vector of classes, and what is not finite in any of them."""
         sided: dict[str, str] = {}
         for ours, theirs in [self.scores, *(p for p in self.pairs if p[0] != self.scores[0])]:
@@ -186,7 +186,7 @@ class _Run:
         for side, where in sided.items():
             self._not_finite(picture, side, where, "")
 
-    def _not_finite(self, picture: Picture, side: str, where: str, layer: str) -> None:
+    def _not_finite(self, picture: Pair, side: str, where: str, layer: str) -> None:
         """Notes where a side, or both, are not finite for a picture, unless that is known."""
         if any(row["picture"] == picture.name and row["side"] in (side, "both") for row in self.not_finite):
             return
@@ -199,7 +199,7 @@ class _Run:
 
     # ---- Layers ----
 
-    def _match(self, picture: Picture) -> None:
+    def _match(self, picture: Pair) -> None:
         reference, candidate = self.sides
         matches = self._named(picture)
         left = [n for n in reference.layers if n not in {m.reference for m in matches}]
@@ -217,7 +217,7 @@ class _Run:
         reference.tap([*(m.reference for m in self.matches), *self.watched])
         candidate.tap([m.candidate for m in self.matches])
 
-    def _named(self, picture: Picture) -> list[Match]:
+    def _named(self, picture: Pair) -> list[Match]:
         """The matches by name, where names are to be trusted."""
         reference, candidate = self.sides
         matches = match_by_name(reference.layers, candidate.graph)
@@ -233,7 +233,7 @@ class _Run:
             return without_shifted_names(matches, ours, theirs, reference.shapes, candidate.shapes)
         return matches
 
-    def _features(self, picture: Picture) -> None:
+    def _features(self, picture: Pair) -> None:
         reference, candidate = self.sides
         ours, theirs = reference.features(picture.reference), candidate.features(picture.candidate)
         for match in self.matches:
@@ -252,7 +252,7 @@ class _Run:
 
     # ---- Evidence ----
 
-    def _evidence(self, picture: Picture, target: int) -> dict[str, Any]:
+    def _evidence(self, picture: Pair, target: int) -> dict[str, Any]:
         reference, _candidate = self.sides
         layers = (reference.layer, self._twin(reference.layer))
         found: dict[str, Any] = {}
@@ -268,7 +268,7 @@ class _Run:
                 found[method] = self._agreement(picture, method, *maps)
         return found
 
-    def _agreement(self, picture: Picture, method: str, ours: Map, theirs: Map) -> dict[str, Any]:
+    def _agreement(self, picture: Pair, method: str, ours: Map, theirs: Map) -> dict[str, Any]:
         heats = (ours[0], theirs[0])
         result: dict[str, Any] = {}
         if heats[0].shape == heats[1].shape:
@@ -327,7 +327,7 @@ class _Run:
             "unmatched": [n for n in reference.layers if n not in {row["layer"] for row in layers}],
             "largest_jump": _largest_jump(layers),
             "weights": [row | {"sqnr_db": agreement.get(row["layer"])} for row in weights],
-            "plan": {"reference": reference.plan(), "candidate": candidate.plan()},
+            "plan": {"reference": reference.kernels(), "candidate": candidate.kernels()},
             "evidence": _evidence_summary(self.rows, self.methods),
             "unavailable": self.unavailable,
             "rows": self.rows,
@@ -471,4 +471,4 @@ def _channels_first(array: np.ndarray) -> np.ndarray:
     )
 
 
-__all__ = ["METHODS", "Comparison", "Picture", "compare", "input_difference"]
+__all__ = ["EVIDENCE", "Comparison", "Pair", "compare", "input_difference"]

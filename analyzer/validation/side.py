@@ -17,7 +17,7 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import Layout, ancestors, default_layer, feature_maps, image_input, layouts, quantisation
 from analyzer.graph.through import readers
-from analyzer.runtime import Session, kernels, plan_difference
+from analyzer.runtime import Session, kernel_difference, kernels
 from analyzer.store import Store, key_of, packed, unpacked
 
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
@@ -207,7 +207,7 @@ class Side:
         _ = self.receipt
         self.tap([*self.layers, *self.rectified])
         self.features(array)
-        self.plan()
+        self.kernels()
         top = int(self.classes(array).argmax())
         if not all(np.isfinite(values).all() for values in self.all_outputs(array).values()):
             self.why_not_finite(array)
@@ -255,8 +255,8 @@ class Side:
 
     # ---- What is known of its runs ----
 
-    def plan(self) -> dict[str, Any]:
-        """How the kernels with the chosen taps differ from those without; see `runtime.plan_difference`.
+    def kernels(self) -> dict[str, Any]:
+        """How the kernels with the chosen taps differ from those without; see `runtime.kernel_difference`.
 
         Of a recorded side, those of all its layers.
         """
@@ -268,7 +268,7 @@ class Side:
             names = [n if n in existing else tapped.add_output(tapped[n]).name for n in self._wanted]
             names = list(dict.fromkeys([self.scores.output.name, *names]))
             found = kernels(tapped, self.explainer.provider, names, **self.options)
-            return {"plan": packed(plan_difference(plain, found))}
+            return {"plan": packed(kernel_difference(plain, found))}
 
         taps = [] if self._recorded else [self._wanted]
         return dict(unpacked(self._kept(plans, "plan", *taps)["plan"]))

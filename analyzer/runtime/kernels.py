@@ -1,4 +1,4 @@
-"""The plan that onnxruntime really runs: its kernels after optimisation."""
+"""The kernels that onnxruntime really runs, after its optimisation."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def kernels(graph: Graph, provider: str, outputs: Sequence[str], **options: Any)
         return dict(sorted(Counter(n.op_type for n in nodes).items()))
 
 
-def plan_difference(plain: Mapping[str, int], tapped: Mapping[str, int]) -> dict[str, Any]:
-    """How the plan with taps differs from the plan without.
+def kernel_difference(plain: Mapping[str, int], tapped: Mapping[str, int]) -> dict[str, Any]:
+    """How the kernels with taps differ from those without.
 
     Returns:
         {"same": no kernel but copies differs, "kernels": {operator: [plain, tapped]} of all that differ,
