@@ -157,9 +157,9 @@ class Builder:
         if axes is None and value.shape is None:
             return self.cast(self.ReduceProd(self.Shape(value), keepdims=0), value.dtype)
         axes = range(self.rank(value)) if axes is None else axes
-        sizes = [self.dim(value, a) for a in axes]
-        if all(s is not None for s in sizes):
-            return self.scalar(math.prod(sizes), value)  # type: ignore[arg-type]
+        sizes = fixed_sizes([self.dim(value, a) for a in axes])
+        if sizes is not None:
+            return self.scalar(math.prod(sizes), value)
         picked = self.Gather(self.shape(value), np.asarray([a % self.rank(value) for a in axes], np.int64), axis=0)
         return self.cast(self.ReduceProd(picked, keepdims=0), value.dtype)
 
@@ -380,12 +380,13 @@ def _keeps_shape(value: Value | None, other: Value | None) -> bool:
 
 def _broadcast(shapes: Sequence[Sequence[Any] | None]) -> list[Any] | None:
     """The common shape of broadcast operands; None where it cannot be told."""
-    if any(s is None for s in shapes):
+    known = [s for s in shapes if s is not None]
+    if len(known) < len(shapes):
         return None
-    rank = max(len(s) for s in shapes)  # type: ignore[arg-type]
+    rank = max(len(s) for s in known)
     result: list[Any] = []
     for axis in range(-rank, 0):
-        sizes = [s[axis] for s in shapes if len(s) >= -axis]  # type: ignore[index,arg-type]
+        sizes = [s[axis] for s in known if len(s) >= -axis]
         wide = [d for d in sizes if d != 1]
         fixed = next((d for d in wide if isinstance(d, int)), None)
         if not wide:

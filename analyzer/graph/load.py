@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -34,6 +34,8 @@ from analyzer.graph import wire
 DETACH_BYTES = 4096
 MAX_FILE_BYTES = 1 << 31
 LARGEST_EMBEDDED = MAX_FILE_BYTES - (512 << 20)  # of external data, with the rest of the model beside it
+
+Opened: TypeAlias = io.BufferedReader | io.BytesIO  # a file, or the bytes of what is no regular file
 
 _DATA_FIELDS = (
     "raw_data",
@@ -156,7 +158,7 @@ def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[Opened]:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder, not an ONNX file", "name the .onnx file inside it")
@@ -176,7 +178,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _read(file: IO[bytes], path: Path | None) -> Source:
+def _read(file: Opened, path: Path | None) -> Source:
     """The model of an open file, hashed meanwhile by another thread; its large weights are read straight to arrays."""
     state = None if isinstance(file, io.BytesIO) else FileState.from_stat(os.fstat(file.fileno()))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -200,7 +202,7 @@ def _read(file: IO[bytes], path: Path | None) -> Source:
                     continue
                 file.seek(start)
                 raw = np.empty(stop - start, np.uint8)
-                if file.readinto(raw) != raw.size:  # type: ignore[attr-defined]
+                if file.readinto(raw.data) != raw.size:
                     raise InputError(f"{path}: the file changed while it was read")
                 source.weights[tensor.name] = _as_array(tensor, raw)
         if isinstance(data, mmap.mmap):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -714,10 +714,10 @@ PASSES: tuple[Pass, ...] = (
 # ---- Helpers ----
 
 
-def _replace(field: object, items: Iterable) -> None:
+def _replace(field: MutableSequence[Any], items: Iterable[Any]) -> None:
     copies = [type(i).FromString(i.SerializeToString()) for i in items]
-    del field[:]  # type: ignore[attr-defined]
-    field.extend(copies)  # type: ignore[attr-defined]
+    del field[:]
+    field.extend(copies)
 
 
 def _opsets(proto: onnx.ModelProto) -> dict[str, int]:

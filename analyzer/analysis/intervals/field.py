@@ -61,16 +61,16 @@ class Field:
         """Whether moving along `axis` moves over the image."""
         return any(d in self.axes[axis] for p in self._every() for d in p.walking)
 
-    def rewalked(self, change: Callable[[Path], Path | None], **changes: object) -> Field:
-        return self.rewritten(lambda path: [change(path)], **changes)
+    def rewalked(self, change: Callable[[Path], Path | None], axes: Axes | None = None) -> Field:
+        return self.rewritten(lambda path: [change(path)], axes)
 
-    def rewritten(self, change: Callable[[Path], Iterable[Path | None]], **changes: object) -> Field:
+    def rewritten(self, change: Callable[[Path], Iterable[Path | None]], axes: Axes | None = None) -> Field:
         new, exact = [], self.exact
         for paths in self.paths:
             united, fine = unite(q for path in paths for q in change(path) if q is not None)
             exact = exact and fine
             new.append(united)
-        return replace(self, paths=tuple(new), exact=exact, **changes)  # type: ignore[arg-type]
+        return replace(self, axes=self.axes if axes is None else axes, paths=tuple(new), exact=exact)
 
     def with_axis(self, axis: int, digits: tuple[Digit, ...]) -> Axes:
         return (*self.axes[:axis], digits, *self.axes[axis + 1 :])

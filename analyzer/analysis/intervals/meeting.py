@@ -11,6 +11,7 @@ from analyzer.analysis.interpreter import HiddenError
 from analyzer.analysis.intervals.field import Field
 from analyzer.analysis.intervals.path import Path, unite
 from analyzer.analysis.intervals.walk import EMPTY, LIMIT, STILL, Digit, Size, Taps, Walk
+from analyzer.graph.ir import fixed_sizes
 
 
 def union(a: Field, b: Field) -> Field:
@@ -193,15 +194,16 @@ def _chained(first: Field, second: Field, axis: int, sizes: Sequence[Size], tota
     What is rolled in counts as lying beyond the border, on the continued image: shifted windows mask it. As the
     units at the border may see it all the same, that is not exact.
     """
-    if not all(isinstance(s, int) for s in sizes):
+    lengths = fixed_sizes(sizes)
+    if lengths is None:
         return None
     (a, old), (b, new) = first.merged(axis), second.merged(axis)
     if old is None or new is None:
         return None
     cut_a, cut_b = _conform(a.fresh(axis, 1), b.fresh(axis, 1))
     digit = Digit(total)
-    length, rolled = int(sizes[0]), False  # type: ignore[arg-type]
-    keep_first = sizes[0] >= sizes[1]  # type: ignore[operator]
+    length, rolled = lengths[0], False
+    keep_first = lengths[0] >= lengths[1]
     gathered = []
     for ours, theirs in zip(cut_a.paths, cut_b.paths, strict=True):
         if len(ours) != len(theirs):
@@ -218,13 +220,13 @@ def _chained(first: Field, second: Field, axis: int, sizes: Sequence[Size], tota
                 paths.append(p)
                 continue
             gap = _gap(p, u, q, v, length)
-            if gap is None or (gap and abs(gap) != abs(u.slope * sum(sizes))):  # type: ignore[operator,arg-type]
+            if gap is None or u.slope is None or (gap and abs(gap) != abs(u.slope * sum(lengths))):
                 return None
             rolled = rolled or bool(gap)
             whole = replace(u if keep_first else v, whole=True)
             shift = 0 if keep_first else length
             kept, walk = (p, whole) if keep_first else (q, whole)
-            path = kept.moved([old, new], {digit: walk.pull(Taps(lambda o, s=shift: [o - s]), total)})  # type: ignore[misc]
+            path = kept.moved([old, new], {digit: walk.pull(_moved_by(shift), total)})
             if path is None:
                 return None
             paths.append(path)
@@ -236,6 +238,10 @@ def _chained(first: Field, second: Field, axis: int, sizes: Sequence[Size], tota
         exact=a.exact and b.exact and not rolled,
         aligned=a.aligned and b.aligned,
     )
+
+
+def _moved_by(shift: int) -> Taps:
+    return Taps(lambda o: [o - shift])
 
 
 def _gap(p: Path, u: Walk, q: Path, v: Walk, length: int) -> int | None:

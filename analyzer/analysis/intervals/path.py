@@ -125,10 +125,12 @@ def _hull(p: Path, q: Path) -> Path | None:
         return replace(p, lo=lo, hi=hi, slack=hi - lo - net if p.slack or q.slack else 0)
     digit = differ[0]
     a, b = p.walks.get(digit, STILL), q.walks.get(digit, STILL)
-    if a.slope is not None and b.slope is not None:
+    stride: int | None
+    if a.stride is not None and b.stride is not None:
         if a.slope != b.slope:
             return None
-        span, stride = math.lcm(len(a.lo), len(b.lo)), a.stride * (math.lcm(len(a.lo), len(b.lo)) // len(a.lo))  # type: ignore[operator]
+        span = math.lcm(len(a.lo), len(b.lo))
+        stride = a.stride * (span // len(a.lo))
     elif digit.count is not None:
         span, stride = digit.count, None
     else:

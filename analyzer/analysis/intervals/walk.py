@@ -184,8 +184,8 @@ def divided(walk: Walk, size: int, count: int | None) -> tuple[list[tuple[Walk, 
     if not walk.space:
         bounds = min(walk.lo), max(walk.hi)
         return [(_listed(walk, 0, [bounds]), STILL)], False
-    columns = [[look[t] for look in looks if look[t] is not None] for t in range(size)]
-    inner = [(min(c[0] for c in cs), max(c[1] for c in cs)) if cs else None for cs in columns]  # type: ignore[index]
+    columns = [[cell for look in looks if (cell := look[t]) is not None] for t in range(size)]
+    inner = [(min(c[0] for c in cs), max(c[1] for c in cs)) if cs else None for cs in columns]
     return [(_listed(walk, stride, heads), _listed(walk, None, inner))], False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from analyzer.analysis.interpreter import HiddenError, Site
@@ -70,9 +71,9 @@ def along_transfer(op: Site, x: Maybe, given: Maybe = None) -> Field:
 def statistics_transfer(op: Site, x: Maybe, *rest: Maybe) -> Field:
     """i ← {i}, and the statistics of the whole image: a gate"""
     x = parametrised(op, x, rest)
-    axes = range(2, x.rank)
+    axes: Iterable[int] = range(2, x.rank)
     if op.node.op == "MeanVarianceNormalization":
-        axes = [a % x.rank for a in op.attr("axes", [0, 2, 3])]  # type: ignore[assignment]
+        axes = [a % x.rank for a in op.attr("axes", [0, 2, 3])]
     if op.node.op == "GroupNormalization":
         axes = range(1, x.rank)
     return union(x, x.collapse(axes).gated())

@@ -36,9 +36,13 @@ def reshape_transfer(op: Site, x: Maybe, shape: Maybe = None) -> Field:
     if model is not None:
         return x.reshape([digits[0] if digits else 1 for digits in model.axes])
     target, out = op.const(1), op.out()
-    if out is None and target is None:
+    sizes: list[Size | Digit]
+    if out is not None:
+        sizes = list(out)
+    elif target is not None:
+        sizes = [int(d) if d > 0 else None for d in target]
+    else:
         raise HiddenError("the new shape is known only at run time")
-    sizes: list[Size | Digit] = list(out) if out is not None else [int(d) if d > 0 else None for d in target]  # type: ignore[union-attr]
     if target is not None and not op.attr("allowzero", 0):
         for axis, size in enumerate(target.tolist()):
             if size == 0 and axis < x.rank and len(x.axes[axis]) == 1:
@@ -163,7 +167,8 @@ def gather_transfer(op: Site, x: Maybe, indices: Maybe) -> Field:
         return replace(x, axes=x.axes[:axis] + tuple(axis_of(s) for s in shape) + x.axes[axis + 1 :])
     if known is None or not known.size or (not isinstance(before, int) and (known < 0).any()):
         raise HiddenError("positions known only at run time")
-    places = [int(i) + (int(before) if i < 0 else 0) for i in known.ravel()]  # type: ignore[arg-type]
+    end = before if isinstance(before, int) else 0
+    places = [int(i) + (end if i < 0 else 0) for i in known.ravel()]
     x = x.pull(axis, _listed(places, before), len(places), None)
     digits = list(x.axes[axis])
     result, groups = x.deal(digits, list(known.shape))

@@ -34,9 +34,12 @@ def _windows(op: Site, x: Field, kernel: Sequence[int], sizes: Sequence[Size]) -
         length = size_of(op.shape(), i + 2)
         least, most = _padding(op, i, rank, (k - 1) * d + 1, s, length)
         steps = [j * d - p for p in {least, most} for j in range(k)]
-        taps = Taps(lambda o, s=s, steps=steps: [o * s + t for t in steps], 1, s)  # type: ignore[misc]
-        x = x.pull(i + 2, taps, sizes[i], length, doubt=most - least)
+        x = x.pull(i + 2, _steps(steps, s), sizes[i], length, doubt=most - least)
     return x
+
+
+def _steps(steps: Sequence[int], stride: int) -> Taps:
+    return Taps(lambda o: [o * stride + t for t in steps], 1, stride)
 
 
 def _padding(op: Site, axis: int, rank: int, reach: int, stride: int, size: Size) -> tuple[int, int]:

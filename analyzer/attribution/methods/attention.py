@@ -102,4 +102,4 @@ def _read(ctx: Context, rollout: Value, layout: Layout) -> Value:
     rows = op.Slice(rollout, [0], [1], [1]) if layout.prefix else op.ReduceMean(rollout, [1], keepdims=1)
     end = layout.tokens.stop or np.iinfo(np.int64).max
     grid = op.Slice(rows, [layout.prefix], [end], [2])
-    return op.Reshape(grid, [-1, *(int(g) for g in layout.grid)])  # type: ignore[arg-type]
+    return op.Reshape(grid, [-1, *layout.grid])
