@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.attribution.compiler import PREFIX
-from analyzer.attribution.layers import float_image, pick_layer
+from analyzer.attribution.layers import channels_first, float_image, pick_layer
 from analyzer.attribution.model import Model
 from analyzer.attribution.registry import Context
 from analyzer.attribution.targets import check_class, find_scores
@@ -129,8 +129,6 @@ class _ClassMaps:
 
     def _activations(self, array: np.ndarray) -> np.ndarray:
         """(K, …space) float32"""
-        from analyzer.attribution.features import channels_first
-
         return np.ascontiguousarray(channels_first(array, self.feature.layout)[0], np.float32)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from analyzer.attribution.linear_head import check_linear_head
 from analyzer.attribution.registry import Context, method
+from analyzer.errors import UnsupportedError
 from analyzer.graph import Value
 
 
@@ -94,8 +95,6 @@ def eigen_cam(ctx: Context) -> Value:
         gram = op.MatMul(gram, gram)
     size = channels if wide else positions
     if size is None:
-        from analyzer.errors import UnsupportedError
-
         raise UnsupportedError("eigen-cam needs the number of channels to be fixed", "fix it with --shape")
     start = np.random.default_rng(0).standard_normal((size, 1)).astype(np.float32)
     vector = op.MatMul(gram, start)
