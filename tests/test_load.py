@@ -18,7 +18,7 @@ import pytest
 from analyzer import append_vjp
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.graph import Graph, load, wire
-from analyzer.graph.normalize import normalize
+from analyzer.graph.passes import normalize
 from analyzer.runtime import Session
 from tests.models import model, node, small_cnn
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from analyzer import append_vjp
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph
-from analyzer.graph.newer import ATTRIBUTES, KEPT, MEANINGS, OPSET, TYPES
+from analyzer.graph.passes.newer import ATTRIBUTES, KEPT, MEANINGS, OPSET, TYPES
 from analyzer.runtime import Session
 from tests.models import model, node, small_cnn
 

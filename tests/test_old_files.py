@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from analyzer import append_vjp
 from analyzer.graph import Graph
-from analyzer.graph.legacy import OLDER
-from analyzer.graph.normalize import NEWEST_IR, OPSET
+from analyzer.graph.passes.inputs import NEWEST_IR
+from analyzer.graph.passes.legacy import OLDER
+from analyzer.graph.passes.newer import OPSET
 from analyzer.runtime import Session
 from tests.models import model, node
 

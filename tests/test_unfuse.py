@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from analyzer import append_vjp
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph
-from analyzer.graph.unfuse import LEFT, MS, TABLE
+from analyzer.graph.passes.unfuse import LEFT, MS, TABLE
 from analyzer.runtime import Session
 from tests.models import model, node, small_cnn
 

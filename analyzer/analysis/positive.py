@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import onnx
 from onnx import numpy_helper
 
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node, Value
 from analyzer.graph.ir import fixed_sizes
+from analyzer.graph.protos import copied
 from analyzer.graph.through import MOVING, origin
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -44,7 +44,7 @@ def positive_weights(graph: Graph) -> Graph:
         )
     source = replace(
         graph.source,
-        proto=onnx.ModelProto.FromString(graph.source.proto.SerializeToString()),
+        proto=copied(graph.source.proto),
         weights=dict(graph.source.weights),
     )
     arrays = {name: array for node in graph.forward_nodes() for name, array in _replacements(graph, node)}

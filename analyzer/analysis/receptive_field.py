@@ -14,7 +14,6 @@ from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import onnx
 
 from analyzer.analysis import spatial
 from analyzer.analysis.interpreter import interpret
@@ -22,6 +21,7 @@ from analyzer.analysis.intervals import EMPTY, INFINITE, LIMIT, STILL, Digit, Fi
 from analyzer.errors import InputError
 from analyzer.graph import Graph, Value
 from analyzer.graph.ir import known_shape
+from analyzer.graph.protos import copied
 from analyzer.graph.query import image_input, image_layout
 from analyzer.graph.through import readers
 
@@ -201,7 +201,7 @@ def _of_one_picture(graph: Graph) -> Graph | None:
     """The graph for a batch of one, where the file leaves the batch open: then more sizes are known before it runs."""
     if not any(v.shape and isinstance(v.shape[0], str) for v in graph.inputs):
         return None
-    source = replace(graph.source, proto=onnx.ModelProto.FromString(graph.source.proto.SerializeToString()))
+    source = replace(graph.source, proto=copied(graph.source.proto))
     for value in source.proto.graph.input:
         dims = value.type.tensor_type.shape.dim
         if len(dims) > 1 and not dims[0].dim_value:

@@ -8,7 +8,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import onnx
 
 from analyzer.analysis import ReceptiveField, receptive_field
 from analyzer.analysis.positive import positive_weights
@@ -19,6 +18,7 @@ from analyzer.gradient import GRADIENT
 from analyzer.gradient.reverse import append_vjp_to
 from analyzer.graph import Graph
 from analyzer.graph.ir import fixed_sizes
+from analyzer.graph.protos import copied
 from analyzer.graph.query import image_input
 from analyzer.runtime import Session
 
@@ -95,7 +95,7 @@ def _resized(model: Model, name: str, sizes: list[int]) -> Graph:
     twin = _twin(model)
     axes = receptive_field(twin).input_axes
     stub, weights = twin.stub([name])
-    proto = onnx.ModelProto.FromString(stub.SerializeToString())
+    proto = copied(stub)
     del proto.graph.value_info[:]
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -12,7 +12,7 @@ from analyzer.gradient.policy import Policy
 from analyzer.gradient.registry import Rule, Table, vjp
 from analyzer.gradient.reverse import Vjp, append_vjp_to, pullback
 from analyzer.graph import Graph
-from analyzer.graph.normalize import function_operators
+from analyzer.graph.schemas import function_operators
 
 __all__ = [
     "GRADIENT",

@@ -8,13 +8,13 @@ import onnx
 
 from analyzer.gradient.registry import NOT_DIFFERENTIABLE
 from analyzer.gradient.rules import GRADIENT
-from analyzer.graph.blocked import NCHWC
-from analyzer.graph.blocked import OPERATORS as BLOCKED
-from analyzer.graph.newer import OPSET
-from analyzer.graph.normalize import function_operators
-from analyzer.graph.sequences import FOLLOWED
-from analyzer.graph.unfuse import LEFT, MS
-from analyzer.graph.unfuse import TABLE as FUSED
+from analyzer.graph.passes.newer import OPSET
+from analyzer.graph.passes.sequences import FOLLOWED
+from analyzer.graph.passes.unfuse import LEFT, MS
+from analyzer.graph.passes.unfuse import TABLE as FUSED
+from analyzer.graph.passes.unfuse.blocked import NCHWC
+from analyzer.graph.passes.unfuse.blocked import OPERATORS as BLOCKED
+from analyzer.graph.schemas import function_operators
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from analyzer.gradient.registry import Entry, Rule, Table
 from analyzer.gradient.rules import GRADIENT
 from analyzer.graph import Graph, Node
-from analyzer.graph.normalize import lookup
+from analyzer.graph.schemas import lookup
 
 Default = Literal["gradient", "refuse"]
 

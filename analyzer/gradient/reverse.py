@@ -14,8 +14,8 @@ from analyzer.gradient.policy import Policy
 from analyzer.gradient.registry import NOT_DIFFERENTIABLE, cotangent_type, is_float, primal
 from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.ir import captures, reads
-from analyzer.graph.normalize import lookup
-from analyzer.graph.unfuse import LEFT, MS
+from analyzer.graph.passes.unfuse import LEFT, MS
+from analyzer.graph.schemas import lookup
 
 
 @dataclass(frozen=True)

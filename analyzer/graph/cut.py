@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
 from analyzer.graph.ir import Graph, Value, known_shape, reads
-from analyzer.graph.load import captured
+from analyzer.graph.protos import captured, replace_all
 from analyzer.graph.query import ancestors, descendants
 
 
@@ -53,7 +53,7 @@ def behind(graph: Graph, names: Sequence[str], outputs: Sequence[str], product: 
                 known[name] = array
     inputs = [_input(graph[n], n) for n in names if n in needed and n != product]
     inputs += [i for i in graph_proto.input if i.name in needed and i.name not in names]
-    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(kept)]
+    nodes = list(reversed(kept))
     if product:
         left, right = f"{product}/left", f"{product}/right"
         nodes.insert(0, onnx.helper.make_node("Mul", [left, right], [product], f"{product}/product"))
@@ -64,9 +64,7 @@ def behind(graph: Graph, names: Sequence[str], outputs: Sequence[str], product: 
     tensors = [t for t in graph_proto.initializer if t.name in needed]
     tensors += [numpy_helper.from_array(a, n) for n, a in known.items()]
     for field, items in (("node", nodes), ("input", inputs), ("value_info", infos), ("initializer", tensors)):
-        copies = [type(i).FromString(i.SerializeToString()) for i in items]
-        del getattr(graph_proto, field)[:]
-        getattr(graph_proto, field).extend(copies)
+        replace_all(getattr(graph_proto, field), items)
     kept_weights = {n: w for n, w in weights.items() if n in needed}
     return Graph(replace(graph.source, proto=proto, weights=kept_weights))
 

@@ -23,8 +23,10 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.graph.inference import infer
 from analyzer.graph.load import Source
-from analyzer.graph.normalize import implied_attributes, lookup, normalize
+from analyzer.graph.passes import normalize
 from analyzer.graph.portable import make_portable
+from analyzer.graph.protos import copied, replace_all
+from analyzer.graph.schemas import implied_attributes, lookup
 from analyzer.graph.values import evaluate
 
 G_LOGGER.severity = G_LOGGER.CRITICAL
@@ -251,14 +253,11 @@ class Graph:
             by_name = {v.name: v for v in wanted}
             wanted = [by_name.get(n) or self[n] for n in outputs]
         live = self._live(wanted, keep_forward=outputs is None)
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.source.proto)
+        proto = copied(self.source.proto)
         original = list(proto.graph.node)
         kept = [n for n, alive in zip(original, live, strict=False) if alive]
         if len(kept) != len(original):
-            copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
-            del proto.graph.node[:]
-            proto.graph.node.extend(copies)
+            replace_all(proto.graph.node, kept)
         new = [
             n for n, alive in zip(self.nodes[self.forward_count :], live[self.forward_count :], strict=True) if alive
         ]
@@ -307,11 +306,7 @@ class Graph:
         used |= {v.name for v in wanted}
         present = {t.name for t in proto.graph.initializer}
         if not present <= used:
-            kept = [
-                onnx.TensorProto.FromString(t.SerializeToString()) for t in proto.graph.initializer if t.name in used
-            ]
-            del proto.graph.initializer[:]
-            proto.graph.initializer.extend(kept)
+            replace_all(proto.graph.initializer, [t for t in proto.graph.initializer if t.name in used])
         weights = {name: array for name, array in self.weights.items() if name in used}
         for node in new:
             for value in _operands(node):
@@ -337,16 +332,12 @@ class Graph:
         refined = {v.name: _annotation(v) for v in self._refined}
         declared = {o.name: o for o in proto.graph.output} | refined
         outputs = [declared.get(v.name) or _annotation(v) for v in wanted]
-        copies = [onnx.ValueInfoProto.FromString(o.SerializeToString()) for o in outputs]
         kept = {v.name for v in wanted}
         names |= kept
-        del proto.graph.output[:]
-        proto.graph.output.extend(copies)
+        replace_all(proto.graph.output, outputs)
         known = [v for v in proto.graph.value_info if v.name not in names]
         if len(known) != len(proto.graph.value_info):
-            copies = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in known]
-            del proto.graph.value_info[:]
-            proto.graph.value_info.extend(copies)
+            replace_all(proto.graph.value_info, known)
         live = {o for node in proto.graph.node for o in node.output}
         proto.graph.value_info.extend(a for n, a in refined.items() if n not in kept and n in live)
         proto.graph.value_info.extend(

@@ -29,6 +29,7 @@ from onnx import numpy_helper
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.files import FileState, content_hash, protect
 from analyzer.graph import wire
+from analyzer.graph.protos import all_nodes, bodies_of, captured, copied, lift_constants, replace_all
 
 # Smaller tensors stay in the proto: shape inference and the opset converter read them.
 DETACH_BYTES = 4096
@@ -114,8 +115,7 @@ class Source:
 
     def serialized(self) -> bytes:
         """The model in one piece again."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.proto)
+        proto = copied(self.proto)
         for tensor in proto.graph.initializer:
             if tensor.name in self.weights:
                 tensor.raw_data = np.ascontiguousarray(self.weights[tensor.name]).tobytes()
@@ -136,8 +136,7 @@ def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
         return model
     path = None
     if isinstance(model, onnx.ModelProto):
-        source = Source(onnx.ModelProto())
-        source.proto.CopyFrom(model)
+        source = Source(copied(model))
     elif isinstance(model, bytes | bytearray | memoryview):
         source = _read(io.BytesIO(model), None)
     elif isinstance(model, str | os.PathLike):
@@ -274,52 +273,11 @@ def _name_domains(proto: onnx.ModelProto) -> None:
     """Writes "" for ai.onnx throughout; of a domain imported twice the last import counts, as in onnxruntime."""
     for holder in [proto, *proto.functions]:
         versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in holder.opset_import}
-        del holder.opset_import[:]
-        holder.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, v in versions.items())
-    stack = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
-    while stack:
-        node = stack.pop()
-        if node.domain == "ai.onnx":
-            node.domain = ""
-        for attribute in node.attribute:
-            for body in [attribute.g, *attribute.graphs]:
-                stack.extend(body.node)
-
-
-def lift_constants(graph: onnx.GraphProto) -> None:
-    """Replaces Constant nodes with initializers of the same name."""
-    kept = []
-    for node in graph.node:
-        tensor = constant_tensor(node)
-        if tensor is None:
-            kept.append(node)
-        else:
-            tensor.name = node.output[0]
-            graph.initializer.append(tensor)
-    if len(kept) != len(graph.node):
-        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
-        del graph.node[:]
-        graph.node.extend(copies)
-
-
-def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor that a Constant node holds, whichever attribute it is written in, or None."""
-    if node.op_type != "Constant" or node.domain or len(node.attribute) != 1:
-        return None
-    attribute = node.attribute[0]
-    if attribute.name == "value":
-        tensor = onnx.TensorProto()
-        tensor.CopyFrom(attribute.t)
-        return tensor
-    kinds = {
-        "value_float": np.float32,
-        "value_floats": np.float32,
-        "value_int": np.int64,
-        "value_ints": np.int64,
-    }
-    if attribute.name not in kinds:
-        return None
-    return numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute), kinds[attribute.name]))
+        replace_all(holder.opset_import, [onnx.helper.make_opsetid(d, v) for d, v in versions.items()])
+    for graph in [proto.graph, *proto.functions]:
+        for node in all_nodes(graph):
+            if node.domain == "ai.onnx":
+                node.domain = ""
 
 
 def embed(source: Source) -> None:
@@ -370,8 +328,8 @@ def _held(graph: onnx.GraphProto | onnx.FunctionProto, of_body: bool = True) -> 
             yield from attribute.tensors
             sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
             yield from (t for s in [*sparse_tensors, *attribute.sparse_tensors] for t in (s.values, s.indices))
-            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _held(body)
+        for body in bodies_of(node):
+            yield from _held(body)
 
 
 def detach(source: Source) -> None:
@@ -482,17 +440,6 @@ def _external(tensor: onnx.TensorProto, source: Source) -> tuple[Path, int, int]
     return target, offset, length
 
 
-def captured(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that the bodies of a control-flow node read from the graph around it."""
-    for attribute in node.attribute:
-        for body in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
-            own = {i.name for i in body.input} | {t.name for t in body.initializer}
-            for inner in body.node:
-                yield from (n for n in [*inner.input, *captured(inner)] if n and n not in own)
-                own.update(inner.output)
-            yield from (o.name for o in body.output if o.name not in own)
-
-
 def _sort(graph: onnx.GraphProto, where: str) -> None:
     """Checks single assignment and puts nodes in topological order; a cycle is an error that names its nodes."""
     given = {""} | {i.name for i in graph.input} | {t.name for t in graph.initializer}
@@ -512,9 +459,7 @@ def _sort(graph: onnx.GraphProto, where: str) -> None:
             raise InputError(f"{where}: nothing produces the output {output.name!r}")
     order = _topological(list(graph.node), given, where)
     if any(a is not b for a, b in zip(order, graph.node, strict=True)):
-        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
-        del graph.node[:]
-        graph.node.extend(copies)
+        replace_all(graph.node, order)
 
 
 def _topological(nodes: list[onnx.NodeProto], given: set[str], where: str) -> list[onnx.NodeProto]:

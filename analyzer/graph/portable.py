@@ -7,11 +7,12 @@ operators, and without zeros padded in front of a pool, stay as they are.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from analyzer.graph.protos import Names, all_graphs, attribute, bodies_of, copied, replace_all
 
 # What onnxruntime moves quantisation through: behind its DequantizeLinear, or before its QuantizeLinear.
 MOVERS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
@@ -23,28 +24,14 @@ _IMMOVABLE = frozenset({_TYPE.INT32, _TYPE.INT4, _TYPE.UINT4}) | {
 }  # fmt: skip
 
 
-@dataclass
-class _Names:
-    """Every name of the model."""
-
-    taken: set[str]
-
-    def fresh(self, name: str) -> str:
-        candidate, count = name, 1
-        while candidate in self.taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        self.taken.add(candidate)
-        return candidate
-
-
 def make_portable(proto: onnx.ModelProto) -> None:
     """Rewrites the graph and its bodies in place: see the functions below."""
-    graphs = list(_graphs(proto.graph))
+    graphs = list(all_graphs(proto.graph))
     operators = {node.op_type for graph in graphs for node in graph.node}
     if operators.isdisjoint({"QuantizeLinear", "DequantizeLinear", "Pad"}):
         return
-    names = _Names({name for graph in graphs for name in _all_names(graph)})
+    names = Names(proto.graph)
+    names.taken.update(node.name for graph in graphs for node in graph.node)
     tensors = {t.name: t for graph in graphs for t in _constants(graph)}
     types = {name: t.data_type for name, t in tensors.items()} | {
         v.name: v.type.tensor_type.elem_type for g in graphs for v in [*g.value_info, *g.input, *g.output]
@@ -75,13 +62,10 @@ def _drop_stated_types(graph: onnx.GraphProto) -> None:
     """Drops output_dtype of each QuantizeLinear that has a zero point, whose type says the same."""
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and len(node.input) > 2 and node.input[2]:
-            kept = [a for a in node.attribute if a.name != "output_dtype"]
-            if len(kept) != len(node.attribute):
-                del node.attribute[:]
-                node.attribute.extend(kept)
+            replace_all(node.attribute, [a for a in node.attribute if a.name != "output_dtype"])
 
 
-def _quantise_behind_movers(graph: onnx.GraphProto, names: _Names, tensors: dict[str, onnx.TensorProto]) -> None:
+def _quantise_behind_movers(graph: onnx.GraphProto, names: Names, tensors: dict[str, onnx.TensorProto]) -> None:
     """Replaces DQ → mover → … with DQ → mover → Q → DQ → … unless only QuantizeLinear reads the mover."""
     quantised: dict[str, onnx.NodeProto] = {}
     readers, elsewhere = _readers(graph)
@@ -106,7 +90,7 @@ def _quantise_behind_movers(graph: onnx.GraphProto, names: _Names, tensors: dict
     _rewrite(graph, written)
 
 
-def _quantise_before_movers(graph: onnx.GraphProto, names: _Names, tensors: dict[str, onnx.TensorProto]) -> None:
+def _quantise_before_movers(graph: onnx.GraphProto, names: Names, tensors: dict[str, onnx.TensorProto]) -> None:
     """Replaces … → mover → Q with … → Q → DQ → mover → Q, where nothing else reads what is between."""
     readers, elsewhere = _readers(graph)
     producers = {o: n for n in graph.node for o in n.output}
@@ -131,7 +115,7 @@ def _quantise_before_movers(graph: onnx.GraphProto, names: _Names, tensors: dict
         _rewrite(graph, [n for node in graph.node for n in (*before.get("".join(node.output[:1]), ()), node)])
 
 
-def _pair(like: onnx.NodeProto, x: str, y: str, names: _Names) -> list[onnx.NodeProto]:
+def _pair(like: onnx.NodeProto, x: str, y: str, names: Names) -> list[onnx.NodeProto]:
     """y = DequantizeLinear(QuantizeLinear(x)) with scale and zero point of `like`."""
     q, parameters = names.fresh(f"{y}/steps"), list(like.input[1:3])
     return [
@@ -152,7 +136,7 @@ def _is_signed(node: onnx.NodeProto, op: str, tensors: dict[str, onnx.TensorProt
 
 
 def _hold_what_cannot_move(
-    graph: onnx.GraphProto, names: _Names, tensors: dict[str, onnx.TensorProto], types: dict[str, int], opset: int
+    graph: onnx.GraphProto, names: Names, tensors: dict[str, onnx.TensorProto], types: dict[str, int], opset: int
 ) -> None:
     """Replaces DQ → mover with DQ → Sum → mover for int32, 4-bit integers and float8, and int8 without zero point.
 
@@ -182,7 +166,7 @@ def _hold_what_cannot_move(
 
 
 def _pad_pools_with_negative_zero(
-    graph: onnx.GraphProto, names: _Names, tensors: dict[str, onnx.TensorProto], types: dict[str, int]
+    graph: onnx.GraphProto, names: Names, tensors: dict[str, onnx.TensorProto], types: dict[str, int]
 ) -> None:
     """Replaces Pad(x, 0) → pool with Pad(x, −0) → pool.
 
@@ -192,7 +176,10 @@ def _pad_pools_with_negative_zero(
     readers, _ = _readers(graph)
     for node in graph.node:
         kind = types.get(node.input[0]) if node.op_type == "Pad" and len(node.input) < 4 else None
-        if kind not in (_TYPE.FLOAT, _TYPE.FLOAT16, _TYPE.DOUBLE) or _text(node, "mode") not in ("", "constant"):
+        if kind not in (_TYPE.FLOAT, _TYPE.FLOAT16, _TYPE.DOUBLE) or attribute(node, "mode", b"constant") not in (
+            b"",
+            b"constant",
+        ):
             continue
         given = node.input[2] if len(node.input) > 2 else ""
         if given and not (given in tensors and _is_zero(tensors[given])):
@@ -223,36 +210,13 @@ def _size(tensor: onnx.TensorProto) -> int:
     return int(np.prod(tensor.dims, dtype=np.int64))
 
 
-def _text(node: onnx.NodeProto, attribute: str) -> str:
-    return next((a.s.decode() for a in node.attribute if a.name == attribute), "")
-
-
-def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and all bodies in it."""
-    yield graph
-    for node in graph.node:
-        for body in _bodies(node):
-            yield from _graphs(body)
-
-
-def _all_names(graph: onnx.GraphProto) -> Iterator[str]:
-    yield from (v.name for v in [*graph.input, *graph.output, *graph.initializer])
-    for node in graph.node:
-        yield from (node.name, *node.output)
-
-
 def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Initializers, and the tensors of Constant nodes under the names of their outputs."""
     yield from graph.initializer
     for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                tensor = onnx.TensorProto()
-                tensor.CopyFrom(attribute.t)
+        for held in node.attribute:
+            if node.op_type == "Constant" and held.name == "value":
+                tensor = copied(held.t)
                 tensor.name = node.output[0]
                 yield tensor
 
@@ -264,9 +228,9 @@ def _readers(graph: onnx.GraphProto) -> tuple[dict[str, list[onnx.NodeProto]], s
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-        for body in _bodies(node):
-            elsewhere.update(name for g in _graphs(body) for n in g.node for name in n.input)
-            elsewhere.update(o.name for g in _graphs(body) for o in g.output)
+        for body in bodies_of(node):
+            elsewhere.update(name for g in all_graphs(body) for n in g.node for name in n.input)
+            elsewhere.update(o.name for g in all_graphs(body) for o in g.output)
     return readers, elsewhere
 
 
@@ -274,6 +238,4 @@ def _rewrite(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     """Makes `nodes` the graph's, where there are more than it has."""
     if len(nodes) == len(graph.node):
         return
-    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_all(graph.node, nodes)

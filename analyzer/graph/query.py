@@ -19,9 +19,9 @@ import onnx
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
 from analyzer.graph.attention import attentions
 from analyzer.graph.axes import Axes, Layout, axes_of, follow, layout_of, unmerged
-from analyzer.graph.bodies import all_nodes
 from analyzer.graph.ir import Graph, Node, Shape, Value, fixed_sizes, known_shape, reads
-from analyzer.graph.normalize import lookup
+from analyzer.graph.protos import all_nodes
+from analyzer.graph.schemas import lookup
 from analyzer.graph.through import KEEPING, is_transparent, readers
 
 # ---- Reachability ----

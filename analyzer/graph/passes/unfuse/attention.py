@@ -1,11 +1,12 @@
-"""Fused attention as products, a softmax and masks: one chapter of `unfuse`."""
+"""Fused attention as products, a softmax and masks."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
 
-from analyzer.graph.unfuse import Emit, Fused, real_weight, unfuse
+from analyzer.graph.passes.unfuse.quantized import real_weight
+from analyzer.graph.passes.unfuse.table import Emit, Fused, unfuse
 
 LOWEST = -65504.0  # of float16: e to that is 0 in every type
 

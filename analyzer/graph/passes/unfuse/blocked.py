@@ -7,7 +7,6 @@ order, and channels that only fill up are left out again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,10 @@ import onnx
 
 from analyzer.errors import UnsupportedError
 from analyzer.graph.load import Source, add_weight
-from analyzer.graph.unfuse import Emit, Fused, activation, replace_outputs
+from analyzer.graph.passes.shapes import inferred_shapes
+from analyzer.graph.passes.unfuse.layers import activation
+from analyzer.graph.passes.unfuse.table import Emit, Fused, replace_outputs
+from analyzer.graph.protos import replace_all
 
 NCHWC = "com.microsoft.nchwc"
 BLOCKS = (8, 16)
@@ -27,11 +29,8 @@ _ELEMENTWISE = (
 )  # fmt: skip
 
 
-def unblock(source: Source, shapes: Callable[[onnx.ModelProto], Mapping[str, list]]) -> None:
+def unblock(source: Source) -> None:
     """Replaces the operators of com.microsoft.nchwc, and the weights they read.
-
-    Args:
-        shapes: {tensor: sizes} of a model, as far as they are known.
 
     Raises:
         UnsupportedError: the weights cannot be put back in order with certainty.
@@ -45,15 +44,14 @@ def unblock(source: Source, shapes: Callable[[onnx.ModelProto], Mapping[str, lis
         emit = Emit(f"{node.output[0]}/{node.op_type}")
         result = blocked.plain(emit, Fused(node, source))
         if not result:
-            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            nodes.append(node)
             continue
         replace_outputs(emit, [result], list(node.output), node)
         nodes.extend(emit.nodes)
         for name, array in emit.constants.items():
             add_weight(source, name, array)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    found = shapes(source.proto)
+    replace_all(graph.node, nodes)
+    found = inferred_shapes(source.proto)
     for node in graph.node:
         own = blocked.cut.get(node.output[0]) if node.output else None
         if own is not None and (found.get(node.input[0]) or [0, None])[1] == own:

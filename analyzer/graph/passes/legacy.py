@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx.helper
 
-from analyzer.graph.bodies import Names, bodies_of
+from analyzer.graph.protos import Names, bodies_of, replace_all
 
 Rewrite = Callable[["_Old"], list[onnx.NodeProto]]
 
@@ -51,9 +51,7 @@ def _modernize(graph: onnx.GraphProto, version: int, aside: str, names: Names) -
             nodes += rewrite(_Old(node, names, aside))
         else:
             nodes.append(node)
-    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_all(graph.node, nodes)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ Conditions and trip counts are known where they are constants or come of known s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +15,7 @@ import onnx
 import onnx.helper
 from onnx import numpy_helper
 
-from analyzer.graph.load import lift_constants
+from analyzer.graph.protos import Names, all_nodes, bodies_of, copied, lift_constants, own_names, replace_all
 from analyzer.graph.values import evaluate
 
 LONGEST = 64  # steps of a Loop that is unrolled
@@ -24,74 +24,16 @@ LARGEST = 20_000  # nodes that unrolling may lead to: loops inside loops multipl
 Known = Mapping[str, np.ndarray]
 
 
-def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The bodies of a node."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph and of the bodies in it."""
-    for node in graph.node:
-        yield node
-        for body in bodies_of(node):
-            yield from all_nodes(body)
-
-
-def _names(graph: onnx.GraphProto) -> Iterator[str]:
-    """All names of tensors of a graph and of the bodies in it."""
-    yield from (i.name for i in graph.input)
-    yield from (t.name for t in graph.initializer)
-    for node in graph.node:
-        yield from node.output
-        for body in bodies_of(node):
-            yield from _names(body)
-
-
-class Names:
-    """Gives names that no tensor of the model has, and constants under them."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.taken = set(_names(graph))
-
-    def fresh(self, name: str) -> str:
-        """`name`, or `name_2`… where it is taken."""
-        candidate, count = name, 1
-        while candidate in self.taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        self.taken.add(candidate)
-        return candidate
-
-    def constant(self, array: np.ndarray, name: str) -> str:
-        """A new initializer."""
-        name = self.fresh(name)
-        self.graph.initializer.append(numpy_helper.from_array(array, name))
-        return name
-
-
 def _rename(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Writes new names over what a body and the bodies in it read and make; inner tensors of the same name stay."""
     for node in body.node:
         for field in (node.input, node.output):
-            renamed = [names.get(n, n) for n in field]
-            del field[:]
-            field.extend(renamed)
+            field[:] = [names.get(n, n) for n in field]
         for inner in bodies_of(node):
-            own = set(_own(inner))
+            own = set(own_names(inner))
             _rename(inner, {old: new for old, new in names.items() if old not in own})
     for value in [*body.input, *body.output, *body.value_info]:
         value.name = names.get(value.name, value.name)
-
-
-def _own(body: onnx.GraphProto) -> Iterator[str]:
-    yield from (i.name for i in body.input)
-    yield from (t.name for t in body.initializer)
-    for node in body.node:
-        yield from node.output
 
 
 # ---- Constants ----
@@ -112,8 +54,7 @@ def _lift(body: onnx.GraphProto, unused: Names) -> list[onnx.TensorProto]:
     lift_constants(body)
     names, lifted = {}, []
     for tensor in body.initializer:
-        copy = onnx.TensorProto()
-        copy.CopyFrom(tensor)
+        copy = copied(tensor)
         copy.name = unused.fresh(f"{tensor.name}/of_body")
         lifted.append(copy)
         if any(o.name == tensor.name for o in body.output):  # what a body returns must be made in it
@@ -121,10 +62,8 @@ def _lift(body: onnx.GraphProto, unused: Names) -> list[onnx.TensorProto]:
         else:
             names[tensor.name] = copy.name
     constant = {t.name for t in body.initializer}
-    inputs = [i for i in body.input if i.name not in constant]  # before IR 4 initializers were inputs too
-    kept = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in inputs]
-    del body.initializer[:], body.input[:]
-    body.input.extend(kept)
+    del body.initializer[:]
+    replace_all(body.input, [i for i in body.input if i.name not in constant])  # before IR 4 they were inputs too
     _rename(body, names)
     for node in body.node:
         for inner in bodies_of(node):
@@ -192,9 +131,7 @@ def unroll(graph: onnx.GraphProto, shapes: Mapping[str, list], opset: int) -> bo
             decided = _steps(node, constants, names, opset)
         nodes += [node] if decided is None else decided
     changed = len(nodes) != len(graph.node) or any(a is not b for a, b in zip(nodes, graph.node, strict=True))
-    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_all(graph.node, nodes)
     return changed
 
 
@@ -266,7 +203,7 @@ def _inlined(
     body: onnx.GraphProto, inputs: Iterable[str], where: str, names: Names
 ) -> tuple[list[onnx.NodeProto], list[str]]:
     """Copies of the nodes of a body under names of their own, and the names of its outputs."""
-    copy = onnx.GraphProto.FromString(body.SerializeToString())
+    copy = copied(body)
     renamed = dict(zip([i.name for i in body.input], inputs, strict=True))
     for name in [o for n in copy.node for o in n.output if o]:
         renamed[name] = names.fresh(f"{where}/{name}")

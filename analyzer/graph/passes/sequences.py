@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import onnx.helper
 
-from analyzer.graph.bodies import Constants, Names
-from analyzer.graph.load import captured
+from analyzer.graph.passes.bodies import Constants
+from analyzer.graph.protos import Names, attribute, captured, replace_all
 
 Emitted = list[onnx.NodeProto]
 
@@ -36,9 +36,7 @@ def resolve_sequences(graph: onnx.GraphProto, shapes: Mapping[str, list], opset:
             used.update(node.input)
             used.update(captured(node))
     changed = changed or len(kept) != len(nodes)
-    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(kept)]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_all(graph.node, reversed(kept))
     return changed
 
 
@@ -76,9 +74,6 @@ class _Reader:
             return absent
         known = self.constants(node.input[index])
         return None if known is None else int(known.item())
-
-    def attr(self, node: onnx.NodeProto, name: str, default: int) -> int:
-        return next((a.i for a in node.attribute if a.name == name), default)
 
     def axes(self, op: str, x: str, y: str, axis: int) -> onnx.NodeProto:
         """Squeeze or Unsqueeze at `axis`."""
@@ -120,7 +115,7 @@ def _split(reader: _Reader, node: onnx.NodeProto) -> tuple[list[str], Emitted] |
     shape = reader.shapes.get(node.input[0])
     if not shape:
         return None
-    axis = reader.attr(node, "axis", 0) % len(shape)
+    axis = attribute(node, "axis", 0) % len(shape)
     size, given = shape[axis], len(node.input) > 1 and node.input[1]
     parts = reader.constants(node.input[1]) if given else np.array(1)
     if parts is None or (parts.ndim == 0 and not isinstance(size, int)):
@@ -135,7 +130,7 @@ def _split(reader: _Reader, node: onnx.NodeProto) -> tuple[list[str], Emitted] |
     else:
         inputs = [node.input[0], reader.names.constant(sizes, f"{node.output[0]}/split")]
         nodes = [onnx.helper.make_node("Split", inputs, names, names[0], axis=axis)]
-    if not given and not reader.attr(node, "keepdims", 1):
+    if not given and not attribute(node, "keepdims", 1):
         flat = [reader.names.fresh(f"{name}/squeezed") for name in names]
         nodes += [reader.axes("Squeeze", x, y, axis) for x, y in zip(names, flat, strict=True)]
         names = flat
@@ -163,8 +158,8 @@ def _concat(reader: _Reader, node: onnx.NodeProto) -> Emitted | None:
     given = reader.lists.get(node.input[0])
     if not given:
         return None
-    axis, nodes = reader.attr(node, "axis", 0), []
-    if reader.attr(node, "new_axis", 0):
+    axis, nodes = attribute(node, "axis", 0), []
+    if attribute(node, "new_axis", 0):
         rows = [reader.names.fresh(f"{node.output[0]}/{k}") for k in range(len(given))]
         nodes = [reader.axes("Unsqueeze", x, y, axis) for x, y in zip(given, rows, strict=True)]
         given = rows

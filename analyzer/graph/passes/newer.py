@@ -18,7 +18,8 @@ import onnx.helper
 from onnx import TensorProto, numpy_helper
 
 from analyzer.errors import UnsupportedError
-from analyzer.graph.bodies import Names, all_nodes, bodies_of
+from analyzer.graph.protos import Names, all_nodes, bodies_of, replace_all
+from analyzer.graph.schemas import lookup
 
 OPSET = 21
 Kinds = Mapping[str, int]
@@ -45,9 +46,7 @@ class Newer:
         return self.names.constant(np.asarray(values, dtype), f"{self.node.output[0]}/{name}")
 
     def drop(self, attribute: str) -> None:
-        kept = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in self.node.attribute]
-        del self.node.attribute[:]
-        self.node.attribute.extend(a for a in kept if a.name != attribute)
+        replace_all(self.node.attribute, [a for a in self.node.attribute if a.name != attribute])
 
     def read_as(self, kind: int, *indices: int) -> list[onnx.NodeProto]:
         """Lets the node read those inputs as `kind`: the casts that takes."""
@@ -254,12 +253,10 @@ class _Lowering:
             for body in bodies_of(node):
                 self.graph(body, kinds)
             nodes += [node] if node.domain else self.node(node, kinds)
-        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        replace_all(graph.node, nodes)
 
     def node(self, node: onnx.NodeProto, kinds: dict[str, int]) -> list[onnx.NodeProto]:
-        then, now = _schema(node.op_type, self.version), _schema(node.op_type, OPSET)
+        then, now = lookup(node.op_type, self.version), lookup(node.op_type, OPSET)
         if then is not None and node.op_type in KEPT:
             self.needed = max(self.needed, then.since_version)
         if then is None or now is None or then.since_version == now.since_version:
@@ -332,11 +329,3 @@ def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
     values = [*graph.value_info, *graph.input, *graph.output]
     kinds = {v.name: v.type.tensor_type.elem_type for v in values}
     return kinds | {t.name: t.data_type for t in graph.initializer}
-
-
-@functools.cache
-def _schema(op: str, version: int) -> onnx.defs.OpSchema | None:
-    try:
-        return onnx.defs.get_schema(op, version, "")
-    except onnx.defs.SchemaError:
-        return None

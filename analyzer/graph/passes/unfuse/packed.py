@@ -1,4 +1,4 @@
-"""Weights of a few bits, packed by onnxruntime's weight-only quantisers: one chapter of `unfuse`.
+"""Weights of a few bits, packed by onnxruntime's weight-only quantisers.
 
 What the runtime computes in float32 gets the weights that it computes with, dequantised. What it computes in eight
 bits (accuracy level 4) gets a DequantizeLinear per block, which the runtime fuses to the same kernel again.
@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from analyzer.graph.unfuse import Emit, Fused, unfuse
+from analyzer.graph.passes.unfuse.table import Emit, Fused, unfuse
 
 IN_EIGHT_BITS = 4  # MatMulNBits.accuracy_level
 
