@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from pathlib import Path
@@ -260,7 +259,7 @@ def rewrites(monkeypatch) -> list:
 
 def test_the_cache_follows_small_external_weights(tmp_path, monkeypatch):
     (tmp_path / "m").mkdir()
-    monkeypatch.setattr(importlib.import_module("analyzer.graph.load"), "DETACH_BYTES", 1 << 20)
+    monkeypatch.setattr("analyzer.graph.source.DETACH_BYTES", 1 << 20)
     path, cache = external(tmp_path / "m"), Cache(tmp_path / "cache")
     scores = [Explainer(path, cache=cache).explain(IMAGE).scores]
     calls = rewrites(monkeypatch)

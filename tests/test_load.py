@@ -46,9 +46,9 @@ def test_external_data_is_mapped_not_copied(tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(small_cnn(), path, save_as_external_data=True, location="m.bin", size_threshold=0)
     source = load(path)
-    assert isinstance(source.weights["w2"], np.memmap)
+    assert isinstance(source.detached["w2"], np.memmap)
     w2 = next(onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.name == "w2")
-    assert np.array_equal(source.weights["w2"], w2)
+    assert np.array_equal(source.detached["w2"], w2)
 
 
 def _external(tmp_path, change):
@@ -191,11 +191,11 @@ def test_a_pipe_is_read():
 def test_weights_read_past_protobuf_are_the_files_own(name):
     path = ROOT / "models" / f"{name}.onnx"
     found = load(path)
-    assert found.weights and found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found.detached and found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     for tensor in onnx.load(path).graph.initializer:
-        if tensor.name in found.weights:
+        if tensor.name in found.detached:
             expected = onnx.numpy_helper.to_array(tensor)
-            array = found.weights[tensor.name]
+            array = found.detached[tensor.name]
             assert array.dtype == expected.dtype and np.array_equal(array, expected) and array.flags.aligned
 
 
@@ -205,7 +205,7 @@ def test_odd_wire_formats_are_left_to_protobuf():
     for broken in (data[:-1], data + b"\x3b", b"", b"\xff" * 40, data + data):
         found = wire.split(broken, {1}, 4096)
         assert found is None or not found[1]
-    assert load(data).weights.keys() == load(ROOT / "models" / "digits_cnn.onnx").weights.keys()
+    assert load(data).detached.keys() == load(ROOT / "models" / "digits_cnn.onnx").detached.keys()
 
 
 def test_a_size_that_does_not_fit_is_named():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analyzer.graph import Graph, Node
-from analyzer.graph.ir import count, fixed_sizes
+from analyzer.graph.nodes import count, fixed_sizes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 
 from analyzer.graph import Graph, Node
-from analyzer.graph.ir import reads
+from analyzer.graph.nodes import reads
 
 T = TypeVar("T")
 Transfer: TypeAlias = Callable[..., Any]

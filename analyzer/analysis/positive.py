@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node, Value
-from analyzer.graph.ir import fixed_sizes
+from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.protos import copied
 from analyzer.graph.through import MOVING, origin
 
@@ -45,12 +45,12 @@ def positive_weights(graph: Graph) -> Graph:
     source = replace(
         graph.source,
         proto=copied(graph.source.proto),
-        weights=dict(graph.source.weights),
+        detached=dict(graph.source.detached),
     )
     arrays = {name: array for node in graph.forward_nodes() for name, array in _replacements(graph, node)}
     for tensor in source.proto.graph.initializer:
-        if tensor.name in source.weights:
-            source.weights[tensor.name] = arrays.get(tensor.name, source.weights[tensor.name])
+        if tensor.name in source.detached:
+            source.detached[tensor.name] = arrays.get(tensor.name, source.detached[tensor.name])
         elif tensor.name in arrays:
             tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
     for proto in source.proto.graph.node:
@@ -90,7 +90,7 @@ def _origin(graph: Graph, value: Value) -> Value | None:
 
 
 def _array(graph: Graph, value: Value) -> np.ndarray | None:
-    array = graph.weights.get(value.name)
+    array = graph.detached.get(value.name)
     array = graph.constant(value) if array is None else array
     return array if array is not None and array.dtype.kind == "f" else None
 

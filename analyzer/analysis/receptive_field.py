@@ -20,7 +20,7 @@ from analyzer.analysis.interpreter import interpret
 from analyzer.analysis.intervals import EMPTY, INFINITE, LIMIT, STILL, Digit, Field, Path
 from analyzer.errors import InputError
 from analyzer.graph import Graph, Value
-from analyzer.graph.ir import known_shape
+from analyzer.graph.nodes import known_shape
 from analyzer.graph.protos import copied
 from analyzer.graph.query import image_input, image_layout
 from analyzer.graph.through import readers

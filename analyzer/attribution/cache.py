@@ -32,10 +32,10 @@ class GraphCache:
         found = self._get("source", key)
         if found is None:
             return None
-        return replace(self.loaded, proto=_proto(found), weights=self._weights(found, unpacked(found[ABOUT])))
+        return replace(self.loaded, proto=_proto(found), detached=self._weights(found, unpacked(found[ABOUT])))
 
     def keep_source(self, key: Any, source: Source) -> None:
-        self._put("source", key, source.proto, source.weights, {})
+        self._put("source", key, source.proto, source.detached, {})
 
     def compiled(self, key: Any) -> tuple[dict[str, Any], Stub] | None:
         """What was kept beside the stub of a graph with methods appended, and the stub, or None."""
@@ -59,7 +59,7 @@ class GraphCache:
     ) -> None:
         if not self.known:
             return
-        own = {n: w for n, w in weights.items() if self.loaded.weights.get(n) is not w}
+        own = {n: w for n, w in weights.items() if self.loaded.detached.get(n) is not w}
         if any(w.dtype.kind not in "biufc" for w in own.values()):  # bfloat16 and the like
             return
         about = about | {"weights": list(weights), "own": list(own)}
@@ -68,7 +68,7 @@ class GraphCache:
 
     def _weights(self, found: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> dict[str, np.ndarray]:
         own = {name: found[f"w{i}"] for i, name in enumerate(about["own"])}
-        return {name: own[name] if name in own else self.loaded.weights[name] for name in about["weights"]}
+        return {name: own[name] if name in own else self.loaded.detached[name] for name in about["weights"]}
 
 
 def _proto(found: Mapping[str, np.ndarray]) -> onnx.ModelProto:

@@ -25,7 +25,7 @@ from analyzer.attribution.targets import Scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.cut import behind, frontier
-from analyzer.graph.ir import fixed_sizes
+from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import FeatureMap, Layout
 from analyzer.runtime import Session
 

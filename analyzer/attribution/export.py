@@ -18,7 +18,7 @@ from analyzer.attribution.result import Attribution
 from analyzer.attribution.targets import TOP1, is_expression, resolve_class
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.files import guard
-from analyzer.graph.ir import fixed_sizes
+from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import fillings
 from analyzer.graph.save import save
 from analyzer.plain import as_json

@@ -7,7 +7,7 @@ import math
 from analyzer.attribution.registry import Context
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node
-from analyzer.graph.ir import reads
+from analyzer.graph.nodes import reads
 from analyzer.graph.query import ancestors, descendants
 from analyzer.graph.through import MOVING, is_transparent
 

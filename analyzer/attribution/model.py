@@ -117,7 +117,7 @@ class Model:
         try:
             unchanged = path is not None and self._stamp is not None and _stamp_of(path) == self._stamp
             file = str(path) if unchanged else self.loaded.serialized()
-            size = sum(w.nbytes for w in self.loaded.weights.values())
+            size = sum(w.nbytes for w in self.loaded.detached.values())
             return Session(file, self.provider, weight_bytes=size, **self.session_options)
         except (UnsupportedError, ValueError):  # ValueError: more than protobuf holds in one piece
             return None

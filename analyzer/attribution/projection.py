@@ -23,7 +23,7 @@ from analyzer.gradient import find_policy, pullback
 from analyzer.gradient.policies import with_switches
 from analyzer.gradient.rules.pooling import max_pool_switches
 from analyzer.graph import Builder, Graph, Node, Value
-from analyzer.graph.ir import known_shape
+from analyzer.graph.nodes import known_shape
 from analyzer.graph.query import ancestors, descendants
 
 INT64 = np.dtype(np.int64)

@@ -17,7 +17,7 @@ from analyzer.errors import AnalyzerError, UnsupportedError
 from analyzer.gradient import GRADIENT
 from analyzer.gradient.reverse import append_vjp_to
 from analyzer.graph import Graph
-from analyzer.graph.ir import fixed_sizes
+from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.protos import copied
 from analyzer.graph.query import image_input
 from analyzer.runtime import Session
@@ -106,7 +106,7 @@ def _resized(model: Model, name: str, sizes: list[int]) -> Graph:
                 dims[axis].dim_value = size
         for dim in dims:
             dim.dim_value = dim.dim_value or 1
-    return Graph.read(replace(twin.source, proto=proto, weights=weights))
+    return Graph.read(replace(twin.source, proto=proto, detached=weights))
 
 
 def _compared(graph: Graph, name: str, claim: ReceptiveField, axis: int) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.gradient.reverse import is_float
-from analyzer.graph import Builder, Graph, Value, ir
-from analyzer.graph.ir import fixed_sizes, known_shape
+from analyzer.graph import Builder, Graph, Value
+from analyzer.graph.nodes import count, fixed_sizes, known_shape
 from analyzer.graph.query import layouts, logits
 
 TOP1 = -1  # in the run-time input `target`: the class with the highest score
@@ -63,7 +63,7 @@ class Scores:
         if shape is None:
             return None
         sizes = [d for i, d in enumerate(shape) if i not in self.space and (i or not self.batched)]
-        return ir.count(sizes)
+        return count(sizes)
 
     @property
     def doubt(self) -> str:

@@ -16,7 +16,7 @@ from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.axes import Layout
-from analyzer.graph.ir import fixed_sizes
+from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import find_tensors
 
 STRONGEST = -1  # as a channel: the one with the strongest activation; as a position: that of the channel

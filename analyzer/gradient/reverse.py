@@ -13,7 +13,7 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient.policy import Policy
 from analyzer.gradient.registry import NOT_DIFFERENTIABLE, cotangent_type, is_float, primal
 from analyzer.graph import Builder, Graph, Node, Value
-from analyzer.graph.ir import captures, reads
+from analyzer.graph.nodes import captures, reads
 from analyzer.graph.passes.unfuse import LEFT, MS
 from analyzer.graph.schemas import lookup
 

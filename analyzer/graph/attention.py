@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from analyzer.graph.ir import Graph, Node, Value
+from analyzer.graph.ir import Graph
+from analyzer.graph.nodes import Node, Value
 from analyzer.graph.through import MOVING, dequantized, origin, readers
 
 _PRODUCTS = ("MatMul", "MatMulInteger", "Einsum")

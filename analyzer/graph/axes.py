@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from analyzer.graph.ir import Graph, Node, Shape, Value, fixed_sizes, known_shape
+from analyzer.graph.ir import Graph
+from analyzer.graph.nodes import Node, Shape, Value, fixed_sizes, known_shape
 from analyzer.graph.through import KEEPING
 
 

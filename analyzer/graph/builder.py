@@ -10,14 +10,16 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
 from analyzer.graph.inference import BFLOAT16, infer
-from analyzer.graph.ir import Graph, Node, Value, fixed_sizes, known_shape
+from analyzer.graph.ir import Graph
+from analyzer.graph.nodes import Node, Value, fixed_sizes, known_shape
+from analyzer.graph.scope import Scope
 from analyzer.graph.values import evaluate
 
 FLOATS = (np.float16, np.float32, np.float64)
@@ -33,8 +35,8 @@ class Builder:
     over one graph share whatever they have in common.
     """
 
-    def __init__(self, graph: Graph, prefix: str = "vjp") -> None:
-        self.graph = graph
+    def __init__(self, graph: Scope, prefix: str = "vjp") -> None:
+        self.graph = cast(Graph, graph)  # what is built in a body sees no more of it than of a Scope
         self.prefix = prefix
         self._constants: dict[Any, gs.Constant] = {}
         self._shared: dict[Any, Any] = {}
@@ -300,7 +302,7 @@ class Builder:
             if value is None:
                 continue
             if isinstance(value, gs.Constant):
-                if value.name in self.graph.weights or value.values.nbytes > 1024:
+                if value.name in self.graph.detached or value.values.nbytes > 1024:
                     return None
             elif value.dtype not in _INDICES:
                 return None

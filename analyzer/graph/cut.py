@@ -11,7 +11,8 @@ import onnx.helper
 from onnx import numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
-from analyzer.graph.ir import Graph, Value, known_shape, reads
+from analyzer.graph.ir import Graph
+from analyzer.graph.nodes import Value, known_shape, reads
 from analyzer.graph.protos import captured, replace_all
 from analyzer.graph.query import ancestors, descendants
 
@@ -66,7 +67,7 @@ def behind(graph: Graph, names: Sequence[str], outputs: Sequence[str], product: 
     for field, items in (("node", nodes), ("input", inputs), ("value_info", infos), ("initializer", tensors)):
         replace_all(getattr(graph_proto, field), items)
     kept_weights = {n: w for n, w in weights.items() if n in needed}
-    return Graph(replace(graph.source, proto=proto, weights=kept_weights))
+    return Graph(replace(graph.source, proto=proto, detached=kept_weights))
 
 
 def _known(graph: Graph, name: str) -> np.ndarray | None:

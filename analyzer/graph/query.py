@@ -19,7 +19,8 @@ import onnx
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
 from analyzer.graph.attention import attentions
 from analyzer.graph.axes import Axes, Layout, axes_of, follow, layout_of, unmerged
-from analyzer.graph.ir import Graph, Node, Shape, Value, fixed_sizes, known_shape, reads
+from analyzer.graph.ir import Graph
+from analyzer.graph.nodes import Node, Shape, Value, fixed_sizes, known_shape, reads
 from analyzer.graph.protos import all_nodes
 from analyzer.graph.schemas import lookup
 from analyzer.graph.through import KEEPING, is_transparent, readers

@@ -13,7 +13,8 @@ from collections.abc import Collection
 import numpy as np
 import onnx
 
-from analyzer.graph.ir import Graph, Node, Value, fixed_sizes
+from analyzer.graph.ir import Graph
+from analyzer.graph.nodes import Node, Value, fixed_sizes
 
 KEEPING = frozenset({"Identity", "Cast", "Dropout", "QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"})
 MOVING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
@@ -67,7 +68,7 @@ def dequantized(value: Value) -> Value | None:
 
 def constant(graph: Graph, value: Value, also: Collection[str] = ()) -> np.ndarray | None:
     """The numbers of a weight behind what casts and (de)quantises it; `also`: those of MOVING to look through."""
-    known = graph.weights.get(value.name)
+    known = graph.detached.get(value.name)
     known = graph.constant(value) if known is None else known
     node = graph.producer(value)
     if known is not None or node is None or not is_transparent(node, also):

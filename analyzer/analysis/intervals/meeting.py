@@ -11,7 +11,7 @@ from analyzer.analysis.interpreter import HiddenError
 from analyzer.analysis.intervals.field import Field
 from analyzer.analysis.intervals.path import Path, unite
 from analyzer.analysis.intervals.walk import EMPTY, LIMIT, STILL, Digit, Size, Taps, Walk
-from analyzer.graph.ir import fixed_sizes
+from analyzer.graph.nodes import fixed_sizes
 
 
 def union(a: Field, b: Field) -> Field:

@@ -13,7 +13,7 @@ from analyzer.attribution.registry import Context, method
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Value
 from analyzer.graph.attention import Attention, attentions
-from analyzer.graph.ir import known_shape
+from analyzer.graph.nodes import known_shape
 from analyzer.graph.query import Layout, ancestors, descendants, image_input, layouts
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from analyzer.errors import AnalyzerError, UnsupportedError
-from analyzer.graph.load import Source, load
+from analyzer.graph.load import load
 from analyzer.graph.passes.contract import Pass, Request
 from analyzer.graph.passes.control import body_constants, control_flow_pass, lift_constants_pass
 from analyzer.graph.passes.forms import (
@@ -32,6 +32,7 @@ from analyzer.graph.passes.opset import lower_pass, opset_pass, restore_pass, se
 from analyzer.graph.passes.shapes import shapes_pass, types_missing
 from analyzer.graph.passes.unfuse import fused_left, unfuse_pass
 from analyzer.graph.protos import copied
+from analyzer.graph.source import Source
 
 PASSES: tuple[Pass, ...] = (
     Pass("fold initializer inputs", fold_initializer_inputs_pass),
@@ -66,7 +67,7 @@ def normalize(model: Any, inline: Iterable[str] = (), input_shapes: dict[str, tu
         UnsupportedError: a node cannot be brought to opset 21, or a pass broke its promise.
     """
     given = load(model)
-    source = replace(given, proto=copied(given.proto), weights=dict(given.weights))
+    source = replace(given, proto=copied(given.proto), detached=dict(given.detached))
     request = Request(frozenset(inline), tuple((input_shapes or {}).items()))
     for step in PASSES:
         try:

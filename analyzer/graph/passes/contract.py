@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from analyzer.graph.load import Source
+from analyzer.graph.source import Source
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from analyzer.graph.load import Source, detach
 from analyzer.graph.passes.bodies import lift_body_constants, unroll
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.passes.newer import OPSET
 from analyzer.graph.passes.sequences import resolve_sequences
 from analyzer.graph.passes.shapes import inferred_shapes
 from analyzer.graph.protos import bodies_of, lift_constants, opsets
+from analyzer.graph.source import Source, detach
 
 _CONTROL = ("If", "Loop", "SequenceConstruct", "SequenceEmpty", "SplitToSequence", "Optional", "OptionalGetElement")
 

@@ -9,11 +9,11 @@ import onnx
 import onnx.helper
 from onnx import numpy_helper
 
-from analyzer.graph.load import Source
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.passes.shapes import inferred_shapes, shapes_in
 from analyzer.graph.protos import all_nodes, attribute, captured, opsets, replace_all
 from analyzer.graph.schemas import write_defaults
+from analyzer.graph.source import Source
 
 # ---- Names ----
 

@@ -9,11 +9,11 @@ import onnx.helper
 import onnx.inliner
 import onnx.shape_inference
 
-from analyzer.graph.load import Source, detach
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.passes.newer import OPSET
 from analyzer.graph.protos import lift_constants, opsets
 from analyzer.graph.schemas import bodies_in, has_body, lookup, schema_of, write_defaults
+from analyzer.graph.source import Source, detach
 
 
 def inline_functions_pass(source: Source, request: Request) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 import onnx
 
 from analyzer.errors import InputError
-from analyzer.graph.load import Source
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.protos import replace_all
+from analyzer.graph.source import Source
 
 IR_VERSION = 10  # the IR that opset 21 was released with; before IR 4, initializers had to be inputs too
 

@@ -10,13 +10,13 @@ import onnx.version_converter
 from onnx import numpy_helper
 
 from analyzer.errors import UnsupportedError
-from analyzer.graph.load import Source
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.passes.control import lift_constants_pass
 from analyzer.graph.passes.legacy import modernize
 from analyzer.graph.passes.newer import OPSET, lower, retype
 from analyzer.graph.passes.shapes import infer
 from analyzer.graph.protos import Names, all_nodes, attribute, opsets, replace_all
+from analyzer.graph.source import Source
 
 
 def lower_pass(source: Source, request: Request) -> None:

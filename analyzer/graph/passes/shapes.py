@@ -9,9 +9,9 @@ from collections.abc import Iterable
 import onnx
 import onnx.shape_inference
 
-from analyzer.graph.load import Source
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.protos import all_nodes, copied
+from analyzer.graph.source import Source
 
 
 def shapes_pass(source: Source, request: Request) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from analyzer.graph.load import Source
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.passes.unfuse import attention, layers, packed, quantized
 from analyzer.graph.passes.unfuse.blocked import NCHWC, unblock
 from analyzer.graph.passes.unfuse.table import LEFT, MS, TABLE, unfuse_model
 from analyzer.graph.protos import captured, replace_all
+from analyzer.graph.source import Source
 
 CHAPTERS = (layers, quantized, attention, packed)  # they fill the table
 
@@ -25,8 +25,8 @@ def unfuse_pass(source: Source, request: Request) -> None:
     unfuse_model(source)
     read = {o.name for o in graph.output} | {n for node in graph.node for n in [*node.input, *captured(node)]}
     replace_all(graph.initializer, [t for t in graph.initializer if t.name in read])
-    for name in source.weights.keys() - read:
-        del source.weights[name]
+    for name in source.detached.keys() - read:
+        del source.detached[name]
 
 
 def fused_left(source: Source) -> Iterable[str]:

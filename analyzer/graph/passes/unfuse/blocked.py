@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 
 from analyzer.errors import UnsupportedError
-from analyzer.graph.load import Source, add_weight
 from analyzer.graph.passes.shapes import inferred_shapes
 from analyzer.graph.passes.unfuse.layers import activation
 from analyzer.graph.passes.unfuse.table import Emit, Fused, replace_outputs
 from analyzer.graph.protos import replace_all
+from analyzer.graph.source import Source, add_weight
 
 NCHWC = "com.microsoft.nchwc"
 BLOCKS = (8, 16)

@@ -16,9 +16,9 @@ import onnx.helper
 from onnx import numpy_helper
 
 from analyzer.errors import UnsupportedError
-from analyzer.graph.load import Source, add_weight
 from analyzer.graph.passes.shapes import inferred_shapes
 from analyzer.graph.protos import replace_all
+from analyzer.graph.source import Source, add_weight
 
 MS = "com.microsoft"
 Rewrite = Callable[["Emit", "Fused"], Any]
@@ -66,8 +66,8 @@ class Fused:
         """The constant that an input holds, if it is one."""
         assert self.source is not None
         name = self[index]
-        if name in self.source.weights:
-            return self.source.weights[name]
+        if name in self.source.detached:
+            return self.source.detached[name]
         tensor = next((t for t in self.source.proto.graph.initializer if t.name == name), None)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
