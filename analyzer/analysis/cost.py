@@ -6,15 +6,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from analyzer.graph import Graph, Node
 from analyzer.graph.nodes import count, fixed_sizes
 
 
 @dataclass(frozen=True)
 class Cost:
-    """`macs` per forward of the graph's own batch, `by_operator` the same by operator, `parameters` stored numbers.
+    """`macs` per forward of the graph's own batch, `by_operator` the same by operator, `parameters` its weights.
 
     `open` names operators that multiply matrices but whose shapes are not known, so that they are not counted.
     """
@@ -38,14 +36,8 @@ def cost(graph: Graph) -> Cost:
             unknown.add(node.op)
         else:
             counted[node.op] += macs
-    parameters = sum(a.size for a in _weights(graph))
+    parameters = sum(p.size for p in graph.parameters())
     return Cost(sum(counted.values()), parameters, dict(counted.most_common()), tuple(sorted(unknown)))
-
-
-def _weights(graph: Graph) -> list[np.ndarray]:
-    inputs = {v.name for v in graph.inputs}
-    known = (graph.constant(v) for n, v in graph.values.items() if not v.inputs and n not in inputs)
-    return [a for a in known if a is not None and a.dtype.kind in "fiu"]
 
 
 def _convolution(node: Node) -> int | None:

@@ -60,8 +60,6 @@ def command(model: str, everything: bool, shapes: tuple[str, ...], form: str) ->
 
 def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """The report as plain data."""
-    import math
-
     from analyzer.attribution import Question
     from analyzer.attribution.compiler import choose_layer
     from analyzer.attribution.targets import find_scores
@@ -77,7 +75,7 @@ def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any
         "ir": original.ir_version,
         "opsets": {o.domain or "ai.onnx": o.version for o in original.opset_import},
         "nodes": len(original.graph.node),
-        "parameters": sum(math.prod(t.dims) for t in original.graph.initializer),
+        "parameters": sum(p.size for p in graph.parameters()),
         "inputs": [{"name": v.name, "type": str(v.dtype), "shape": v.shape} for v in explainer.plain.inputs],
         "outputs": [{"name": v.name, "type": str(v.dtype), "shape": v.shape} for v in explainer.plain.outputs],
         "operators": dict(

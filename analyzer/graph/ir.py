@@ -32,6 +32,7 @@ from analyzer.graph.nodes import (
     operands,
     outer_names,
 )
+from analyzer.graph.parameters import Initializer, initializers
 from analyzer.graph.passes import normalize
 from analyzer.graph.portable import make_portable
 from analyzer.graph.protos import copied, replace_all
@@ -112,6 +113,14 @@ class Graph(Scope):
             value = alias
         self.new_outputs.append(value)
         return value
+
+    def initializers(self) -> list[Initializer]:
+        """Every initializer that the model's own nodes read, each once, with what it stands for."""
+        return initializers(self.forward_nodes(), {v.name for v in self.inputs})
+
+    def parameters(self) -> list[Initializer]:
+        """The weights: `sum(p.size for p in graph.parameters())` is how many numbers were learned."""
+        return [i for i in self.initializers() if i.role == "weight"]
 
     # ---- Writing ----
 

@@ -2,7 +2,7 @@
 
 A function with `@spatial(operators)` takes the fields of the inputs and returns those of the outputs; its docstring
 is that set, and `HiddenError` says why it cannot be told for a node. An operator that is not here is reported, not
-guessed. Fused operators need no row: `graph.unfuse` has taken them apart.
+guessed. Fused operators need no row: `graph.passes.unfuse` has taken them apart.
 """
 
 from analyzer.analysis.spatial import mixing, moving, pointwise, resizing, windows
