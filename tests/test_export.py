@@ -22,6 +22,7 @@ from analyzer.commands.inspect import describe
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import save as save_module
 from analyzer.graph.portable import MOVERS, make_portable
+from analyzer.graph.protos import replace_all
 from tests.models import model, node, small_cnn
 
 LEVELS = {
@@ -401,9 +402,7 @@ def only_square_of(side: int) -> onnx.ModelProto:
     for one in proto.graph.node:
         if one.name == "flatten":
             one.input[0] = "r2"
-    kept = [n for n in proto.graph.node if n.name != "gap"]
-    del proto.graph.node[:]
-    proto.graph.node.extend(kept)
+    replace_all(proto.graph.node, [n for n in proto.graph.node if n.name != "gap"])
     return proto
 
 

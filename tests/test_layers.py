@@ -22,6 +22,7 @@ from analyzer import append_vjp
 from analyzer.attribution import Explainer
 from analyzer.attribution.targets import find_scores
 from analyzer.graph import Graph, through
+from analyzer.graph.protos import replace_all
 from analyzer.graph.query import FeatureMap, default_layer, feature_maps
 from analyzer.runtime import Session
 from tests import architectures as nets
@@ -226,9 +227,7 @@ def with_biases(given: ModelProto) -> ModelProto:
             nodes.append(node("Add", [step.output[0], bias], [name]))
             array = rng.standard_normal(widths[step.input[1]]).astype(np.float32)
             given.graph.initializer.append(onnx.numpy_helper.from_array(array, bias))
-    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del given.graph.node[:]
-    given.graph.node.extend(copies)
+    replace_all(given.graph.node, nodes)
     return given
 
 

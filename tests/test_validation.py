@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from analyzer.commands import main
 from analyzer.errors import InputError
+from analyzer.graph.protos import replace_all
 from analyzer.images import decode, model_card
 from analyzer.store import key_of
 from analyzer.validation import SAMPLE, Pair, Side, Store, Thresholds, compare, judge
@@ -489,9 +490,8 @@ def with_identities(proto: onnx.ModelProto) -> onnx.ModelProto:
             output = one.output[0]
             one.output[0] = f"{output}/a"
             nodes += [node("Neg", [f"{output}/a"], [f"{output}/b"]), node("Neg", [f"{output}/b"], [output])]
-    fresh = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-    del new.graph.node[:], new.graph.value_info[:]
-    new.graph.node.extend(fresh)
+    del new.graph.value_info[:]
+    replace_all(new.graph.node, nodes)
     return new
 
 
