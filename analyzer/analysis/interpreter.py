@@ -69,7 +69,8 @@ class Table(Generic[T]):
 
     def at(self, graph: Graph, node: Node) -> T | None:
         """What the table says of a node by itself; None where it has no row."""
-        return self.tell(Site(node, graph))
+        rule = self.of(node)
+        return None if rule is None else rule(Site(node, graph))
 
 
 def transfer(*ops: str, table: Table[Any], domain: str = "") -> Callable[[Transfer], Transfer]:
@@ -89,7 +90,7 @@ def transfer(*ops: str, table: Table[Any], domain: str = "") -> Callable[[Transf
     return register
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Site:
     """A node as a transfer function sees it.
 
@@ -163,10 +164,12 @@ def interpret(graph: Graph, table: Table[T], start: Mapping[str, T], memory: Any
     values: dict[str, T] = dict(start)
     unknown: dict[str, tuple[Hidden, ...]] = {}
     for node in graph.forward_nodes():
-        read = reads(node)
-        blame = tuple(dict.fromkeys(b for name in sorted(read & unknown.keys()) for b in unknown[name]))
-        if not blame and not table.everywhere and read.isdisjoint(values):
-            continue
+        blame: tuple[Hidden, ...] = ()
+        if unknown or not table.everywhere:
+            read = reads(node)
+            blame = tuple(dict.fromkeys(b for name in sorted(read & unknown.keys()) for b in unknown[name]))
+            if not blame and not table.everywhere and read.isdisjoint(values):
+                continue
         results: Sequence[Any] = ()
         if not blame:
             results, blame = _apply(table, Site(node, graph, values, memory), [values.get(i.name) for i in node.inputs])
@@ -187,7 +190,7 @@ def _apply(table: Table[Any], site: Site, inputs: Sequence[Any]) -> tuple[Sequen
         return (), (Hidden(site.node),)
     try:
         if table.apart:
-            return [rule(replace(site, index=k), *inputs) for k in range(len(site.node.outputs))], ()
+            return [rule(replace(site, index=k) if k else site, *inputs) for k in range(len(site.node.outputs))], ()
         result = rule(site, *inputs)
     except HiddenError as reason:
         return (), (Hidden(site.node, str(reason)),)

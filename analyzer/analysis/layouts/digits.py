@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -52,6 +53,20 @@ class Axes:
     def letters(self, axis: int) -> set[str]:
         return {d.letter for d in self.digits[axis]}
 
+    @cached_property
+    def layout(self) -> Layout | None:
+        """The layout where the digits are together; None where they are not."""
+        found = [_letter(self, i) for i in range(len(self.digits))]
+        letters = "".join(letter for letter, _ in found)
+        if letters[:1] != "N" or "?" in letters or letters.count("C") != 1 or len(set(letters)) != len(letters):
+            return None  # where batch and tokens share an axis, a batch of 1 looks like none
+        if "L" in letters and any(a in letters for a in "DHW"):
+            return None
+        grid = tuple(size for letter, sizes in found if letter in "DHWL" for size in sizes)
+        if self.tokens is not None and any(d.letter == "L" for digits in self.digits for d in digits):
+            return replace(self.tokens, axes=letters)
+        return Layout(letters, grid) if grid else None
+
 
 def axes_of(layout: Layout, shape: Shape | None) -> Axes | None:
     """The digits of a tensor whose layout is known; None where a size is not."""
@@ -84,26 +99,12 @@ def digits_of(*parts: tuple[str, int]) -> Digits:
 # ---- Back to a layout ----
 
 
-def layout_of(axes: Axes) -> Layout | None:
-    """The layout of a tensor whose digits are together; None where they are not."""
-    found = [_letter(axes, i) for i in range(len(axes.digits))]
-    letters = "".join(letter for letter, _ in found)
-    if letters[:1] != "N" or "?" in letters or letters.count("C") != 1 or len(set(letters)) != len(letters):
-        return None  # where batch and tokens share an axis, a batch of 1 looks like none
-    if "L" in letters and any(a in letters for a in "DHW"):
-        return None
-    grid = tuple(size for letter, sizes in found if letter in "DHWL" for size in sizes)
-    if axes.tokens is not None and any(d.letter == "L" for digits in axes.digits for d in digits):
-        return replace(axes.tokens, axes=letters)
-    return Layout(letters, grid) if grid else None
-
-
 def unmerged(axes: Axes) -> Layout | None:
     """NLC, where a tensor (N · L, C) has a row per image and token; else None."""
     if len(axes.digits) != 2:
         return None
     batch, places = (tuple(d for d in axes.digits[0] if (d.letter == "N") == first) for first in (True, False))
-    layout = layout_of(axes.made_of([batch, places, axes.digits[1]])) if batch + places == axes.digits[0] else None
+    layout = axes.made_of([batch, places, axes.digits[1]]).layout if batch + places == axes.digits[0] else None
     return layout if layout is not None and layout.axes == "NLC" else None
 
 

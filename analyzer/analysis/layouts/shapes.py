@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from analyzer.analysis.interpreter import Site
 from analyzer.analysis.layouts.layout import Layout
+from analyzer.graph import Graph, Value
 from analyzer.graph.ir import Shape
+from analyzer.graph.query import descendants
 
 
 @dataclass
@@ -16,18 +19,26 @@ class Seen:
     """What is known of the model so far.
 
     Attributes:
-        batch: the size of the image's first axis.
-        reach: the tensors that depend on the image.
+        image: the input of `graph` that layouts start from; the size of its first axis is the batch.
         grids: the sizes of maps of two axes, both above 1, in the order in which they came.
         tokens: the layout of tokens of which some are outside the grid, by their number.
         sizes: the sizes in space of whatever has a layout.
     """
 
-    batch: Any
-    reach: set[str]
+    graph: Graph
+    image: Value
     grids: list[tuple[int, int]] = field(default_factory=list)
     tokens: dict[int, Layout] = field(default_factory=dict)
     sizes: set[tuple[int | None, ...]] = field(default_factory=set)
+
+    @cached_property
+    def batch(self) -> int | str | None:
+        return (self.image.shape or [None])[0]
+
+    @cached_property
+    def reach(self) -> set[str]:
+        """The tensors that depend on the image."""
+        return descendants(self.graph, [self.image.name])
 
     def add(self, layout: Layout) -> None:
         """Remembers a layout."""
@@ -69,9 +80,9 @@ class Seen:
         L was an axis of what is reshaped: tokens put together from several axes may have another order.
         """
         shape = op.out()
-        if op.node.op != "Reshape" or op.output.name not in self.reach or shape is None or len(shape) != 3:
+        if op.node.op != "Reshape" or shape is None or len(shape) != 3:
             return None
-        if shape[0] != self.batch or shape[1] not in (op.shape() or []):
+        if shape[0] != self.batch or shape[1] not in (op.shape() or []) or op.output.name not in self.reach:
             return None
         layout = self.by_shape(shape)
         return layout if layout is not None and layout.grid in self.grids else None

@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple, TypeAlias
 
 from analyzer.analysis.interpreter import Site, Table, Transfer, interpret, transfer
-from analyzer.analysis.layouts.digits import Axes, axes_of, layout_of, unmerged
+from analyzer.analysis.layouts.digits import Axes, axes_of, unmerged
 from analyzer.analysis.layouts.layout import Layout, grid_of
 from analyzer.analysis.layouts.letters import LETTERS
 from analyzer.analysis.layouts.parts import DIGITS, sizes_after
@@ -15,7 +15,7 @@ from analyzer.analysis.layouts.rows import after
 from analyzer.analysis.layouts.shapes import Seen
 from analyzer.graph import Graph
 from analyzer.graph.ir import fixed_sizes, reads
-from analyzer.graph.query import descendants, image_input, image_layout
+from analyzer.graph.query import image_input, image_layout
 
 
 class Known(NamedTuple):
@@ -41,11 +41,9 @@ def merged_layouts(graph: Graph) -> dict[str, Layout]:
 
 def _known(graph: Graph) -> dict[str, Known]:
     image = image_input(graph)
-    shape = image.shape or [None]
-    seen = Seen(shape[0], descendants(graph, [image.name]))
-    start = {}
-    if len(shape) == 4:
-        layout = Layout.of(image_layout(graph, image), shape)
+    seen, start = Seen(graph, image), {}
+    if image.shape is not None and len(image.shape) == 4:
+        layout = Layout.of(image_layout(graph, image), image.shape)
         start[image.name] = Known(layout)
         seen.sizes.add(layout.grid)
     return interpret(graph, LAYOUTS, start, seen).values
@@ -69,20 +67,20 @@ def _remembered(row: Transfer) -> Transfer:
 
 def followed_transfer(op: Site, *inputs: Maybe) -> Maybe:
     """Letters, else digits, else shapes"""
-    known = [None if x is None else x.layout for x in inputs]
-    some = any(layout is not None for layout in known)
+    known = [x and x.layout for x in inputs]
+    some = any(known)
     layout = LETTERS.tell(op, *known) if some else None
     if layout is not None:
         return Known(layout)
     digits = _digits(op, inputs)
     if digits is not None:
-        return Known(layout_of(digits), digits)
+        return Known(digits.layout, digits)
     layout = op.memory.by_shape(after(op)) if some else op.memory.regained(op)
     return None if layout is None else Known(layout)
 
 
 def _digits(op: Site, inputs: tuple[Maybe, ...]) -> Axes | None:
-    if op.node.domain or fixed_sizes(op.out()) is None or not any(inputs):
+    if not any(inputs) or op.node.domain or fixed_sizes(op.out()) is None:
         return None
     values = zip(inputs, op.node.inputs, strict=True)
     known = [x and (x.digits or (x.layout and axes_of(x.layout, v.shape))) for x, v in values]
