@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from analyzer.analysis.feature_maps import feature_maps
 from analyzer.attribution import Explainer, Job, Question
 from analyzer.attribution.class_maps import class_maps
 from analyzer.attribution.compiler import ready
 from analyzer.errors import AnalyzerError
-from analyzer.graph.query import feature_maps
 from analyzer.runtime.session import DISABLED_OPTIMIZERS
 from benchmarks.rivals import RIVALS, rivals
 from benchmarks.timing import interleaved

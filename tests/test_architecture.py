@@ -15,12 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVEL = {
     "errors": 0, "version": 0, "plain": 0, "files": 0.5,
     "graph": 1, "images": 1,
-    "runtime": 2, "gradient": 2, "analysis": 2, "store": 2,
-    "attribution": 3,
-    "mining": 4, "validation": 4,
-    "report": 5,
-    "api": 5,
-    "commands": 6,
+    "runtime": 2, "store": 2,
+    "analysis": 3,
+    "gradient": 4,
+    "attribution": 5,
+    "mining": 6, "validation": 6,
+    "report": 7,
+    "api": 7,
+    "commands": 8,
 }  # fmt: skip
 
 

@@ -10,9 +10,9 @@ from onnx import numpy_helper
 
 import analyzer
 from analyzer import explain
+from analyzer.analysis.linear import last_linear
 from analyzer.attribution import Explainer, Job, compiler
 from analyzer.attribution import model as loaded_model
-from analyzer.attribution.class_maps import _last_linear
 from analyzer.attribution.methods import METHODS
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from tests.models import model, node, small_cnn
@@ -314,7 +314,7 @@ def test_maps_of_all_classes_of_a_quantised_head():
     given.graph.node.insert(1, node("Transpose", ["d3"], ["t3"], perm=[1, 0]))
     explainer = Explainer(given)
     graph = explainer.graph({})
-    assert _last_linear(graph, graph["logits"]) is not None
+    assert last_linear(graph, graph["logits"]) is not None
     image = np.random.default_rng(4).standard_normal((1, 3, 12, 12)).astype(np.float32)
     found = analyzer.class_maps(explainer, image)
     for index in (0, 69):

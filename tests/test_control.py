@@ -8,11 +8,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from analyzer import append_vjp
+from analyzer.analysis.feature_maps import default_layer
 from analyzer.attribution import Explainer
 from analyzer.attribution.targets import find_scores
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph
-from analyzer.graph.query import default_layer
 from analyzer.runtime import Session
 from tests.models import node
 

@@ -19,11 +19,11 @@ from onnxruntime.quantization import (
 )
 
 from analyzer import append_vjp
+from analyzer.analysis.feature_maps import FeatureMap, default_layer, feature_maps
 from analyzer.attribution import Explainer
 from analyzer.attribution.targets import find_scores
 from analyzer.graph import Graph, through
 from analyzer.graph.protos import replace_all
-from analyzer.graph.query import FeatureMap, default_layer, feature_maps
 from analyzer.runtime import Session
 from tests import architectures as nets
 from tests.models import model, node

@@ -16,6 +16,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from analyzer.analysis.layouts import Layout
 from analyzer.attribution import Explainer, finite
 from analyzer.attribution.class_maps import class_maps
 from analyzer.attribution.features import channel_statistics
@@ -23,7 +24,6 @@ from analyzer.attribution.finite import find_origins
 from analyzer.attribution.methods import METHODS
 from analyzer.attribution.probes import probabilities
 from analyzer.commands import main
-from analyzer.graph.query import Layout
 from analyzer.images import Preprocess, write_png
 from analyzer.mining import mine
 from analyzer.plain import as_json

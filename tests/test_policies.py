@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import analyzer
 from analyzer import append_vjp
+from analyzer.analysis.rectifiers import gated_input
 from analyzer.errors import NotFoundError
-from analyzer.gradient.policies import GUIDED, GUIDED_ALL, gated_input, rows_for
+from analyzer.gradient.policies import GUIDED, GUIDED_ALL, rows_for
 from analyzer.graph import Graph
 from analyzer.runtime import Session
 from tests import rule_checks

@@ -11,9 +11,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from analyzer.analysis.scores import is_quantised
 from analyzer.attribution import Explainer, Job
 from analyzer.commands import main
-from analyzer.graph.query import image_input, is_quantised
+from analyzer.graph.query import image_input
 from analyzer.images import decode, model_card, write_png
 from analyzer.validation import Side
 from analyzer.validation.audit import Picture, audit, findings

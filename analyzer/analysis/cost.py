@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from analyzer.graph import Graph, Node
+from analyzer.analysis.interpreter import HiddenError, Shape, Site, Table, transfer
+from analyzer.graph import Graph
 from analyzer.graph.nodes import count, fixed_sizes
 
 
@@ -28,44 +29,50 @@ def cost(graph: Graph) -> Cost:
     counted: Counter[str] = Counter()
     unknown: set[str] = set()
     for node in graph.forward_nodes():
-        rule = RULES.get(node.op)
-        if rule is None or node.domain:
-            continue
-        macs = rule(node)
-        if macs is None:
+        try:
+            macs = MACS.at(graph, node)
+        except HiddenError:
             unknown.add(node.op)
         else:
-            counted[node.op] += macs
+            counted.update({} if macs is None else {node.op: macs})
     parameters = sum(p.size for p in graph.parameters())
     return Cost(sum(counted.values()), parameters, dict(counted.most_common()), tuple(sorted(unknown)))
 
 
-def _convolution(node: Node) -> int | None:
-    """Elements of the result × weights that each is made of."""
-    outputs, weight = count(node.outputs[0].shape), fixed_sizes(node.inputs[1].shape)
-    return None if outputs is None or weight is None else outputs * math.prod(weight) // weight[0]
+# ---- Multiply–accumulates of a node ----
+
+MACS: Table[int] = Table("multiply–accumulates")
 
 
-def _transposed(node: Node) -> int | None:
-    """Elements of the input × weights that each is spread by."""
-    inputs, weight = count(node.inputs[0].shape), fixed_sizes(node.inputs[1].shape)
-    return None if inputs is None or weight is None else inputs * math.prod(weight) // weight[0]
+def _count(shape: Shape) -> int:
+    found = count(shape)
+    if found is None:
+        raise HiddenError("sizes known only at run time")
+    return found
 
 
-def _product(node: Node) -> int | None:
-    """Elements of the result × the length that is summed over."""
-    outputs, shape = count(node.outputs[0].shape), node.inputs[0].shape
-    if outputs is None or not shape:
-        return None
-    inner = shape[0] if node.op == "Gemm" and node.attrs.get("transA") else shape[-1]
-    return outputs * inner if isinstance(inner, int) else None
+@transfer("Conv", "ConvInteger", table=MACS)
+def convolution_transfer(op: Site) -> int:
+    """Elements of the result × weights that each is made of"""
+    return _count(op.out()) * _per_row(op.shape(1))
 
 
-RULES = {
-    "Conv": _convolution,
-    "ConvInteger": _convolution,
-    "ConvTranspose": _transposed,
-    "Gemm": _product,
-    "MatMul": _product,
-    "MatMulInteger": _product,
-}
+@transfer("ConvTranspose", table=MACS)
+def transposed_transfer(op: Site) -> int:
+    """Elements of the input × weights that each is spread by"""
+    return _count(op.shape()) * _per_row(op.shape(1))
+
+
+def _per_row(shape: Shape) -> int:
+    sizes = fixed_sizes(shape)
+    if sizes is None:
+        raise HiddenError("weights of a size known only at run time")
+    return math.prod(sizes[1:])
+
+
+@transfer("Gemm", "MatMul", "MatMulInteger", table=MACS)
+def product_transfer(op: Site) -> int:
+    """Elements of the result × the length that is summed over"""
+    shape = op.shape() or [None]
+    inner = shape[0] if op.node.op == "Gemm" and op.attr("transA") else shape[-1]
+    return _count(op.out()) * _count([inner])

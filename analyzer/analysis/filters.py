@@ -7,12 +7,12 @@ from functools import cached_property
 
 import numpy as np
 
+from analyzer.analysis.linear import CONVOLUTIONS
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node, Value
 from analyzer.graph.query import find_tensors, image_input
 from analyzer.graph.through import MOVING, constant, origin, producer
 
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 LOW, HIGH = 1 / 6, 1 / 3  # cycles per pixel: thirds of the highest frequency along an axis
 TRANSFORM = 32  # points per axis of the spectrum, more where a kernel is larger
 DEAD = 1e-3  # of the median norm of a layer's filters

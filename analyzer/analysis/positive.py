@@ -13,13 +13,13 @@ from dataclasses import replace
 import numpy as np
 from onnx import numpy_helper
 
+from analyzer.analysis.linear import WEIGHTED
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node, Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.protos import copied
 from analyzer.graph.through import MOVING, origin
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _AVERAGES = {"MaxPool": "AveragePool", "GlobalMaxPool": "GlobalAveragePool", "ReduceMax": "ReduceMean"}
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger")
 MASK = -50.0  # added to the scores in front of a softmax, it leaves next to nothing
@@ -65,7 +65,7 @@ def positive_weights(graph: Graph) -> Graph:
 def _replacements(graph: Graph, node: Node) -> Iterator[tuple[str, np.ndarray]]:
     """(weight, its replacement) for each weight that `node` reads."""
     inputs = [_origin(graph, i) for i in node.inputs]
-    if node.op in _WEIGHTED:
+    if node.op in WEIGHTED:
         for value, origin in list(zip(node.inputs, inputs, strict=True))[:2]:
             if origin is not None:
                 yield origin.name, _positive(graph, node, value, origin)

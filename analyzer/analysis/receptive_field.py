@@ -117,7 +117,8 @@ class ReceptiveFields(Mapping[str, ReceptiveField]):
     Attributes:
         input: the tensor the pixels are counted in.
         input_axes: its spatial axes.
-        unknown: tensor → the nodes that hide its receptive field, with the reason.
+        unknown: tensor → the nodes that hide its receptive field, as "Op (node 'name')", with the reason after a colon
+            where there is one.
     """
 
     def __init__(
@@ -176,7 +177,8 @@ def receptive_field(
     if single is not None:
         image = single[image.name]
         found = interpret(single, spatial.SPATIAL, {image.name: Field.image(known_shape(image), chosen)})
-    return ReceptiveFields(found.values, found.unknown, image.name, chosen, gates)
+    unknown = {name: tuple(map(str, hidden)) for name, hidden in found.unknown.items()}
+    return ReceptiveFields(found.values, unknown, image.name, chosen, gates)
 
 
 def _spatial_axes(graph: Graph, image: Value) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.analysis.linear import last_linear
 from analyzer.attribution.compiler import PREFIX
 from analyzer.attribution.layers import channels_first, float_image, pick_layer
 from analyzer.attribution.model import Model
@@ -14,10 +15,9 @@ from analyzer.attribution.registry import Context
 from analyzer.attribution.targets import check_class, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient.registry import cotangent_type
-from analyzer.graph import Builder, Graph, Value
+from analyzer.graph import Builder, Graph
 from analyzer.graph.cut import behind, frontier
 from analyzer.graph.query import image_input
-from analyzer.graph.through import MOVING, constant
 from analyzer.runtime import Session
 
 CLASSES_PER_RUN = 64
@@ -81,7 +81,7 @@ class _ClassMaps:
         """(session that gives (classes, K) weights, its output, what it may read of the head; the layer first)"""
         op = Builder(graph, PREFIX)
         scores = find_scores(graph, output)
-        last = _last_linear(graph, scores.logits) if not scores.space else None
+        last = last_linear(graph, scores.logits) if not scores.space else None
         if last is not None:
             value, rows = last
             self.rows = lambda classes: rows[classes]
@@ -130,18 +130,3 @@ class _ClassMaps:
     def _activations(self, array: np.ndarray) -> np.ndarray:
         """(K, …space) float32"""
         return np.ascontiguousarray(channels_first(array, self.feature.layout)[0], np.float32)
-
-
-def _last_linear(graph: Graph, logits: Value) -> tuple[Value, np.ndarray] | None:
-    """(f, ∂y_c/∂f as rows) where y = W f + b with weights W are the logits: rows are read off, not multiplied out."""
-    node = graph.producer(logits)
-    if node is not None and node.op == "Add" and not node.domain:
-        inner = [i for i in node.inputs if constant(graph, i) is None]
-        node = graph.producer(inner[0]) if len(inner) == 1 else None
-    if node is None or node.domain or node.op not in ("Gemm", "MatMul") or node.attrs.get("transA"):
-        return None
-    value, weights = node.inputs[0], constant(graph, node.inputs[1], MOVING)
-    if weights is None or weights.ndim != 2 or weights.dtype != np.float32 or len(value.shape or ()) != 2:
-        return None
-    rows = weights if node.attrs.get("transB") else weights.T
-    return value, np.ascontiguousarray(rows * np.float32(node.attrs.get("alpha", 1.0)))

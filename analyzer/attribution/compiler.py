@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from analyzer.analysis.feature_maps import FeatureMap, map_of_open_sizes
 from analyzer.attribution.layers import float_image, pick_layer
 from analyzer.attribution.methods import find_method
 from analyzer.attribution.model import Model
@@ -17,7 +18,7 @@ from analyzer.attribution.targets import Arrays, Scores, expression, find_scores
 from analyzer.errors import AnalyzerError, UnsupportedError
 from analyzer.gradient.policies import rows_for
 from analyzer.graph import Builder, Graph, Value, loose
-from analyzer.graph.query import FeatureMap, fillings, image_input, map_of_open_sizes
+from analyzer.graph.query import fillings, image_input
 from analyzer.runtime import Session
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.analysis.feature_maps import FeatureMap
+from analyzer.analysis.layouts import Layout
 from analyzer.attribution.layers import channels_first, float_image, pick_layer
 from analyzer.attribution.linear_head import check_linear_head
 from analyzer.attribution.model import Model
@@ -26,7 +28,6 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.cut import behind, frontier
 from analyzer.graph.nodes import fixed_sizes
-from analyzer.graph.query import FeatureMap, Layout
 from analyzer.runtime import Session
 
 IMAGES = 16  # of one run, at most

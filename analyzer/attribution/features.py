@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.analysis.layouts import Layout, layouts
 from analyzer.attribution.layers import channels_first
 from analyzer.attribution.model import Model
 from analyzer.graph import Graph
-from analyzer.graph.query import Layout, find_tensors, layouts
+from analyzer.graph.query import find_tensors
 from analyzer.runtime import Session
 
 

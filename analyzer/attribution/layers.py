@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from analyzer.analysis.feature_maps import FeatureMap, default_layer, feature_maps
+from analyzer.analysis.layouts import Layout, layouts
 from analyzer.errors import UnsupportedError
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Value
-from analyzer.graph.query import (
-    FeatureMap,
-    Layout,
-    default_layer,
-    feature_maps,
-    find_tensors,
-    image_input,
-    image_layout,
-    layouts,
-)
+from analyzer.graph.query import find_tensors, image_input, image_layout
 from analyzer.graph.through import is_transparent
 
 

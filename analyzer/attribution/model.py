@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from analyzer.analysis.scores import is_quantised
 from analyzer.attribution.cache import GraphCache
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import inlined_operators
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Source, Value, load, normalize
-from analyzer.graph.query import image_input, is_quantised
+from analyzer.graph.query import image_input
 from analyzer.runtime import Session, environment
 from analyzer.runtime.pool import LIVE, Pool
 from analyzer.store import Cache

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from analyzer.analysis.feature_maps import FeatureMap
+from analyzer.analysis.scores import output_quantisers
 from analyzer.errors import UnsupportedError
 from analyzer.gradient import GRADIENT, Policy, Rule, pullback
 from analyzer.gradient.policies import passing
 from analyzer.graph import Builder, Graph, Value
-from analyzer.graph.query import FeatureMap, output_quantisers
 
 
 @dataclass

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from analyzer.analysis.scores import output_quantisers
 from analyzer.attribution.model import Model
 from analyzer.attribution.targets import Scores
-from analyzer.graph.query import output_quantisers
 from analyzer.runtime import Session
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.analysis.layouts import layouts
+from analyzer.analysis.scores import logits
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.nodes import count, fixed_sizes, known_shape
-from analyzer.graph.query import layouts, logits
 
 TOP1 = -1  # in the run-time input `target`: the class with the highest score
 

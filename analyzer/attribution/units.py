@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis import ReceptiveField
+from analyzer.analysis.layouts import Layout
 from analyzer.attribution.layers import pick_layer
 from analyzer.attribution.targets import find_scores
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Value
-from analyzer.graph.axes import Layout
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import find_tensors
 

@@ -41,7 +41,8 @@ def command(
     \b
     onnx-analyzer filters model.onnx -o filters.png
     """
-    from analyzer.analysis.filters import CONVOLUTIONS, filter_bank
+    from analyzer.analysis.filters import filter_bank
+    from analyzer.analysis.linear import CONVOLUTIONS
     from analyzer.attribution import Explainer
     from analyzer.graph.query import find_tensors
     from analyzer.images import write_png

@@ -60,11 +60,11 @@ def command(model: str, everything: bool, shapes: tuple[str, ...], form: str) ->
 
 def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """The report as plain data."""
+    from analyzer.analysis.feature_maps import feature_maps
     from analyzer.attribution import Question
     from analyzer.attribution.compiler import choose_layer
     from analyzer.attribution.targets import find_scores
     from analyzer.errors import UnsupportedError
-    from analyzer.graph.query import feature_maps
 
     graph = explainer.graph(sizes)
     original = explainer.loaded.proto

@@ -17,7 +17,8 @@ import numpy as np
 
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Body, Builder, Graph, Node, Value
-from analyzer.graph.builder import BFLOAT16, FLOATS
+from analyzer.graph.builder import FLOATS
+from analyzer.graph.inference import BFLOAT16
 from analyzer.graph.nodes import captures, fixed_sizes, known_shape
 from analyzer.graph.schemas import implied_attributes
 from analyzer.graph.through import readers as readers

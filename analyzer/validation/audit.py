@@ -14,9 +14,10 @@ from onnx import numpy_helper
 
 from analyzer.analysis import receptive_field
 from analyzer.analysis.cost import cost
+from analyzer.analysis.feature_maps import feature_maps
+from analyzer.analysis.layouts import layouts
 from analyzer.attribution import Explainer
 from analyzer.errors import InputError
-from analyzer.graph.query import feature_maps, layouts
 from analyzer.images import PRESETS, Preprocess
 from analyzer.store import Store, key_of, packed, unpacked
 from analyzer.validation.metrics import energy_inside, spearman

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.analysis.feature_maps import default_layer, feature_maps
+from analyzer.analysis.layouts import Layout, layouts
+from analyzer.analysis.scores import quantisation
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import Taps, channels_first
 from analyzer.attribution.finite import find_origins
 from analyzer.attribution.targets import Scores, class_scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
-from analyzer.graph.query import Layout, ancestors, default_layer, feature_maps, image_input, layouts, quantisation
+from analyzer.graph.query import ancestors, image_input
 from analyzer.graph.through import readers
 from analyzer.runtime import Session, kernel_difference, kernels
 from analyzer.store import Store, key_of, packed, unpacked

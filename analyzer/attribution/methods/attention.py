@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from analyzer.analysis.attention import Attention, attentions
+from analyzer.analysis.layouts import Layout, layouts
 from analyzer.attribution.postprocess import FLOAT32
 from analyzer.attribution.registry import Context, method
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Value
-from analyzer.graph.attention import Attention, attentions
 from analyzer.graph.nodes import known_shape
-from analyzer.graph.query import Layout, ancestors, descendants, image_input, layouts
+from analyzer.graph.query import ancestors, descendants, image_input
 
 
 @method("attention-rollout", "map", "Abnar & Zuidema 2020, 2005.00928, eq. 1", needs_gradient=False)

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from analyzer.analysis.feature_maps import FeatureMap
+from analyzer.analysis.layouts import layouts, merged_layouts
 from analyzer.attribution.postprocess import FLOAT32, resize_to_image
 from analyzer.attribution.registry import Context, method
 from analyzer.graph import Node, Value
-from analyzer.graph.query import FeatureMap, ancestors, descendants, image_input, layouts, merged_layouts
+from analyzer.graph.query import ancestors, descendants, image_input
 
 
 @method("full-grad", "map", "Srinivas & Fleuret 2019, 1905.00780")

@@ -1,0 +1,35 @@
+"""What the rows of both tables of layouts share."""
+
+from __future__ import annotations
+
+import functools
+
+from analyzer.analysis.interpreter import Site, Transfer
+from analyzer.graph.nodes import Shape, known_shape
+
+
+def of_data(row: Transfer) -> Transfer:
+    """A row that is asked only where its first input is known."""
+
+    @functools.wraps(row)
+    def data_transfer(op: Site, x: object = None, *others: object) -> object:
+        return None if x is None else row(op, x, *others)
+
+    return data_transfer
+
+
+def before(op: Site, index: int = 0) -> Shape:
+    """The shape of an input whose rank is known."""
+    return known_shape(op.node.inputs[index])
+
+
+def after(op: Site) -> Shape:
+    """The shape of the output that is asked for, whose rank is known."""
+    return known_shape(op.output)
+
+
+def reduced(op: Site, rank: int) -> set[int]:
+    """The axes that a reduction names, counted from the front; all where it names none."""
+    given = op.const(1)
+    axes = given.ravel().tolist() if given is not None else op.attr("axes")
+    return {int(a) % rank for a in axes or range(rank)}

@@ -1,0 +1,117 @@
+"""Which floating-point scores are behind an output, and what quantises a model.
+
+Found backwards from the output, by the producers of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+
+from analyzer.graph.ir import Graph
+from analyzer.graph.nodes import Node, Value
+from analyzer.graph.protos import all_nodes
+from analyzer.graph.through import KEEPING, is_transparent
+
+# ---- Logits ----
+
+_SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}
+_KEEPING_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The scores before the last squashing function, and what was stripped on the way to them (operator names)."""
+
+    value: Value
+    stripped: tuple[str, ...]
+
+
+def logits(graph: Graph, output: Value) -> Logits:
+    """The floating-point scores behind `output`: before Softmax, LogSoftmax or Sigmoid where one ends the graph.
+
+    Reshaping, casting and (de)quantising after them keep the order of the classes and are passed through.
+    """
+    value, stripped = output, list[str]()
+    best = output
+    while True:
+        node = graph.producer(value)
+        if node is None or node.domain:
+            break
+        if node.op in _SQUASHING:
+            best, value = node.inputs[0], node.inputs[0]
+            stripped.append(node.op)
+            break
+        if not is_transparent(node, _KEEPING_ORDER):
+            break
+        value = node.inputs[0]
+        if best is output and holds_floats(value) and not holds_floats(output):
+            best = value
+    return Logits(best, tuple(stripped))
+
+
+def holds_floats(value: Value) -> bool:
+    """Whether the elements are known to be floating-point numbers; bfloat16 goes by its number, 16."""
+    return str(value.dtype) in ("float16", "float32", "float64", "16")
+
+
+# ---- Quantisation ----
+
+_QUANTISED = {"DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeLinear",
+              "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulInteger16", "MatMulNBits", "MatMulBnb4",
+              "MatMulFpQ4", "GatherBlockQuantized"}  # fmt: skip
+
+
+def is_quantised(proto: onnx.ModelProto) -> bool:
+    """Whether a node of the file, of a body in it or of a function of it computes with quantised numbers."""
+    nodes = [*all_nodes(proto.graph), *(n for f in proto.functions for n in f.node)]
+    return any(n.op_type in _QUANTISED or n.op_type.startswith(_QUANTISED_NAMES) for n in nodes)
+
+
+_QUANTISED_NAMES = ("QuantizeLinear", "QLinear", "QGemm", "QAttention", "QEmbed", "QMoE", "QOrdered")
+
+
+def quantisation(graph: Graph, output: Value) -> tuple[float, float]:
+    """Zero point and scale of what `output` holds; 0 and 1 where it is not quantised as a whole."""
+    node = graph.producer(output)
+    while node is not None and not node.domain and node.op in ("Identity", *_KEEPING_ORDER):
+        node = graph.producer(node.inputs[0])
+    if node is None or node.op != "QuantizeLinear" or node.domain:
+        return 0.0, 1.0
+    known = [graph.constant(i) for i in node.inputs[1:] if i.name]
+    if not known or any(k is None or k.size != 1 for k in known):
+        return 0.0, 1.0
+    scale, *zero = (float(k.item()) for k in known if k is not None)
+    return (zero[0] if zero else 0.0), scale
+
+
+_MOVING = KEEPING | {*_KEEPING_ORDER, "Transpose", "Slice", "Gather", "Split", "Concat"}
+
+
+def output_quantisers(graph: Graph, names: Iterable[str]) -> list[Node]:
+    """The QuantizeLinear nodes between tensors and the last layers that compute them, the nearest first.
+
+    Numbers that only move, squashing functions, the addition of a bias and what was appended to the model are passed.
+    """
+    own = {id(n) for n in graph.forward_nodes()}
+    found: dict[int, Node] = {}
+    waiting, seen = [graph[n] for n in names], set[str]()
+    while waiting:
+        value = waiting.pop(0)
+        node = graph.producer(value)
+        if node is None or value.name in seen:
+            continue
+        seen.add(value.name)
+        if node.op == "QuantizeLinear" and not node.domain and id(node) in own:
+            found[id(node)] = node
+        if id(node) not in own:
+            waiting += [i for i in node.inputs if i.name]
+        elif node.domain:
+            continue
+        elif node.op in _MOVING | _SQUASHING:
+            waiting += node.inputs if node.op == "Concat" else node.inputs[:1]
+        elif node.op == "Add" and any(graph.constant(i) is not None for i in node.inputs):
+            waiting += [i for i in node.inputs if graph.constant(i) is None]
+    return list(found.values())
