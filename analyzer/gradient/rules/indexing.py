@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, part, vjp
 
 HALF = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
@@ -26,15 +26,11 @@ def scatter_add(op: Builder, data: Value, indices: Value, updates: Value, axis: 
     return op.cast(op.shaped_as(result, data), dtype)
 
 
-def place_along(op: Builder, ct: Value, indices: Value, axis: int, x: Value) -> Value:
+@part("Gather", "Compress", "STFT")
+def place_along(op: Builder, node: Primal, ct: Value, indices: Value, axis: int) -> Value:
     """Zeros shaped as x, plus ȳ at `indices` of `axis`; ȳ has the axes of `indices` in place of `axis`."""
+    x = node.x
     rank, index_rank = op.rank(x), op.rank(indices)
-    known = op.const(indices)
-    if known is not None and known.size == 1:
-        return _place_one(op, ct, int(known.item()), axis, x, index_rank)
-    size = op.dim(x, axis)
-    if known is not None and known.ndim == 1 and size == known.size and len(set((known % size).tolist())) == size:
-        return op.Gather(ct, np.argsort(known % size), axis=axis)
     # To the front: (…indices, …the other axes), added into (size, …the other axes).
     moved = list(range(axis, axis + index_rank))
     others = [a for a in range(rank - 1 + index_rank) if a not in moved]
@@ -46,23 +42,10 @@ def place_along(op: Builder, ct: Value, indices: Value, axis: int, x: Value) -> 
     return op.shaped_as(op.Transpose(added, perm=np.argsort([axis, *rest]).tolist()), x)
 
 
-def _place_one(op: Builder, ct: Value, index: int, axis: int, x: Value, index_rank: int) -> Value:
-    """ȳ at one index between zeros."""
-    if index_rank == 0:
-        ct = op.Unsqueeze(ct, [axis])
-    elif index_rank > 1:
-        ct = op.Squeeze(ct, list(range(axis + 1, axis + index_rank)))
-    size = op.shape(x, axis, axis + 1)
-    one = op.value([index])
-    before = one if index >= 0 else op.Add(size, one)
-    after = op.Sub(op.Sub(size, before), op.value([1]))
-    return op.shaped_as(op.Pad(ct, op.Concat(before, after, axis=0), 0.0, [axis]), x)
-
-
 @vjp("Gather")
 def gather_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x at indices along `axis`   ⇒   x̄ = Σ ȳ of each index at its place"""
-    return place_along(op, ct, node.inputs[1], node.attr("axis") % op.rank(node.x), node.x)
+    return place_along(op, node, ct, node.inputs[1], node.attr("axis") % op.rank(node.x))
 
 
 @vjp("GatherElements")
@@ -194,7 +177,7 @@ def compress_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     chosen = op.Squeeze(op.NonZero(node.inputs[1]), [0])
     axis = node.attr("axis")
     if axis is not None:
-        return place_along(op, ct, chosen, axis % op.rank(node.x), node.x)
+        return place_along(op, node, ct, chosen, axis % op.rank(node.x))
     flat = op.Expand(op.scalar(0, ct), op.Reshape(op.ReduceProd(op.shape(node.x), keepdims=0), [1]))
     return op.reshape_like(scatter_add(op, flat, chosen, ct, 0), node.x)
 

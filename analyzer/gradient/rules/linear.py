@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, part, vjp
 from analyzer.gradient.rules.elementwise import where
 
 
@@ -18,33 +18,26 @@ def transposed(op: Builder, matrix: Value) -> Value:
 
 @vjp("MatMul", since=9)
 def matmul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """Y = A B   ⇒   Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ; the pass sums over broadcast stacks
-
-    Ȳ Bᵀ with weights B is a Gemm: it packs them as they lie, and no transposed copy is held. Square ones are transposed
-    here: OpenVINO 2026.4 takes B and Bᵀ for each other where both are read and their shapes are the same.
-    """
+    """Y = A B   ⇒   Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ; the pass sums over broadcast stacks"""
     a, b = node.inputs
     row, column = op.rank(a) == 1, op.rank(b) == 1
-    wide = op.Unsqueeze(ct, [-1]) if column else ct
-    wide = op.Unsqueeze(wide, [-2]) if row else wide
+    ct = op.Unsqueeze(ct, [-1]) if column else ct
+    ct = op.Unsqueeze(ct, [-2]) if row else ct
     a_bar = b_bar = None
     if node.needs(0):
-        known = op.const(b) if op.rank(b) == 2 else None
-        square = known is not None and known.shape[0] == known.shape[1]
-        if known is not None and not square and not row:
-            rows = wide if op.rank(wide) == 2 else op.Reshape(wide, [-1, b.shape[1]])
-            a_bar = op.reshape_like(op.Gemm(rows, b, transB=1), a)
-        else:
-            if known is not None and square:
-                turned = op.constant(np.ascontiguousarray(known.T), f"{b.name}/transposed")
-            else:
-                turned = op.Unsqueeze(b, [0]) if column else transposed(op, b)
-            a_bar = op.MatMul(wide, turned)
-            a_bar = op.Squeeze(a_bar, [-2]) if row else a_bar
+        a_bar = left_bar(op, node, ct)
+        a_bar = op.Squeeze(a_bar, [-2]) if row else a_bar
     if node.needs(1):
-        b_bar = op.MatMul(op.Unsqueeze(a, [1]) if row else transposed(op, a), wide)
+        b_bar = op.MatMul(op.Unsqueeze(a, [1]) if row else transposed(op, a), ct)
         b_bar = op.Squeeze(b_bar, [-1]) if column else b_bar
     return a_bar, b_bar
+
+
+@part("MatMul")
+def left_bar(op: Builder, node: Primal, ct: Value) -> Value:
+    """Ā = Ȳ Bᵀ; a vector b is a column"""
+    b = node.inputs[1]
+    return op.MatMul(ct, op.Unsqueeze(b, [0]) if op.rank(b) == 1 else transposed(op, b))
 
 
 @vjp("Gemm", since=7)
