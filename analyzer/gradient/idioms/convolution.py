@@ -13,12 +13,12 @@ from analyzer.gradient.rules.convolution import Windows, input_bar
 BLOCKS, WIDE = 32, 128 * 9
 
 
-# ---- Without strides ----
+# ---- With strides of 1 ----
 
 
 @idiom(input_bar)
 def by_turned_windows(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) -> Value:
-    """Without strides x̄ is a Conv with the weights turned round: its kernels are faster than ConvTranspose's."""
+    """With strides of 1 x̄ is a Conv with the weights turned round: its kernels are faster than ConvTranspose's."""
     weights = _weights(op, w, windows)
     if weights is None or windows.pads is None or set(windows.strides) != {1}:
         return NotImplemented
@@ -28,7 +28,7 @@ def by_turned_windows(op: Builder, node: Primal, ct: Value, w: Value, windows: W
     return op.shaped_as(_turned_conv(op, node, ct, w, weights, pads, windows.dilations), node.x)
 
 
-# ---- With strides ----
+# ---- With other strides ----
 
 
 @idiom(input_bar)

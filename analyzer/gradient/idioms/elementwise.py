@@ -27,7 +27,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @idiom(pow_vjp)
 def pow_by_number(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """A known exponent k needs no mask for k = 0, and no Pow for k up to 2."""
+    """A known exponent needs no mask for 0, and no Pow for 0, 1 and 2."""
     known = node.const(1)
     if known is None or known.size != 1 or node.needs(1):
         return NotImplemented
@@ -38,7 +38,9 @@ def pow_by_number(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]
     return op.Mul(ct, op.Mul(slope, exponent)), None
 
 
-# ---- HardSigmoid, min(max(α x + β, 0), 1), is one pass in onnxruntime's blocked layout; α x + β by itself is none ----
+# ---- In one pass: HardSigmoid, min(max(α x + β, 0), 1), which onnxruntime computes in its blocked layout ----
+#
+# TensorRT has these as well: its parser was asked about them, and engines were built with them.
 
 
 def complement(op: Builder, share: Value) -> Value:

@@ -18,7 +18,7 @@ from analyzer.gradient.rules.pooling import average_pool_vjp, max_pool_vjp, shar
 
 @idiom(average_pool_vjp)
 def average_of_averages(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """Without strides and padding x̄ is an AveragePool of ȳ."""
+    """With strides of 1 and no padding x̄ is an AveragePool of ȳ."""
     windows = Windows(op, node)
     found = _averaged(op, ct, windows) if _is_whole(node, windows) else None
     return NotImplemented if found is None else op.shaped_as(found, node.x)
@@ -35,7 +35,7 @@ def average_of_whole_windows(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @idiom(share_out)
 def by_average_pool(op: Builder, node: Primal, ct: Value, windows: Windows) -> Value:
-    """Without strides the sum over windows is an AveragePool times their size, faster than a ConvTranspose."""
+    """With strides of 1 the sum over windows is an AveragePool times their size, faster than a ConvTranspose."""
     found = _averaged(op, ct, windows)
     if found is None:
         return NotImplemented
@@ -79,13 +79,13 @@ def _averaged(op: Builder, ct: Value, windows: Windows) -> Value | None:
 
 
 @idiom(max_pool_vjp, "tensorrt")
-def by_offsets(op: Builder, node: Primal, ct: Value, *_: Cotangent) -> Cotangent:
+def maxima_by_offsets(op: Builder, node: Primal, ct: Value, *_: Cotangent) -> Cotangent:
     """A mask per window offset: TensorRT has no Indices of MaxPool and adds at indices by a plugin only. It takes k
     values per element of y, k the size of a window."""
     windows = Windows(op, node)
     assert windows.kernel is not None
-    x, count = op.cast(node.x, ct.dtype), math.prod(windows.kernel)
-    steps = op.Mul(op.Sub(windows.sizes(node.y), op.value([1] * windows.rank)), op.value(windows.strides))
+    x, count, ones = op.cast(node.x, ct.dtype), math.prod(windows.kernel), op.value([1] * windows.rank)
+    steps = op.Mul(op.Sub(windows.sizes(node.y), ones), op.value(windows.strides))
     extent = op.Add(steps, op.value(windows.reach))
     seen = _at_offsets(op, windows, x, steps, extent)
     shape = op.Concat(op.value([-1, 1]), windows.sizes(ct), axis=0)

@@ -56,6 +56,14 @@ class Windows:
         half = op.Div(total, op.value([2] * self.rank))
         return half if self.node.attr("auto_pad") == "SAME_UPPER" else op.Sub(total, half)
 
+    def padded(self, x: Value, ct: Value) -> Value:
+        """x with zeros around it, as far as its windows reach."""
+        op, zeros = self.op, self.op.value([0] * self.rank)
+        before = self.begin()
+        total = op.Sub(op.Mul(self.sizes(ct), op.value(self.strides)), self.sizes(x))
+        after = op.Max(op.Sub(op.Add(total, self.span()), before), zeros)
+        return op.Pad(x, op.Concat(before, after, axis=0), 0.0, list(range(2, 2 + self.rank)))
+
     def place(self, laid: Value, extent: Value, model: Value) -> Value:
         """x from `laid`, which starts `begin` before x and has `extent` elements per axis."""
         op = self.op
@@ -88,11 +96,7 @@ def input_bar(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) 
 def weight_bar(op: Builder, windows: Windows, x: Value, ct: Value, w: Value, group: int) -> Value:
     """W̄ (O, I/g, k…), W̄_oik = Σ_np x_n,i,(p s + k d − begin) ȳ_n,o,p: a Conv of x with ȳ, the batch as channels."""
     axes = list(range(2, 2 + windows.rank))
-    if windows.pads is None:
-        before = windows.begin()
-        total = op.Sub(op.Mul(windows.sizes(ct), op.value(windows.strides)), windows.sizes(x))
-        after = op.Max(op.Sub(op.Add(total, windows.span()), before), op.value([0] * windows.rank))
-        x = op.Pad(x, op.Concat(before, after, axis=0), 0.0, axes)
+    x = windows.padded(x, ct) if windows.pads is None else x
     spatial = op.shape(x, 2, 2 + windows.rank)
     # x: (N, g, I/g, …) → (I/g, g N, …); ȳ: (N, O, …) → (O, N, …)
     data = op.Reshape(x, op.Concat(op.value([0, group, -1]), spatial, axis=0))

@@ -6,24 +6,17 @@ import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, part, vjp
 
-HALF = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
 INT64 = np.dtype(np.int64)
 
 
 def scatter_add(op: Builder, data: Value, indices: Value, updates: Value, axis: int | None) -> Value:
-    """`data` with `updates` added at `indices`: along `axis`, or at N-dimensional ones (ScatterND) for None.
-
-    onnxruntime adds no float16 on the CPU; such sums are made in float32.
-    """
-    dtype = updates.dtype
-    if dtype == HALF:
-        data, updates = op.cast(data, FLOAT32), op.cast(updates, FLOAT32)
+    """`data` with `updates` added at `indices`: along `axis`, or at N-dimensional ones (ScatterND) for None."""
     if axis is None:
         result = op.ScatterND(data, op.cast(indices, INT64), updates, reduction="add")
     else:
         result = op.ScatterElements(data, indices, updates, axis=axis, reduction="add")
-    return op.cast(op.shaped_as(result, data), dtype)
+    return op.shaped_as(result, data)
 
 
 @part("Gather", "Compress", "STFT")
@@ -100,27 +93,38 @@ class _Places:
 
 
 def _scattered(op: Builder, node: Primal, ct: Value, places: _Places) -> tuple[Cotangent, ...]:
-    x, _, updates = node.inputs
+    """By the reduction: nothing and sums here, products and extrema below."""
     how = node.attr("reduction")
-    if how in ("none", "add"):
-        x_bar = ct
-        if how == "none" and node.needs(0):
-            x_bar = places.put(ct, op.zeros_like(updates, ct), "none")
-        return x_bar, None, places.take(ct) if node.needs(2) else None
+    if how in ("max", "min"):
+        return _scattered_extremum(op, node, ct, places)
     if how == "mul":
-        # Of every product: that of the factors that are not 0, and how many are.
-        none_x, none_u = (op.Equal(v, 0.0) for v in (x, updates))
-        rest_x, rest_u = op.Where(none_x, op.scalar(1, x), x), op.Where(none_u, op.scalar(1, updates), updates)
-        product = places.put(rest_x, rest_u, "mul")
-        zero_x, zero_u = op.cast(none_x, FLOAT32), op.cast(none_u, FLOAT32)
-        zeros = places.put(zero_x, zero_u, "add")
+        return _scattered_product(op, node, ct, places)
+    x_bar = ct
+    if how == "none" and node.needs(0):
+        x_bar = places.put(ct, op.zeros_like(node.inputs[2], ct), "none")
+    return x_bar, None, places.take(ct) if node.needs(2) else None
 
-        def others(total: Value, own: Value, count: Value, zero: Value) -> Value:
-            return op.Where(op.Equal(op.Sub(count, zero), 0.0), op.Div(total, own), 0.0)
 
-        x_bar = op.Mul(ct, others(product, rest_x, zeros, zero_x))
-        u_bar = op.Mul(places.take(ct), others(places.take(product), rest_u, places.take(zeros), zero_u))
-        return x_bar, None, u_bar
+def _scattered_product(op: Builder, node: Primal, ct: Value, places: _Places) -> tuple[Cotangent, ...]:
+    """ȳ Π of the other factors; of every product are known that of the factors that are not 0, and how many are."""
+    x, _, updates = node.inputs
+    none_x, none_u = (op.Equal(v, 0.0) for v in (x, updates))
+    rest_x, rest_u = op.Where(none_x, op.scalar(1, x), x), op.Where(none_u, op.scalar(1, updates), updates)
+    product = places.put(rest_x, rest_u, "mul")
+    zero_x, zero_u = op.cast(none_x, FLOAT32), op.cast(none_u, FLOAT32)
+    zeros = places.put(zero_x, zero_u, "add")
+
+    def others(total: Value, own: Value, count: Value, zero: Value) -> Value:
+        return op.Where(op.Equal(op.Sub(count, zero), 0.0), op.Div(total, own), 0.0)
+
+    x_bar = op.Mul(ct, others(product, rest_x, zeros, zero_x))
+    u_bar = op.Mul(places.take(ct), others(places.take(product), rest_u, places.take(zeros), zero_u))
+    return x_bar, None, u_bar
+
+
+def _scattered_extremum(op: Builder, node: Primal, ct: Value, places: _Places) -> tuple[Cotangent, ...]:
+    """ȳ ⊙ 1[x = y] / number of ties"""
+    x, _, updates = node.inputs
     y = node.outcome(op)
     chosen_x, chosen_u = op.Equal(x, y), op.Equal(updates, places.take(y))
     ties = places.put(op.cast(chosen_x, FLOAT32), op.cast(chosen_u, FLOAT32), "add")

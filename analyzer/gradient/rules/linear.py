@@ -82,26 +82,32 @@ def _labels(op: Builder, node: Primal) -> tuple[list[str], str]:
 
 
 def _operand_bar(op: Builder, node: Primal, ct: Value, terms: Sequence[str], result: str, index: int) -> Value:
+    """ā of one operand."""
     others = [(t, x) for i, (t, x) in enumerate(zip(terms, node.inputs, strict=True)) if i != index]
     term, x = terms[index], node.inputs[index]
     seen = set(result).union(*(t for t, _ in others))
     once = "".join(dict.fromkeys(term))
     found = "".join(c for c in once if c in seen)
     value = op.Einsum(ct, *(v for _, v in others), equation=",".join([result, *(t for t, _ in others)]) + "->" + found)
-    if found != term:
-        # Axes that were summed away are repeated; a label that stands twice took the diagonal.
-        value = op.Unsqueeze(value, [i for i, c in enumerate(once) if c not in seen]) if found != once else value
-        places = [i for i, c in enumerate(term) if c in term[:i]]
-        value = op.Unsqueeze(value, places) if places else value
-        for place in places:
-            first = term.index(term[place])
-            size = op.Gather(op.shape(x), np.int64(place))
-            line = op.Range(np.int64(0), size, np.int64(1))
-            others_axes = [i for i in range(len(term)) if i not in (first, place)]
-            eye = op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0]))
-            eye = op.Unsqueeze(op.cast(eye, ct.dtype), others_axes) if others_axes else op.cast(eye, ct.dtype)
-            value = op.Mul(value, eye) if node.finite else where(op, op.Greater(eye, 0.0), value)
-        value = op.Expand(value, op.shape(x))
+    if found == term:
+        return value
+    # Axes that were summed away are repeated; a label that stands twice took the diagonal.
+    value = op.Unsqueeze(value, [i for i, c in enumerate(once) if c not in seen]) if found != once else value
+    value = value if once == term else _on_diagonals(op, node, value, term, x)
+    return op.Expand(value, op.shape(x))
+
+
+def _on_diagonals(op: Builder, node: Primal, value: Value, term: str, x: Value) -> Value:
+    """`value`, with an axis per label, laid on the diagonals of x whose axes have the same label; 0 beside them."""
+    places = [i for i, c in enumerate(term) if c in term[:i]]
+    value = op.Unsqueeze(value, places)
+    for place in places:
+        size = op.Gather(op.shape(x), np.int64(place))
+        line = op.Range(np.int64(0), size, np.int64(1))
+        others = [i for i in range(len(term)) if i not in (term.index(term[place]), place)]
+        eye = op.cast(op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0])), value.dtype)
+        eye = op.Unsqueeze(eye, others) if others else eye
+        value = op.Mul(value, eye) if node.finite else where(op, op.Greater(eye, 0.0), value)
     return value
 
 
