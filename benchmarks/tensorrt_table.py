@@ -101,19 +101,20 @@ def graphs() -> Iterator[onnx.ModelProto]:
 
 def compiled(path: str, method: str, runtime: str = "onnxruntime") -> tuple[set[str], onnx.ModelProto]:
     """The names of the model's own nodes, and the model with the method appended and its weights inside."""
-    from analyzer.attribution import Explainer
-    from analyzer.gradient.policies import rows_for
+    from analyzer.attribution.compiler import compile_question
+    from analyzer.attribution.model import Model
+    from analyzer.attribution.question import Job, Question
     from analyzer.graph.query import single_batch
 
-    explainer = Explainer(path)
-    explainer.rows = rows_for(runtime)
-    found = explainer.compile(method, shapes=single_batch(explainer.plain.inputs))
+    explained = Model(path)
+    question = Question((Job(method),), runtime=runtime)
+    found = compile_question(explained, question, shapes=single_batch(explained.plain.inputs))[0]
     assert found.graph is not None
     proto, weights = found.graph.stub(found.names)
     for tensor in proto.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(weights[tensor.name]), tensor.name))
-    return {n.name for n in explainer.plain.stub()[0].graph.node}, proto
+    return {n.name for n in explained.plain.stub()[0].graph.node}, proto
 
 
 def _sampled(sample: Any) -> Iterator[onnx.ModelProto]:

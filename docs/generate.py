@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from analyzer.attribution.methods import METHODS  # noqa: E402
 from analyzer.commands import COMMANDS, cli  # noqa: E402
 from analyzer.gradient.catalog import catalog  # noqa: E402
+from analyzer.gradient.idioms import IDIOMS  # noqa: E402
 from analyzer.gradient.policies import POLICIES  # noqa: E402
 
 
@@ -39,7 +40,7 @@ def operators() -> str:
     return (
         "# Operators\n\n"
         "How each operator is differentiated, after the model has been brought to opset 21. Written by "
-        "`docs/generate.py` from the rules themselves; `onnx-analyzer ops` prints the same.\n\n"
+        "`docs/generate.py` from the rules themselves; `onnx-analyzer ops` prints the table.\n\n"
         "- **rule**: a rule of our own; x is the input, y the output, a bar marks cotangents.\n"
         "- **function body**: replaced by the body of its ONNX schema (or converted), then differentiated.\n"
         "- **un-fused**: taken apart into standard operators first.\n"
@@ -47,7 +48,19 @@ def operators() -> str:
         "others are reported by name.\n"
         "- **nothing flows**: it has no derivative, or a derivative of zero.\n"
         "- **no rule**: on the way of a gradient it is reported by name.\n\n"
-        f"{summary}.\n\n" + table(["operator", "how", "equation or reason"], body) + "\n"
+        f"{summary}.\n\n" + table(["operator", "how", "equation or reason"], body) + "\n\n## Idioms\n\n"
+        "Forms with the value of the equation that a runtime computes faster, or at all. They are asked before it, in "
+        "this order, and apply where their description says; see [Add a gradient rule](add-a-rule.md).\n\n"
+        + idiom_table()
+        + "\n"
+    )
+
+
+def idiom_table() -> str:
+    chosen = sorted(IDIOMS, key=lambda i: i.of.ops)
+    return table(
+        ["operator", "idiom", "runtime", "what it does"],
+        [[", ".join(i.of.ops), f"`{i.name}`", ", ".join(i.runtimes), i.about] for i in chosen],
     )
 
 

@@ -50,8 +50,9 @@ def test_imports_point_down(path):
             continue
         other = name.split(".")[1]
         assert other == parts[0] or LEVEL[other] < LEVEL[parts[0]], f"{path.name} imports {name}"
-        if parts[:2] == ("gradient", "rules") and parts[-1] != "__init__":
-            assert name.startswith(("analyzer.gradient.registry", "analyzer.gradient.rules", "analyzer.errors")), name
+        if parts[:2] in (("gradient", "rules"), ("gradient", "idioms")) and parts[-1] != "__init__":
+            seen = ("registry", "rules") if parts[1] == "rules" else ("registry", "rules", "idioms")
+            assert name.startswith(("analyzer.errors", *(f"analyzer.gradient.{n}" for n in seen))), name
 
 
 def test_no_file_imports_itself_by_others():

@@ -12,8 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import analyzer
 from analyzer import append_vjp
 from analyzer.analysis.rectifiers import gated_input
-from analyzer.errors import NotFoundError
-from analyzer.gradient.policies import GUIDED, GUIDED_ALL, rows_for
+from analyzer.gradient.policies import GRADIENT, GUIDED, GUIDED_ALL
 from analyzer.graph import Graph
 from analyzer.runtime import Session
 from tests import rule_checks
@@ -187,7 +186,7 @@ def test_max_pooling_without_indices(sample, dynamic):
     y = Session(plain).run({"x0": x})["y0"]
     ct = np.random.default_rng(0).standard_normal(y.shape).astype(np.float32)
     found = []
-    for policy in ("gradient", rows_for("tensorrt")):
+    for policy in (GRADIENT, GRADIENT.on("tensorrt")):
         result = append_vjp(plain, ["y0"], ["x0"], policy)
         feeds = {"x0": x, result.cotangents["y0"]: ct}
         found.append(Session(result.model).run(feeds)[result.gradients["x0"]])
@@ -206,7 +205,7 @@ def test_max_pooling_of_integers_without_indices():
     ]
     given = model(nodes, {"x": [1, 1, 33]}, {"y": [1, 1, 16]}, scale, opset=21, ir=10)
     found = []
-    for policy in ("gradient", rows_for("tensorrt")):
+    for policy in (GRADIENT, GRADIENT.on("tensorrt")):
         result = append_vjp(given, ["y"], ["x"], policy)
         feeds = {"x": X.reshape(1, 1, 33), result.cotangents["y"]: SEED[:16].reshape(1, 1, 16)}
         found.append(Session(result.model).run(feeds)[result.gradients["x"]])
@@ -223,8 +222,3 @@ def test_export_for_tensorrt(tmp_path, method):
         found[runtime] = Session(graph).run({"x": image})["heatmap"]
         assert any(len(n.output) > 1 for n in graph.graph.node if n.op_type == "MaxPool") == (runtime == "onnxruntime")
     np.testing.assert_allclose(found["tensorrt"], found["onnxruntime"], atol=1e-5)
-
-
-def test_an_unknown_runtime():
-    with pytest.raises(NotFoundError, match="no runtime"):
-        rows_for("tensorflow")

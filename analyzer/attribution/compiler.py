@@ -16,7 +16,7 @@ from analyzer.attribution.registry import Context, Method
 from analyzer.attribution.seeds import PREFIX, arrays_of, seeded
 from analyzer.attribution.targets import Arrays, Scores, expression, find_scores
 from analyzer.errors import AnalyzerError, UnsupportedError
-from analyzer.gradient.policies import rows_for
+from analyzer.gradient.idioms import idioms_for
 from analyzer.graph import Builder, Graph, Value, loose
 from analyzer.graph.query import fillings, image_input
 from analyzer.runtime import Session
@@ -73,7 +73,7 @@ def compile_question(
     image, axes = float_image(graph)
     outputs, target_inputs = [v.name for v in graph.outputs], list[str]()
     batch = next(iter(image_input(graph).shape or ()), None)
-    rows = rows_for(question.runtime)
+    idioms = idioms_for(question.runtime)
     targets = [
         seeded(op, target_inputs, slot, scores, f"_{at}" if len(slots) > 1 else "", batch, arrays)
         for at, slot in enumerate(slots)
@@ -88,7 +88,7 @@ def compile_question(
             if method.needs_layer:
                 feature = choose_layer(model, question, job.layer, graph, target.about, slot, shapes, arrays)
             policy = method.policy_for(job.options)
-            ctx = Context(op, target.seeds, target.about, image, axes, feature, policy=policy, rows=rows)
+            ctx = Context(op, target.seeds, target.about, image, axes, feature, policy=policy, idioms=idioms)
             raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)
             heat = heatmap(ctx, raw, method.kind)
             names = (("raw", raw), ("heatmap", heat), ("class", target.classes))

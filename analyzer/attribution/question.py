@@ -40,7 +40,7 @@ class Question:
         arrays: further names that a target may use.
         references: {name: inputs of a reference picture}, for `.cosine(name)` in a target.
         grey: what the model is given for a mid-grey picture, (1, …), where the preprocessing is known.
-        runtime: what the graph is made for; see `gradient.policies.rows_for`.
+        runtime: what the graph is made for; see `Policy.on`.
     """
 
     jobs: tuple[Job, ...] = (Job(),)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analyzer.analysis.feature_maps import FeatureMap
 from analyzer.analysis.scores import output_quantisers
 from analyzer.errors import UnsupportedError
-from analyzer.gradient import GRADIENT, Policy, Rule, pullback
+from analyzer.gradient import GRADIENT, Policy, pullback
 from analyzer.gradient.policies import passing
+from analyzer.gradient.registry import Idioms
 from analyzer.graph import Builder, Graph, Value
 
 
@@ -33,7 +34,7 @@ class Context:
         target: the tensor whose element is the score (logits).
         details: what else a recipe has to say, (N, …) each; ends in `Attribution.details`.
         policy: the method's own, which `pull` applies.
-        rows: rules that replace those of every policy, by operator.
+        idioms: those of the runtime that the graph is made for; every policy that is pulled by has them.
     """
 
     op: Builder
@@ -44,7 +45,7 @@ class Context:
     feature: FeatureMap | None = None
     details: dict[str, Value] = field(default_factory=dict)
     policy: Policy = GRADIENT
-    rows: Mapping[str, Rule] = field(default_factory=dict)
+    idioms: Idioms = field(default_factory=lambda: GRADIENT.idioms)
     _pulled: dict[Any, Value] = field(default_factory=dict)
 
     @property
@@ -115,13 +116,13 @@ class Context:
         return [found[v.name] for v in of]
 
     def rules(self, policy: Policy) -> Policy:
-        """`policy` with the rows of the runtime; the target's own quantisers pass the gradient.
+        """`policy` with the idioms of the runtime; the target's own quantisers pass the gradient.
 
         A score at the ceiling of the output's quantiser is a sure one: what it rests on is the question. Behind any
         other quantiser what saturates has no influence.
         """
         own = output_quantisers(self.graph, self.seeds)
-        policy = policy.replacing(self.rows)
+        policy = replace(policy, idioms=self.idioms)
         return passing(policy, {n.outputs[0].name for n in own}) if own else policy
 
     def channel_sum(self, weighted: Value) -> Value:

@@ -20,7 +20,7 @@ from analyzer.gradient.policy import Policy
 from analyzer.gradient.registry import Builder, Primal, Rule, Table, Value
 from analyzer.gradient.rules import GRADIENT as GRADIENT_ROWS
 from analyzer.gradient.rules.elementwise import masked
-from analyzer.gradient.rules.pooling import max_pool_by_offsets_vjp, unpool
+from analyzer.gradient.rules.pooling import unpool
 from analyzer.gradient.rules.quantization import like_x
 from analyzer.graph import Graph, Node
 
@@ -136,21 +136,6 @@ def find_policy(given: str | Policy | Mapping[str, Rule] | Table) -> Policy:
     if all(isinstance(key, tuple) for key in given):
         return Policy("given", rows=dict(given), default="refuse")  # type: ignore[arg-type]
     return Policy("given").replacing(given)  # type: ignore[arg-type]
-
-
-RUNTIMES: dict[str, dict[str, Rule]] = {"onnxruntime": {}, "tensorrt": {"MaxPool": max_pool_by_offsets_vjp}}
-
-
-def rows_for(runtime: str) -> dict[str, Rule]:
-    """Rules for a runtime that takes less than onnxruntime, over any policy: {operator: rule}.
-
-    TensorRT has no Indices of MaxPool and adds at indices by a plugin only.
-    """
-    if runtime not in RUNTIMES:
-        raise NotFoundError(
-            f"no runtime {runtime!r}", suggest(runtime, RUNTIMES) or f"choose one of {', '.join(RUNTIMES)}"
-        )
-    return RUNTIMES[runtime]
 
 
 def passing(policy: Policy, quantised: Collection[str]) -> Policy:

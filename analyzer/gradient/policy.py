@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from analyzer.gradient.registry import Entry, Rule, Table
+from analyzer.gradient.idioms import idioms_for
+from analyzer.gradient.registry import RUNTIMES, Entry, Idioms, Rule, Table
 from analyzer.gradient.rules import GRADIENT
 from analyzer.graph import Graph, Node
 from analyzer.graph.schemas import lookup
@@ -26,6 +27,7 @@ class Policy:
         default: "gradient": any other operator keeps its row of the gradient's table. "refuse": it has none, and a
             pullback through it is an error that names all such nodes.
         parameters: numbers and words that rules read as `node.parameter("epsilon")`.
+        idioms: what is asked before the equations: onnxruntime's; see `on`.
         treats: which nodes the policy has a say in, where a row looks at more than the operator; all of `rows` if None.
     """
 
@@ -35,6 +37,7 @@ class Policy:
     default: Default = "gradient"
     parameters: Mapping[str, Any] = field(default_factory=dict)
     treats: Callable[[Graph, Node], bool] | None = None
+    idioms: Idioms = field(default_factory=lambda: idioms_for(RUNTIMES[0]))
 
     @cached_property
     def table(self) -> Table:
@@ -44,6 +47,14 @@ class Policy:
     def replacing(self, rules: Mapping[str, Rule]) -> Policy:
         """This policy with other rules for standard operators."""
         return replace(self, rows={**self.rows, **rows(rules)}) if rules else self
+
+    def on(self, runtime: str) -> Policy:
+        """This policy with the idioms of a runtime.
+
+        Raises:
+            NotFoundError: there is no runtime of that name.
+        """
+        return replace(self, idioms=idioms_for(runtime))
 
     def entry(self, graph: Graph, node: Node) -> Entry | None:
         """The row for `node` at the operator-set version of the graph; None where there is none."""

@@ -1,13 +1,17 @@
-"""The table of gradient rules: one row per operator, filled by `@vjp`.
+"""The table of gradient rules: one row per operator, filled by `@vjp`; faster forms of them, filled by `@idiom`.
 
 A rule is a function `(op, node, *cotangents)`. It appends nodes with `op` (a Builder) and returns one value per
 input of `node`: the cotangent that flows to it, or None where nothing flows. What rules would all repeat is the
 pass's work: the result may be broadcast wider than the input, of another float type, or be computed for an input
 nobody asked for (unused nodes are dropped); `node.needs(i)` tells where that would be expensive.
+
+A rule is the equation. What a runtime computes faster, or at all, is an idiom beside it: a function with the same
+arguments and the same value, asked first, which gives NotImplemented where it does not apply.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -38,7 +42,7 @@ class Primal:
     for, `asked` these themselves. `finite` tells that ȳ is finite: no operator with a pole lies after the node, so that
     a mask may be a product. `captures` are the outer tensors that bodies read: rules of such nodes return their
     cotangents behind those of the inputs. `pull` is the pullback through a body: `node.pull(op, cotangents, wrt)`.
-    `parameters` are those of the policy: `node.parameter("epsilon")`.
+    `parameters` are those of the policy: `node.parameter("epsilon")`. `idioms` are asked before the equations.
     """
 
     node: Node
@@ -51,6 +55,7 @@ class Primal:
     pull: Callable[..., dict[str, Cotangent]] = lambda *_: {}
     parameters: Mapping[str, Any] = field(default_factory=dict)
     finite: bool = True
+    idioms: Idioms = field(default_factory=dict)
 
     @property
     def op(self) -> str:
@@ -116,6 +121,45 @@ class Primal:
         return UnsupportedError(f"cannot differentiate {self.op} (node {self.name!r}): {why}", hint)
 
 
+class Equation:
+    """A rule, or a part that rules share, in its plain form; a call asks its idioms first.
+
+    `ops` are the operators whose gradient it is, or is a part of.
+    """
+
+    def __init__(self, ops: tuple[str, ...], plain: Rule) -> None:
+        self.ops, self.plain = ops, plain
+        functools.update_wrapper(self, plain)
+
+    def __call__(self, op: Builder, node: Primal, *args: Any, **options: Any) -> Any:
+        for idiom in node.idioms.get(self, ()):
+            found = idiom.form(op, node, *args, **options)
+            if found is not NotImplemented:
+                return found
+        return self.plain(op, node, *args, **options)
+
+
+@dataclass(frozen=True)
+class Idiom:
+    """Another form of an equation, for some runtimes: the same value, or NotImplemented where it does not apply."""
+
+    of: Equation
+    runtimes: tuple[str, ...]
+    form: Rule
+
+    @property
+    def name(self) -> str:
+        return self.form.__name__
+
+    @property
+    def about(self) -> str:
+        """The first paragraph of its docstring: what it replaces, and why."""
+        return " ".join((self.form.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+Idioms: TypeAlias = Mapping[Equation, tuple[Idiom, ...]]
+
+
 @dataclass(frozen=True)
 class Entry:
     """A row of the table: the rule and the versions of the operator it holds for.
@@ -150,11 +194,13 @@ def cotangent_type(value: Value) -> Any:
 Table = dict[tuple[str, str], Entry]
 GRADIENT: Table = {}
 NOT_DIFFERENTIABLE: dict[tuple[str, str], str] = {}
+RUNTIMES = ("onnxruntime", "tensorrt")
+IDIOMS: list[Idiom] = []  # of one equation in the order in which they are asked
 
 
 def vjp(
     *ops: str, since: int = 1, domain: str = "", integer: bool = False, pole: Pole | bool = False
-) -> Callable[[Rule], Rule]:
+) -> Callable[[Rule], Equation]:
     """Registers a rule for `ops`.
 
     Args:
@@ -164,12 +210,33 @@ def vjp(
             a node choose, as 0 · ∞ would be NaN.
     """
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: Rule) -> Equation:
+        equation = Equation(ops, rule)
         for op in ops:
             if (domain, op) in GRADIENT:
                 raise ValueError(f"{op} has two gradient rules")
-            GRADIENT[domain, op] = Entry(op, domain, since, rule, integer, pole)
-        return rule
+            GRADIENT[domain, op] = Entry(op, domain, since, equation, integer, pole)
+        return equation
+
+    return register
+
+
+def part(*ops: str) -> Callable[[Rule], Equation]:
+    """Declares a part of the rules of `ops` that idioms may stand in for."""
+    return functools.partial(Equation, ops)
+
+
+def idiom(of: Equation, *runtimes: str) -> Callable[[Rule], Rule]:
+    """Registers another form of an equation for some runtimes, for every one where none is named.
+
+    Its docstring says what it replaces, why, and what a runtime has to do with it.
+    """
+    if unknown := set(runtimes) - set(RUNTIMES):
+        raise ValueError(f"no runtime {', '.join(sorted(unknown))}")
+
+    def register(form: Rule) -> Rule:
+        IDIOMS.append(Idiom(of, runtimes or RUNTIMES, form))
+        return form
 
     return register
 
@@ -190,6 +257,7 @@ def primal(
     widen: Callable[[Value], Value] | None = None,
     parameters: Mapping[str, Any] = MappingProxyType({}),
     finite: bool = True,
+    idioms: Idioms = MappingProxyType({}),
 ) -> Primal:
     """`node` as a rule sees it, its inputs filled up to `arity`, what it reads and makes passed through `widen`."""
     widen = widen or (lambda value: value)
@@ -197,17 +265,22 @@ def primal(
     inputs += [None] * (arity - len(inputs))
     outputs = tuple(widen(o) if o.name else None for o in node.outputs)
     captured = tuple(graph[name] for name in captures(node))
-    return Primal(node, graph, tuple(inputs), outputs, wanted, asked, captured, pull, parameters, finite)
+    return Primal(node, graph, tuple(inputs), outputs, wanted, asked, captured, pull, parameters, finite, idioms)
 
 
 __all__ = [
     "GRADIENT",
+    "IDIOMS",
     "NOT_DIFFERENTIABLE",
+    "RUNTIMES",
     "Body",
     "Builder",
     "Cotangent",
     "Entry",
+    "Equation",
     "Graph",
+    "Idiom",
+    "Idioms",
     "Node",
     "Primal",
     "Rule",
@@ -215,9 +288,11 @@ __all__ = [
     "Value",
     "cotangent_type",
     "fixed_sizes",
+    "idiom",
     "is_float",
     "known_shape",
     "not_differentiable",
+    "part",
     "primal",
     "vjp",
 ]

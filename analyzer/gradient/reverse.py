@@ -153,7 +153,7 @@ def _visit(
     def widen(value: Value) -> Value:
         return op.cast(value, cotangent_type(value))
 
-    seen = primal(graph, node, influenced, arity, asked, pull, widen, policy.parameters, finite)
+    seen = primal(graph, node, influenced, arity, asked, pull, widen, policy.parameters, finite, policy.idioms)
     result: Any = entry.rule(op, seen, *received)
     results = result if isinstance(result, tuple | list) else [result]
     read = [*node.inputs, *(graph[name] for name in captures(node))]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from analyzer.gradient.rules.convolution import BLOCKS, WIDE
+from analyzer.gradient.idioms.convolution import BLOCKS, WIDE
 from tests.samples import Sample, ints, normal
 
 

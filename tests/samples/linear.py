@@ -22,6 +22,7 @@ EQUATIONS = {
 SAMPLES = [
     Sample("MatMul", (normal(3, 4), normal(4, 5)), types=ALL),
     Sample("MatMul", (normal(2, 3, 4), normal(4, 5)), constant=(1,), wrt=(0,), types=ALL, note="weight"),
+    Sample("MatMul", (normal(2, 3, 4), normal(4, 4)), constant=(1,), wrt=(0,), types=ALL, note="square weight"),
     Sample("MatMul", (normal(2, 1, 3, 4), normal(5, 4, 2)), types=ALL, note="stacks"),
     Sample("MatMul", (normal(4), normal(2, 4, 5)), note="row"),
     Sample("MatMul", (normal(2, 3, 4), normal(4)), note="column"),

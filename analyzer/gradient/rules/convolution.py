@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, fixed_sizes, known_shape, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, part, vjp
 from analyzer.gradient.rules.elementwise import confined
-
-# I and O k k of a Conv from which on its phases are quicker than a ConvTranspose
-BLOCKS, WIDE = 32, 128 * 9
 
 
 class Windows:
@@ -60,6 +56,14 @@ class Windows:
         half = op.Div(total, op.value([2] * self.rank))
         return half if self.node.attr("auto_pad") == "SAME_UPPER" else op.Sub(total, half)
 
+    def padded(self, x: Value, ct: Value) -> Value:
+        """x with zeros around it, as far as its windows reach."""
+        op, zeros = self.op, self.op.value([0] * self.rank)
+        before = self.begin()
+        total = op.Sub(op.Mul(self.sizes(ct), op.value(self.strides)), self.sizes(x))
+        after = op.Max(op.Sub(op.Add(total, self.span()), before), zeros)
+        return op.Pad(x, op.Concat(before, after, axis=0), 0.0, list(range(2, 2 + self.rank)))
+
     def place(self, laid: Value, extent: Value, model: Value) -> Value:
         """x from `laid`, which starts `begin` before x and has `extent` elements per axis."""
         op = self.op
@@ -70,10 +74,7 @@ class Windows:
 
 @vjp("Conv")
 def conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = W ∗ x + b   ⇒   x̄ = Wᵀ ∗ ȳ, W̄ = x ⋆ ȳ, b̄ = Σ ȳ
-
-    x̄ is a Conv with the weights turned round where the strides are 1; see `input_bar` for the others.
-    """
+    """y = W ∗ x + b   ⇒   x̄ = Wᵀ ∗ ȳ, W̄ = x ⋆ ȳ, b̄ = Σ ȳ"""
     x, w, b = node.inputs
     windows = Windows(op, node, w)
     x_bar = input_bar(op, node, ct, w, windows) if node.needs(0) else None
@@ -82,152 +83,12 @@ def conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     return x_bar, w_bar, b_bar
 
 
+@part("Conv", "ConvInteger")
 def input_bar(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) -> Value:
-    """x̄ = Wᵀ ∗ ȳ, by the quickest way that the sizes allow.
-
-    With strides: 1×1 windows place their values on the grid of x, depthwise ones do so before a Conv, wide ones compute
-    each phase of x by a Conv of its own; a ConvTranspose elsewhere.
-    """
-    group, weights = node.attr("group"), op.const(w)
-    if weights is not None and windows.kernel is not None and windows.pads is not None:
-        if set(windows.strides) == {1}:
-            pads = [r - 1 - p for r, p in zip(windows.reach * 2, windows.pads, strict=True)]
-            if min(pads, default=0) >= 0:
-                return _conv(op, node, ct, _turned(op, w, weights, group), group, pads, windows.dilations)
-        if set(windows.kernel) == {1} and not any(windows.pads):
-            small = _conv(op, node, ct, _turned(op, w, weights, group), group)
-            return _on_grid(op, node, small, windows)
-        if group == weights.shape[0] and weights.shape[1] == 1:
-            laid, around = gapped(op, node, ct, windows.strides), _pads_over_gaps(op, node, ct, windows)
-            if laid is not None and around is not None:
-                return _conv(op, node, laid, _turned(op, w, weights, group), group, around, windows.dilations)
-        outputs, inputs = weights.shape[:2]
-        if group == 1 and inputs >= BLOCKS and outputs * math.prod(windows.kernel) >= WIDE:
-            phases = _by_phases(op, node, ct, w, weights, windows)
-            if phases is not None:
-                return phases
-    return _transposed(op, node, ct, w, windows)
-
-
-def _pads_over_gaps(op: Builder, node: Primal, ct: Value, windows: Windows) -> list[int] | None:
-    """Padding of the turned Conv over ȳ on the grid of x; None where the sizes are open or it would be negative."""
-    assert windows.pads is not None
-    sizes, counts = op.const(windows.sizes(node.x)), op.const(windows.sizes(ct))
-    if sizes is None or counts is None:
-        return None
-    before = np.array(windows.reach) - 1 - windows.pads[: windows.rank]
-    after = sizes + windows.reach - 1 - counts * windows.strides - before
-    pads = [*before.tolist(), *after.tolist()]
-    return pads if min(pads) >= 0 else None
-
-
-def _by_phases(op: Builder, node: Primal, ct: Value, w: Value, weights: np.ndarray, windows: Windows) -> Value | None:
-    """x̄ at the rows and columns of each parity by a Conv, interleaved by DepthToSpace; None where that does not fit.
-
-    With a stride of 2, x at 2 m + r meets the windows m + (r + begin − k) / 2 of the k that make it whole.
-    """
-    assert windows.pads is not None
-    sizes, counts = op.const(windows.sizes(node.x)), op.const(windows.sizes(ct))
-    square = windows.rank == 2 and windows.strides == [2, 2] and windows.dilations == [1, 1]
-    if not square or sizes is None or counts is None or (sizes != 2 * counts).any():
-        return None
-    taps = [
-        [[(k, (r + begin - k) // 2) for k in range(size) if (r + begin - k) % 2 == 0] for r in range(2)]
-        for size, begin in zip(windows.kernel or [], windows.pads, strict=False)
-    ]
-    if not all(phase for axis in taps for phase in axis):
-        return None
-    phases = []
-    for row in range(2):
-        for column in range(2):
-            # Windows from the lowest on: so the k run from the highest down.
-            places = [sorted(taps[axis][r], key=lambda t: t[1]) for axis, r in ((0, row), (1, column))]
-            kernel = weights[:, :, [k for k, _ in places[0]]][:, :, :, [k for k, _ in places[1]]].swapaxes(0, 1)
-            pads = [-places[0][0][1], -places[1][0][1], places[0][-1][1], places[1][-1][1]]
-            if min(pads) < 0:
-                return None
-            constant = op.constant(np.ascontiguousarray(kernel), f"{w.name}/phase{row}{column}")
-            phases.append(op.Conv(ct, constant, kernel_shape=list(kernel.shape[2:]), pads=pads, strides=[1, 1]))
-    return op.shaped_as(op.DepthToSpace(op.Concat(*phases, axis=1), blocksize=2, mode="DCR"), node.x)
-
-
-def _conv(
-    op: Builder,
-    node: Primal,
-    ct: Value,
-    w: Value,
-    group: int,
-    pads: list[int] | None = None,
-    dilations: list[int] | None = None,
-) -> Value:
-    rank = op.rank(ct) - 2
-    result = op.Conv(
-        ct,
-        w,
-        group=group,
-        kernel_shape=list(known_shape(w)[2:]),
-        pads=pads or [0] * 2 * rank,
-        strides=[1] * rank,
-        dilations=dilations or [1] * rank,
-    )
-    return op.shaped_as(result, node.x) if pads is not None else result
-
-
-def _turned(op: Builder, w: Value, weights: np.ndarray, group: int) -> Value:
-    """W (O, I/g, k…) with O and I swapped inside each group and the window turned round: (I, O/g, k…)."""
-    outputs, inputs, *kernel = weights.shape
-    grouped = weights.reshape(group, outputs // group, inputs, *kernel).swapaxes(1, 2)
-    turned = np.flip(grouped, tuple(range(3, grouped.ndim))).reshape(group * inputs, outputs // group, *kernel)
-    return op.constant(np.ascontiguousarray(turned), f"{w.name}/turned")
-
-
-def _on_grid(op: Builder, node: Primal, small: Value, windows: Windows) -> Value:
-    """The values at every `stride`-th place of x, zeros between."""
-    extent = op.Mul(windows.sizes(small), op.value(windows.strides))
-    laid = gapped(op, node, small, windows.strides)
-    if laid is None:
-        axes = [3 + 2 * i for i in range(windows.rank)]
-        pads = [0] * (2 + 2 * windows.rank) + [0, 0, *(v for s in windows.strides for v in (0, s - 1))]
-        gaps = op.Pad(op.Unsqueeze(small, axes), pads, 0.0)
-        laid = op.Reshape(gaps, op.Concat(op.shape(small, 0, 2), extent, axis=0))
-    return windows.place(laid, extent, node.x)
-
-
-def gapped(op: Builder, node: Primal, value: Value, strides: list[int]) -> Value | None:
-    """(N, C, s h, s w): finite values with s − 1 zeros behind each, s = 2; None where that is not quick to get."""
-    wide = repeated(op, value, strides) if node.finite else None
-    extent = None if wide is None or wide.shape is None else fixed_sizes(wide.shape[2:])
-    if strides != [2, 2] or wide is None or extent is None:
-        return None
-    mask = np.zeros((1, 1, *extent), value.dtype)
-    mask[:, :, ::2, ::2] = 1
-    return op.Mul(wide, mask)
-
-
-def repeated(op: Builder, value: Value, factors: list[int]) -> Value | None:
-    """(N, C, f h, f w): every value f times along each axis; None but for pictures in float32.
-
-    By nearest-neighbour Resize, which onnxruntime computes in its blocked layout.
-    """
-    if len(factors) != 2 or value.dtype != np.float32:
-        return None
-    scales = np.array([1, 1, *factors], np.float32)
-    modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return op.Resize(value, None, scales, **modes)
-
-
-def _transposed(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) -> Value:
-    """ConvTranspose, with even padding where the sizes are known, else cut to x's size afterwards."""
+    """x̄ = Wᵀ ∗ ȳ: a ConvTranspose without padding, cut to the place of x"""
     attrs = {"group": node.attr("group"), "strides": windows.strides, "dilations": windows.dilations}
     if windows.kernel is not None:
         attrs["kernel_shape"] = windows.kernel
-        sizes, counts = op.const(windows.sizes(node.x)), op.const(windows.sizes(ct))
-        if sizes is not None and counts is not None and windows.pads is not None:
-            begin = np.array(windows.pads[: windows.rank], np.int64)
-            laid = (counts - 1) * np.array(windows.strides) + np.array(windows.reach)
-            extra = sizes - laid + 2 * begin
-            if (extra >= 0).all() and (extra < np.array(windows.strides)).all():
-                return op.ConvTranspose(ct, w, pads=[*begin.tolist()] * 2, output_padding=extra.tolist(), **attrs)
     laid = op.ConvTranspose(ct, w, pads=[0] * 2 * windows.rank, **attrs)
     return windows.place(laid, windows.sizes(laid), node.x)
 
@@ -235,11 +96,7 @@ def _transposed(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows
 def weight_bar(op: Builder, windows: Windows, x: Value, ct: Value, w: Value, group: int) -> Value:
     """W̄ (O, I/g, k…), W̄_oik = Σ_np x_n,i,(p s + k d − begin) ȳ_n,o,p: a Conv of x with ȳ, the batch as channels."""
     axes = list(range(2, 2 + windows.rank))
-    if windows.pads is None:
-        before = windows.begin()
-        total = op.Sub(op.Mul(windows.sizes(ct), op.value(windows.strides)), windows.sizes(x))
-        after = op.Max(op.Sub(op.Add(total, windows.span()), before), op.value([0] * windows.rank))
-        x = op.Pad(x, op.Concat(before, after, axis=0), 0.0, axes)
+    x = windows.padded(x, ct) if windows.pads is None else x
     spatial = op.shape(x, 2, 2 + windows.rank)
     # x: (N, g, I/g, …) → (I/g, g N, …); ȳ: (N, O, …) → (O, N, …)
     data = op.Reshape(x, op.Concat(op.value([0, group, -1]), spatial, axis=0))

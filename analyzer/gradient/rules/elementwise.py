@@ -6,13 +6,8 @@ import functools
 import math
 from collections.abc import Callable
 
-import numpy as np
-
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
 from analyzer.gradient.rules.poles import divides_by_zero, is_of_zero, is_root_of_zero
-
-FLOAT32 = np.dtype(np.float32)
-LARGEST = float(np.finfo(np.float32).max)
 
 
 def where(op: Builder, condition: Value, ct: Value) -> Value:
@@ -47,28 +42,6 @@ def confined(op: Builder, node: Primal, ct: Value, product: Callable[..., Value]
     finite = is_finite(op, ct)
     reached = op.Greater(product(op.cast(op.Not(finite), ct.dtype), *(op.Abs(w) for w in weights)), 0.0)
     return op.Where(reached, op.scalar(float("nan"), ct), product(where(op, finite, ct), *weights))
-
-
-def complement(op: Builder, share: Value) -> Value:
-    """1 − s for s in [0, 1]; in float32 as a HardSigmoid, which the runtime computes in its blocked layout."""
-    if share.dtype == FLOAT32:
-        return op.HardSigmoid(share, alpha=-1.0, beta=1.0)
-    return op.Sub(1.0, share)
-
-
-def is_positive(op: Builder, y: Value) -> Value:
-    """1[y > 0] of a y ≥ 0 in float32: a HardSigmoid with the largest slope there is, exact for every normal number.
-
-    Its offset is a negative nothing instead of 0, which OpenVINO 2026.4 reads as left out (½).
-    """
-    return op.HardSigmoid(y, alpha=LARGEST, beta=-1e-30)
-
-
-def one_more(op: Builder, sign: Value, k: float) -> Value:
-    """k (1 + s) for s in [−1, 1]; in float32 in one pass where that is at most 1."""
-    if sign.dtype == FLOAT32 and 0 < k <= 0.5:
-        return op.HardSigmoid(sign, alpha=k, beta=k)
-    return op.Mul(op.Add(sign, 1.0), k)
 
 
 # ---- Arithmetic; the pass sums over broadcast axes ----
@@ -109,69 +82,9 @@ def sub_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 
 @vjp("Mul", since=7)
 def mul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = a ⊙ b   ⇒   ā = ȳ ⊙ b, b̄ = ȳ ⊙ a
-
-    At once, for b = σ(a): ā = ȳ ⊙ (b + y (1 − b)), and for b = 1 + erf(c a): ā = ȳ ⊙ (b + a 2c/√π e^(−c² a²)), which
-    reads nothing of b, so that the runtime still fuses the GELU; its factor ½, in ȳ = k ȳ′, is taken into the numbers.
-    """
+    """y = a ⊙ b   ⇒   ā = ȳ ⊙ b, b̄ = ȳ ⊙ a"""
     a, b = node.inputs
-    for x, gate in ((a, b), (b, a)):
-        total = None
-        if _is_swish(node, x, gate):
-            total = op.Mul(ct, op.Add(gate, op.Mul(node.y, complement(op, gate))))
-        elif (c := _gelu_scale(node, x, gate)) is not None:
-            ct, k = _unscaled(op, ct)
-            bell = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -c * c)), 2 * k * c / math.sqrt(math.pi))
-            bulk = one_more(op, op.Erf(op.Mul(x, c)), k)
-            total = op.Mul(ct, op.Add(bulk, op.Mul(x, bell)))
-        if total is not None:
-            return (total, None) if x is a else (None, total)
     return op.Mul(ct, b), op.Mul(ct, a)
-
-
-def _is_swish(node: Primal, x: Value, gate: Value) -> bool:
-    """Whether `gate` is σ(x) and serves this product only."""
-    producer = node.graph.producer(gate)
-    return producer is not None and producer.op == "Sigmoid" and producer.inputs[0] is x and node.is_between(gate)
-
-
-def _unscaled(op: Builder, ct: Value) -> tuple[Value, float]:
-    """(ȳ′, k) of ȳ = k ȳ′, where ȳ was computed so; else (ȳ, 1)."""
-    producer = op.graph.producer(ct)
-    if producer is None or producer.op != "Mul" or producer.domain:
-        return ct, 1.0
-    for value, factor in (producer.inputs, producer.inputs[::-1]):
-        known = op.graph.constant(factor)
-        if known is not None and known.size == 1 and not known.ndim:
-            return value, float(known.item())
-    return ct, 1.0
-
-
-def _gelu_scale(node: Primal, x: Value, gate: Value) -> float | None:
-    """c, where `gate` is 1 + erf(c x) or 1 + erf(x / (1/c)) and all of it serves this product only; else None."""
-    graph = node.graph
-    chain = gate
-    for name in ("Add", "Erf"):
-        producer = graph.producer(chain)
-        if producer is None or producer.op != name or producer.domain or not node.is_between(chain):
-            return None
-        if name == "Add":
-            known = [graph.constant(i) for i in producer.inputs]
-            ones = [k is not None and k.size == 1 and float(k.item()) == 1 for k in known]
-            if sum(ones) != 1:
-                return None
-            chain = producer.inputs[ones.index(False)]
-        else:
-            chain = producer.inputs[0]
-    scaled = graph.producer(chain)
-    if scaled is None or scaled.op not in ("Mul", "Div") or scaled.domain or not node.is_between(chain):
-        return None
-    if scaled.inputs[0] is not x:
-        return None
-    factor = graph.constant(scaled.inputs[1])
-    if factor is None or factor.size != 1 or not float(factor.item()):
-        return None
-    return float(factor.item()) if scaled.op == "Mul" else 1 / float(factor.item())
 
 
 @vjp("Div", since=7, pole=divides_by_zero)
@@ -192,17 +105,9 @@ def mod_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 def pow_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = aᵇ   ⇒   ā = ȳ ⊙ b aᵇ⁻¹ (0 where b = 0), b̄ = ȳ ⊙ y log a (0 where a ≤ 0)"""
     a, b = node.inputs
-    known = node.const(1)
-    if known is not None and known.size == 1:
-        exponent = float(known.item())
-        if exponent in (0.0, 1.0):
-            return (ct if exponent else None), None
-        slope = a if exponent == 2 else op.Pow(a, op.scalar(exponent - 1, a))
-        a_bar = op.Mul(ct, op.Mul(slope, exponent))
-    else:
-        power = op.cast(b, node.x.dtype)
-        slope = op.Mul(power, op.Pow(a, op.Sub(power, 1.0)))
-        a_bar = where(op, op.Not(op.Equal(op.Expand(power, op.shape(ct)), 0.0)), op.Mul(ct, slope))
+    power = op.cast(b, node.x.dtype)
+    slope = op.Mul(power, op.Pow(a, op.Sub(power, 1.0)))
+    a_bar = where(op, op.Not(op.Equal(op.Expand(power, op.shape(ct)), 0.0)), op.Mul(ct, slope))
     if not node.needs(1):
         return a_bar, None
     is_positive = op.Greater(a, 0.0)
@@ -366,27 +271,14 @@ def atanh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @vjp("Relu", since=6)
 def relu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = max(x, 0)   ⇒   x̄ = ȳ ⊙ 1[y > 0]
-
-    In float32 the mask is one pass in the runtime's blocked layout: see `is_positive`.
-    """
-    if node.y.dtype == FLOAT32 and node.finite:
-        return op.Mul(ct, is_positive(op, node.y))
+    """y = max(x, 0)   ⇒   x̄ = ȳ ⊙ 1[y > 0]"""
     return masked(op, node, op.Greater(node.y, 0.0), ct)
 
 
 @vjp("Clip", since=11)
 def clip_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = min(max(x, lo), hi)   ⇒   x̄ = ȳ ⊙ 1[lo ≤ x ≤ hi]; l̄o = Σ ȳ where x < lo ≤ hi, h̄i = Σ ȳ where x or lo > hi
-
-    A ReLU6 right behind a convolution reads its mask off y, bounds excluded as in the frameworks' own ReLU6: then the
-    runtime still computes both in one pass, and x is never stored.
-    """
+    """y = min(max(x, lo), hi)   ⇒   x̄ = ȳ ⊙ 1[lo ≤ x ≤ hi]; l̄o = Σ ȳ where x < lo ≤ hi, h̄i = Σ ȳ where x or lo > hi"""
     x, lo, hi = node.inputs
-    channels = _fused_relu6(node)
-    if channels is not None:
-        inside = _is_inside(op, node.y, channels, node.const(2).item())
-        return (op.Mul(ct, inside) if node.finite else where(op, op.Greater(inside, 0.0), ct)), None, None
     bounds = [(op.GreaterOrEqual, lo)] * (lo is not None) + [(op.LessOrEqual, hi)] * (hi is not None)
     x_bar = ct
     if bounds:
@@ -401,33 +293,6 @@ def clip_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
         above = op.Greater(x, hi)
         hi_bar = where(op, above if lo is None else op.Or(above, op.Greater(lo, hi)), ct)
     return x_bar, lo_bar, hi_bar
-
-
-def _is_inside(op: Builder, y: Value, channels: int, hi: float) -> Value:
-    """1[0 < y < hi] of a y in [0, hi]: where y − hi 1[y > 0] is negative, in float32 exactly.
-
-    That difference is written as a BatchNormalization and an Add, which the runtime, in its blocked layout, makes one
-    pass of together with the HardSigmoid behind.
-    """
-    scale, zero, one = (op.constant(np.full(channels, v, np.float32)) for v in (-hi, 0, 1))
-    below = op.BatchNormalization(is_positive(op, y), scale, zero, zero, one, epsilon=0.0)
-    return op.HardSigmoid(op.Add(below, y), alpha=-LARGEST, beta=-1e-30)
-
-
-def _fused_relu6(node: Primal) -> int | None:
-    """The channels of a ReLU6 right behind a convolution, None of other clips."""
-    below, above, producer = node.const(1), node.const(2), node.graph.producer(node.x)
-    shape = node.y.shape or ()
-    channels = shape[1] if len(shape) > 1 else None
-    is_fused = (
-        node.y.dtype == FLOAT32
-        and (below is not None and below.size == 1 and below.item() == 0)
-        and (above is not None and above.size == 1 and 0 < above.item() < 1e6)
-        and producer is not None
-        and producer.op in ("Conv", "BatchNormalization")
-        and node.is_between(node.x)
-    )
-    return channels if is_fused and isinstance(channels, int) else None
 
 
 @vjp("LeakyRelu", since=6)
@@ -480,7 +345,7 @@ def selu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 @vjp("Sigmoid", since=6)
 def sigmoid_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = σ(x)   ⇒   x̄ = ȳ ⊙ y (1 − y)"""
-    return op.Mul(ct, op.Mul(node.y, complement(op, node.y)))
+    return op.Mul(ct, op.Mul(node.y, op.Sub(1.0, node.y)))
 
 
 @vjp("HardSigmoid", since=6)
@@ -529,9 +394,14 @@ def gelu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
         # Φ ≈ (1 + tanh u) / 2, u = √(2/π) (x + 0.044715 x³)
         square, scale = op.Mul(x, x), math.sqrt(2 / math.pi)
         t = op.Tanh(op.Mul(op.Mul(x, scale), op.Add(op.Mul(square, 0.044715), 1.0)))
-        phi = op.Mul(op.Sub(1.0, op.Mul(t, t)), op.Add(op.Mul(square, 3 * 0.044715 * scale / 2), scale / 2))
+        density = op.Mul(op.Sub(1.0, op.Mul(t, t)), op.Add(op.Mul(square, 3 * 0.044715 * scale / 2), scale / 2))
         distribution = op.Mul(op.Add(t, 1.0), 0.5)
     else:
-        phi = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
-        distribution = one_more(op, op.Erf(op.Mul(x, math.sqrt(0.5))), 0.5)
-    return op.Mul(ct, op.Add(distribution, op.Mul(x, phi)))
+        density = normal_density(op, x)
+        distribution = op.Mul(op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0), 0.5)
+    return op.Mul(ct, op.Add(distribution, op.Mul(x, density)))
+
+
+def normal_density(op: Builder, x: Value) -> Value:
+    """φ(x) = e^(−x²/2) / √(2π)"""
+    return op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, part, vjp
 
-HALF = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
 INT64 = np.dtype(np.int64)
 
 
 def scatter_add(op: Builder, data: Value, indices: Value, updates: Value, axis: int | None) -> Value:
-    """`data` with `updates` added at `indices`: along `axis`, or at N-dimensional ones (ScatterND) for None.
-
-    onnxruntime adds no float16 on the CPU; such sums are made in float32.
-    """
-    dtype = updates.dtype
-    if dtype == HALF:
-        data, updates = op.cast(data, FLOAT32), op.cast(updates, FLOAT32)
+    """`data` with `updates` added at `indices`: along `axis`, or at N-dimensional ones (ScatterND) for None."""
     if axis is None:
         result = op.ScatterND(data, op.cast(indices, INT64), updates, reduction="add")
     else:
         result = op.ScatterElements(data, indices, updates, axis=axis, reduction="add")
-    return op.cast(op.shaped_as(result, data), dtype)
+    return op.shaped_as(result, data)
 
 
-def place_along(op: Builder, ct: Value, indices: Value, axis: int, x: Value) -> Value:
+@part("Gather", "Compress", "STFT")
+def place_along(op: Builder, node: Primal, ct: Value, indices: Value, axis: int) -> Value:
     """Zeros shaped as x, plus ȳ at `indices` of `axis`; ȳ has the axes of `indices` in place of `axis`."""
+    x = node.x
     rank, index_rank = op.rank(x), op.rank(indices)
-    known = op.const(indices)
-    if known is not None and known.size == 1:
-        return _place_one(op, ct, int(known.item()), axis, x, index_rank)
-    size = op.dim(x, axis)
-    if known is not None and known.ndim == 1 and size == known.size and len(set((known % size).tolist())) == size:
-        return op.Gather(ct, np.argsort(known % size), axis=axis)
     # To the front: (…indices, …the other axes), added into (size, …the other axes).
     moved = list(range(axis, axis + index_rank))
     others = [a for a in range(rank - 1 + index_rank) if a not in moved]
@@ -46,23 +35,10 @@ def place_along(op: Builder, ct: Value, indices: Value, axis: int, x: Value) -> 
     return op.shaped_as(op.Transpose(added, perm=np.argsort([axis, *rest]).tolist()), x)
 
 
-def _place_one(op: Builder, ct: Value, index: int, axis: int, x: Value, index_rank: int) -> Value:
-    """ȳ at one index between zeros."""
-    if index_rank == 0:
-        ct = op.Unsqueeze(ct, [axis])
-    elif index_rank > 1:
-        ct = op.Squeeze(ct, list(range(axis + 1, axis + index_rank)))
-    size = op.shape(x, axis, axis + 1)
-    one = op.value([index])
-    before = one if index >= 0 else op.Add(size, one)
-    after = op.Sub(op.Sub(size, before), op.value([1]))
-    return op.shaped_as(op.Pad(ct, op.Concat(before, after, axis=0), 0.0, [axis]), x)
-
-
 @vjp("Gather")
 def gather_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x at indices along `axis`   ⇒   x̄ = Σ ȳ of each index at its place"""
-    return place_along(op, ct, node.inputs[1], node.attr("axis") % op.rank(node.x), node.x)
+    return place_along(op, node, ct, node.inputs[1], node.attr("axis") % op.rank(node.x))
 
 
 @vjp("GatherElements")
@@ -117,27 +93,38 @@ class _Places:
 
 
 def _scattered(op: Builder, node: Primal, ct: Value, places: _Places) -> tuple[Cotangent, ...]:
-    x, _, updates = node.inputs
+    """By the reduction: nothing and sums here, products and extrema below."""
     how = node.attr("reduction")
-    if how in ("none", "add"):
-        x_bar = ct
-        if how == "none" and node.needs(0):
-            x_bar = places.put(ct, op.zeros_like(updates, ct), "none")
-        return x_bar, None, places.take(ct) if node.needs(2) else None
+    if how in ("max", "min"):
+        return _scattered_extremum(op, node, ct, places)
     if how == "mul":
-        # Of every product: that of the factors that are not 0, and how many are.
-        none_x, none_u = (op.Equal(v, 0.0) for v in (x, updates))
-        rest_x, rest_u = op.Where(none_x, op.scalar(1, x), x), op.Where(none_u, op.scalar(1, updates), updates)
-        product = places.put(rest_x, rest_u, "mul")
-        zero_x, zero_u = op.cast(none_x, FLOAT32), op.cast(none_u, FLOAT32)
-        zeros = places.put(zero_x, zero_u, "add")
+        return _scattered_product(op, node, ct, places)
+    x_bar = ct
+    if how == "none" and node.needs(0):
+        x_bar = places.put(ct, op.zeros_like(node.inputs[2], ct), "none")
+    return x_bar, None, places.take(ct) if node.needs(2) else None
 
-        def others(total: Value, own: Value, count: Value, zero: Value) -> Value:
-            return op.Where(op.Equal(op.Sub(count, zero), 0.0), op.Div(total, own), 0.0)
 
-        x_bar = op.Mul(ct, others(product, rest_x, zeros, zero_x))
-        u_bar = op.Mul(places.take(ct), others(places.take(product), rest_u, places.take(zeros), zero_u))
-        return x_bar, None, u_bar
+def _scattered_product(op: Builder, node: Primal, ct: Value, places: _Places) -> tuple[Cotangent, ...]:
+    """ȳ Π of the other factors; of every product are known that of the factors that are not 0, and how many are."""
+    x, _, updates = node.inputs
+    none_x, none_u = (op.Equal(v, 0.0) for v in (x, updates))
+    rest_x, rest_u = op.Where(none_x, op.scalar(1, x), x), op.Where(none_u, op.scalar(1, updates), updates)
+    product = places.put(rest_x, rest_u, "mul")
+    zero_x, zero_u = op.cast(none_x, FLOAT32), op.cast(none_u, FLOAT32)
+    zeros = places.put(zero_x, zero_u, "add")
+
+    def others(total: Value, own: Value, count: Value, zero: Value) -> Value:
+        return op.Where(op.Equal(op.Sub(count, zero), 0.0), op.Div(total, own), 0.0)
+
+    x_bar = op.Mul(ct, others(product, rest_x, zeros, zero_x))
+    u_bar = op.Mul(places.take(ct), others(places.take(product), rest_u, places.take(zeros), zero_u))
+    return x_bar, None, u_bar
+
+
+def _scattered_extremum(op: Builder, node: Primal, ct: Value, places: _Places) -> tuple[Cotangent, ...]:
+    """ȳ ⊙ 1[x = y] / number of ties"""
+    x, _, updates = node.inputs
     y = node.outcome(op)
     chosen_x, chosen_u = op.Equal(x, y), op.Equal(updates, places.take(y))
     ties = places.put(op.cast(chosen_x, FLOAT32), op.cast(chosen_u, FLOAT32), "add")
@@ -194,7 +181,7 @@ def compress_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     chosen = op.Squeeze(op.NonZero(node.inputs[1]), [0])
     axis = node.attr("axis")
     if axis is not None:
-        return place_along(op, ct, chosen, axis % op.rank(node.x), node.x)
+        return place_along(op, node, ct, chosen, axis % op.rank(node.x))
     flat = op.Expand(op.scalar(0, ct), op.Reshape(op.ReduceProd(op.shape(node.x), keepdims=0), [1]))
     return op.reshape_like(scatter_add(op, flat, chosen, ct, 0), node.x)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, part, vjp
 from analyzer.gradient.rules.elementwise import where
 
 
@@ -18,33 +18,26 @@ def transposed(op: Builder, matrix: Value) -> Value:
 
 @vjp("MatMul", since=9)
 def matmul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """Y = A B   ⇒   Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ; the pass sums over broadcast stacks
-
-    Ȳ Bᵀ with weights B is a Gemm: it packs them as they lie, and no transposed copy is held. Square ones are transposed
-    here: OpenVINO 2026.4 takes B and Bᵀ for each other where both are read and their shapes are the same.
-    """
+    """Y = A B   ⇒   Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ; the pass sums over broadcast stacks"""
     a, b = node.inputs
     row, column = op.rank(a) == 1, op.rank(b) == 1
-    wide = op.Unsqueeze(ct, [-1]) if column else ct
-    wide = op.Unsqueeze(wide, [-2]) if row else wide
+    ct = op.Unsqueeze(ct, [-1]) if column else ct
+    ct = op.Unsqueeze(ct, [-2]) if row else ct
     a_bar = b_bar = None
     if node.needs(0):
-        known = op.const(b) if op.rank(b) == 2 else None
-        square = known is not None and known.shape[0] == known.shape[1]
-        if known is not None and not square and not row:
-            rows = wide if op.rank(wide) == 2 else op.Reshape(wide, [-1, b.shape[1]])
-            a_bar = op.reshape_like(op.Gemm(rows, b, transB=1), a)
-        else:
-            if known is not None and square:
-                turned = op.constant(np.ascontiguousarray(known.T), f"{b.name}/transposed")
-            else:
-                turned = op.Unsqueeze(b, [0]) if column else transposed(op, b)
-            a_bar = op.MatMul(wide, turned)
-            a_bar = op.Squeeze(a_bar, [-2]) if row else a_bar
+        a_bar = left_bar(op, node, ct)
+        a_bar = op.Squeeze(a_bar, [-2]) if row else a_bar
     if node.needs(1):
-        b_bar = op.MatMul(op.Unsqueeze(a, [1]) if row else transposed(op, a), wide)
+        b_bar = op.MatMul(op.Unsqueeze(a, [1]) if row else transposed(op, a), ct)
         b_bar = op.Squeeze(b_bar, [-1]) if column else b_bar
     return a_bar, b_bar
+
+
+@part("MatMul")
+def left_bar(op: Builder, node: Primal, ct: Value) -> Value:
+    """Ā = Ȳ Bᵀ; a vector b is a column"""
+    b = node.inputs[1]
+    return op.MatMul(ct, op.Unsqueeze(b, [0]) if op.rank(b) == 1 else transposed(op, b))
 
 
 @vjp("Gemm", since=7)
@@ -89,26 +82,32 @@ def _labels(op: Builder, node: Primal) -> tuple[list[str], str]:
 
 
 def _operand_bar(op: Builder, node: Primal, ct: Value, terms: Sequence[str], result: str, index: int) -> Value:
+    """ā of one operand."""
     others = [(t, x) for i, (t, x) in enumerate(zip(terms, node.inputs, strict=True)) if i != index]
     term, x = terms[index], node.inputs[index]
     seen = set(result).union(*(t for t, _ in others))
     once = "".join(dict.fromkeys(term))
     found = "".join(c for c in once if c in seen)
     value = op.Einsum(ct, *(v for _, v in others), equation=",".join([result, *(t for t, _ in others)]) + "->" + found)
-    if found != term:
-        # Axes that were summed away are repeated; a label that stands twice took the diagonal.
-        value = op.Unsqueeze(value, [i for i, c in enumerate(once) if c not in seen]) if found != once else value
-        places = [i for i, c in enumerate(term) if c in term[:i]]
-        value = op.Unsqueeze(value, places) if places else value
-        for place in places:
-            first = term.index(term[place])
-            size = op.Gather(op.shape(x), np.int64(place))
-            line = op.Range(np.int64(0), size, np.int64(1))
-            others_axes = [i for i in range(len(term)) if i not in (first, place)]
-            eye = op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0]))
-            eye = op.Unsqueeze(op.cast(eye, ct.dtype), others_axes) if others_axes else op.cast(eye, ct.dtype)
-            value = op.Mul(value, eye) if node.finite else where(op, op.Greater(eye, 0.0), value)
-        value = op.Expand(value, op.shape(x))
+    if found == term:
+        return value
+    # Axes that were summed away are repeated; a label that stands twice took the diagonal.
+    value = op.Unsqueeze(value, [i for i, c in enumerate(once) if c not in seen]) if found != once else value
+    value = value if once == term else _on_diagonals(op, node, value, term, x)
+    return op.Expand(value, op.shape(x))
+
+
+def _on_diagonals(op: Builder, node: Primal, value: Value, term: str, x: Value) -> Value:
+    """`value`, with an axis per label, laid on the diagonals of x whose axes have the same label; 0 beside them."""
+    places = [i for i, c in enumerate(term) if c in term[:i]]
+    value = op.Unsqueeze(value, places)
+    for place in places:
+        size = op.Gather(op.shape(x), np.int64(place))
+        line = op.Range(np.int64(0), size, np.int64(1))
+        others = [i for i in range(len(term)) if i not in (term.index(term[place]), place)]
+        eye = op.cast(op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0])), value.dtype)
+        eye = op.Unsqueeze(eye, others) if others else eye
+        value = op.Mul(value, eye) if node.finite else where(op, op.Greater(eye, 0.0), value)
     return value
 
 

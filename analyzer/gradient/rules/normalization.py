@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, readers, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, part, readers, vjp
 
 
-def _per_channel(op: Builder, value: Value, x: Value) -> Value:
+def per_channel(op: Builder, value: Value, x: Value) -> Value:
     """A vector over the channels, (C), shaped (1, C, 1, …) to go with x."""
     return op.Reshape(value, [1, -1] + [1] * (op.rank(x) - 2))
 
@@ -37,29 +35,29 @@ def _standardized_vjp(op: Builder, ct: Value, x_hat: Value, r: Value, axes: Sequ
 @vjp("BatchNormalization", since=14)
 def batch_normalization_vjp(op: Builder, node: Primal, ct: Value, *statistics: Cotangent) -> tuple[Cotangent, ...]:
     """y = s (x − m) + b, s = scale/√(var + ε)   ⇒   x̄ = s ȳ, b̄ = Σ ȳ, m̄ = −s Σ ȳ, and through s: scale, var"""
-    x, scale, _, mean, variance = node.inputs
+    x, _, _, mean, variance = node.inputs
     if node.attr("training_mode"):
         return _batch_statistics_vjp(op, node, ct, statistics)
-    epsilon = node.attr("epsilon")
-    known_scale, known_variance = node.const(1), node.const(4)
-    if known_scale is not None and known_variance is not None:
-        factors = known_scale / np.sqrt(known_variance.astype(np.float64) + epsilon)
-        s = op.constant(factors.astype(known_scale.dtype))
-    else:
-        s = op.Div(scale, op.cast(op.Sqrt(op.Add(variance, epsilon)), scale.dtype))
-    s = op.cast(s, ct.dtype)
-    known = op.const(s)
-    wide = [1, -1] + [1] * (op.rank(x) - 2)
-    x_bar = op.Mul(ct, op.constant(known.reshape(wide)) if known is not None else _per_channel(op, s, x))
+    s, wide = factors(op, node, ct)
+    x_bar = op.Mul(ct, wide)
     if not any(node.needs(i) for i in range(1, 5)):
         return x_bar, None, None, None, None
     b_bar = _over_others(op, ct, x)
-    centred = op.Sub(x, op.cast(_per_channel(op, mean, x), x.dtype))
+    centred = op.Sub(x, op.cast(per_channel(op, mean, x), x.dtype))
     s_bar = _over_others(op, op.Mul(ct, centred), x)
-    root = op.Sqrt(op.Add(variance, epsilon))
+    root = op.Sqrt(op.Add(variance, node.attr("epsilon")))
     scale_bar = op.Div(s_bar, op.cast(root, ct.dtype))
     variance_bar = op.Mul(op.Mul(s_bar, s), op.Div(-0.5, op.cast(op.Mul(root, root), ct.dtype)))
     return x_bar, scale_bar, b_bar, op.Neg(op.Mul(b_bar, s)), variance_bar
+
+
+@part("BatchNormalization")
+def factors(op: Builder, node: Primal, ct: Value) -> tuple[Value, Value]:
+    """s = scale/√(var + ε), (C), and the same to go with x"""
+    x, scale, _, _, variance = node.inputs
+    s = op.Div(scale, op.cast(op.Sqrt(op.Add(variance, node.attr("epsilon"))), scale.dtype))
+    s = op.cast(s, ct.dtype)
+    return s, per_channel(op, s, x)
 
 
 def _batch_statistics_vjp(
@@ -70,11 +68,11 @@ def _batch_statistics_vjp(
     axes, momentum = [0, *range(2, op.rank(x))], node.attr("momentum")
     x_hat, r = _standardized(op, x, axes, node.attr("epsilon"))
     mean_ct, variance_ct = (*statistics, None, None)[:2]
-    scaled = [None if s is None else _per_channel(op, op.cast(s, x.dtype), x) for s in (mean_ct, variance_ct)]
+    scaled = [None if s is None else per_channel(op, op.cast(s, x.dtype), x) for s in (mean_ct, variance_ct)]
     share = op.Div(op.scalar(1 - momentum, x), op.size(x, axes))
     parts = []
     if ct is not None:
-        parts.append(_standardized_vjp(op, op.Mul(ct, _per_channel(op, gamma, x)), x_hat, r, axes))
+        parts.append(_standardized_vjp(op, op.Mul(ct, per_channel(op, gamma, x)), x_hat, r, axes))
     if scaled[0] is not None:
         parts.append(op.Mul(scaled[0], share))
     if scaled[1] is not None:
@@ -117,7 +115,7 @@ def instance_normalization_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Co
     x, gamma, _ = node.inputs
     axes = list(range(2, op.rank(x)))
     x_hat, r = _standardized(op, x, axes, node.attr("epsilon"))
-    x_bar = _standardized_vjp(op, op.Mul(ct, _per_channel(op, gamma, x)), x_hat, r, axes)
+    x_bar = _standardized_vjp(op, op.Mul(ct, per_channel(op, gamma, x)), x_hat, r, axes)
     gamma_bar = _over_others(op, op.Mul(ct, x_hat), x) if node.needs(1) else None
     return x_bar, gamma_bar, _over_others(op, ct, x) if node.needs(2) else None
 

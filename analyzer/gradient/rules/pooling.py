@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import math
-
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Graph, Node, Primal, Value, vjp
-from analyzer.gradient.rules.convolution import Windows, repeated
-from analyzer.gradient.rules.elementwise import confined, masked, where
+from analyzer.gradient.registry import Builder, Cotangent, Graph, Node, Primal, Value, part, vjp
+from analyzer.gradient.rules.convolution import Windows
+from analyzer.gradient.rules.elementwise import masked, where
 from analyzer.gradient.rules.indexing import scatter_add
 
 
@@ -39,42 +36,6 @@ def unpool(op: Builder, switches: Value, ct: Value, x: Value) -> Value:
     return op.reshape_like(laid, x)
 
 
-def max_pool_by_offsets_vjp(op: Builder, node: Primal, ct: Value, *_: Cotangent) -> Cotangent:
-    """y = max of each window   ⇒   x̄ = Σ ȳ of the windows whose first maximum it is, by a mask per window offset
-
-    Without MaxPool's Indices and without adding at indices, for runtimes that have neither. It holds k values per
-    element of y, k the size of a window.
-    """
-    windows = Windows(op, node)
-    assert windows.kernel is not None
-    x = op.cast(node.x, ct.dtype)
-    count, axes = math.prod(windows.kernel), list(range(2, 2 + windows.rank))
-    ones = op.value([1] * windows.rank)
-    # Every channel by itself, laid out from the first window's begin to the last one's end.
-    steps = op.Mul(op.Sub(windows.sizes(node.y), ones), op.value(windows.strides))
-    extent = op.Add(steps, op.value(windows.reach))
-    after = op.Sub(op.Sub(extent, windows.sizes(x)), windows.begin())
-    flat = op.Reshape(x, op.Concat(op.value([-1, 1]), windows.sizes(x), axis=0))
-    lowest = float(np.finfo(ct.dtype).min)
-    padded = op.Pad(flat, op.Concat(windows.begin(), after, axis=0), lowest, axes)
-    seen = []
-    for offset in np.ndindex(*windows.kernel):
-        begin = op.value([o * d for o, d in zip(offset, windows.dilations, strict=True)])
-        seen.append(op.Slice(padded, begin, op.Add(op.Add(begin, steps), ones), axes, windows.strides))
-    shape = op.Concat(op.value([-1, 1]), windows.sizes(ct), axis=0)
-    # Of equal values the first: ArgMax would leave that to the runtime.
-    offsets = op.constant(np.arange(count).reshape(1, -1, *[1] * windows.rank).astype(ct.dtype))
-    each = op.Concat(*seen, axis=1)
-    found = op.Equal(each, op.ReduceMax(each, [1]))
-    first = op.ReduceMin(op.Where(found, offsets, float(count)), [1])
-    chosen = where(op, op.Equal(offsets, first), op.Reshape(ct, shape))
-    kernel = op.constant(np.eye(count).reshape(count, 1, *windows.kernel).astype(ct.dtype))
-
-    attrs = {"kernel_shape": windows.kernel, "strides": windows.strides, "dilations": windows.dilations}
-    laid = confined(op, node, chosen, functools.partial(op.ConvTranspose, **attrs), kernel)
-    return windows.place(op.Reshape(laid, op.Concat(op.shape(x, 0, 2), extent, axis=0)), extent, x)
-
-
 def _count(op: Builder, x: Value) -> Value:
     """Number of elements, int64."""
     return op.ReduceProd(op.shape(x), keepdims=0)
@@ -84,9 +45,7 @@ def _count(op: Builder, x: Value) -> Value:
 def average_pool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = mean of each window   ⇒   x̄ = Σ ȳ / n over the windows it is in, n the elements that a window averages"""
     windows = Windows(op, node)
-    if not node.attr("ceil_mode") and windows.pads is not None and not any(windows.pads):
-        return share_out(op, windows, ct, node.x, mean=True)
-    return share_out(op, windows, op.Div(ct, _counts(op, node, windows)), node.x)
+    return share_out(op, node, op.Div(ct, _counts(op, node, windows)), windows)
 
 
 def _counts(op: Builder, node: Primal, windows: Windows) -> Value:
@@ -112,34 +71,17 @@ def _counts(op: Builder, node: Primal, windows: Windows) -> Value:
     return op.Conv(ones, kernel, kernel_shape=windows.kernel, strides=windows.strides, dilations=windows.dilations)
 
 
-def share_out(op: Builder, windows: Windows, ct: Value, x: Value, mean: bool = False) -> Value:
-    """The sum, at each element of x, of ȳ over the windows it is in; divided by the window's size for a `mean`."""
-    kernel = windows.kernel
-    assert kernel is not None
-    count = math.prod(kernel)
-    if set(windows.strides) == {1} and windows.pads is not None and set(windows.dilations) == {1}:
-        pads = [k - 1 - p for k, p in zip(kernel * 2, windows.pads, strict=True)]
-        if min(pads) >= 0 and all(p < k for p, k in zip(pads, kernel * 2, strict=True)):
-            result = op.AveragePool(ct, kernel_shape=kernel, strides=windows.strides, pads=pads, count_include_pad=1)
-            return op.shaped_as(result if mean else op.Mul(result, float(count)), x)
-    ct = op.Mul(ct, 1.0 / count) if mean else ct
-    if kernel == windows.strides and set(windows.dilations) == {1}:
-        laid = repeated(op, ct, kernel)
-        if laid is None:
-            axes = [3 + 2 * i for i in range(windows.rank)]
-            repeat = np.ones(2 + 2 * windows.rank, np.int64)
-            repeat[axes] = kernel
-            factors = op.value([1, 1, *kernel])
-            laid = op.Reshape(op.Expand(op.Unsqueeze(ct, axes), repeat), op.Mul(op.shape(ct), factors))
-        extent = op.Mul(windows.sizes(ct), op.value(kernel))
-    else:
-        # Every channel by itself: as pictures of one channel.
-        flat = op.Reshape(ct, op.Concat(op.value([-1, 1]), windows.sizes(ct), axis=0))
-        ones = op.constant(np.ones((1, 1, *kernel), ct.dtype))
-        spread = op.ConvTranspose(flat, ones, kernel_shape=kernel, strides=windows.strides, dilations=windows.dilations)
-        extent = windows.sizes(spread)
-        laid = op.Reshape(spread, op.Concat(op.shape(x, 0, 2), extent, axis=0))
-    return windows.place(laid, extent, x)
+@part("AveragePool", "LpPool")
+def share_out(op: Builder, node: Primal, ct: Value, windows: Windows) -> Value:
+    """The sum, at each element of x, of ȳ over the windows it is in; every channel by itself, as pictures of one."""
+    flat = op.Reshape(ct, op.Concat(op.value([-1, 1]), windows.sizes(ct), axis=0))
+    assert windows.kernel is not None
+    ones = op.constant(np.ones((1, 1, *windows.kernel), ct.dtype))
+    attrs = {"kernel_shape": windows.kernel, "strides": windows.strides, "dilations": windows.dilations}
+    spread = op.ConvTranspose(flat, ones, **attrs)
+    extent = windows.sizes(spread)
+    laid = op.Reshape(spread, op.Concat(op.shape(node.x, 0, 2), extent, axis=0))
+    return windows.place(laid, extent, node.x)
 
 
 def _overflows(graph: Graph, node: Node) -> bool:
@@ -152,7 +94,7 @@ def lp_pool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = (Σ |x|ᵖ)^(1/p) over each window   ⇒   x̄ = sign x |x|ᵖ⁻¹ Σ ȳ y¹⁻ᵖ over the windows, 0 where y = 0"""
     p = node.attr("p")
     per_window = ct if p == 1 else where(op, op.Greater(node.y, 0.0), op.Mul(ct, op.Pow(node.y, float(1 - p))))
-    return _with_slope(op, node.x, p, share_out(op, Windows(op, node), per_window, node.x))
+    return _with_slope(op, node.x, p, share_out(op, node, per_window, Windows(op, node)))
 
 
 def _with_slope(op: Builder, x: Value, p: int, ct: Value) -> Value:

@@ -1,6 +1,6 @@
 """Recurrent layers: LSTM, GRU, RNN. The layer is repeated in operators of its own and the gradient pulled back through.
 
-Short sequences of known length are written out step by step; others are a Scan, whose gradient is a Scan in reverse.
+The steps are a Scan, whose gradient is a Scan in reverse.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.gradient.registry import Body, Builder, Cotangent, Primal, Value, known_shape, vjp
+from analyzer.gradient.registry import Body, Builder, Cotangent, Primal, Value, known_shape, part, vjp
 
-LONGEST = 8  # steps that are written out
 Activation = Callable[[Builder, Value], Value]
 Step = Callable[[Builder, Value, Sequence[Value]], list[Value]]  # (W xₜ + b, states) → states; the first one is hₜ
 
@@ -132,7 +131,7 @@ def _layer(op: Builder, node: Primal, inputs: list[Any], step_of: Callable[..., 
         none = op.Expand(op.scalar(0, x), op.Concat(op.shape(x, 1, 2), op.value([node.attr("hidden_size")]), axis=0))
         starts = [none if own[i] is None else own[i] for i in states_at]
         step = step_of(own, _activations(node, d, usual))
-        steps, ends = _run(op, step, z, starts, None if lengths is None else _running(op, z, turn))
+        steps, ends = run(op, node, step, z, starts, None if lengths is None else _running(op, z, turn))
         every.append(op.ReverseSequence(steps, turn, batch_axis=1, time_axis=0) if backward else steps)
         last.append(ends)
     outputs = [op.Concat(*(op.Unsqueeze(y, [1]) for y in every), axis=1)]
@@ -160,31 +159,16 @@ def _running(op: Builder, z: Value, lengths: Value) -> Value:
     return op.Unsqueeze(op.Less(op.Unsqueeze(line, [1]), op.Unsqueeze(lengths, [0])), [2])
 
 
-def _run(
-    op: Builder, step: Step, z: Value, states: list[Value], running: Value | None
+@part("RNN", "GRU", "LSTM")
+def run(
+    op: Builder, node: Primal, step: Step, z: Value, states: Sequence[Value], running: Value | None
 ) -> tuple[Value, Sequence[Value]]:
     """All hₜ, (T, B, H), and the states at the end; a sequence that is over keeps them and gives zeros."""
-
-    def once(op: Builder, z: Value, states: Sequence[Value], goes_on: Value | None) -> tuple[Value, list[Value]]:
-        after = step(op, z, states)
-        if goes_on is None:
-            return after[0], after
-        held = [op.Where(goes_on, a, b) for a, b in zip(after, states, strict=True)]
-        return op.Where(goes_on, after[0], op.scalar(0, z)), held
-
-    count = op.dim(z, 0)
-    if count is not None and count <= LONGEST:
-        results = []
-        for t in range(count):
-            goes_on = None if running is None else op.Gather(running, np.int64(t), axis=0)
-            result, states = once(op, op.Gather(z, np.int64(t), axis=0), states, goes_on)
-            results.append(op.Unsqueeze(result, [0]))
-        return op.Concat(*results, axis=0), states
     body = Body(op.graph)
     inner = Builder(body, op.prefix)
     held = [body.add_input("state", v.dtype, v.shape) for v in states]
     slices = [body.add_input("slice", v.dtype, known_shape(v)[1:]) for v in (z, running) if v is not None]
-    result, after = once(inner, slices[0], held, slices[1] if len(slices) > 1 else None)
+    result, after = once(inner, step, slices[0], held, slices[1] if len(slices) > 1 else None)
     after = [inner.shaped_as(a, b) for a, b in zip(after, states, strict=True)]
     kinds = [*((v.dtype, v.shape) for v in states), (z.dtype, [known_shape(z)[0], *known_shape(states[0])])]
     series = [z] if running is None else [z, running]
@@ -192,6 +176,17 @@ def _run(
         "Scan", [*states, *series], kinds, body=body.close([*after, result]), num_scan_inputs=len(series)
     )
     return outputs[-1], outputs[:-1]
+
+
+def once(
+    op: Builder, step: Step, z: Value, states: Sequence[Value], goes_on: Value | None
+) -> tuple[Value, Sequence[Value]]:
+    """hₜ and the states after one step."""
+    after = step(op, z, states)
+    if goes_on is None:
+        return after[0], after
+    held = [op.Where(goes_on, a, b) for a, b in zip(after, states, strict=True)]
+    return op.Where(goes_on, after[0], op.scalar(0, z)), held
 
 
 def _clip(op: Builder, node: Primal, value: Value) -> Value:

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, known_shape, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
 from analyzer.gradient.rules.elementwise import confined
 
 FLOAT32 = np.dtype(np.float32)
@@ -16,16 +16,13 @@ FLOAT32 = np.dtype(np.float32)
 def resize_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = M₁ x M₂ᵀ …, one matrix per resized axis   ⇒   x̄ = M₁ᵀ ȳ M₂ …; Mₐ is the identity, resized along a"""
     stretched = node.attr("keep_aspect_ratio_policy", "stretch") == "stretch"
-    factors = _factors(op, node) if stretched else None
-    if _copies(node) and factors is not None and all(f >= 1 and f == int(f) for f in factors):
-        return _sum_blocks(op, ct, [int(f) for f in factors], node.x), None, None, None
     for axis in _resized(op, node):
         matrix = op.cast((_matrix if stretched else _matrix_in_proportion)(op, node, axis), ct.dtype)
         ct = confined(op, node, ct, functools.partial(_along, op, axis), matrix)
     return op.shaped_as(ct, node.x), None, None, None
 
 
-def _axes(op: Builder, node: Primal) -> list[int]:
+def axes_of(op: Builder, node: Primal) -> list[int]:
     """The axes that scales, sizes and roi speak of."""
     rank = op.rank(node.x)
     return [int(a) % rank for a in node.attr("axes") or range(rank)]
@@ -34,52 +31,16 @@ def _axes(op: Builder, node: Primal) -> list[int]:
 def _resized(op: Builder, node: Primal) -> list[int]:
     """The axes whose matrix is not, or not surely, the identity."""
     if node.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
-        return _axes(op, node)
+        return axes_of(op, node)
     scales = node.const(2)
     if scales is not None and scales.size:
-        return [a for a, s in zip(_axes(op, node), scales, strict=True) if s != 1]
-    return [a for a in _axes(op, node) if op.dim(node.x, a) is None or op.dim(node.x, a) != op.dim(node.y, a)]
-
-
-def _factors(op: Builder, node: Primal) -> list[float] | None:
-    """Scale of every axis, where the file fixes them."""
-    scales, result = node.const(2), [1.0] * op.rank(node.x)
-    for place, axis in enumerate(_axes(op, node)):
-        if scales is not None and scales.size:
-            result[axis] = float(scales[place])
-            continue
-        before, after = op.dim(node.x, axis), op.dim(node.y, axis)
-        if before is None or after is None:
-            if known_shape(node.x)[axis] is not None and known_shape(node.x)[axis] == known_shape(node.y)[axis]:
-                continue
-            return None
-        result[axis] = after / before
-    return result
-
-
-def _copies(node: Primal) -> bool:
-    """Whether enlarging by a whole number repeats every element that often."""
-    if node.attr("mode") != "nearest":
-        return False
-    mode, rounding = node.attr("coordinate_transformation_mode"), node.attr("nearest_mode")
-    if mode == "asymmetric":
-        return rounding == "floor"
-    return mode in ("half_pixel", "half_pixel_symmetric") and rounding.startswith("round_prefer")
-
-
-def _sum_blocks(op: Builder, ct: Value, factors: list[int], x: Value) -> Value:
-    """Σ over blocks of `factors` elements."""
-    if len(factors) == 4 and factors[:2] == [1, 1] and ct.dtype == FLOAT32:
-        pooled = op.AveragePool(ct, kernel_shape=factors[2:], strides=factors[2:])
-        return op.shaped_as(op.Mul(pooled, float(factors[2] * factors[3])), x)
-    dims = [d for a, f in enumerate(factors) for d in (op.shape(x, a, a + 1), op.value([f]))]
-    blocks = op.Reshape(ct, op.Concat(*dims, axis=0))
-    return op.shaped_as(op.ReduceSum(blocks, [2 * a + 1 for a in range(len(factors))], keepdims=0), x)
+        return [a for a, s in zip(axes_of(op, node), scales, strict=True) if s != 1]
+    return [a for a in axes_of(op, node) if op.dim(node.x, a) is None or op.dim(node.x, a) != op.dim(node.y, a)]
 
 
 def _matrix(op: Builder, node: Primal, axis: int) -> Value:
     """M of an axis, (resized, original): what the Resize itself makes of the identity."""
-    place = _axes(op, node).index(axis)
+    place = axes_of(op, node).index(axis)
     size = op.shape(node.x, axis, axis + 1)
     line = op.Range(np.int64(0), op.Squeeze(size, [0]), np.int64(1))
     identity = op.cast(op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0])), FLOAT32)
@@ -87,7 +48,7 @@ def _matrix(op: Builder, node: Primal, axis: int) -> Value:
     attrs = {k: v for k, v in node.node.attrs.items() if k not in ("axes", "extrapolation_value") and v is not None}
     _, given_roi, given_scales, _ = node.inputs
     if attrs["coordinate_transformation_mode"] == "tf_crop_and_resize":
-        count = len(_axes(op, node))
+        count = len(axes_of(op, node))
         ends = op.Gather(given_roi, [place, place + count])
         low, high = op.Gather(ends, [0]), op.Gather(ends, [1])
         zero, one = (op.constant(np.full(1, v, given_roi.dtype)) for v in (0, 1))
@@ -104,7 +65,7 @@ def _matrix(op: Builder, node: Primal, axis: int) -> Value:
 def _matrix_in_proportion(op: Builder, node: Primal, axis: int) -> Value:
     """M of an axis where one scale holds for all: the identity along it, the other axis as long as it is."""
     x, sizes = node.x, node.inputs[3]
-    if op.rank(x) != 4 or sizes is None or not set(_axes(op, node)) <= {2, 3}:
+    if op.rank(x) != 4 or sizes is None or not set(axes_of(op, node)) <= {2, 3}:
         raise node.refuse(f"keep_aspect_ratio_policy={node.attr('keep_aspect_ratio_policy')!r} of other than pictures")
     size = op.shape(x, axis, axis + 1)
     line = op.Range(np.int64(0), op.Squeeze(size, [0]), np.int64(1))

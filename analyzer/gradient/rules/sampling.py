@@ -124,26 +124,29 @@ class Samples:
 def grid_sample_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y_p = Σ w(u_p − i) xᵢ, u = the grid in elements   ⇒   x̄ᵢ = Σ w(u_p − i) ȳ_p, ū_p = ȳ_p Σ w′(u_p − i) xᵢ"""
     x, grid = node.inputs
-    rank, corners = op.rank(x) - 2, bool(node.attr("align_corners"))
-    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(node.attr("mode"), node.attr("mode"))
+    rank = op.rank(x) - 2
     places = op.Reshape(grid, [0, -1, rank])
-    axes, steps = [], []
-    for axis in range(rank):
-        size = op.Gather(op.shape(x), np.int64(2 + axis))
-        width = op.cast(size, grid.dtype)
-        step = op.Mul(op.Sub(width, 1.0) if corners else width, 0.5)
-        # The grid's last axis counts from the innermost: (x, y, …); −1 and 1 are the ends of each.
-        given = op.Add(op.Gather(places, np.int64(rank - 1 - axis), axis=2), 1.0)
-        u = op.Mul(given, step) if corners else op.Sub(op.Mul(given, step), 0.5)
-        axes.append(Taps(op, u, size, mode, node.attr("padding_mode"), corners))
-        steps.append(step)
+    # The grid's last axis counts from the innermost: (x, y, …).
+    axes, steps = zip(*(_grid_axis(op, node, places, a, rank - 1 - a) for a in range(rank)), strict=True)
     samples = Samples(op, x, axes)
     flat = op.Reshape(ct, [0, 0, -1])
     x_bar = samples.x_bar(node, flat) if node.needs(0) else None
-    if not node.needs(1) or mode == "nearest":
+    if not node.needs(1) or node.attr("mode") == "nearest":
         return x_bar, None
     bars = [op.Unsqueeze(op.Mul(u, s), [2]) for u, s in zip(samples.u_bars(flat), steps, strict=True)]
     return x_bar, op.reshape_like(op.Concat(*reversed(bars), axis=2), grid)
+
+
+def _grid_axis(op: Builder, node: Primal, places: Value, axis: int, column: int) -> tuple[Taps, Value]:
+    """What the places take along an axis, and how many elements 1 is in the grid: −1 and 1 are the ends of the axis."""
+    corners, mode = bool(node.attr("align_corners")), node.attr("mode")
+    size = op.Gather(op.shape(node.x), np.int64(2 + axis))
+    width = op.cast(size, places.dtype)
+    step = op.Mul(op.Sub(width, 1.0) if corners else width, 0.5)
+    given = op.Add(op.Gather(places, np.int64(column), axis=2), 1.0)
+    u = op.Mul(given, step) if corners else op.Sub(op.Mul(given, step), 0.5)
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+    return Taps(op, u, size, mode, node.attr("padding_mode"), corners), step
 
 
 @vjp("AffineGrid", since=20)

@@ -71,21 +71,20 @@ def tile_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 @vjp("Concat", since=4)
 def concat_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = x₁ ‖ x₂ ‖ …   ⇒   x̄ᵢ = the part of ȳ where xᵢ stands"""
-    axis = _axis(op, node.y, node.attr("axis"))
+    axis = node.attr("axis") % op.rank(node.y)
     sizes = [op.shape(x, axis, axis + 1) for x in node.inputs]
-    needed = [node.needs(i) for i in range(len(sizes))]
-    if len(sizes) > 1 and all(needed):
-        return op.Split(ct, op.Concat(*sizes, axis=0), axis=axis, outputs=len(sizes))
     ends = [op.ReduceSum(op.Concat(*sizes[: i + 1], axis=0), keepdims=1) for i in range(len(sizes))]
     starts = [op.value([0]), *ends]
-    parts = [op.Slice(ct, starts[i], ends[i], [axis]) if needed[i] else None for i in range(len(sizes))]
-    return tuple(part and op.shaped_as(part, x) for part, x in zip(parts, node.inputs, strict=True))
+    return tuple(
+        op.shaped_as(op.Slice(ct, starts[i], ends[i], [axis]), x) if node.needs(i) else None
+        for i, x in enumerate(node.inputs)
+    )
 
 
 @vjp("Split", since=2)
 def split_vjp(op: Builder, node: Primal, *cts: Cotangent) -> Cotangent:
     """y₁ ‖ y₂ ‖ … = x   ⇒   x̄ = ȳ₁ ‖ ȳ₂ ‖ …, zeros for parts that nobody reads"""
-    axis = _axis(op, node.x, node.attr("axis"))
+    axis = node.attr("axis") % op.rank(node.x)
     some = next(ct for ct in cts if ct is not None)
     made = [y if y is not None else some for y in node.outputs]
     parts = [op.zeros_like(y, some) if ct is None else ct for ct, y in zip(cts, made, strict=True)]
@@ -95,73 +94,13 @@ def split_vjp(op: Builder, node: Primal, *cts: Cotangent) -> Cotangent:
 @vjp("Slice", since=10)
 def slice_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x[start : end : step]   ⇒   x̄ = ȳ at these places, zeros elsewhere"""
-    x, starts, _, axes, steps = node.inputs
-    count = len(node.const(1)) if node.const(1) is not None else op.dim(starts, 0)
-    known_axes = node.const(3) if axes is not None else None if count is None else np.arange(count)
-    known_steps = node.const(4) if steps is not None else None if count is None else np.ones(count, np.int64)
-    if known_axes is None or known_steps is None or x.shape is None or node.y.shape is None:
-        return _scatter_to_places(op, node, ct)
-    if not len(known_axes):
-        return ct
-    order = np.argsort(known_axes % len(x.shape))
-    starts = starts if (np.diff(order) > 0).all() else op.Gather(starts, order)
-    return _place(op, node, ct, starts, (known_axes % len(x.shape))[order].tolist(), known_steps[order])
-
-
-# ---- Slices ----
-
-
-def _place(op: Builder, node: Primal, ct: Value, starts: Value, axes: list[int], steps: np.ndarray) -> Value:
-    """ȳ between zeros: s−1 of them around each element for a step s, the rest before and after."""
-    stride, backwards = np.abs(steps).astype(np.int64), (steps < 0).astype(np.int64)
-    size, count = op.Gather(op.shape(node.x), axes), op.Gather(op.shape(node.y), axes)
-    starts = op.cast(starts, np.dtype(np.int64))
-    start = op.Where(op.Less(starts, np.int64(0)), op.Add(starts, size), starts)
-    start = op.Max(op.Min(start, op.Sub(size, backwards)), np.int64(0))
-    # Going backwards, the last element taken is the first in place.
-    last = op.Mul(op.Sub(count, np.int64(1)), backwards * stride)
-    begin = op.Max(op.Sub(start, last), np.int64(0))
-    if backwards.any():
-        turned = [a for a, b in zip(axes, backwards, strict=True) if b]
-        ones = np.ones(len(turned), np.int64)
-        ct = op.Slice(ct, -ones, ones * np.iinfo(np.int64).min, turned, -ones)
-    within = op.Mod(begin, stride)
-    if (stride > 1).any():
-        ct = _spread(op, node, ct, within, axes, stride)
-    before = op.Sub(begin, within)
-    after = op.Sub(size, op.Add(before, op.Mul(count, stride)))
-    return op.shaped_as(_pad(op, ct, before, after, axes), node.x)
-
-
-def _spread(op: Builder, node: Primal, ct: Value, within: Value, axes: list[int], stride: np.ndarray) -> Value:
-    """Each element along `axes` becomes `stride` of them: itself in place `within`, zeros around."""
-    chosen = np.flatnonzero(stride > 1)
-    inserted = [axes[c] + 1 + i for i, c in enumerate(chosen)]
-    before = op.Gather(within, chosen)
-    wide = _pad(op, op.Unsqueeze(ct, inserted), before, op.Sub(stride[chosen] - 1, before), inserted)
-    factors = np.ones(op.rank(ct), np.int64)
-    factors[axes] = stride
-    return op.Reshape(wide, op.Mul(op.shape(node.y), factors))
-
-
-def _pad(op: Builder, value: Value, before: Value, after: Value, axes: list[int]) -> Value:
-    """`value` with zeros before and after it along `axes`; negative counts crop."""
-    return op.Pad(value, op.Concat(before, after, axis=0), 0.0, axes)
-
-
-def _scatter_to_places(op: Builder, node: Primal, ct: Value) -> Value:
-    """The same slice of a tensor of positions tells where each element came from."""
+    # The same slice of a tensor of positions tells where each element came from.
     x = node.x
     count = op.ReduceProd(op.shape(x), keepdims=0)
     positions = op.Reshape(op.Range(np.int64(0), count, np.int64(1)), op.shape(x))
     taken = op.Reshape(op.Slice(positions, *node.inputs[1:]), [-1])
     flat = op.Expand(op.scalar(0, ct), op.Unsqueeze(count, [0]))
     return op.reshape_like(op.ScatterElements(flat, taken, op.Reshape(ct, [-1]), axis=0), x)
-
-
-def _axis(op: Builder, value: Value, axis: int) -> int:
-    """`axis` counted from the front."""
-    return axis if axis >= 0 else axis + op.rank(value)
 
 
 @vjp("Pad", since=13)

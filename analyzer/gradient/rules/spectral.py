@@ -81,4 +81,4 @@ def stft_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
         products = op.Mul(op.Gather(x, places, axis=1), frames_bar)
         window_bar = op.reshape_like(op.ReduceSum(products, [0, 1, 3], keepdims=0), window)
     weighted = frames_bar if column is None else op.Mul(frames_bar, column)
-    return place_along(op, weighted, places, 1, x), None, window_bar
+    return place_along(op, node, weighted, places, 1), None, window_bar
