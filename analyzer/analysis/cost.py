@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 
 from analyzer.analysis.interpreter import HiddenError, Shape, Site, Table, transfer
 from analyzer.graph import Graph
-from analyzer.graph.nodes import count, fixed_sizes
+from analyzer.graph.nodes import count
 
 
 @dataclass(frozen=True)
@@ -54,20 +53,13 @@ def _count(shape: Shape) -> int:
 @transfer("Conv", "ConvInteger", table=MACS)
 def convolution_transfer(op: Site) -> int:
     """Elements of the result × weights that each is made of"""
-    return _count(op.out()) * _per_row(op.shape(1))
+    return _count(op.out()) * _count((op.shape(1) or [None, None])[1:])
 
 
 @transfer("ConvTranspose", table=MACS)
 def transposed_transfer(op: Site) -> int:
     """Elements of the input × weights that each is spread by"""
-    return _count(op.shape()) * _per_row(op.shape(1))
-
-
-def _per_row(shape: Shape) -> int:
-    sizes = fixed_sizes(shape)
-    if sizes is None:
-        raise HiddenError("weights of a size known only at run time")
-    return math.prod(sizes[1:])
+    return _count(op.shape()) * _count((op.shape(1) or [None, None])[1:])
 
 
 @transfer("Gemm", "MatMul", "MatMulInteger", table=MACS)

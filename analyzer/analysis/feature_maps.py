@@ -73,8 +73,7 @@ def map_of_open_sizes(graph: Graph, known: FeatureMap) -> FeatureMap:
     elif any(not isinstance(d, int) for i in graph.inputs for d in (i.shape or [None])[1:]):
         if "L" in layout.axes or value.shape is None:
             raise UnsupportedError(f"{known.name!r} is a grid of tokens whose height and width are open")
-        grid = tuple(d if isinstance(d, int) else None for d in (value.shape[a] for a in layout.spatial))
-        layout = Layout(layout.axes, grid, layout.prefix)
+        layout = Layout.of(layout.axes, value.shape)
     return FeatureMap(value, layout, graph.producer(value))
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
-from analyzer.analysis.interpreter import HiddenError, Interpretation, Site, Table, interpret, transfer
+from analyzer.analysis.interpreter import HiddenError, Site, Table, transfer
 from analyzer.graph import Graph, Value
 from analyzer.graph.through import KEEPING, MOVING, constant, is_transparent
 
@@ -33,16 +32,9 @@ def last_linear(graph: Graph, logits: Value) -> tuple[Value, np.ndarray] | None:
 
 # ---- Behind a feature map ----
 
+# Whether what is linear in the map is averaged over space: start from {map: False}, remember its size as a list.
 LINEAR: Table[bool] = Table("linear behind global pooling")
 linear = functools.partial(transfer, table=LINEAR)
-
-
-def linear_behind(graph: Graph, name: str, size: Sequence[int | None]) -> Interpretation[bool]:
-    """tensor → whether it is the feature map `name`, of this size in space, averaged over space, or linear in that.
-
-    What is linear in the feature map, but not averaged, has False; what is neither is unknown, and why.
-    """
-    return interpret(graph, LINEAR, {name: False}, memory=list(size))
 
 
 def _of_one(op: Site, *inputs: bool | None) -> bool:
@@ -66,16 +58,13 @@ def sizes_transfer(op: Site, x: bool | None) -> None:
     """nothing: sizes do not depend on numbers"""
 
 
-@linear("GlobalAveragePool", "ReduceMean", "ReduceSum")
-def pooled_transfer(op: Site, *inputs: bool | None) -> bool:
-    """Averaged"""
-    return True
-
-
-@linear("AveragePool")
-def average_pool_transfer(op: Site, x: bool) -> bool:
-    """Averaged where the window is the whole map"""
-    return x or (list(op.attr("kernel_shape", [])) == op.memory and not any(op.attr("pads", [])))
+@linear("GlobalAveragePool", "ReduceMean", "ReduceSum", "AveragePool")
+def pooling_transfer(op: Site, x: bool, *axes: bool | None) -> bool:
+    """Averaged; by an AveragePool where the window is the whole map"""
+    whole = op.node.op != "AveragePool" or (
+        list(op.attr("kernel_shape", [])) == op.memory and not any(op.attr("pads", []))
+    )
+    return x or whole
 
 
 @linear("Add", "Sub", "Mul", "Div")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from analyzer.analysis.linear import linear_behind
+from analyzer.analysis.interpreter import interpret
+from analyzer.analysis.linear import LINEAR
 from analyzer.attribution.registry import Context
 from analyzer.errors import UnsupportedError
 from analyzer.graph.query import ancestors
@@ -15,7 +16,7 @@ def check_linear_head(ctx: Context) -> None:
         UnsupportedError: says which node makes the head another function.
     """
     layer = ctx.layer
-    found = linear_behind(ctx.graph, layer.name, layer.size)
+    found = interpret(ctx.graph, LINEAR, {layer.name: False}, memory=list(layer.size))
     needed = ancestors(ctx.graph, [ctx.target.name])
     hidden = next((nodes[0] for name, nodes in found.unknown.items() if name in needed), None)
     if hidden is None and any(pooled for name, pooled in found.values.items() if name in needed):

@@ -32,19 +32,17 @@ def elementwise_transfer(op: Site, *inputs: Maybe) -> Maybe:
 
 
 LETTERS: Table[Layout] = Table("letters of axes", default=elementwise_transfer)
-letters = functools.partial(transfer, table=LETTERS)
+data = functools.partial(of_data, table=LETTERS)
 
 
-@letters("Transpose")
-@of_data
+@data("Transpose")
 def transpose_transfer(op: Site, x: Layout) -> Layout:
     """The letters move"""
     perm = op.attr("perm") or range(len(x.axes))[::-1]
     return replace(x, axes="".join(x.axes[p] for p in perm))
 
 
-@letters("Reshape", "Flatten")
-@of_data
+@data("Reshape", "Flatten")
 def reshape_transfer(op: Site, x: Layout, *_: Maybe) -> Maybe:
     """Space flattened to tokens, or tokens put back into space"""
     old, new = list(before(op)), list(after(op))
@@ -64,15 +62,14 @@ def reshape_transfer(op: Site, x: Layout, *_: Maybe) -> Maybe:
     return None
 
 
-@letters("MatMul", "MatMulInteger")
-@of_data
+@data("MatMul", "MatMulInteger")
 def matmul_transfer(op: Site, x: Layout, *others: Maybe) -> Maybe:
     """A product with a weight mixes the last axis only; a product of two activations loses the trail"""
     two = any(other is not None for other in others)
     return x if not two and len(after(op)) == len(x.axes) and x.axes.endswith("C") else None
 
 
-@letters("Concat")
+@transfer("Concat", table=LETTERS)
 def concat_transfer(op: Site, *inputs: Maybe) -> Maybe:
     """What is put before or after the tokens of a grid is outside it"""
     index, layout = next((i, known) for i, known in enumerate(inputs) if known is not None)
@@ -87,8 +84,7 @@ def concat_transfer(op: Site, *inputs: Maybe) -> Maybe:
     return replace(layout, prefix=layout.prefix + sum(front), suffix=layout.suffix + sum(behind))
 
 
-@letters("Slice")
-@of_data
+@data("Slice")
 def slice_transfer(op: Site, x: Layout, *others: Maybe) -> Maybe:
     """Cutting off tokens before or after the grid leaves the grid; cutting space leaves space"""
     if "L" not in x.axes:
@@ -106,8 +102,7 @@ def slice_transfer(op: Site, x: Layout, *others: Maybe) -> Maybe:
     return replace(x, prefix=prefix, suffix=suffix) if prefix >= 0 and suffix >= 0 else None
 
 
-@letters("Squeeze")
-@of_data
+@data("Squeeze")
 def squeeze_transfer(op: Site, x: Layout, *_: Maybe) -> Maybe:
     """Axes of size 1 go"""
     given = op.const(1)
@@ -118,8 +113,7 @@ def squeeze_transfer(op: Site, x: Layout, *_: Maybe) -> Maybe:
     return _kept(op, x, "".join(a for i, a in enumerate(x.axes) if i not in gone))
 
 
-@letters("ReduceMean", "ReduceMax", "ReduceSum", "ReduceL2", "ReduceMin")
-@of_data
+@data("ReduceMean", "ReduceMax", "ReduceSum", "ReduceL2", "ReduceMin")
 def reduce_transfer(op: Site, x: Layout, *_: Maybe) -> Maybe:
     """The axes that are reduced go, or are left with a size of 1"""
     if op.attr("keepdims", 1):
@@ -132,7 +126,7 @@ def _kept(op: Site, x: Layout, axes: str) -> Layout:
     return replace(x, axes=axes) if "L" in axes else Layout.of(axes, after(op))
 
 
-@letters(
+@data(
     "Gemm", "Einsum", "Gather", "GatherND", "GatherElements", "Unsqueeze", "Shape", "TopK", "ArgMax", "LSTM", "GRU",
 )  # fmt: skip
 def lost_transfer(op: Site, *inputs: Maybe) -> None:

@@ -33,33 +33,30 @@ def elementwise_transfer(op: Site, *inputs: Maybe) -> Maybe:
 
 
 DIGITS: Table[Axes] = Table("digits of axes", default=elementwise_transfer)
-digits = functools.partial(transfer, table=DIGITS)
+data = functools.partial(of_data, table=DIGITS)
 
 
-@digits(*KEEPING)
-def kept_transfer(op: Site, x: Maybe, *_: Maybe) -> Maybe:
+@data(*KEEPING)
+def kept_transfer(op: Site, x: Axes, *_: Maybe) -> Axes:
     """The same digits"""
     return x
 
 
-@digits("Transpose")
-@of_data
+@data("Transpose")
 def transpose_transfer(op: Site, x: Axes) -> Axes:
     """Digits move with their axes"""
     perm = op.attr("perm") or range(len(x.digits))[::-1]
     return x.made_of(x.digits[p] for p in perm)
 
 
-@digits("Squeeze", "Unsqueeze")
-@of_data
+@data("Squeeze", "Unsqueeze")
 def squeeze_transfer(op: Site, x: Axes, *_: Maybe) -> Axes:
     """Axes of size 1 go or come, in whatever order: the others stay in theirs"""
     kept = iter([row for row in x.digits if row])
     return x.made_of(next(kept, ()) if size > 1 else () for size in sizes_after(op))
 
 
-@digits("Reshape", "Flatten")
-@of_data
+@data("Reshape", "Flatten")
 def reshape_transfer(op: Site, x: Axes, *_: Maybe) -> Maybe:
     """The digits in a row, cut where the new axes begin"""
     waiting = [d for row in x.digits for d in row][::-1]
@@ -84,8 +81,7 @@ def reshape_transfer(op: Site, x: Axes, *_: Maybe) -> Maybe:
     return None if waiting else x.made_of(axes)
 
 
-@digits("MatMul", "MatMulInteger")
-@of_data
+@data("MatMul", "MatMulInteger")
 def matmul_transfer(op: Site, x: Axes, right: Maybe = None, *_: Maybe) -> Maybe:
     """New channels of the last axis; of two activations, rows of one over columns of the other"""
     if right is not None and len(right.digits) == len(x.digits):
@@ -102,15 +98,13 @@ def _splits_space(x: Axes) -> bool:
     return any(is_whole(x, letter, len(x.digits) - 1) for letter in spatial)
 
 
-@digits("Gemm")
-@of_data
+@data("Gemm")
 def gemm_transfer(op: Site, x: Axes, *_: Maybe) -> Maybe:
     """New channels of the last axis"""
     return None if op.attr("transA") else matmul_transfer(op, x)
 
 
-@digits("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL2")
-@of_data
+@data("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL2")
 def reduce_transfer(op: Site, x: Axes, *_: Maybe) -> Axes:
     """The axes that are reduced are gone"""
     gone = reduced(op, len(x.digits))
@@ -119,14 +113,13 @@ def reduce_transfer(op: Site, x: Axes, *_: Maybe) -> Axes:
     return x.made_of(row for i, row in enumerate(x.digits) if i not in gone)
 
 
-@digits("Slice", "Split", "Pad")
-@of_data
+@data("Slice", "Split", "Pad")
 def cut_transfer(op: Site, x: Axes, *_: Maybe) -> Maybe:
     """Other sizes of axes that are channels, or that are one whole axis of the image"""
     return _resized(op, x)
 
 
-@digits("Concat")
+@transfer("Concat", table=DIGITS)
 def concat_transfer(op: Site, *inputs: Maybe) -> Maybe:
     """Likewise, from the first operand whose digits are known"""
     return next((_resized(op, x, i) for i, x in enumerate(inputs) if x is not None), None)
@@ -149,8 +142,7 @@ def _resized(op: Site, x: Axes, index: int = 0) -> Maybe:
     return replace(x, digits=tuple(axes), extent=extent)
 
 
-@digits("Gather")
-@of_data
+@data("Gather")
 def gather_transfer(op: Site, x: Axes, *_: Maybe) -> Maybe:
     """One of several channels: the axis goes. Several: they are channels still"""
     at = op.attr("axis", 0) % len(x.digits)
@@ -162,6 +154,6 @@ def gather_transfer(op: Site, x: Axes, *_: Maybe) -> Maybe:
     return _resized(op, x) if rank == len(x.digits) else None
 
 
-@digits("Einsum", "GatherND", "GatherElements", "Shape", "TopK", "ArgMax", "LSTM", "GRU")
+@data("Einsum", "GatherND", "GatherElements", "Shape", "TopK", "ArgMax", "LSTM", "GRU")
 def lost_transfer(op: Site, *inputs: Maybe) -> None:
     """Digits do not tell"""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
+from typing import Any
 
-from analyzer.analysis.interpreter import Site, Transfer
+from analyzer.analysis.interpreter import Site, Table, Transfer, transfer
 from analyzer.graph.nodes import Shape, known_shape
 
 
-def of_data(row: Transfer) -> Transfer:
-    """A row that is asked only where its first input is known."""
+def of_data(*ops: str, table: Table[Any]) -> Callable[[Transfer], Transfer]:
+    """As `transfer`, of a row that is asked only where its first input is known."""
 
-    @functools.wraps(row)
-    def data_transfer(op: Site, x: object = None, *others: object) -> object:
-        return None if x is None else row(op, x, *others)
+    def register(row: Transfer) -> Transfer:
+        transfer(*ops, table=table)(lambda op, x=None, *others: None if x is None else row(op, x, *others))
+        return row
 
-    return data_transfer
+    return register
 
 
 def before(op: Site, index: int = 0) -> Shape:

@@ -10,14 +10,7 @@ import numpy as np
 
 from analyzer.analysis.interpreter import HiddenError, Site
 from analyzer.analysis.intervals import Digit, Field, Size, Taps, axis_of, concat
-from analyzer.analysis.spatial.table import (
-    Maybe,
-    alone,
-    axes_of,
-    size_of,
-    spatial,
-    stepping,
-)
+from analyzer.analysis.spatial.table import Maybe, alone, axes_of, size_of, spatial, stepping
 from analyzer.graph.through import producer
 
 

@@ -6,15 +6,7 @@ from dataclasses import replace
 
 from analyzer.analysis.interpreter import HiddenError, Site
 from analyzer.analysis.intervals import Field
-from analyzer.analysis.spatial.table import (
-    Maybe,
-    alone,
-    everywhere,
-    meet,
-    parametrised,
-    spatial,
-    with_all,
-)
+from analyzer.analysis.spatial.table import Maybe, alone, everywhere, meet, parametrised, spatial, with_all
 from analyzer.graph.through import origin, producer
 
 

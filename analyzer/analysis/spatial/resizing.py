@@ -8,11 +8,7 @@ from fractions import Fraction
 
 from analyzer.analysis.interpreter import HiddenError, Site
 from analyzer.analysis.intervals import Field, Size, Taps
-from analyzer.analysis.spatial.table import (
-    Maybe,
-    alone,
-    spatial,
-)
+from analyzer.analysis.spatial.table import Maybe, alone, spatial
 
 
 @spatial("Resize")

@@ -6,14 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from analyzer.analysis.interpreter import HiddenError, Site
 from analyzer.analysis.intervals import Digit, Field, Size, Taps
-from analyzer.analysis.spatial.table import (
-    Maybe,
-    alone,
-    everywhere,
-    size_of,
-    spatial,
-    with_all,
-)
+from analyzer.analysis.spatial.table import Maybe, alone, everywhere, size_of, spatial, with_all
 
 
 def _kernel(op: Site, weight: int | None) -> list[int]:
