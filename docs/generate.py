@@ -48,11 +48,9 @@ def operators() -> str:
         "others are reported by name.\n"
         "- **nothing flows**: it has no derivative, or a derivative of zero.\n"
         "- **no rule**: on the way of a gradient it is reported by name.\n\n"
-        f"{summary}.\n\n"
-        + table(["operator", "how", "equation or reason"], body)
-        + "\n\n## Idioms\n\n"
-        "Forms with the value of the equation that a runtime computes faster, or at all. They are asked before it, in this "
-        "order, and apply where their description says; see [Add a gradient rule](add-a-rule.md).\n\n"
+        f"{summary}.\n\n" + table(["operator", "how", "equation or reason"], body) + "\n\n## Idioms\n\n"
+        "Forms with the value of the equation that a runtime computes faster, or at all. They are asked before it, in "
+        "this order, and apply where their description says; see [Add a gradient rule](add-a-rule.md).\n\n"
         + idiom_table()
         + "\n"
     )
