@@ -90,6 +90,12 @@ class Samples:
         rows = op.Reshape(last, op.Concat(op.value([-1]), op.shape(self.x, 1, 2), axis=0))
         return op.Gather(rows, self.index)
 
+    def values(self) -> Value:
+        """y: (B, C, P)"""
+        op = self.op
+        sampled = op.MatMul(op.Unsqueeze(self.weight, [2]), self.neighbours())
+        return op.Transpose(op.Squeeze(sampled, [2]), perm=[0, 2, 1])
+
     def x_bar(self, node: Primal, ct: Value) -> Value:
         """x̄ of ȳ (B, C, P)"""
         column = self.op.Unsqueeze(self.op.Transpose(ct, perm=[0, 2, 1]), [2])
@@ -175,11 +181,7 @@ def deform_conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ..
     group, parts, taps, rank = node.attr("group"), node.attr("offset_group"), math.prod(windows.kernel), windows.rank
     count = op.ReduceProd(windows.sizes(ct))
     places = op.Reshape(offset, shape_of(op, 0, parts, taps, rank, count))
-    axes = []
-    for axis in range(rank):
-        u = op.Add(op.Gather(places, np.int64(axis), axis=3), op.cast(_starts(op, windows, ct, axis), x.dtype))
-        u = op.Reshape(u, shape_of(op, -1, op.Mul(count, np.int64(taps))))
-        axes.append(Taps(op, u, op.Gather(op.shape(x), np.int64(2 + axis)), "linear"))
+    axes = [_moved_axis(op, node, windows, ct, places, axis) for axis in range(rank)]
     samples = Samples(op, _split_channels(op, x, parts), axes)
     y_bar = op.Reshape(ct, shape_of(op, 0, group, -1, count))
     weights = op.Reshape(w, shape_of(op, group, -1, op.Mul(op.shape(w, 1, 2), np.int64(taps))))
@@ -190,8 +192,7 @@ def deform_conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ..
     x_bar = op.reshape_like(samples.x_bar(node, sampled_bar), x) if node.needs(0) else None
     w_bar = offset_bar = mask_bar = None
     if node.needs(1) or node.needs(4):
-        sampled = op.MatMul(op.Unsqueeze(samples.weight, [2]), samples.neighbours())
-        sampled = op.Transpose(op.Squeeze(sampled, [2]), perm=[0, 2, 1])
+        sampled = samples.values()
         columns = sampled if weight is None else op.Mul(sampled, weight)
         columns = op.Reshape(columns, shape_of(op, op.shape(x, 0, 1), group, -1, count))
         products = op.ReduceSum(op.MatMul(y_bar, op.Transpose(columns, perm=[0, 1, 3, 2])), [0], keepdims=0)
@@ -202,6 +203,14 @@ def deform_conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ..
         offset_bar = op.reshape_like(op.Concat(*bars, axis=3), offset)
     b_bar = None if bias is None else op.ReduceSum(ct, [0, *range(2, 2 + rank)], keepdims=0)
     return x_bar, w_bar, offset_bar, b_bar, mask_bar
+
+
+def _moved_axis(op: Builder, node: Primal, windows: Windows, ct: Value, places: Value, axis: int) -> Taps:
+    """What the places of all windows take along an axis, moved by the offsets `places` (N, G, K, r, L)."""
+    u = op.Add(op.Gather(places, np.int64(axis), axis=3), op.cast(_starts(op, windows, ct, axis), node.x.dtype))
+    taps = math.prod(windows.kernel or ())
+    u = op.Reshape(u, shape_of(op, -1, op.Mul(op.ReduceProd(windows.sizes(ct)), np.int64(taps))))
+    return Taps(op, u, op.Gather(op.shape(node.x), np.int64(2 + axis)), "linear")
 
 
 def _starts(op: Builder, windows: Windows, ct: Value, axis: int) -> Value:
