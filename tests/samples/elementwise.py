@@ -47,7 +47,6 @@ SAMPLES = [
     Sample("Pow", (positive(3, 4), np.array(0.5)), wrt=(0,), constant=(1,), types=ALL, note="root"),
     Sample("Pow", (positive(3, 4), np.array(0.0)), wrt=(0,), constant=(1,), note="zero"),
     Sample("Pow", (normal(3, 4), np.array([2, 3, 0, 1], np.int64)), types=ALL, note="integers"),
-    Sample("Pow", (positive(3, 4), np.array(1.0)), constant=(1,), types=ALL, note="exponent in the file wanted"),
     Sample("Sum", (normal(2, 3), normal(3), normal(2, 1)), types=ALL),
     Sample("Mean", (normal(2, 3), normal(3), normal(2, 1)), types=ALL),
     Sample("Max", (spread(4, 5), spread(4, 5, seed=1) + 0.011), types=ALL),
