@@ -350,3 +350,14 @@ def test_a_gelu_in_pieces(half_first, tapped):
     assert np.abs(found[0] - expected).max() < 1e-5
     if tapped:
         assert np.abs(found[1] - x / 2).max() < 1e-6
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2])
+def test_by_an_exponent_in_the_file(exponent):
+    """b̄ = Σ ȳ ⊙ xᵇ log x"""
+    x = np.array([0.5, 1.5, 3], np.float32)
+    given = model([node("Pow", ["x", "b"], ["y"])], {"x": [3]}, {"y": [3]}, {"b": np.float32(exponent)})
+    result = append_vjp(given, ["y"], ["x", "b"])
+    found = Session(result.model).run({"x": x, result.cotangents["y"]: np.ones(3, np.float32)})
+    np.testing.assert_allclose(found[result.gradients["b"]], np.sum(x**exponent * np.log(x)), rtol=1e-5)
+    np.testing.assert_allclose(found[result.gradients["x"]], exponent * x ** (exponent - 1.0), rtol=1e-5)
