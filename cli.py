@@ -1,6 +1,8 @@
 """`python cli.py …`: the same program as the installed `onnx-analyzer`."""
 
-from analyzer.commands import main
-
 if __name__ == "__main__":
+    try:
+        from analyzer.commands import main
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     main()

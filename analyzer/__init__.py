@@ -6,6 +6,8 @@ The public names; each loads its module when it is first used, so importing the 
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
     from analyzer.mining.evolution import evolution
 
 __version__ = "0.1.0"
+
+# onnxruntime's wheels collect telemetry unless this is set before they are imported. ORT_DISABLE_TELEMETRY=0 keeps it.
+if not os.environ.get("ORT_DISABLE_TELEMETRY"):
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    if "onnxruntime" in sys.modules:
+        sys.modules["onnxruntime"].disable_telemetry_events()
 
 _HOME = {
     "METHODS": "attribution",

@@ -61,15 +61,11 @@ def explain(
 
 
 def _explainer(model: Any, provider: str, session: dict[str, Any]) -> Explainer:
-    """A kept one where `model` is a file that has not changed since."""
+    """A kept one where `model` is a file that has not changed since, nor its external data."""
     if not isinstance(model, str | os.PathLike):
         return Explainer(model, provider, **session)
-    try:
-        status = os.stat(model)
-    except OSError:
-        return Explainer(model, provider, **session)
-    key = (os.path.abspath(model), status.st_mtime_ns, status.st_size, provider, tuple(sorted(session.items())))
-    if key not in _explainers:
+    key = (os.path.abspath(model), provider, tuple(sorted(session.items())))
+    if key not in _explainers or not _explainers[key].loaded.current:
         _explainers[key] = Explainer(model, provider, **session)
         if len(_explainers) > _KEPT:
             _explainers.popitem(last=False)

@@ -28,6 +28,10 @@ class InputError(AnalyzerError):
     """A file, flag or array that cannot be used: unreadable, truncated, of the wrong shape or type."""
 
 
+class OutputError(InputError):
+    """An output cannot be written: the system refuses, or it would replace an input."""
+
+
 class NotFoundError(InputError):
     """A tensor, node, layer, class or method of that name does not exist."""
 

@@ -20,7 +20,9 @@ import numpy as np
 
 from analyzer import __version__
 from analyzer.errors import InputError
+from analyzer.files import make_folder
 from analyzer.images import write_npz
+from analyzer.plain import as_json
 
 CACHE_VARIABLE = "ONNX_ANALYZER_CACHE"
 CACHE_BYTES = 512 << 20
@@ -30,15 +32,11 @@ class Store:
     """A folder of results, a file each.
 
     Raises:
-        InputError: the folder cannot be made.
+        OutputError: the folder cannot be made.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: no folder can be made here: {error.strerror}") from None
+        self.folder = make_folder(folder)
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays kept under `key`; None where there are none, or the file is damaged."""
@@ -114,15 +112,24 @@ def user_cache() -> Cache | None:
 
 @functools.cache
 def code_stamp() -> str:
-    """Changes with our code, also between releases: sizes and times of its files."""
+    """Changes with our code, also between releases: a hash of all our files."""
     folder = Path(__file__).parent
-    files = sorted(p for room in ("graph", "gradient", "attribution") for p in (folder / room).rglob("*.py"))
-    return key_of([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    digest = hashlib.sha256(__version__.encode())
+    for file in files:
+        digest.update(
+            f"{file.relative_to(folder).as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}".encode()
+        )
+    return digest.hexdigest()
 
 
 def key_of(*parts: Any) -> str:
-    """A file name for what depends on `parts`: arrays by their bytes, all else by its JSON; and on our version."""
-    digest = hashlib.sha256(__version__.encode())
+    """A file name for what depends on `parts`, arrays by their bytes, all else by its JSON; and on our code.
+
+    The one definition of sameness for everything that is kept. A part names all that a result depends on: of a model
+    `Source.identity`, of a run `runtime.environment`, pictures and preprocessing by the tensor they become.
+    """
+    digest = hashlib.sha256(code_stamp().encode())
     for part in parts:
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype.str}{part.shape}".encode())
@@ -135,7 +142,7 @@ def key_of(*parts: Any) -> str:
 
 def packed(data: Any) -> np.ndarray:
     """Plain data as an array."""
-    return np.frombuffer(json.dumps(data).encode(), np.uint8)
+    return np.frombuffer(as_json(data).encode(), np.uint8)
 
 
 def unpacked(array: np.ndarray) -> Any:

@@ -107,3 +107,63 @@ def densenet121() -> onnx.ModelProto:
             net.layer("ReduceMean", net.at, axes=[1])
             net.pool(2, 2, op="AveragePool")
     return net.model()
+
+
+def vit(front: int = 1, end: int = 0, heads: str = "apart", dim: int = 16, depth: int = 2) -> onnx.ModelProto:
+    """A transformer over 4 × 5 patches of 4 × 4 pixels, two heads; its class is read from the first further token.
+
+    Further tokens, of which a twin with as many has the same, are put in front of the patches and at the end. `heads`:
+    "apart", (N, heads, L, d), or "merged", (N · heads, L, d).
+    """
+    rng = np.random.default_rng(0)
+    patches, others = 20, front + end
+    length = patches + others
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    tokens, places, grid = draw(1, others, dim), draw(1, others, dim), draw(1, patches, dim)
+    weights = {
+        "wp": draw(dim, 3, 4, 4) * 0.2,
+        "front": tokens[:, :front],
+        "end": tokens[:, front:],
+        "places": np.concatenate([places[:, :front], grid, places[:, front:]], 1) * 0.3,
+        "flat": np.array([1, dim, patches], np.int64),
+        "split": np.array([1, length, 3, 2, dim // 2], np.int64),
+        "joined": np.array([1, length, dim], np.int64),
+        "heads": np.array([2, length, dim // 2], np.int64),
+        "apart": np.array([1, 2, length, dim // 2], np.int64),
+        "class": np.array(0 if front else patches, np.int64),
+        "head": draw(dim, 3),
+        "scale": np.array(2 / dim**0.5, np.float32),
+        **{name: np.array(i, np.int64) for i, name in enumerate(("zero", "one", "two"))},
+        **{f"{n}{i}": draw(a, b) / a**0.5 for i in range(depth) for n, a, b in
+           (("qkv", dim, 3 * dim), ("o", dim, dim), ("up", dim, 2 * dim), ("down", 2 * dim, dim))},
+        **{f"{n}{k}": 1 + 0.2 * draw(dim) if n == "gain" else 0.2 * draw(dim)
+           for k in range(2 * depth + 1) for n in ("gain", "bias")},
+    }  # fmt: skip
+    net = Net()
+    net.layer("Conv", "x", "wp", strides=[4, 4])
+    net.layer("Reshape", net.at, "flat")
+    net.layer("Transpose", net.at, perm=[0, 2, 1])
+    parts = [*(["front"] if front else []), net.at, *(["end"] if end else [])]
+    x = net.layer("Add", net.layer("Concat", *parts, axis=1), "places", name="embedded")
+    for i in range(depth):
+        net.layer("LayerNormalization", x, f"gain{2 * i}", f"bias{2 * i}", axis=-1, name=f"norm{i}")
+        net.layer("MatMul", net.at, f"qkv{i}")
+        net.layer("Reshape", net.at, "split")
+        every = net.layer("Transpose", net.at, perm=[2, 0, 3, 1, 4])
+        q, k, v = (net.layer("Gather", every, name, axis=0) for name in ("zero", "one", "two"))
+        if heads == "merged":
+            q, k, v = (net.layer("Reshape", part, "heads") for part in (q, k, v))
+        turned = net.layer("Transpose", k, perm=[0, 2, 1] if heads == "merged" else [0, 1, 3, 2])
+        net.layer("Mul", net.layer("MatMul", q, turned), "scale")
+        net.layer("MatMul", net.layer("Softmax", net.at, axis=-1), v)
+        if heads == "merged":
+            net.layer("Reshape", net.at, "apart")
+        net.layer("Reshape", net.layer("Transpose", net.at, perm=[0, 2, 1, 3]), "joined")
+        x = net.layer("Add", x, net.layer("MatMul", net.at, f"o{i}"))
+        net.layer("LayerNormalization", x, f"gain{2 * i + 1}", f"bias{2 * i + 1}", axis=-1)
+        net.layer("Relu", net.layer("MatMul", net.at, f"up{i}"))
+        x = net.layer("Add", x, net.layer("MatMul", net.at, f"down{i}"))
+    net.layer("LayerNormalization", x, f"gain{2 * depth}", f"bias{2 * depth}", axis=-1, name="last")
+    net.layer("MatMul", net.layer("Gather", net.at, "class", axis=1), "head", name="y")
+    used = {name for n in net.nodes for name in n.input}
+    return model(net.nodes, {"x": [1, 3, 16, 20]}, {"y": [1, 3]}, {n: w for n, w in weights.items() if n in used})

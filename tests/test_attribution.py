@@ -6,10 +6,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
 import analyzer
 from analyzer import explain
 from analyzer.attribution import Explainer, Job, engine
+from analyzer.attribution.class_maps import _last_linear
 from analyzer.attribution.registry import all_methods
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from tests.models import model, node, small_cnn
@@ -295,6 +297,26 @@ def test_maps_of_all_classes_are_those_one_by_one(layer, batch, softmax):
         alone = explainer.explain(image, "grad-cam", index, layer).raw[0]
         assert np.allclose(found[index], alone, rtol=1e-4, atol=1e-6)
     assert np.allclose(analyzer.class_maps(explainer, image, [5, 2], layer), found[[5, 2]], rtol=1e-5, atol=1e-7)
+
+
+def test_maps_of_all_classes_of_a_quantised_head():
+    """The rows of the last layer are read off the dequantised weights."""
+    given = small_cnn(classes=70, softmax=False, batch=1)
+    (weights,) = (t for t in given.graph.initializer if t.name == "w3")
+    q = np.round(numpy_helper.to_array(weights) / 0.02).clip(-127, 127).astype(np.int8)
+    weights.CopyFrom(numpy_helper.from_array(q.T.copy(), "q3"))
+    given.graph.initializer.append(numpy_helper.from_array(np.float32(0.02), "s3"))
+    fc = given.graph.node[-1]
+    fc.input[1] = "t3"
+    given.graph.node.insert(0, node("DequantizeLinear", ["q3", "s3"], ["d3"]))
+    given.graph.node.insert(1, node("Transpose", ["d3"], ["t3"], perm=[1, 0]))
+    explainer = Explainer(given)
+    graph = explainer.graph({})
+    assert _last_linear(graph, graph["logits"]) is not None
+    image = np.random.default_rng(4).standard_normal((1, 3, 12, 12)).astype(np.float32)
+    found = analyzer.class_maps(explainer, image)
+    for index in (0, 69):
+        assert np.allclose(found[index], explainer.explain(image, "grad-cam", index).raw[0], rtol=1e-4, atol=1e-6)
 
 
 def test_class_maps_refuse():

@@ -8,8 +8,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from analyzer import append_vjp
+from analyzer.attribution import Explainer
+from analyzer.attribution.targets import find_scores
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph
+from analyzer.graph.query import default_layer
 from analyzer.runtime import Session
 from tests.models import node
 
@@ -228,6 +231,141 @@ def test_scan_over_a_number_of_steps_known_at_run_time():
     )
     for steps in (1, 4):
         check(given, {"s0": normal(2), "u": normal(steps, 2)}, ["s0", "u"], ["y", "z"])
+
+
+# ---- Shapes and layouts through bodies ----
+
+FLOAT = TensorProto.FLOAT
+
+
+def maps(kind: str) -> onnx.ModelProto:
+    """A Conv, then hₜ₊₁ = hₜ + tanh(K ∗ hₜ) three times, read by the mean of each channel.
+
+    `kind`: "written out", "constant" (the trips and the condition are), "run time" (the trips are not), "ends itself",
+    "nested" (a Loop of one step inside), "scan", "in a branch" (an If around each step).
+    """
+    cell = [node("Conv", ["h", "k"], ["c"], pads=[1] * 4), node("Tanh", ["c"], ["t"]), node("Add", ["h", "t"], ["h2"])]
+    clock = [info("i", INT64, []), info("c1", BOOL, [])]
+    weights = {"w": normal(4, 3, 3, 3), "k": normal(4, 4, 3, 3) * 0.1}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    inputs = [info("x", FLOAT, [1, 3, 8, 6])]
+    state, after = info("h", FLOAT, None), info("h2", FLOAT, None)
+    if kind == "written out":
+        pairs = zip(("h0", "r0", "r1"), ("r0", "r1", "r2"), strict=True)
+        steps = [
+            step
+            for a, b in pairs
+            for step in (
+                node("Conv", [a, "k"], [f"c{b}"], pads=[1] * 4),
+                node("Tanh", [f"c{b}"], [f"t{b}"]),
+                node("Add", [a, f"t{b}"], [b]),
+            )
+        ]
+        steps.append(node("Identity", ["r2"], ["r"]))
+    elif kind == "scan":
+        line = [node("Mul", ["h2", "u"], ["h3"])]
+        step = body("step", [*cell, *line], [state, info("u", FLOAT, [])], [info("h3", FLOAT, None)])
+        weights["ones"] = np.ones(3, np.float32)
+        steps = [node("Scan", ["h0", "ones"], ["r"], body=step, num_scan_inputs=1)]
+    else:
+        if kind == "nested":
+            once = [*cell, node("Less", ["j", "zero"], ["d2"])]
+            entering = [info("j", INT64, []), info("d1", BOOL, []), state]
+            inner = body("inner", once, entering, [info("d2", BOOL, []), after])
+            nodes = [node("Loop", ["many", "", "g"], ["g2"], body=inner)]
+            entering, leaving = info("g", FLOAT, None), info("g2", FLOAT, None)
+            weights |= {"many": np.array(100), "zero": np.array(0)}
+        elif kind == "in a branch":
+            other = body("other", [node("Identity", ["h"], ["same"])], [], [info("same", FLOAT, None)])
+            then = body("then", cell, [], [after])
+            nodes = [
+                node("GreaterOrEqual", ["i", "zero"], ["really"]),
+                node("If", ["really"], ["s"], then_branch=then, else_branch=other),
+            ]
+            entering, leaving = state, info("s", FLOAT, None)
+            weights["zero"] = np.array(0)
+        else:
+            nodes, entering, leaving = cell, state, after
+        if kind == "ends itself":
+            nodes = [*nodes, node("Less", ["i", "last"], ["c2"])]
+            weights["last"] = np.array(2)
+            going = info("c2", BOOL, [])
+        elif kind == "constant":
+            going = info("go", BOOL, [])
+            nodes = [*nodes, node("Identity", ["yes"], ["go"])]
+            weights["yes"] = np.array(True)
+        else:
+            going = info("c2", BOOL, [])
+            nodes = [*nodes, node("Identity", ["c1"], ["c2"])]
+        step = body("step", nodes, [*clock, entering], [going, leaving])
+        if kind in ("constant", "ends itself"):
+            weights["trips"] = np.array(3 if kind == "constant" else 1000)
+        else:
+            inputs.append(info("trips", INT64, []))
+        steps = [node("Loop", ["trips", "", "h0"], ["r"], body=step)]
+    nodes = [
+        node("Conv", ["x", "w"], ["h0"], pads=[1] * 4),
+        *steps,
+        node("ReduceMean", ["r", "space"], ["y"], keepdims=0),
+    ]
+    weights["space"] = np.array([2, 3])
+    used = {name for n in nodes for name in _read(n)}
+    weights = {name: array for name, array in weights.items() if name in used}
+    return model(nodes, inputs, [info("y", FLOAT, [1, 4])], weights)
+
+
+def _read(given: onnx.NodeProto) -> set[str]:
+    inner = {name for a in given.attribute if a.HasField("g") for n in a.g.node for name in _read(n)}
+    return {*given.input} | inner
+
+
+@pytest.mark.parametrize("kind", ["constant", "run time", "ends itself", "nested", "scan", "in a branch"])
+def test_maps_are_followed_through_bodies(kind):
+    """Shape, default layer, and its map are those of the steps written out."""
+    explainer, plain = Explainer(maps(kind)), Explainer(maps("written out"))
+    graph = explainer.graph({})
+    assert graph["r"].shape == [1, 4, 8, 6] and graph["y"].shape == [1, 4]
+    assert ("Loop" in [n.op for n in graph.forward_nodes()]) == (kind not in ("constant", "scan"))
+    layer = default_layer(graph, find_scores(graph).logits)
+    assert layer.name == "r" and str(layer.layout) == "NCHW"
+    x = normal(1, 3, 8, 6).astype(np.float32)
+    feeds = {"x": x, "trips": np.array(3)} if "trips" in [v.name for v in graph.inputs] else x
+    for method in ("grad-cam", "gradient"):
+        found, expected = explainer.explain(feeds, method, 1), plain.explain(x, method, 1)
+        assert np.allclose(found.raw, expected.raw, rtol=1e-4, atol=1e-6) and expected.raw.any(), method
+
+
+def test_sizes_that_a_step_changes_are_not_known():
+    """(2, n) grows along its last axis, beside a state that keeps its shape; their results are stacked."""
+    step = body(
+        "step",
+        [
+            node("Concat", ["v", "x"], ["v2"], axis=1),
+            node("Neg", ["u"], ["u2"]),
+            node("ReduceSum", ["v2", "last"], ["z"], keepdims=0),
+            node("Identity", ["c1"], ["c2"]),
+        ],
+        [info("i", INT64, []), info("c1", BOOL, []), info("v", DOUBLE, None), info("u", DOUBLE, None)],
+        [info("c2", BOOL, []), info("v2", DOUBLE, None), info("u2", DOUBLE, None), info("z", DOUBLE, None)],
+    )
+    inputs = [info("x", DOUBLE, [2, 3]), info("w", DOUBLE, [5]), info("m", INT64, [])]
+    outputs = [info("a", DOUBLE, None), info("b", DOUBLE, None), info("c", DOUBLE, None)]
+    nodes = [node("Loop", ["m", "", "x", "w"], ["a", "b", "c"], body=step)]
+    graph = Graph.read(model(nodes, inputs, outputs, {"last": np.array([1])}))
+    assert [graph[name].shape for name in "abc"] == [[2, None], [5], [None, 2]]
+
+
+@pytest.mark.parametrize(("other", "shape"), [([2, 3], [2, 3]), ([2, 4], [2, None]), ([6], None)])
+def test_branches_share_the_sizes_on_which_they_agree(other, shape):
+    then = body("then", [node("Reshape", ["x", "one"], ["t"])], [], [info("t", DOUBLE, None)])
+    rest = body("rest", [node("Expand", ["w", "two"], ["u"])], [], [info("u", DOUBLE, None)])
+    nodes = [node("If", ["c"], ["y"], then_branch=then, else_branch=rest)]
+    weights = {"one": np.array([2, 3]), "two": np.array(other)}
+    inputs = [info("x", DOUBLE, [6]), info("w", DOUBLE, [1]), info("c", BOOL, [])]
+    graph = Graph.read(model(nodes, inputs, [info("y", DOUBLE, None)], weights))
+    found = graph["y"].shape
+    found = found and [d if isinstance(d, int) else None for d in found]
+    assert found == shape
 
 
 # ---- Sequences and optionals ----

@@ -28,6 +28,156 @@ def unary(op: str, size: int, weights: dict | None = None, **attrs) -> onnx.Mode
     return model([node(op, ["x", *(weights or {})], ["y"], **attrs)], {"x": [1, 1, 1, size]}, {"y": None}, weights)
 
 
+# ---- Products where the slope behind is infinite ----
+
+LOW, HIGH = {"lo": np.float32(0)}, {"lo": np.float32(0), "hi": np.float32(6)}
+MASKS = {
+    "Relu": ([node("Relu", ["x"], ["r"])], {}),
+    "Clip": ([node("Clip", ["x", "lo"], ["r"])], LOW),
+    "ReLU6": ([node("Clip", ["x", "lo", "hi"], ["r"])], HIGH),
+    "ReLU6 behind Conv": ([node("Conv", ["x", "one"], ["c"]), node("Clip", ["c", "lo", "hi"], ["r"])], HIGH),
+    "Max": ([node("Max", ["x", "lo"], ["r"])], LOW),
+    "HardSwish": ([node("HardSwish", ["x3"], ["r"])], {}),
+    "HardSigmoid": ([node("HardSigmoid", ["x3"], ["r"], alpha=1 / 6)], {}),
+    "ThresholdedRelu": ([node("ThresholdedRelu", ["x"], ["r"], alpha=0.0)], {}),
+    "Shrink": ([node("Relu", ["x"], ["p"]), node("Shrink", ["p"], ["r"], lambd=0.0)], {}),
+    "Where": (
+        [node("Greater", ["x", "lo"], ["c"]), node("Where", ["c", "x", "lo"], ["r"])],
+        LOW,
+    ),
+    "MaxPool": ([node("Relu", ["x"], ["p"]), node("MaxPool", ["p"], ["r"], kernel_shape=[1, 1])], {}),
+    "Resize": (
+        [node("Relu", ["x"], ["p"]), node("Resize", ["p", "", "twice"], ["r"], mode="linear")],
+        {"twice": np.array([1, 1, 1, 2], np.float32)},
+    ),
+    "GridSample": (
+        [node("Relu", ["x"], ["p"]), node("GridSample", ["p", "grid"], ["r"], align_corners=1)],
+        {"grid": np.stack(np.meshgrid(np.linspace(-1, 1, 12), [0.0]), -1)[None].astype(np.float32)},
+    ),
+    "RoiAlign": (
+        [node("Relu", ["x"], ["p"]), node("RoiAlign", ["p", "rois", "first"], ["r"], output_width=12, output_height=1)],
+        {"rois": np.array([[0, 0, 12, 1]], np.float32), "first": np.zeros(1, np.int64)},
+    ),
+    "1x1 Conv with strides": (
+        [node("Relu", ["x"], ["p"]), node("Conv", ["p", "one"], ["r"], strides=[2, 2])],
+        {},
+    ),
+    "AveragePool": ([node("Relu", ["x"], ["p"]), node("AveragePool", ["p"], ["r"], kernel_shape=[1, 1])], {}),
+}
+POLES = {
+    "Sqrt": ([node("Sqrt", ["r"], ["y"])], {}),
+    "Pow ½": ([node("Pow", ["r", "e"], ["y"])], {"e": np.float32(0.5)}),
+    "Pow −1": ([node("Pow", ["r", "e"], ["y"])], {"e": np.float32(-1)}),
+    "Pow of a tensor": ([node("Pow", ["r", "e"], ["y"])], {"e": np.full((1, 1, 1, 1), 0.3, np.float32)}),
+    "Log": ([node("Log", ["r"], ["y"])], {}),
+    "Reciprocal": ([node("Reciprocal", ["r"], ["y"])], {}),
+    "Div": ([node("Div", ["e", "r"], ["y"])], {"e": np.float32(2)}),
+    "0 / 0": ([node("Mul", ["r", "r"], ["s"]), node("Div", ["s", "r"], ["y"])], {}),
+    "Log of a multiple": ([node("Mul", ["r", "e"], ["s"]), node("Log", ["s"], ["y"])], {"e": np.float32(0.1)}),
+    "a product with 1/r": ([node("Reciprocal", ["r"], ["s"]), node("Mul", ["s", "s"], ["y"])], {}),
+    "LpPool, decomposed": (
+        [
+            node("Mul", ["r", "r"], ["s"]),
+            node("Abs", ["s"], ["a"]),
+            node("Relu", ["a"], ["b"]),
+            node("Sign", ["s"], ["g"]),
+            node("Mul", ["g", "b"], ["m"]),
+            node("Pow", ["m", "e"], ["y"]),
+        ],
+        {"e": np.float32(0.5)},
+    ),
+}
+
+
+@pytest.mark.parametrize("pole", POLES)
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_mask_chooses_where_the_slope_behind_is_infinite(mask, pole):
+    """0 where the mask blocks, as torch has it; elsewhere what differences of the forward give."""
+    (first, known), (last, more) = MASKS[mask], POLES[pole]
+    weights = {"one": np.ones((1, 1, 1, 1), np.float32), "three": np.float32(3), **known, **more}
+    nodes = [node("Sub", ["x", "three"], ["x3"]), *first, *last]
+    x = np.array([-2, -0.5, -0.0, 0, 0, 0.25, 0.5, 0.75, 2, 2.5, 3.5, 5], np.float32).reshape(1, 1, 1, 12)
+    given = model(nodes, {"x": list(x.shape)}, {"y": None}, weights)
+    result = append_vjp(given, ["y"], ["x"])
+
+    def forward(at: np.ndarray) -> np.ndarray:
+        return Session(given).run({"x": at.astype(np.float32)})["y"].astype(np.float64)
+
+    y = forward(x)
+    for level in ("disable", "all"):
+        feeds = {"x": x, result.cotangents["y"]: np.ones_like(y, np.float32)}
+        gradient = Session(result.model, level=level).run(feeds)[result.gradients["x"]]
+        assert not gradient[x <= 0].any()
+        for place in np.argwhere((x > 0) & np.isfinite(forward(x - 1e-2)) if y.shape == x.shape else x > 0):
+            step = np.zeros(x.shape)
+            step[tuple(place)] = 1e-2
+            ahead, behind = forward(x + step), forward(x - step)
+            changed = np.isfinite(ahead) & np.isfinite(behind) & (ahead != behind)
+            slope = (ahead[changed] - behind[changed]).sum() / 2e-2
+            assert gradient[tuple(place)] == pytest.approx(slope, rel=2e-2, abs=2e-3)
+
+
+def test_masks_stay_products_where_no_slope_is_infinite():
+    """Divisors and exponents that the file fixes are no poles, nor norms with an ε, nor what lies before the mask."""
+    weights = {"two": np.float32(2), "eps": np.float32(1e-5), "lo": np.float32(0)}
+    nodes = [
+        node("Clip", ["x", "lo"], ["c"]),
+        node("Log", ["c"], ["l"]),
+        node("Relu", ["l"], ["r"]),
+        node("Div", ["r", "two"], ["d"]),
+        node("Pow", ["d", "two"], ["p"]),
+        node("ReduceMean", ["p"], ["v"]),
+        node("Add", ["v", "eps"], ["e"]),
+        node("Sqrt", ["e"], ["s"]),
+        node("Reciprocal", ["s"], ["i"]),
+        node("Div", ["d", "s"], ["q"]),
+        node("Mul", ["q", "i"], ["y"]),
+    ]
+    result = append_vjp(model(nodes, {"x": [1, 4]}, {"y": None}, weights), ["y"], ["x"])
+    appended = [n.op_type for n in result.model.graph.node]
+    assert "HardSigmoid" in appended  # the mask of the Relu
+    assert appended.count("Where") == 2  # of the Clip, which the Log follows; of the Sqrt
+
+
+@pytest.mark.parametrize("between", ["lo > hi", "lo = hi"])
+def test_clip_between_crossed_bounds_is_hi(between):
+    """ONNX: y = min(max(x, lo), hi), so that nothing of x is left."""
+    hi = {"lo > hi": -1, "lo = hi": 2}[between]
+    x = np.array([-3, -1, 0, 1, 3], np.float32)
+    inputs = {"x": [5], "lo": [], "hi": []}
+    given = model([node("Clip", ["x", "lo", "hi"], ["y"])], inputs, {"y": [5]})
+    feeds = {"x": x, "lo": np.float32(2), "hi": np.float32(hi)}
+    found = pull(given, feeds, ["x", "lo", "hi"])
+    total = 5 if between == "lo > hi" else 1
+    assert not found[0].any() and found[2] == total and found[1] == 5 - (5 if between == "lo > hi" else 1)
+
+
+# ---- Ranks that are known only to the rule ----
+
+RUN_TIME = {
+    "ReduceMean": (node("ReduceMean", ["x", "axes"], ["t"]), {"axes": np.array([1])}, [2, 3, 4]),
+    "STFT": (
+        node("STFT", ["x", "step", "", "length"], ["t"]),
+        {"step": np.int64(2), "length": np.int64(6)},
+        [2, 14, 1],
+    ),
+}
+
+
+@pytest.mark.parametrize("op", RUN_TIME)
+def test_operands_that_come_when_the_model_runs(op):
+    """As with the same operands in the file, where the shape of the result is not declared either."""
+    operator, given, shape = RUN_TIME[op]
+    nodes = [operator, node("Mul", ["t", "t"], ["y"])]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    open_model = model(nodes, {"x": shape}, {"y": list("abcd")[: 3 + (op == "STFT")]}, opset=18)
+    for name, value in given.items():
+        open_model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, np.shape(value)))
+    (found,) = pull(open_model, {"x": x, **{n: np.asarray(v) for n, v in given.items()}}, ["x"])
+    (expected,) = pull(model(nodes, {"x": shape}, {"y": None}, given, opset=18), {"x": x}, ["x"])
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 # ---- Conventions ----
 
 

@@ -9,14 +9,16 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from analyzer import append_vjp
 from analyzer.graph import Graph
+from analyzer.graph.legacy import OLDER
 from analyzer.graph.normalize import NEWEST_IR, OPSET
 from analyzer.runtime import Session
-from tests.models import node
+from tests.models import model, node
 
 FLOAT = TensorProto.FLOAT
 RNG = np.random.default_rng(0)
@@ -228,6 +230,91 @@ def test_split_of_given_sizes(opset):
     check(opset, nodes, X, lambda x: x[..., 2:].sum(3).reshape(2, 12))
 
 
+# ---- Meanings that changed, against onnxruntime's own kernels of that opset ----
+
+
+def test_every_attribute_of_older_schemas_has_a_row():
+    """An attribute that opset 21 has not, has with another default, or in another type."""
+    schemas: dict[str, list] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain and schema.since_version <= OPSET:
+            schemas.setdefault(schema.name, []).append(schema)
+    rows = {(attribute, op) for attribute, operators, _ in OLDER for op in operators or schemas}
+    needed = set()
+    for name, versions in schemas.items():
+        *older, now = sorted(versions, key=lambda s: s.since_version)
+        if now.deprecated:
+            continue  # Upsample and Scatter: taken aside, and by the converter
+        for schema in older:
+            for attribute, was in schema.attributes.items():
+                today = now.attributes.get(attribute)
+                same = today and (was.type, was.required) == (today.type, today.required)
+                if not same or was.default_value != today.default_value:
+                    needed.add((attribute, name))
+    assert needed <= rows, sorted(needed - rows)
+    assert all(any((a, op) in needed for op in operators or schemas) for a, operators, _ in OLDER if a not in UNSEEN)
+
+
+UNSEEN = {"coordinate_transformation_mode", "nearest_mode"}  # not there at first: the default differs from the meaning
+GRID = np.clip(normal(2, 5, 5, 2), -1.2, 1.2)
+BOXES = (np.array([[0.0, 0, 4, 4], [1, 1, 5, 5]], np.float32), np.array([0, 1]))
+X6 = normal(2, 4, 6, 6)
+SIZES = (np.zeros(0, np.float32), np.array([1, 1, 1.7, 0.6], np.float32))
+WINDOW = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+CHANGED = [
+    ("Hardmax", (7, 11, 12), X6, (), {}), ("Hardmax", (7, 12), X6, (), {"axis": 2}),
+    ("GroupNormalization", (18, 20), X6, (normal(2), normal(2) + 1), {"num_groups": 2}),
+    ("Selu", (6,), X6, (), {}),
+    *(("GridSample", (16, 19), X6, (GRID,), {"mode": m}) for m in ("bilinear", "bicubic", "nearest")),
+    ("GridSample", (16,), X6, (GRID,), {}),
+    ("RoiAlign", (10, 15), X6, BOXES, {"output_height": 3, "output_width": 3, "sampling_ratio": 2}),
+    ("DFT", (17,), normal(1, 8, 1), (), {"axis": -2}),
+    ("DFT", (17,), normal(1, 4, 8, 2), (), {"axis": 2, "inverse": 1}),
+    ("TopK", (7,), X6, (), {"k": 2, "axis": 1}),
+    ("LpPool", (7, 11), X6, (), {"kernel_shape": [2, 2], "p": 3}),
+    *(("AveragePool", (10, 18), X6, (), {"count_include_pad": c, "ceil_mode": 1, **WINDOW}) for c in (0, 1)),
+    ("Dropout", (10,), X6, (), {"ratio": 0.3}),
+    ("Split", (7, 11, 13), X6, (), {}),
+    ("Squeeze", (7, 11), normal(1, 3), (), {"axes": [0]}),
+    ("LogSoftmax", (11,), X6, (), {"axis": -1}),
+    ("GRU", (7,), normal(3, 2, 4), (normal(1, 15, 4), normal(1, 15, 5)), {"hidden_size": 5, "linear_before_reset": 1}),
+    *(
+        ("Resize", (11, 13), X6, SIZES, {"coordinate_transformation_mode": c, "mode": m})
+        for c in ("half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn") for m in ("nearest", "cubic")
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("op", "opsets", "x", "weights", "attrs"), CHANGED, ids=[f"{c[0]}-{i}" for i, c in enumerate(CHANGED)]
+)
+def test_means_what_the_runtime_computes_at_that_opset(op, opsets, x, weights, attrs):
+    arrays = {f"w{i}": w for i, w in enumerate(weights)}
+    outputs = {"TopK": 2, "Split": 2}.get(op, 1)
+    for opset in opsets:
+        nodes = [node(op, ["x", *arrays], [f"y{i}" for i in range(outputs)], **attrs), node("Identity", ["y0"], ["y"])]
+        given = model(nodes, {"x": x.shape}, {"y": None}, arrays, opset)
+        expected = ort.InferenceSession(given.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            ["y"], {"x": x}
+        )
+        found = Session(Graph.read(given)).run({"x": x})["y"]
+        assert found.shape == expected[0].shape and np.allclose(found, expected[0], rtol=1e-5, atol=1e-6)
+
+
+def test_defaults_of_opset_1():
+    """Selu's constants had fewer digits; GRU's direction was misspelt."""
+    x = normal(3, 2, 4)
+    meaning = lambda v: 1.0507 * np.where(v > 0, v, 1.6732 * (np.exp(v) - 1))  # noqa: E731
+    check(1, [node("Selu", ["x"], ["y"])], x, meaning)
+    weights = {"w": normal(1, 15, 4), "r": normal(1, 15, 5)}
+    found = []
+    for opset, options in ((1, {"output_sequence": 1}), (1, {"direction": "foward"}), (3, {}), (7, {})):
+        gru = node("GRU", ["x", *weights], ["y"], hidden_size=5, **options)
+        read = Graph.read(model([gru], {"x": x.shape}, {"y": None}, weights, opset))
+        found.append(Session(read).run({"x": x})["y"])
+    assert all(np.array_equal(found[0], f) for f in found)
+
+
 # ---- Newer than the runtime ----
 
 
@@ -290,3 +377,34 @@ def test_operators_that_onnx_dropped(case, opset):
     if op == "MeanVarianceNormalization" and opset == 9:
         pytest.skip("standard, with other attributes, from opset 9")
     check(opset, [node(op, ["x"], ["y"], **options)], normal(2, 3, 6, 5), meaning)
+
+
+@pytest.mark.parametrize("bounds", [{"min": 0.0, "max": 6.0}, {"min": 0.0}, {"max": 1e9}])
+def test_clip_in_half_precision(bounds):
+    """Its bounds were attributes, whose type is that of no tensor."""
+    ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT16, [5])] for n in "xy"]
+    graph = helper.make_graph([node("Clip", ["x"], ["y"], **bounds)], "test", *ends)
+    given = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=4)
+    x = np.array([-3, -1, 2, 5, 9], np.float16)
+    result = append_vjp(given, ["y"], ["x"])
+    found = Session(result.model).run({"x": x, result.cotangents["y"]: np.ones(5, np.float16)})
+    low, high = bounds.get("min", -np.inf), bounds.get("max", np.inf)
+    x = x.astype(np.float64)
+    assert np.array_equal(found["y"], np.clip(x, low, high))
+    assert np.array_equal(found[result.gradients["x"]], (x >= low) & (x <= high))
+
+
+def test_leftover_type_of_an_output():
+    """A converter kept the float16 it once was beside the float32 it is now: onnxruntime goes by the output."""
+    weights = {"w": np.ones((1, 3, 1, 1), np.float16)}
+    nodes = [
+        node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        node("Conv", ["h", "w"], ["c"]),
+        node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
+    ]
+    given = model(nodes, {"x": [1, 3, 4, 4]}, {"y": [1, 1, 4, 4]}, weights, opset=13)
+    given.graph.value_info.append(helper.make_tensor_value_info("y", TensorProto.FLOAT16, [1, 1, 4, 4]))
+    result = append_vjp(given, ["y"], ["x"])
+    x = np.ones((1, 3, 4, 4), np.float32)
+    found = Session(result.model).run({"x": x, result.cotangents["y"]: np.ones((1, 1, 4, 4), np.float32)})
+    assert (found["y"] == 3).all() and (found[result.gradients["x"]] == 1).all()

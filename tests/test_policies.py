@@ -85,6 +85,58 @@ def test_all_activations(name):
     assert len(overridden(graph, graph.nodes, "guided-all")) == 1 and not overridden(graph, graph.nodes)
 
 
+def quantised(nodes: list, weights: dict) -> tuple[list, dict]:
+    """The same with a QuantizeLinear and a DequantizeLinear, of 16 bits, before every operand."""
+    weights = weights | {"step": np.float32(0.005), "middle": np.int16(0)}
+    found = []
+    for count, given in enumerate(nodes):
+        copy = onnx.NodeProto.FromString(given.SerializeToString())
+        for index, name in enumerate(given.input):
+            part = f"{name}_{count}_{index}"
+            found.append(node("QuantizeLinear", [name, "step", "middle"], [f"{part}_q"]))
+            found.append(node("DequantizeLinear", [f"{part}_q", "step", "middle"], [f"{part}_d"]))
+            copy.input[index] = f"{part}_d"
+        found.append(copy)
+    return found, weights
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_all_activations_with_quantisers_inside(name):
+    given = build(*quantised(*COMPOSED[name]))
+    graph = Graph.read(given)
+    (product,) = overridden(graph, graph.nodes, "guided-all")
+    assert product.name in [n.name for n in COMPOSED[name][0]] and not overridden(graph, graph.nodes)
+    assert np.allclose(pull(given, "deconvnet-all"), np.maximum(SEED, 0), rtol=1e-4, atol=1e-6)
+
+
+RECTIFIERS = {
+    "max": ([node("Max", ["zero", "x"], ["y"])], 1),
+    "clip": ([node("Clip", ["x", "zero"], ["y"])], 1),
+    "prelu": (
+        [node("Relu", ["x"], ["p"]), node("Neg", ["x"], ["n"]), node("Relu", ["n"], ["r"]),
+         node("Mul", ["r", "slope"], ["m"]), node("Sub", ["p", "m"], ["y"])],
+        0,
+    ),
+    "guard of a root": (
+        [node("Max", ["x", "zero"], ["r"]), node("Add", ["r", "slope"], ["a"]), node("Sqrt", ["a"], ["y"])], 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECTIFIERS)
+@pytest.mark.parametrize("form", [lambda nodes, weights: (nodes, weights), quantised], ids=["float", "quantised"])
+def test_rectifiers_are_the_same_in_every_build(name, form):
+    nodes, count = RECTIFIERS[name]
+    used = {i for n in nodes for i in n.input}
+    weights = {"zero": np.float32(0), "slope": np.float32(0.25)}
+    given = build(*form(nodes, {n: w for n, w in weights.items() if n in used}))
+    graph = Graph.read(given)
+    assert len(overridden(graph, graph.nodes)) == count
+    expected = np.maximum(SEED, 0) * (X > 0) if count else pull(given, "gradient")
+    found = pull(given, "guided")
+    assert np.allclose(found[X != 0], expected[X != 0], atol=1e-6)
+
+
 def test_products_that_are_no_activations():
     nodes = [
         node("Mul", ["x", "x"], ["square"]),

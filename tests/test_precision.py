@@ -13,7 +13,7 @@ from analyzer import append_vjp
 from analyzer.attribution.engine import Explainer
 from analyzer.images import decode, model_card
 from analyzer.runtime import Session
-from tests.models import node
+from tests.models import model, node
 
 ROOT = Path(__file__).resolve().parents[1]
 RANGES = {"INT8": (-128, 127), "UINT8": (0, 255), "INT4": (-8, 7), "UINT4": (0, 15), "INT16": (-32768, 32767)}
@@ -141,6 +141,69 @@ def test_cotangents_of_half_precision_neither_vanish_nor_overflow(first, second,
     x = np.array([0.5, -0.25, 0.125], np.float16)
     _, gradient = pulled(nodes, x, weights, np.full(3, seed, np.float16))
     assert gradient.dtype == np.float16 and np.allclose(gradient, seed, rtol=2e-3)
+
+
+def half_masks() -> dict[str, tuple[list, dict]]:
+    """{situation: (nodes from c, the result of a convolution, to m; their weights)}"""
+    lo, six = np.float16(0), np.float16(0.6)
+    pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    places = np.tile(np.arange(16, dtype=np.int64)[::-1, None], (1, 4, 1, 16)).reshape(1, 4, 16, 16)
+    return {
+        "Clip from 0": ([node("Clip", ["c", "lo"], ["m"])], {"lo": lo}),
+        "ReLU6": ([node("Clip", ["c", "lo", "hi"], ["m"])], {"lo": lo, "hi": six}),
+        "Max with 0": ([node("Max", ["c", "lo"], ["m"])], {"lo": lo}),
+        "Min": ([node("Min", ["c", "hi"], ["m"])], {"hi": six}),
+        "Max of two": ([node("Neg", ["c"], ["n"]), node("Max", ["c", "n"], ["m"])], {}),
+        "ReduceMax": ([node("ReduceMax", ["c", "axes"], ["m"])], {"axes": np.array([3])}),
+        "ReduceMin": ([node("ReduceMin", ["c", "axes"], ["m"], keepdims=0)], {"axes": np.array([2])}),
+        "GlobalMaxPool": ([node("GlobalMaxPool", ["c"], ["m"])], {}),
+        "MaxPool": ([node("MaxPool", ["c"], ["m"], **pool)], {}),
+        "HardSigmoid": ([node("HardSigmoid", ["c"], ["m"], alpha=0.4, beta=0.3)], {}),
+        "Scatter": (
+            [node("ScatterElements", ["c", "at", "c"], ["m"], axis=2, reduction="max")],
+            {"at": places},
+        ),
+    }
+
+
+@pytest.mark.parametrize("level", ["disable", "basic", "all"])
+@pytest.mark.parametrize("policy", ["gradient", "guided"])
+@pytest.mark.parametrize("situation", half_masks())
+def test_masks_in_half_precision_are_those_of_the_float32_twin(situation, policy, level):
+    """The runtime rounds one side of x = y and not the other: no mask may rest on that."""
+    middle, weights = half_masks()[situation]
+    rng = np.random.default_rng(3)
+    weights |= {"w": rng.standard_normal((4, 3, 3, 3)).astype(np.float16) / 4, "b": np.full(4, 0.01, np.float16)}
+    nodes = [node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]), *middle, node("Mul", ["m", "m"], ["y"])]
+    x = rng.standard_normal((1, 3, 16, 16)).astype(np.float16)
+    gradients = []
+    for kind in (np.float16, np.float32):
+        given = {n: a if a.dtype.kind == "i" else a.astype(kind) for n, a in weights.items()}
+        made = model(
+            nodes, {"x": [1, 3, 16, 16]}, {"y": None}, given, 18, dtype=helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+        )
+        result = append_vjp(made, ["y"], ["x", "c"], policy=policy)
+        y = Session(made).run({"x": x.astype(kind)})["y"]
+        feeds = {"x": x.astype(kind), result.cotangents["y"]: np.ones_like(y)}
+        found = Session(result.model, level=level).run(feeds)
+        gradients.append([found[result.gradients[n]].astype(np.float64) for n in ("x", "c")])
+    for half, twin in zip(*gradients, strict=True):
+        assert np.linalg.norm(half - twin) <= 5e-3 * np.linalg.norm(twin) and twin.any()
+
+
+def test_saturation_in_half_precision_is_ordered():
+    """q is of a rounded x and the mask may see one that is not: |x / s + z − q| is no sign of saturation then."""
+    rng = np.random.default_rng(4)
+    x = rng.uniform(-2, 2, (1, 1, 64, 64)).astype(np.float16)
+    weights = [array(np.full((1, 1, 1, 1), 0.73, np.float16), "w"), array(np.float16(0.01), "s"), array(0, "z", "INT8")]
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("QuantizeLinear", ["c", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    _, gradient = pulled(nodes, x, weights)
+    c = x.astype(np.float64) * np.float16(0.73)
+    assert np.allclose(gradient[np.abs(c) < 1.26], 0.73, atol=2e-3) and not gradient[np.abs(c) > 1.3].any()
 
 
 BUILDS = {"digits_cnn_fp16": 0.999, "digits_cnn_int8": 0.8, "digits_cnn_dynamo": 0.99999}

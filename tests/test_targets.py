@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import analyzer
-from analyzer.attribution import Explainer
-from analyzer.attribution.targets import expression, find_scores
+from analyzer.attribution import Explainer, Job
+from analyzer.attribution.localization import class_units
+from analyzer.attribution.targets import expression, find_scores, ranked
 from analyzer.errors import InputError, NotFoundError
 from analyzer.graph import Builder, Graph
 from analyzer.graph.query import image_input
 from analyzer.images import decode, model_card
 from analyzer.runtime import Session
+from analyzer.validation import Side
 from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node
 
@@ -223,3 +226,121 @@ def test_an_embedding_by_its_likeness_to_a_reference():
         a, b = (analyzer.features(explainer.loaded, x, ["Identity:0"])["Identity:0"][0] for x in (image, reference))
         score.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     assert score[1] > score[0]
+
+
+# ---- The class that is named is the class that is explained ----
+
+
+def head(*end: object, shape: list, size: int = 8, classes: int = 5, seed: int = 0, weights: dict | None = None):
+    """Conv–Relu–Conv to `classes` channels at every position, named "logits", and then `end`, which gives "y"."""
+    rng = np.random.default_rng(seed)
+    nodes = [
+        node("Conv", ["x", "w1"], ["c1"], pads=[1, 1, 1, 1]),
+        node("Relu", ["c1"], ["r1"]),
+        node("Conv", ["r1", "w2"], ["logits"]),
+        *end,
+    ]
+    given = {
+        "w1": rng.standard_normal((6, 3, 3, 3)).astype(np.float32),
+        "w2": (2 * rng.standard_normal((classes, 6, 1, 1))).astype(np.float32),
+    }
+    return model(nodes, {"x": ["N", 3, size, size]}, {"y": shape}, given | (weights or {}))
+
+
+SOFTMAX = node("Softmax", ["logits"], ["p"], axis=1)
+OUT = {name: np.array(shape) for name, shape in (("flat", [0, 5, -1]), ("all", [0, -1]), ("one", [5, 8, 8]))}
+HEADS = {
+    "segmenter": (node("Softmax", ["logits"], ["y"], axis=1),),
+    "reshaped segmenter": (SOFTMAX, node("Reshape", ["p", "flat"], ["y"])),
+    "every position a class": (SOFTMAX, node("Reshape", ["p", "all"], ["y"])),
+    "last channels": (SOFTMAX, node("Transpose", ["p"], ["y"], perm=[0, 2, 3, 1])),
+    "sigmoids": (node("Sigmoid", ["logits"], ["y"]),),
+    "saturated": (node("Mul", ["logits", "fifty"], ["m"]), node("HardSigmoid", ["m"], ["h"]),
+                  node("Reshape", ["h", "all"], ["y"])),
+    "half precision": (node("GlobalAveragePool", ["logits"], ["g"]), node("Flatten", ["g"], ["f"]),
+                       node("Softmax", ["f"], ["s"]), node("Cast", ["s"], ["y"], to=10)),
+    "integers": (node("GlobalAveragePool", ["logits"], ["g"]), node("Flatten", ["g"], ["f"]),
+                 node("QuantizeLinear", ["f", "fifty", "zero"], ["y"])),
+    "no batch": (node("Squeeze", ["logits", "first"], ["l"]), node("Softmax", ["l"], ["y"], axis=0)),
+    "time first": (node("ReduceMean", ["logits"], ["m"], axes=[2], keepdims=0),
+                   node("Transpose", ["m"], ["t"], perm=[2, 0, 1]), node("Softmax", ["t"], ["y"], axis=2)),
+    "not a number": (node("GlobalAveragePool", ["logits"], ["g"]), node("Flatten", ["g"], ["f"]),
+                     node("Sqrt", ["f"], ["q"]), node("Softmax", ["f"], ["s"]), node("Mul", ["q", "s"], ["y"])),
+}  # fmt: skip
+SHAPES = {"segmenter": ["N", 5, 8, 8], "reshaped segmenter": ["N", 5, 64], "every position a class": ["N", 320],
+          "last channels": ["N", 8, 8, 5], "sigmoids": ["N", 5, 8, 8], "saturated": ["N", 320], "no batch": [5, 8, 8],
+          "time first": [8, "N", 5]}  # fmt: skip
+
+
+def net_of(kind: str, seed: int):
+    weights = OUT | {"fifty": np.float32(50), "zero": np.int8(0), "first": np.array([0])}
+    net = head(*HEADS[kind], shape=SHAPES.get(kind, ["N", 5]), seed=seed, weights=weights)
+    element = {"half precision": 10, "integers": 3}.get(kind, 1)
+    net.graph.output[0].type.tensor_type.elem_type = element
+    return net
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_class_that_is_named_is_explained(kind, count):
+    if kind == "no batch" and count > 1:
+        pytest.skip("the file takes one image")
+    others = 0
+    for seed in range(12):
+        net = net_of(kind, seed)
+        x = np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
+        explainer = Explainer(net)
+        for found in explainer.explain_all(
+            x, [Job("gradient"), Job("grad-cam"), Job("occlusion", "auto", {"patch": 8})]
+        ):
+            assert len(found.scores) == count and list(found.image) == list(range(count))
+            named = found.scores[found.image].argmax(-1)
+            assert (named == found.target).all()
+        for i in range(count):
+            single = explainer.explain(x[i : i + 1], "gradient", int(named[i]))
+            raw = explainer.explain(x, "gradient").raw[i]
+            assert np.allclose(single.raw[0], raw, atol=1e-5, equal_nan=True)
+        scores = find_scores(explainer.graph({"x": x[:1].shape}))
+        graph = explainer.graph({"x": x[:1].shape})
+        logits = graph.add_output(find_scores(graph).flat(Builder(graph, "t")), "t/flat").name
+        others += int(Session(graph, outputs=[logits]).run({"x": x[:1]})[logits].argmax() != named[0])
+        assert scores.classes == found.scores.shape[1]
+    if kind in ("segmenter", "reshaped segmenter", "every position a class", "saturated"):
+        assert others, "the highest logit is always the highest output: the case shows nothing"
+
+
+@pytest.mark.parametrize("kind", ["segmenter", "reshaped segmenter", "saturated", "half precision", "integers"])
+def test_an_exported_file_explains_the_class_that_it_names(kind, tmp_path):
+    for seed in range(6):
+        net, x = net_of(kind, seed), np.random.default_rng(seed).standard_normal((2, 3, 8, 8)).astype(np.float32)
+        path = analyzer.export(net, tmp_path / f"{seed}.onnx", "hires-cam", input_shapes={"x": (2, 3, 8, 8)})
+        y, heat = onnxruntime.InferenceSession(str(path)).run(["y", "heatmap"], {"x": x})
+        y = y.mean(axis=(2, 3)) if y.ndim == 4 else y.reshape(2, -1)
+        found = analyzer.explain(net, x, "hires-cam", y.argmax(axis=1))
+        assert np.allclose(heat, found.heatmap, atol=1e-5)
+
+
+def test_sides_and_units_take_the_class_that_is_named():
+    for seed in range(6):
+        net, x = net_of("segmenter", seed), np.random.default_rng(seed).standard_normal((1, 3, 8, 8)).astype(np.float32)
+        explainer = Explainer(net)
+        found = explainer.explain(x)
+        assert Side(explainer, x.shape).classes(x).argmax() == found.target[0]
+        top, named = (class_units(explainer, x, t)[0] for t in ("top1", int(found.target[0])))
+        assert np.array_equal(top, named)
+
+
+@needs_corpus
+def test_a_text_recogniser_explains_the_character_that_it_names():
+    explainer = Explainer(CORPUS / "models" / "ppocr_en_number_rec.onnx")
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        x = np.clip(np.repeat(rng.standard_normal((1, 1, 32, 160)), 3, axis=1), -1, 1).astype(np.float32)
+        found = explainer.explain(x, "gradient")
+        assert found.scores[0].argmax() == found.target[0]
+
+
+def test_the_printed_table_begins_with_what_argmax_takes():
+    scores = np.array([0.1, 3, 2, 3, np.nan, 3])
+    assert list(ranked(scores)) == [4, 1, 3, 5, 2, 0]
+    assert list(ranked(np.array([7, 255, 255], np.uint8))) == [1, 2, 0]

@@ -21,7 +21,7 @@ from analyzer.validation.compare import input_difference
 from analyzer.validation.matching import match_by_activations
 from analyzer.validation.metrics import Drift, energy_inside, maximum_shift, spearman, top_iou
 from analyzer.validation.side import sampled
-from tests.models import node, small_cnn
+from tests.models import model, node, small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "models" / "digits_cnn.onnx"
@@ -162,9 +162,9 @@ def test_a_recorded_side_is_not_run_again(tmp_path, monkeypatch):
 def test_a_store_does_not_mix_runtimes(tmp_path, monkeypatch):
     given = pictures()
     side = Side(REFERENCE, given[0].reference.shape, store=Store(tmp_path))
-    side.output(given[0].reference)
+    side.record(given[0].reference, ())
+    monkeypatch.setattr("analyzer.runtime.host.runtime_version", lambda: "0.1")
     elsewhere = Side(REFERENCE, given[0].reference.shape, store=Store(tmp_path))
-    monkeypatch.setattr("analyzer.validation.side.runtime_version", lambda: "0.1")
     assert elsewhere.output(given[0].reference).shape == (10,)
     with pytest.raises(InputError, match=r"onnxruntime .* there, 0\.1 here"):
         elsewhere.output(given[1].reference)
@@ -332,3 +332,208 @@ def test_a_range_too_small_in_front_of_a_relu():
     tensor = next(t for t in model.graph.initializer if t.name.endswith("stem.1.0/Conv_output_0_scale"))
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 4, tensor.name))
     assert findings(model.SerializeToString())["saturated"].endswith("stem.1.0/Conv_output_0")
+
+
+# ---- Every output ----
+
+
+def detector(shift: float = 0.0, numbers: bool = False, narrow: float = 0.0, ordered: bool = False) -> onnx.ModelProto:
+    """Scores (1, 16, 3) and boxes (1, 16, 4) of one feature map; as a builder breaks it.
+
+    Args:
+        shift: of the boxes. numbers: an output of integers as well. narrow: scale of uint8 boxes, 0 for floats.
+        ordered: the boxes in the order of the scores.
+    """
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.standard_normal((8, 3, 3, 3)).astype(np.float32) * 0.3,
+        "ws": rng.standard_normal((3, 8, 1, 1)).astype(np.float32) * 0.2,
+        "wb": rng.standard_normal((4, 8, 1, 1)).astype(np.float32),
+        "off": np.array([6 + shift], np.float32),
+        "s3": np.array([1, 3, 16], np.int64),
+        "s4": np.array([1, 4, 16], np.int64),
+    }
+    nodes = [
+        node("Conv", ["x", "w1"], ["c1"], "conv1", pads=[1, 1, 1, 1], strides=[3, 3]),
+        node("Relu", ["c1"], ["r1"], "relu1"),
+        node("Conv", ["r1", "ws"], ["cs"], "class"),
+        node("Sigmoid", ["cs"], ["probable"], "squash"),
+        node("Reshape", ["probable", "s3"], ["rows"], "rows"),
+        node("Transpose", ["rows"], ["scores"], "scores", perm=[0, 2, 1]),
+        node("Conv", ["r1", "wb"], ["cb"], "box"),
+        node("Add", ["cb", "off"], ["moved"], "move"),
+        node("Reshape", ["moved", "s4"], ["columns"], "columns"),
+        node("Transpose", ["columns"], ["boxes"], "boxes", perm=[0, 2, 1]),
+    ]
+    outputs: dict[str, list] = {"scores": [1, 16, 3], "boxes": [1, 16, 4]}
+    types = {"scores": onnx.TensorProto.FLOAT, "boxes": onnx.TensorProto.FLOAT}
+    if numbers:
+        nodes.append(node("ArgMax", ["scores"], ["labels"], "labels", axis=2, keepdims=0))
+        outputs["labels"], types["labels"] = [1, 16], onnx.TensorProto.INT64
+    if narrow:
+        weights |= {"step": np.float32(narrow), "zero": np.uint8(0)}
+        nodes[-1].output[0] = "boxes32"
+        nodes.append(node("QuantizeLinear", ["boxes32", "step", "zero"], ["boxes"], "quantise"))
+        types["boxes"] = onnx.TensorProto.UINT8
+    if ordered:
+        weights |= {"all": np.array([16], np.int64), "last": np.array([2], np.int64)}
+        nodes[-1].output[0] = "unordered"
+        nodes += [
+            node("ReduceMax", ["scores"], ["best"], axes=[2], keepdims=0),
+            node("TopK", ["best", "all"], ["values", "order"], "top", axis=1),
+            node("Unsqueeze", ["order", "last"], ["index"]),
+            node("Expand", ["index", "four"], ["indices"]),
+            node("GatherElements", ["unordered", "indices"], ["boxes"], axis=1),
+        ]
+        weights["four"] = np.array([1, 16, 4], np.int64)
+    proto = model(nodes, {"x": [1, 3, 12, 12]}, outputs, weights)
+    for value in proto.graph.output:
+        value.type.tensor_type.elem_type = types[value.name]
+    return proto
+
+
+def over_noise(reference, candidate, store=None):
+    """(findings, report) over three pictures of noise."""
+    arrays = np.random.default_rng(1).random((3, 1, 3, 12, 12)).astype(np.float32)
+    sides = [Side(m, (1, 3, 12, 12), store=store) for m in (reference, candidate)]
+    report = compare(*sides, [Picture(str(i), a, a) for i, a in enumerate(arrays)], methods=("grad-cam",)).report
+    return judge(report, Thresholds()), report
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [detector(shift=5), detector(narrow=0.02), detector(shift=-40)],
+    ids=["moved", "clipped by a quantiser", "far"],
+)
+def test_broken_boxes_beside_sound_scores_are_found(candidate, tmp_path):
+    files = [tmp_path / f"{name}.onnx" for name in ("reference", "candidate")]
+    for file, proto in zip(files, (detector(), candidate), strict=True):
+        onnx.save(proto, file)
+    for store in (None, Store(tmp_path / "s"), Store(tmp_path / "s")):
+        found, report = over_noise(*files, store)
+        assert [(f.code, f.where) for f in found] == [("outputs-differ", "boxes")]
+        assert [(r["output"], r["error_mean"] > 0.15) for r in report["compared"]] == [
+            ("scores", False),
+            ("boxes", True),
+        ]
+
+
+def test_the_error_of_boxes_is_that_of_its_definition():
+    """A shift by 5 of every coordinate, over the RMS of the coordinate that is smallest."""
+    _, report = over_noise(detector(), detector(shift=5))
+    arrays = np.random.default_rng(1).random((3, 1, 3, 12, 12)).astype(np.float32)
+    boxes = np.concatenate([Side(detector(), (1, 3, 12, 12)).all_outputs(a)["boxes"] for a in arrays])
+    expected = 5 / np.sqrt((boxes**2).mean(axis=(0, 1))).min()
+    assert report["compared"][1]["error_mean"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_quantised_boxes_are_compared_by_what_they_stand_for():
+    found, report = over_noise(detector(), detector(narrow=0.1))
+    assert not found and 0 < report["compared"][1]["error_mean"] < 0.05
+
+
+def test_what_cannot_be_compared_is_said(run, tmp_path):
+    found, report = over_noise(detector(numbers=True), detector())
+    assert not found and report["not_compared"] == [{"output": "labels", "side": "reference", "why": "it holds int64"}]
+    found, report = over_noise(detector(ordered=True), detector(ordered=True, shift=5))
+    assert not found and report["compared"][1]["sorted"] == "top"
+    files = [str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]
+    onnx.save(detector(numbers=True), files[0])
+    onnx.save(detector(), files[1])
+    both = [*files, "--data", str(EXAMPLES[0].parent), "--limit", "1", "--preset", "0-1", "-m", "grad-cam"]
+    for ending in ("html", "md", "xml", "sarif", "json"):
+        code, out, _ = run(*both, "--report", str(tmp_path / f"r.{ending}"))
+        assert code == 0 and "not compared: labels (reference): it holds int64" in out
+        text = (tmp_path / f"r.{ending}").read_text()
+        assert "boxes" in text and "it holds int64" in text, ending
+
+
+# ---- Names that mean nothing ----
+
+
+def renamed(proto: onnx.ModelProto, change) -> onnx.ModelProto:
+    """The same network, `change` giving the new names of its weights, and of its tensors, from the old."""
+    new = onnx.ModelProto()
+    new.CopyFrom(proto)
+    kept = {v.name for v in (*new.graph.input, *new.graph.output)}
+    names: dict[str, str] = {}
+    for group in ([t.name for t in new.graph.initializer], [o for n in new.graph.node for o in n.output if o]):
+        own = [n for n in group if n not in kept]
+        names |= dict(zip(own, change(own), strict=True))
+    for tensor in new.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for one in new.graph.node:
+        one.input[:] = [names.get(n, n) for n in one.input]
+        one.output[:] = [names.get(n, n) for n in one.output]
+    del new.graph.value_info[:]
+    return new
+
+
+def shuffled(names: list[str]) -> list[str]:
+    return [str(n) for n in np.random.default_rng(0).permutation(names)]
+
+
+def shifted(names: list[str]) -> list[str]:
+    """As a re-export with one node more at the front numbers them."""
+    return [*names[1:], f"{names[-1]}_next"]
+
+
+def with_identities(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Two Negs after every Conv."""
+    new = onnx.ModelProto()
+    new.CopyFrom(proto)
+    nodes = []
+    for one in new.graph.node:
+        nodes.append(one)
+        if one.op_type == "Conv":
+            output = one.output[0]
+            one.output[0] = f"{output}/a"
+            nodes += [node("Neg", [f"{output}/a"], [f"{output}/b"]), node("Neg", [f"{output}/b"], [output])]
+    fresh = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del new.graph.node[:], new.graph.value_info[:]
+    new.graph.node.extend(fresh)
+    return new
+
+
+@pytest.mark.parametrize("change", [shuffled, shifted])
+@pytest.mark.parametrize("proto", [onnx.load(REFERENCE), with_identities(onnx.load(REFERENCE))], ids=["", "identities"])
+def test_a_network_against_itself_passes_whatever_its_names(change, proto):
+    assert findings(renamed(proto, change)) == {}
+    assert findings(proto) == {}
+
+
+@pytest.mark.parametrize("change", [shuffled, shifted])
+def test_a_perturbed_weight_is_named_although_names_are_dealt_anew(change):
+    def edit(proto, weights):
+        name = convolutions(proto)[4].input[1]
+        noise = np.random.default_rng(0).standard_normal(weights[name].shape).astype(np.float32)
+        weights[name] += 0.3 * noise * np.linalg.norm(weights[name]) / np.linalg.norm(noise)
+
+    broken = onnx.load_from_string(changed(edit))
+    assert findings(renamed(broken, change))["weight-differs"] == convolutions(broken)[4].input[1]
+
+
+@pytest.mark.parametrize("softmax", [0, 1])
+def test_logits_against_probabilities_pass(softmax):
+    files = small_cnn(softmax=False), small_cnn(softmax=True)
+    found, report = over_noise(files[softmax], files[1 - softmax])
+    assert not found and report["outputs"]["compared_after"] == "Softmax"
+    assert report["outputs"]["score_drift_max"] < 1e-5
+
+
+def test_another_scale_of_pixels_that_the_file_undoes_is_none():
+    """The candidate divides by 255 itself, or by 128, which is found by its cause."""
+
+    def fed_raw(divisor: float) -> onnx.ModelProto:
+        proto = small_cnn()
+        proto.graph.node[0].input[0] = "scaled"
+        proto.graph.node.insert(0, node("Div", ["x", "divisor"], ["scaled"]))
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(divisor, np.float32), "divisor"))
+        return proto
+
+    arrays = np.random.default_rng(1).random((3, 1, 3, 12, 12)).astype(np.float32)
+    given = [Picture(str(i), a, 255 * a) for i, a in enumerate(arrays)]
+    for divisor, codes in ((255, []), (128, ["input-differs"])):
+        sides = [Side(m, (1, 3, 12, 12)) for m in (small_cnn(), fed_raw(divisor))]
+        found = judge(compare(*sides, given, methods=()).report, Thresholds())
+        assert [f.code for f in found][:1] == codes

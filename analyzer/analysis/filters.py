@@ -10,15 +10,15 @@ import numpy as np
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node, Value
 from analyzer.graph.query import find_tensors, image_input
+from analyzer.graph.through import MOVING, constant, origin, producer
 
-CONVOLUTIONS = ("Conv", "QLinearConv", "ConvTranspose")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 LOW, HIGH = 1 / 6, 1 / 3  # cycles per pixel: thirds of the highest frequency along an axis
 TRANSFORM = 32  # points per axis of the spectrum, more where a kernel is larger
 DEAD = 1e-3  # of the median norm of a layer's filters
 SAME = 0.99  # |cosine| from which two filters count as one
 
-_PASSING = ("Transpose", "Pad", "Cast", "Sub", "Mul", "Div", "Add", "Identity", "QuantizeLinear", "DequantizeLinear",
-            "BatchNormalization", "Reshape")  # fmt: skip
+_PASSING = ("Transpose", "Reshape", "Pad", "Sub", "Mul", "Div", "Add", "BatchNormalization")
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,12 @@ def filter_bank(graph: Graph, layer: str = "auto") -> FilterBank:
         what = "the model has" if layer == "auto" else f"at {layer!r} there is"
         near = ", ".join(repr(n.name) for n in graph.forward_nodes() if n.op in CONVOLUTIONS)[:200]
         raise UnsupportedError(f"{graph.name}: {what} no convolution", f"convolutions are {near}" if near else "")
-    at, zero = (3, 5) if node.op == "QLinearConv" else (1, None)
-    weights = _array(graph, node.inputs[at])
+    weights = constant(graph, node.inputs[1], MOVING)
     if weights is None or weights.ndim != 4:
         raise UnsupportedError(
             f"{graph.name}: the kernels of {node.name!r} are {'not fixed' if weights is None else 'not images'}",
             "choose another convolution",
         )
-    if zero is not None:
-        weights = _dequantised(graph, weights, node.inputs[4], node.inputs[5], 0)
     if node.op == "ConvTranspose":
         weights = np.swapaxes(weights, 0, 1)
     strides = tuple(node.attrs.get("strides") or (1, 1))
@@ -144,7 +141,7 @@ def _first(graph: Graph) -> Node | None:
 def _convolution(graph: Graph, value: Value) -> Node | None:
     """The convolution that computes `value`, at most an activation and a normalisation back."""
     for _ in range(4):
-        node = graph.producer(value)
+        node = producer(value)
         if node is None or node.op in CONVOLUTIONS:
             return node
         value = node.inputs[0]
@@ -152,45 +149,13 @@ def _convolution(graph: Graph, value: Value) -> Node | None:
 
 
 def _reads_image(graph: Graph, node: Node) -> bool:
-    image, value = image_input(graph), node.inputs[0]
+    image, value = image_input(graph), origin(node.inputs[0])
     while value.name != image.name:
-        producer = graph.producer(value)
-        if producer is None or producer.op not in _PASSING:
+        before = graph.producer(value)
+        if before is None or before.op not in _PASSING:
             return False
-        computed = [i for i in producer.inputs if i.name and graph.constant(i) is None]
+        computed = [i for i in before.inputs if i.name and constant(graph, i) is None]
         if len(computed) != 1:
             return False
-        value = computed[0]
+        value = origin(computed[0])
     return True
-
-
-def _array(graph: Graph, value: Value) -> np.ndarray | None:
-    """The weights, through what quantises, casts or transposes them."""
-    known = graph.constant(value)
-    producer = graph.producer(value)
-    if known is not None or producer is None:
-        return known
-    inner = _array(graph, producer.inputs[0])
-    if inner is None:
-        return None
-    if producer.op == "DequantizeLinear":
-        zero = producer.inputs[2] if len(producer.inputs) > 2 else None
-        return _dequantised(graph, inner, producer.inputs[1], zero, int(producer.attrs.get("axis", 1)))
-    if producer.op == "Transpose":
-        return np.transpose(inner, producer.attrs.get("perm"))
-    return inner if producer.op in ("Cast", "Identity") else None
-
-
-def _dequantised(graph: Graph, array: np.ndarray, scale: Value, zero: Value | None, axis: int) -> np.ndarray:
-    """(q − zero point) · scale"""
-
-    def along(value: np.ndarray) -> np.ndarray:
-        shape = [1] * array.ndim
-        if value.size > 1:
-            shape[axis] = value.size
-        return np.asarray(value, np.float32).reshape(shape)
-
-    offset = graph.constant(zero) if zero is not None and zero.name else None
-    factor = graph.constant(scale)
-    shifted = array.astype(np.float32) - (along(offset) if offset is not None else 0)
-    return shifted * along(factor) if factor is not None else shifted

@@ -16,8 +16,8 @@ from onnx import numpy_helper
 
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node, Value
+from analyzer.graph.through import MOVING, origin
 
-_MOVING = ("Transpose", "Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze")
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _AVERAGES = {"MaxPool": "AveragePool", "GlobalMaxPool": "GlobalAveragePool", "ReduceMax": "ReduceMean"}
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger")
@@ -83,8 +83,7 @@ def _replacements(graph: Graph, node: Node) -> Iterator[tuple[str, np.ndarray]]:
 
 def _origin(graph: Graph, value: Value) -> Value | None:
     """The float initializer that `value` is, or is made of by moving data; None where there is none."""
-    while (node := graph.producer(value)) is not None and node.op in _MOVING and not node.domain:
-        value = node.inputs[0]
+    value = origin(value, MOVING)
     constant = graph.producer(value) is None and value.name in graph.values and _array(graph, value) is not None
     return value if constant else None
 

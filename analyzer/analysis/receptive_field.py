@@ -22,6 +22,7 @@ from analyzer.analysis.intervals import EMPTY, INFINITE, LIMIT, STILL, Digit, Fi
 from analyzer.errors import InputError
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import image_input, image_layout
+from analyzer.graph.through import readers
 
 Number: TypeAlias = "int | Fraction"
 Gates: TypeAlias = Literal["global", "cut"]
@@ -190,7 +191,7 @@ def _spatial_axes(graph: Graph, image: Value) -> tuple[int, ...]:
         return layout.index("H"), layout.index("W")
     if rank == 5:
         return (1, 2, 3) if image.shape[4] in (1, 3, 4) and image.shape[1] not in (1, 3, 4) else (2, 3, 4)
-    if rank == 3 and any(n.op in ("Conv", "MaxPool", "AveragePool") for n in image.outputs):
+    if rank == 3 and any(n.op in ("Conv", "MaxPool", "AveragePool") for n in readers(image)):
         return (2,)
     return tuple(range(1, rank)) or (0,)
 

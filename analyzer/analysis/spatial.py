@@ -19,6 +19,7 @@ import numpy as np
 
 from analyzer.analysis.interpreter import HiddenError, Shape, Site, Table, transfer
 from analyzer.analysis.intervals import Digit, Field, Size, Taps, axis_of, concat
+from analyzer.graph.through import origin, producer
 
 SPATIAL: Table[Field] = Table("receptive field")
 Maybe: TypeAlias = "Field | None"
@@ -105,8 +106,9 @@ def arithmetic_transfer(op: Site, *inputs: Maybe) -> Field:
 def sub_transfer(op: Site, a: Maybe, b: Maybe) -> Field:
     """i ← {i} in each operand; x − mean(x) is a statistic, as in a normalisation"""
     left, right = op.node.inputs
-    mean = op.graph.producer(right)
-    of_itself = mean is not None and mean.op in ("ReduceMean", "GlobalAveragePool") and mean.inputs[0] is left
+    mean = producer(right)
+    pools = mean is not None and mean.op in ("ReduceMean", "GlobalAveragePool")
+    of_itself = mean is not None and pools and origin(mean.inputs[0]) is origin(left)
     return _meet(op, a, b.gated() if b is not None and of_itself else b)
 
 
@@ -403,7 +405,7 @@ def reshape_transfer(op: Site, x: Maybe, shape: Maybe = None) -> Field:
 
 def _shape_of(op: Site, index: int) -> Field | None:
     """The tensor whose shape input `index` is, where sizes known only at run time come from one."""
-    shape = op.graph.producer(op.node.inputs[index])
+    shape = producer(op.node.inputs[index])
     if shape is None or shape.op != "Shape" or shape.attrs.get("start") or shape.attrs.get("end") is not None:
         return None
     model = op.values.get(shape.inputs[0].name)

@@ -13,6 +13,7 @@ from analyzer.attribution.registry import Context, method
 from analyzer.errors import UnsupportedError
 from analyzer.gradient import pullback
 from analyzer.graph import Value
+from analyzer.graph.attention import Attention, attentions
 from analyzer.graph.query import Layout, ancestors, descendants, image_input, layouts
 
 
@@ -22,8 +23,9 @@ def attention_rollout(ctx: Context) -> Value:
     op = ctx.op
     found, layout = _attention(ctx)
     rollout = None
-    for weights in found:
-        mixed = op.Mul(op.ReduceMean(op.cast(weights, FLOAT32), [1], keepdims=0), 0.5)
+    for attention in found:
+        weights = _by_head(ctx, op.cast(attention.weights, FLOAT32))
+        mixed = op.Mul(op.ReduceMean(weights, [1], keepdims=0), 0.5)
         mixed = op.Add(mixed, op.Mul(_identity(ctx, layout), 0.5))
         rollout = mixed if rollout is None else op.MatMul(mixed, rollout)
     assert rollout is not None
@@ -35,45 +37,39 @@ def gradient_rollout(ctx: Context) -> Value:
     """R ← R + Ā_b R from R = I, Ā_b = mean_heads ReLU(∂y/∂A_b ⊙ A_b), read at the class token; averaged where none"""
     op = ctx.op
     found, layout = _attention(ctx)
-    gradients = pullback(op, ctx.seeds, [v.name for v in found], ctx.table("gradient"))
+    gradients = pullback(op, ctx.seeds, [a.read.name for a in found], ctx.table("gradient"))
     relevance = _identity(ctx, layout)
-    for weights in found:
-        gradient = gradients[weights.name]
+    for attention in found:
+        gradient = gradients[attention.read.name]
         if gradient is None:
             continue
-        product = op.Relu(op.cast(op.Mul(gradient, weights), FLOAT32))
+        product = _by_head(ctx, op.Relu(op.cast(op.Mul(gradient, attention.read), FLOAT32)))
         relevance = op.Add(relevance, op.MatMul(op.ReduceMean(product, [1], keepdims=0), relevance))
     return _read(ctx, relevance, layout)
 
 
-def _attention(ctx: Context) -> tuple[list[Value], Layout]:
-    """The softmax of every block in order, (N, heads, L, L) each, and the layout of their tokens.
+def _attention(ctx: Context) -> tuple[list[Attention], Layout]:
+    """The attention of every block in order, and the layout of their tokens.
 
     Raises:
         UnsupportedError: there is none, or their sizes differ.
     """
-    graph, op = ctx.graph, ctx.op
+    graph = ctx.graph
     needed = ancestors(graph, ctx.seeds)
     reach = descendants(graph, [image_input(graph).name])
     tokens: dict[int, Layout] = {}
     for layout in layouts(graph).values():
         if "L" in layout.axes and len(layout.grid) == 2 and all(isinstance(g, int) for g in layout.grid):
-            tokens.setdefault(int(np.prod(layout.grid)) + layout.prefix, layout)  # type: ignore[arg-type]
-    found: list[Value] = []
+            tokens.setdefault(layout.count, layout)
+    found: list[Attention] = []
     sizes: set[tuple[int, ...]] = set()
-    for node in graph.forward_nodes():
-        value = node.outputs[0] if node.outputs else None
-        if node.op != "Softmax" or value is None or value.name not in needed or value.name not in reach:
-            continue
-        shape = value.shape or []
-        if len(shape) < 3 or node.attrs.get("axis", -1) not in (-1, len(shape) - 1) or shape[-1] in (1, None):
-            continue
-        if shape[-1] != shape[-2] or not any(n.op in _PRODUCTS for n in _readers(value)):
-            if any(n.op == "MatMul" for n in _readers(value)):
-                sizes.add(tuple(shape[-2:]))
+    for attention in attentions(graph, reach, needed):
+        shape = attention.weights.shape or []
+        if shape[-1] in (1, None):
             continue
         sizes.add(tuple(shape[-2:]))
-        found.append(value if len(shape) == 4 else op.Reshape(value, [-1, *_heads(ctx, value), shape[-1], shape[-1]]))
+        if shape[-1] == shape[-2]:
+            found.append(attention)
     if len(sizes) != 1 or not found or next(iter(sizes))[0] not in tokens:
         why = (
             "no softmax over tokens lies on the way to the target" if not sizes
@@ -84,37 +80,27 @@ def _attention(ctx: Context) -> tuple[list[Value], Layout]:
     return found, tokens[next(iter(sizes))[0]]
 
 
-_PRODUCTS = ("MatMul", "Einsum")
-
-
-def _readers(value: Value) -> list:
-    """The nodes that read a value, behind steps that keep it."""
-    found = []
-    for node in value.outputs:
-        found += _readers(node.outputs[0]) if node.op in ("Identity", "Cast", "Dropout", "Where", "Reshape") else [node]
-    return found
-
-
-def _heads(ctx: Context, value: Value) -> list[int]:
-    """The number of heads where batch and heads share an axis."""
+def _by_head(ctx: Context, value: Value) -> Value:
+    """(N, heads, L, L), where batch and heads share an axis or heads have several."""
+    if len(value.shape) == 4:
+        return value
     batch = (image_input(ctx.graph).shape or [None])[0]
-    if not isinstance(batch, int) or not isinstance(value.shape[0], int):
+    if not isinstance(batch, int):
         raise UnsupportedError(
-            f"{ctx.graph.name}: batch and heads share the first axis of {value.name!r}, and neither is fixed",
+            f"{ctx.graph.name}: batch and heads share the first axis of {value.name!r}, and the batch is not fixed",
             "fix the batch with --shape",
         )
-    return [value.shape[0] // batch]
+    return ctx.op.Reshape(value, [batch, -1, *value.shape[-2:]])
 
 
 def _identity(ctx: Context, layout: Layout) -> Value:
-    size = int(np.prod(layout.grid)) + layout.prefix  # type: ignore[arg-type]
-    return ctx.op.constant(np.eye(size, dtype=np.float32)[None], "identity")
+    return ctx.op.constant(np.eye(layout.count, dtype=np.float32)[None], "identity")
 
 
 def _read(ctx: Context, rollout: Value, layout: Layout) -> Value:
     """(N, h, w): the row of the class token, or the mean of all rows, over the tokens of the grid."""
     op = ctx.op
     rows = op.Slice(rollout, [0], [1], [1]) if layout.prefix else op.ReduceMean(rollout, [1], keepdims=1)
-    last = np.iinfo(np.int64).max
-    grid = op.Slice(rows, [layout.prefix], [last], [2])
+    end = layout.tokens.stop or np.iinfo(np.int64).max
+    grid = op.Slice(rows, [layout.prefix], [end], [2])
     return op.Reshape(grid, [-1, *(int(g) for g in layout.grid)])  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import onnx
 from analyzer.attribution.registry import find_method
 from analyzer.attribution.targets import Scores
 from analyzer.graph import Source, loose
-from analyzer.store import Cache, code_stamp, key_of, packed, unpacked
+from analyzer.store import Cache, key_of, packed, unpacked
 
 if TYPE_CHECKING:
     from analyzer.attribution.engine import Compiled
@@ -24,13 +24,13 @@ Stub = tuple[onnx.ModelProto, dict[str, np.ndarray]]  # as `Graph.stub` gives it
 class GraphCache:
     """The cache as one model sees it. Its weights stay in its file; only those that a rewrite made are kept.
 
-    Models without a content hash (given as ModelProto) and models with external data are not kept.
+    Models without a content hash (given as ModelProto) and those with weights mapped from other files are not kept:
+    hashing these would take longer than rewriting the graph.
     """
 
     def __init__(self, cache: Cache, loaded: Source) -> None:
         self.cache, self.loaded = cache, loaded
-        external = any(isinstance(w, np.memmap) for w in loaded.weights.values())
-        self.known = bool(loaded.sha256) and not external
+        self.known = bool(loaded.sha256) and not loaded.mapped
 
     def source(self, key: Any) -> Source | None:
         """The normal form for input shapes, or None."""
@@ -88,7 +88,7 @@ class GraphCache:
         self._put("compiled", key, *stub, about)
 
     def _key(self, kind: str, key: Any) -> str:
-        return key_of(kind, self.loaded.sha256, onnx.__version__, code_stamp(), repr(key))
+        return key_of(kind, self.loaded.identity, onnx.__version__, np.__version__, repr(key))
 
     def _get(self, kind: str, key: Any) -> dict[str, np.ndarray] | None:
         return self.cache.get(self._key(kind, key)) if self.known else None

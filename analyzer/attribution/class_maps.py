@@ -15,6 +15,7 @@ from analyzer.gradient.registry import cotangent_type
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.cut import behind, frontier
 from analyzer.graph.query import image_input
+from analyzer.graph.through import MOVING, constant
 from analyzer.runtime import Session
 
 CLASSES_PER_RUN = 64
@@ -119,7 +120,8 @@ class _Run:
             weights = self.tail.run(tiled | {self.chosen: self.rows(given)}, [self.weights])[self.weights]
             rows.append(weights[: len(part)])
         activations = self._activations(known[self.feature.name])
-        maps = np.concatenate(rows).astype(np.float32) @ activations.reshape(len(activations), -1)
+        with np.errstate(all="ignore"):  # of a picture whose values are not finite
+            maps = np.concatenate(rows).astype(np.float32) @ activations.reshape(len(activations), -1)
         return np.maximum(maps, 0).reshape(len(chosen), *activations.shape[1:])
 
     def _tiled(self, array: np.ndarray) -> np.ndarray:
@@ -136,11 +138,11 @@ def _last_linear(graph: Graph, logits: Value) -> tuple[Value, np.ndarray] | None
     """(f, ∂y_c/∂f as rows) where y = W f + b with weights W are the logits: rows are read off, not multiplied out."""
     node = graph.producer(logits)
     if node is not None and node.op == "Add" and not node.domain:
-        inner = [i for i in node.inputs if graph.constant(i) is None]
+        inner = [i for i in node.inputs if constant(graph, i) is None]
         node = graph.producer(inner[0]) if len(inner) == 1 else None
     if node is None or node.domain or node.op not in ("Gemm", "MatMul") or node.attrs.get("transA"):
         return None
-    value, weights = node.inputs[0], graph.constant(node.inputs[1])
+    value, weights = node.inputs[0], constant(graph, node.inputs[1], MOVING)
     if weights is None or weights.ndim != 2 or weights.dtype != np.float32 or len(value.shape or ()) != 2:
         return None
     rows = weights if node.attrs.get("transB") else weights.T

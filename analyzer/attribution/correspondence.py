@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,12 @@ class Consistency:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """All results, and the occluded pictures: {picture: {part: (h, w, 3) uint8}} as the network saw them."""
+    """All results, the occluded pictures as the network saw them, {picture: {part: (h, w, 3) uint8}}, and the pictures
+    that were left out because a layer is not finite, {picture: why}."""
 
     rows: list[Consistency]
     occluded: dict[str, dict[str, np.ndarray]]
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def correspondence(
@@ -88,6 +90,7 @@ def correspondence(
     rng = np.random.default_rng(seed)
     changes: dict[str, dict[str, list[np.ndarray]]] = {layer: {} for layer in probe.layers}
     occluded: dict[str, dict[str, np.ndarray]] = {}
+    left_out: dict[str, str] = {}
     for name, picture in pictures.items():
         own = {part: box for part, box in boxes.get(name, {}).items() if part in parts}
         if not own:
@@ -99,21 +102,26 @@ def correspondence(
         }
         drawn = _random_places(list(places.values()), repeats, seen, rng)
         versions = [_occlude(seen, place, fill) for place in [*places.values(), *drawn]]
+        occluded[name] = dict(zip([*places, RANDOM], versions, strict=False))
+        if progress:
+            progress()
         found = probe.run([seen, *versions])
+        bad = np.flatnonzero(~found.finite)
+        if bad.size:
+            left_out[name] = probe.say([seen, *versions][bad[0]])
+            continue
         for layer, features in found.features.items():
             signs = np.sign(features[0] - features[1:]).astype(np.int8)
             for row, part in enumerate(places):
                 changes[layer].setdefault(part, []).append(signs[row : row + 1])
             changes[layer].setdefault(RANDOM, []).append(signs[len(places) :])
-        occluded[name] = dict(zip([*places, RANDOM], versions, strict=False))
-        if progress:
-            progress()
     rows = [
-        Consistency(part, layer, *sign_distance(changes[layer][part]), len(changes[layer][part]))
+        Consistency(part, layer, *sign_distance(known), len(known))
         for part in [*parts, RANDOM]
         for layer in probe.layers
+        for known in [changes[layer].get(part, [])]
     ]
-    return Correspondence(rows, occluded)
+    return Correspondence(rows, occluded, left_out)
 
 
 def sign_distance(signs: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -123,6 +131,8 @@ def sign_distance(signs: Sequence[np.ndarray]) -> tuple[float, float]:
         signs: per picture (versions, elements); version v of one picture is compared with version v of the others.
     """
     n = len(signs)
+    if n < 2:
+        return math.nan, math.nan
     table = np.zeros((n, n))
     for i in range(n):
         for j in range(i + 1, n):

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analyzer.attribution.finite import Origin, not_finite
 from analyzer.attribution.registry import Context
-from analyzer.graph import Builder
+from analyzer.graph import Builder, Graph
 from analyzer.runtime import Session
 
 if TYPE_CHECKING:
@@ -22,48 +23,38 @@ def diagnose_map(
     image: int,
     target: int | str,
 ) -> str:
-    """A sentence where `raw` cannot be read as a map of `target` (a class or an expression), "" where it can."""
-    if np.isfinite(raw).all() and raw.size and raw.max() > raw.min():
+    """A sentence where a finite `raw` is no map of `target` (a class or an expression), "" where it is."""
+    if raw.size and raw.max() > raw.min():
         return ""
-    if not np.isfinite(raw).all():
-        return _not_finite(explainer, feeds)
     if not compiled.layer:
-        return _zero_gradient(compiled) if not raw.any() else f"every value is {raw.flat[0]:g}"
+        return (
+            _zero_gradient(explainer, compiled, feeds, image, target)
+            if not raw.any()
+            else f"every value is {raw.flat[0]:g}"
+        )
     return _flat(explainer, compiled, feeds, image, target)
 
 
 def diagnose_runs(raw: np.ndarray) -> str:
     """The same for a method of many runs."""
-    if not np.isfinite(raw).all():
-        return "the model computes values that are not finite for some of the images it was given"
     if raw.max() > raw.min():
         return ""
     return f"every value is {raw.flat[0]:g}: nothing that was done to the image or the layer speaks for the target"
 
 
-def _not_finite(explainer: Explainer, feeds: dict[str, np.ndarray]) -> str:
-    """Names the first tensor of the forward pass that is not finite."""
-    graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
-    names = [o.name for n in graph.forward_nodes() for o in n.outputs if o.name and o.dtype in _FLOATS]
-    known = {v.name for v in graph.outputs}
-    for name in names:
-        if name not in known:
-            graph.add_output(graph[name])
-    session = Session(graph, explainer.provider, level="basic", **explainer.session_options)
-    found = session.run(feeds, names)
-    for name in names:
-        if not np.isfinite(found[name]).all():
-            node = graph.producer(graph[name])
-            label = f"{node.op} (node {node.name!r})" if node is not None else name
-            return f"the model itself computes values that are not finite: they first appear at {label}"
+def diagnose_not_finite(origin: Origin | None, many_runs: bool) -> str:
+    """The same for a picture whose scores or map are not finite, by where that began."""
+    if origin is not None:
+        return not_finite(origin)
+    if many_runs:
+        return "the model's values are not finite for some of the altered pictures that the method gave it"
     return "the gradient is not finite although the forward pass is: it overflows"
 
 
-_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
-
-
-def _zero_gradient(compiled: Compiled) -> str:
-    return (
+def _zero_gradient(
+    explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], image: int, target: int | str
+) -> str:
+    return _blocking_quantiser(explainer, compiled, feeds, image, target) or (
         f"the gradient of {compiled.scores.logits.name!r} is zero everywhere: every path to the input is blocked "
         "(dead or saturated units)"
     )
@@ -82,6 +73,8 @@ def _flat(explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray]
         return f"the map of {layer!r} has one value only"
     gradient = found["gradient"][image].astype(np.float64)
     if not gradient.any():
+        if blocked := _blocking_quantiser(explainer, compiled, feeds, image, target):
+            return blocked
         tail = f"; {compiled.scores.stripped[0]} is already left out" if compiled.scores.stripped else ""
         return (
             f"the gradient of the target with respect to {layer!r} is zero for this image: "
@@ -93,28 +86,84 @@ def _flat(explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray]
     return f"no position of {layer!r} speaks for the target: the weighted sum is ≤ 0 everywhere, and ReLU cuts it"
 
 
+def _blocking_quantiser(
+    explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], image: int, target: int | str
+) -> str:
+    """Names the quantisers that the gradient reaches and does not pass, and how much of each saturates; "" for none."""
+    from analyzer.attribution.engine import float_image
+    from analyzer.gradient import pullback
+    from analyzer.gradient.registry import primal
+    from analyzer.gradient.rules.quantization import FLOAT32, within_range
+    from analyzer.graph.query import ancestors, descendants
+
+    if not explainer.quantised:
+        return ""
+    graph, op, ctx = _context(explainer, compiled, feeds, target)
+    start = compiled.layer or float_image(graph)[0].name
+    between = descendants(graph, [start]) & ancestors(graph, ctx.seeds)
+    nodes = [n for n in graph.forward_nodes() if n.op == "QuantizeLinear" and n.outputs[0].name in between]
+    nodes = [n for n in nodes if n.inputs[0].name in between]
+    wrt = list(dict.fromkeys(v.name for n in nodes for v in (n.inputs[0], n.outputs[0])))
+    gradients = pullback(op, ctx.seeds, wrt, ctx.table("gradient"), narrow=False) if wrt else {}
+    named = {}
+    for i, node in enumerate(nodes):
+        before, after = (gradients[v.name] for v in (node.inputs[0], node.outputs[0]))
+        if before is not None and after is not None:
+            inside = within_range(op, primal(graph, node, frozenset(), 3), FLOAT32)
+            parts = (("before", before), ("after", after), ("inside", inside))
+            named[i] = [graph.add_output(value, f"diagnosis/{name}_{i}").name for name, value in parts]
+    if not named:
+        return ""
+    outputs = [n for names in named.values() for n in names]
+    found = Session(graph, explainer.provider, outputs=outputs, **explainer.session_options).run(feeds, outputs)
+    said = []
+    for i, names in named.items():
+        before, after, inside = (found[n][image if len(found[n]) > 1 else 0] for n in names)
+        if after.any() and not before.any():
+            said.append(
+                f"{nodes[i].name or nodes[i].outputs[0].name!r} ({1 - inside.mean():.0%} of its values saturate)"
+            )
+    if not said:
+        return ""
+    several = "s" * (len(said) > 1)
+    return f"the gradient stops at the quantiser{several} {', '.join(said[:3])}: what lies beyond its range is cut off"
+
+
 def _no_space(activations: np.ndarray, spatial: tuple[int, ...]) -> bool:
     axes = tuple(a - 1 for a in spatial)
     return bool((activations.max(axis=axes) == activations.min(axis=axes)).all())
 
 
-def _layer_and_gradient(
+def _context(
     explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], target: int | str
-) -> dict[str, Any]:
+) -> tuple[Graph, Builder, Context]:
+    """A fresh graph, its builder, and the target over the layer that was explained by."""
     from analyzer.attribution.engine import float_image, pick_layer
     from analyzer.attribution.targets import TOP1, find_scores
 
     graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
     op = Builder(graph, "diagnosis")
-    feature = pick_layer(graph, compiled.layer, graph[compiled.layer])
-    outputs = {"activations": graph.add_output(feature.value, "diagnosis/activations").name}
+    scores = find_scores(graph, compiled.scores.output.name)
+    given = target if isinstance(target, str) else max(target, TOP1)
+    seeds, _, about = explainer.seeded(op, [], given, scores, "", None)
+    image, axes = float_image(graph)
+    feature = pick_layer(graph, compiled.layer, graph[compiled.layer]) if compiled.layer else None
+    return graph, op, Context(op, seeds, about, image, axes, feature)
+
+
+def _layer_and_gradient(
+    explainer: Explainer, compiled: Compiled, feeds: dict[str, np.ndarray], target: int | str
+) -> dict[str, Any]:
+    from analyzer.attribution.engine import pick_layer
+
     if compiled.method.needs_gradient:
-        scores = find_scores(graph, compiled.scores.output.name)
-        given = target if isinstance(target, str) else max(target, TOP1)
-        seeds, _, about = explainer.seeded(op, [], given, scores, "", None)
-        image, axes = float_image(graph)
-        ctx = Context(op, seeds, about, image, axes, feature)
-        outputs["gradient"] = graph.add_output(ctx.gradient(feature.value), "diagnosis/gradient").name
+        graph, _, ctx = _context(explainer, compiled, feeds, target)
+        feature = ctx.layer
+        outputs = {"gradient": graph.add_output(ctx.gradient(feature.value), "diagnosis/gradient").name}
+    else:
+        graph, outputs = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()}), {}
+        feature = pick_layer(graph, compiled.layer, graph[compiled.layer])
+    outputs["activations"] = graph.add_output(feature.value, "diagnosis/activations").name
     session = Session(graph, explainer.provider, outputs=list(outputs.values()), **explainer.session_options)
     found = session.run(feeds)
     return {key: found[name] for key, name in outputs.items()} | {"spatial": feature.layout.spatial}

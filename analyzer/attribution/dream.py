@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.attribution.engine import Explainer, float_image
+from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.units import STRONGEST, WHOLE, Units
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import pullback, table_of
@@ -69,11 +70,13 @@ class Dream:
         image: (H, W, 3) uint8 RGB.
         score: of the image itself, with no transform: the unit's activation, or its mean over the positions.
         scores: of each step.
+        stopped: why the climb ended early, "" where it did not.
     """
 
     image: np.ndarray
     score: float
     scores: list[float] = field(default_factory=list)
+    stopped: str = ""
 
 
 class Dreamer:
@@ -130,12 +133,14 @@ class Dreamer:
         rng = np.random.default_rng(options.seed)
         picture = _parametrisation(options, (*self.size, CHANNELS[self.preprocess.channels]), rng)
         scores: list[float] = []
+        stopped = ""
         for step in range(options.steps):
             warp = self._transform(options, rng)
             seen = picture.pixels()
             score, gradient = self._climb(warp.apply(seen), weights)
-            if not gradient.any() and not np.isfinite(score):
-                raise UnsupportedError(f"{self.units.name!r} is {score} for the input of step {step}")
+            if not (np.isfinite(score) and np.isfinite(gradient).all()):
+                stopped = f"stopped at step {step}: {self._why_not_finite(warp.apply(seen))}"
+                break
             back = warp.adjoint(gradient)
             picture.step(back, step)
             scores.append(score)
@@ -144,7 +149,12 @@ class Dreamer:
         final = picture.pixels()
         score, _ = self._climb(final, weights)
         levels = np.clip(np.rint(255 * final), 0, 255).astype(np.uint8)
-        return Dream(np.ascontiguousarray(np.broadcast_to(levels, (*self.size, 3))), score, scores)
+        return Dream(np.ascontiguousarray(np.broadcast_to(levels, (*self.size, 3))), score, scores, stopped)
+
+    def _why_not_finite(self, pixels: np.ndarray) -> str:
+        feeds = {self.image: self._tensor(pixels)}
+        origin = find_origins(self.explainer, feeds, [0], [self.units.name])[0]
+        return not_finite(origin) if origin else "the gradient is not finite although the forward pass is"
 
     def _weights(self, channel: int | np.ndarray, position: int) -> np.ndarray:
         """(1, K, P): a = Σ w ⊙ A."""
@@ -171,25 +181,33 @@ class Dreamer:
     def _climb(self, pixels: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """(a, ∂a/∂pixels) for a picture (H, W, C) in 0 … 1; where every rectifier on the way blocks, the gradient that
         goes through those it would open."""
-        how = self.preprocess
-        mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
-        order = slice(None, None, -1 if how.channels == "BGR" else 1)
-        values = (pixels[..., order] * np.float32(255 * how.scale) - mean) / std
-        tensor = values.transpose(2, 0, 1) if how.layout == "NCHW" else values
-        feeds = np.ascontiguousarray(np.broadcast_to(tensor, self.shape))
+        how, feeds = self.preprocess, self._tensor(pixels)
         for policy in ("gradient", "redirected"):
             score, found = self._gradient(policy, feeds, weights)
             if found.any():
                 break
-        gradient = (found.transpose(1, 2, 0) if how.layout == "NCHW" else found) * (255 * how.scale / std)
-        return score, np.ascontiguousarray(gradient[..., order], np.float32)
+        gradient = found.transpose(1, 2, 0) if how.layout == "NCHW" else found
+        gradient = gradient * (255 * how.scale / np.array(how.std, np.float32))
+        return score, np.ascontiguousarray(gradient[..., self._order], np.float32)
+
+    @property
+    def _order(self) -> slice:
+        return slice(None, None, -1 if self.preprocess.channels == "BGR" else 1)
+
+    def _tensor(self, pixels: np.ndarray) -> np.ndarray:
+        """What the model is given for a picture (H, W, C) in 0 … 1."""
+        how = self.preprocess
+        mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
+        values = (pixels[..., self._order] * np.float32(255 * how.scale) - mean) / std
+        tensor = values.transpose(2, 0, 1) if how.layout == "NCHW" else values
+        dtype = self.explainer.plain[self.image].dtype
+        return np.ascontiguousarray(np.broadcast_to(tensor, self.shape), dtype)
 
     def _gradient(self, policy: str, feeds: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         if policy not in self._sessions:
             self._sessions[policy] = self._session(policy)
         session, names = self._sessions[policy]
-        dtype = self.explainer.plain[self.image].dtype
-        found = session.run({self.image: feeds.astype(dtype), "dream/weights": weights}, names)
+        found = session.run({self.image: feeds, "dream/weights": weights}, names)
         return float(found[names[0]].flat[0]), found[names[1]][0].astype(np.float32)
 
     def _session(self, policy: str) -> tuple[Session, list[str]]:

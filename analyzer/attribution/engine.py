@@ -6,25 +6,30 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analyzer.attribution.cache import GraphCache
-from analyzer.attribution.diagnosis import diagnose_map, diagnose_runs
+from analyzer.attribution.diagnosis import diagnose_map, diagnose_not_finite, diagnose_runs
+from analyzer.attribution.finite import find_origins, finite_rows
 from analyzer.attribution.postprocess import FLOAT32, heatmap, heatmaps
 from analyzer.attribution.registry import Context, Method, find_method
 from analyzer.attribution.targets import (
     TOP1,
     Arrays,
     Scores,
+    class_scores,
     expression,
     find_scores,
     is_expression,
     resolve_class,
     seed,
+    tensors_named,
+    top1,
 )
-from analyzer.errors import InputError, UnsupportedError
+from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.gradient import Rule, inlined_operators, table_of
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Source, Value, normalize
@@ -32,13 +37,17 @@ from analyzer.graph.query import (
     FeatureMap,
     default_layer,
     feature_maps,
+    fillings,
     find_tensors,
     image_input,
     image_layout,
+    is_quantised,
     layouts,
-    single_batch,
+    map_of_open_sizes,
+    output_quantisers,
 )
-from analyzer.runtime import Session
+from analyzer.graph.through import is_transparent
+from analyzer.runtime import Session, environment
 from analyzer.store import Cache
 
 PREFIX = "xai"
@@ -53,7 +62,7 @@ class Attribution:
     Attributes:
         raw: the method's own values, float32: (rows, h, w) unnormalised for CAM-like methods, shaped as the input
             for gradient-like ones.
-        heatmap: (rows, H, W) in [0, 1] at the resolution of the input.
+        heatmap: (rows, H, W) in [0, 1] at the resolution of the input; 0 everywhere where `legible` is False.
         scores: (N, classes) as the model outputs them.
         target: class index per row; −1 where the target is an expression.
         layer: name of the feature map, or "" for methods that need none.
@@ -61,6 +70,7 @@ class Attribution:
         image: index of the image per row.
         diagnosis: a sentence per row whose map is empty, constant or not finite; "" where all is well.
         stripped: squashing functions that were left out in front of the target (Softmax…).
+        tied: (N,) how many classes tie at the ceiling of the output's quantiser; 0 where the top class is alone.
         details: what else the method says, a row each: `completeness` of integrated gradients and full-grad, `score`
             and `top` at every position of occlusion…
         doubt: why a class may be none here, as `Scores.doubt`; "" where all is well, and for expressions.
@@ -77,6 +87,21 @@ class Attribution:
     stripped: tuple[str, ...] = ()
     details: dict[str, np.ndarray] = field(default_factory=dict)
     doubt: str = ""
+    tied: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def legible(self) -> np.ndarray:
+        """(rows,) whether the map, and the score of the class that it is of, are finite."""
+        scores = self._scores_of_rows
+        known = (self.target >= 0) & (self.target < scores.shape[1])
+        scored = np.isfinite(scores[np.arange(len(scores)), np.where(known, self.target, 0)])
+        return finite_rows(self.raw) & (scored | ~known)
+
+    @property
+    def _scores_of_rows(self) -> np.ndarray:
+        """(rows, classes)"""
+        pictures = self.image - self.image.min()
+        return self.scores[np.minimum(pictures, len(self.scores) - 1)]
 
 
 @dataclass
@@ -141,6 +166,7 @@ class Explainer:
         from analyzer.graph import load
 
         self.loaded = load(model)
+        self._stamp = _stamp_of(self.loaded.path)
         self.provider = provider
         self.labels = labels
         self.cache = GraphCache(cache, self.loaded) if cache is not None else None
@@ -173,10 +199,16 @@ class Explainer:
 
         return of
 
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Where it runs; see `runtime.environment`."""
+        return environment(self.provider, **self.session_options)
+
     # ---- Graphs ----
 
     def source(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Source:
         """The normalised model, its inputs fixed to `shapes`."""
+        self.loaded.check_unchanged()
         key = tuple(sorted((shapes or {}).items()))
         if key not in self._sources:
             found = self.cache.source(key) if self.cache else None
@@ -255,14 +287,12 @@ class Explainer:
         ]
         found = []
         for number, (job, method) in enumerate(zip(jobs, methods, strict=True)):
-            layer = job.layer
-            if layer == "auto" and not shapes and method.needs_layer and not any(isinstance(t, str) for t in targets):
-                layer = self._layer_of_one(output)
             compiled = Compiled(graph, method, "", [], scores, outputs, target_inputs)
             for slot, (seeds, classes, about) in enumerate(seeded):
                 suffix = f"_{slot}" if len(targets) > 1 else ""
                 suffix += f"_{number}" if len(jobs) > 1 else ""
-                feature = pick_layer(graph, layer, about) if method.needs_layer else None
+                asked = (job.layer, graph, about, shapes, output, targets[slot])
+                feature = self.choose_layer(*asked) if method.needs_layer else None
                 ctx = Context(op, seeds, about, image, axes, feature, rows=self.rows)
                 raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)
                 heat = heatmap(ctx, raw, method.kind)
@@ -276,18 +306,54 @@ class Explainer:
             found.append(compiled)
         return found
 
-    def _layer_of_one(self, output: str | None) -> str:
-        """The default layer as it is found for a single picture, whose sizes are all known."""
-        sizes = single_batch(self.plain.inputs)
-        if not sizes:
-            return "auto"
-        graph = self.graph(sizes)
-        return pick_layer(graph, "auto", find_scores(graph, output).logits).name
+    def choose_layer(
+        self,
+        layer: str,
+        graph: Graph,
+        about: Value,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        output: str | None = None,
+        target: Any = None,
+    ) -> FeatureMap:
+        """The feature map called `layer`; for "auto" and open sizes, the one that is found where all sizes are known.
+
+        Which map is the coarsest, and what its axes are, shows in sizes: so a file with open ones has the layer that it
+        has for a picture.
+
+        Args:
+            about: the tensor of `graph` that is explained.
+            output, target: what `about` was made from.
+
+        Raises:
+            NotFoundError, UnsupportedError: as `pick_layer`.
+        """
+        for sizes in fillings(graph) if layer == "auto" else ():
+            try:
+                known = self.graph(dict(shapes or {}) | sizes)
+                if isinstance(target, str):
+                    score = expression(Builder(known, PREFIX), target, self.arrays)
+                else:
+                    score = find_scores(known, output).logits
+                return map_of_open_sizes(graph, pick_layer(known, "auto", score))
+            except AnalyzerError:
+                continue
+        return pick_layer(graph, layer, about)
 
     def seeded(
-        self, op: Builder, target_inputs: list[str], target: Any, scores: Scores, suffix: str, batch: Any
+        self,
+        op: Builder,
+        target_inputs: list[str],
+        target: Any,
+        scores: Scores,
+        suffix: str,
+        batch: Any,
+        known: bool = False,
     ) -> tuple[dict[str, Value], Value, Value]:
-        """(cotangents, classes, the tensor explained) of a target; `target_inputs` grows by the input it takes."""
+        """(cotangents, classes, the tensor explained) of a target; `target_inputs` grows by the input it takes.
+
+        Args:
+            known: the class given at run time is never TOP1.
+        """
         if isinstance(target, str):
             score = expression(op, target, self.arrays)
             return {score.name: op.ones_like(score)}, op.constant(np.array([TOP1], np.int64)), score
@@ -297,7 +363,7 @@ class Explainer:
         else:
             check_class(scores, target)
             classes = op.constant(np.array([target], np.int64))
-        flat, cotangent, resolved = seed(op, scores, classes)
+        flat, cotangent, resolved = seed(op, scores, classes, known)
         return {flat.name: cotangent}, resolved, scores.logits
 
     # ---- Running ----
@@ -331,6 +397,7 @@ class Explainer:
         Raises:
             As `analyzer.explain`.
         """
+        self.loaded.check_unchanged()
         feeds = self._feeds(inputs)
         image = image_input(self.plain).name
         count = len(feeds[image])
@@ -386,24 +453,54 @@ class Explainer:
         shapes = {name: tuple(a.shape) for name, a in feeds.items()}
         slots = [p if isinstance(p, str) else None for p in plans]
         compiled = self._session(jobs, slots, shapes, output)
-        first = compiled[0]
+        first, count = compiled[0], len(indices)
         classes = [p[indices] for p in plans if not isinstance(p, str)]
+        if classes and self._mixes_images(first.scores, count):
+            singles = [self._run(self._single(feeds, i), indices[i : i + 1], plans, jobs, output) for i in range(count)]
+            return [_joined([single[j] for single in singles]) for j in range(len(jobs))]
         for given_classes in classes:
             check_class(first.scores, int(given_classes.max()))
-        given = dict(feeds) | dict(zip(first.target_inputs, classes, strict=True))
-        assert first.session is not None
-        found = first.session.run(given, list(dict.fromkeys(n for one in compiled for n in one.names)))
-        return [self._attribution(one, found, feeds, indices, slots) for one in compiled]
+        names = list(dict.fromkeys(n for one in compiled for n in one.names))
+
+        def run(chosen: list[np.ndarray]) -> dict[str, np.ndarray]:
+            assert first.session is not None
+            return first.session.run(dict(feeds) | dict(zip(first.target_inputs, chosen, strict=True)), names)
+
+        if self.quantised:
+            shown = class_scores(first.scores, self.outputs(feeds, first.scores), count)
+            classes = [top1(c, shown) for c in classes]
+            found = run(classes)
+        else:
+            found = run(classes)
+            shown = class_scores(first.scores, found[first.scores.output.name], count)
+            # NaN, and means that differ in their last bits, are the only ways in which the graph takes another class.
+            named = [found[n[2]] for n, slot in zip(first.slots, slots, strict=True) if slot is None]
+            wanted = [top1(c, shown) for c in classes]
+            if any((w != n).any() for w, n in zip(wanted, named, strict=True)):
+                found = run(wanted)
+        tied = self.tied(feeds, first.scores, shown) if classes else (np.zeros(len(shown), np.int64), "")
+        return [self._attribution(one, found, shown, tied, feeds, indices, slots) for one in compiled]
+
+    def _mixes_images(self, scores: Scores, count: int) -> bool:
+        """Whether the scores have no axis that counts images, although the model takes several of them."""
+        return count > 1 and not scores.batched and not self.fixed_batch
+
+    def _single(self, feeds: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+        """The feeds of one image of the batch."""
+        count = len(feeds[image_input(self.plain).name])
+        return {n: a[index : index + 1] if a.ndim and len(a) == count else a for n, a in feeds.items()}
 
     def _attribution(
         self,
         compiled: Compiled,
         found: Mapping[str, np.ndarray],
+        shown: np.ndarray,
+        tied: tuple[np.ndarray, str],
         feeds: dict[str, np.ndarray],
         indices: np.ndarray,
         slots: list[Any],
     ) -> Attribution:
-        """What a run gave for one method."""
+        """What a run gave for one method, beside the scores."""
         count = len(indices)
         per_slot = [tuple(found[n] for n in slot) for slot in compiled.slots]
         order = [(i, k) for i in range(count) for k in range(len(per_slot))]
@@ -413,7 +510,7 @@ class Explainer:
         result = Attribution(
             raw,
             heat,
-            class_scores(compiled.scores, found[compiled.scores.output.name], count),
+            shown,
             target,
             compiled.layer,
             compiled.method.name,
@@ -423,13 +520,32 @@ class Explainer:
                 name: np.stack([found[compiled.details[k][name]][i] for i, k in order])
                 for name in (compiled.details[0] if compiled.details else {})
             },
-            doubt=doubt_of(compiled.scores, found[compiled.scores.output.name], count) if (target >= 0).any() else "",
+            tied=tied[0],
         )
-        result.diagnosis = [
-            diagnose_map(self, compiled, raw[r], feeds, int(i), slots[k] or int(target[r]))
-            for r, (i, k) in enumerate(order)
-        ]
+        if (target >= 0).any():
+            doubt = doubt_of(compiled.scores, found[compiled.scores.output.name], count)
+            result.doubt = "; ".join(filter(None, [doubt, tie_of(*tied)]))
+        unsaid = self._empty_where_not_finite(result, feeds, slots)
+        for r, (i, k) in enumerate(order):
+            if unsaid[r]:
+                result.diagnosis[r] = diagnose_map(self, compiled, raw[r], feeds, i, slots[k] or int(target[r]))
         return result
+
+    def _empty_where_not_finite(
+        self, result: Attribution, feeds: Mapping[str, np.ndarray], slots: Sequence[Any], many_runs: bool = False
+    ) -> np.ndarray:
+        """Empties the heatmaps that are not legible, says where NaN or ∞ began; (rows,) where nothing is said."""
+        pictures = result.image - result.image.min()
+        legible = result.legible
+        result.heatmap[~legible] = 0
+        bad = ~legible | np.isnan(result._scores_of_rows).any(axis=1)
+        result.diagnosis = [""] * len(bad)
+        if bad.any():
+            target = [n for s in slots if isinstance(s, str) for n in tensors_named(s)]
+            origins = find_origins(self, feeds, dict.fromkeys(pictures[bad].tolist()), [result.layer], target)
+            for row in np.flatnonzero(bad):
+                result.diagnosis[row] = diagnose_not_finite(origins[int(pictures[row])], many_runs)
+        return ~bad
 
     def _session(self, jobs: tuple[Job, ...], slots: list[Any], shapes: dict, output: str | None) -> list[Compiled]:
         """The jobs compiled, and a session over all of them; kept, and looked up in the cache."""
@@ -459,6 +575,65 @@ class Explainer:
         found: list[Compiled] = self.kept(key, compiled)
         return found
 
+    @cached_property
+    def quantised(self) -> bool:
+        """Whether the file computes with quantised numbers, so that another plan of kernels can round otherwise."""
+        return is_quantised(self.loaded.proto)
+
+    @property
+    def deployed(self) -> Session | None:
+        """The file as it is in stock onnxruntime, every optimizer on; None where that does not load it."""
+        return self.kept("deployed", self._deployed)
+
+    def _deployed(self) -> Session | None:
+        path = self.loaded.path
+        try:
+            unchanged = path is not None and self._stamp is not None and _stamp_of(path) == self._stamp
+            file = str(path) if unchanged else self.loaded.serialized()
+            size = sum(w.nbytes for w in self.loaded.weights.values())
+            return Session(file, self.provider, weight_bytes=size, **self.session_options)
+        except (UnsupportedError, ValueError):  # ValueError: more than protobuf holds in one piece
+            return None
+
+    def outputs(self, feeds: Mapping[str, np.ndarray], scores: Scores) -> np.ndarray:
+        """What the model outputs as its scores: of a quantised file, what that gives as it is deployed, bit for bit."""
+        name = scores.output.name
+        session = self.deployed if self.quantised else None
+        if session is None:
+            shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+            session = self.kept(
+                ("scores", tuple(sorted(shapes.items())), name),
+                lambda: Session(self.graph(shapes), self.provider, outputs=[name], **self.session_options),
+            )
+        return session.run(feeds, [name])[name]
+
+    def tied(self, feeds: dict[str, np.ndarray], scores: Scores, shown: np.ndarray) -> tuple[np.ndarray, str]:
+        """((N,) classes that tie at the ceiling of a quantiser between the last layer and the scores, its node)"""
+        none = np.zeros(len(shown), np.int64)
+        if not self.quantised or scores.space:
+            return none, ""
+        alike = (shown == shown.max(axis=-1, keepdims=True)).sum(axis=-1)
+        if not (alike > 1).any():
+            return none, ""
+        shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+
+        def compiled() -> tuple[Session | None, dict[str, str]]:
+            graph = self.graph(shapes)
+            nodes = output_quantisers(graph, [scores.output.name])
+            nodes = [n for n in nodes if str(n.outputs[0].dtype) in ("int8", "uint8", "int16", "uint16")]
+            named = {graph.add_output(n.outputs[0]).name: n.name or n.outputs[0].name for n in nodes}
+            if not named:
+                return None, named
+            return Session(graph, self.provider, outputs=list(named), **self.session_options), named
+
+        session, named = self.kept(("ceilings", tuple(sorted(shapes.items())), scores.output.name), compiled)
+        for name, values in (session.run(feeds) if session is not None else {}).items():
+            full = (values == np.iinfo(values.dtype).max).reshape(len(shown), -1).sum(axis=-1)
+            at = (alike > 1) & (full > 1)
+            if at.any():
+                return np.where(at, np.minimum(alike, full), none), named[name]
+        return none, ""
+
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, kept under `key`; the least recently used go."""
         if key not in self._compiled:
@@ -467,6 +642,10 @@ class Explainer:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         return self._compiled[key]
+
+    def drop_sessions(self) -> None:
+        """Forgets the sessions that are kept, and their memory."""
+        self._compiled.clear()
 
     def step(self, method: str, done: int, total: int) -> None:
         """Tells whoever listens how far a method of many runs is."""
@@ -489,42 +668,49 @@ class Explainer:
         graph = self.graph(shapes)
         image = image_input(graph)
         scores = find_scores(graph, output)
+        if not all(isinstance(p, str) for p in plans) and self._mixes_images(scores, len(indices)):
+            rows = range(len(indices))
+            return _joined(
+                [self._run_often(self._single(feeds, i), indices[i : i + 1], plans, job, output) for i in rows]
+            )
         batched = frozenset(n for n, a in feeds.items() if a.ndim and len(a) == len(feeds[image.name]))
         fixed = self.fixed_batch or (None if scores.batched else 1)
-        plain = self.kept(
-            ("scores", tuple(sorted(shapes.items())), output),
-            lambda: Session(graph, self.provider, outputs=[scores.output.name], **self.session_options),
-        )
-        values = class_scores(scores, plain.run(feeds)[scores.output.name], len(indices))
+        values = class_scores(scores, self.outputs(feeds, scores), len(indices))
+        tied = self.tied(feeds, scores, values)
         raws, targets, details, layers = [], [], [], ""
         for row in range(len(indices)):
             slots = [p if isinstance(p, str) else int(p[indices[row]]) for p in plans]
-            slots = [int(values[row].argmax()) if s == TOP1 else s for s in slots]
+            slots = [s if isinstance(s, str) else int(top1(np.array(s), values[row])) for s in slots]
             for slot in slots:
                 if not isinstance(slot, str):
                     check_class(scores, slot)
             one = {n: a[row : row + 1] if n in batched else a for n, a in feeds.items()}
             evaluator = Evaluator(self, chosen, one, batched, slots, job.layer, output, fixed)
-            raw, said = chosen.recipe(evaluator, **job.options)
+            with np.errstate(all="ignore"):  # what is not finite is found below
+                raw, said = chosen.recipe(evaluator, **job.options)
             raws.append(raw.astype(np.float32))
             details.append(said)
             targets += [TOP1 if isinstance(s, str) else s for s in slots]
             layers = evaluator.feature.name if chosen.needs_layer else ""
         raw = np.concatenate(raws)
-        heat = heatmaps(raw, chosen.kind, "N" + evaluator.axes, evaluator.size)
-        return Attribution(
+        drawn = np.where(np.isfinite(raw), raw, 0)
+        result = Attribution(
             raw,
-            heat,
+            heatmaps(drawn, chosen.kind, "N" + evaluator.axes, evaluator.size),
             values,
             np.array(targets, np.int64),
             layers,
             job.method,
             np.repeat(indices, len(plans)),
-            [diagnose_runs(r) for r in raw],
-            scores.stripped,
-            {name: np.concatenate([d[name] for d in details]) for name in details[0]},
-            scores.doubt if max(targets) >= 0 else "",
+            stripped=scores.stripped,
+            details={name: np.concatenate([d[name] for d in details]) for name in details[0]},
+            doubt="; ".join(filter(None, [scores.doubt, tie_of(*tied)])) if max(targets) >= 0 else "",
+            tied=tied[0],
         )
+        unsaid = self._empty_where_not_finite(result, feeds, plans, many_runs=True)
+        for row in np.flatnonzero(unsaid).tolist():
+            result.diagnosis[row] = diagnose_runs(raw[row])
+        return result
 
     def _feeds(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [i.name for i in self.plain.inputs]
@@ -563,11 +749,12 @@ class Explainer:
         return array
 
 
-def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
-    """(N, classes) as the model outputs them; a segmenter's are means over space."""
-    if scores.space and output.ndim == len(scores.logits.shape):
-        output = output.mean(axis=scores.space)
-    return output.reshape(count if scores.batched else 1, -1)
+def _stamp_of(path: Path | None) -> tuple[int, int] | None:
+    """What changes when a file is written anew; None where there is no file (bytes, a pipe)."""
+    if path is None or not path.is_file():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
@@ -577,6 +764,17 @@ def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
     return (
         f"{scores.output.name!r} gave {len(output)} rows for {count} image{'s' * (count > 1)}: they are no scores of "
         "classes; name the tensor that held the scores before boxes were chosen, by an expression (docs/targets.md)"
+    )
+
+
+def tie_of(tied: np.ndarray, quantiser: str) -> str:
+    """Says how many classes tie at the ceiling of the output's quantiser; "" where none do."""
+    if not quantiser:
+        return ""
+    where = "" if len(tied) == 1 else f" for {np.count_nonzero(tied)} of {len(tied)} images"
+    return (
+        f"{tied.max()} classes tie at the ceiling of the output's quantiser (node {quantiser!r}){where}: its range is "
+        "too narrow to tell them apart, and top1 is the first of them"
     )
 
 
@@ -593,7 +791,7 @@ def _joined(parts: list[Attribution]) -> Attribution:
         return first
     joined = {
         name: np.concatenate([getattr(p, name) for p in parts])
-        for name in ("raw", "heatmap", "scores", "target", "image")
+        for name in ("raw", "heatmap", "scores", "target", "image", "tied")
     }
     return Attribution(
         layer=first.layer,
@@ -601,7 +799,7 @@ def _joined(parts: list[Attribution]) -> Attribution:
         diagnosis=[d for p in parts for d in p.diagnosis],
         stripped=first.stripped,
         details={n: np.concatenate([p.details[n] for p in parts]) for n in first.details},
-        doubt=first.doubt,
+        doubt="; ".join(dict.fromkeys(p.doubt for p in parts if p.doubt)),
         **joined,
     )
 
@@ -623,7 +821,7 @@ def float_image(graph: Graph) -> tuple[Value, str]:
         axes = {2: "NC", 3: "NCW", 5: "NCDHW"}.get(rank, "N" + "?" * (rank - 1))
     value = image
     while not is_float(value):
-        following = [n for n in value.outputs if n.op in ("Cast", "DequantizeLinear", "Transpose", "Identity")]
+        following = [n for n in value.outputs if is_transparent(n, ("Transpose",))]
         if len(following) != 1:
             raise UnsupportedError(
                 f"{graph.name}: the input {image.name!r} holds {image.dtype} and is not turned into floating-point "

@@ -285,7 +285,7 @@ class Evaluator:
         for slot, target in enumerate(self.slots):
             suffix = f"_{slot}" if len(self.slots) > 1 else ""
             given = target if isinstance(target, str) else None
-            seeds, _, about = explainer.seeded(op, targets, given, scores, suffix, batch)
+            seeds, _, about = explainer.seeded(op, targets, given, scores, suffix, batch, known=True)
             if self.method.needs_layer:
                 feature = pick_layer(graph, self.layer, about)
             ctx = Context(op, seeds, about, image, axes, feature)
@@ -361,7 +361,7 @@ def _scores(op: Builder, seeds: Any, scores: Scores | None) -> dict[str, Value]:
         return {"score": score, "probability": score, "top": op.Sub(top, np.int64(1))}
     squash = op.Sigmoid(tensor) if "Sigmoid" in "".join(scores.stripped) else op.Softmax(tensor, axis=1)
     probability = op.cast(op.ReduceSum(op.Mul(squash, seed), [1], keepdims=0), float32)
-    return {"score": score, "probability": probability, "top": op.ArgMax(tensor, axis=1, keepdims=0)}
+    return {"score": score, "probability": probability, "top": op.ArgMax(scores.shown(op), axis=1, keepdims=0)}
 
 
 def channel_mask(layout: Layout, rank: int, rows: np.ndarray) -> np.ndarray:
@@ -375,7 +375,7 @@ def position_mask(layout: Layout, rank: int, rows: np.ndarray) -> np.ndarray:
     """(n, h, w) over the positions of a layer of that layout; class and register tokens are left as they are."""
     if "L" in layout.axes:
         flat = rows.reshape(len(rows), -1)
-        rows = np.concatenate([np.ones((len(flat), layout.prefix), flat.dtype), flat], axis=1)
+        rows = np.pad(flat, ((0, 0), (layout.prefix, layout.suffix)), constant_values=1)
     shape = [1] * rank
     for axis, size in zip((0, *layout.spatial), rows.shape, strict=True):
         shape[axis] = size

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from analyzer.attribution.engine import Explainer
-from analyzer.attribution.targets import is_expression, resolve_class
-from analyzer.errors import InputError
+import numpy as np
+
+from analyzer.attribution.engine import Attribution, Compiled, Explainer
+from analyzer.attribution.targets import TOP1, is_expression, resolve_class
+from analyzer.errors import InputError, UnsupportedError
+from analyzer.files import guard
 from analyzer.gradient.policies import rows_for
+from analyzer.graph.ir import count
+from analyzer.graph.query import fillings
 from analyzer.graph.save import save
+from analyzer.plain import as_json
+from analyzer.runtime import Plain, random_feeds, relative
 
 OUTPUT = "heatmap"
+# Rounding alone moves a few pixels of a map, at kinks of ReLU and steps of quantisers, and scores by steps.
+LARGEST_DISTANCE = 0.05
+LARGEST_DIFFERENCE = 0.1
+_SMALL = 1e-4  # an output that is nowhere larger is compared with this: rounding near 0 is no difference
+_SEEDS = 3
+_Arrays: TypeAlias = dict[str, np.ndarray]
 
 
+@guard()
 def export(
     model: Any,
     path: str | os.PathLike,
@@ -32,8 +47,10 @@ def export(
     """Write the model with an added output `heatmap`: (N, H, W) in [0, 1], float32.
 
     The file holds standard operators only; any onnxruntime runs it without this package. The original outputs come
-    first and keep their names. What was done stands in the file's metadata (`onnx-analyzer`), with the receipt: the
-    largest relative difference of the original outputs on random input, measured.
+    first and keep their names. Before the file gets its name it is run as its users will run it, in a plain session at
+    the default level: on random input, of two sizes and two batches where these are open. The file's metadata
+    (`onnx-analyzer`) say what was done and measured: `receipt`, the largest relative difference of the original
+    outputs, `heatmap_difference`, that of the heatmap from what `explain` gives, and `executed`, the sizes.
 
     Args:
         model: path, bytes or ModelProto.
@@ -45,7 +62,8 @@ def export(
             rejects, and gradients of MaxPool take longer elsewhere. Fix the sizes of the input as well.
 
     Raises:
-        InputError, NotFoundError, UnsupportedError: as `explain`.
+        InputError, NotFoundError, UnsupportedError: as `explain`. UnsupportedError too where the file does not run, or
+            not as `explain` does; nothing is written then.
     """
     explainer = Explainer(model, labels=labels)
     if any(v.name == OUTPUT for v in explainer.plain.outputs):
@@ -59,18 +77,213 @@ def export(
     graph.new_outputs.clear()
     graph.add_output(heat, OUTPUT)
     record = {"method": method, "layer": compiled.layer, "target": str(target), "output": compiled.scores.output.name}
-    graph.metadata["onnx-analyzer"] = json.dumps(record | {"receipt": _receipt(explainer, compiled)}, sort_keys=True)
-    return save(graph, path)
+
+    def explained(feeds: Mapping[str, np.ndarray]) -> Attribution:
+        return explainer.explain(feeds, method, "top1" if slot == TOP1 else slot, layer, output, **options)
+
+    def tried(file: Path) -> dict[str, str]:
+        trial = Trial(explainer, compiled, file, explained)
+        trial.run()
+        return {"onnx-analyzer": as_json(record | trial.record, sort_keys=True)}
+
+    return save(graph, path, check=tried)
 
 
-def _receipt(explainer: Explainer, compiled: Any) -> float | str:
-    """The measured difference, or why it could not be measured."""
-    from analyzer.runtime import receipt
+class Trial:
+    """An exported file, run beside the model that it was made from and beside `explain`; one session at a time.
 
-    source = explainer.loaded.path
-    try:
-        if source is not None:
-            return receipt(str(source), compiled.graph)
-        return receipt(explainer.loaded.serialized(), compiled.graph)
-    except Exception as error:
-        return f"not measured: {' '.join(str(error).split())[:120]}"
+    Args:
+        explained: `explain` of the same question, given the inputs.
+
+    Attributes:
+        record: {"receipt": largest relative difference of the original outputs, "heatmap_difference": relative L2
+            distance of the heatmap from that of `explain`, "executed": [{input: sizes}]}. A sentence says why where
+            one was not measured: onnxruntime cannot run the model, or has no kernel for the file.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        compiled: Compiled,
+        file: Path,
+        explained: Callable[[Mapping[str, np.ndarray]], Attribution],
+    ) -> None:
+        self.explainer, self.compiled, self.file, self.explained = explainer, compiled, file, explained
+        self.name = explainer.loaded.name
+        self.record: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """Fills in `record`.
+
+        Raises:
+            UnsupportedError: the file does not load, does not run where the model does, differs, or can be tried at no
+                size.
+        """
+        best: list[_Run] = []
+        for seed in range(_SEEDS):
+            runs = self._runs(seed)
+            if not runs or all(run.good for run in runs):
+                best = runs
+                break
+            best = min(best or runs, runs, key=lambda runs: max(run.distance for run in runs))
+        for run in best:
+            if not run.good:
+                about = "heatmap differs from what explain gives"
+                if run.distance <= LARGEST_DISTANCE:
+                    about = "model's outputs differ from those of the model as it came"
+                raise UnsupportedError(
+                    f"{self.name}: at {_text(run.sizes)} the exported {about} "
+                    f"(relative difference {max(run.distance, run.difference):.2g})",
+                    "nothing was written; try another method or layer, and please report it",
+                )
+        if best:
+            self.record.setdefault("receipt", max(run.difference for run in best))
+            self.record["heatmap_difference"] = max(run.distance for run in best)
+        self.record["executed"] = [run.sizes for run in best]
+
+    def _runs(self, seed: int) -> list[_Run]:
+        """A run at each of up to two sizes; none where a kernel is missing."""
+        expected = self._expected(seed)
+        after = self._loaded()
+        if after is None:
+            return []
+        found = self._found(after, expected or [(feeds, {}) for feeds in self._feeds(after, seed)], bool(expected))
+        del after
+        runs = []
+        for feeds, outputs, given in found:
+            difference = max((_difference(array, given[name]) for name, array in outputs.items()), default=0.0)
+            runs.append(_Run(_sizes(feeds), difference, self._distance(feeds, given[OUTPUT])))
+        return runs
+
+    def _expected(self, seed: int) -> list[tuple[_Arrays, _Arrays]]:
+        """(inputs, outputs) of the model as it came, at the first two sizes that it takes."""
+        loaded, answers, reasons = self.explainer.loaded, list[tuple[_Arrays, _Arrays]](), list[str]()
+        try:
+            before = Plain.original(loaded.path if loaded.path is not None else loaded.serialized())
+        except Exception as error:
+            self.record["receipt"] = f"not measured: onnxruntime does not load the model: {_sentence(error)}"
+            return []
+        for feeds in self._feeds(before, seed):
+            try:
+                answers.append((feeds, before.run(feeds)))
+            except Exception as error:
+                reasons.append(_sentence(error))
+            if len(answers) == 2:
+                break
+        if not answers:
+            self.record["receipt"] = f"not measured: the model itself does not run: {reasons[0]}"
+        return answers
+
+    def _loaded(self) -> Plain | None:
+        """The exported file in a plain session; None where a kernel is missing that the model misses too."""
+        try:
+            return Plain(self.file)
+        except Exception as error:
+            reason = _sentence(error)
+            missing = "NOT_IMPLEMENTED" in str(error) or "NotImplemented" in type(error).__name__
+            if not (missing and "receipt" in self.record):
+                raise UnsupportedError(
+                    f"{self.name}: onnxruntime does not load the exported model: {reason}",
+                    "nothing was written; try another method or layer, and please report it",
+                ) from None
+            self.record["heatmap_difference"] = f"not measured: {reason}"
+            return None
+
+    def _found(
+        self, after: Plain, questions: Sequence[tuple[_Arrays, _Arrays]], all_run: bool
+    ) -> list[tuple[_Arrays, _Arrays, _Arrays]]:
+        """(inputs, the model's outputs, those of the exported file), up to two.
+
+        Args:
+            all_run: the model runs on these inputs, so the file has to.
+        """
+        found, reasons = list[tuple[_Arrays, _Arrays, _Arrays]](), list[str]()
+        for feeds, outputs in questions:
+            try:
+                found.append((feeds, outputs, after.run(feeds)))
+            except Exception as error:
+                reasons.append(f"at {_text(_sizes(feeds))}: {_sentence(error)}")
+                if all_run:
+                    break
+            if len(found) == 2:
+                break
+        if reasons and (all_run or not found):
+            raise UnsupportedError(
+                f"{self.name}: the exported model does not run {reasons[0]}",
+                "nothing was written; fix sizes that the model takes: " + self._example(),
+            )
+        return found
+
+    def _feeds(self, session: Plain, seed: int) -> Iterator[_Arrays]:
+        """Random inputs: the likeliest sizes first, batches of one and of two by turns where the batch is open."""
+        for sizes in self._tried_sizes():
+            yield random_feeds(session.inputs, seed, sizes=sizes)
+
+    def _tried_sizes(self) -> list[dict[str, tuple[int, ...]]]:
+        graph = self.compiled.graph
+        assert graph is not None
+        single, double = fillings(graph), fillings(graph, batch=2)
+        turns = [s for pair in zip(single, [*double[1:], *double[:1]], strict=True) for s in pair]
+        fixed = {v.name: tuple(v.shape) for v in graph.inputs if count(v.shape) is not None}
+        return [fixed | s for i, s in enumerate(turns) if s not in turns[:i]] or [fixed]
+
+    def _distance(self, feeds: _Arrays, heat: np.ndarray) -> float:
+        """How far the heatmap is from that of `explain`: relative L2; ∞ where shapes, or what is not finite, differ.
+
+        Raises:
+            UnsupportedError: explain chooses another layer.
+        """
+        found = self.explained(feeds)
+        self.explainer.drop_sessions()
+        if found.layer != self.compiled.layer:
+            raise UnsupportedError(
+                f"{self.name}: at {_text(_sizes(feeds))} explain chooses the layer {found.layer!r}, "
+                f"export {self.compiled.layer!r}",
+                "nothing was written; name the layer (--layer) or fix the sizes: " + self._example(),
+            )
+        expected = found.heatmap
+        if expected.shape != heat.shape or not np.array_equal(np.isfinite(expected), np.isfinite(heat)):
+            return np.inf
+        a, b = (m[np.isfinite(expected)].astype(np.float64) for m in (expected, heat))
+        return float(np.linalg.norm(a - b) / (np.linalg.norm(a) or 1.0))
+
+    def _example(self) -> str:
+        """The flags that fix the sizes of the inputs."""
+        shapes = {i.name: i.shape or () for i in self.explainer.plain.inputs} | self._tried_sizes()[0]
+        return " ".join(f"--shape {name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one random input showed: the sizes, the outputs' difference and the heatmap's distance."""
+
+    sizes: dict[str, list[int]]
+    difference: float
+    distance: float
+
+    @property
+    def good(self) -> bool:
+        return self.difference <= LARGEST_DIFFERENCE and self.distance <= LARGEST_DISTANCE
+
+
+def _difference(expected: np.ndarray, found: np.ndarray) -> float:
+    """max |a − b| / max |a| of floating-point outputs, max |a| at least _SMALL; the share that differs of others."""
+    if expected.shape != found.shape:
+        return np.inf
+    if expected.dtype.kind != "f":
+        return float(np.mean(expected != found)) if expected.size else 0.0
+    largest = float(np.max(np.abs(expected), where=np.isfinite(expected), initial=0.0))
+    return relative(expected, found) * min(1.0, largest / _SMALL) if largest else relative(expected, found)
+
+
+def _sizes(feeds: _Arrays) -> dict[str, list[int]]:
+    return {name: list(array.shape) for name, array in feeds.items()}
+
+
+def _text(sizes: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"{name} of {'×'.join(map(str, shape)) or 'one value'}" for name, shape in sizes.items())
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : |Load model from \S* failed: ?", "", text)[:300]

@@ -65,7 +65,7 @@ class Taps:
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Per channel over all positions: arrays of length K."""
+    """Per channel over its finite values: arrays of length K, NaN where there are none."""
 
     low: np.ndarray
     high: np.ndarray
@@ -82,17 +82,23 @@ def channel_statistics(array: np.ndarray, layout: Layout) -> ChannelStatistics:
     """Minimum, maximum, mean, and share of positive values of each channel."""
     flat = channels_first(array, layout).astype(np.float64)
     flat = np.moveaxis(flat, 1, 0).reshape(flat.shape[1], -1)
-    return ChannelStatistics(flat.min(1), flat.max(1), flat.mean(1), (flat > 0).mean(1))
+    known = np.isfinite(flat)
+    if known.all():
+        return ChannelStatistics(flat.min(1), flat.max(1), flat.mean(1), (flat > 0).mean(1))
+    count, held = known.sum(1), np.where(known, flat, 0)
+    bounds = flat.min(1, initial=np.inf, where=known), flat.max(1, initial=-np.inf, where=known)
+    means = (sums / np.maximum(count, 1) for sums in (held.sum(1), (held > 0).sum(1)))
+    return ChannelStatistics(*(np.where(count > 0, each, np.nan) for each in (*bounds, *means)))
 
 
 def channels_first(array: np.ndarray, layout: Layout) -> np.ndarray:
-    """(N, K, …space); tokens become their grid, without those in front."""
+    """(N, K, …space); tokens become their grid, without those before and after."""
     order = [layout.axes.index("N")] if "N" in layout.axes else []
     array = np.transpose(array, [*order, layout.channel, *layout.spatial])
     if not order:
         array = array[None]
     if "L" in layout.axes:
-        array = array[:, :, layout.prefix :].reshape(*array.shape[:2], *layout.grid)
+        array = array[:, :, layout.tokens].reshape(*array.shape[:2], *layout.grid)
     return array
 
 

@@ -11,16 +11,16 @@ from analyzer.attribution.postprocess import FLOAT32, resize_to_image
 from analyzer.attribution.registry import Context, method
 from analyzer.gradient import pullback
 from analyzer.graph import Node, Value
-from analyzer.graph.query import FeatureMap, ancestors, descendants, image_input, layouts
+from analyzer.graph.query import FeatureMap, ancestors, descendants, image_input, layouts, merged_layouts
 
 
 @method("full-grad", "map", "Srinivas & Fleuret 2019, 1905.00780")
 def full_grad(ctx: Context) -> Value:
     """R = ψ(x ⊙ ∂y/∂x) + Σ_l ψ(b_l ⊙ ∂y/∂b_l per position), ψ = Σ_c U(s(|·|)), s to [0, 1] over the whole tensor
 
-    The biases are those of Conv, ConvTranspose, BatchNormalization (β − μ γ / √(σ² + ε)), Gemm, and tensors that do
-    not depend on the image where they are added or subtracted; those without space enter the sum below only. Where
-    everything else is linear or rectifies at 0 (ReLU, max-pooling; not ReLU6, SiLU, softmax)
+    The biases are those of Conv, ConvTranspose, Gemm, BatchNormalization (β − μ γ / √(σ² + ε)), other normalisations,
+    and tensors that do not depend on the image where they are added or subtracted; those without space enter the sum
+    below only. Where everything else is linear or rectifies at 0 (ReLU, max-pooling; not ReLU6, SiLU, softmax)
     y = Σ x ⊙ ∂y/∂x + Σ_l Σ b_l ⊙ ∂y/∂b_l: `details["completeness"]` is the right side less the left,
     `details["difference"]` y.
     """
@@ -31,7 +31,7 @@ def full_grad(ctx: Context) -> Value:
     gradient = found[ctx.image.name]
     product = op.cast(op.Mul(ctx.image, ctx.gradient(ctx.image) if gradient is None else gradient), FLOAT32)
     total = _sum(ctx, product)
-    known = layouts(graph)
+    known, merged = layouts(graph), merged_layouts(graph)
     size = [i for i, a in enumerate(ctx.image_axes) if a in "DHW"]
     axis = ctx.image_axes.index("C")
     result = op.ReduceSum(_psi(ctx, product), [axis], keepdims=0)
@@ -42,6 +42,9 @@ def full_grad(ctx: Context) -> Value:
         part = op.cast(op.Mul(flowing, op.cast(bias, flowing.dtype)), FLOAT32)
         total = op.Add(total, _sum(ctx, part))
         layout = known.get(output.name)
+        if layout is None and output.name in merged:
+            layout = merged[output.name]
+            part = op.Reshape(part, [-1, layout.count, op.dim(part, 1)])
         if layout is None or not layout.is_map or layout.axes[0] != "N" or len(layout.grid) != len(size):
             continue
         inner = replace(ctx, feature=FeatureMap(output, layout, graph.producer(output)), _gradients={})
@@ -83,6 +86,10 @@ def _batch_norm(ctx: Context, node: Node, reach: set[str]) -> Value | None:
     return _per_channel(ctx, op.Sub(shift, op.Div(op.Mul(mean, scale), deviation)), node)
 
 
+def _layer_norm(ctx: Context, node: Node, reach: set[str]) -> Value | None:
+    return node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+
+
 def _per_channel(ctx: Context, bias: Value, node: Node) -> Value:
     return ctx.op.Reshape(bias, [-1, *[1] * (ctx.op.rank(node.outputs[0]) - 2)])
 
@@ -106,6 +113,9 @@ _BIAS: dict[str, Callable[[Context, Node, set[str]], Value | None]] = {
     "Conv": _convolution,
     "ConvTranspose": _convolution,
     "BatchNormalization": _batch_norm,
+    "InstanceNormalization": _convolution,
+    "GroupNormalization": _convolution,
+    "LayerNormalization": _layer_norm,
     "Gemm": _gemm,
     "Add": _sum_with,
     "Sub": _sum_with,

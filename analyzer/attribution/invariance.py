@@ -52,6 +52,7 @@ class Curve:
         distances: {layer: ‖f(T x) − f(x)‖₂}.
         norms: {layer: ‖f(x)‖₂}, to make distances relative.
         probability: of class `target`.
+        diagnosis: where NaN or ∞ first appears, if anything is not finite.
     """
 
     picture: str
@@ -61,6 +62,7 @@ class Curve:
     norms: dict[str, float]
     probability: np.ndarray
     target: int
+    diagnosis: str = ""
 
 
 def invariance(
@@ -103,12 +105,15 @@ def invariance(
             values = TRANSFORMS[kind].values(size)
             warps = [Warp.affine(size, **TRANSFORMS[kind].arguments(float(v))) for v in values]
             found = probe.run([warp.apply(seen, fill) for warp in warps])
-            distances = {
-                layer: np.linalg.norm((array - still.features[layer]).astype(np.float64), axis=1)
-                for layer, array in found.features.items()
-            }
+            bad = [seen] if not still.finite[0] else [warps[i].apply(seen, fill) for i in np.flatnonzero(~found.finite)]
+            with np.errstate(invalid="ignore"):  # ∞ − ∞
+                distances = {
+                    layer: np.linalg.norm(array.astype(np.float64) - still.features[layer], axis=1)
+                    for layer, array in found.features.items()
+                }
             norms = {layer: float(np.linalg.norm(a.astype(np.float64))) for layer, a in still.features.items()}
-            curves.append(Curve(name, kind, values, distances, norms, found.probabilities[:, target], target))
+            said = probe.say(bad[0]) if bad else ""
+            curves.append(Curve(name, kind, values, distances, norms, found.probabilities[:, target], target, said))
             if progress:
                 progress()
     return curves

@@ -9,11 +9,10 @@ from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node
 from analyzer.graph.ir import reads
 from analyzer.graph.query import ancestors, descendants
+from analyzer.graph.through import MOVING, is_transparent
 
-_SHAPE_ONLY = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Dropout"}
 _POOLING = {"GlobalAveragePool", "ReduceMean", "AveragePool", "ReduceSum"}
 _AFFINE = {"Gemm", "MatMul", "Conv", "Add", "Sub", "Mul", "Div", "BatchNormalization"}
-_QUANTISING = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def check_linear_head(ctx: Context) -> None:
@@ -49,7 +48,7 @@ def _produces(node: Node, name: str) -> bool:
 def _nonlinear(graph: Graph, node: Node, between: set[str]) -> str:
     """Why `node` is not linear in the values that depend on the layer; empty where it is."""
     dependent = [i for i in node.inputs if i.name in between]
-    if node.op in _SHAPE_ONLY | _QUANTISING | _POOLING:
+    if is_transparent(node, MOVING) or node.op in _POOLING:
         return ""
     if node.op in _AFFINE and not node.domain:
         if len(dependent) > 1:

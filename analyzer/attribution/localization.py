@@ -13,9 +13,10 @@ import numpy as np
 
 from analyzer.attribution.engine import Explainer, float_image, pick_layer
 from analyzer.attribution.registry import Context
-from analyzer.attribution.targets import find_scores, is_expression, resolve_class
+from analyzer.attribution.targets import TOP1, class_scores, find_scores, is_expression, resolve_class
 from analyzer.errors import InputError
 from analyzer.graph import Builder
+from analyzer.graph.query import image_input
 from analyzer.runtime import Session
 
 Box = tuple[float, float, float, float]
@@ -76,6 +77,8 @@ def points_inside(heat: np.ndarray, box: Sequence[float], tolerance: float = 0) 
     Args:
         tolerance: pixels by which it may lie outside; 15 in the official protocol.
     """
+    if not (heat > 0).any():
+        return False
     y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
     across = box[0] - tolerance <= x + 0.5 <= box[2] + tolerance
     return bool(across and box[1] - tolerance <= y + 0.5 <= box[3] + tolerance)
@@ -126,7 +129,12 @@ def class_units(
     op = Builder(graph, "units")
     scores = find_scores(graph, output)
     given = target if is_expression(target) else resolve_class(target, explainer.labels)
-    seeds, _, about = explainer.seeded(op, [], given, scores, "", None)
+    read: list[str] = []
+    top = given == TOP1 and explainer.quantised
+    seeds, _, about = explainer.seeded(op, read, None if top else given, scores, "", None)
+    if top:
+        shown = class_scores(scores, explainer.outputs(feeds, scores), len(feeds[image_input(graph).name]))
+        feeds = feeds | {read[0]: shown.argmax(axis=-1)}
     feature = pick_layer(graph, layer, about)
     image, axes = float_image(graph)
     ctx = Context(op, seeds, about, image, axes, feature)

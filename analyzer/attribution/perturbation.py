@@ -113,7 +113,8 @@ def rise(
 def score_cam(model: Evaluator, channels: int = 0) -> Found:
     """L = ReLU(Σ_k w_k A_k), w = softmax_k y(x ⊙ s(U(A_k))), s(m) = (m − min m) / (max m − min m)
 
-    The paper subtracts the score of a baseline image from each y, which the softmax takes out again.
+    The paper subtracts the score of a baseline image from each y, which the softmax takes out again. A channel whose y
+    is not finite has no weight.
 
     Args:
         channels: only that many, of the highest standard deviation over space (Faster Score-CAM); all where 0.
@@ -128,6 +129,8 @@ def score_cam(model: Evaluator, channels: int = 0) -> Found:
         return model.image * model.over_image(unit_scaled(resized(maps[chosen[indices]], model.size)))
 
     scores = model.scores(masked, len(chosen)).astype(np.float64)
+    known = np.isfinite(scores)
+    scores = np.where(known | ~known.any(axis=1, keepdims=True), scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     return _weighted(weights / weights.sum(axis=1, keepdims=True), maps[chosen]), {}
 

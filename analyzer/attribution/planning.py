@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from analyzer.attribution.engine import Explainer, float_image, pick_layer
+from analyzer.attribution.engine import Explainer, float_image
 from analyzer.attribution.registry import find_method
 from analyzer.attribution.targets import expression, find_scores, is_expression, resolve_class
 from analyzer.gradient import table_of
@@ -79,7 +79,8 @@ def make_plan(
         resolve_class(target, explainer.labels)
         scores = find_scores(graph, output)
         about, stripped = scores.logits, scores.stripped
-    feature = pick_layer(graph, layer, about) if chosen.needs_layer else None
+    asked = (layer, graph, about, shapes, output, target if is_expression(target) else None)
+    feature = explainer.choose_layer(*asked) if chosen.needs_layer else None
     wrt = [feature.name] if feature else []
     if chosen.kind == "gradient":
         wrt.append(float_image(graph)[0].name)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyzer.attribution.engine import Explainer, class_scores
+from analyzer.attribution.engine import Explainer
 from analyzer.attribution.features import chosen_tensors
-from analyzer.attribution.targets import find_scores
+from analyzer.attribution.finite import find_origins, not_finite
+from analyzer.attribution.targets import class_scores, find_scores
 from analyzer.attribution.units import Units
 from analyzer.errors import InputError
 from analyzer.graph.query import image_input
@@ -26,6 +27,12 @@ class Responses:
     features: dict[str, np.ndarray]
     probabilities: np.ndarray
 
+    @property
+    def finite(self) -> np.ndarray:
+        """(N,) pictures of which everything is finite."""
+        found = [np.isfinite(array).all(axis=1) for array in (*self.features.values(), self.probabilities)]
+        return np.logical_and.reduce(found)
+
 
 class Probe:
     """Runs pictures of the network's own size and gives what chosen layers and the classes say.
@@ -41,7 +48,7 @@ class Probe:
     def __init__(self, explainer: Explainer, layers: Sequence[str], preprocess: Preprocess) -> None:
         if preprocess.size is None:
             raise InputError("the size of the picture is not fixed", "fix it, for example with --size 224x224")
-        self.preprocess = preprocess
+        self.preprocess, self.explainer = preprocess, explainer
         self._again = preprocess.replace(resize="resize")
         image = image_input(explainer.plain)
         sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
@@ -60,6 +67,12 @@ class Probe:
         """(h, w, 3) uint8: what of the picture the network is shown."""
         return self.preprocess.undo(self.preprocess.apply(picture)[0][0])
 
+    def say(self, picture: np.ndarray) -> str:
+        """Why the responses to a picture of the network's size are not finite."""
+        return not_finite(
+            find_origins(self.explainer, {self._image: self._again.apply(picture)[0]}, [0], self.layers)[0]
+        )
+
     def run(self, pictures: Sequence[np.ndarray]) -> Responses:
         """The responses to pictures of the network's size."""
         parts: list[dict[str, np.ndarray]] = []
@@ -77,8 +90,10 @@ class Probe:
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:
-    """Rows as they are where they are distributions; their softmax otherwise."""
-    if (scores >= 0).all() and np.allclose(scores.sum(axis=1), 1, atol=1e-3):
+    """Rows as they are where all (that are finite) are distributions; their softmax otherwise."""
+    known = scores[np.isfinite(scores).all(axis=1)]
+    if (known >= 0).all() and np.allclose(known.sum(axis=1), 1, atol=1e-3):
         return scores
-    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of a row that is not finite
+        shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))

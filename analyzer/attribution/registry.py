@@ -15,8 +15,9 @@ from typing import Any
 
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.gradient import Rule, Table, override, pullback, table_of
+from analyzer.gradient.policies import passing
 from analyzer.graph import Builder, Graph, Value
-from analyzer.graph.query import FeatureMap
+from analyzer.graph.query import FeatureMap, output_quantisers
 
 
 @dataclass
@@ -90,8 +91,14 @@ class Context:
         return self._gradients[key]
 
     def table(self, policy: str) -> Table:
-        """The rules of a policy, with those of `rows`."""
-        return override(table_of(policy), dict(self.rows))
+        """The rules of a policy, with those of `rows`; the target's own quantisers pass the gradient.
+
+        A score at the ceiling of the output's quantiser is a sure one: what it rests on is the question. Behind any
+        other quantiser what saturates has no influence.
+        """
+        table = override(table_of(policy), dict(self.rows))
+        own = output_quantisers(self.graph, self.seeds)
+        return passing(table, {n.outputs[0].name for n in own}) if own else table
 
     def channel_sum(self, weighted: Value) -> Value:
         """Σ over the channels, as (N, …space)."""
@@ -114,10 +121,10 @@ class Context:
 
         layout = self.layer.layout
         value = self.op.cast(value, np.dtype(np.float32))
-        if not layout.prefix:
+        if not layout.prefix and not layout.suffix:
             return value
-        axis = layout.axes.index("L")
-        return self.op.Slice(value, [layout.prefix], [np.iinfo(np.int64).max], [axis])
+        end = layout.tokens.stop or np.iinfo(np.int64).max
+        return self.op.Slice(value, [layout.prefix], [end], [layout.axes.index("L")])
 
 
 Recipe = Callable[..., Any]

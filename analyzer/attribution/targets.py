@@ -39,7 +39,18 @@ class Scores:
 
     def flat(self, op: Builder) -> Value:
         """The logits as (N, classes), appended."""
-        value = op.ReduceMean(self.logits, list(self.space), keepdims=0) if self.space else self.logits
+        return self._by_class(op, self.logits)
+
+    def shown(self, op: Builder) -> Value:
+        """What the model outputs as (N, classes), appended: `class_scores` in a type that ArgMax has kernels for."""
+        value, shape = self.output, self.logits.shape
+        known = value.shape is not None and shape is not None
+        if known and (value.shape[:1] != shape[:1] or (self.space and len(value.shape) != len(shape))):
+            value = op.reshape_like(value, self.logits)
+        return self._by_class(op, op.cast(value, _COMPARABLE.get(str(value.dtype), np.dtype(np.float32))))
+
+    def _by_class(self, op: Builder, value: Value) -> Value:
+        value = op.ReduceMean(value, list(self.space), keepdims=0) if self.space else value
         return op.Reshape(value, [0, -1] if self.batched else [1, -1], allowzero=0)
 
     @property
@@ -54,7 +65,7 @@ class Scores:
     @property
     def doubt(self) -> str:
         """Why a class may be none: the numbers stand along several axes, as a detector's; "" where along one."""
-        shape = self.logits.shape or []
+        shape = (self.output.shape if not self.space else None) or self.logits.shape or []
         wide = [i for i, d in enumerate(shape) if d != 1 and i not in self.space and (i or not self.batched)]
         if len(wide) < 2:
             return ""
@@ -75,6 +86,34 @@ class Scores:
         )
 
 
+_COMPARABLE = {name: np.dtype(np.float64) for name in ("float64", "int32", "uint32", "int64", "uint64")}
+
+
+def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
+    """(N, classes) as the model outputs them; a segmenter's are means over space.
+
+    What lies between the logits and the output keeps the order of the numbers, so that they are read in the shape of
+    the logits, whose axes are known.
+    """
+    if scores.space:
+        shape = scores.logits.shape
+        if all(isinstance(d, int) for d in shape):
+            output = output.reshape(shape)
+        if output.ndim == len(shape):
+            output = output.mean(axis=scores.space, dtype=np.result_type(output.dtype, np.float32))
+    return output.reshape(count if scores.batched else 1, -1)
+
+
+def top1(classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """`classes`, TOP1 replaced by the class with the highest of `scores`, the first of several."""
+    return np.where(classes == TOP1, scores.argmax(axis=-1), classes)
+
+
+def ranked(scores: np.ndarray) -> np.ndarray:
+    """The classes of one picture, highest score first, in the order in which `argmax` takes them."""
+    return np.argsort(np.where(np.isnan(scores), -np.inf, -scores.astype(np.float64)), kind="stable")
+
+
 def find_scores(graph: Graph, output: str | None = None) -> Scores:
     """The output that holds the scores: the one named, else the first floating-point one that looks like classes.
 
@@ -90,11 +129,21 @@ def find_scores(graph: Graph, output: str | None = None) -> Scores:
             batched = shape is None or (len(shape) > 1 and (shape[0] == batch or not isinstance(shape[0], int)))
             layout = layouts(graph).get(found.value.name)
             space = layout.spatial if layout is not None and layout.is_map and layout.axes in _SEGMENTER else ()
-            space = () if all(shape[a] == 1 for a in space) else space
+            space = () if all(shape[a] == 1 for a in space) or not _same_axes(value, found.value) else space
             return Scores(value, found.value, found.stripped, batched, space)
     names = ", ".join(f"{v.name!r} ({v.dtype})" for v in candidates)
     raise UnsupportedError(
         f"{graph.name}: no output is a differentiable score: {names}", "name a floating-point tensor as the target"
+    )
+
+
+def _same_axes(a: Value, b: Value) -> bool:
+    """Whether the two have the same sizes, axes of size 1 left out; what is not known counts as the same."""
+    if a.shape is None or b.shape is None:
+        return False
+    left, right = ([d for d in v.shape if d != 1] for v in (a, b))
+    return len(left) == len(right) and all(
+        m == n or not isinstance(m, int) or not isinstance(n, int) for m, n in zip(left, right, strict=True)
     )
 
 
@@ -108,15 +157,20 @@ def _unlike_classes(value: Value) -> int:
     return 2 if len(wide) != 1 else int(len(shape) > 2)
 
 
-def seed(op: Builder, scores: Scores, classes: Value) -> tuple[Value, Value, Value]:
-    """(scores as (N, classes), their cotangent, the classes chosen): one-hot rows; TOP1 is resolved by ArgMax.
+def seed(op: Builder, scores: Scores, classes: Value, known: bool = False) -> tuple[Value, Value, Value]:
+    """(logits as (N, classes), their cotangent, the classes chosen): one-hot rows.
+
+    TOP1 is the class with the highest output, not the one with the highest logit: over positions, and where rounding
+    or saturation makes scores equal, the two differ.
 
     Args:
         classes: (N,) int64.
+        known: no class is TOP1.
     """
-    flat = scores.flat(op)
-    top = op.ArgMax(flat, axis=1, keepdims=0)
-    chosen = op.Where(op.Less(classes, np.int64(0)), top, classes)
+    flat, chosen = scores.flat(op), classes
+    if not known:
+        top = op.ArgMax(scores.shown(op), axis=1, keepdims=0)
+        chosen = op.Where(op.Less(classes, np.int64(0)), top, classes)
     width = op.dim(flat, 1)
     if width is not None:
         indices = op.constant(np.arange(width, dtype=np.int64)[None], "classes")
@@ -170,6 +224,11 @@ Arrays = Mapping[str, "np.ndarray | Callable[[Value], np.ndarray]"]
 def is_expression(target: Any) -> bool:
     """Whether a target is more than a class: `boxes[:, 4:].max()`, `"output:0"[0, 3] - "output:0"[0, 5]`."""
     return isinstance(target, str) and bool(re.search(r"[\[\]().\"]", target)) and target not in ("top1", "top-1")
+
+
+def tensors_named(text: str) -> list[str]:
+    """Every name in an expression that can be a tensor's."""
+    return [quoted or word for quoted, word in re.findall(r'"([^"]+)"|([A-Za-z_]\w*)', text)]
 
 
 def expression(op: Builder, text: str, arrays: Arrays | None = None) -> Value:

@@ -32,7 +32,7 @@ class Units:
         channel: the axis of its channels.
         space: the axes of its positions; none for a vector per image.
         grid: sizes of the positions, (h, w) for tokens.
-        prefix: class and register tokens in front, which are no positions.
+        prefix, suffix: class and register tokens before and after, which are no positions.
     """
 
     value: Value
@@ -40,6 +40,7 @@ class Units:
     space: tuple[int, ...]
     grid: tuple[int, ...]
     prefix: int = 0
+    suffix: int = 0
 
     @classmethod
     def of(cls, graph: Graph, layer: str = "auto") -> Units:
@@ -56,7 +57,8 @@ class Units:
             layout = feature.layout
             if layout.axes[:1] != "N":
                 raise UnsupportedError(f"{feature.name!r} ({layout}) does not begin with the axis of the images")
-            units = cls(feature.value, layout.channel, layout.spatial, tuple(layout.grid), layout.prefix)  # type: ignore[arg-type]
+            grid: Any = tuple(layout.grid)
+            units = cls(feature.value, layout.channel, layout.spatial, grid, layout.prefix, layout.suffix)
         if not all(isinstance(d, int) for d in [*units.grid, *(units.value.shape or [None])]):
             raise UnsupportedError(
                 f"the shape of {units.name!r} is not fixed: {units.value.shape}", "fix the input's sizes with --shape"
@@ -80,20 +82,22 @@ class Units:
     def flat(self, op: Builder) -> Value:
         """(N, channels, positions)"""
         value = self.value
-        if self.prefix:
-            value = op.Slice(value, [self.prefix], [np.iinfo(np.int64).max], [self.space[0]])
+        if self.prefix or self.suffix:
+            end = -self.suffix or np.iinfo(np.int64).max
+            value = op.Slice(value, [self.prefix], [end], [self.space[0]])
         value = op.Transpose(value, perm=self._perm())
         return op.Reshape(value, [0, self.channels, self.positions], allowzero=0)
 
     def unflat(self, op: Builder, flat: Value) -> Value:
-        """(N, channels, positions) as the tensor is shaped, 0 at the tokens in front."""
+        """(N, channels, positions) as the tensor is shaped, 0 at the tokens before and after the grid."""
         perm, shape = self._perm(), list(self.value.shape)
-        shape = [d - self.prefix if self.prefix and a == self.space[0] else d for a, d in enumerate(shape)]
+        others = self.prefix + self.suffix
+        shape = [d - others if others and a == self.space[0] else d for a, d in enumerate(shape)]
         value = op.Reshape(flat, [shape[a] for a in perm])
         value = op.Transpose(value, perm=[perm.index(a) for a in range(len(perm))])
-        if self.prefix:
+        if others:
             # All axes: onnxruntime 1.31 moves a Transpose through a Pad as if it had no `axes`.
-            pads = [self.prefix if a == self.space[0] else 0 for a in range(len(perm))] + [0] * len(perm)
+            pads = [p if a == self.space[0] else 0 for p in (self.prefix, self.suffix) for a in range(len(perm))]
             value = op.Pad(value, pads, op.scalar(0, value))
         return op.shaped_as(value, self.value)
 

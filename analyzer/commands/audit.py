@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     model_argument,
     note,
@@ -25,16 +27,16 @@ from analyzer.commands.compare import boxes_of, pictures, rounded
 
 @click.command(name="audit")
 @model_argument
-@click.option("-d", "--data", "data", multiple=True, required=True, type=click.Path(), help="Pictures, or folders.")
+@click.option("-d", "--data", "data", multiple=True, required=True, type=InputPath(), help="Pictures, or folders.")
 @click.option("--limit", type=click.IntRange(1), help="Use only so many pictures, evenly spread.")
-@click.option("--labels", type=click.Path(dir_okay=False), help="Class names: one per line, or JSON.")
-@click.option("--classes", type=click.Path(dir_okay=False), help="JSON {picture: class index}, the true classes.")
-@click.option("--boxes", type=click.Path(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
+@click.option("--labels", type=InputPath(dir_okay=False), help="Class names: one per line, or JSON.")
+@click.option("--classes", type=InputPath(dir_okay=False), help="JSON {picture: class index}, the true classes.")
+@click.option("--boxes", type=InputPath(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
 @click.option("-m", "--method", default="grad-cam", show_default=True, help="The map that is audited.")
 @click.option("--probes", type=click.IntRange(1), default=16, show_default=True, help="Pictures for costly checks.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--report", type=click.Path(dir_okay=False), help="Write the report: .html, .md or .json.")
-@click.option("--maps", type=click.Path(dir_okay=False), help="Write the mean maps as a picture: .png, .jpg or .webp.")
+@click.option("--report", type=OutputPath(dir_okay=False), help="Write the report: .html, .md or .json.")
+@click.option("--maps", type=OutputPath(dir_okay=False), help="Write the mean maps as a picture: .png, .jpg or .webp.")
 @store_option
 @click.option("--strict", is_flag=True, help="Exit with 1 where something is found.")
 @stacked(preprocess_options)
@@ -106,13 +108,15 @@ def classes_of(path: str | None) -> dict[str, int]:
     if path is None:
         return {}
     try:
-        return {str(n): int(v) for n, v in json.loads(Path(path).read_text()).items()}
+        return {str(n): int(v) for n, v in json.loads(Path(path).read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no classes: {error}", "write {picture: class index}") from None
 
 
 def write(path: Path, document: dict[str, Any], maps: dict[str, Any], card: Any) -> None:
-    from analyzer.images import atomic_write, encode
+    from analyzer.files import write_text
+    from analyzer.images import encode
+    from analyzer.plain import as_json
     from analyzer.report import audit as pages
 
     if path.suffix == ".html":
@@ -121,8 +125,8 @@ def write(path: Path, document: dict[str, Any], maps: dict[str, Any], card: Any)
     elif path.suffix == ".md":
         text = pages.markdown(document)
     else:
-        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    atomic_write(path, text.encode())
+        text = as_json(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_text(path, text)
     note(f"written: {path}")
 
 

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
+from analyzer.files import claim, protect
+
 SCHEMA_VERSION = 1
 
-model_argument = click.argument("model", type=click.Path(dir_okay=False))
+
+class InputPath(click.Path):
+    """A file or folder that the command reads: none of its outputs may replace it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        protect(value)
+        return super().convert(value, param, ctx)
+
+
+class OutputPath(click.Path):
+    """A file that the command writes, or a folder for such files: `file_okay`, `dir_okay`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("the name is empty", param, ctx)
+        if self.dir_okay and self.file_okay:
+            return value  # which of the two shows later: `destinations` claims the files
+        path = super().convert(value, param, ctx)
+        if self.file_okay:
+            claim(path)
+        return path
+
+
+model_argument = click.argument("model", type=InputPath(dir_okay=False))
 format_option = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", help="What stdout holds."
 )
@@ -28,7 +52,7 @@ session_options = (
     ),
 )
 store_option = click.option(
-    "--store", type=click.Path(file_okay=False), help="Folder that keeps results: a run that was cut off goes on."
+    "--store", type=OutputPath(file_okay=False), help="Folder that keeps results: a run that was cut off goes on."
 )
 shape_option = click.option(
     "--shape", "shapes", multiple=True, metavar="[NAME:]1x3x224x224", help="Fixes the symbolic sizes of an input."
@@ -118,15 +142,11 @@ def _plain_value(text: str) -> Any:
 def print_json(kind: str, content: dict[str, Any]) -> None:
     """One document on stdout."""
     from analyzer import __version__
+    from analyzer.plain import as_json
 
     document = {"schema_version": SCHEMA_VERSION, "kind": kind, "onnx_analyzer": __version__, **content}
-    click.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
+    escaped = "utf" not in (getattr(sys.stdout, "encoding", None) or "").lower()
+    click.echo(as_json(document, indent=2, sort_keys=True, ensure_ascii=escaped))
 
 
 def note(text: str) -> None:
@@ -185,9 +205,9 @@ def each_picture(
 ) -> tuple[list[Any], list[dict[str, str]]]:
     """What `work` gives for every picture, and those that could not be used, which are told on stderr as they come.
 
-    A single picture's error is raised, and so is any while `strict()` holds.
+    A single picture's error is raised, so is any while `strict()` holds, and that of an output that cannot be written.
     """
-    from analyzer.errors import AnalyzerError
+    from analyzer.errors import AnalyzerError, OutputError
 
     results, failed = [], []
     progress = Progress(len(pictures), what)
@@ -195,7 +215,7 @@ def each_picture(
         try:
             results.append(work(picture))
         except AnalyzerError as error:
-            if len(pictures) == 1 or strict():
+            if len(pictures) == 1 or strict() or isinstance(error, OutputError):
                 raise
             failed.append({"picture": picture, "error": error.message})
             note(f"error: {picture}: {error}")

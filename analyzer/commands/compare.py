@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     note,
     preprocess_options,
@@ -23,18 +25,18 @@ MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of b
 
 
 @click.command(name="compare")
-@click.argument("reference", type=click.Path(dir_okay=False), required=False)
-@click.argument("candidate", type=click.Path(dir_okay=False), required=False)
-@click.option("-d", "--data", "data", multiple=True, type=click.Path(), help="Pictures, or folders of them.")
+@click.argument("reference", type=InputPath(dir_okay=False), required=False)
+@click.argument("candidate", type=InputPath(dir_okay=False), required=False)
+@click.option("-d", "--data", "data", multiple=True, type=InputPath(), help="Pictures, or folders of them.")
 @click.option("--limit", type=click.IntRange(1), help="Use only so many pictures, evenly spread.")
-@click.option("--boxes", type=click.Path(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
+@click.option("--boxes", type=InputPath(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
 @click.option("-m", "--method", "methods", multiple=True, help="Maps to compare.  [grad-cam, gradient]")
-@click.option("--thresholds", type=click.Path(dir_okay=False), help="TOML file with limits; see docs/compare.md.")
+@click.option("--thresholds", type=InputPath(dir_okay=False), help="TOML file with limits; see docs/compare.md.")
 @click.option("--limit-of", "limits", multiple=True, metavar="NAME=VALUE", help="A single threshold.")
 @click.option(
-    "--report", type=click.Path(dir_okay=False), help="Write the report: .html, .md, .xml (JUnit), .sarif or .json."
+    "--report", type=OutputPath(dir_okay=False), help="Write the report: .html, .md, .xml (JUnit), .sarif or .json."
 )
-@click.option("--judge", type=click.Path(dir_okay=False), help="Judge this saved .json again; nothing is run.")
+@click.option("--judge", type=InputPath(dir_okay=False), help="Judge this saved .json again; nothing is run.")
 @click.option("-p", "--provider", default="cpu", show_default=True, help="Of the reference.")
 @click.option("--candidate-provider", help="Of the candidate.  [as the reference's]")
 @with_session
@@ -153,8 +155,9 @@ def run(
 def ran_on(receipt: dict[str, Any]) -> str:
     """A side's receipt in words."""
     fell = ", ".join(receipt["fell to the CPU"]) or "nothing"
+    scores = f"; scores of {receipt['scores']}" if "scores" in receipt else ""
     where = f"{receipt['provider']} of onnxruntime {receipt['onnxruntime']}"
-    return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}"
+    return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}{scores}"
 
 
 def drawn(maps: dict[str, Any], placements: dict[str, Any]) -> list[tuple[str, bytes]]:
@@ -191,7 +194,7 @@ def boxes_of(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
         found = {}
         for name, given in content.items():
             given = given.get("boxes", list(given.values())) if isinstance(given, dict) else given
@@ -220,7 +223,7 @@ def saved(path: str) -> dict[str, Any]:
     from analyzer.errors import InputError
 
     try:
-        document = json.loads(Path(path).read_text())
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
         return {"comparison": document["comparison"], "run": document.get("run", {})}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no saved comparison: {error}", "write one with --report result.json") from None
@@ -241,7 +244,8 @@ def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, 
     """The form follows from the name's ending."""
     from analyzer import report
     from analyzer.errors import InputError
-    from analyzer.images import atomic_write
+    from analyzer.files import write_text
+    from analyzer.plain import as_json
 
     if path.suffix in (".html", ".htm"):
         text = report.html(document, figures)
@@ -252,12 +256,12 @@ def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, 
     elif path.suffix == ".sarif":
         text = report.sarif(document)
     elif path.suffix == ".json":
-        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        text = as_json(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     else:
         raise InputError(
             f"a report cannot be written as {path.suffix or path.name!r}", "end it in .html, .md, .xml, .sarif or .json"
         )
-    atomic_write(path, text.encode())
+    write_text(path, text)
     note(f"written: {path}")
 
 
@@ -274,18 +278,20 @@ def show(document: dict[str, Any], form: str) -> None:
 
 def text_of(document: dict[str, Any]) -> str:
     """What a terminal shows: the verdict, findings, the three levels."""
-    from analyzer.report.comparison import verdict
+    from analyzer.report.comparison import coverage, percent, verdict
 
     comparison, findings = document["comparison"], document["findings"]
     outputs = comparison["outputs"]
-    lines = [verdict(findings), ""]
+    lines = [verdict(findings, comparison), ""]
     if findings:
         rows = [(f["code"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in findings]
         lines += [table(rows, ("code", "value", "limit", "what it means")), ""]
+    judged = outputs.get("judged", comparison["pictures"])  # missing in early saved reports
     lines.append(
-        f"outputs: {outputs['label_agreement']:.1%} of {comparison['pictures']} labels agree, "
-        f"scores drift by {outputs['score_drift_mean']:.2%}"
+        f"outputs: {percent(outputs['label_agreement'])} of {judged} labels agree, "
+        f"scores drift by {percent(outputs['score_drift_mean'], 2)}"
     )
+    lines += coverage(comparison)
     if comparison["layers"]:
         worst = min(comparison["layers"], key=lambda r: r["cosine"])
         jump = comparison["largest_jump"]

@@ -8,9 +8,12 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     format_option,
     model_argument,
+    note,
     preprocess_options,
     print_json,
     provider_option,
@@ -22,9 +25,9 @@ from analyzer.commands.common import (
 
 @click.command(name="correspondence")
 @model_argument
-@click.argument("boxes", type=click.Path(dir_okay=False))
+@click.argument("boxes", type=InputPath(dir_okay=False))
 @click.option("-l", "--layer", "layers", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="PNG of the occluded pictures.")
+@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the occluded pictures.")
 @click.option("--fill", type=click.FloatRange(0, 255), default=127.0, show_default=True, help="Grey of the occluder.")
 @click.option("--repeats", type=click.IntRange(1), default=10, show_default=True, help="Random boxes per picture.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -63,11 +66,16 @@ def command(
     progress = Progress(len(pictures), "correspondence")
     layers = layers or (card.default_layer or "auto",)
     found = correspondence(explainer, pictures, marked, layers, card.preprocess, fill, repeats, seed, progress.step)
+    for name, why in found.left_out.items():
+        note(f"warning: {name} is left out: {why}")
     if out:
         write_png(out, figure(found))
     if form == "json":
         rows = [{**vars(row), "error": row.error if row.pictures > 2 else None} for row in found.rows]
-        print_json("correspondence", {"model": model, "rows": rows, "written": [out] if out else []})
+        print_json(
+            "correspondence",
+            {"model": model, "rows": rows, "left_out": found.left_out, "written": [out] if out else []},
+        )
         return
     names = list(dict.fromkeys(row.layer for row in found.rows))
     parts = list(dict.fromkeys(row.part for row in found.rows))

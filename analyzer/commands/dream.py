@@ -7,10 +7,13 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     format_option,
     layer_option,
     model_argument,
+    note,
     preprocess_options,
     print_json,
     provider_option,
@@ -25,8 +28,8 @@ from analyzer.commands.common import (
 @layer_option
 @click.option("-u", "--unit", "chosen", multiple=True, metavar="CHANNEL[@y,x]", help="Channels or units; repeatable.")
 @click.option("-t", "--target", "targets", multiple=True, help="Classes by index or label, instead of units.")
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="PNG to write.")
-@click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
+@click.option("-o", "--out", required=True, type=OutputPath(dir_okay=False), help="PNG to write.")
+@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
 @click.option("--steps", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--rate", type=float, default=None, help="Step size.  [0.05 for fourier, 1 for pixels]")
 @click.option("--parametrisation", type=click.Choice(["fourier", "pixels"]), default="fourier", show_default=True)
@@ -95,16 +98,25 @@ def command(
         raise InputError("there is no picture yet whose strongest activation could be meant", "give a channel")
     progress = Progress(len(units) * settings["steps"], "dream")
     found = [dreamer.run(c, p, DreamOptions(**settings), progress.step) for c, p in units]
+    for unit, one in zip(names, found, strict=True):
+        if one.stopped:
+            note(f"warning: {unit}: {one.stopped}")
     scores = [f"{n} ({d.score:.3g})" for n, d in zip(names, found, strict=True)]
     write_png(out, grid([d.image for d in found], scores, title=f"what drives {dreamer.units.name}"))
     rows = [
-        {"unit": n, "channel": c, "first": d.scores[0], "score": d.score}
+        {
+            "unit": n,
+            "channel": c,
+            "first": d.scores[0] if d.scores else None,
+            "score": d.score,
+            "stopped": d.stopped or None,
+        }
         for n, (c, _), d in zip(names, units, found, strict=True)
     ]
     if form == "json":
         document = {"model": model, "layer": dreamer.units.name, "options": settings, "units": rows}
         print_json("dream", {**document, "written": [out]})
         return
-    cells = [(r["unit"], f"{r['first']:.4g}", f"{r['score']:.4g}") for r in rows]
+    cells = [(r["unit"], "–" if r["first"] is None else f"{r['first']:.4g}", f"{r['score']:.4g}") for r in rows]
     click.echo(table(cells, ("unit", "at first", "at last")))
     click.echo(f"written: {out}")

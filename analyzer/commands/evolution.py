@@ -7,9 +7,12 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     format_option,
     layer_option,
+    note,
     preprocess_options,
     print_json,
     provider_option,
@@ -19,8 +22,8 @@ from analyzer.commands.common import (
 
 
 @click.command(name="evolution")
-@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(dir_okay=False))
-@click.option("-i", "--pictures", multiple=True, required=True, type=click.Path(), help="Pictures, folders or lists.")
+@click.argument("checkpoints", nargs=-1, required=True, type=InputPath(dir_okay=False))
+@click.option("-i", "--pictures", multiple=True, required=True, type=InputPath(), help="Pictures, folders or lists.")
 @layer_option
 @click.option("-u", "--channel", "channels", multiple=True, type=click.IntRange(0), help="Channels; repeatable.")
 @click.option(
@@ -29,7 +32,7 @@ from analyzer.commands.common import (
 @click.option(
     "--policy", type=click.Choice(["deconvnet", "guided", "gradient", "none"]), default="deconvnet", show_default=True
 )
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="PNG to write.")
+@click.option("-o", "--out", required=True, type=OutputPath(dir_okay=False), help="PNG to write.")
 @provider_option
 @stacked(preprocess_options)
 @format_option
@@ -73,6 +76,11 @@ def command(
         provider,
         progress.step,
     )
+    for checkpoint, why_of in found.not_finite.items():
+        for number, why in sorted(why_of.items()):
+            note(f"warning: {checkpoint}: {manifest.paths[number]} is left out: {why}")
+    if not found.patches:
+        note(f"warning: no picture activates a channel of {found.layer!r}: the strip is empty")
     write_png(out, found.figure())
     rows = [
         {

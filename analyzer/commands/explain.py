@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     RunProgress,
     each_picture,
     format_option,
@@ -27,8 +29,8 @@ from analyzer.commands.common import (
 
 @click.command(name="explain")
 @model_argument
-@click.argument("pictures", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--out", type=click.Path(), help="PNG to write; a folder where there are several pictures.")
+@click.argument("pictures", nargs=-1, required=True, type=InputPath())
+@click.option("-o", "--out", type=OutputPath(), help="PNG to write; a folder where there are several pictures.")
 @click.option("-m", "--method", "methods", multiple=True, help="See `methods`; several give a grid.  [grad-cam]")
 @click.option(
     "-t",
@@ -42,10 +44,10 @@ from analyzer.commands.common import (
     "-O", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of a method, see `methods`."
 )
 @click.option("--output", help="Which output of the model holds the scores.")
-@click.option("--reference", type=click.Path(), help="Picture whose embedding `.cosine(reference)` compares with.")
-@click.option("--mask", type=click.Path(), help="Picture whose brighter half is `mask` in `.where(mask)`.")
-@click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
-@click.option("--raw", type=click.Path(), help="Also write the raw map as .npy (a folder for several pictures).")
+@click.option("--reference", type=InputPath(), help="Picture whose embedding `.cosine(reference)` compares with.")
+@click.option("--mask", type=InputPath(), help="Picture whose brighter half is `mask` in `.where(mask)`.")
+@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
+@click.option("--raw", type=OutputPath(), help="Also write the raw map as .npy (a folder for several pictures).")
 @click.option("--colormap", default="turbo", show_default=True, help="turbo, viridis, cividis, inferno, magma or gray.")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the heatmap.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to print.")
@@ -144,13 +146,14 @@ class Task:
         found = self.explainer.explain_all(array, self.jobs, target, self.output)
         self.doubt = tell_doubt(found[0].doubt, self.doubt)
         result: dict[str, Any] = {"picture": picture, "top": self.classes(found[0]), "maps": []}
+        result["doubt"] = found[0].doubt or None
         tiles, titles = [], []
         for attribution in found:
             for row in range(len(attribution.heatmap)):
                 title = f"{attribution.method}: {self.name(attribution, row)}"
                 heat = placement.map_to_image(attribution.heatmap[row])
                 heat[~placement.covered] = np.nan  # what the model was not shown
-                result["maps"].append(self.about(attribution, row, heat))
+                result["maps"].append(self.about(picture, attribution, row, heat))
                 if out:
                     tiles.append((image, heat))
                     titles.append(title)
@@ -169,8 +172,10 @@ class Task:
 
     def classes(self, attribution: Any) -> list[dict[str, Any]]:
         """The highest scores of the picture."""
+        from analyzer.attribution.targets import ranked
+
         scores = attribution.scores[0].astype(float)
-        order = scores.argsort(kind="stable")[::-1][: self.top]
+        order = ranked(scores)[: self.top]
         return [{"class": int(i), "label": self.label(int(i)), "score": float(scores[i])} for i in order]
 
     def label(self, index: int) -> str:
@@ -178,24 +183,28 @@ class Task:
 
     def name(self, attribution: Any, row: int) -> str:
         index = int(attribution.target[row])
+        if not attribution.legible[row]:
+            return "not finite"
         if index < 0:
             return self.targets[row % len(self.targets)]
         return f"{self.label(index)} ({attribution.scores[attribution.image[row]].flat[index]:.3g})"
 
-    def about(self, attribution: Any, row: int, heat: Any) -> dict[str, Any]:
+    def about(self, picture: str, attribution: Any, row: int, heat: Any) -> dict[str, Any]:
         """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
         import numpy as np
 
         y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
-        index = int(attribution.target[row])
+        legible, index = bool(attribution.legible[row]), int(attribution.target[row])
+        if not legible and self.targets[row % len(self.targets)] == "top1":
+            index = -1  # no class is the highest
         if attribution.diagnosis[row]:
-            note(f"warning: {attribution.method}: {attribution.diagnosis[row]}")
+            note(f"warning: {picture}: {attribution.method}: {attribution.diagnosis[row]}")
         return {
             "method": attribution.method,
             "class": index if index >= 0 else None,
             "label": self.label(index) if index >= 0 else None,
             "layer": attribution.layer or None,
-            "maximum": [int(x), int(y)],
+            "maximum": [int(x), int(y)] if legible else None,
             "diagnosis": attribution.diagnosis[row] or None,
             "details": {name: values[row].tolist() for name, values in attribution.details.items()},
         }
@@ -233,26 +242,22 @@ def named_arrays(explainer: Any, card: Any, reference: str | None, mask: str | N
 
 def destinations(given: str | None, pictures: tuple[str, ...], suffix: str) -> dict[str, Path]:
     """{picture: file to write}; several pictures go into a folder, which is made."""
-    from analyzer.errors import InputError
+    from analyzer.errors import OutputError
+    from analyzer.files import Places, claim, make_folder
 
     if given is None:
         return {}
     path = Path(given)
     if len(pictures) == 1 and not path.is_dir():
         if not path.parent.is_dir():
-            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist")
+            raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
+        claim(path)
         return {pictures[0]: path}
     if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; several pictures need a folder")
-    path.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Path] = {}
-    for picture in pictures:
-        place = path / f"{Path(picture).stem}{suffix}"
-        count = 1
-        while place in found.values():
-            count += 1
-            place = path / f"{Path(picture).stem}-{count}{suffix}"
-        found[picture] = place
+        raise OutputError(f"{path} is a file; several pictures need a folder")
+    places = Places(path)
+    found = {picture: places.place(Path(picture).stem, suffix) for picture in dict.fromkeys(pictures)}
+    make_folder(path)
     return found
 
 
@@ -265,10 +270,12 @@ def print_result(result: dict[str, Any], several: bool) -> None:
     )
     for m in result["maps"]:
         where = f" at layer {m['layer']}" if m["layer"] else ""
-        click.echo(
-            f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={m['maximum'][0]}, y={m['maximum'][1]}"
-        )
-        if "completeness" in m["details"]:
+        if m["maximum"]:
+            x, y = m["maximum"]
+            click.echo(f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={x}, y={y}")
+        else:
+            click.echo(f"{m['method']}{where}: empty, because values are not finite")
+        if "completeness" in m["details"] and m["maximum"]:
             click.echo("  " + completeness(m["method"], m["details"]["completeness"], m["details"]["difference"]))
     if "written" in result:
         click.echo(f"written: {result['written']}")
@@ -288,8 +295,13 @@ def completeness(method: str, error: float, expected: float) -> str:
 
 
 def report_receipt(explainer: Any, model: str) -> None:
-    """Says how far the normalised model's outputs are from the file's, measured on random input."""
+    """Says whose the scores are, and how far the normalised model's outputs are from the file's on random input."""
     from analyzer.runtime import receipt
 
-    difference = receipt(model, explainer.plain)
+    if explainer.quantised and explainer.deployed is None:
+        note("receipt: stock onnxruntime does not load this file; scores are those of the rewritten model")
+        return
+    if explainer.quantised:
+        note("receipt: scores are those of the file as it is in onnxruntime, bit for bit")
+    difference = receipt(model, explainer.plain, as_it_is=explainer.quantised)
     note(f"receipt: outputs of the rewritten model differ from the file's by at most {difference:.2g} (relative)")

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import click
 
-from analyzer.commands.common import format_option, layer_option, model_argument, parse_shapes, print_json, shape_option
+from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
+    format_option,
+    layer_option,
+    model_argument,
+    parse_shapes,
+    print_json,
+    shape_option,
+)
 
 
 @click.command(name="export")
 @model_argument
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="Where to write the .onnx file.")
+@click.option("-o", "--out", required=True, type=OutputPath(dir_okay=False), help="Where to write the .onnx file.")
 @click.option("-m", "--method", default="grad-cam", show_default=True, help="See `methods`.")
 @click.option("-t", "--target", default="top1", show_default=True, help="top1, class, label or expression.")
-@click.option("--labels", type=click.Path(dir_okay=False), help="Class names, one per line.")
+@click.option("--labels", type=InputPath(dir_okay=False), help="Class names, one per line.")
 @click.option("--output", help="Which output holds the scores.")
 @click.option("--runtime", default="onnxruntime", show_default=True, help="tensorrt: operators that its parser takes.")
 @layer_option
@@ -31,14 +40,10 @@ def command(
     form: str,
 ) -> None:
     """Write a model with an added `heatmap` output, (N, H, W) in [0, 1], that any onnxruntime runs without us."""
-    from pathlib import Path
-
     from analyzer.attribution import Explainer
     from analyzer.attribution.export import OUTPUT, export
     from analyzer.images import load_labels
 
-    if Path(out).resolve() == Path(model).resolve():
-        raise click.UsageError("--out is the model itself; choose another name")
     names = load_labels(labels) if labels else None
     sizes = parse_shapes(shapes, Explainer(model).plain.inputs) if shapes else None
     path = export(model, out, method, target, layer or "auto", names, sizes, output, runtime)
@@ -54,4 +59,11 @@ def command(
         click.echo(
             f"{path}: output {OUTPUT!r} added ({method} of {record['target']}, layer {record['layer'] or 'none'})"
         )
-        click.echo(f"original outputs, largest relative difference on random input: {record['receipt']}")
+        click.echo(f"original outputs, largest relative difference on random input: {_number(record['receipt'])}")
+        click.echo(f"heatmap, relative distance from that of explain: {_number(record['heatmap_difference'])}")
+        runs = "; ".join(", ".join("×".join(map(str, s)) for s in run.values()) for run in record["executed"])
+        click.echo(f"executed by onnxruntime at {runs}" if runs else "not executed on this machine")
+
+
+def _number(measured: float | str) -> str:
+    return measured if isinstance(measured, str) else f"{measured:.2g}"

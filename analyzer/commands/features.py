@@ -9,9 +9,12 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     each_picture,
     format_option,
     model_argument,
+    note,
     preprocess_options,
     print_json,
     provider_option,
@@ -19,13 +22,14 @@ from analyzer.commands.common import (
     table,
     with_session,
 )
+from analyzer.files import Places, make_folder
 
 
 @click.command(name="features")
 @model_argument
-@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=InputPath())
 @click.option("-l", "--layer", "layers", multiple=True, required=True, help="Tensor, node or glob; may be repeated.")
-@click.option("-o", "--out", type=click.Path(file_okay=False), help="Folder for the grids (PNG) and arrays (.npz).")
+@click.option("-o", "--out", type=OutputPath(file_okay=False), help="Folder for the grids (PNG) and arrays (.npz).")
 @click.option("--max-channels", type=click.IntRange(1), default=64, show_default=True, help="Channels in a grid.")
 @click.option("--colormap", default="viridis", show_default=True)
 @stacked(preprocess_options)
@@ -50,14 +54,13 @@ def command(
     """
     from analyzer.attribution import Explainer
     from analyzer.attribution.features import Taps, chosen_tensors
+    from analyzer.attribution.finite import say_not_finite
     from analyzer.commands.pictures import read_card
     from analyzer.images import decode
 
     explainer = Explainer(model, provider, **session)
     card = read_card(explainer, None, preprocess)
-    folder = Path(out) if out else None
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
+    places = Places(make_folder(out)) if out else None
     taps: Taps | None = None
 
     def work(picture: str) -> dict[str, Any]:
@@ -67,7 +70,11 @@ def command(
             graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
             taps = Taps(graph, chosen_tensors(graph, layers), provider, **explainer.session_options)
         found = taps.run(feeds)
-        return {"picture": picture, "layers": write(found, taps.layouts, picture, folder, max_channels, colormap)}
+        said = say_not_finite(explainer, feeds, found.values(), list(found))
+        if said:
+            note(f"warning: {picture}: {said}")
+        about = {"picture": picture, "diagnosis": said or None}
+        return {**about, "layers": write(found, taps.layouts, picture, places, max_channels, colormap)}
 
     results, failed = each_picture("features", pictures, work, strict=lambda: taps is None)
     if form == "json":
@@ -78,13 +85,15 @@ def command(
 
 
 def write(
-    found: dict[str, Any], layouts: dict[str, Any], picture: str, folder: Path | None, limit: int, colormap: str
+    found: dict[str, Any], layouts: dict[str, Any], picture: str, places: Places | None, limit: int, colormap: str
 ) -> list[dict[str, Any]]:
     """Grids and arrays of one picture; statistics of each layer as plain data."""
+    import numpy as np
+
     from analyzer.attribution.features import channel_statistics, channels_first
     from analyzer.images import channel_grid, write_npz, write_png
 
-    stem = Path(picture).stem
+    arrays = places.place(Path(picture).stem, ".npz") if places else None
     entries = []
     for name, array in found.items():
         entry: dict[str, Any] = {"tensor": name, "shape": list(array.shape)}
@@ -95,7 +104,7 @@ def write(
                 "layout": str(layout),
                 "channels": len(statistics.low),
                 "dead": statistics.dead.nonzero()[0].tolist(),
-                "range": [float(statistics.low.min()), float(statistics.high.max())],
+                "range": [float(np.fmin.reduce(statistics.low)), float(np.fmax.reduce(statistics.high))],
                 "per_channel": {
                     "min": statistics.low.tolist(),
                     "max": statistics.high.tolist(),
@@ -103,17 +112,16 @@ def write(
                     "active": statistics.active.tolist(),
                 },
             }
-            if folder and len(layout.grid) == 2:
+            if places and arrays and len(layout.grid) == 2:
                 maps = channels_first(array, layout)[0].astype("float32")
-                place = folder / f"{stem}.{file_name(name)}.png"
+                place = places.place(f"{arrays.stem}.{file_name(name)}", ".png")
                 write_png(place, channel_grid(maps, max_channels=limit, title=name, colormap=colormap))
                 entry["grid"] = str(place)
         entries.append(entry)
-    if folder:
-        place = folder / f"{stem}.npz"
-        write_npz(place, found)
+    if arrays:
+        write_npz(arrays, found)
         for entry in entries:
-            entry["arrays"] = str(place)
+            entry["arrays"] = str(arrays)
     return entries
 
 

@@ -6,13 +6,19 @@ from typing import Any
 
 import click
 
-from analyzer.commands.common import format_option, model_argument, print_json, table
+from analyzer.commands.common import (
+    OutputPath,
+    format_option,
+    model_argument,
+    print_json,
+    table,
+)
 
 
 @click.command(name="filters")
 @model_argument
 @click.option("-l", "--layer", "layers", multiple=True, help="Convolution, its output or a glob; repeatable.  [first]")
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="PNG of the kernels; of the first layer given.")
+@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the kernels; of the first layer given.")
 @click.option("--max-filters", type=click.IntRange(1), default=256, show_default=True, help="Filters in the picture.")
 @click.option("--max-slices", type=click.IntRange(1), default=16, show_default=True, help="Input channels per filter.")
 @click.option("--channels", type=click.Choice(["RGB", "BGR"]), help="Order of the input's channels.")

@@ -64,7 +64,7 @@ def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any
 
     from analyzer.attribution.targets import find_scores
     from analyzer.errors import UnsupportedError
-    from analyzer.graph.query import default_layer, feature_maps
+    from analyzer.graph.query import feature_maps
 
     graph = explainer.graph(sizes)
     original = explainer.loaded.proto
@@ -103,7 +103,7 @@ def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any
         scores = find_scores(graph)
         report["target"], report["stripped"] = scores.logits.name, list(scores.stripped)
         report["doubt"] = scores.doubt
-        report["default_layer"] = default_layer(graph, scores.logits).name
+        report["default_layer"] = explainer.choose_layer("auto", graph, scores.logits, sizes).name
     except UnsupportedError as error:
         report["no_layer" if report["target"] else "no_target"] = error.message
     return report

@@ -10,9 +10,12 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     format_option,
     model_argument,
+    note,
     preprocess_options,
     print_json,
     provider_option,
@@ -20,11 +23,12 @@ from analyzer.commands.common import (
     table,
     with_session,
 )
+from analyzer.files import claim, write_text
 
 
 @click.command(name="invariance")
 @model_argument
-@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=InputPath())
 @click.option("-l", "--layer", "layers", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
 @click.option("-t", "--target", "targets", multiple=True, help="True class of each picture (or of all).  [top1]")
 @click.option(
@@ -34,10 +38,10 @@ from analyzer.commands.common import (
     type=click.Choice(["translation", "horizontal", "scaling", "rotation"]),
     help="May be repeated.  [translation, scaling, rotation]",
 )
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="PNG of the curves; the CSV is written beside it.")
+@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the curves; the CSV is written beside it.")
 @click.option("--fill", type=click.FloatRange(0, 255), default=127.0, show_default=True, help="Grey beyond the border.")
 @click.option("--relative", is_flag=True, help="Draw distances as shares of the norm of the features.")
-@click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
+@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
 @stacked(preprocess_options)
 @provider_option
 @with_session
@@ -65,6 +69,8 @@ def command(
     \b
     onnx-analyzer invariance model.onnx a.jpg b.jpg -l conv1 -l fc7 -o invariance.png
     """
+    import numpy as np
+
     from analyzer.attribution import Explainer
     from analyzer.attribution.invariance import TRANSFORMS, invariance
     from analyzer.attribution.targets import TOP1, resolve_class
@@ -72,6 +78,9 @@ def command(
     from analyzer.errors import InputError
     from analyzer.images import decode, write_png
 
+    beside = Path(out).with_suffix(".csv") if out else None
+    if beside:
+        claim(beside)
     if len(targets) not in (0, 1, len(pictures)):
         raise InputError(f"{len(targets)} targets for {len(pictures)} pictures", "give one for each, or one for all")
     chosen = transforms or ("translation", "scaling", "rotation")
@@ -83,11 +92,13 @@ def command(
     progress = Progress(len(images) * len(chosen), "invariance")
     layers = layers or (card.default_layer or "auto",)
     curves = invariance(explainer, images, layers, card.preprocess, known, chosen, fill, progress.step)
+    said = {c.picture: c.diagnosis for c in curves if c.diagnosis}
+    for picture, why in said.items():
+        note(f"warning: {picture}: {why}")
     written = []
-    if out:
+    if out and beside:
         units = {name: TRANSFORMS[name].unit for name in chosen}
         write_png(out, figure(curves, units, relative, card))
-        beside = Path(out).with_suffix(".csv")
         write_csv(beside, curves)
         written = [out, str(beside)]
     if form == "json":
@@ -100,6 +111,7 @@ def command(
                 "probability": c.probability,
                 "distances": c.distances,
                 "norms": c.norms,
+                "diagnosis": c.diagnosis or None,
             }
             for c in curves
         ]
@@ -110,8 +122,8 @@ def command(
             c.picture,
             c.transform,
             card.label(c.target),
-            f"{c.probability.min():.3f} … {c.probability.max():.3f}",
-            ", ".join(f"{d.max() / (c.norms[n] or 1):.0%}" for n, d in c.distances.items()),
+            f"{np.fmin.reduce(c.probability):.3f} … {np.fmax.reduce(c.probability):.3f}",
+            ", ".join(f"{np.fmax.reduce(d) / (c.norms[n] or 1):.0%}" for n, d in c.distances.items()),
         )
         for c in curves
     ]
@@ -141,8 +153,6 @@ def figure(curves: list[Any], units: dict[str, str], relative: bool, card: Any) 
 
 def write_csv(path: Path, curves: list[Any]) -> None:
     """A row per picture, transform and value."""
-    from analyzer.images import atomic_write
-
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     layers = list(curves[0].distances)
@@ -152,4 +162,4 @@ def write_csv(path: Path, curves: list[Any]) -> None:
         for i, value in enumerate(c.values):
             cells = [n for layer in layers for n in (c.distances[layer][i], c.norms[layer])]
             writer.writerow([c.picture, c.transform, value, c.target, c.probability[i], *cells])
-    atomic_write(path, text.getvalue().encode())
+    write_text(path, text.getvalue())

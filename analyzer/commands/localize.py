@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     RunProgress,
     each_picture,
     format_option,
@@ -25,23 +27,24 @@ from analyzer.commands.common import (
     with_session,
 )
 from analyzer.commands.explain import destinations, options_of
+from analyzer.files import Places, make_folder
 
 
 @click.command(name="localize")
 @model_argument
-@click.argument("pictures", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--out", type=click.Path(), help="PNG to write; a folder where there are several pictures.")
+@click.argument("pictures", nargs=-1, required=True, type=InputPath())
+@click.option("-o", "--out", type=OutputPath(), help="PNG to write; a folder where there are several pictures.")
 @click.option("-m", "--method", default="grad-cam", show_default=True, help="See `methods`.")
 @click.option("-t", "--target", "targets", multiple=True, help="As for `explain`.  [the labels of --boxes, else top1]")
-@click.option("--boxes", type=click.Path(), help='JSON: {"cat.jpg": {"cat": [x0, y0, x1, y1]}} to compare with.')
+@click.option("--boxes", type=InputPath(), help='JSON: {"cat.jpg": {"cat": [x0, y0, x1, y1]}} to compare with.')
 @click.option("--threshold", type=float, default=0.2, show_default=True, help="Share of the highest heat.")
 @click.option("--several", is_flag=True, help="A box for every connected part, not only for the largest.")
-@click.option("--masks", type=click.Path(file_okay=False), help="Folder for the masks (PNG, white inside).")
+@click.option("--masks", type=OutputPath(file_okay=False), help="Folder for the masks (PNG, white inside).")
 @click.option("--units", type=click.IntRange(0), default=0, help="Print that many channels that speak for the target.")
 @click.option("-O", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the method.")
 @layer_option
 @click.option("--output", help="Which output of the model holds the scores.")
-@click.option("--labels", type=click.Path(), help="Class names: one per line, or JSON.")
+@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
 @stacked(preprocess_options)
 @provider_option
 @with_session
@@ -86,7 +89,7 @@ def command(
     explainer.labels = card.labels
     explainer.progress = RunProgress()
     job = Localizer(explainer, card, method, asked, layer or card.default_layer or "auto", output, threshold, several)
-    job.units, job.masks = units, Path(masks) if masks else None
+    job.units, job.masks = units, Places(make_folder(masks)) if masks else None
     results, failed = each_picture(
         "localize", pictures, lambda p: job.run(p, targets, given.get(Path(p).name, {}), places.get(p))
     )
@@ -118,7 +121,7 @@ class Localizer:
         self.layer, self.output, self.threshold, self.several = layer, output, threshold, several
         self.units = 0
         self.doubt = ""
-        self.masks: Path | None = None
+        self.masks: Places | None = None
         self.sweeps: list[Any] = []
         self.measured: list[dict[str, float]] = []
 
@@ -143,11 +146,12 @@ class Localizer:
             index = int(found.target[row])
             name = self.card.label(index) if index >= 0 else asked
             entry = self.entry(picture, name, heat, given.get(name, given.get(asked)))
+            entry["diagnosis"] = found.diagnosis[row] or None
             if found.diagnosis[row]:
                 note(f"warning: {picture}: {name}: {found.diagnosis[row]}")
             if self.units:
                 shares, layer = class_units(self.explainer, array, asked, self.layer, self.output)
-                best = shares[0].argsort()[::-1][: self.units]
+                best = (-shares[0]).argsort(kind="stable")[: self.units]
                 entry["units"] = {"layer": layer, "channels": best.tolist(), "contributions": shares[0][best].tolist()}
             entries.append(entry)
             for box in entry["boxes"]:
@@ -174,9 +178,8 @@ class Localizer:
         entry: dict[str, Any] = {"target": name, "boxes": [r.box for r in kept]}
         entry |= {"energy": [round(r.energy, 4) for r in kept], "peaks": [round(r.peak, 4) for r in kept]}
         if self.masks:
-            self.masks.mkdir(parents=True, exist_ok=True)
             mask = np.any([r.mask for r in kept], axis=0) if kept else np.zeros(heat.shape, bool)
-            place = self.masks / f"{Path(picture).stem}.{name.replace('/', '_')}.png"
+            place = self.masks.place(f"{Path(picture).stem}.{name.replace('/', '_')}", ".png")
             write_png(place, np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255)
             entry["mask"] = str(place)
         if given is not None:
@@ -225,7 +228,7 @@ def read_boxes(path: str | None) -> dict[str, dict[str, list[float]]]:
         return {}
     hint = 'write {"cat.jpg": {"cat": [x0, y0, x1, y1]}}, in pixels of the picture'
     try:
-        given = json.loads(Path(path).read_text())
+        given = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"cannot read boxes from {path}: {error}", hint) from None
     for name, entry in given.items() if isinstance(given, dict) else [("the file", given)]:

@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     format_option,
     model_argument,
@@ -23,9 +25,9 @@ from analyzer.commands.common import (
 
 @click.command(name="mine")
 @model_argument
-@click.argument("pictures", nargs=-1, required=True, type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=InputPath())
 @click.option("-l", "--layer", "layers", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for state and results.")
+@click.option("-o", "--out", required=True, type=OutputPath(file_okay=False), help="Folder for state and results.")
 @click.option("-k", type=click.IntRange(1, 100), default=9, show_default=True, help="How many per channel.")
 @click.option("-u", "--channel", "chosen", multiple=True, type=click.IntRange(0), help="Channels to draw.")
 @click.option("--draw", type=click.IntRange(0), default=16, show_default=True, help="Or how many, the strongest.")
@@ -89,6 +91,8 @@ def command(
     )
     for number, why in sorted(result.failed.items()):
         note(f"error: {manifest.paths[number]}: {why}")
+    for number, why in sorted(result.not_finite.items()):
+        note(f"warning: {manifest.paths[number]} is left out: {why}")
     if part != (1, 1):
         click.echo(f"shard {shard}: {progress.total} pictures done; mine all of them without --shard to merge")
         return 5 if result.failed else 0
@@ -96,7 +100,8 @@ def command(
     rows = [summary(layer, result) for layer in result.rankings]
     if form == "json":
         document = {"model": model, "layers": rows, "pictures": len(manifest), "resumed": result.resumed}
-        print_json("mine", {**document, "failed": len(result.failed), "written": written})
+        counts = {"failed": len(result.failed), "not_finite": len(result.not_finite)}
+        print_json("mine", {**document, **counts, "written": written})
     else:
         header = ("layer", "channels", "dead", "correlated pairs", "strongest")
         click.echo(table([[r[h] for h in header] for r in rows], header))
@@ -128,6 +133,7 @@ def write(
     """Figures, gallery and data; the names of the files."""
     from analyzer.commands.features import file_name
     from analyzer.errors import NotFoundError
+    from analyzer.files import Places
     from analyzer.images import write_png
     from analyzer.mining.gallery import describe, write_gallery
     from analyzer.mining.journal import write_json
@@ -138,10 +144,10 @@ def write(
             raise NotFoundError(f"{layer!r} has no channel {max(chosen)}", f"it has {len(ranking.values)}")
     drawn = {layer: list(chosen) or strongest_channels(result, layer, count) for layer in result.rankings}
     layers = collect_patches(explainer, result, card.preprocess, {n: c for n, c in drawn.items() if c}, policy)
-    written = []
+    written, places = list[str](), Places(folder)
     for patches in layers:
         if patches.channels:
-            place = folder / f"{file_name(patches.layer)}.png"
+            place = places.place(file_name(patches.layer), ".png")
             write_png(place, patches.figure())
             written.append(str(place))
     write_gallery(folder / "index.html", Path(model).name, result, layers)
@@ -157,5 +163,5 @@ def summary(layer: str, result: Any) -> dict[str, Any]:
         "channels": len(statistics.mean),
         "dead": int(statistics.dead.sum()),
         "correlated pairs": len(statistics.correlated()),
-        "strongest": float(f"{statistics.highest.max():.4g}"),
+        "strongest": float(f"{statistics.highest.max():.4g}") if statistics.count else None,
     }

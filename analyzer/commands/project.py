@@ -8,9 +8,12 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     format_option,
     layer_option,
     model_argument,
+    note,
     preprocess_options,
     print_json,
     provider_option,
@@ -22,7 +25,7 @@ from analyzer.commands.common import (
 
 @click.command(name="project")
 @model_argument
-@click.argument("picture", type=click.Path())
+@click.argument("picture", type=InputPath())
 @layer_option
 @click.option(
     "-u",
@@ -35,10 +38,10 @@ from analyzer.commands.common import (
 @click.option(
     "--policy", type=click.Choice(["deconvnet", "guided", "gradient"]), default="deconvnet", show_default=True
 )
-@click.option("-o", "--out", type=click.Path(dir_okay=False), help="PNG to write: picture, projections, both close up.")
-@click.option("--raw", type=click.Path(dir_okay=False), help="Also write the projections as .npy, (units, H, W, C).")
-@click.option("--switches", type=click.Path(), help="Undo max-pooling by those of another picture, or of a .npz file.")
-@click.option("--save-switches", type=click.Path(dir_okay=False), help="Write the picture's switches as .npz.")
+@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG to write: picture, projections, both close up.")
+@click.option("--raw", type=OutputPath(dir_okay=False), help="Also write the projections as .npy, (units, H, W, C).")
+@click.option("--switches", type=InputPath(), help="Undo max-pooling by those of another picture, or of a .npz file.")
+@click.option("--save-switches", type=OutputPath(dir_okay=False), help="Write the picture's switches as .npz.")
 @stacked(preprocess_options)
 @provider_option
 @with_session
@@ -67,6 +70,7 @@ def command(
 
     from analyzer.analysis import receptive_field
     from analyzer.attribution import Explainer
+    from analyzer.attribution.finite import say_not_finite
     from analyzer.attribution.projection import Projector, read_switches
     from analyzer.attribution.units import WHOLE, clipped, parse_unit, rgb
     from analyzer.commands.pictures import read_card
@@ -87,8 +91,10 @@ def command(
     fields = receptive_field(explainer.graph(shapes))
     seen = card.preprocess.undo(array[0])
     pixels, results, tiles, labels = [], [], [], []
+    said = ""
     for channel, position in places:
         found = projector.run(feeds, channel, position, given)
+        said = said or say_not_finite(explainer, feeds, (found.pixels, found.activation), [units.name])
         pixels.append(rgb(found.pixels, found.axes, card.preprocess.channels)[0])
         unit, at = int(found.channel[0]), int(found.position[0])
         size = (seen.shape[0], seen.shape[1])
@@ -104,6 +110,8 @@ def command(
         drawn, names = views(seen, pixels[-1], rows, columns, result)
         tiles += drawn
         labels += names
+    if said:
+        note(f"warning: {picture}: {said}")
     if out:
         from analyzer.images import grid
 
@@ -112,7 +120,14 @@ def command(
         write_npy(raw, np.stack(pixels))
     written = [place for place in (out, raw, save_switches) if place]
     if form == "json":
-        document = {"model": model, "picture": picture, "layer": units.name, "policy": policy, "units": results}
+        document = {
+            "model": model,
+            "picture": picture,
+            "layer": units.name,
+            "policy": policy,
+            "units": results,
+            "diagnosis": said or None,
+        }
         print_json("project", {**document, "written": written})
         return
     rows_text = [

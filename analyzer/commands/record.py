@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
+    InputPath,
+    OutputPath,
     Progress,
     model_argument,
     note,
@@ -20,8 +22,8 @@ from analyzer.commands.compare import MODES, pictures
 
 @click.command(name="record")
 @model_argument
-@click.option("-d", "--data", "data", multiple=True, required=True, type=click.Path(), help="Pictures, or folders.")
-@click.option("--store", required=True, type=click.Path(file_okay=False), help="Folder for the results.")
+@click.option("-d", "--data", "data", multiple=True, required=True, type=InputPath(), help="Pictures, or folders.")
+@click.option("--store", required=True, type=OutputPath(file_okay=False), help="Folder for the results.")
 @click.option("--limit", type=click.IntRange(1), help="Use only so many pictures, evenly spread.")
 @click.option("-m", "--method", "methods", multiple=True, help="Maps to record.  [grad-cam, gradient]")
 @click.option(

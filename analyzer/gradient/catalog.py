@@ -7,8 +7,12 @@ from dataclasses import dataclass
 import onnx
 
 from analyzer.gradient.registry import NOT_DIFFERENTIABLE, load_rules
-from analyzer.graph.normalize import OPSET, function_operators
+from analyzer.graph.blocked import NCHWC
+from analyzer.graph.blocked import OPERATORS as BLOCKED
+from analyzer.graph.newer import OPSET
+from analyzer.graph.normalize import function_operators
 from analyzer.graph.sequences import FOLLOWED
+from analyzer.graph.unfuse import LEFT, MS
 from analyzer.graph.unfuse import TABLE as FUSED
 
 
@@ -30,7 +34,8 @@ def catalog() -> list[Row]:
     rows = [_row(name) for name in names]
     rows += [Row(op, domain, "rule", entry.equation) for (domain, op), entry in sorted(table.items()) if domain]
     rows += [_unfused(op, domain) for domain, op in sorted(FUSED) if op not in names or domain]
-    return rows
+    rows += [_unfused(op, NCHWC) for op in sorted(BLOCKED)]
+    return rows + [Row(op, MS, "no rule", why) for op, why in sorted(LEFT.items())]
 
 
 def _unfused(op: str, domain: str) -> Row:

@@ -12,7 +12,7 @@ backpropagation is then x̄ = f′(x) ⊙ 1[x > 0] ⊙ max(ȳ, 0), deconvnet x̄
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from analyzer.errors import NotFoundError, suggest
 from analyzer.gradient.registry import Builder, Primal, Rule, Table, Value, load_rules, override
 from analyzer.graph import Graph, Node
+from analyzer.graph.through import constant, origin, producer, readers
 
 
 def rectified_input(graph: Graph, node: Node) -> int | None:
@@ -28,18 +29,18 @@ def rectified_input(graph: Graph, node: Node) -> int | None:
     Halves of a PRelu that an exporter wrote as max(x, 0) − α max(−x, 0) are none, nor is what only keeps the argument
     of a root from being negative, or the gate of a hard swish, x clip(x + 3, 0, 6) / 6.
     """
-    if node.domain or _guards_a_root(node) or _half_of_prelu(node) or _gates_its_input(graph, node):
+    if node.domain or _guards_a_root(graph, node) or _half_of_prelu(node) or _gates_its_input(graph, node):
         return None
     if node.op == "Relu":
         return 0
     if node.op == "Clip":
-        low = graph.constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1].name else None
+        low = constant(graph, node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1].name else None
         return 0 if low is not None and low.size == 1 and float(low.item()) == 0 else None
     if node.op == "QuantizeLinear":
         return 0 if _quantises_from_zero(graph, node) else None
     if node.op == "Max" and len(node.inputs) == 2:
         for index in (0, 1):
-            known = graph.constant(node.inputs[1 - index])
+            known = constant(graph, node.inputs[1 - index])
             if known is not None and not np.any(known):
                 return index
     return None
@@ -49,8 +50,8 @@ def _gates_its_input(graph: Graph, node: Node) -> bool:
     """Whether a Clip is the gate of x g(x), perhaps times a number."""
     if node.op != "Clip":
         return False
-    following = list(node.outputs[0].outputs)
-    following = [m for n in following for m in ([n] if gated_input(graph, n) else n.outputs[0].outputs)]
+    following = readers(node.outputs[0])
+    following = [m for n in following for m in ([n] if gated_input(graph, n) else readers(n.outputs[0]))]
     return any(gated_input(graph, n) is not None for n in following)
 
 
@@ -70,17 +71,18 @@ def _half_of_prelu(node: Node) -> bool:
     """Whether both max(x, 0) and max(−x, 0) are computed, this node being one of them."""
     if node.op != "Relu":
         return False
-    x = node.inputs[0]
-    negated = [n.outputs[0] for n in x.outputs if n.op == "Neg"]
+    x = origin(node.inputs[0])
+    negated = [n.outputs[0] for n in readers(x) if n.op == "Neg"]
     if x.inputs and x.inputs[0].op == "Neg":
-        negated.append(x.inputs[0].inputs[0])
-    return any(n.op == "Relu" for v in negated for n in v.outputs)
+        negated.append(origin(x.inputs[0].inputs[0]))
+    return any(n.op == "Relu" for v in negated for n in readers(v))
 
 
-def _guards_a_root(node: Node) -> bool:
+def _guards_a_root(graph: Graph, node: Node) -> bool:
     """Whether all that reads the output is a root, perhaps after an Add (√(max(var, 0) + ε))."""
-    following = list(node.outputs[0].outputs)
-    following = [m for n in following for m in (n.outputs[0].outputs if n.op == "Add" else [n])]
+    following = readers(node.outputs[0])
+    following = [m for n in following for m in (readers(n.outputs[0]) if n.op == "Add" else [n])]
+    following = [n for n in following if graph.is_own(n)]
     return bool(following) and all(n.op == "Sqrt" for n in following)
 
 
@@ -111,12 +113,12 @@ def _at_far(op: str, attrs: Mapping[str, Any], *args: float) -> float | None:
 
 def gate_limit(graph: Graph, gate: Value, x: Value, depth: int = 12) -> tuple[float, bool] | None:
     """(value far above 0, whether that is a limit) of a tensor computed from `x` and numbers alone; else None."""
-    if gate is x:
+    if origin(gate) is origin(x):
         return _FAR, False
-    known = graph.constant(gate)
+    known = constant(graph, gate)
     if known is not None:
         return (float(known.item()), True) if known.size == 1 else None
-    node = graph.producer(gate)
+    node = producer(gate)
     if node is None or node.domain or depth == 0:
         return None
     parts = [gate_limit(graph, i, x, depth - 1) for i in node.inputs if i.name]
@@ -133,11 +135,11 @@ def gated_input(graph: Graph, node: Node) -> tuple[int, Value, float] | None:
         return None
     for index in (0, 1):
         direct, gate = node.inputs[index], node.inputs[1 - index]
-        if graph.constant(direct) is not None or graph.constant(gate) is not None:
+        if constant(graph, direct) is not None or constant(graph, gate) is not None:
             continue
-        scaled = graph.producer(direct)
+        scaled = producer(direct)
         multiple = scaled.inputs if scaled is not None and scaled.op in ("Mul", "Div") else []
-        for x in [direct, *(i for i in multiple if graph.constant(i) is None)]:
+        for x in [direct, *(i for i in multiple if constant(graph, i) is None)]:
             limit = gate_limit(graph, gate, x)
             if limit is not None and limit[1] and gate_limit(graph, direct, x) is not None and limit[0] > 0:
                 return index, x, limit[0]
@@ -191,6 +193,8 @@ def _redirected_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: in
 
 def _activation_rows(guided: bool) -> dict[str, Rule]:
     """Rows for the activations that are no rectifiers."""
+    from analyzer.gradient.rules.elementwise import masked
+
     gradient = load_rules()
 
     def row(name: str) -> Rule:
@@ -204,7 +208,7 @@ def _activation_rows(guided: bool) -> dict[str, Rule]:
             index, x, limit = gated or (0, node.x, 1.0)
             positive = op.Relu(ct)
             if guided:
-                return plain(op, node, op.Mul(positive, op.cast(op.Greater(x, op.scalar(0, x)), ct.dtype)))
+                return plain(op, node, masked(op, node, op.Greater(x, op.scalar(0, x)), positive))
             return (None,) * index + (op.Mul(positive, limit),)
 
         return activation_vjp
@@ -278,6 +282,21 @@ def rows_for(runtime: str) -> dict[str, Rule]:
             f"no runtime {runtime!r}", suggest(runtime, runtimes) or f"choose one of {', '.join(runtimes)}"
         )
     return runtimes[runtime]
+
+
+def passing(table: Table, quantised: Collection[str]) -> Table:
+    """`table` with the QuantizeLinear nodes that give these tensors passing the gradient where they saturate, too."""
+    plain = table["", "QuantizeLinear"].rule
+
+    def unmasked_quantize_linear_vjp(op: Builder, node: Primal, ct: Value) -> Any:
+        """x̄ = q̄ / s   (straight through)"""
+        from analyzer.gradient.rules.quantization import like_x
+
+        if node.node.outputs[0].name not in quantised:
+            return plain(op, node, ct)
+        return op.Div(ct, op.cast(like_x(op, node, node.inputs[1]), ct.dtype))
+
+    return override(table, {"QuantizeLinear": unmasked_quantize_linear_vjp})
 
 
 def with_switches(table: Table, switches: Mapping[str, Value]) -> Table:

@@ -20,9 +20,11 @@ from analyzer.graph import Body, Builder, Graph, Node, Value
 from analyzer.graph.builder import BFLOAT16, FLOATS
 from analyzer.graph.ir import captures
 from analyzer.graph.normalize import implied_attributes
+from analyzer.graph.through import readers as readers
 
 Cotangent: TypeAlias = Value | None
 Rule = Callable[..., Any]
+Pole = Callable[[Graph, Node], bool]
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class Primal:
     """A forward node as a rule sees it.
 
     `inputs` and `outputs` hold a Value (in float32 where the model computes in half precision; `node` has them as
-    they are), or None where an optional one is omitted; trailing omitted ones are filled
-    up, so `x, w, b = node.inputs` can be written for Conv with or without a bias. `wanted` are the tensors on the way
-    to those whose gradient is asked for, `asked` these themselves. `captures` are the outer tensors that bodies read:
-    rules of such nodes return their cotangents behind those of the inputs. `pull` is the pullback through a body:
-    `node.pull(op, cotangents, wrt)`.
+    they are), or None where an optional one is omitted; trailing omitted ones are filled up, so `x, w, b = node.inputs`
+    can be written for Conv with or without a bias. `wanted` are the tensors on the way to those whose gradient is asked
+    for, `asked` these themselves. `finite` tells that ȳ is finite: no operator with a pole lies after the node, so that
+    a mask may be a product. `captures` are the outer tensors that bodies read: rules of such nodes return their
+    cotangents behind those of the inputs. `pull` is the pullback through a body: `node.pull(op, cotangents, wrt)`.
     """
 
     node: Node
@@ -45,6 +47,7 @@ class Primal:
     asked: frozenset[str] = frozenset()
     captures: tuple[Value, ...] = ()
     pull: Callable[..., dict[str, Cotangent]] = lambda *_: {}
+    finite: bool = True
 
     @property
     def op(self) -> str:
@@ -73,6 +76,17 @@ class Primal:
         implied = implied_attributes(self.op, self.graph.versions.get(domain, 1), domain)
         return implied.get(name, default)
 
+    def outcome(self, op: Builder) -> Value:
+        """y, rounded as the inputs are: in half precision it is computed again from what the rule sees of them.
+
+        The runtime may leave out the rounding of one tensor and not that of another; only what was computed from the
+        same numbers can be compared for equality.
+        """
+        if self.y is self.node.outputs[0]:
+            return self.y
+        attrs = {k: v for k, v in self.node.attrs.items() if v is not None}
+        return op.node(self.op, *self.inputs, **attrs)
+
     def needs(self, index: int) -> bool:
         """Whether the gradient of input `index` is wanted by anyone."""
         given = self.node.inputs
@@ -99,7 +113,8 @@ class Primal:
 class Entry:
     """A row of the table: the rule and the versions of the operator it holds for.
 
-    `integer`: its integer results carry cotangents as well, in units of one step.
+    `integer`: its integer results carry cotangents as well, in units of one step. `pole`: whether a node's slope is
+    without bound near some input, or infinite there.
     """
 
     op: str
@@ -107,6 +122,7 @@ class Entry:
     since: int
     rule: Rule
     integer: bool = False
+    pole: Pole | bool = False
 
     @property
     def equation(self) -> str:
@@ -129,19 +145,23 @@ GRADIENT: Table = {}
 NOT_DIFFERENTIABLE: dict[tuple[str, str], str] = {}
 
 
-def vjp(*ops: str, since: int = 1, domain: str = "", integer: bool = False) -> Callable[[Rule], Rule]:
+def vjp(
+    *ops: str, since: int = 1, domain: str = "", integer: bool = False, pole: Pole | bool = False
+) -> Callable[[Rule], Rule]:
     """Registers a rule for `ops`.
 
     Args:
         since: the first operator-set version whose meaning the rule has.
         integer: the operator quantises or computes with quantised numbers: gradients flow through integer results.
+        pole: the slope has no bound (1/x near 0), or `(graph, node)` tells of which nodes that holds: masks before such
+            a node choose, as 0 · ∞ would be NaN.
     """
 
     def register(rule: Rule) -> Rule:
         for op in ops:
             if (domain, op) in GRADIENT:
                 raise ValueError(f"{op} has two gradient rules")
-            GRADIENT[domain, op] = Entry(op, domain, since, rule, integer)
+            GRADIENT[domain, op] = Entry(op, domain, since, rule, integer, pole)
         return rule
 
     return register
@@ -178,6 +198,7 @@ def primal(
     asked: frozenset[str] = frozenset(),
     pull: Callable[..., dict[str, Cotangent]] = Primal.pull,
     widen: Callable[[Value], Value] | None = None,
+    finite: bool = True,
 ) -> Primal:
     """`node` as a rule sees it, its inputs filled up to `arity`, what it reads and makes passed through `widen`."""
     widen = widen or (lambda value: value)
@@ -185,7 +206,7 @@ def primal(
     inputs += [None] * (arity - len(inputs))
     outputs = tuple(widen(o) if o.name else None for o in node.outputs)
     captured = tuple(graph[name] for name in captures(node))
-    return Primal(node, graph, tuple(inputs), outputs, wanted, asked, captured, pull)
+    return Primal(node, graph, tuple(inputs), outputs, wanted, asked, captured, pull, finite)
 
 
 __all__ = [
@@ -195,6 +216,7 @@ __all__ = [
     "Builder",
     "Cotangent",
     "Entry",
+    "Graph",
     "Node",
     "Primal",
     "Rule",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from analyzer.gradient.registry import NOT_DIFFERENTIABLE, Entry, Table, cotange
 from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.ir import captures, reads
 from analyzer.graph.normalize import lookup
+from analyzer.graph.unfuse import LEFT, MS
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,43 @@ def rule_for(graph: Graph, node: Node, table: Table) -> Entry | None:
     return entry if schema is None or schema.since_version >= entry.since else None
 
 
+def _poles(graph: Graph, outputs: Iterable[str], table: Table) -> Callable[[Node], bool]:
+    """Tells whether a node has a pole, or one beside or behind it, on the way to the outputs.
+
+    Beside: the infinity there may be multiplied with what is computed from the node.
+    """
+    before: dict[str, int] = {}  # of each tensor the poles that it depends on, one bit each
+    count = 0
+    for node in graph.nodes:
+        seen = 0
+        for name in reads(node):
+            seen |= before.get(name, 0)
+        entry = table.get((node.domain or "", node.op))
+        if entry is not None and (entry.pole(graph, node) if callable(entry.pole) else entry.pole):
+            seen |= 1 << count
+            count += 1
+        if seen:
+            before.update((o.name, seen) for o in node.outputs)
+    total = 0
+    for name in outputs:
+        total |= before.get(name, 0)
+
+    def ahead(node: Node) -> bool:
+        known = 0
+        for name in reads(node):
+            known |= before.get(name, 0)
+        return total & ~known != 0
+
+    return ahead
+
+
 def pullback(
-    op: Builder, cotangents: Mapping[str, Value], wrt: Sequence[str], table: Table, narrow: bool = True
+    op: Builder,
+    cotangents: Mapping[str, Value],
+    wrt: Sequence[str],
+    table: Table,
+    narrow: bool = True,
+    finite: bool = True,
 ) -> dict[str, Value | None]:
     """Appends Jᵀȳ: the gradient of Σ ⟨ȳ, y⟩ with respect to each of `wrt`.
 
@@ -78,6 +114,7 @@ def pullback(
         wrt: names of tensors.
         table: the rules.
         narrow: give gradients of half-precision tensors in the tensors' own type; else in float32.
+        finite: whether ȳ is finite for certain.
 
     Returns:
         The gradient of each, shaped and typed as the tensor; None where the outputs do not depend on it.
@@ -89,6 +126,7 @@ def pullback(
     route = plan(graph, cotangents, wrt, table)
     if route.missing:
         raise missing_rules(graph, route.missing)
+    poles = _poles(graph, cotangents, table)
     flowing: dict[str, list[Value]] = {}
     for name, cotangent in cotangents.items():
         flowing.setdefault(name, []).append(op.cast(cotangent, cotangent_type(graph[name])))
@@ -96,7 +134,8 @@ def pullback(
         received = [_total(op, flowing, o.name) if o.name else None for o in node.outputs]
         if all(ct is None for ct in received):
             continue
-        _visit(op, node, received, route.influenced, frozenset([*wrt, *cotangents]), table, flowing)
+        asked = frozenset([*wrt, *cotangents])
+        _visit(op, node, received, route.influenced, asked, table, flowing, finite and not poles(node))
     found = {name: _total(op, flowing, name) for name in wrt}
     if not narrow:
         return found
@@ -111,14 +150,19 @@ def _visit(
     asked: frozenset[str],
     table: Table,
     flowing: dict[str, list[Value]],
+    finite: bool,
 ) -> None:
     graph = op.graph
     entry = rule_for(graph, node, table)
     assert entry is not None
     schema = lookup(node.op, graph.versions.get(node.domain or "", 1), node.domain or "")
     arity = len(node.inputs) if schema is None or schema.max_input > 100 else schema.max_input
-    pull = functools.partial(pullback, table=table, narrow=False)
-    seen = primal(graph, node, influenced, arity, asked, pull, lambda value: op.cast(value, cotangent_type(value)))
+    pull = functools.partial(pullback, table=table, narrow=False, finite=finite)
+
+    def widen(value: Value) -> Value:
+        return op.cast(value, cotangent_type(value))
+
+    seen = primal(graph, node, influenced, arity, asked, pull, widen, finite)
     result: Any = entry.rule(op, seen, *received)
     results = result if isinstance(result, tuple | list) else [result]
     read = [*node.inputs, *(graph[name] for name in captures(node))]
@@ -151,6 +195,7 @@ def missing_rules(graph: Graph, nodes: Sequence[Node]) -> UnsupportedError:
         by_op.setdefault(f"{node.domain}::{node.op}" if node.domain else node.op, []).append(node.name)
     lines = [
         f"{op} ({len(names)}×: {', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        + (f": {LEFT[op.removeprefix(f'{MS}::')]}" if op.removeprefix(f"{MS}::") in LEFT else "")
         for op, names in sorted(by_op.items())
     ]
     return UnsupportedError(

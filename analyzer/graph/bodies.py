@@ -213,7 +213,7 @@ def _steps(node: onnx.NodeProto, constants: Constants, names: Names, opset: int)
     body = node.attribute[0].g
     trips = constants(node.input[0]) if node.input[0] else None
     start = constants(node.input[1]) if len(node.input) > 1 and node.input[1] else np.True_
-    if trips is None or start is None or not _goes_on(body):
+    if trips is None or start is None or not _goes_on(body, constants):
         return None
     count = int(trips.item()) if start.item() else 0
     states = list(node.input[2:])
@@ -245,13 +245,16 @@ def _steps(node: onnx.NodeProto, constants: Constants, names: Names, opset: int)
     return nodes + _copies([*states, *stacked], node.output)
 
 
-def _goes_on(body: onnx.GraphProto) -> bool:
-    """Whether a step never ends the loop: its condition is the one it was given."""
+def _goes_on(body: onnx.GraphProto, constants: Constants) -> bool:
+    """Whether a step never ends the loop: its condition is the one it was given, or a constant of the model."""
     name = body.output[0].name
     producers = {o: n for n in body.node for o in n.output}
-    while name in producers and producers[name].op_type == "Identity":
+    while name in producers and producers[name].op_type in ("Identity", "Cast"):
         name = producers[name].input[0]
-    return name == body.input[1].name
+    if name in producers or any(name == i.name for i in body.input):
+        return name == body.input[1].name
+    known = constants(name)
+    return known is not None and bool(known.item())
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[int]:

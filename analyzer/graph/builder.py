@@ -155,6 +155,8 @@ class Builder:
 
     def size(self, value: Value, axes: Sequence[int] | None = None) -> Value:
         """Number of elements along `axes` (all when None), as a scalar of the value's own type."""
+        if axes is None and value.shape is None:
+            return self.cast(self.ReduceProd(self.Shape(value), keepdims=0), value.dtype)
         axes = range(self.rank(value)) if axes is None else axes
         sizes = [self.dim(value, a) for a in axes]
         if all(s is not None for s in sizes):

@@ -24,6 +24,7 @@ from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.graph.inference import infer
 from analyzer.graph.load import Source
 from analyzer.graph.normalize import implied_attributes, lookup, normalize
+from analyzer.graph.portable import make_portable
 from analyzer.graph.values import evaluate
 
 G_LOGGER.severity = G_LOGGER.CRITICAL
@@ -58,6 +59,7 @@ class Graph:
         for node in self.nodes:
             _complete(node, self.versions)
         self.forward_count = len(self.nodes)
+        self._own = {id(node) for node in self.nodes}
         self.values: MutableMapping[str, Value] = dict(self.gs.tensors())
         self.values.update({v.name: v for v in self._captured_only()})
         self.inputs: list[Value] = list(self.gs.inputs)
@@ -86,13 +88,19 @@ class Graph:
             yield from (linked.get(name) or gs.Variable(name) for name in missing)
 
     def _refine(self) -> None:
-        """Completes the shapes that schema inference left open, with the shape arithmetic of the file carried out."""
+        """Completes the shapes that schema inference left open, with the shape arithmetic of the file carried out and
+        the states of loops followed from step to step."""
+        refined: set[str] = set()
         for node in self.nodes:
-            if all(_complete_shape(o) for o in node.outputs if o.name) or any(True for _ in node.subgraphs()):
+            control = any(True for _ in node.subgraphs())
+            follows = control or any(i.name in refined for i in node.inputs)
+            if all(_is_fixed(o) if follows else _complete_shape(o) for o in node.outputs if o.name):
                 continue
-            for output, (dtype, shape) in zip(node.outputs, infer(node, self.opset, self.constant), strict=False):
+            kinds = outcomes(self, node) if control else infer(node, self.opset, self.constant)
+            for output, (dtype, shape) in zip(node.outputs, kinds, strict=False):
                 if output.name and not isinstance(output, gs.Constant) and _improve(output, dtype, shape):
                     self._refined.append(output)
+                    refined.add(output.name)
 
     # ---- Reading ----
 
@@ -156,6 +164,10 @@ class Graph:
     def consumers(self, value: Value) -> list[Node]:
         """The nodes that read `value`."""
         return list(value.outputs)
+
+    def is_own(self, node: Node) -> bool:
+        """Whether `node` is the model's own, not appended."""
+        return id(node) in self._own
 
     def forward_nodes(self) -> list[Node]:
         """The model's own nodes, in topological order."""
@@ -232,6 +244,7 @@ class Graph:
         self._add_annotations(proto, new, wanted)
         for key, text in self.metadata.items():
             onnx.helper.set_model_props(proto, {**{p.key: p.value for p in proto.metadata_props}, key: text})
+        make_portable(proto)
         return proto, weights
 
     def proto(self, outputs: Sequence[str] | None = None) -> onnx.ModelProto:
@@ -330,7 +343,7 @@ class Body(Graph):
     def __init__(self, parent: Graph) -> None:
         self.parent = parent
         self.source, self.name, self.opset, self.versions = parent.source, parent.name, parent.opset, parent.versions
-        self.nodes, self.forward_count = [], 0
+        self.nodes, self.forward_count, self._own = [], 0, set()
         self.inputs, self.outputs = [], []
         self.values = ChainMap({}, parent.values)
         self.weights = parent.weights
@@ -370,10 +383,12 @@ class Body(Graph):
         ]
         attrs = {k: self._copy_body(v, bound) if isinstance(v, gs.Graph) else v for k, v in node.attrs.items()}
         copy = Node(node.op, self.fresh(node.name), attrs, read, made, node.domain)
+        self._own.add(id(copy))
         _complete(copy, self.versions)
-        if not any(True for _ in copy.subgraphs()):
-            for output, (dtype, shape) in zip(made, infer(copy, self.opset, self.constant), strict=True):
-                _improve(output, dtype, shape)
+        control = any(True for _ in copy.subgraphs())
+        kinds = outcomes(self, copy) if control else infer(copy, self.opset, self.constant)
+        for output, (dtype, shape) in zip(made, kinds, strict=True):
+            _improve(output, dtype, shape)
         self.append(copy)
         bound.update({o.name: m for o, m in zip(node.outputs, made, strict=True) if o.name})
 
@@ -402,6 +417,88 @@ class Body(Graph):
         live = self._live(results, keep_forward=False)
         nodes = [n for n, alive in zip(self.nodes, live, strict=True) if alive]
         return gs.Graph(nodes, self.inputs, results, name=self.fresh("body"), opset=self.opset)
+
+
+# ---- Shapes through control flow ----
+
+Kind: TypeAlias = tuple[Any, Any]  # element type and shape
+
+
+def outcomes(graph: Graph, node: Node) -> list[Kind]:
+    """(dtype, shape) of each output of an If, Loop or Scan, as its bodies compute them; (None, None) of others.
+
+    A state keeps the sizes that no step changes, whatever the number of steps.
+    """
+    given = [(v.dtype, v.shape) for v in node.inputs]
+    if node.op == "If" and not node.domain:
+        return _either(*(_step(graph, node.attrs[name], []) for name in ("then_branch", "else_branch")))
+    if node.op == "Loop" and not node.domain:
+        body, states = node.attrs["body"], given[2:]
+        kinds = [*((v.dtype, v.shape) for v in body.inputs[:2]), *states]
+        return _carried(graph, body, kinds, 2, len(states), [(0, None)] * (len(body.outputs) - 1 - len(states)))
+    if node.op == "Scan" and not node.domain:
+        body, read = node.attrs["body"], node.attrs["num_scan_inputs"]
+        states, series = given[: len(given) - read], given[len(given) - read :]
+        axes = node.attrs.get("scan_input_axes") or [0] * read
+        length = next((s[a] for (_, s), a in zip(series, axes, strict=True) if s and isinstance(s[a], int)), None)
+        slices = [
+            (d, s and [n for i, n in enumerate(s) if i != a % len(s)]) for (d, s), a in zip(series, axes, strict=True)
+        ]
+        written = node.attrs.get("scan_output_axes") or [0] * (len(body.outputs) - len(states))
+        return _carried(graph, body, [*states, *slices], 0, len(states), [(a, length) for a in written])
+    return [(None, None)] * len(node.outputs)
+
+
+def _carried(
+    graph: Graph, body: gs.Graph, kinds: list[Kind], clock: int, count: int, stacks: list[tuple[int, int | None]]
+) -> list[Kind]:
+    """Kinds of the states after any number of steps, then of what the steps write, stacked.
+
+    Args:
+        kinds: of the inputs of the body at the first step: `clock` ones, `count` states, slices.
+        stacks: (axis, length) of each result.
+    """
+    while True:
+        made = _step(graph, body, kinds)[min(clock, 1) :]
+        states = kinds[clock : clock + count]
+        common = _either(states, made[:count])
+        if common == states:
+            break
+        kinds = [*kinds[:clock], *common, *kinds[clock + count :]]
+    results = []
+    for (dtype, shape), (axis, length) in zip(made[count:], stacks, strict=True):
+        at = axis if axis >= 0 or shape is None else axis + len(shape) + 1
+        results.append((dtype, shape if shape is None else [*shape[:at], length, *shape[at:]]))
+    return [*states, *results]
+
+
+def _step(graph: Graph, body: gs.Graph, kinds: Sequence[Kind]) -> list[Kind]:
+    """Kinds of the outputs of one run of a body."""
+    copy = Body(graph)
+    inputs = [copy.add_input(i.name, *kind) for i, kind in zip(body.inputs, kinds, strict=True)]
+    outputs = [(v.dtype, v.shape) for v in copy.replay(body, inputs)]
+    unlink(copy.nodes)
+    return outputs
+
+
+def unlink(nodes: Iterable[Node]) -> None:
+    """Takes nodes that are thrown away, and those of their bodies, from the readers of what they read."""
+    for node in nodes:
+        for body in node.subgraphs():
+            unlink(body.nodes)
+        node.inputs.clear()
+
+
+def _either(left: Sequence[Kind], right: Sequence[Kind]) -> list[Kind]:
+    """What is true of both: sizes that differ are not known, nor shapes of different rank."""
+    return [(b if a is None else a, common_shape(s, t)) for (a, s), (b, t) in zip(left, right, strict=True)]
+
+
+def common_shape(left: Any, right: Any) -> Any:
+    """The sizes that two shapes share, None where they differ; None where the ranks do."""
+    if left is None or right is None or len(left) != len(right):
+        return None
+    return [a if a == b else None for a, b in zip(left, right, strict=True)]
 
 
 def reads(node: Node) -> set[str]:
@@ -484,6 +581,10 @@ def _complete(node: Node, versions: dict[str, int]) -> None:
     for name, value in (("strides", [1] * rank), ("dilations", [1] * rank), ("pads", [0] * 2 * rank)):
         if name in schema.attributes and (name != "pads" or node.attrs.get("auto_pad", "NOTSET") == "NOTSET"):
             node.attrs.setdefault(name, value)
+
+
+def _is_fixed(value: Value) -> bool:
+    return value.shape is not None and all(isinstance(d, int) for d in value.shape)
 
 
 def _complete_shape(value: Value) -> bool:

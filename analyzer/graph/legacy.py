@@ -1,6 +1,7 @@
-"""Operators of opset 1 to 9 that the converter refuses, rewritten to what they mean today.
+"""Operators of older opsets that the converter refuses or gets wrong, rewritten to what they mean today.
 
 The new nodes are put in a domain that the converter leaves alone; attributes that became inputs become initializers.
+`OLDER` says of every attribute that opset 21 has not, or has with another default, what becomes of it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 import onnx.helper
 
-from analyzer.graph.bodies import Names
+from analyzer.graph.bodies import Names, bodies_of
 
 Rewrite = Callable[["_Old"], list[onnx.NodeProto]]
 
@@ -36,16 +37,28 @@ class _Old:
 
 
 def modernize(graph: onnx.GraphProto, version: int, aside: str) -> None:
-    """Rewrites the nodes of `graph` that stand at an opset before the first that the converter understands."""
-    names = Names(graph)
+    """Rewrites the nodes of `graph` and of its bodies that mean something else than today at opset `version`."""
+    _modernize(graph, version, aside, Names(graph))
+
+
+def _modernize(graph: onnx.GraphProto, version: int, aside: str, names: Names) -> None:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        before, rewrite = _TABLE.get(node.op_type, (0, None))
-        old = _Old(node, names, aside)
-        nodes += rewrite(old) if rewrite is not None and version < before and not node.domain else [node]
+        for body in bodies_of(node):
+            _modernize(body, version, aside, names)
+        before, rewrite = _TABLE.get(node.op_type, (0, _as_it_is))
+        if not node.domain and (version < before or not _is_standard(node.op_type, version)):
+            nodes += rewrite(_Old(node, names, aside))
+        else:
+            nodes.append(node)
     copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+@functools.cache
+def _is_standard(op: str, version: int) -> bool:
+    return bool(onnx.defs.has(op, version, ""))
 
 
 def _batch_normalization(old: _Old) -> list[onnx.NodeProto]:
@@ -86,6 +99,37 @@ def _split(old: _Old) -> list[onnx.NodeProto]:
     elif len(inputs) == 1:
         attrs["num_outputs"] = len(old.node.output)
     return [old.make("Split", inputs, list(old.node.output), **attrs)]
+
+
+def _hardmax(old: _Old) -> list[onnx.NodeProto]:
+    """One 1 among all axes from `axis` on, as Softmax used to be."""
+    size = old.make("Shape", [old.node.input[0]])
+    rows = old.make("Flatten", [old.node.input[0]], axis=old.attrs.get("axis", 1))
+    ones = old.make("Hardmax", [rows.output[0]], axis=-1)
+    return [size, rows, ones, old.make("Reshape", [ones.output[0], size.output[0]], list(old.node.output))]
+
+
+def _group_normalization(old: _Old) -> list[onnx.NodeProto]:
+    """Scale and bias used to be one per group; each is repeated for the channels of its group."""
+    x, *parameters = old.node.input
+    groups = old.attrs["num_groups"]
+    channels = old.make("Shape", [x], start=1, end=2)
+    share = old.make("Div", [channels.output[0], old.constant([groups], np.int64, "groups")])
+    wide = old.make("Concat", [old.constant([groups], np.int64, "rows"), share.output[0]], axis=0)
+    nodes, repeated = [channels, share, wide], []
+    for parameter in parameters:
+        column = old.make("Reshape", [parameter, old.constant([groups, 1], np.int64, "column")])
+        copies = old.make("Expand", [column.output[0], wide.output[0]])
+        flat = old.make("Reshape", [copies.output[0], old.constant([-1], np.int64, "flat")])
+        nodes += [column, copies, flat]
+        repeated.append(flat.output[0])
+    return [*nodes, old.make("GroupNormalization", [x, *repeated], list(old.node.output), **old.attrs)]
+
+
+def _recurrent(old: _Old) -> list[onnx.NodeProto]:
+    """`output_sequence` said whether the first output is wanted, and a default direction was misspelt."""
+    attrs = {name: value for name, value in old.attrs.items() if name != "output_sequence" and value != b"foward"}
+    return [old.make(old.node.op_type, list(old.node.input), list(old.node.output), **attrs)]
 
 
 # ---- Experimental operators, which ONNX dropped and onnxruntime still runs up to opset 9 ----
@@ -160,7 +204,7 @@ def _mean_variance_normalization(old: _Old) -> list[onnx.NodeProto]:
 
 
 def _as_it_is(old: _Old) -> list[onnx.NodeProto]:
-    """It became a standard operator later, and means the same."""
+    """onnxruntime had it, or wrote it (LayerNormalization), before it became a standard operator of that meaning."""
     return [old.make(old.node.op_type, list(old.node.input), list(old.node.output), **old.attrs)]
 
 
@@ -169,12 +213,62 @@ _TABLE: dict[str, tuple[int, Rewrite]] = {
     "BatchNormalization": (9, _batch_normalization),
     "Cast": (6, _cast),
     "Crop": (10, _crop),
+    "GRU": (7, _recurrent),
+    "GroupNormalization": (21, _group_normalization),
+    "Hardmax": (13, _hardmax),
     "ImageScaler": (10, _image_scaler),
+    "LSTM": (7, _recurrent),
     "MeanVarianceNormalization": (9, _mean_variance_normalization),
     "Pad": (2, _pad),
     "ParametricSoftplus": (10, functools.partial(_around, "Softplus")),
+    "RNN": (7, _recurrent),
     "Scale": (10, _scale),
     "ScaledTanh": (10, functools.partial(_around, "Tanh")),
     "Split": (2, _split),
-    "ThresholdedRelu": (10, _as_it_is),
 }
+
+_ARITHMETIC = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
+_REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+_BY_CONVERTER = "an input today: by the converter"
+# (attribute, operators or () for all, what becomes of it)
+OLDER: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("consumed_inputs", (), "which inputs may be overwritten: dropped by the converter"),
+    ("broadcast", _ARITHMETIC, "set aside in `normalize`, which aligns the second operand"),
+    ("axis", _ARITHMETIC, "set aside in `normalize`, which aligns the second operand"),
+    ("broadcast", ("Gemm",), "dropped by the converter: operands align at their last axes"),
+    ("is_test", ("BatchNormalization", "Dropout"), "dropped: everything is read in its inference form"),
+    ("spatial", ("BatchNormalization",), "`_batch_normalization`"),
+    ("ratio", ("Dropout",), "dropped: nothing is dropped in inference"),
+    ("to", ("Cast",), "`_cast` reads the name of a type"),
+    ("min", ("Clip",), _BY_CONVERTER),
+    ("max", ("Clip",), _BY_CONVERTER),
+    ("axis", ("Concat",), "always written out today: by the converter"),
+    ("value", ("Constant",), "lifted to an initializer, whichever attribute holds it"),
+    ("axis", ("DFT",), _BY_CONVERTER),
+    ("output_sequence", ("GRU", "LSTM", "RNN"), "`_recurrent`"),
+    ("direction", ("GRU",), "`_recurrent`"),
+    ("p", ("GlobalLpPool", "LpPool"), "a float that holds a whole number"),
+    ("kernel_shape", ("LpPool",), "always written out today; without it there was no window"),
+    ("mode", ("GridSample",), "(bi)linear and (bi)cubic: renamed by the converter"),
+    ("axis", ("Hardmax",), "`_hardmax`"),
+    ("axis", ("LogSoftmax", "Softmax"), "over all axes from there on: flattened by the converter"),
+    ("paddings", ("Pad",), "`_pad`"),
+    ("pads", ("Pad",), _BY_CONVERTER),
+    ("value", ("Pad",), _BY_CONVERTER),
+    ("axes", (*_REDUCTIONS, "Squeeze", "Unsqueeze"), _BY_CONVERTER),
+    ("shape", ("Reshape",), _BY_CONVERTER),
+    ("directions", ("Scan",), "refused: it ran over a batch then"),
+    ("alpha", ("Selu",), "the first default had fewer digits: written out by the converter"),
+    ("gamma", ("Selu",), "the first default had fewer digits: written out by the converter"),
+    ("starts", ("Slice",), _BY_CONVERTER),
+    ("ends", ("Slice",), _BY_CONVERTER),
+    ("axes", ("Slice",), _BY_CONVERTER),
+    ("axis", ("Split",), "`_split`"),
+    ("split", ("Split",), "`_split`, and the converter from opset 2 on"),
+    ("k", ("TopK",), _BY_CONVERTER),
+    ("coordinate_transformation_mode", ("Resize", "RoiAlign"), "written out: set aside, and by the converter"),
+    ("nearest_mode", ("Resize",), "written out where Resize-10 is set aside"),
+)

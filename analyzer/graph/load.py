@@ -18,6 +18,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -25,12 +26,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from analyzer.errors import InputError
+from analyzer.errors import InputError, UnsupportedError
+from analyzer.files import FileState, content_hash, protect
 from analyzer.graph import wire
 
 # Smaller tensors stay in the proto: shape inference and the opset converter read them.
 DETACH_BYTES = 4096
 MAX_FILE_BYTES = 1 << 31
+LARGEST_EMBEDDED = MAX_FILE_BYTES - (512 << 20)  # of external data, with the rest of the model beside it
 
 _DATA_FIELDS = (
     "raw_data",
@@ -50,12 +53,58 @@ _DETACHABLE = {
 
 @dataclass
 class Source:
-    """A model as it came: `proto` with stubs where `weights` were, the `path` it was read from, and its `sha256`."""
+    """A model as it came.
+
+    Attributes:
+        proto: with stubs where `weights` were.
+        path: the file it was read from. sha256: of that file alone, or of the bytes given; "" of a ModelProto.
+        files: every file that was read, as it was then. mapped: those that weights are mapped from.
+        inlined: hash of the external data that went into `proto`.
+    """
 
     proto: onnx.ModelProto
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     path: Path | None = None
     sha256: str = ""
+    files: dict[Path, FileState] = field(default_factory=dict)
+    mapped: set[Path] = field(default_factory=set)
+    inlined: str = ""
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of every byte of the model, external data included: `sha256` where there is none.
+
+        Raises:
+            InputError: as `check_unchanged`.
+        """
+        if self.sha256 and not self.inlined and not self.mapped:
+            return self.sha256
+        digest = hashlib.sha256(f"{self.sha256}\0{self.inlined}".encode())
+        if not self.sha256:
+            digest.update(self.proto.SerializeToString(deterministic=True))
+            for name, array in sorted(self.weights.items()):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            return digest.hexdigest()
+        for path in sorted(self.mapped):
+            digest.update(content_hash(path).encode())
+        self.check_unchanged()
+        return digest.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Sees to it that weights that are mapped from files are those that were loaded.
+
+        Raises:
+            InputError: such a file has changed since.
+        """
+        for path in self.mapped:
+            if _state(path) != self.files[path]:
+                raise InputError(f"{path} has changed since the model was loaded", "load the model again")
+
+    @property
+    def current(self) -> bool:
+        """Whether all files are sure to be what they were."""
+        return all(known.settled and _state(path) == known for path, known in self.files.items())
 
     @property
     def name(self) -> str:
@@ -98,6 +147,7 @@ def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
     proto = source.proto
     _check(proto, path)
     lift_constants(proto.graph)
+    embed(source)
     detach(source)
     _sort(proto.graph, str(path or "model"))
     # Cleared protobuf fields keep their memory; parsing the stubs afresh gives it back.
@@ -117,6 +167,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
                 f"{path} has {size / 2**30:.1f} GiB, but a protobuf file ends at 2 GiB",
                 "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
             )
+        protect(path)
         with path.open("rb") as file:
             yield file if stat.S_ISREG(status.st_mode) else io.BytesIO(file.read())  # a pipe
     except FileNotFoundError:
@@ -127,6 +178,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 def _read(file: IO[bytes], path: Path | None) -> Source:
     """The model of an open file, hashed meanwhile by another thread; its large weights are read straight to arrays."""
+    state = None if isinstance(file, io.BytesIO) else FileState.from_stat(os.fstat(file.fileno()))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         data: wire.Buffer
         if isinstance(file, io.BytesIO):
@@ -154,7 +206,19 @@ def _read(file: IO[bytes], path: Path | None) -> Source:
         if isinstance(data, mmap.mmap):
             data.close()
         source.sha256 = digest.result()
+    if path is not None and state is not None:
+        if _state(path) != state:
+            raise InputError(f"{path}: the file changed while it was read", "wait until it is written")
+        source.files[path] = state
     return source
+
+
+def _state(path: Path) -> FileState | None:
+    """None where there is no such file."""
+    try:
+        return FileState.of(path)
+    except OSError:
+        return None
 
 
 def _hashed(path: str) -> str:
@@ -201,12 +265,23 @@ def _check(proto: onnx.ModelProto, path: Path | None) -> None:
             raise InputError(f"{where}: the model imports no version of the ai.onnx operator set")
         if proto.ir_version < 3:
             proto.opset_import.append(onnx.helper.make_opsetid("", 1))
-    for opset in proto.opset_import:
-        if opset.domain == "ai.onnx":
-            opset.domain = ""
-    for node in proto.graph.node:
+    _name_domains(proto)
+
+
+def _name_domains(proto: onnx.ModelProto) -> None:
+    """Writes "" for ai.onnx throughout; of a domain imported twice the last import counts, as in onnxruntime."""
+    for holder in [proto, *proto.functions]:
+        versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in holder.opset_import}
+        del holder.opset_import[:]
+        holder.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, v in versions.items())
+    stack = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    while stack:
+        node = stack.pop()
         if node.domain == "ai.onnx":
             node.domain = ""
+        for attribute in node.attribute:
+            for body in [attribute.g, *attribute.graphs]:
+                stack.extend(body.node)
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:
@@ -245,17 +320,66 @@ def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     return numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute), kinds[attribute.name]))
 
 
+def embed(source: Source) -> None:
+    """Replaces references to external data with the data, all but those of large initializers."""
+    digest, total = hashlib.sha256(), 0
+    for tensor in _all_tensors(source.proto):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        target, offset, length = _external(tensor, source)
+        total += length
+        if total > LARGEST_EMBEDDED:
+            raise UnsupportedError(
+                f"{source.name}: more than {LARGEST_EMBEDDED / 2**30:.1f} GiB of external data belong to bodies of "
+                "control flow, to functions or to types that NumPy lacks",
+                "move them to initializers of the main graph, as float32 or float16",
+            )
+        with target.open("rb") as file:
+            file.seek(offset)
+            data = file.read(length)
+        if len(data) < length or _state(target) != source.files[target]:
+            raise InputError(f"{target}: the file changed while it was read", "wait until it is written")
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
+        tensor.raw_data = data
+        digest.update(f"{tensor.name}\0{length}\0".encode())
+        digest.update(data)
+        source.inlined = digest.hexdigest()
+
+
+def _all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of the model but the large initializers of its main graph."""
+    for tensor in proto.graph.initializer:
+        if tensor.data_type not in _DETACHABLE or math.prod(tensor.dims) * _itemsize(tensor) < DETACH_BYTES:
+            yield tensor
+    yield from _held(proto.graph, of_body=False)
+    for function in proto.functions:
+        yield from _held(function)
+
+
+def _held(graph: onnx.GraphProto | onnx.FunctionProto, of_body: bool = True) -> Iterator[onnx.TensorProto]:
+    """The tensors in the nodes of a graph and of its bodies; with `of_body`, its own initializers as well."""
+    if isinstance(graph, onnx.GraphProto):
+        yield from graph.initializer if of_body else ()
+        yield from (t for sparse in graph.sparse_initializer for t in (sparse.values, sparse.indices))
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from [attribute.t] if attribute.HasField("t") else []
+            yield from attribute.tensors
+            sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            yield from (t for s in [*sparse_tensors, *attribute.sparse_tensors] for t in (s.values, s.indices))
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from _held(body)
+
+
 def detach(source: Source) -> None:
     """Moves large initializers from the proto into `source.weights`, leaving stubs with type and dims."""
-    folder = source.path.parent if source.path else Path.cwd()
     for tensor in source.proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            array = _external(tensor, folder)
-            if array.nbytes < DETACH_BYTES or tensor.data_type not in _DETACHABLE:
-                name = tensor.name
-                tensor.CopyFrom(numpy_helper.from_array(np.array(array), name))
-                continue
-            source.weights[tensor.name] = array
+            target, offset, _ = _external(tensor, source)
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            source.weights[tensor.name] = np.memmap(target, dtype, "r", offset, tuple(tensor.dims))
+            source.mapped.add(target)
         elif tensor.data_type in _DETACHABLE and math.prod(tensor.dims) * _itemsize(tensor) >= DETACH_BYTES:
             if tensor.name in source.weights and not _holds_data(tensor):
                 continue
@@ -271,12 +395,28 @@ def detach(source: Source) -> None:
         tensor.ClearField("data_location")
 
 
+def add_weight(source: Source, name: str, array: np.ndarray) -> None:
+    """A new initializer; a large one is set aside as those of the file are."""
+    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    if array.nbytes < DETACH_BYTES or kind not in _DETACHABLE:
+        source.proto.graph.initializer.append(numpy_helper.from_array(array, name))
+        return
+    source.proto.graph.initializer.append(onnx.TensorProto(name=name, data_type=kind, dims=array.shape))
+    source.weights[name] = np.ascontiguousarray(array)
+
+
 def _holds_data(tensor: onnx.TensorProto) -> bool:
     return any(tensor.HasField("raw_data") if n == "raw_data" else len(getattr(tensor, n)) for n in _DATA_FIELDS)
 
 
 def _itemsize(tensor: onnx.TensorProto) -> int:
     return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _bits(tensor: onnx.TensorProto) -> int:
+    """Of an element as it is stored: those of fewer than eight are packed."""
+    kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+    return {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}.get(kind) or 8 * _itemsize(tensor)
 
 
 def _check_size(tensor: onnx.TensorProto) -> None:
@@ -298,18 +438,24 @@ def _check_dims(tensor: onnx.TensorProto, stored: int) -> None:
         )
 
 
-def _external(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
-    """The array of an externally stored tensor, memory-mapped; its file must lie inside `folder`."""
+def _external(tensor: onnx.TensorProto, source: Source) -> tuple[Path, int, int]:
+    """(file, offset, length) of an externally stored tensor, which must lie inside the model's folder."""
+    folder = source.path.parent if source.path else Path.cwd()
     info = {e.key: e.value for e in tensor.external_data}
     location = info.get("location", "")
-    root = folder.resolve()
-    target = (root / location).resolve()
-    if not location or os.path.isabs(location) or not target.is_relative_to(root):
+    try:
+        root = folder.resolve()
+        target = (root / location).resolve()
+        inside = bool(location) and not os.path.isabs(location) and target.is_relative_to(root)
+        state = _state(target) if target.is_file() else None
+    except (OSError, ValueError):
+        raise InputError(f"weight {tensor.name!r}: external data {location[:80]!r} is no file name") from None
+    if not inside:
         raise InputError(
             f"weight {tensor.name!r}: external data {location!r} lies outside the model's folder",
             "keep the data file beside the .onnx file",
         )
-    if not target.is_file():
+    if state is None:
         raise InputError(
             f"weight {tensor.name!r}: external data file {target} is missing",
             "copy it beside the .onnx file, under the same name",
@@ -318,27 +464,20 @@ def _external(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
         raise InputError(f"weight {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
     try:
         offset = int(info.get("offset") or 0)
-        length = int(info.get("length") or math.prod(tensor.dims) * _itemsize(tensor))
-    except (ValueError, TypeError):
+        length = int(info.get("length") or (math.prod(tensor.dims) * _bits(tensor) + 7) // 8)
+    except (ValueError, TypeError, KeyError):
         raise InputError(f"weight {tensor.name!r}: unreadable external data record {info}") from None
     packed = tensor.data_type not in _DETACHABLE
     if min(length, offset) < 0 or (length != math.prod(tensor.dims) * _itemsize(tensor) and not packed):
         raise InputError(f"weight {tensor.name!r} says {list(tensor.dims)} but its external data has {length} bytes")
-    if offset + length > target.stat().st_size:
+    if offset + length > state.size:
         raise InputError(
             f"weight {tensor.name!r}: external data file {target} ends before byte {offset + length}",
             "the file is truncated; copy it again",
         )
-    if tensor.data_type not in _DETACHABLE:
-        raw = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims)
-        with target.open("rb") as file:
-            file.seek(offset)
-            raw.raw_data = file.read(length)
-        return numpy_helper.to_array(raw)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    if not length:
-        return np.zeros(tuple(tensor.dims), dtype)
-    return np.memmap(target, dtype, "r", offset, tuple(tensor.dims))
+    source.files.setdefault(target, state)
+    protect(target)
+    return target, offset, length
 
 
 def captured(node: onnx.NodeProto) -> Iterator[str]:

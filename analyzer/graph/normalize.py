@@ -7,9 +7,10 @@ Names of inputs, outputs and intermediate tensors survive; only nodes change.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,18 @@ import onnx.version_converter
 from onnx import numpy_helper
 
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
-from analyzer.graph.bodies import all_nodes, bodies_of, lift_body_constants, unroll
+from analyzer.graph import unfuse_attention, unfuse_packed
+from analyzer.graph.blocked import NCHWC, unblock
+from analyzer.graph.bodies import Names, all_nodes, bodies_of, lift_body_constants, unroll
 from analyzer.graph.legacy import modernize
 from analyzer.graph.load import Source, captured, detach, lift_constants, load
+from analyzer.graph.newer import OPSET, lower, retype
 from analyzer.graph.sequences import resolve_sequences
 from analyzer.graph.unfuse import TABLE as FUSED
 from analyzer.graph.unfuse import unfuse_model
 
-OPSET = 21
 IR_VERSION = 10  # the IR that opset 21 was released with; before IR 4, initializers had to be inputs too
+UNFUSED_IN = (unfuse_attention, unfuse_packed)  # the chapters that fill the table of what is taken apart
 NEWEST_IR = 13  # the newest that onnxruntime 1.31 loads
 
 
@@ -63,7 +67,7 @@ def normalize(model: Any, inline: Iterable[str] = (), input_shapes: dict[str, tu
     given = load(model)
     proto = onnx.ModelProto()
     proto.CopyFrom(given.proto)
-    source = Source(proto, dict(given.weights), given.path, given.sha256)
+    source = replace(given, proto=proto, weights=dict(given.weights))
     request = Request(frozenset(inline), tuple((input_shapes or {}).items()))
     for step in PASSES:
         try:
@@ -94,6 +98,9 @@ def fold_initializer_inputs_pass(source: Source, request: Request) -> None:
     source.proto.ir_version = min(max(source.proto.ir_version, IR_VERSION), NEWEST_IR)
     constant = {t.name for t in graph.initializer}
     _replace(graph.input, [i for i in graph.input if i.name not in constant])
+    declared = {v.name for v in [*graph.input, *graph.output]}
+    if any(v.name in declared for v in graph.value_info):  # a converter's leftovers, of another type
+        _replace(graph.value_info, [v for v in graph.value_info if v.name not in declared])
 
 
 def input_shapes_pass(source: Source, request: Request) -> None:
@@ -113,6 +120,40 @@ def input_shapes_pass(source: Source, request: Request) -> None:
             if dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != size:
                 raise InputError(f"input {name!r} has the shape {_shape_text(dims)} in the file, not {list(shape)}")
             dim.dim_value = size
+
+
+_UNNAMED = frozenset({"", "?", "-1", "None"})  # what exporters write for a size of which nothing is known
+
+
+def open_sizes_pass(source: Source, request: Request) -> None:
+    """Names each open size of an input; sizes written as −1, 0 (of inputs) or "?" are open, and not all the same."""
+    graph = source.proto.graph
+    taken = {d.dim_param for v in graph.input for d in v.type.tensor_type.shape.dim}
+    for value in graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            fixed = dim.dim_value > 0 or dim.dim_param not in _UNNAMED
+            if not fixed and (dim.HasField("dim_value") or dim.HasField("dim_param")):
+                dim.dim_param = next(n for n in _numbered(f"{value.name}_{axis}") if n not in taken)
+                taken.add(dim.dim_param)
+    for value in [*graph.output, *graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0 or (dim.HasField("dim_param") and dim.dim_param in _UNNAMED):
+                dim.Clear()
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """name, name_2, name_3…"""
+    yield name
+    yield from (f"{name}_{n}" for n in itertools.count(2))
+
+
+def _unnamed_sizes(source: Source) -> list[str]:
+    return [
+        f"input {v.name!r} has a size of {d.dim_value if d.HasField('dim_value') else d.dim_param}"
+        for v in source.proto.graph.input
+        for d in v.type.tensor_type.shape.dim
+        if (d.HasField("dim_value") and d.dim_value <= 0) or (d.HasField("dim_param") and d.dim_param in _UNNAMED)
+    ]
 
 
 # ---- Functions and opset ----
@@ -246,7 +287,7 @@ def set_aside_pass(source: Source, request: Request) -> None:
     it misplaces the axes of the second operand, which used to be aligned at `axis`. What it refuses is in `legacy`.
     """
     version = _opsets(source.proto).get("", OPSET)
-    if version >= 11:
+    if version >= OPSET:
         return
     batched = next((n for n in all_nodes(source.proto.graph) if n.op_type == "Scan" and version < 9), None)
     if batched is not None:
@@ -255,13 +296,35 @@ def set_aside_pass(source: Source, request: Request) -> None:
             "export the model again with opset 9 or newer",
         )
     source.proto.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
-    for node in all_nodes(source.proto.graph):
+    for node in all_nodes(source.proto.graph) if version < 11 else ():
         if node.op_type in ("Upsample", "Resize") and not node.domain:
             _as_resize(source.proto.graph, node)
     if version < 7:
         _align_operands(source.proto.graph)
-    if version < 10:
-        modernize(source.proto.graph, version, _ASIDE)
+    modernize(source.proto.graph, version, _ASIDE)
+    if version < 11:
+        _bound_in_half_precision(source.proto)
+
+
+def _bound_in_half_precision(proto: onnx.ModelProto) -> None:
+    """Replaces the attributes of a float16 Clip with inputs, which the converter would write in float32."""
+    clips = [n for n in proto.graph.node if n.op_type == "Clip" and not n.domain]
+    if not clips:
+        return
+    inferred = onnx.shape_inference.infer_shapes(proto).graph
+    values = [*inferred.value_info, *inferred.input, *inferred.output]
+    half = {v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16}
+    names = Names(proto.graph)
+    for node in clips:
+        if half.isdisjoint([*node.input, *node.output]):
+            continue
+        largest = float(np.finfo(np.float16).max)
+        for bound in ("min", "max"):
+            given = _attribute(node, bound, None)
+            known = None if given is None else np.float16(np.clip(given, -largest, largest))
+            node.input.append("" if known is None else names.constant(np.asarray(known), f"{node.output[0]}/{bound}"))
+        del node.attribute[:]
+        node.domain = _ASIDE
 
 
 def _as_resize(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
@@ -333,10 +396,24 @@ def restore_pass(source: Source, request: Request) -> None:
     _replace(source.proto.opset_import, [o for o in source.proto.opset_import if o.domain != _ASIDE])
 
 
+def lower_pass(source: Source, request: Request) -> None:
+    """Rewrites what opsets after 21 added; the model's opset is 21 then, or the first that has what `newer` keeps."""
+    if _opsets(source.proto).get("", OPSET) <= OPSET:
+        return
+    lift_constants_pass(source, request)
+    retype(source.proto.graph)
+    source.proto = _infer(source.proto)
+    needed = lower(source.proto)
+    del source.proto.graph.value_info[:]
+    for imported in source.proto.opset_import:
+        if not imported.domain:
+            imported.version = needed
+
+
 def opset_pass(source: Source, request: Request) -> None:
-    """Converts the model to opset 21, or leaves its opset where only newer versions of known operators stand."""
+    """Converts an older model to opset 21."""
     version = _opsets(source.proto).get("", OPSET)
-    if version == OPSET:
+    if version >= OPSET:
         return
     if all(n.domain for n in source.proto.graph.node):
         for imported in source.proto.opset_import:
@@ -346,7 +423,7 @@ def opset_pass(source: Source, request: Request) -> None:
     try:
         converted = onnx.version_converter.convert_version(source.proto, OPSET)
     except Exception as error:
-        if version > OPSET - 8:
+        if version > OPSET - 8 and all(n.domain != _ASIDE for n in all_nodes(source.proto.graph)):
             return  # rules name the versions they hold for, and say so where this one is not among them
         reason = " ".join(str(error).split())
         raise UnsupportedError(
@@ -382,8 +459,20 @@ class _Kept:
 
 
 def unfuse_pass(source: Source, request: Request) -> None:
-    """Replaces the fused operators of onnxruntime's own domain with the standard operators they stand for."""
-    unfuse_model(source.proto)
+    """Replaces the fused operators of onnxruntime's own domains with the standard operators they stand for."""
+    graph = source.proto.graph
+    if not any(n.domain == NCHWC or (n.domain, n.op_type) in FUSED for n in graph.node):
+        return
+
+    def shapes(proto: onnx.ModelProto) -> dict[str, list]:
+        return _shapes(_infer(proto))
+
+    unblock(source, shapes)
+    unfuse_model(source, shapes)
+    read = {o.name for o in graph.output} | {n for node in graph.node for n in [*node.input, *captured(node)]}
+    _replace(graph.initializer, [t for t in graph.initializer if t.name in read])
+    for name in source.weights.keys() - read:
+        del source.weights[name]
 
 
 def _fused_left(source: Source) -> Iterable[str]:
@@ -568,6 +657,9 @@ def _misfit(proto: onnx.ModelProto) -> str:
     return ""
 
 
+_SHAPED_AS_INPUT = ("GroupNormalization", "MeanVarianceNormalization")  # onnx infers nothing for them
+
+
 def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     stripped = onnx.ModelProto()
     stripped.CopyFrom(proto)
@@ -576,10 +668,18 @@ def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     for output in outputs.values():
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
+    silent = [n for n in all_nodes(stripped.graph) if n.op_type in _SHAPED_AS_INPUT and not n.domain]
+    originals = {n.output[0]: onnx.NodeProto.FromString(n.SerializeToString()) for n in silent}
+    for node in silent:
+        node.op_type = "Identity"
+        del node.input[1:], node.attribute[:]
     try:
         inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=True)
     except Exception:
         inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=False)
+    for node in all_nodes(inferred.graph) if originals else ():
+        if node.output and node.output[0] in originals:
+            node.CopyFrom(originals[node.output[0]])
     declared = {o.name: o for o in proto.graph.output}
     for output in inferred.graph.output:
         if output.type.HasField("tensor_type") and not output.type.tensor_type.HasField("shape"):
@@ -592,9 +692,11 @@ def _infer(proto: onnx.ModelProto) -> onnx.ModelProto:
 PASSES: tuple[Pass, ...] = (
     Pass("fold initializer inputs", fold_initializer_inputs_pass),
     Pass("input shapes", input_shapes_pass),
+    Pass("open sizes", open_sizes_pass, _unnamed_sizes),
     Pass("inline functions", inline_functions_pass, lambda s: [f.name for f in s.proto.functions]),
     Pass("inline newer operators", inline_newer_pass),
     Pass("control flow", control_flow_pass),
+    Pass("lower", lower_pass),
     Pass("set aside", set_aside_pass),
     Pass("opset", opset_pass),
     Pass("restore", restore_pass),

@@ -1,7 +1,8 @@
 """Questions about a graph: where the logits are, which tensors are feature maps, how their axes are laid out.
 
 A `Layout` says what the axes of a feature map mean. Axes are followed from the image through the graph by a small
-table of transfer functions; where the trail is lost (windows, attention heads) shapes pick it up again.
+table of transfer functions; where they are taken apart (windows, attention heads), `axes` follows the parts, and where
+that trail is lost, shapes pick it up again.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ import fnmatch
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import onnx
+
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
+from analyzer.graph.attention import attentions
+from analyzer.graph.axes import Axes, Layout, axes_of, follow, layout_of, unmerged
+from analyzer.graph.bodies import all_nodes
 from analyzer.graph.ir import Graph, Node, Value, reads
 from analyzer.graph.normalize import lookup
+from analyzer.graph.through import KEEPING, is_transparent, readers
 
 # ---- Reachability ----
 
@@ -79,10 +86,40 @@ def _first_spatial(graph: Graph, image: Value) -> Iterable[Node]:
                     queue.extend(node.outputs)
 
 
+# ---- Quantisation ----
+
+_QUANTISED = {"DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeLinear",
+              "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulInteger16", "MatMulNBits", "MatMulBnb4",
+              "MatMulFpQ4", "GatherBlockQuantized"}  # fmt: skip
+
+
+def is_quantised(proto: onnx.ModelProto) -> bool:
+    """Whether a node of the file, of a body in it or of a function of it computes with quantised numbers."""
+    nodes = [*all_nodes(proto.graph), *(n for f in proto.functions for n in f.node)]
+    return any(n.op_type in _QUANTISED or n.op_type.startswith(_QUANTISED_NAMES) for n in nodes)
+
+
+_QUANTISED_NAMES = ("QuantizeLinear", "QLinear", "QGemm", "QAttention", "QEmbed", "QMoE", "QOrdered")
+
+
+def quantisation(graph: Graph, output: Value) -> tuple[float, float]:
+    """Zero point and scale of what `output` holds; 0 and 1 where it is not quantised as a whole."""
+    node = graph.producer(output)
+    while node is not None and not node.domain and node.op in ("Identity", *_KEEPING_ORDER):
+        node = graph.producer(node.inputs[0])
+    if node is None or node.op != "QuantizeLinear" or node.domain:
+        return 0.0, 1.0
+    known = [graph.constant(i) for i in node.inputs[1:] if i.name]
+    if not known or any(k is None or k.size != 1 for k in known):
+        return 0.0, 1.0
+    scale, *zero = (float(k.item()) for k in known if k is not None)
+    return (zero[0] if zero else 0.0), scale
+
+
 # ---- Logits ----
 
 _SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}
-_PASSING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear", "DequantizeLinear"}
+_KEEPING_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -108,7 +145,7 @@ def logits(graph: Graph, output: Value) -> Logits:
             best, value = node.inputs[0], node.inputs[0]
             stripped.append(node.op)
             break
-        if node.op not in _PASSING:
+        if not is_transparent(node, _KEEPING_ORDER):
             break
         value = node.inputs[0]
         if str(output.dtype) not in _FLOAT_NAMES and str(value.dtype) in _FLOAT_NAMES and best is output:
@@ -118,71 +155,94 @@ def logits(graph: Graph, output: Value) -> Logits:
 
 _FLOAT_NAMES = {"float16", "float32", "float64", "16"}
 
-# ---- Layouts ----
+_MOVING = KEEPING | {*_KEEPING_ORDER, "Transpose", "Slice", "Gather", "Split", "Concat"}
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What the axes of a tensor are: one letter per axis, N batch, C channels, D H W space, L tokens, ? unknown.
+def output_quantisers(graph: Graph, names: Iterable[str]) -> list[Node]:
+    """The QuantizeLinear nodes between tensors and the last layers that compute them, the nearest first.
 
-    For tokens, `grid` is (h, w) and `prefix` the number of class or register tokens in front.
+    Numbers that only move, squashing functions, the addition of a bias and what was appended to the model are passed.
     """
+    own = {id(n) for n in graph.forward_nodes()}
+    found: dict[int, Node] = {}
+    waiting, seen = [graph[n] for n in names], set[str]()
+    while waiting:
+        value = waiting.pop(0)
+        node = graph.producer(value)
+        if node is None or value.name in seen:
+            continue
+        seen.add(value.name)
+        if node.op == "QuantizeLinear" and not node.domain and id(node) in own:
+            found[id(node)] = node
+        if id(node) not in own:
+            waiting += [i for i in node.inputs if i.name]
+        elif node.domain:
+            continue
+        elif node.op in _MOVING | _SQUASHING:
+            waiting += node.inputs if node.op == "Concat" else node.inputs[:1]
+        elif node.op == "Add" and any(graph.constant(i) is not None for i in node.inputs):
+            waiting += [i for i in node.inputs if graph.constant(i) is None]
+    return list(found.values())
 
-    axes: str
-    grid: tuple[int | None, ...] = ()
-    prefix: int = 0
 
-    @property
-    def spatial(self) -> tuple[int, ...]:
-        """The axes that carry space."""
-        return tuple(i for i, a in enumerate(self.axes) if a in "DHWL")
-
-    @property
-    def channel(self) -> int:
-        """The axis of the channels."""
-        return self.axes.index("C")
-
-    @property
-    def is_map(self) -> bool:
-        """Whether this is a feature map: channels over space, and nothing unknown."""
-        return "C" in self.axes and "?" not in self.axes and bool(self.spatial)
-
-    def __str__(self) -> str:
-        if "L" not in self.axes:
-            return self.axes
-        size = "×".join(str(g) if g else "?" for g in self.grid)
-        return f"{self.axes} tokens {size}" + (f" + {self.prefix} in front" if self.prefix else "")
+# ---- Layouts ----
 
 
 _SPACE = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
 _WINDOWED = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool",
-             "LRN", "InstanceNormalization", "GroupNormalization", "QLinearConv", "ConvInteger", "DepthToSpace",
-             "SpaceToDepth", "FusedConv", "BatchNormalization"}  # fmt: skip
+             "LRN", "InstanceNormalization", "GroupNormalization", "ConvInteger", "DepthToSpace",
+             "SpaceToDepth", "BatchNormalization"}  # fmt: skip
+_NORMALISING = {"BatchNormalization", "LRN", "InstanceNormalization", "GroupNormalization"}  # axes stay as they are
 
 
 def layouts(graph: Graph) -> dict[str, Layout]:
     """The layout of every tensor the image reaches, as far as it can be told."""
+    return _followed(graph)[0]
+
+
+def merged_layouts(graph: Graph) -> dict[str, Layout]:
+    """The layout, NLC, of tensors in which batch and tokens share an axis, (N · L, C), once they are apart."""
+    found = {name: unmerged(axes) for name, axes in _followed(graph)[1].items()}
+    return {name: layout for name, layout in found.items() if layout is not None}
+
+
+def _followed(graph: Graph) -> tuple[dict[str, Layout], dict[str, Axes]]:
+    """Layouts, and the axes of tensors whose layout is in parts."""
     found: dict[str, Layout] = {}
     image = image_input(graph)
     rank = len(image.shape or ())
     if rank == 4:
         found[image.name] = Layout(image_layout(graph, image), _sizes(image, image_layout(graph, image)))
-    grids: list[tuple[int, ...]] = []
+    seen = _Seen((image.shape or [None])[0])
     reach = descendants(graph, [image.name])
+    parts: dict[str, Axes] = {}
     for node in graph.nodes:
-        if not node.outputs or not node.outputs[0].name:
-            continue
         for output in node.outputs:
             if not output.name or output.shape is None:
                 continue
-            layout = _transfer(graph, node, output, found, grids, reach)
-            if layout is None:
-                continue
-            found[output.name] = layout
-            sizes = layout.grid
-            if len(sizes) == 2 and all(isinstance(s, int) and s > 1 for s in sizes) and sizes not in grids:
-                grids.append(sizes)  # type: ignore[arg-type]
-    return found
+            layout = _transfer(graph, node, output, found, parts, seen, reach)
+            if layout is not None:
+                found[output.name] = layout
+                seen.add(layout)
+    return found, parts
+
+
+@dataclass
+class _Seen:
+    """What is known of the model so far: its batch, the grids of its maps and the tokens around grids."""
+
+    batch: Any
+    grids: list[tuple[int, ...]] = field(default_factory=list)
+    tokens: dict[int, Layout] = field(default_factory=dict)
+
+    def add(self, layout: Layout) -> None:
+        sizes: Any = layout.grid
+        if len(sizes) != 2 or not all(isinstance(s, int) and s > 1 for s in sizes):
+            return
+        if sizes not in self.grids:
+            self.grids.append(sizes)
+        if layout.prefix or layout.suffix:
+            self.tokens[layout.prefix + math.prod(sizes) + layout.suffix] = replace(layout, axes="NLC")
 
 
 def _sizes(value: Value, axes: str) -> tuple[int | None, ...]:
@@ -194,46 +254,73 @@ def _transfer(
     node: Node,
     output: Value,
     found: dict[str, Layout],
-    grids: list[tuple[int, ...]],
+    parts: dict[str, Axes],
+    seen: _Seen,
     reach: set[str],
 ) -> Layout | None:
+    if node.op in _STATES:
+        return _repeated(node, output, found, seen)
     given = [(i, found[i.name]) for i in node.inputs if i.name in found]
+    if node.op in _NORMALISING and (node.inputs[0].name in found or node.inputs[0].name in parts):
+        if node.inputs[0].name in parts:
+            parts[output.name] = parts[node.inputs[0].name]
+        return found.get(node.inputs[0].name)
     if node.op in _WINDOWED and len(output.shape) in _SPACE:
         axes = _SPACE[len(output.shape)]
         if _sees_one_position(graph, node) and _stranger(node.inputs[0], axes, found):
             return None
         return Layout(axes, _sizes(output, axes))
-    if not given:
-        return _regained(graph, node, output, grids, reach)
-    rule = _AXES.get(node.op, _elementwise)
-    layout = rule(graph, node, output, given)
-    if layout is None or "?" in layout.axes:
-        layout = _by_shape(output, grids) or layout
-    return layout
+    layout = _AXES.get(node.op, _elementwise)(graph, node, output, given) if given else None
+    if layout is not None:
+        return layout
+    known = [parts[i.name] if i.name in parts else _parts(found.get(i.name), i) for i in node.inputs]
+    apart = follow(graph, node, output, known)
+    if apart is not None:
+        parts[output.name] = apart
+        return layout_of(apart)
+    return _by_shape(output, seen) if given else _regained(node, output, seen, reach)
 
 
-def _regained(graph: Graph, node: Node, output: Value, grids: list[tuple[int, ...]], reach: set[str]) -> Layout | None:
+def _parts(layout: Layout | None, value: Value) -> Axes | None:
+    return None if layout is None else axes_of(layout, value.shape)
+
+
+_STATES = {"If": None, "Loop": 2, "Scan": 0}  # operators with bodies, and the first input that is a state
+
+
+def _repeated(node: Node, output: Value, found: dict[str, Layout], seen: _Seen) -> Layout | None:
+    """A state that keeps its shape from step to step keeps its layout; else shapes tell."""
+    first = _STATES[node.op]
+    index = next(i for i, o in enumerate(node.outputs) if o is output)
+    if first is not None and first + index < len(node.inputs):
+        state = node.inputs[first + index]
+        if state.name in found and state.shape == output.shape:
+            return found[state.name]
+    return None if reads(node).isdisjoint(found) else _by_shape(output, seen)
+
+
+def _regained(node: Node, output: Value, seen: _Seen, reach: set[str]) -> Layout | None:
     """Tokens behind attention heads or a merged batch: a Reshape to (N, L, C) whose L tokens are a grid seen before.
 
     L was an axis of what is reshaped: tokens put together from several axes may stand in another order.
     """
     if node.op != "Reshape" or output.name not in reach or len(output.shape) != 3:
         return None
-    if output.shape[0] != image_input(graph).shape[0] or output.shape[1] not in (node.inputs[0].shape or []):
+    if output.shape[0] != seen.batch or output.shape[1] not in (node.inputs[0].shape or []):
         return None
-    layout = _by_shape(output, grids)
-    return layout if layout is not None and layout.grid in grids else None
+    layout = _by_shape(output, seen)
+    return layout if layout is not None and layout.grid in seen.grids else None
 
 
 def _sees_one_position(graph: Graph, node: Node) -> bool:
     """Whether each output depends on one position of its input only: a 1×1 convolution, a normalisation."""
-    if node.op not in _WEIGHTS:
+    if node.op not in _CONVOLUTIONS:
         return node.op in ("BatchNormalization", "LRN")
-    kernel = node.attrs.get("kernel_shape") or (node.inputs[_WEIGHTS[node.op]].shape or [])[2:]
+    kernel = node.attrs.get("kernel_shape") or (node.inputs[1].shape or [])[2:]
     return all(k == 1 for k in kernel)
 
 
-_WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}  # operand of the kernel
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger")
 
 
 def _stranger(value: Value, axes: str, found: dict[str, Layout]) -> bool:
@@ -254,14 +341,14 @@ def _elementwise(graph: Graph, node: Node, output: Value, given: Given) -> Layou
             if "L" in layout.axes and list(spatial) != [value.shape[i] for i in layout.spatial]:
                 return None
             grid = layout.grid if "L" in layout.axes else _sizes(output, layout.axes)
-            return Layout(layout.axes, grid, layout.prefix)
+            return replace(layout, grid=grid)
     return None
 
 
 def _transpose(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
     layout = given[0][1]
     perm = node.attrs.get("perm") or list(range(len(layout.axes)))[::-1]
-    return Layout("".join(layout.axes[p] for p in perm), layout.grid, layout.prefix)
+    return replace(layout, axes="".join(layout.axes[p] for p in perm))
 
 
 def _reshape(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
@@ -277,7 +364,7 @@ def _reshape(graph: Graph, node: Node, output: Value, given: Given) -> Layout | 
         if layout.spatial == tuple(range(at, at + len(space))) and (new[at] == total or new[at] is None):
             axes = layout.axes[:at] + "L" + layout.axes[at + len(space) :]
             return Layout(axes, tuple(d if isinstance(d, int) else None for d in space))
-    if "L" in layout.axes and not layout.prefix and len(new) == len(old) + 1 and len(layout.grid) == 2:
+    if "L" in layout.axes and layout.tokens == slice(0, None) and len(new) == len(old) + 1 and len(layout.grid) == 2:
         at = layout.axes.index("L")
         if tuple(new[at : at + 2]) == layout.grid:
             return Layout(layout.axes[:at] + "HW" + layout.axes[at + 1 :], layout.grid)
@@ -303,32 +390,30 @@ def _concat(graph: Graph, node: Node, output: Value, given: Given) -> Layout | N
     if layout.axes[axis] != "L":
         return _elementwise(graph, node, output, given)
     index = next(i for i, v in enumerate(node.inputs) if v is value)
-    extra = [v.shape[axis] if v.shape is not None else None for v in node.inputs[:index]]
-    added = _product([1, *extra]) if len(extra) <= 1 else sum(e for e in extra if isinstance(e, int))
-    if index and not all(isinstance(e, int) for e in extra):
+    sizes: list[Any] = [v.shape[axis] if v.shape is not None else None for v in node.inputs]
+    before, after = sizes[:index], sizes[index + 1 :]
+    if not all(isinstance(size, int) for size in before + after) or sum("L" in known.axes for _, known in given) > 1:
         return None
-    if len(given) > 1 and index == 0 and len(node.inputs) > 1 and _several_grids(given):
-        return None
-    return Layout(layout.axes, layout.grid, layout.prefix + (added if index else 0))  # type: ignore[operator]
-
-
-def _several_grids(given: Given) -> bool:
-    """Whether more than one operand carries a token grid of its own."""
-    return sum("L" in layout.axes for _, layout in given) > 1
+    return replace(layout, prefix=layout.prefix + sum(before), suffix=layout.suffix + sum(after))
 
 
 def _slice(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
-    """Dropping the tokens in front leaves the grid; cutting space leaves space."""
+    """Cutting off tokens before or after the grid leaves the grid; cutting space leaves space."""
     value, layout = given[0]
     if "L" not in layout.axes:
         return _elementwise(graph, node, output, given)
     at = layout.axes.index("L")
-    before, after = value.shape[at], output.shape[at]
-    if before == after:
+    total, left = value.shape[at], output.shape[at]
+    if total == left:
         return layout
-    if isinstance(before, int) and isinstance(after, int) and before - after == layout.prefix:
-        return Layout(layout.axes, layout.grid)
-    return None
+    known = [graph.constant(i) if i.name else None for i in node.inputs[1:4]]
+    starts, ends, axes = (*known, None, None)[:3]
+    if starts is None or ends is None or not isinstance(total, int) or not isinstance(left, int):
+        return None
+    along = list(range(len(starts))) if axes is None else [int(a) % len(layout.axes) for a in axes]
+    first = range(total)[int(starts[along.index(at)]) :].start
+    prefix, suffix = layout.prefix - first, layout.suffix - (total - first - left)
+    return replace(layout, prefix=prefix, suffix=suffix) if prefix >= 0 and suffix >= 0 else None
 
 
 def _squeeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
@@ -341,7 +426,7 @@ def _squeeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | 
     else:
         gone = {i for i, d in enumerate(value.shape) if d == 1}
     axes = "".join(a for i, a in enumerate(layout.axes) if i not in gone)
-    return Layout(axes, layout.grid if "L" in axes else _sizes(output, axes), layout.prefix)
+    return replace(layout, axes=axes, grid=layout.grid if "L" in axes else _sizes(output, axes))
 
 
 def _unsqueeze(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
@@ -357,21 +442,25 @@ def _reduce(graph: Graph, node: Node, output: Value, given: Given) -> Layout | N
     if node.attrs.get("keepdims", 1):
         return Layout(layout.axes, _sizes(output, layout.axes)) if "L" not in layout.axes else None
     kept = "".join(a for i, a in enumerate(layout.axes) if i not in axes)
-    return Layout(kept, _sizes(output, kept), 0) if "L" not in kept else Layout(kept, layout.grid, layout.prefix)
+    return Layout(kept, _sizes(output, kept)) if "L" not in kept else replace(layout, axes=kept)
 
 
 def _lost(graph: Graph, node: Node, output: Value, given: Given) -> Layout | None:
     return None
 
 
-def _by_shape(output: Value, grids: list[tuple[int, ...]]) -> Layout | None:
+def _by_shape(output: Value, seen: _Seen) -> Layout | None:
     """(N, L, C) or (N, h, w, C) whose space is a grid seen before, or a half of it (patch merging)."""
-    shape = output.shape
+    shape, grids = output.shape, seen.grids
+    if len(shape) > 2 and isinstance(shape[0], int) and isinstance(seen.batch, int) and shape[0] != seen.batch:
+        return None  # windows, or heads, along the first axis
     candidates = [*grids, *((-(-h // 2), -(-w // 2)) for h, w in grids)]
     if len(shape) == 3 and isinstance(shape[1], int) and isinstance(shape[2], int):
         for grid in reversed(candidates):
             if shape[1] == math.prod(grid) and shape[1] > 1:
                 return Layout("NLC", grid)
+        if shape[1] in seen.tokens:
+            return seen.tokens[shape[1]]
         for grid in reversed(grids[-4:]):
             extra = shape[1] - math.prod(grid)
             if 0 < extra <= 8 and math.prod(grid) > 8:
@@ -390,6 +479,7 @@ _AXES: dict[str, Callable[[Graph, Node, Value, Given], Layout | None]] = {
     "Reshape": _reshape,
     "Flatten": _reshape,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
     "Gemm": _lost,
     "Einsum": _lost,
     "Concat": _concat,
@@ -445,6 +535,57 @@ def single_batch(inputs: Iterable[Value]) -> dict[str, tuple[int, ...]]:
         for value in inputs
         if value.shape and not isinstance(value.shape[0], int) and all(isinstance(d, int) for d in value.shape[1:])
     }
+
+
+SIDES = (224, 320, 64, 512, 32)  # what is tried for the sides of a picture that are open, in this order
+
+
+def fillings(graph: Graph, batch: int = 1) -> list[dict[str, tuple[int, ...]]]:
+    """Sizes to try for the inputs that leave some open, the likeliest first; empty where all are fixed.
+
+    Open axes get `batch` (the first), as many channels as the first Conv reads (3 where that is not known), and one of
+    SIDES.
+    """
+    image = image_input(graph)
+    found = []
+    for side in SIDES:
+        sizes = {}
+        for value in graph.inputs:
+            shape = value.shape or []
+            if all(isinstance(d, int) for d in shape):
+                continue
+            channels = image_layout(graph, value).index("C") if value is image and len(shape) == 4 else None
+            filled = {0: batch} | ({channels: _channels_read(graph, value)} if channels is not None else {})
+            sizes[value.name] = tuple(d if isinstance(d, int) else filled.get(a, side) for a, d in enumerate(shape))
+        if sizes and sizes not in found:
+            found.append(sizes)
+    return found
+
+
+def map_of_open_sizes(graph: Graph, known: FeatureMap) -> FeatureMap:
+    """The feature map of a graph with open sizes that `known` is where they are fixed.
+
+    Raises:
+        UnsupportedError: it is a grid of tokens whose height and width are open.
+    """
+    value, layout = graph[known.name], known.layout
+    own = layouts(graph).get(value.name)
+    if own is not None and own.is_map and own.axes == layout.axes:
+        layout = own
+    elif any(not isinstance(d, int) for i in graph.inputs for d in (i.shape or [None])[1:]):
+        if "L" in layout.axes or value.shape is None:
+            raise UnsupportedError(f"{known.name!r} is a grid of tokens whose height and width are open")
+        grid = tuple(d if isinstance(d, int) else None for d in (value.shape[a] for a in layout.spatial))
+        layout = Layout(layout.axes, grid, layout.prefix)
+    return FeatureMap(value, layout, graph.producer(value))
+
+
+def _channels_read(graph: Graph, image: Value) -> int:
+    for node in _first_spatial(graph, image):
+        shape = node.inputs[1].shape if node.op == "Conv" else None
+        if shape and isinstance(shape[1], int):
+            return int(shape[1] * node.attrs.get("group", 1))
+    return 3
 
 
 def feature_maps(graph: Graph, target: Value | None = None) -> list[FeatureMap]:
@@ -503,11 +644,11 @@ def default_layer(graph: Graph, target: Value) -> FeatureMap:
             "name a layer with --layer (see `inspect`), or use a gradient method such as `gradient`",
         )
     if any(m.name == target.name for m in maps):
-        read = [m for m in maps if any(n.op in ("Conv", "QLinearConv") for n in m.value.outputs)] or maps
+        read = [m for m in maps if any(n.op == "Conv" for n in readers(m.value))] or maps
         coarsest = min(_product(m.size) or math.inf for m in read)
         return next(m for m in reversed(read) if (_product(m.size) or math.inf) == coarsest)
     chosen = _common(graph, maps)
-    if chosen.layout.prefix:
+    if chosen.layout.prefix or chosen.layout.suffix:
         return _before_last_attention(graph, maps, target) or chosen
     return chosen
 
@@ -543,48 +684,14 @@ def _before_last_attention(graph: Graph, maps: list[FeatureMap], target: Value) 
     """The last token map that queries, keys and values of the last attention are all computed from."""
     needed = ancestors(graph, [target.name])
     reach = descendants(graph, [image_input(graph).name])
-    for node in reversed(graph.forward_nodes()):
-        if node.op != "MatMul" or node.outputs[0].name not in needed:
-            continue
-        if not all(i.name in reach for i in node.inputs):
-            continue
-        scores = next((i for i in node.inputs if _is_attention(graph, i)), None)
-        if scores is None:
-            continue
-        values = next(i for i in node.inputs if i is not scores)
-        product = _producer_of(graph, scores, "MatMul")
-        if product is None:
-            continue
-        common = set.intersection(*(ancestors(graph, [v.name]) for v in [values, *product.inputs]))
+    for attention in reversed(list(attentions(graph, reach, needed))):
+        common = set.intersection(*(ancestors(graph, [v.name]) for v in attention.operands))
         found = [m for m in maps if m.name in common and "L" in m.layout.axes]
         if found:
             # As wide as the tokens themselves: not queries, keys and values side by side.
-            widths = Counter(m.channels for m in maps if "L" in m.layout.axes and m.channels != 1).most_common(1)
-            return next((m for m in reversed(found) if widths and m.channels == widths[0][0]), found[-1])
-    return None
-
-
-def _is_attention(graph: Graph, value: Value) -> bool:
-    node = graph.producer(value)
-    while node is not None and node.op in ("Cast", "Identity", "Where", "Dropout", "Mul"):
-        candidates = [i for i in node.inputs if graph.producer(i) is not None]
-        node = graph.producer(candidates[-1]) if candidates else None
-    return node is not None and node.op == "Softmax"
-
-
-def _producer_of(graph: Graph, value: Value, op: str, depth: int = 16) -> Node | None:
-    """The nearest node of that operator behind `value`, through elementwise steps."""
-    queue = [value]
-    for _ in range(depth):
-        following = []
-        for v in queue:
-            node = graph.producer(v)
-            if node is None:
-                continue
-            if node.op == op:
-                return node
-            following.extend(node.inputs)
-        queue = following
+            alike = [m for m in maps if m.layout == found[-1].layout and m.channels != 1]
+            ((width, _),) = Counter(m.channels for m in alike).most_common(1) or [(None, 0)]
+            return next((m for m in reversed(found) if m.channels == width), found[-1])
     return None
 
 

@@ -6,80 +6,76 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import onnx
 
-from analyzer.errors import InputError
+from analyzer.errors import OutputError
+from analyzer.files import check_output
 from analyzer.graph.ir import PROTOBUF_LIMIT, Graph
 
 _ALIGNMENT = 4096  # memory maps start at page boundaries
 
 
-def save(graph: Graph, path: str | os.PathLike, outputs: list[str] | None = None) -> Path:
+def save(
+    graph: Graph,
+    path: str | os.PathLike,
+    outputs: list[str] | None = None,
+    check: Callable[[Path], dict[str, str]] | None = None,
+) -> Path:
     """Write `graph` with all that was appended to it.
 
-    One file where the weights fit into a protobuf; else they go beside it as `<name>.data`. Both are written under
-    temporary names and renamed, so an interrupted write leaves nothing behind.
+    One file where the weights fit into a protobuf; else they go beside it as `<name>.data`. Both are written into a
+    temporary folder beside `path` and moved, so an interrupted write leaves nothing behind.
+
+    Args:
+        check: given the written file before it has its name. What it gives is added to the file's metadata; where it
+            raises, nothing is left.
 
     Raises:
-        InputError: the folder does not exist or cannot be written to.
+        OutputError: the folder does not exist or cannot be written to.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder")
     proto, weights = graph.stub(outputs)
-    if sum(w.nbytes for w in weights.values()) + proto.ByteSize() > PROTOBUF_LIMIT:
-        return _save_external(proto, weights, path)
-    for tensor in proto.graph.initializer:
-        if tensor.name in weights:
-            tensor.raw_data = np.ascontiguousarray(weights[tensor.name]).tobytes()
-    _write(path, lambda file: file.write(proto.SerializeToString()))
-    return path
-
-
-def _save_external(proto: onnx.ModelProto, weights: dict[str, np.ndarray], path: Path) -> Path:
-    data = path.with_name(path.name + ".data")
-
-    def write_weights(file: IO[bytes]) -> None:
-        for tensor in proto.graph.initializer:
-            if tensor.name not in weights:
-                continue
-            array = weights[tensor.name]
-            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", data.name), ("offset", file.tell()), ("length", array.nbytes)):
-                tensor.external_data.add(key=key, value=str(value))
-            np.ascontiguousarray(array).tofile(file)
-
-    _write(data, write_weights)
     try:
-        _write(path, lambda file: file.write(proto.SerializeToString()))
-    except BaseException:
-        data.unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _write(path: Path, content: Callable[[IO[bytes]], object]) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            content(file)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a folder")
+        check_output(path)
+        with tempfile.TemporaryDirectory(prefix=".onnx-analyzer-", dir=path.parent) as folder:
+            file = Path(folder) / path.name
+            data = _add_weights(proto, weights, file)
+            _write(file, proto)
+            if check is not None:
+                onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | check(file))
+                _write(file, proto)
+            for written in data:
+                check_output(path.with_name(written.name))
+            for written in [*data, file]:
+                os.replace(written, path.with_name(written.name))
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+    return path
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _add_weights(proto: onnx.ModelProto, weights: dict[str, np.ndarray], file: Path) -> list[Path]:
+    """Fills in the stubs of `proto`, or writes the weights to a file beside `file`: the files that are written."""
+    stubs = [(t, weights[t.name]) for t in proto.graph.initializer if t.name in weights]
+    if sum(w.nbytes for _, w in stubs) + proto.ByteSize() <= PROTOBUF_LIMIT:
+        for tensor, array in stubs:
+            tensor.raw_data = np.ascontiguousarray(array).tobytes()
+        return []
+    data = file.with_name(file.name + ".data")
+    with data.open("wb") as target:
+        for tensor, array in stubs:
+            target.write(b"\0" * (-target.tell() % _ALIGNMENT))
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", data.name), ("offset", target.tell()), ("length", array.nbytes)):
+                tensor.external_data.add(key=key, value=str(value))
+            np.ascontiguousarray(array).tofile(target)
+    return [data]
+
+
+def _write(file: Path, proto: onnx.ModelProto) -> None:
+    file.write_bytes(proto.SerializeToString())

@@ -7,7 +7,7 @@ kernels. Outputs keep their names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ import onnx.helper
 from onnx import numpy_helper
 
 from analyzer.errors import UnsupportedError
+from analyzer.graph.load import Source, add_weight
 
 MS = "com.microsoft"
 Rewrite = Callable[["Emit", "Fused"], Any]
+Shapes = Mapping[str, list]
 TABLE: dict[tuple[str, str], Rewrite] = {}
 
 
@@ -33,11 +35,17 @@ def unfuse(*ops: str, domain: str = MS) -> Callable[[Rewrite], Rewrite]:
     return register
 
 
+class _UndeterminedError(Exception):
+    """The shape of a tensor is not known, or not yet: it comes out of another fused node."""
+
+
 class Fused:
     """A fused node: `x = f[0]` an input ("" where omitted), `f.attr(name, default)` an attribute."""
 
-    def __init__(self, node: onnx.NodeProto) -> None:
-        self.node = node
+    def __init__(
+        self, node: onnx.NodeProto, source: Source | None = None, shapes: Shapes | None = None, last: bool = True
+    ) -> None:
+        self.node, self.source, self.shapes, self.last = node, source, shapes or {}, last
         self._attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
     def __getitem__(self, index: int) -> str:
@@ -52,11 +60,35 @@ class Fused:
         names = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", *extra)
         return {n: self.attr(n) for n in names if n in self._attrs}
 
-    def refuse(self, why: str) -> UnsupportedError:
-        return UnsupportedError(
-            f"cannot take {self.node.op_type} apart (node {self.node.name!r}): {why}",
-            "give the file that was not optimised",
-        )
+    def known(self, index: int) -> np.ndarray | None:
+        """The constant that an input holds, if it is one."""
+        assert self.source is not None
+        name = self[index]
+        if name in self.source.weights:
+            return self.source.weights[name]
+        tensor = next((t for t in self.source.proto.graph.initializer if t.name == name), None)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def array(self, index: int) -> np.ndarray:
+        """The constant that an input must hold."""
+        known = self.known(index)
+        if known is None:
+            raise self.refuse(f"its input {self[index]!r} is computed, not a weight")
+        return known
+
+    def shape(self, index: int) -> list:
+        """The sizes of an input, None or a name where one is not known before the model runs."""
+        shape = self.shapes.get(self[index])
+        if shape is None:
+            raise _UndeterminedError(f"the number of axes of {self[index]!r} is not known")
+        return shape
+
+    def axes(self, index: int) -> int | None:
+        """The number of axes of an input, None where it will never be known."""
+        return None if self.last and self[index] not in self.shapes else len(self.shape(index))
+
+    def refuse(self, why: str, hint: str = "give the file that was not optimised") -> UnsupportedError:
+        return UnsupportedError(f"cannot take {self.node.op_type} apart (node {self.node.name!r}): {why}", hint)
 
 
 class Emit:
@@ -65,7 +97,7 @@ class Emit:
     def __init__(self, prefix: str) -> None:
         self.prefix, self.count = prefix, 0
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
+        self.constants: dict[str, np.ndarray] = {}
 
     def __getattr__(self, op: str) -> Callable[..., str]:
         if not op[:1].isupper():
@@ -84,7 +116,7 @@ class Emit:
     def constant(self, value: Any) -> str:
         self.count += 1
         name = f"{self.prefix}/constant_{self.count}"
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        self.constants[name] = np.asarray(value)
         return name
 
     def scalar_like(self, value: float, like: str) -> str:
@@ -92,38 +124,57 @@ class Emit:
         return self.CastLike(np.float32(value), like)
 
 
-def unfuse_model(proto: onnx.ModelProto) -> bool:
-    """Replaces every fused operator that has a row; whether there was any.
+def unfuse_model(source: Source, shapes: Callable[[onnx.ModelProto], Shapes]) -> None:
+    """Replaces every fused operator that has a row.
+
+    Rows that ask for the shape of what another fused node gives wait until that one is taken apart.
+
+    Args:
+        shapes: {tensor: sizes} of a model, as far as they are known.
 
     Raises:
-        UnsupportedError: the file was laid out for one machine's kernels (`com.microsoft.nchwc`).
+        UnsupportedError: a node is of a kind, or has an input, that its row does not know.
     """
-    blocked = [n.name or n.op_type for n in proto.graph.node if n.domain == "com.microsoft.nchwc"]
-    if blocked:
-        raise UnsupportedError(
-            f"{len(blocked)} nodes are in the blocked layout of one machine's kernels (com.microsoft.nchwc), "
-            f"for example {blocked[0]!r}",
-            "give the file that was not optimised, or optimise it at most to the level `extended`",
-        )
-    if not any((n.domain, n.op_type) in TABLE for n in proto.graph.node):
-        return False
+    known, last = shapes(source.proto), False
+    while waiting := _take_apart(source, known, last):
+        found = shapes(source.proto)
+        if found == known and last:
+            raise waiting[0]
+        known, last = found, found == known
+
+
+def _is_fused(node: onnx.NodeProto) -> bool:
+    return (node.domain, node.op_type) in TABLE
+
+
+def _take_apart(source: Source, shapes: Shapes, last: bool) -> list[UnsupportedError]:
+    """Replaces what can be replaced now; a reason for each node that waits for a shape."""
+    graph = source.proto.graph
     nodes: list[onnx.NodeProto] = []
-    for node in proto.graph.node:
-        rewrite = TABLE.get((node.domain, node.op_type))
-        if rewrite is None:
-            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    waiting = []
+    for node in graph.node:
+        if not _is_fused(node):
+            nodes.append(node)
             continue
-        emit = Emit(f"{node.output[0]}/{node.op_type}")
-        results = rewrite(emit, Fused(node))
-        _rename(emit, [results] if isinstance(results, str) else list(results), list(node.output), node)
+        emit, fused = Emit(f"{node.output[0]}/{node.op_type}"), Fused(node, source, shapes, last)
+        try:
+            results = TABLE[node.domain, node.op_type](emit, fused)
+        except _UndeterminedError as unknown:
+            waiting.append(fused.refuse(str(unknown), "give the sizes of the input (--size, --shape)"))
+            nodes.append(node)
+            continue
+        replace_outputs(emit, [results] if isinstance(results, str) else list(results), list(node.output), node)
         nodes.extend(emit.nodes)
-        proto.graph.initializer.extend(emit.constants)
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-    return True
+        for name, array in emit.constants.items():
+            add_weight(source, name, array)
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    return waiting
 
 
-def _rename(emit: Emit, results: list[str], outputs: list[str], node: onnx.NodeProto) -> None:
+def replace_outputs(emit: Emit, results: list[str], outputs: list[str], node: onnx.NodeProto) -> None:
+    """Gives what `emit` made for `node` the names of its outputs."""
     names = {r: o for r, o in zip(results, outputs, strict=False) if o}
     missing = [o for o in outputs[len(results) :] if o]
     if missing:
@@ -222,7 +273,8 @@ def activation(e: Emit, f: Fused, value: str, name: str, parameters: list[float]
     if name == "Elu":
         return e.Elu(value, alpha=parameters[0] if parameters else 1.0)
     if name == "Clip":
-        low, high = (e.scalar_like(p, value) for p in parameters)
+        weight = f.known(1)  # bounds of its type are constants, by which a Clip is known as ReLU6
+        low, high = (e.scalar_like(p, value) if weight is None else np.asarray(p, weight.dtype) for p in parameters)
         return e.Clip(value, low, high)
     raise f.refuse(f"unknown activation {name!r}")
 
@@ -264,17 +316,27 @@ def fused_gemm(e: Emit, f: Fused) -> str:
 
 @unfuse("FusedMatMul", "TransposeMatMul")
 def fused_matmul(e: Emit, f: Fused) -> str:
-    if f.attr("transBatchA", 0) or f.attr("transBatchB", 0):
-        raise f.refuse("batch axes are transposed")
-    a = _swap(e, f[0]) if f.attr("transA", 0) else f[0]
-    b = _swap(e, f[1]) if f.attr("transB", 0) else f[1]
+    a = _operand(e, f, 0, f.attr("transA", 0), f.attr("transBatchA", 0))
+    b = _operand(e, f, 1, f.attr("transB", 0), f.attr("transBatchB", 0))
     y = e.MatMul(a, b)
     alpha = f.attr("alpha", 1.0)
     return y if alpha == 1 else e.Mul(y, e.scalar_like(alpha, y))
 
 
+def _operand(e: Emit, f: Fused, index: int, swapped: int, batch_moved: int) -> str:
+    """An input with its first axis moved before the last, and then the last two exchanged, where that is asked for."""
+    value = f[index]
+    if batch_moved:
+        last = len(f.shape(index)) - 1
+        value = e.Transpose(value, perm=[*range(1, last), 0, last])
+    if not swapped:
+        return value
+    rank = f.axes(index)
+    return _swap(e, value) if rank is None else e.Transpose(value, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
 def _swap(e: Emit, value: str) -> str:
-    """The last two axes exchanged, whatever the rank: (…, r, c) as (−1, r, c), transposed, back."""
+    """The last two axes exchanged, where the rank is not known: (…, r, c) as (−1, r, c), transposed, back."""
     rows = e.Shape(value, start=-2, end=-1)
     columns = e.Shape(value, start=-1)
     flat = e.Reshape(value, e.Concat(np.array([-1], np.int64), rows, columns, axis=0))
@@ -341,54 +403,6 @@ def group_norm(e: Emit, f: Fused) -> list[str]:
     return [y, x] if skipped else [y]
 
 
-# ---- Attention ----
-
-
-@unfuse("MultiHeadAttention")
-def multi_head_attention(e: Emit, f: Fused) -> str:
-    """softmax(q kᵀ · scale + attention_bias) v per head; inputs (N, L, heads · d)."""
-    if not f[1] or not f[2]:
-        raise f.refuse("query, key and value are packed in one tensor")
-    if any(f[i] for i in (4, 6, 7, 8, 9)) or f.attr("unidirectional", 0):
-        raise f.refuse("it has a padding mask, a cache or a causal mask")
-    query, key, value = f[0], f[1], f[2]
-    if f[3]:
-        parts = e.node("Split", [f[3]], 3, axis=0, num_outputs=3)
-        query, key, value = (e.Add(v, b) for v, b in zip((query, key, value), parts, strict=True))
-    return _attend(e, query, key, value, f.attr("num_heads"), f.attr("scale"), f[5])
-
-
-@unfuse("Attention")
-def attention(e: Emit, f: Fused) -> str:
-    """Q, K, V = split(x W + b), then as MultiHeadAttention."""
-    if any(f[i] for i in (3, 4, 6)) or f.attr("unidirectional", 0) or f.attr("do_rotary", 0):
-        raise f.refuse("it has a mask, a past state or rotary embedding")
-    packed = e.MatMul(f[0], f[1])
-    packed = e.Add(packed, f[2]) if f[2] else packed
-    sizes = f.attr("qkv_hidden_sizes")
-    if sizes:
-        query, key, value = e.node("Split", [packed, np.asarray(sizes, np.int64)], 3, axis=-1)
-    else:
-        query, key, value = e.node("Split", [packed], 3, axis=-1, num_outputs=3)
-    return _attend(e, query, key, value, f.attr("num_heads"), f.attr("scale"), f[5])
-
-
-def _attend(e: Emit, query: str, key: str, value: str, heads: int, scale: float | None, bias: str) -> str:
-    def split(x: str) -> str:
-        return e.Transpose(e.Reshape(x, np.array([0, 0, heads, -1], np.int64)), perm=[0, 2, 1, 3])
-
-    q, k, v = split(query), split(key), split(value)
-    scores = e.MatMul(q, e.Transpose(k, perm=[0, 1, 3, 2]))
-    if scale:
-        scores = e.Mul(scores, e.scalar_like(scale, scores))
-    else:
-        width = e.CastLike(e.Shape(q, start=3, end=4), scores)
-        scores = e.Div(scores, e.Sqrt(width))
-    scores = e.Add(scores, bias) if bias else scores
-    y = e.Transpose(e.MatMul(e.Softmax(scores, axis=-1), v), perm=[0, 2, 1, 3])
-    return e.Reshape(y, np.array([0, 0, -1], np.int64))
-
-
 # ---- Quantised operators: dequantise, compute, quantise ----
 
 
@@ -415,6 +429,17 @@ def _bias(e: Emit, bias: str, x_scale: str, w_scale: str) -> str:
 def qlinear_matmul(e: Emit, f: Fused) -> str:
     y = e.MatMul(_dequantize(e, f[0], f[1], f[2]), _dequantize(e, f[3], f[4], f[5]))
     return e.QuantizeLinear(y, f[6], f[7])
+
+
+def real_weight(e: Emit, f: Fused, weight: int, scale: int, zero: int) -> str:
+    """(q − zero) · scale of a constant, dequantised here.
+
+    A DequantizeLinear before a MatMul would have the runtime compute both in eight bits (MatMulNBits).
+    """
+    q, s, z = f.known(weight), f.known(scale), f.known(zero) if f[zero] else np.float32(0)
+    if q is None or s is None or z is None:
+        return _dequantize(e, f[weight], f[scale], f[zero])
+    return e.constant((q.astype(np.float32) - z.astype(np.float32)) * s)
 
 
 def _dequantize(e: Emit, x: str, scale: str, zero: str) -> str:
@@ -483,14 +508,14 @@ def qlinear_where(e: Emit, f: Fused) -> str:
 
 @unfuse("MatMulIntegerToFloat")
 def matmul_integer_to_float(e: Emit, f: Fused) -> str:
-    y = e.MatMul(_dequantize(e, f[0], f[2], f[4]), _dequantize(e, f[1], f[3], f[5]))
+    y = e.MatMul(_dequantize(e, f[0], f[2], f[4]), real_weight(e, f, 1, 3, 5))
     return e.Add(y, f[6]) if f[6] else y
 
 
 @unfuse("DynamicQuantizeMatMul")
 def dynamic_quantize_matmul(e: Emit, f: Fused) -> str:
     x, scale_, zero = e.node("DynamicQuantizeLinear", [f[0]], 3)
-    y = e.MatMul(e.DequantizeLinear(x, scale_, zero), _dequantize(e, f[1], f[2], f[3]))
+    y = e.MatMul(e.DequantizeLinear(x, scale_, zero), real_weight(e, f, 1, 2, 3))
     return e.Add(y, f[4]) if f[4] else y
 
 
@@ -594,10 +619,43 @@ def expand_dims(e: Emit, f: Fused) -> str:
     return e.Unsqueeze(f[0], e.Reshape(e.Cast(f[1], to=onnx.TensorProto.INT64), np.array([1], np.int64)))
 
 
-@unfuse("BiasDropout", "BitmaskDropout")
+@unfuse("GemmFastGelu")
+def gemm_fast_gelu(e: Emit, f: Fused) -> str:
+    y = e.MatMul(f[0], f[1])
+    return e.Gelu(e.Add(y, f[2]) if f[2] else y, approximate="tanh")
+
+
+@unfuse("BiasDropout", "BitmaskDropout", "BitmaskBiasDropout")
 def dropout(e: Emit, f: Fused) -> str:
     """In inference nothing is dropped."""
     if f.node.op_type == "BitmaskDropout":
         return e.Identity(f[0])
     y = e.Add(f[0], f[1])
     return e.Add(y, f[2]) if f[2] else e.Identity(y)
+
+
+# What onnxruntime's optimisers and quantisers write as well, left as it is: no gradient flows through it, and the
+# error says why.
+LEFT: dict[str, str] = {
+    **dict.fromkeys(
+        ("PackedAttention", "PackedMultiHeadAttention", "RemovePadding", "RestorePadding", "PagedAttention"),
+        "tokens of several sequences are packed without padding",
+    ),
+    **dict.fromkeys(
+        ("GroupQueryAttention", "SparseAttention", "DecoderAttention", "DecoderMaskedSelfAttention",
+         "DecoderMaskedMultiHeadAttention", "BeamSearch", "GreedySearch", "Sampling"),
+        "a text decoder with its cache",
+    ),
+    **dict.fromkeys(("LongformerAttention", "RelativePositionBias", "GatedRelativePositionBias"), "text models only"),
+    **dict.fromkeys(
+        ("QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization", "QOrderedMatMul", "QuantizeWithOrder",
+         "DequantizeWithOrder"),
+        "weights are in the order of one kind of GPU",
+    ),
+    **dict.fromkeys(("MatMulNBitsMlp", "MatMulNBitsQkv"), "several layers at once, for WebGPU"),
+    **dict.fromkeys(("MatMulFpQ4", "MatMulBlockQuantizedFp4Weight", "MatMulBlockQuantizedFp8Weight", "QMoE", "MoE"),
+                    "a packing of weights that is not known"),
+    "QEmbedLayerNormalization": "eight-bit embeddings of words",
+    "SparseToDenseMatMul": "a sparse matrix",
+    "EPContext": "a network compiled for one device",
+}  # fmt: skip

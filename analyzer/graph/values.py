@@ -24,8 +24,9 @@ def evaluate(node: Any, known: Callable[[Any], np.ndarray | None], shapes: Seque
         return None
     if node.op in ("Shape", "Size"):
         return _RULES[node.op](node, shapes[0])
-    arrays = [known(i) if i.name else None for i in node.inputs]
-    if any(a is None for a, i in zip(arrays, node.inputs, strict=True) if i.name):
+    read = node.inputs[:1] if node.op == "CastLike" else node.inputs
+    arrays = [known(i) if i.name else None for i in read]
+    if any(a is None for a, i in zip(arrays, read, strict=True) if i.name):
         return None
     if sum(a.size for a in arrays if a is not None) > LIMIT:
         return None
@@ -85,6 +86,12 @@ def _cast(node: Any, x: np.ndarray) -> np.ndarray | None:
     if x.dtype == object:
         return x if dtype.kind in "iu" else None
     return x.astype(dtype)
+
+
+def _cast_like(node: Any, x: np.ndarray) -> np.ndarray | None:
+    """As `_cast`, to a type that shape inference knows."""
+    dtype = node.outputs[0].dtype
+    return x.astype(dtype) if isinstance(dtype, np.dtype) and x.dtype != object else None
 
 
 def _axes(node: Any, given: np.ndarray | None, rank: int) -> list[int]:
@@ -162,6 +169,7 @@ _RULES: dict[str, Callable] = {
     "Size": _size,
     "Identity": lambda node, x: x,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Add": _elementwise(lambda a, b: a + b),
     "Sub": _elementwise(lambda a, b: a - b),
     "Mul": _elementwise(lambda a, b: a * b),

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from analyzer.errors import InputError
+from analyzer.files import protect
 from analyzer.images._opencv import MAX_PIXELS, opencv, quiet
 
 MAX_FILE_BYTES = 1 << 30
@@ -107,6 +108,7 @@ def read_header(source: str | os.PathLike[str] | bytes, name: str = "the picture
 
 
 def _read(path: Path) -> bytes:
+    protect(path)
     try:
         with path.open("rb") as file:
             start = file.read(64)

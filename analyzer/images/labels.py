@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analyzer.errors import InputError
+from analyzer.files import protect
 
 MAX_TEXT_BYTES = 16 << 20
 MAX_LABELS = 1_000_000
@@ -53,6 +54,7 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: no such file, a folder, too large, not text.
     """
+    protect(path)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_TEXT_BYTES + 1)

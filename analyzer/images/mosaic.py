@@ -118,7 +118,7 @@ def strip(rows: Sequence[Block], headings: Sequence[str], title: str = "", side:
     """
     size, gap = 13, 6
     margin = 110
-    deep = max(len(g) for r in rows for g in r.groups)
+    deep = max((len(g) for r in rows for g in r.groups), default=1)
     high = deep * (side + 2) + gap
     canvas = np.full((24 + len(rows) * high, margin + len(headings) * (side + gap), 3), PAPER, np.uint8)
     for column, heading in enumerate(headings):

@@ -3,65 +3,17 @@
 from __future__ import annotations
 
 import os
-import secrets
-import stat
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from analyzer.errors import InputError
+from analyzer.files import atomic_file, atomic_write
 from analyzer.images._opencv import quiet
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
-
-
-@contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name `path` when the block ends well, and vanishes when it does not.
-
-    Written beside `path` and renamed. A symbolic link keeps pointing where it points; a device or a pipe is written to
-    directly.
-
-    Raises:
-        InputError: the folder is missing, `path` is a folder, or the system refuses.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        mode = target.stat().st_mode if target.exists() else stat.S_IFREG
-        if stat.S_ISDIR(mode):
-            raise InputError(f"{path}: is a folder, a file name is needed")
-        if not stat.S_ISREG(mode):
-            with target.open("wb") as file:
-                yield file
-            return
-        try:
-            with open(temporary, "xb") as file:
-                yield file
-            os.replace(temporary, target)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
-    except OSError as error:
-        if error.filename not in (None, str(temporary), str(target)):
-            raise
-        if isinstance(error, FileNotFoundError):
-            raise InputError(f"{path}: there is no folder {str(target.parent)!r}", "create it first") from error
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
-    """The file `path` holds `data`, or what it held before.
-
-    Raises:
-        InputError: as `atomic_file`.
-    """
-    with atomic_file(path) as file:
-        file.write(data)
 
 
 def encode(rgb: np.ndarray, format: str = ".png") -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +30,13 @@ class Evolution:
     Attributes:
         checkpoints: their names. layer: name of the tensor.
         patches: {channel: its strongest patch per checkpoint}; None where nothing activates it.
+        not_finite: {checkpoint: {picture: where NaN or ∞ first appears}}, of the pictures that were left out.
     """
 
     checkpoints: tuple[str, ...]
     layer: str
     patches: dict[int, list[Patch | None]]
+    not_finite: dict[str, dict[int, str]] = field(default_factory=dict)
 
     def jumps(self, channel: int) -> list[bool]:
         """Per checkpoint: whether the strongest activation comes from another picture than at the one before."""
@@ -82,10 +84,11 @@ def evolution(
     if len(checkpoints) < 2:
         raise InputError("an evolution needs at least two checkpoints")
     manifest = pictures if isinstance(pictures, Manifest) else Manifest.read(pictures)
-    chosen, steps = list(channels or ()), []
+    chosen, steps, not_finite = list(channels or ()), [], {}
     for path in reversed(checkpoints):
         explainer = Explainer(path, provider)
         result = mine(explainer, manifest, [layer], preprocess, 1, progress=progress)
+        not_finite[str(path)] = result.not_finite
         name = next(iter(result.rankings))
         chosen = chosen or strongest_channels(result, name, count)
         width = len(result.rankings[name].values)
@@ -97,4 +100,6 @@ def evolution(
         steps.append({c: p[0] for c, p in found.items()})
     steps.reverse()
     names = tuple(Path(p).stem for p in checkpoints)
-    return Evolution(names, layer if layer != "auto" else name, {c: [s.get(c) for s in steps] for c in chosen})
+    return Evolution(
+        names, layer if layer != "auto" else name, {c: [s.get(c) for s in steps] for c in chosen}, not_finite
+    )

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.images import atomic_write, encode
+from analyzer.files import write_text
+from analyzer.images import encode
 from analyzer.images.mosaic import tile_square
 from analyzer.mining.miner import MiningResult
 from analyzer.mining.patches import LayerPatches
@@ -45,12 +46,13 @@ def write_gallery(
     ]
     for index, patches in enumerate(layers):
         parts += _section(index, result, patches, side)
-    atomic_write(path, ("\n".join(parts) + "\n</html>\n").encode())
+    write_text(path, "\n".join(parts) + "\n</html>\n")
 
 
 def _count(result: MiningResult) -> str:
     failed = f", {len(result.failed)} could not be read" if result.failed else ""
-    return f"{len(result.manifest)} pictures{failed}"
+    left = f", {len(result.not_finite)} left out because values are not finite" if result.not_finite else ""
+    return f"{len(result.manifest)} pictures{failed}{left}"
 
 
 def _section(index: int, result: MiningResult, layer: LayerPatches, side: int) -> list[str]:
@@ -130,4 +132,8 @@ def describe(result: MiningResult, units: Mapping[str, Any] | None = None) -> di
         pairs = [{"channels": [i, j], "correlation": r} for i, j, r in statistics.correlated()]
         layers.append({"layer": layer, "channels": channels, "correlated": pairs})
     failed = [{"picture": str(result.manifest.paths[i]), "error": why} for i, why in sorted(result.failed.items())]
-    return {"pictures": len(result.manifest), "failed": failed, "histogram_edges": edges().tolist(), "layers": layers}
+    not_finite = [
+        {"picture": str(result.manifest.paths[i]), "diagnosis": why} for i, why in sorted(result.not_finite.items())
+    ]
+    about = {"pictures": len(result.manifest), "failed": failed, "not_finite": not_finite}
+    return {**about, "histogram_edges": edges().tolist(), "layers": layers}

@@ -7,23 +7,26 @@ dropped. When the state is written, the journal starts anew; records that the st
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from analyzer.errors import InputError
-from analyzer.images import atomic_write, write_npz
+from analyzer.errors import InputError, OutputError
+from analyzer.files import check_output, write_text
+from analyzer.images import write_npz
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.reduction import Peaks
 from analyzer.mining.statistics import PeakStatistics
+from analyzer.plain import as_json
 
 _HEADER = struct.Struct("<4sIIQQ")  # magic, CRC-32 and length of the payload, first and last picture of the batch + 1
 _MAGIC = b"mine"
@@ -38,6 +41,8 @@ class State:
         done: pictures of the shard that are finished, from its first.
         rankings, statistics: per layer.
         failed: {number of the picture: why it could not be read}.
+        not_finite: {number of the picture: where NaN or ∞ first appears}; layers that it reaches leave the picture out.
+        content: a hash of all that the finished pictures' files held, batch by batch.
     """
 
     run: dict[str, Any]
@@ -45,19 +50,26 @@ class State:
     rankings: dict[str, Ranking]
     statistics: dict[str, PeakStatistics]
     failed: dict[int, str]
+    not_finite: dict[int, str] = field(default_factory=dict)
+    content: str = ""
 
     def take(self, batch: Batch) -> None:
         """Take in a finished batch."""
         for layer, peaks in batch.peaks.items():
-            self.rankings[layer].update(peaks.values, peaks.places, batch.images)
-            self.statistics[layer].update(peaks.values, peaks.means)
+            kept = peaks.finite
+            finite = peaks.rows(kept)
+            self.rankings[layer].update(finite.values, finite.places, batch.images[kept])
+            self.statistics[layer].update(finite.values, finite.means)
         self.failed |= batch.failed
+        self.not_finite |= batch.not_finite
+        self.content = chained(self.content, batch.content)
         self.done = batch.stop
 
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
-        about = {"run": self.run, "done": self.done, "failed": {str(i): why for i, why in self.failed.items()}}
-        arrays = {"about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8)}
+        about = {"run": self.run, "done": self.done, "failed": self.failed, "not finite": self.not_finite}
+        about |= {"content": self.content}
+        arrays = {"about": np.frombuffer(as_json(about, sort_keys=True).encode(), np.uint8)}
         for at, layer in enumerate(self.rankings):
             for kind, part in (("ranking", self.rankings[layer]), ("statistics", self.statistics[layer])):
                 arrays |= {f"{at}/{kind}/{f.name}": getattr(part, f.name) for f in fields(part)}
@@ -78,21 +90,29 @@ class State:
                     rankings[layer] = Ranking(*(archive[f"{at}/ranking/{f.name}"] for f in fields(Ranking)))
                     parts = (archive[f"{at}/statistics/{f.name}"] for f in fields(PeakStatistics))
                     statistics[layer] = PeakStatistics(*parts)
-                failed = {int(i): why for i, why in about["failed"].items()}
-                return cls(about["run"], about["done"], rankings, statistics, failed)
+                failed, not_finite = _by_number(about["failed"]), _by_number(about.get("not finite", {}))
+                return cls(about["run"], about["done"], rankings, statistics, failed, not_finite, about["content"])
         except Exception as error:
             raise InputError(f"{path}: is no state of `mine` ({error})", "remove it to start anew") from None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures start … stop − 1 of a shard, finished: numbers of those that could be read, and their peaks."""
+    """Pictures start … stop − 1 of a shard, finished: numbers of those that could be read, their peaks, and a hash of
+    what the files of all of them held."""
 
     start: int
     stop: int
     images: np.ndarray
     peaks: dict[str, Peaks]
     failed: dict[int, str]
+    not_finite: dict[int, str]
+    content: str
+
+
+def chained(*hashes: str) -> str:
+    """The hash of hashes."""
+    return hashlib.sha256("\0".join(hashes).encode()).hexdigest()
 
 
 class Journal:
@@ -120,7 +140,11 @@ class Journal:
         Raises:
             InputError: another process is at work here.
         """
-        self._file = self.path.open("ab")
+        check_output(self.path)
+        try:
+            self._file = self.path.open("ab")
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror or error})") from error
         if not _lock(self._file):
             self._file.close()
             self._file = None
@@ -148,8 +172,8 @@ class Journal:
 
     def _pack(self, batch: Batch) -> bytes:
         stream = io.BytesIO()
-        failed = json.dumps({str(i): why for i, why in batch.failed.items()}).encode()
-        parts = [np.frombuffer(failed, np.uint8), batch.images]
+        about = {"failed": batch.failed, "not finite": batch.not_finite, "content": batch.content}
+        parts = [np.frombuffer(as_json(about).encode(), np.uint8), batch.images]
         for layer in self.layers:
             peaks = batch.peaks[layer]
             parts += [peaks.values, peaks.places, peaks.means]
@@ -160,9 +184,14 @@ class Journal:
     def _unpack(self, start: int, stop: int, payload: bytes) -> Batch:
         stream = io.BytesIO(payload)
         parts = [np.lib.format.read_array(stream, allow_pickle=False) for _ in range(2 + 3 * len(self.layers))]
-        failed = {int(i): why for i, why in json.loads(parts[0].tobytes()).items()}
+        about = json.loads(parts[0].tobytes())
+        failed, not_finite = _by_number(about["failed"]), _by_number(about["not finite"])
         peaks = {layer: Peaks(*parts[2 + 3 * at : 5 + 3 * at]) for at, layer in enumerate(self.layers)}
-        return Batch(start, stop, parts[1], peaks, failed)
+        return Batch(start, stop, parts[1], peaks, failed, not_finite, about["content"])
+
+
+def _by_number(words: Mapping[str, str]) -> dict[int, str]:
+    return {int(number): text for number, text in words.items()}
 
 
 def _lock(file: IO[bytes]) -> bool:
@@ -200,9 +229,10 @@ def merge_states(states: Sequence[State]) -> State:
             merged.rankings[layer] = merged.rankings[layer].merge(state.rankings[layer])
             merged.statistics[layer] = merged.statistics[layer].merge(state.statistics[layer])
     merged.failed = {i: why for s in states for i, why in s.failed.items()}
+    merged.not_finite = {i: why for s in states for i, why in s.not_finite.items()}
     return merged
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """The document as a file, whole or not at all."""
-    atomic_write(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_text(path, as_json(content, indent=1, ensure_ascii=False) + "\n")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from analyzer.errors import InputError
+from analyzer.files import protect
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 LISTS = (".txt", ".lst", ".manifest")
@@ -33,15 +33,11 @@ class Manifest:
             found |= dict.fromkeys(_expand(Path(source)))
         if not found:
             raise InputError("there are no pictures", f"give pictures ({', '.join(PICTURES)}), folders or a list file")
+        protect(*found)
         return cls(tuple(found))
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the paths, in order."""
-        return hashlib.sha256("\n".join(map(str, self.paths)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _expand(source: Path) -> list[Path]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,15 @@ import numpy as np
 
 from analyzer.attribution import Explainer
 from analyzer.errors import AnalyzerError, InputError
+from analyzer.files import content_hash, guard, make_folder, protect
 from analyzer.graph.query import image_input
 from analyzer.images import Preprocess, decode
-from analyzer.mining.journal import Batch, Journal, State, merge_states
+from analyzer.mining.journal import Batch, Journal, State, chained, merge_states
 from analyzer.mining.manifest import Manifest
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.reduction import Reduction
 from analyzer.mining.statistics import PeakStatistics
+from analyzer.store import code_stamp
 
 AHEAD = 2  # batches that are decoded ahead of the one that runs
 KEEP_EVERY = 30.0  # seconds between two writings of the state
@@ -37,6 +38,7 @@ class MiningResult:
         rankings, statistics: per layer.
         failed: {number of the picture: why it could not be read}.
         resumed: pictures that an earlier run had finished.
+        not_finite: {number of the picture: where NaN or ∞ first appears}; layers that it reaches leave the picture out.
     """
 
     manifest: Manifest
@@ -44,8 +46,10 @@ class MiningResult:
     statistics: dict[str, PeakStatistics]
     failed: dict[int, str]
     resumed: int = 0
+    not_finite: dict[int, str] = field(default_factory=dict)
 
 
+@guard()
 def mine(
     explainer: Explainer,
     pictures: Manifest | Iterable[str | os.PathLike[str]],
@@ -77,6 +81,7 @@ def mine(
         NotFoundError, UnsupportedError: a layer does not exist or has no channels.
     """
     manifest = pictures if isinstance(pictures, Manifest) else Manifest.read(pictures)
+    protect(*explainer.loaded.files, *manifest.paths)
     if preprocess.size is None:
         raise InputError("mining needs pictures of one size", "fix it, for example with --size 224x224")
     if k < 1 or not 1 <= shard[0] <= shard[1]:
@@ -85,16 +90,18 @@ def mine(
     sizes = (explainer.fixed_batch or batch, *_sample(preprocess).shape[1:])
     reduction = Reduction(explainer, layers, {image.name: sizes})
     about = {
-        "model": _digest(explainer),
+        "model": explainer.loaded.identity,
+        "environment": explainer.environment,
+        "code": code_stamp(),
         "layers": list(reduction.units),
         "k": k,
-        "preprocess": preprocess.describe(),
-        "pictures": manifest.digest,
+        "preprocess": repr(preprocess),
+        "pictures": len(manifest),
         "batch": sizes[0],
     }
     miner = Miner(reduction, image.name, manifest, preprocess, sizes[0], about, workers)
     state, resumed = miner.run(shard, Path(folder) if folder else None, progress)
-    return MiningResult(manifest, state.rankings, state.statistics, state.failed, resumed)
+    return MiningResult(manifest, state.rankings, state.statistics, state.failed, resumed, state.not_finite)
 
 
 class Miner:
@@ -126,7 +133,7 @@ class Miner:
                 if progress:
                     progress(batch.stop - batch.start)
             return state, 0
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         merged = self._merged(folder, run) if shard == (1, 1) else None
         if merged is not None:
             return merged, merged.done
@@ -140,6 +147,7 @@ class Miner:
         if path.exists() and not journal.path.exists():
             state = State.load(path)
             _same_run(path, state.run, run)
+            self._check_pictures(path, state, numbers)
             if state.done == len(numbers):
                 if progress:
                     progress(state.done)
@@ -150,6 +158,7 @@ class Miner:
         for batch in journal.read():
             if batch.start >= state.done:
                 state.take(batch)
+        self._check_pictures(path, state, numbers)
         resumed = state.done
         if progress and resumed:
             progress(resumed)
@@ -182,10 +191,33 @@ class Miner:
         for state in states:
             _same_run(folder, {**state.run, "shard": None}, {**run, "shard": None})
             i, n = state.run["shard"]
-            wanted = len(range(i - 1, len(self.manifest), n))
-            if state.done < wanted:
-                raise InputError(f"{folder}: shard {i} of {n} is not finished: {state.done} of {wanted} pictures")
+            numbers = np.arange(i - 1, len(self.manifest), n)
+            if state.done < len(numbers):
+                raise InputError(f"{folder}: shard {i} of {n} is not finished: {state.done} of {len(numbers)} pictures")
+            self._check_pictures(folder, state, numbers)
         return merge_states(states)
+
+    def _check_pictures(self, path: Path, state: State, numbers: np.ndarray) -> None:
+        """The pictures that are finished hold what they held.
+
+        Raises:
+            InputError: they do not.
+        """
+        content, done = "", numbers[: state.done].tolist()
+        for start in range(0, len(done), self.batch):
+            content = chained(content, chained(*map(self._content, done[start : start + self.batch])))
+        if content != state.content:
+            raise InputError(
+                f"{path}: holds a run over other pictures: some have been changed, replaced or reordered since",
+                "use another folder, or remove this one",
+            )
+
+    def _content(self, number: int) -> str:
+        """A hash of what a picture's file holds; "" where it cannot be read."""
+        try:
+            return content_hash(self.manifest.paths[number])
+        except OSError:
+            return ""
 
     # ---- Decoding ahead ----
 
@@ -193,7 +225,7 @@ class Miner:
         """Finished batches from picture `done` of the shard on; the next ones are decoded meanwhile."""
         starts = range(done, len(numbers), self.batch)
         with ThreadPoolExecutor(self.workers, "decode") as pool:
-            waiting: deque[list[Future[np.ndarray]]] = deque()
+            waiting: deque[list[Future[tuple[str, np.ndarray | str]]]] = deque()
             coming = iter(starts)
 
             def fetch() -> None:
@@ -212,22 +244,36 @@ class Miner:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _tensor(self, number: int) -> np.ndarray:
-        return self.preprocess.apply(decode(self.manifest.paths[number]))[0]
+    def _tensor(self, number: int) -> tuple[str, np.ndarray | str]:
+        """The hash of a picture's file, and its tensor or why there is none."""
+        content = self._content(number)
+        try:
+            return content, self.preprocess.apply(decode(self.manifest.paths[number]))[0]
+        except AnalyzerError as error:
+            return content, error.message
 
-    def _reduced(self, start: int, numbers: np.ndarray, tensors: Sequence[Future[np.ndarray]]) -> Batch:
-        failed, arrays, kept = {}, [], []
+    def _reduced(
+        self, start: int, numbers: np.ndarray, tensors: Sequence[Future[tuple[str, np.ndarray | str]]]
+    ) -> Batch:
+        failed, arrays, kept, contents = dict[int, str](), list[np.ndarray](), list[int](), list[str]()
         for number, tensor in zip(numbers.tolist(), tensors, strict=True):
-            try:
-                arrays.append(tensor.result())
+            content, found = tensor.result()
+            contents.append(content)
+            if isinstance(found, str):
+                failed[number] = found
+            else:
+                arrays.append(found)
                 kept.append(number)
-            except AnalyzerError as error:
-                failed[number] = error.message
         arrays += [np.zeros_like(_sample(self.preprocess))] * (self.batch - len(arrays))
-        found = self.reduction.run({self.image: np.concatenate(arrays)})
+        feeds = {self.image: np.concatenate(arrays)}
+        reduced = self.reduction.run(feeds)
         rows = np.arange(len(kept))
-        peaks = {layer: peaks.rows(rows) for layer, peaks in found.items()}
-        return Batch(start, start + len(numbers), np.array(kept, np.int64), peaks, failed)
+        peaks = {layer: peaks.rows(rows) for layer, peaks in reduced.items()}
+        bad = [row for row in rows.tolist() if not all(p.finite[row] for p in peaks.values())]
+        words = self.reduction.why_not_finite(feeds, bad) if bad else []
+        not_finite = {kept[row]: why for row, why in zip(bad, words, strict=True)}
+        images = np.array(kept, np.int64)
+        return Batch(start, start + len(numbers), images, peaks, failed, not_finite, chained(*contents))
 
 
 def state_path(folder: Path, shard: Sequence[int]) -> Path:
@@ -245,12 +291,3 @@ def _same_run(path: Path, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 def _sample(preprocess: Preprocess) -> np.ndarray:
     return preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
-
-
-def _digest(explainer: Explainer) -> str:
-    """SHA-256 of the model file."""
-    path = explainer.loaded.path
-    if path is None:
-        return hashlib.sha256(explainer.loaded.serialized()).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,6 +9,7 @@ import numpy as np
 
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import chosen_tensors
+from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.units import Units
 from analyzer.graph import Builder
 from analyzer.runtime import Session
@@ -23,6 +24,11 @@ class Peaks:
     values: np.ndarray
     places: np.ndarray
     means: np.ndarray
+
+    @property
+    def finite(self) -> np.ndarray:
+        """(B,) pictures of which everything is finite."""
+        return np.asarray((np.isfinite(self.values) & np.isfinite(self.means)).all(axis=1))
 
     def rows(self, kept: np.ndarray) -> Peaks:
         """Of some of the pictures."""
@@ -41,6 +47,7 @@ class Reduction:
     """
 
     def __init__(self, explainer: Explainer, layers: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._explainer = explainer
         graph = explainer.graph(shapes)
         op = Builder(graph, "mining")
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
@@ -62,3 +69,8 @@ class Reduction:
         """{layer: Peaks}"""
         found = self._session.run({n: a for n, a in feeds.items() if n in self._session.inputs})
         return {layer: Peaks(*(found[n] for n in names)) for layer, names in self._outputs.items()}
+
+    def why_not_finite(self, feeds: Mapping[str, np.ndarray], rows: Sequence[int]) -> list[str]:
+        """A sentence for each of some of the pictures."""
+        origins = find_origins(self._explainer, feeds, rows, list(self.units))
+        return [not_finite(origins[row]) for row in rows]

@@ -42,7 +42,7 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
     plain = {k: v for k, v in identity.items() if not isinstance(v, dict)}
     plain |= {k: ", ".join(f"{n} {c}" for n, c in v.items()) for k, v in identity.items() if isinstance(v, dict)}
     keys = sorted({k for row in report["contract"].values() for k in row})
-    contract = [[name, *(row.get(k, "") for k in keys)] for name, row in report["contract"].items()]
+    contract = [[name, *(_cell(row.get(k, "")) for k in keys)] for name, row in report["contract"].items()]
     layers = [
         [
             r["layer"],
@@ -81,6 +81,10 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines += ["", "| | |", "|---|---|"]
     lines += [f"| {k.replace('_', ' ')} | {v:.4g} |" for k, v in report["summary"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> Any:
+    return "–" if value is None else value
 
 
 def _field(field: Any) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 from xml.etree import ElementTree
 
+from analyzer.plain import as_json
 from analyzer.report.page import findings_table, page, shown, table
 
 COLUMNS = {"cosine": "mean cosine", "sqnr_db": "SQNR dB", "max_error": "max error", "q99_error": "99% error"}
 CODES = (
-    "input-differs", "weight-differs", "saturated", "features-diverge", "labels-differ", "scores-drift",
-    "evidence-moves",
+    "not-finite", "input-differs", "weight-differs", "saturated", "features-diverge", "labels-differ", "scores-drift",
+    "outputs-differ", "evidence-moves",
 )  # fmt: skip
 DEFINITIONS = {
     "cosine": "⟨a, b⟩ / ‖a‖ ‖b‖ of a layer's activations, the mean over pictures",
@@ -22,20 +22,56 @@ DEFINITIONS = {
     "top IoU": "overlap over union of the highest fifth of the two heatmaps; the median",
     "shift of the maximum": "distance between the maxima in picture diagonals; the median",
     "score drift": "max |a − b| / max |a| over the scores of a picture",
+    "output error": "of outputs that are no vector of classes: RMS(a − b) / RMS(a), the largest over the slices along "
+    "the output's shortest axis; RMS(a) is over all pictures, at least a tenth of the largest slice's, and slices of "
+    "probabilities are one",
 }
 
 
-def verdict(findings: Sequence[Mapping[str, Any]]) -> str:
+def verdict(findings: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> str:
     """One line."""
     if not findings:
-        return "agrees: the candidate says, sees and looks at the same"
+        left = len({row["picture"] for row in report.get("not_finite", ())})
+        told = f" on all but {left} of {report['pictures']} pictures, where both are not finite" if left else ""
+        return f"agrees: the candidate says, sees and looks at the same{told}"
     return f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {findings[0]['words']}"
+
+
+def coverage(report: Mapping[str, Any]) -> list[str]:
+    """What was compared and what was not, a line each."""
+    rows, outputs = report.get("compared", []), report["outputs"]
+    values = [row for row in rows if row["kind"] == "values" and not row.get("sorted")]
+    scores = [row["output"] for row in rows if row["kind"] == "scores"]
+    told = [*(f"{n} (class scores)" for n in scores), *(f"{r['output']} ({r['error_mean']:.2%})" for r in values)]
+    lines = [f"outputs compared: {', '.join(told)}"] if told else []
+    lines += [
+        f"not judged: {row['output']}: its rows are ordered by {row['sorted']}, which may order them otherwise "
+        f"({row['error_mean']:.2%})"
+        for row in rows
+        if row.get("sorted")
+    ]
+    if rows and outputs["label_agreement"] is None and outputs["judged"]:
+        lines.append("labels not compared: the scores are no vector of classes")
+    if outputs.get("compared_after"):
+        lines.append(f"scores compared after {outputs['compared_after']}, with which only one of the files ends")
+    lines += [f"not compared: {row['output']} ({row['side']}): {row['why']}" for row in report.get("not_compared", ())]
+    for row in report.get("not_finite", ()):
+        who = "both sides" if row["side"] == "both" else f"the {row['side']}"
+        why = f": {row['why']}" if row["why"] else ""
+        lines.append(f"not finite: {row['picture']}, {who}, at {row['where']}{why}")
+    return lines
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """– where there is none."""
+    return "–" if value is None else f"{value:.{digits}%}"
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """For a pull request's comment."""
     report, findings = document["comparison"], document["findings"]
-    lines = [f"# {report['candidate']['model']} against {report['reference']['model']}", "", verdict(findings), ""]
+    lines = [f"# {report['candidate']['model']} against {report['reference']['model']}", ""]
+    lines += [verdict(findings, report), ""]
     if findings:
         lines += ["| code | where | value | limit | |", "|---|---|---|---|---|"]
         lines += [
@@ -43,8 +79,10 @@ def markdown(document: Mapping[str, Any]) -> str:
         ]
         lines.append("")
     outputs = report["outputs"]
-    lines += [f"- pictures: {report['pictures']}", f"- label agreement: {outputs['label_agreement']:.1%}"]
-    lines += [f"- score drift: {outputs['score_drift_mean']:.2%} mean, {outputs['score_drift_max']:.2%} at most"]
+    lines += [f"- pictures: {report['pictures']}", f"- label agreement: {percent(outputs['label_agreement'])}"]
+    drifts = (percent(outputs[f"score_drift_{kind}"], 2) for kind in ("mean", "max"))
+    lines += ["- score drift: {} mean, {} at most".format(*drifts)]
+    lines += [f"- {line}" for line in coverage(report)]
     for method, row in report["evidence"].items():
         lines.append(f"- {method}: rank correlation {row['rank_correlation']:.3f}, top IoU {row['top_iou']:.3f}")
     worst = sorted(report["layers"], key=lambda r: r["cosine"])[:10]
@@ -67,6 +105,7 @@ def junit(document: Mapping[str, Any]) -> str:
         if found:
             failure = ElementTree.SubElement(case, "failure", message=found[0]["words"])
             failure.text = "\n".join(f"{f['where']}: {f['words']}" for f in found)
+    ElementTree.SubElement(suite, "system-out").text = "\n".join(coverage(document["comparison"]))
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 
 
@@ -91,9 +130,15 @@ def sarif(document: Mapping[str, Any]) -> str:
     log = {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
-        "runs": [{"tool": {"driver": driver}, "results": results}],
+        "runs": [
+            {
+                "tool": {"driver": driver},
+                "results": results,
+                "properties": {"coverage": coverage(document["comparison"])},
+            }
+        ],
     }
-    return json.dumps(log, indent=2, sort_keys=True) + "\n"
+    return as_json(log, indent=2, sort_keys=True) + "\n"
 
 
 def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ()) -> str:
@@ -106,7 +151,7 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
     title = f"{report['candidate']['model']} against {report['reference']['model']}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="{"bad" if findings else "good"}">{escape(verdict(findings))}</p>',
+        f'<p class="{"bad" if findings else "good"}">{escape(verdict(findings, document["comparison"]))}</p>',
         findings_table(findings),
         _summary(report),
         shown("Pictures that agree least", figures),
@@ -121,13 +166,17 @@ def _summary(report: Mapping[str, Any]) -> str:
     outputs = report["outputs"]
     rows: list[list[Any]] = [
         ["pictures", str(report["pictures"])],
-        ["label agreement", f"{outputs['label_agreement']:.1%}"],
+        ["label agreement", percent(outputs["label_agreement"])],
     ]
     if "accuracy" in outputs:
         rows.append(["accuracy, reference and candidate", " and ".join(f"{a:.1%}" for a in outputs["accuracy"])])
     rows.append(
-        ["score drift, mean and largest", f"{outputs['score_drift_mean']:.2%} and {outputs['score_drift_max']:.2%}"]
+        [
+            "score drift, mean and largest",
+            " and ".join(percent(outputs[f"score_drift_{kind}"], 2) for kind in ("mean", "max")),
+        ]
     )
+    rows += [[line.partition(": ")[0], line.partition(": ")[2]] for line in coverage(report)]
     for method, row in report["evidence"].items():
         words = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in row.items())
         rows.append([method, words])
@@ -175,16 +224,14 @@ def _weights(report: Mapping[str, Any]) -> str:
 
 
 def _about(document: Mapping[str, Any]) -> str:
-    rows = [
-        [side, document["comparison"][side]["model"], document["comparison"][side]["sha256"]]
-        for side in ("reference", "candidate")
-    ]
+    sides = {side: document["comparison"][side] for side in ("reference", "candidate")}
+    rows = [[side, about["model"], about.get("identity", about["sha256"])] for side, about in sides.items()]
     for side, plan in document["comparison"].get("plan", {}).items():
         rows.append([f"{side}, its kernels while layers are read", plan["words"] or "the same", ""])
     run = [[k, v] for k, v in document.get("run", {}).items()]
     return (
         "<h2>What was compared</h2>"
-        + table(["", "model", "sha256"], rows)
+        + table(["", "model", "SHA-256, external data included"], rows)
         + table(["", ""], run)
         + "<h2>Definitions</h2>"
         + table(["", ""], [[k, v] for k, v in DEFINITIONS.items()])

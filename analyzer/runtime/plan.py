@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 
+from analyzer.errors import OutputError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.runtime.session import Session
 
@@ -25,10 +26,18 @@ def kernels(graph: Graph, provider: str, outputs: Sequence[str], **options: Any)
 
     Args:
         options: as for `Session`.
+
+    Raises:
+        OutputError: there is no room in the folder for temporary files. As `Session` besides.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.onnx"
-        Session(graph, provider, outputs=outputs, plan_file=file, **options)
+        try:
+            Session(graph, provider, outputs=outputs, plan_file=file, **options)
+        except UnsupportedError as error:
+            if "serialization failed" in error.message:
+                raise OutputError(f"{folder}: cannot be written to", "free space there, or set TMPDIR") from None
+            raise
         nodes = onnx.load(file, load_external_data=False).graph.node
         return dict(sorted(Counter(n.op_type for n in nodes).items()))
 

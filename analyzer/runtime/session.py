@@ -14,9 +14,8 @@ from analyzer.errors import InputError, ProviderError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.runtime.providers import NAMES, resolve
 
-# Both are wrong in onnxruntime 1.31: a zero Pad before a MaxPool is folded into its padding of −∞, and moving a
-# DequantizeLinear without a zero point behind a Reshape invents one of another type.
-DISABLED_OPTIMIZERS = ["Pad_Fusion", "QDQPropagationTransformer"]
+# Wrong in onnxruntime 1.31: a zero Pad before a MaxPool is folded into its padding of −∞.
+DISABLED_OPTIMIZERS = ["Pad_Fusion"]
 # A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
 # could otherwise ask for gigabytes while the session is created.
 FOLDING_LIMIT = 64 << 20
@@ -25,10 +24,11 @@ _WEIGHTS_FILE = "weights"
 
 
 class Session:
-    """An onnxruntime session over a `Graph` or a ModelProto.
+    """An onnxruntime session over a `Graph`, a ModelProto, or a file as it is.
 
     Args:
-        model: the graph with all that was appended to it, a model, or what `Graph.stub` gives.
+        model: the graph with all that was appended to it, a model, or what `Graph.stub` gives; or path or bytes of a
+            file that is to run as any other program would run it: every optimizer on, nodes on any provider.
         provider: see `resolve`; the session really uses it, or ProviderError.
         outputs: names of the outputs to keep; all when None.
         threads: intra-operator threads; the runtime's choice when None.
@@ -37,11 +37,12 @@ class Session:
         memory_limit: bytes of GPU memory that the CUDA provider may take.
         plan_file: where the optimised graph is written.
         trace: what the file of onnxruntime's trace begins with; it is written when `end_trace` is called.
+        weight_bytes: size of the weights of a file as it is.
     """
 
     def __init__(
         self,
-        model: Graph | onnx.ModelProto | tuple[onnx.ModelProto, dict[str, np.ndarray]],
+        model: Graph | onnx.ModelProto | tuple[onnx.ModelProto, dict[str, np.ndarray]] | str | bytes,
         provider: str = "cpu",
         *,
         outputs: Sequence[str] | None = None,
@@ -51,6 +52,7 @@ class Session:
         memory_limit: int | None = None,
         plan_file: str | Path | None = None,
         trace: str | Path | None = None,
+        weight_bytes: int = 0,
     ) -> None:
         import onnxruntime as ort
 
@@ -61,8 +63,11 @@ class Session:
             _limit_memory(providers, memory_limit)
         if isinstance(model, Graph):
             model = model.stub(outputs)
+        as_it_is = model if isinstance(model, str | bytes) else None
+        if as_it_is is not None:
+            model, allow_fallback = onnx.ModelProto(), True
         proto, weights = model if isinstance(model, tuple) else (model, {})
-        options = _options(ort, threads, level, sum(w.nbytes for w in weights.values()))
+        options = _options(ort, threads, level, 4 * weight_bytes + sum(w.nbytes for w in weights.values()))
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)
         if trace is not None:
@@ -70,10 +75,11 @@ class Session:
         if name != NAMES["cpu"]:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         weights = {name: np.ascontiguousarray(w) for name, w in (weights or {}).items()}
-        data = _serialized(proto, weights, options, ort)
+        data = _serialized(proto, weights, options, ort) if as_it_is is None else as_it_is
         self._keep = weights  # onnxruntime reads these arrays in place
+        disabled = DISABLED_OPTIMIZERS if as_it_is is None else []
         try:
-            self._session = ort.InferenceSession(data, options, providers, disabled_optimizers=DISABLED_OPTIMIZERS)
+            self._session = ort.InferenceSession(data, options, providers, disabled_optimizers=disabled)
         except Exception as error:
             raise explain_failure(error, proto.graph.name) from None
         self.provider = self._session.get_providers()[0]

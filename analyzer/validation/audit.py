@@ -28,6 +28,7 @@ BORDER = 0.1  # of the width and height, on each side
 CELLS = 8  # of the random order, along each axis
 STEPS = 12  # of a deletion or insertion curve
 SATURATED = 0.5  # share of a channel's values at the highest of the layer, on every picture
+TIED = 0.05  # share of pictures whose top scores may tie at the ceiling of the output's quantiser
 CLASSES = 8  # whose mean maps are kept
 
 
@@ -143,8 +144,10 @@ class _Run:
             self._take(self._measure(picture))
             return
         key = key_of(
-            self.explainer.loaded.sha256,
-            [self.explainer.provider, repr(self.preprocess), self.method, self.seed],
+            "audited picture",
+            self.explainer.loaded.identity,
+            self.explainer.environment,
+            [repr(self.preprocess), self.method, self.seed],
             [len(self.rows), len(self.rows) < self.probes, picture.name, picture.label],
             picture.pixels,
             np.zeros(0) if picture.boxes is None else picture.boxes,
@@ -152,9 +155,11 @@ class _Run:
         self._take(_Measured.of(self.store.kept(key, lambda: self._measure(picture).arrays())))
 
     def _take(self, measured: _Measured) -> None:
-        """Adds what one picture showed."""
+        """Adds what one picture showed; of one that is not finite, only that."""
         top, heat = measured.row["top"], measured.heat
         self.rows.append(measured.row)
+        if "not_finite" in measured.row:
+            return
         self.mean_map = heat if self.mean_map is None else self.mean_map + heat
         kept = self.class_maps.setdefault(top, [0, np.zeros_like(heat)])
         kept[0] += 1
@@ -170,6 +175,9 @@ class _Run:
     def _measure(self, picture: Picture) -> _Measured:
         array, placement = self.preprocess.apply(picture.pixels)
         found = self.explainer.explain(array, self.method)
+        if not found.legible[0] or np.isnan(found.scores[0]).any() or np.isposinf(found.scores[0]).any():
+            said = {"picture": picture.name, "top": None, "not_finite": found.diagnosis[0] or "a score is infinite"}
+            return _Measured(said, np.zeros_like(found.heatmap[0], np.float64), {}, {})
         top, heat = int(found.target[0]), found.heatmap[0].astype(np.float64)
         original = self._probabilities(array)
         row: dict[str, Any] = {
@@ -177,6 +185,7 @@ class _Run:
             "top": top,
             "confidence": float(original[top]),
             "diagnosis": found.diagnosis[0],
+            "tied": int(found.tied[0]),
             **shortcut_signs(heat),
         }
         if picture.label is not None:
@@ -195,11 +204,12 @@ class _Run:
 
     def _probabilities(self, array: np.ndarray) -> np.ndarray:
         """Of every class, for a preprocessed picture: the scores where they are squashed, else their softmax."""
-        scores = self.side.output(array)
+        scores = self.side.classes(array)
         if self.side.scores.stripped:
             return scores
-        powers = np.exp(scores - scores.max())
-        return np.asarray(powers / powers.sum())
+        with np.errstate(invalid="ignore"):  # an altered picture's scores may not be finite
+            powers = np.exp(scores - scores.max())
+            return np.asarray(powers / powers.sum())
 
     # ---- Per picture ----
 
@@ -208,6 +218,7 @@ class _Run:
         found = {}
         for name, values in self.side.features(array).items():
             flat = values[0].astype(np.float64).reshape(len(values[0]), -1)
+            flat = np.where(np.isfinite(flat), flat, 0)
             top = flat.max(initial=0) * (1 - 1e-6)
             found[name] = np.stack([flat.min(1), flat.max(1), (flat >= top).mean(1)])
         return found
@@ -219,7 +230,7 @@ class _Run:
         for axis in (a for a in (1, 2, 3) if a != self.channel):
             for amount in (-SHIFT, SHIFT):
                 after = self._probabilities(_moved(array, axis, amount))
-                kept.append(self.side.labels(after) == self.side.labels(original))
+                kept.append(bool(np.isfinite(after).all()) and self.side.labels(after) == self.side.labels(original))
                 change.append(abs(float(after[top] - before)))
         return {"label_kept": float(np.mean(kept)), "change": float(np.mean(change))}
 
@@ -263,13 +274,14 @@ class _Run:
         for name, how in alternatives(self.preprocess).items():
             scores = self._probabilities(how.apply(picture.pixels)[0])
             top = int(scores.argmax())
-            found[name] = float(scores[top]), None if picture.label is None else top == picture.label
+            right = None if picture.label is None else bool(np.isfinite(scores).all() and top == picture.label)
+            found[name] = float(scores[top]), right
         return found
 
     # ---- Result ----
 
     def result(self) -> Audit:
-        assert self.mean_map is not None
+        judged = [row for row in self.rows if "not_finite" not in row]
         fields = receptive_field(self.side.graph)
         used = cost(self.side.graph)
         proto = self.explainer.loaded.proto
@@ -277,6 +289,7 @@ class _Run:
             "identity": {
                 "model": self.side.name,
                 "sha256": self.explainer.loaded.sha256,
+                "identity": self.explainer.loaded.identity,
                 "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
                 "ir": proto.ir_version,
                 "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
@@ -288,11 +301,14 @@ class _Run:
             },
             "pictures": len(self.rows),
             "contract": {n: _contract_row(v) | {"size": self._size(n)} for n, v in self.contract.items()},
-            "layers": [self._layer_row(name, fields) for name in self.tapped],
-            "summary": _summary(self.rows),
+            "layers": [self._layer_row(name, fields) for name in self.tapped if name in self.channels],
+            "summary": _summary(judged) if judged else {},
             "rows": self.rows,
         }
-        maps = {"all pictures": self.mean_map / len(self.rows)}
+        report["summary"]["not_finite"] = len(self.rows) - len(judged)
+        if self.mean_map is None:
+            return Audit(report, {"all pictures": np.zeros(self.preprocess.size or (1, 1))})
+        maps = {"all pictures": self.mean_map / len(judged)}
         for label, (count, total) in sorted(self.class_maps.items(), key=lambda c: (-c[1][0], c[0]))[:CLASSES]:
             maps[f"class {label} ({count})"] = total / count
         report["summary"]["peak_of_mean_map"] = float(maps["all pictures"].max())
@@ -381,32 +397,39 @@ def alternatives(declared: Preprocess) -> dict[str, Preprocess]:
     return found
 
 
-def _contract_row(values: list[tuple[float, bool | None]]) -> dict[str, float]:
-    row = {"confidence": float(np.mean([v for v, _ in values]))}
+def _contract_row(values: list[tuple[float, bool | None]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"confidence": _mean(v for v, _ in values)}
     known = [r for _, r in values if r is not None]
     return row | ({"accuracy": float(np.mean(known))} if known else {})
 
 
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Over what is finite (a store keeps all else as None); None where nothing is."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    return float(np.mean(known)) if known else None
+
+
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the pictures."""
+    """Means over the pictures, of what is finite; without the figures that no picture gives."""
     result: dict[str, Any] = {
-        "confidence": float(np.mean([r["confidence"] for r in rows])),
-        "label_kept_when_shifted": float(np.mean([r["shift"]["label_kept"] for r in rows])),
-        "change_when_shifted": float(np.mean([r["shift"]["change"] for r in rows])),
-        "border": float(np.mean([r["border"] for r in rows])),
-        "corners": float(np.mean([r["corners"] for r in rows])),
+        "confidence": _mean(r["confidence"] for r in rows),
+        "label_kept_when_shifted": _mean(r["shift"]["label_kept"] for r in rows),
+        "change_when_shifted": _mean(r["shift"]["change"] for r in rows),
+        "border": _mean(r["border"] for r in rows),
+        "corners": _mean(r["corners"] for r in rows),
         "maxima_together": _together(rows),
         "degenerate_maps": sum(bool(r["diagnosis"]) for r in rows),
+        "saturated_scores": float(np.mean([r["tied"] > 1 for r in rows])),
     }
     for key in ("faithfulness", "sanity"):
         probed = [r[key] for r in rows if key in r]
         for name in sorted({n for p in probed for n in p}):
-            result[name] = float(np.mean([p[name] for p in probed if name in p]))
+            result[name] = _mean(p[name] for p in probed if name in p)
     for key, name in (("right", "accuracy"), ("energy_in_boxes", "energy_in_boxes"), ("pointing_hit", "pointing_game")):
         known = [float(r[key]) for r in rows if key in r]
         if known:
-            result[name] = float(np.mean(known))
-    return result
+            result[name] = _mean(known)
+    return {name: value for name, value in result.items() if value is not None}
 
 
 def _together(rows: list[dict[str, Any]]) -> float:
@@ -437,12 +460,19 @@ def findings(report: dict[str, Any]) -> list[Finding]:
     def find(code: str, where: str, value: float, limit: float, words: str) -> None:
         found.append(Finding(code, where, float(value), limit, words))
 
-    contract = report["contract"]
+    bad = [row for row in report["rows"] if "not_finite" in row]
+    if bad:
+        names = f"{', '.join(row['picture'] for row in bad[:3])}{' …' if len(bad) > 3 else ''}"
+        words = f"{len(bad)} of {report['pictures']} pictures are left out ({names}): {bad[0]['not_finite']}"
+        find("not-finite", bad[0]["picture"], len(bad) / report["pictures"], 0.0, words)
+    if len(bad) == report["pictures"]:
+        return found
+    contract = {n: row for n, row in report["contract"].items() if row["confidence"] is not None}
     key = "accuracy" if "accuracy" in contract.get("declared", {}) else "confidence"
     # Without labels there is only confidence to go by, which larger inputs alone push up.
     fair = [n for n, row in contract.items() if key == "accuracy" or 1 / 3 < row["size"] < 3]
     best = max(fair, key=lambda n: contract[n][key], default="declared")
-    if contract and contract[best][key] > contract["declared"][key] + 0.1:
+    if best in contract and "declared" in contract and contract[best][key] > contract["declared"][key] + 0.1:
         words = f"{best!r} gives {key} {contract[best][key]:.2f}, the declared preset {contract['declared'][key]:.2f}"
         find("preprocessing-doubtful", best, contract[best][key] - contract["declared"][key], 0.1, words)
     for row in report["layers"]:
@@ -455,7 +485,13 @@ def findings(report: dict[str, Any]) -> list[Finding]:
         if share > 0.25:
             words = f"{row['saturated']} of {row['channels']} channels are mostly at the layer's highest value"
             find("saturated-channels", row["layer"], share, 0.25, words)
-    if summary["label_kept_when_shifted"] < 0.8:
+    if summary.get("saturated_scores", 0) > TIED:
+        words = (
+            f"the top scores of {summary['saturated_scores']:.0%} of the pictures tie at the ceiling of the output's "
+            "quantiser: its range was calibrated too narrow"
+        )
+        find("saturated-scores", "", summary["saturated_scores"], TIED, words)
+    if summary.get("label_kept_when_shifted", 1) < 0.8:
         kept = summary["label_kept_when_shifted"]
         find(
             "shift-sensitive", "", kept, 0.8, f"the label survives a shift by {SHIFT} pixels in {kept:.0%} of the cases"
@@ -466,11 +502,12 @@ def findings(report: dict[str, Any]) -> list[Finding]:
     if summary.get("other_class", 0) > 0.9:
         words = "the map of another class is nearly the same: it does not tell classes apart"
         find("sanity-labels", report["identity"]["method"], summary["other_class"], 0.9, words)
-    if summary["deletion"] > summary["deletion_random"] and summary["insertion"] < summary["insertion_random"]:
+    areas = [summary.get(f"{kind}{order}") for kind in ("deletion", "insertion") for order in ("", "_random")]
+    if None not in areas and areas[0] > areas[1] and areas[2] < areas[3]:
         words = "what the map marks matters less to the score than places at random"
         find("unfaithful", report["identity"]["method"], summary["deletion"], summary["deletion_random"], words)
     for name, limit in (("border", 1.5), ("corners", 2.0)):
-        if summary[name] > limit:
+        if summary.get(name, 0) > limit:
             words = f"the maps put {summary[name]:.1f} times more on the {name} than the area would: padding, a mark?"
             find("border-evidence", name, summary[name], limit, words)
     if report["pictures"] >= 8 and summary["maxima_together"] > 0.6:

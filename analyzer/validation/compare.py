@@ -10,8 +10,18 @@ from typing import Any
 import numpy as np
 
 from analyzer.errors import AnalyzerError, InputError
-from analyzer.validation.matching import Match, match_by_activations, match_by_name
-from analyzer.validation.metrics import Drift, energy_inside, maximum_shift, spearman, top_iou
+from analyzer.validation.matching import POOR, Match, match_by_activations, match_by_name, without_shifted_names
+from analyzer.validation.metrics import (
+    Drift,
+    OutputError,
+    cosine_of,
+    energy_inside,
+    finite_in_both,
+    maximum_shift,
+    one_sided,
+    spearman,
+    top_iou,
+)
 from analyzer.validation.side import Side
 from analyzer.validation.weights import saturated_share, weight_differences
 
@@ -91,37 +101,107 @@ class _Run:
         self.agreement: dict[str, float] = {}
         self.unavailable: dict[str, str] = {}
         self.contract: dict[str, Any] | None = None
+        candidate.score_by(reference.scores.output.name)
+        self.scores = (reference.scores.output.name, candidate.scores.output.name)
+        self.pairs, self.not_compared = paired_outputs(reference, candidate)
+        self.errors = {ours: OutputError() for ours, _ in self.pairs}
+        self.not_finite: list[dict[str, Any]] = []
 
     def add(self, picture: Picture) -> None:
         reference, candidate = self.sides
-        if not self.matches:
+        if not self.rows:
             self._match(picture)
             self.contract = input_difference(picture.reference, picture.candidate)
-        outputs = [reference.output(picture.reference), candidate.output(picture.candidate)]
-        if outputs[0].shape != outputs[1].shape:
+        outputs = reference.all_outputs(picture.reference), candidate.all_outputs(picture.candidate)
+        scores = self._common_scores(outputs[0][self.scores[0]], outputs[1][self.scores[1]])
+        row = {"picture": picture.name} | self._scored(picture, *scores)
+        self._features(picture)
+        self._values(picture, *outputs)
+        judged = all(np.isfinite(values).all() for values in scores) or row["score_drift"] is not None
+        row["evidence"] = self._evidence(picture, row["top"][0]) if judged else {}
+        self.rows.append(row)
+
+    # ---- Outputs ----
+
+    @property
+    def squashed_as(self) -> str:
+        """The squashing function that only one of the files ends with, "" where both or none do."""
+        found = [side.scores.stripped[:1] for side in self.sides]
+        return "" if all(found) or not any(found) else str((found[0] or found[1])[0])
+
+    def _common_scores(self, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both sides' scores, flat, logits turned to probabilities where the other side gives these."""
+        reference, candidate = self.sides
+        if ours.size != theirs.size:
             raise InputError(
-                f"{reference.name} has {outputs[0].size} scores and {candidate.name} has {outputs[1].size}",
+                f"{reference.name} has {ours.size} scores and {candidate.name} has {theirs.size}",
                 "compare two builds of the same model",
             )
-        top = [int(o.argmax()) for o in outputs]
-        row: dict[str, Any] = {
-            "picture": picture.name,
-            "top": top,
-            "agree": reference.labels(outputs[0]) == reference.labels(outputs[1]),
-            "score_drift": float(np.abs(outputs[0] - outputs[1]).max() / (np.abs(outputs[0]).max() or 1.0)),
-        }
+        if self.squashed_as:
+            with np.errstate(invalid="ignore"):  # of scores that are not finite
+                if reference.scores.stripped:
+                    theirs = candidate.squashed(theirs, self.squashed_as)
+                else:
+                    ours = reference.squashed(ours, self.squashed_as)
+        return ours, theirs
+
+    def _scored(self, picture: Picture, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+        """The row's figures: None where scores that are not finite, or no vector of classes, do not give them."""
+        classes = [side.classes_of(given) for side, given in zip(self.sides, (ours, theirs), strict=True)]
+        row: dict[str, Any] = {"top": [int(c.argmax()) for c in classes], "agree": None, "score_drift": None}
+        ours, theirs = ours.ravel(), theirs.ravel()
+        poisoned = any(np.isnan(o).any() or np.isposinf(o).any() for o in (ours, theirs))
+        if poisoned or any(one_sided(ours, theirs)):
+            return row
+        a, b = finite_in_both(ours, theirs)
+        row["score_drift"] = float(np.abs(a - b).max(initial=0) / (np.abs(a).max(initial=0) or 1.0))
+        if not self.sides[0].scores.doubt:
+            judge = self.sides[1] if self.sides[1].scores.stripped else self.sides[0]
+            row["agree"] = judge.labels(classes[0]) == judge.labels(classes[1])
         if picture.label is not None:
             row["label"] = picture.label
-            row["right"] = [t == picture.label for t in top]
-        self._features(picture)
-        row["evidence"] = self._evidence(picture, top[0])
-        self.rows.append(row)
+            row["right"] = [t == picture.label for t in row["top"]]
+        return row
+
+    def _values(self, picture: Picture, *outputs: dict[str, np.ndarray]) -> None:
+        """Takes in the outputs that are no vector of classes, and what is not finite in any of them."""
+        sided: dict[str, str] = {}
+        for ours, theirs in [self.scores, *(p for p in self.pairs if p[0] != self.scores[0])]:
+            a, b = outputs[0][ours], outputs[1][theirs]
+            if a.shape != b.shape:
+                arranged = self.sides[0].channels_first(ours, a), self.sides[1].channels_first(theirs, b)
+                a, b = arranged if arranged[0].shape == arranged[1].shape else (a, b)
+            if a.shape == b.shape:
+                for side, there in zip(("reference", "candidate"), one_sided(a, b), strict=True):
+                    if there:
+                        sided.setdefault(side, ours)
+                if not (np.isfinite(a) | np.isfinite(b)).all():
+                    sided.setdefault("both", ours)
+                if (ours, theirs) in self.pairs:
+                    self.errors[ours].add(a, b)
+            elif (ours, theirs) in self.pairs:
+                self.pairs.remove((ours, theirs))
+                why = f"its shape is {list(a.shape)} in the reference and {list(b.shape)} in the candidate"
+                self.not_compared.append({"output": ours, "side": "both", "why": why})
+        for side, where in sided.items():
+            self._not_finite(picture, side, where, "")
+
+    def _not_finite(self, picture: Picture, side: str, where: str, layer: str) -> None:
+        """Notes where a side, or both, are not finite for a picture, unless that is known."""
+        if any(row["picture"] == picture.name and row["side"] in (side, "both") for row in self.not_finite):
+            return
+        whose = self.sides[1], picture.candidate
+        if side == "reference":
+            whose = self.sides[0], picture.reference
+        self.not_finite.append(
+            {"picture": picture.name, "side": side, "where": where, "why": whose[0].why_not_finite(whose[1], layer)}
+        )
 
     # ---- Layers ----
 
     def _match(self, picture: Picture) -> None:
         reference, candidate = self.sides
-        matches = match_by_name(reference.layers, candidate.graph)
+        matches = self._named(picture)
         left = [n for n in reference.layers if n not in {m.reference for m in matches}]
         right = [n for n in candidate.layers if n not in {m.candidate for m in matches}]
         if left and right:
@@ -137,6 +217,22 @@ class _Run:
         reference.tap([*(m.reference for m in self.matches), *self.watched])
         candidate.tap([m.candidate for m in self.matches])
 
+    def _named(self, picture: Picture) -> list[Match]:
+        """The matches by name, where names are to be trusted."""
+        reference, candidate = self.sides
+        matches = match_by_name(reference.layers, candidate.graph)
+        if not matches:
+            return []
+        reference.tap([*reference.layers, *reference.rectified])
+        candidate.tap([m.candidate for m in matches])
+        ours, theirs = reference.features(picture.reference), candidate.features(picture.candidate)
+        if doubtful(matches, ours, theirs):
+            candidate.tap([*candidate.layers, *(m.candidate for m in matches)])
+            theirs = candidate.features(picture.candidate)
+            ours = {name: ours[name] for name in reference.layers}
+            return without_shifted_names(matches, ours, theirs, reference.shapes, candidate.shapes)
+        return matches
+
     def _features(self, picture: Picture) -> None:
         reference, candidate = self.sides
         ours, theirs = reference.features(picture.reference), candidate.features(picture.candidate)
@@ -144,6 +240,10 @@ class _Run:
             a, b = ours[match.reference], theirs[match.candidate]
             if math.prod(reference.shapes[match.reference]) == math.prod(candidate.shapes[match.candidate]):
                 self.drifts[match.reference].add(a, b.reshape(a.shape))
+                for side, there in zip(("reference", "candidate"), one_sided(a, b.reshape(a.shape)), strict=True):
+                    if there:
+                        layer = match.candidate if side == "candidate" else match.reference
+                        self._not_finite(picture, side, match.reference, layer)
         for name, twin in [*((m.reference, m.candidate) for m in self.matches), *self.watched.items()]:
             values = np.maximum(ours[name], 0) if name in self.watched else ours[name]
             share = saturated_share(candidate.graph, twin, values)
@@ -205,19 +305,28 @@ class _Run:
         layers = [
             {"layer": m.reference, "candidate": m.candidate, "rule": m.rule, **self.drifts[m.reference].summary()}
             for m in self.matches
-            if self.drifts[m.reference].pictures
+            if self.drifts[m.reference].pictures or not self.drifts[m.reference].finite
         ]
+        compared = self._compared()
+        twins = {m.reference: m.candidate for m in self.matches} | dict(self.pairs)
+        weights = weight_differences(reference.graph, candidate.graph, twins)
+        agreement = {row["layer"]: row["sqnr_db"] for row in layers} | {
+            row["output"]: row["sqnr_db"] for row in compared
+        }
         report = {
-            "reference": {"model": reference.name, "sha256": reference.explainer.loaded.sha256},
-            "candidate": {"model": candidate.name, "sha256": candidate.explainer.loaded.sha256},
+            "reference": reference.about,
+            "candidate": candidate.about,
             "pictures": len(self.rows),
-            "outputs": _outputs(self.rows),
+            "outputs": _outputs(self.rows) | ({"compared_after": self.squashed_as} if self.squashed_as else {}),
+            "compared": compared,
+            "not_compared": self.not_compared,
+            "not_finite": self.not_finite,
             "input": self.contract,
             "layers": layers,
             "ranges": [{"layer": n, "saturated": float(np.mean(s))} for n, s in self.saturation.items()],
-            "unmatched": [n for n in reference.layers if n not in self.drifts],
+            "unmatched": [n for n in reference.layers if n not in {row["layer"] for row in layers}],
             "largest_jump": _largest_jump(layers),
-            "weights": weight_differences(reference.graph, candidate.graph),
+            "weights": [row | {"sqnr_db": agreement.get(row["layer"])} for row in weights],
             "plan": {"reference": reference.plan(), "candidate": candidate.plan()},
             "evidence": _evidence_summary(self.rows, self.methods),
             "unavailable": self.unavailable,
@@ -225,12 +334,81 @@ class _Run:
         }
         return Comparison(report, self.maps)
 
+    def _compared(self) -> list[dict[str, Any]]:
+        """The outputs that were compared, the scores first: their errors over the pictures."""
+        found = []
+        if not any(ours == self.scores[0] for ours, _ in self.pairs):
+            drifts = [row["score_drift"] for row in self.rows if row["score_drift"] is not None]
+            found.append(_output_row(*self.scores, "scores", np.array(drifts), "", len(drifts)))
+        for ours, theirs in self.pairs:
+            errors, part = self.errors[ours].summary()
+            for row, error in zip(self.rows, errors, strict=True):
+                row.setdefault("outputs", {})[ours] = float(error)
+            node = self.sides[1].sorted_by(theirs) or self.sides[0].sorted_by(ours)
+            found.append(
+                _output_row(ours, theirs, "values", errors, part, len(errors)) | ({"sorted": node} if node else {})
+            )
+        return found
+
+
+def paired_outputs(reference: Side, candidate: Side) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
+    """(pairs of outputs to be compared by their values, what cannot be compared and why).
+
+    Of the same name, else of the same shape, in the order of the files. The scores are one of them only where they are
+    no vector of classes.
+    """
+    scores = reference.scores.output.name, candidate.scores.output.name
+    left = [[n for n in side.outputs if n != name] for side, name in zip((reference, candidate), scores, strict=True)]
+    pairs = [scores] if reference.scores.doubt else []
+    for alike in (
+        lambda a, b: a == b,
+        lambda a, b: reference.graph[a].shape == candidate.graph[b].shape,
+    ):
+        for ours in list(left[0]):
+            theirs = next((n for n in left[1] if alike(ours, n)), None)
+            if theirs is not None:
+                pairs.append((ours, theirs))
+                left[0].remove(ours)
+                left[1].remove(theirs)
+    rest = []
+    for kind, side, names in (("reference", reference, left[0]), ("candidate", candidate, left[1])):
+        rest += [{"output": n, "side": kind, "why": "the other side has none like it"} for n in names]
+        others = side.other_outputs.items()
+        rest += [{"output": n, "side": kind, "why": why} for n, why in others if n != side.scores.output.name]
+    return pairs, rest
+
+
+def doubtful(matches: Sequence[Match], ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> bool:
+    """Whether a layer is unlike its namesake on a picture."""
+    for match in matches:
+        a, b = ours[match.reference], theirs[match.candidate]
+        if a.size != b.size or cosine_of(a.astype(np.float64), b.astype(np.float64)) < POOR:
+            return True
+    return False
+
+
+def _output_row(ours: str, theirs: str, kind: str, errors: np.ndarray, part: str, count: int) -> dict[str, Any]:
+    mean = float(errors.mean()) if count else None
+    return {
+        "output": ours,
+        "candidate": theirs,
+        "kind": kind,
+        "part": part,
+        "pictures": count,
+        "error_mean": mean,
+        "error_max": float(errors.max()) if count else None,
+        "sqnr_db": None if mean is None else 200.0 if mean <= 1e-10 else float(-20 * np.log10(mean)),
+    }
+
 
 def _outputs(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    labels = [r["agree"] for r in rows if r["agree"] is not None]
+    drifts = [r["score_drift"] for r in rows if r["score_drift"] is not None]
     result: dict[str, Any] = {
-        "label_agreement": float(np.mean([r["agree"] for r in rows])),
-        "score_drift_mean": float(np.mean([r["score_drift"] for r in rows])),
-        "score_drift_max": float(max(r["score_drift"] for r in rows)),
+        "judged": len(drifts),
+        "label_agreement": float(np.mean(labels)) if labels else None,
+        "score_drift_mean": float(np.mean(drifts)) if drifts else None,
+        "score_drift_max": float(max(drifts)) if drifts else None,
     }
     known = [r["right"] for r in rows if "right" in r]
     if known:

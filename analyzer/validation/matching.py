@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from analyzer.graph import Graph, Value
+from analyzer.graph import Graph
+from analyzer.graph.through import dequantized
 from analyzer.validation.metrics import cosine_of
 
 # What quantisers, converters and exporters add to a name.
 _DECORATION = re.compile(
     r"(_DequantizeLinear_Output|_QuantizeLinear_Output|_QuantizeLinear_Input|_dequantized?|_cast_\d+|_cast|_fp(16|32)|:0)+$"
 )
+POOR, SURE = 0.9, 0.99  # cosines below which a match by name is doubted, and above which another one convinces
 ALIKE = 0.6  # the lowest cosine at which two layers of the same shape are taken for one
 
 
@@ -33,36 +36,21 @@ def match_by_name(reference: Sequence[str], candidate: Graph) -> list[Match]:
     A layer that the candidate quantises is looked at behind its DequantizeLinear: reading it before would turn the
     integer kernels back to floating point.
     """
-    plain = {_undecorated(n): n for n, v in reversed(list(candidate.values.items())) if v.inputs}
+    plain = {undecorated(n): n for n, v in reversed(list(candidate.values.items())) if v.inputs}
     found = []
     for name in reference:
         if name in candidate and candidate[name].inputs:
-            behind = dequantized(candidate, candidate[name])
+            behind = dequantized(candidate[name])
             if behind is None:
                 found.append(Match(name, name, "name"))
             else:
                 found.append(Match(name, behind.name, "name, dequantised"))
-        elif _undecorated(name) in plain:
-            value = candidate[plain[_undecorated(name)]]
-            value = dequantized(candidate, value) or value
+        elif undecorated(name) in plain:
+            value = candidate[plain[undecorated(name)]]
+            value = dequantized(value) or value
             if value.dtype is None or np.dtype(value.dtype).kind not in "iu":
                 found.append(Match(name, value.name, "name alike"))
     return found
-
-
-def dequantized(graph: Graph, value: Value) -> Value | None:
-    """The tensor that the rest of the graph reads in place of `value` where it is quantised and dequantised again.
-
-    Of a quantised `value` itself, as fused integer operators give it, what it is dequantised to.
-    """
-    for node in graph.consumers(value):
-        if node.op == "DequantizeLinear" and node.inputs[0] is value:
-            return node.outputs[0]
-        if node.op == "QuantizeLinear":
-            for following in graph.consumers(node.outputs[0]):
-                if following.op == "DequantizeLinear":
-                    return following.outputs[0]
-    return None
 
 
 def match_by_activations(
@@ -103,5 +91,42 @@ def match_by_activations(
     return found[::-1]
 
 
-def _undecorated(name: str) -> str:
+def without_shifted_names(
+    matches: Sequence[Match],
+    reference: Mapping[str, np.ndarray],
+    candidate: Mapping[str, np.ndarray],
+    reference_shapes: Mapping[str, tuple[int, ...]],
+    candidate_shapes: Mapping[str, tuple[int, ...]],
+) -> list[Match]:
+    """The matches by name, unless automatic names have shifted: then those by activations come first.
+
+    Names have shifted where a layer is unlike its namesake, and nearly equal to a layer whose own namesake is another.
+
+    Args:
+        reference, candidate: activations of one picture, of all layers.
+    """
+
+    def cosine(match: Match) -> float:
+        a, b = reference[match.reference], candidate[match.candidate]
+        same = math.prod(reference_shapes[match.reference]) == math.prod(candidate_shapes[match.candidate])
+        return cosine_of(a.astype(np.float64), b.astype(np.float64)) if same and a.size == b.size else 0.0
+
+    by_name = {m.reference: (m, cosine(m)) for m in matches}
+    taken = {m.candidate for m, value in by_name.values() if value >= SURE}
+    found = match_by_activations(reference, candidate, reference_shapes, candidate_shapes)
+    shifted = [
+        m
+        for m in found
+        if m.reference in by_name
+        and by_name[m.reference][1] < POOR
+        and m.candidate not in taken | {by_name[m.reference][0].candidate}
+        and cosine(m) >= SURE
+    ]
+    if not shifted:
+        return list(matches)
+    known = {m.reference for m in found}, {m.candidate for m in found}
+    return [*found, *(m for m in matches if m.reference not in known[0] and m.candidate not in known[1])]
+
+
+def undecorated(name: str) -> str:
     return _DECORATION.sub("", name)

@@ -11,15 +11,19 @@ import numpy as np
 
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import Taps, channels_first
-from analyzer.attribution.targets import Scores, find_scores
+from analyzer.attribution.finite import find_origins
+from analyzer.attribution.targets import Scores, class_scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
-from analyzer.graph.query import Layout, default_layer, feature_maps, image_input, layouts
-from analyzer.runtime import Session, kernels, plan_difference, runtime_version
+from analyzer.graph.query import Layout, ancestors, default_layer, feature_maps, image_input, layouts, quantisation
+from analyzer.graph.through import readers
+from analyzer.runtime import Session, kernels, plan_difference
 from analyzer.store import Store, key_of, packed, unpacked
 
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
 
+FLOATS = frozenset({"float16", "float32", "float64"})
+SORTING = frozenset({"TopK", "NonMaxSuppression"})  # they order rows by what a picture holds
 SAMPLE = 1 << 14  # elements of a layer that a store keeps
 _SHAPES = "shapes of all"  # beside the layers in the store
 
@@ -30,7 +34,8 @@ class Side:
     Args:
         model: path, bytes or ModelProto.
         shape: of one picture as the model takes it, (1, …).
-        store: where results are kept and looked up; layers are then a sample of their elements.
+        store: where results are kept and looked up; layers are then a sample of their elements. Results are of this
+            environment, or of that in which `record` ran.
         provider, options: as for `Explainer`.
     """
 
@@ -42,6 +47,7 @@ class Side:
         self.store = store
         self.name = str(self.explainer.loaded.path or self.explainer.loaded.name)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._scored: str | None = None
         self._wanted: list[str] = []
         self._taps: Taps | None = None
 
@@ -59,7 +65,31 @@ class Side:
 
     @cached_property
     def scores(self) -> Scores:
-        return find_scores(self.graph)
+        return find_scores(self.graph, self._scored)
+
+    def score_by(self, output: str) -> None:
+        """Take the scores from that output, if it can hold them and nothing has been asked for yet."""
+        if output in self.outputs and output != self.scores.output.name:
+            self._scored = output
+            for name in ("scores", "layer", "layers", "rectified", "plain"):
+                self.__dict__.pop(name, None)
+
+    @cached_property
+    def outputs(self) -> dict[str, tuple[float, float]]:
+        """{output that holds real numbers: (zero point, scale) that make them}, the file's own order."""
+        found = {v.name: (quantisation(self.graph, v), v.dtype) for v in self.graph.outputs}
+        return {n: q for n, (q, dtype) in found.items() if q != (0.0, 1.0) or str(dtype) in FLOATS}
+
+    @property
+    def other_outputs(self) -> dict[str, str]:
+        """{output that cannot be compared: what it holds}"""
+        return {v.name: f"it holds {v.dtype or 'no tensor'}" for v in self.graph.outputs if v.name not in self.outputs}
+
+    def sorted_by(self, output: str) -> str:
+        """The node that orders an output's rows by what it found (TopK, NonMaxSuppression), "" where none does."""
+        needed = ancestors(self.graph, [output])
+        nodes = [n for n in self.graph.forward_nodes() if n.op in SORTING and any(o.name in needed for o in n.outputs)]
+        return str(nodes[0].name or nodes[0].op) if nodes else ""
 
     @cached_property
     def layer(self) -> str:
@@ -81,16 +111,22 @@ class Side:
     def rectified(self) -> list[str]:
         """The feature maps that only a Relu reads, which `layers` leaves out."""
         maps = feature_maps(self.graph, self.scores.logits)
-        return [m.name for m in maps if [n.op for n in self.graph.consumers(m.value)] == ["Relu"]]
+        return [m.name for m in maps if [n.op for n in readers(m.value)] == ["Relu"]]
 
     def _is_fused(self, value: Value) -> bool:
-        readers = self.graph.consumers(value)
-        return len(readers) == 1 and readers[0].op in FUSED
+        following = readers(value)
+        return len(following) == 1 and following[0].op in FUSED
 
     @cached_property
     def plain(self) -> Session:
         """The model as it is, nothing tapped."""
-        return Session(self._fresh(), self.explainer.provider, outputs=[self.scores.output.name], **self.options)
+        return Session(self._fresh(), self.explainer.provider, outputs=list(self._read), **self.options)
+
+    @property
+    def _read(self) -> dict[str, tuple[float, float]]:
+        """`outputs`, the scores first; they may be integers without a scale."""
+        scores = self.scores.output.name
+        return {scores: quantisation(self.graph, self.scores.output)} | self.outputs
 
     @property
     def options(self) -> dict[str, Any]:
@@ -103,23 +139,41 @@ class Side:
     # ---- What is known of a picture ----
 
     def output(self, array: np.ndarray) -> np.ndarray:
-        """The scores of one picture, (classes,), as the model gives them; quantised ones as what they stand for."""
-        name = self.scores.output.name
-        found = self._kept(lambda: {name: self.plain.run({self.input: array}, [name])[name]}, "output", array)
-        zero, scale = self._quantised
-        return (np.asarray(found[name], np.float64).ravel() - zero) * scale
+        """All numbers of the scores of one picture, flat, as the model gives them; quantised ones as what they mean."""
+        return self.all_outputs(array)[self.scores.output.name].ravel()
 
-    @cached_property
-    def _quantised(self) -> tuple[float, float]:
-        """Zero point and scale of the scores; 0 and 1 where they are not quantised as a whole."""
-        node = self.graph.producer(self.scores.output)
-        if node is None or node.op != "QuantizeLinear" or node.domain:
-            return 0.0, 1.0
-        known = [self.graph.constant(i) for i in node.inputs[1:] if i.name]
-        if not known or any(k is None or k.size != 1 for k in known):
-            return 0.0, 1.0
-        scale, *zero = (float(k.item()) for k in known if k is not None)
-        return (zero[0] if zero else 0.0), scale
+    def classes(self, array: np.ndarray) -> np.ndarray:
+        """The score of every class, (classes,): `output`, by its means over space for a segmenter."""
+        return self.classes_of(self.all_outputs(array)[self.scores.output.name])
+
+    def classes_of(self, scores: np.ndarray) -> np.ndarray:
+        return class_scores(self.scores, scores, 1).ravel()
+
+    def all_outputs(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """Every output that holds real numbers, quantised ones as what they mean, float64."""
+        session = (self.explainer.deployed if self.explainer.quantised else None) or self.plain
+        found = self._kept(lambda: session.run({self.input: array}, list(self._read)), "outputs", array)
+        return {n: (np.asarray(found[n], np.float64) - zero) * scale for n, (zero, scale) in self._read.items()}
+
+    def squashed(self, scores: np.ndarray, how: str) -> np.ndarray:
+        """Scores after a Softmax, LogSoftmax or Sigmoid that only the other side's file ends with."""
+        if how in ("Sigmoid", "HardSigmoid"):
+            return np.asarray(1 / (1 + np.exp(-np.clip(scores, -700, 700))))
+        layout = self._layouts.get(self.scores.output.name)
+        axis = layout.channel if self.scores.space and layout is not None else -1
+        shifted = scores - scores.max(axis=axis, keepdims=True)
+        total = np.exp(shifted).sum(axis=axis, keepdims=True)
+        return np.asarray(np.exp(shifted) / total if how == "Softmax" else shifted - np.log(total))
+
+    def why_not_finite(self, array: np.ndarray, layer: str = "") -> str:
+        """Where NaN or ∞ first appears for a picture, followed back from the outputs and `layer`; "" where nowhere."""
+
+        def searched() -> dict[str, np.ndarray]:
+            feeds = self.explainer._feeds(array)
+            origin = find_origins(self.explainer, feeds, [0], [layer] if layer else [])[0]
+            return {"origin": packed(str(origin or ""))}
+
+        return str(unpacked(self._kept(searched, "origin", layer, array)["origin"]))
 
     def labels(self, scores: np.ndarray) -> list[int]:
         """The top class, or for a sigmoid's scores every class above ½."""
@@ -138,7 +192,7 @@ class Side:
             found = self.explainer.explain(array, method, target, layer)
             return {"heatmap": found.heatmap[0], "diagnosis": packed(found.diagnosis[0])}
 
-        found = self._kept(explained, "heatmap", method, target, layer, array)
+        found = self._kept(explained, "heatmap, 2", method, target, layer, array)
         return found["heatmap"], unpacked(found["diagnosis"])
 
     def record(self, array: np.ndarray, methods: Sequence[str]) -> dict[str, str]:
@@ -147,10 +201,16 @@ class Side:
         Returns:
             {method: why it is not available}.
         """
+        if self.store and self._recorded != self.explainer.environment:
+            self.store.put(self._record, {"environment": packed(self.explainer.environment)})
+            del self._recorded
+        _ = self.receipt
         self.tap([*self.layers, *self.rectified])
         self.features(array)
         self.plan()
-        top = int(self.output(array).argmax())
+        top = int(self.classes(array).argmax())
+        if not all(np.isfinite(values).all() for values in self.all_outputs(array).values()):
+            self.why_not_finite(array)
         missing = {}
         for method in methods:
             try:
@@ -185,11 +245,11 @@ class Side:
     def _measured(self, array: np.ndarray) -> dict[str, np.ndarray]:
         if self._taps is None:
             self._taps = Taps(self._fresh(), self._wanted, self.explainer.provider, **self.options)
-        found = {n: self._channels_first(n, a) for n, a in self._taps.run({self.input: array}).items()}
+        found = {n: self.channels_first(n, a) for n, a in self._taps.run({self.input: array}).items()}
         self.shapes = {name: a.shape for name, a in found.items()}
         return found
 
-    def _channels_first(self, name: str, array: np.ndarray) -> np.ndarray:
+    def channels_first(self, name: str, array: np.ndarray) -> np.ndarray:
         layout = self._layouts.get(name)
         return channels_first(array, layout) if layout is not None and layout.is_map else array
 
@@ -198,7 +258,7 @@ class Side:
     def plan(self) -> dict[str, Any]:
         """How the kernels with the chosen taps differ from those without; see `runtime.plan_difference`.
 
-        With a store, of the taps that the first run over it had.
+        Of a recorded side, those of all its layers.
         """
 
         def plans() -> dict[str, np.ndarray]:
@@ -210,31 +270,44 @@ class Side:
             found = kernels(tapped, self.explainer.provider, names, **self.options)
             return {"plan": packed(plan_difference(plain, found))}
 
-        return dict(unpacked(self._kept(plans, "plan")["plan"]))
+        taps = [] if self._recorded else [self._wanted]
+        return dict(unpacked(self._kept(plans, "plan", *taps)["plan"]))
 
     @cached_property
     def receipt(self) -> dict[str, Any]:
         """Where its results are from: provider, float nodes that fell to the CPU, runtime, machine, Python."""
 
         def made() -> dict[str, np.ndarray]:
-            return {"receipt": packed(self._here() | {"fell to the CPU": self.plain.fallbacks})}
+            deployed = self.explainer.quantised and self.explainer.deployed is not None
+            scores = "the file as it is, bit for bit" if deployed else "the rewritten model"
+            here = {"python": platform.python_version(), "fell to the CPU": self.plain.fallbacks, "scores": scores}
+            return {"receipt": packed(self.explainer.environment | here)}
 
-        found = made() if self.store is None else self.store.kept(self._key("receipt"), made)
-        return dict(unpacked(found["receipt"]))
+        return dict(unpacked(self._kept(made, "receipt")["receipt"]))
 
-    def _here(self) -> dict[str, Any]:
-        return {
-            "provider": self.plain.provider,
-            "onnxruntime": runtime_version(),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-        }
+    @property
+    def about(self) -> dict[str, str]:
+        """Which model it is: the hash of its file, and of all its bytes where there are others."""
+        loaded = self.explainer.loaded
+        return {"model": self.name, "sha256": loaded.sha256, "identity": loaded.identity}
 
     # ---- The store ----
 
+    @cached_property
+    def _record(self) -> str:
+        """The key under which `record` says where it ran: a machine may use what another one recorded."""
+        asked = [self.explainer.provider, sorted(self.options.items())]
+        return key_of("record", self.explainer.loaded.identity, asked, list(self.shape))
+
+    @cached_property
+    def _recorded(self) -> dict[str, Any] | None:
+        """The environment of the record in the store; None where there is none."""
+        found = self.store.get(self._record) if self.store else None
+        return None if found is None else dict(unpacked(found["environment"]))
+
     def _key(self, *what: Any) -> str:
-        settings = [self.explainer.provider, self.options.get("level", "all")]
-        return key_of(self.explainer.loaded.sha256, settings, list(self.shape), *what)
+        where = self._recorded or self.explainer.environment
+        return key_of(self.explainer.loaded.identity, where, list(self.shape), *what)
 
     def _kept(self, make: Callable[[], Mapping[str, np.ndarray]], *what: Any) -> Mapping[str, np.ndarray]:
         if self.store is None:
@@ -242,17 +315,17 @@ class Side:
         return self.store.kept(self._key(*what), lambda: self._run(make))
 
     def _run(self, make: Callable[[], Any]) -> Any:
-        """What `make` gives, unless the store's other results are of another runtime.
+        """What `make` gives, unless the record in the store is of another environment.
 
         Raises:
             InputError: they are.
         """
-        known = {k: v for k, v in self.receipt.items() if k != "fell to the CPU"}
-        here = self._here()
-        if known != here:
-            words = [f"{k} {known[k]} there, {here[k]} here" for k in here if known[k] != here[k]]
+        known, here = self._recorded, self.explainer.environment
+        if known and known != here:
+            words = [f"{k} {known.get(k)} there, {here[k]} here" for k in here if known.get(k) != here[k]]
             raise InputError(
-                f"{self.name}: the store holds results of this model from elsewhere, but not all ({'; '.join(words)})",
+                f"{self.name}: the store holds a record of this model from elsewhere, but not all of it "
+                f"({'; '.join(words)})",
                 "record the same pictures there, or use another --store",
             )
         return make()

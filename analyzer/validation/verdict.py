@@ -10,6 +10,8 @@ from typing import Any
 
 from analyzer.errors import InputError, suggest
 
+EQUAL_DB = 60.0  # signal over noise from which two layers hold the same but for rounding
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -21,6 +23,7 @@ class Thresholds:
         feature_cosine: least mean cosine of a layer's activations.
         evidence_correlation: least median rank correlation of the class maps.
         evidence_iou: least median overlap of the highest fifth of the class maps.
+        output_error: largest mean relative error of an output that is no vector of classes.
         weight_error: largest relative difference of a weight.
         saturated: largest share of a quantised layer beyond its range.
     """
@@ -30,6 +33,7 @@ class Thresholds:
     feature_cosine: float = 0.95
     evidence_correlation: float = 0.8
     evidence_iou: float = 0.6
+    output_error: float = 0.15
     weight_error: float = 0.05
     saturated: float = 0.002
 
@@ -54,7 +58,7 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            content = tomllib.loads(Path(path).read_text())
+            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{path}: cannot be read as TOML: {error}") from None
         values = dict(content.get("thresholds", content))
@@ -70,14 +74,36 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
 
 def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     """What a comparison's report finds, the causes first."""
-    findings = [*_inputs(report), *_weights(report, limits), *_layers(report, limits)]
+    findings = [*_not_finite(report), *_inputs(report), *_weights(report, limits), *_layers(report, limits)]
     findings += [*_outputs(report, limits), *_evidence(report, limits)]
     return findings
 
 
 def _inputs(report: Mapping[str, Any]) -> list[Finding]:
+    """Different tensors are none if all layers are equal: what differs is done inside one of the files."""
     different = report.get("input")
-    return [Finding("input-differs", different["kind"], 1.0, 0.0, different["words"])] if different else []
+    if not different or (report["layers"] and all(row["sqnr_db"] >= EQUAL_DB for row in report["layers"])):
+        return []
+    return [Finding("input-differs", different["kind"], 1.0, 0.0, different["words"])]
+
+
+def _not_finite(report: Mapping[str, Any]) -> list[Finding]:
+    """What is NaN or ∞ on one side only; or on both, where no picture is left to judge."""
+    rows, count = report.get("not_finite", []), report["pictures"]
+    found = []
+    for side in ("candidate", "reference"):
+        own = [row for row in rows if row["side"] == side]
+        if own:
+            where, other = own[0]["where"], "reference" if side == "candidate" else "candidate"
+            words = f"{where}: the {side} is not finite on {len(own)} of {count} pictures where the {other} is"
+            words += f" ({', '.join(row['picture'] for row in own[:3])}{' …' if len(own) > 3 else ''})"
+            words += f": {own[0]['why']}" if own[0]["why"] else ""
+            found.append(Finding("not-finite", where, len(own) / count, 0.0, words))
+    both = [row for row in rows if row["side"] == "both"]
+    if both and not found and not report["outputs"].get("judged", count):
+        words = f"both sides are not finite on every picture, so no scores were compared: {both[0]['why']}"
+        found.append(Finding("not-finite", both[0]["where"], 1.0, 0.0, words))
+    return found
 
 
 def _weights(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
@@ -91,7 +117,7 @@ def _weights(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
             + (f": {row['words']}" if row["words"] else ""),
         )
         for row in report["weights"]
-        if row["relative_error"] > limits.weight_error
+        if row["relative_error"] > limits.weight_error and (row.get("sqnr_db") or 0.0) < EQUAL_DB
     ]
 
 
@@ -104,7 +130,11 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     diverged = [r for r in report["layers"] if r["cosine"] < limits.feature_cosine or not r["finite"]]
     if diverged:
         first = diverged[0]
-        kind = "not finite" if not first["finite"] else f"cosine {first['cosine']:.3f}, SQNR {first['sqnr_db']:.1f} dB"
+        kind = (
+            "not finite on one side"
+            if not first["finite"]
+            else f"cosine {first['cosine']:.3f}, SQNR {first['sqnr_db']:.1f} dB"
+        )
         words = f"first divergence at {first['layer']} ({kind}); {len(diverged)} layers diverge"
         found.append(Finding("features-diverge", first["layer"], first["cosine"], limits.feature_cosine, words))
     return found
@@ -112,10 +142,18 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
 
 def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     outputs, found = report["outputs"], []
-    if outputs["label_agreement"] < limits.label_agreement:
-        words = f"labels agree on {outputs['label_agreement']:.1%} of {report['pictures']} pictures"
+    for row in report.get("compared", ()):  # missing in early saved reports
+        if row["kind"] == "values" and row["error_mean"] > limits.output_error and not row.get("sorted"):
+            size = f"{row['error_mean']:.1%}" if row["error_mean"] < 10 else f"{row['error_mean']:.0f} times"
+            words = f"the output {row['output']!r} differs by {size} of its size on average"
+            words += f", most in {row['part']}" if row["part"] else ""
+            found.append(Finding("outputs-differ", row["output"], row["error_mean"], limits.output_error, words))
+    if outputs["label_agreement"] is not None and outputs["label_agreement"] < limits.label_agreement:
+        words = (
+            f"labels agree on {outputs['label_agreement']:.1%} of {outputs.get('judged', report['pictures'])} pictures"
+        )
         found.append(Finding("labels-differ", "", outputs["label_agreement"], limits.label_agreement, words))
-    if outputs["score_drift_mean"] > limits.score_drift:
+    if outputs["score_drift_mean"] is not None and outputs["score_drift_mean"] > limits.score_drift:
         words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest on average"
         found.append(Finding("scores-drift", "", outputs["score_drift_mean"], limits.score_drift, words))
     return found

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from analyzer.graph import Graph
-from analyzer.validation.matching import match_by_activations
+from analyzer.graph.through import constant
+from analyzer.validation.matching import match_by_activations, undecorated
 
 SUFFIXES = ("", "_DequantizeLinear_Output", "_dequantized")
 
 
-def weight_differences(reference: Graph, candidate: Graph) -> list[dict[str, Any]]:
+def weight_differences(
+    reference: Graph, candidate: Graph, layers: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     """‖W − W′‖ / ‖W‖ of every weight of the reference and its twin in the candidate, dequantised where quantised.
 
-    Twins have the same name; those left over are matched by their values, in the order of both graphs. Where only one
-    of the files has BatchNormalization nodes, factors per output channel are fitted away first: they are folded there.
+    Twins lead to the same layer: there they have the same name, or nearly the same values in the order of both graphs,
+    or are the only ones of their shape. Names alone mean nothing: exporters number them. Where only one of the files
+    has BatchNormalization nodes, factors per output channel are fitted away first: they are folded there.
+
+    Args:
+        layers: {tensor of the reference: its twin}, in the order of the graph.
 
     Returns:
-        {"weight", "node", "rule", "relative_error", "words"} per weight, the largest first; equal ones are left out.
+        {"weight", "node", "layer", "rule", "relative_error", "words"} per weight, the largest first; equal ones are
+        left out. `layer` is the nearest of `layers` after the weight, "" where there is none.
     """
+    layers = layers or {}
     ours, theirs = _weights(reference), _weights(candidate)
-    pairs = {}
-    for name, array in ours.items():
-        twin = next((name + s for s in SUFFIXES if name + s in theirs), None)
-        if twin is not None and theirs[twin].shape == array.shape:
-            pairs[name] = (twin, "name")
+    places = _nearest(reference, list(layers)), _nearest(candidate, list(layers.values()))
+    pairs: dict[str, tuple[str, str]] = {}
+    for place in sorted(set(places[0].values()) | {len(layers)}):
+        sides = [
+            {n: a for n, a in weights.items() if at.get(n, len(layers)) == place}
+            for weights, at in zip((ours, theirs), places, strict=True)
+        ]
+        pairs |= _twins(*sides)
     used = {twin for twin, _ in pairs.values()}
     left = [{n: a for n, a in side.items() if n not in known} for side, known in ((ours, pairs), (theirs, used))]
     pairs |= {m.reference: (m.candidate, "values") for m in match_by_activations(left[0], left[1])}
+    names = [*layers, ""]
     folded = _normalizations(reference) != _normalizations(candidate)
     found = []
     for name, (twin, rule) in pairs.items():
@@ -41,12 +55,47 @@ def weight_differences(reference: Graph, candidate: Graph) -> list[dict[str, Any
                 {
                     "weight": name,
                     "node": users[0].name if users else "",
+                    "layer": names[places[0].get(name, -1)],
                     "rule": rule,
                     "relative_error": error,
                     "words": _permuted(a, b) if error > 0.1 else "",
                 }
             )
     return sorted(found, key=lambda row: (-row["relative_error"], row["weight"]))
+
+
+def _twins(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
+    """{weight: (its twin, the rule)} among the weights that lead to one layer."""
+    plain = {undecorated(name): name for name in reversed(list(theirs))}
+    pairs = {}
+    for name, array in ours.items():
+        twin = next((t for s in SUFFIXES if (t := name + s) in theirs), plain.get(undecorated(name)))
+        if twin is not None and theirs[twin].shape == array.shape:
+            pairs[name] = (twin, "name")
+    used = {twin for twin, _ in pairs.values()}
+    left = {n: a for n, a in ours.items() if n not in pairs}
+    others = {n: a for n, a in theirs.items() if n not in used}
+    pairs |= {m.reference: (m.candidate, "values") for m in match_by_activations(left, others)}
+    used = {twin for twin, _ in pairs.values()}
+    for name in [n for n in left if n not in pairs]:
+        same = [[n for n, a in side.items() if a.shape == left[name].shape] for side in (left, others)]
+        alone, twins = ([n for n in names if n not in taken] for names, taken in zip(same, (pairs, used), strict=True))
+        if len(alone) == len(twins) == 1:
+            pairs[name] = (twins[0], "place")
+    return pairs
+
+
+def _nearest(graph: Graph, layers: Sequence[str]) -> dict[str, int]:
+    """{tensor: the number of the first of `layers` that it leads to}; those that lead to none are left out."""
+    number = {name: at for at, name in enumerate(layers)}
+    found: dict[str, int] = {}
+    for node in reversed(list(graph.forward_nodes())):
+        ahead = [number.get(o.name, found.get(o.name)) for o in node.outputs if o.name]
+        nearest = min((at for at in ahead if at is not None), default=None)
+        if nearest is not None:
+            for value in node.inputs:
+                found[value.name] = min(nearest, found.get(value.name, nearest))
+    return found
 
 
 def _weights(graph: Graph) -> dict[str, np.ndarray]:
@@ -56,19 +105,10 @@ def _weights(graph: Graph) -> dict[str, np.ndarray]:
     for node in graph.forward_nodes():
         for value in node.inputs if node.op not in ("DequantizeLinear", "Cast") else ():
             if value.name and value.name not in found and value.name not in given:
-                array = _read(graph, value)
+                array = constant(graph, value)
                 if array is not None and array.dtype.kind == "f" and array.ndim >= 2:
                     found[value.name] = array
     return found
-
-
-def _read(graph: Graph, value: Any) -> np.ndarray | None:
-    node = graph.producer(value)
-    if node is not None and node.op == "DequantizeLinear":
-        return _dequantized(graph, node)
-    if node is not None and node.op == "Cast":
-        return _array(graph, node.inputs[0])
-    return _array(graph, value)
 
 
 def _normalizations(graph: Graph) -> bool:
@@ -85,23 +125,6 @@ def _rescaled(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     rows, others = a.reshape(len(a), -1), b.reshape(len(b), -1)
     factors = (rows * others).sum(1) / np.maximum((rows * rows).sum(1), 1e-300)
     return (rows * factors[:, None]).reshape(a.shape)
-
-
-def _array(graph: Graph, value: Any) -> np.ndarray | None:
-    return graph.weights[value.name] if value.name in graph.weights else graph.constant(value)
-
-
-def _dequantized(graph: Graph, node: Any) -> np.ndarray | None:
-    """(q − z) s of a DequantizeLinear over a weight, per tensor or per axis."""
-    q, scale = (_array(graph, v) for v in node.inputs[:2])
-    zero = _array(graph, node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else np.zeros(())
-    if q is None or scale is None or zero is None or node.attrs.get("block_size"):
-        return None
-    wide = [1] * q.ndim
-    if scale.size > 1:
-        wide[node.attrs.get("axis", 1)] = -1
-    spread = [x.astype(np.float64).reshape(wide if x.size > 1 else [1] * q.ndim) for x in (zero, scale)]
-    return ((q.astype(np.float64) - spread[0]) * spread[1]).astype(np.float32)
 
 
 def _permuted(a: np.ndarray, b: np.ndarray) -> str:

@@ -32,7 +32,12 @@ SAMPLES = [
     Sample("Slice", (X, ints(0, 1, 2), ints(2, 4, 6)), note="all axes"),
     *(Sample("Pad", (X, p, np.array(0.3)), types=ALL, note=f"constant {i}") for i, p in enumerate(PADS)),
     Sample("Pad", (X, ints(0, 1, 0, 0, -2, 3), None), wrt=(0,), note="crop"),
-    Sample("Pad", (X, ints(2, 1), None, ints(2)), wrt=(0,), constant=(3,), note="axes"),
+    Sample("Pad", (X, ints(2, 1), None, ints(2)), wrt=(0,), note="axes"),
+    Sample("Pad", (X, ints(2, 0, 1, 3), np.array(0.3), ints(-1, 0)), note="axes out of order"),
+    *(
+        Sample("Pad", (X, ints(2, 0, 1, 2), None, ints(-1, 0)), {"mode": m}, wrt=(0,), note=f"{m} axes")
+        for m in ("reflect", "edge", "wrap")
+    ),
     *(
         Sample("Pad", (X, p, None), {"mode": m}, wrt=(0,), note=f"{m} {i}")
         for m in ("reflect", "edge", "wrap")

@@ -40,7 +40,7 @@ def _cotangents(op: Builder, pairs: Sequence[tuple[Value, Cotangent]]) -> dict[s
 # ---- If ----
 
 
-@vjp("If")
+@vjp("If", pole=True)
 def if_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]:
     """y = then(x) if c, else other(x)   ⇒   x̄ = thenᵀ(ȳ) if c, else otherᵀ(ȳ); x what the branches capture"""
     wanted = _wanted(node)
@@ -91,7 +91,7 @@ class Steps:
     attrs: dict[str, Any] = field(default_factory=dict)
 
 
-@vjp("Loop")
+@vjp("Loop", pole=True)
 def loop_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]:
     """vₜ₊₁, zₜ = body(vₜ; x)   ⇒   v̄ₜ, x̄ₜ = bodyᵀ(v̄ₜ₊₁, z̄ₜ) from the last step to the first, x̄ = Σₜ x̄ₜ"""
     states = node.node.inputs[2:]
@@ -105,7 +105,7 @@ def loop_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...
     return (None, None, *_reversed_steps(op, steps, cts[: len(states)]))
 
 
-@vjp("Scan", since=9)
+@vjp("Scan", since=9, pole=True)
 def scan_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]:
     """vₜ₊₁, zₜ = body(vₜ, uₜ; x)   ⇒   v̄ₜ, ūₜ, x̄ₜ = bodyᵀ(v̄ₜ₊₁, z̄ₜ) from the last step to the first, x̄ = Σₜ x̄ₜ"""
     read = node.attr("num_scan_inputs")

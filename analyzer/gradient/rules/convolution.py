@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.rules.elementwise import confined
 
 # I and O k k of a Conv from which on its phases are quicker than a ConvTranspose
 BLOCKS, WIDE = 32, 128 * 9
@@ -94,9 +96,9 @@ def input_bar(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) 
                 return _conv(op, node, ct, _turned(op, w, weights, group), group, pads, windows.dilations)
         if set(windows.kernel) == {1} and not any(windows.pads):
             small = _conv(op, node, ct, _turned(op, w, weights, group), group)
-            return _on_grid(op, small, windows, node.x)
+            return _on_grid(op, node, small, windows)
         if group == weights.shape[0] and weights.shape[1] == 1:
-            laid, around = gapped(op, ct, windows.strides), _pads_over_gaps(op, node, ct, windows)
+            laid, around = gapped(op, node, ct, windows.strides), _pads_over_gaps(op, node, ct, windows)
             if laid is not None and around is not None:
                 return _conv(op, node, laid, _turned(op, w, weights, group), group, around, windows.dilations)
         outputs, inputs = weights.shape[:2]
@@ -179,21 +181,21 @@ def _turned(op: Builder, w: Value, weights: np.ndarray, group: int) -> Value:
     return op.constant(np.ascontiguousarray(turned), f"{w.name}/turned")
 
 
-def _on_grid(op: Builder, small: Value, windows: Windows, x: Value) -> Value:
+def _on_grid(op: Builder, node: Primal, small: Value, windows: Windows) -> Value:
     """The values at every `stride`-th place of x, zeros between."""
     extent = op.Mul(windows.sizes(small), op.value(windows.strides))
-    laid = gapped(op, small, windows.strides)
+    laid = gapped(op, node, small, windows.strides)
     if laid is None:
         axes = [3 + 2 * i for i in range(windows.rank)]
         pads = [0] * (2 + 2 * windows.rank) + [0, 0, *(v for s in windows.strides for v in (0, s - 1))]
         gaps = op.Pad(op.Unsqueeze(small, axes), pads, 0.0)
         laid = op.Reshape(gaps, op.Concat(op.shape(small, 0, 2), extent, axis=0))
-    return windows.place(laid, extent, x)
+    return windows.place(laid, extent, node.x)
 
 
-def gapped(op: Builder, value: Value, strides: list[int]) -> Value | None:
-    """(N, C, s h, s w): the values with s − 1 zeros behind each, s = 2; None where that is not quick to get."""
-    wide = repeated(op, value, strides)
+def gapped(op: Builder, node: Primal, value: Value, strides: list[int]) -> Value | None:
+    """(N, C, s h, s w): finite values with s − 1 zeros behind each, s = 2; None where that is not quick to get."""
+    wide = repeated(op, value, strides) if node.finite else None
     if strides != [2, 2] or wide is None or wide.shape is None or not all(isinstance(d, int) for d in wide.shape[2:]):
         return None
     mask = np.zeros((1, 1, *wide.shape[2:]), value.dtype)
@@ -304,5 +306,6 @@ def col2im_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     units = op.cast(op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0])), ct.dtype)
     kernel = op.Reshape(units, op.Concat(op.value([-1, 1]), block, axis=0))
     flat = op.Reshape(ct, op.Concat(op.value([-1, 1]), op.shape(ct, 2), axis=0))
-    windows = op.Conv(flat, kernel, strides=strides, dilations=dilations, pads=node.attr("pads") or [0] * 2 * rank)
+    attrs = {"strides": strides, "dilations": dilations, "pads": node.attr("pads") or [0] * 2 * rank}
+    windows = confined(op, node, flat, functools.partial(op.Conv, **attrs), kernel)
     return op.reshape_like(windows, node.x)

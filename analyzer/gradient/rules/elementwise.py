@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.rules.poles import divides_by_zero, is_of_zero, is_root_of_zero
 
 FLOAT32 = np.dtype(np.float32)
 LARGEST = float(np.finfo(np.float32).max)
@@ -17,9 +20,33 @@ def where(op: Builder, condition: Value, ct: Value) -> Value:
     return op.Where(condition, ct, 0.0)
 
 
-def masked(op: Builder, condition: Value, ct: Value) -> Value:
-    """ȳ ⊙ 1[condition], for a finite ȳ: a product is cheaper than a choice."""
-    return op.Mul(ct, op.cast(condition, ct.dtype))
+def masked(op: Builder, node: Primal, condition: Value, ct: Value) -> Value:
+    """ȳ where the condition holds, 0 elsewhere: by a product, which is cheaper, where ȳ is finite for certain."""
+    return op.Mul(ct, op.cast(condition, ct.dtype)) if node.finite else where(op, condition, ct)
+
+
+def masked_at_kinks(op: Builder, node: Primal, passes: Value, is_kink: Value, ct: Value) -> Value:
+    """ȳ where it passes, 0 elsewhere; a ȳ that is not finite does not pass at a kink, where 0 is as true."""
+    if node.finite:
+        return masked(op, node, passes, ct)
+    return where(op, op.And(passes, op.Or(op.Not(is_kink), is_finite(op, ct))), ct)
+
+
+def is_finite(op: Builder, value: Value) -> Value:
+    """Whether an element is neither infinite nor NaN."""
+    return op.Equal(op.Sub(value, value), 0.0)
+
+
+def confined(op: Builder, node: Primal, ct: Value, product: Callable[..., Value], *weights: Value) -> Value:
+    """product(ȳ, *weights), linear in each: NaN where a ȳ that is not finite has a weight, and nowhere else.
+
+    For weights among which are zeros: the product alone would make NaN of 0 · ∞ too.
+    """
+    if node.finite:
+        return product(ct, *weights)
+    finite = is_finite(op, ct)
+    reached = op.Greater(product(op.cast(op.Not(finite), ct.dtype), *(op.Abs(w) for w in weights)), 0.0)
+    return op.Where(reached, op.scalar(float("nan"), ct), product(where(op, finite, ct), *weights))
 
 
 def complement(op: Builder, share: Value) -> Value:
@@ -147,7 +174,7 @@ def _gelu_scale(node: Primal, x: Value, gate: Value) -> float | None:
     return float(factor.item()) if scaled.op == "Mul" else 1 / float(factor.item())
 
 
-@vjp("Div", since=7)
+@vjp("Div", since=7, pole=divides_by_zero)
 def div_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = a / b   ⇒   ā = ȳ / b, b̄ = −ȳ ⊙ y / b"""
     share = op.Div(ct, node.inputs[1])
@@ -161,7 +188,7 @@ def mod_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     return ct, op.Neg(op.Mul(ct, op.Div(op.Sub(a, node.y), b))) if node.needs(1) else None
 
 
-@vjp("Pow", since=7)
+@vjp("Pow", since=7, pole=is_root_of_zero)
 def pow_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = aᵇ   ⇒   ā = ȳ ⊙ b aᵇ⁻¹ (0 where b = 0), b̄ = ȳ ⊙ y log a (0 where a ≤ 0)"""
     a, b = node.inputs
@@ -180,7 +207,7 @@ def pow_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
         return a_bar, None
     is_positive = op.Greater(a, 0.0)
     log = op.Log(op.Where(is_positive, a, 1.0))
-    return a_bar, op.Mul(ct, op.Mul(node.y, log))
+    return a_bar, where(op, is_positive, op.Mul(ct, op.Mul(node.y, log)))
 
 
 @vjp("Sum", since=8)
@@ -200,12 +227,13 @@ def extremum_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = max(x₁, x₂, …) or min   ⇒   x̄ᵢ = ȳ ⊙ 1[xᵢ = y] / number of ties"""
     if len(node.inputs) == 1:
         return (ct,)
-    chosen = [op.cast(op.Equal(x, node.y), ct.dtype) for x in node.inputs]
-    ties = chosen[0]
+    y = node.outcome(op)
+    chosen = [op.Equal(x, y) for x in node.inputs]
+    ties = op.cast(chosen[0], ct.dtype)
     for other in chosen[1:]:
-        ties = op.Add(ties, other)
-    share = op.Div(ct, ties)
-    return tuple(op.Mul(share, mask) for mask in chosen)
+        ties = op.Add(ties, op.cast(other, ct.dtype))
+    share, is_tie = op.Div(ct, ties), op.Greater(ties, 1.0)
+    return tuple(masked_at_kinks(op, node, mask, is_tie, share) for mask in chosen)
 
 
 @vjp("Where", since=9)
@@ -231,7 +259,7 @@ def abs_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     return op.Mul(ct, op.Sign(node.x))
 
 
-@vjp("Reciprocal", since=6)
+@vjp("Reciprocal", since=6, pole=is_of_zero)
 def reciprocal_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = 1 / x   ⇒   x̄ = −ȳ ⊙ y²"""
     return op.Neg(op.Mul(ct, op.Mul(node.y, node.y)))
@@ -249,7 +277,7 @@ def exp_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     return op.Mul(ct, node.y)
 
 
-@vjp("Log", since=6)
+@vjp("Log", since=6, pole=is_of_zero)
 def log_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = log x   ⇒   x̄ = ȳ / x"""
     return op.Div(ct, node.x)
@@ -279,13 +307,13 @@ def tan_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     return op.Mul(ct, op.Add(op.Mul(node.y, node.y), 1.0))
 
 
-@vjp("Asin")
+@vjp("Asin", pole=True)
 def asin_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = asin x   ⇒   x̄ = ȳ / √(1 − x²)"""
     return op.Div(ct, op.Sqrt(op.Sub(1.0, op.Mul(node.x, node.x))))
 
 
-@vjp("Acos")
+@vjp("Acos", pole=True)
 def acos_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = acos x   ⇒   x̄ = −ȳ / √(1 − x²)"""
     return op.Neg(op.Div(ct, op.Sqrt(op.Sub(1.0, op.Mul(node.x, node.x)))))
@@ -321,13 +349,13 @@ def asinh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     return op.Div(ct, op.Sqrt(op.Add(op.Mul(node.x, node.x), 1.0)))
 
 
-@vjp("Acosh")
+@vjp("Acosh", pole=True)
 def acosh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = acosh x   ⇒   x̄ = ȳ / √(x² − 1)"""
     return op.Div(ct, op.Sqrt(op.Sub(op.Mul(node.x, node.x), 1.0)))
 
 
-@vjp("Atanh")
+@vjp("Atanh", pole=True)
 def atanh_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = atanh x   ⇒   x̄ = ȳ / (1 − x²)"""
     return op.Div(ct, op.Sub(1.0, op.Mul(node.x, node.x)))
@@ -342,24 +370,35 @@ def relu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
     In float32 the mask is one pass in the runtime's blocked layout: see `is_positive`.
     """
-    if node.y.dtype == FLOAT32:
+    if node.y.dtype == FLOAT32 and node.finite:
         return op.Mul(ct, is_positive(op, node.y))
-    return masked(op, op.Greater(node.y, 0.0), ct)
+    return masked(op, node, op.Greater(node.y, 0.0), ct)
 
 
 @vjp("Clip", since=11)
 def clip_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = min(max(x, lo), hi)   ⇒   x̄ = ȳ ⊙ 1[x = y], bounds included; l̄o, h̄i = Σ ȳ where x is below, above
+    """y = min(max(x, lo), hi)   ⇒   x̄ = ȳ ⊙ 1[lo ≤ x ≤ hi]; l̄o = Σ ȳ where x < lo ≤ hi, h̄i = Σ ȳ where x or lo > hi
 
     A ReLU6 right behind a convolution reads its mask off y, bounds excluded as in the frameworks' own ReLU6: then the
     runtime still computes both in one pass, and x is never stored.
     """
     x, lo, hi = node.inputs
     if _is_fused_relu6(node):
-        return op.Mul(ct, _is_inside(op, node.y, node.const(2).item())), None, None
-    x_bar = masked(op, op.Equal(x, node.y), ct)
-    lo_bar = where(op, op.Less(x, lo), ct) if lo is not None and node.needs(1) else None
-    hi_bar = where(op, op.Greater(x, hi), ct) if hi is not None and node.needs(2) else None
+        inside = _is_inside(op, node.y, node.const(2).item())
+        return (op.Mul(ct, inside) if node.finite else where(op, op.Greater(inside, 0.0), ct)), None, None
+    bounds = [(op.GreaterOrEqual, lo)] * (lo is not None) + [(op.LessOrEqual, hi)] * (hi is not None)
+    x_bar = ct
+    if bounds:
+        inside = functools.reduce(op.And, [compare(x, bound) for compare, bound in bounds])
+        is_bound = functools.reduce(op.Or, [op.Equal(x, bound) for _, bound in bounds])
+        x_bar = masked_at_kinks(op, node, inside, is_bound, ct)
+    lo_bar = hi_bar = None
+    if lo is not None and node.needs(1):
+        below = op.Less(x, lo)
+        lo_bar = where(op, below if hi is None else op.And(below, op.LessOrEqual(lo, hi)), ct)
+    if hi is not None and node.needs(2):
+        above = op.Greater(x, hi)
+        hi_bar = where(op, above if lo is None else op.Or(above, op.Greater(lo, hi)), ct)
     return x_bar, lo_bar, hi_bar
 
 
@@ -405,13 +444,13 @@ def prelu_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 @vjp("ThresholdedRelu")
 def thresholded_relu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x where x > α, else 0   ⇒   x̄ = ȳ ⊙ 1[x > α]"""
-    return masked(op, op.Greater(node.x, node.attr("alpha")), ct)
+    return masked(op, node, op.Greater(node.x, node.attr("alpha")), ct)
 
 
 @vjp("Shrink")
 def shrink_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x ∓ bias where |x| > λ, else 0   ⇒   x̄ = ȳ ⊙ 1[|x| > λ]"""
-    return masked(op, op.Greater(op.Abs(node.x), node.attr("lambd")), ct)
+    return masked(op, node, op.Greater(op.Abs(node.x), node.attr("lambd")), ct)
 
 
 @vjp("Elu", since=6)
@@ -444,7 +483,8 @@ def sigmoid_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 @vjp("HardSigmoid", since=6)
 def hard_sigmoid_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = min(max(α x + β, 0), 1)   ⇒   x̄ = α ȳ ⊙ 1[0 < y < 1]"""
-    inside = op.And(op.Greater(node.y, 0.0), op.Less(node.y, 1.0))
+    y = node.outcome(op)
+    inside = op.And(op.Greater(y, 0.0), op.Less(y, 1.0))
     return where(op, inside, op.Mul(ct, node.attr("alpha")))
 
 
@@ -453,7 +493,8 @@ def hard_swish_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x h, h = min(max(x/6 + ½, 0), 1)   ⇒   x̄ = ȳ ⊙ (h + x/6 ⊙ 1[0 < h < 1])"""
     gate = op.Clip(op.Add(op.Mul(node.x, 1 / 6), 0.5), op.scalar(0, ct), op.scalar(1, ct))
     inside = op.And(op.Greater(gate, 0.0), op.Less(gate, 1.0))
-    return op.Mul(ct, op.Add(gate, where(op, inside, op.Mul(node.x, 1 / 6))))
+    slope = op.Add(gate, where(op, inside, op.Mul(node.x, 1 / 6)))
+    return op.Mul(ct, slope) if node.finite else where(op, op.Greater(gate, 0.0), op.Mul(ct, slope))
 
 
 @vjp("Softplus")

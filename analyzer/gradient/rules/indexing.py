@@ -138,15 +138,11 @@ def _scattered(op: Builder, node: Primal, ct: Value, places: _Places) -> tuple[C
         x_bar = op.Mul(ct, others(product, rest_x, zeros, zero_x))
         u_bar = op.Mul(places.take(ct), others(places.take(product), rest_u, places.take(zeros), zero_u))
         return x_bar, None, u_bar
-    chosen_x = op.cast(op.Equal(x, node.y), FLOAT32)
-    chosen_u = op.cast(op.Equal(updates, places.take(node.y)), FLOAT32)
-    ties = places.put(chosen_x, chosen_u, "add")
+    y = node.outcome(op)
+    chosen_x, chosen_u = op.Equal(x, y), op.Equal(updates, places.take(y))
+    ties = places.put(op.cast(chosen_x, FLOAT32), op.cast(chosen_u, FLOAT32), "add")
     share = op.Div(ct, op.cast(ties, ct.dtype))
-    return (
-        op.Mul(share, op.cast(chosen_x, ct.dtype)),
-        None,
-        op.Mul(places.take(share), op.cast(chosen_u, ct.dtype)),
-    )
+    return op.Where(chosen_x, share, 0.0), None, op.Where(chosen_u, places.take(share), 0.0)
 
 
 @vjp("TensorScatter", since=24)
@@ -170,7 +166,8 @@ def one_hot_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = on at the index of each, off elsewhere   ⇒   values̄ = (Σ ȳ where off, Σ ȳ where on)"""
     indices, depth, _ = node.inputs
     on = op.OneHot(indices, depth, op.constant(np.array([0, 1], ct.dtype)), axis=node.attr("axis"))
-    parts = [op.ReduceSum(op.Mul(ct, mask), keepdims=0) for mask in (op.Sub(1.0, on), on)]
+    chosen = op.Greater(on, 0.0)
+    parts = [op.ReduceSum(op.Where(mask, ct, 0.0), keepdims=0) for mask in (op.Not(chosen), chosen)]
     return None, None, op.Concat(*(op.Reshape(p, [1]) for p in parts), axis=0)
 
 

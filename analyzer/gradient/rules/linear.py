@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.rules.elementwise import where
 
 
 def transposed(op: Builder, matrix: Value) -> Value:
@@ -106,7 +107,7 @@ def _operand_bar(op: Builder, node: Primal, ct: Value, terms: Sequence[str], res
             others_axes = [i for i in range(len(term)) if i not in (first, place)]
             eye = op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0]))
             eye = op.Unsqueeze(op.cast(eye, ct.dtype), others_axes) if others_axes else op.cast(eye, ct.dtype)
-            value = op.Mul(value, eye)
+            value = op.Mul(value, eye) if node.finite else where(op, op.Greater(eye, 0.0), value)
         value = op.Expand(value, op.shape(x))
     return value
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, readers, vjp
 
 
 def _per_channel(op: Builder, value: Value, x: Value) -> Value:
@@ -143,7 +143,7 @@ def _channel_mean(op: Builder, x: Value, size: int, before: int, after: int) -> 
     return op.reshape_like(mean, x)
 
 
-@vjp("LpNormalization")
+@vjp("LpNormalization", pole=True)
 def lp_normalization_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x / n, n = Σ|x| or √(Σx²) along `axis`   ⇒   x̄ = (ȳ − n′ Σ ȳ y) / n, n′ = sign x or y; 0 where n = 0"""
     axis, x = [node.attr("axis")], node.x
@@ -167,9 +167,7 @@ def softmax_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 def _is_guarded(node: Primal) -> bool:
     """Whether what reads the result chooses between it and something else."""
-    readers = node.graph.consumers(node.node.outputs[0])
-    readers = [r for n in readers for r in (node.graph.consumers(n.outputs[0]) if n.op == "Cast" else [n])]
-    return any(r.op in ("Where", "IsNaN") for r in readers)
+    return any(n.op in ("Where", "IsNaN") for n in readers(node.node.outputs[0]))
 
 
 @vjp("LogSoftmax", since=13)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
-from analyzer.gradient.registry import Builder, Cotangent, Node, Primal, Value, vjp
+from analyzer.gradient.registry import Builder, Cotangent, Graph, Node, Primal, Value, vjp
 from analyzer.gradient.rules.convolution import Windows, repeated
-from analyzer.gradient.rules.elementwise import where
+from analyzer.gradient.rules.elementwise import confined, masked, where
 from analyzer.gradient.rules.indexing import scatter_add
 
 
@@ -46,11 +47,11 @@ def max_pool_by_offsets_vjp(op: Builder, node: Primal, ct: Value, *_: Cotangent)
     """
     windows = Windows(op, node)
     assert windows.kernel is not None
-    x, y = op.cast(node.x, ct.dtype), op.cast(node.y, ct.dtype)
+    x = op.cast(node.x, ct.dtype)
     count, axes = math.prod(windows.kernel), list(range(2, 2 + windows.rank))
     ones = op.value([1] * windows.rank)
     # Every channel by itself, laid out from the first window's begin to the last one's end.
-    steps = op.Mul(op.Sub(windows.sizes(y), ones), op.value(windows.strides))
+    steps = op.Mul(op.Sub(windows.sizes(node.y), ones), op.value(windows.strides))
     extent = op.Add(steps, op.value(windows.reach))
     after = op.Sub(op.Sub(extent, windows.sizes(x)), windows.begin())
     flat = op.Reshape(x, op.Concat(op.value([-1, 1]), windows.sizes(x), axis=0))
@@ -63,13 +64,14 @@ def max_pool_by_offsets_vjp(op: Builder, node: Primal, ct: Value, *_: Cotangent)
     shape = op.Concat(op.value([-1, 1]), windows.sizes(ct), axis=0)
     # Of equal values the first: ArgMax would leave that to the runtime.
     offsets = op.constant(np.arange(count).reshape(1, -1, *[1] * windows.rank).astype(ct.dtype))
-    found = op.Equal(op.Concat(*seen, axis=1), op.Reshape(y, shape))
+    each = op.Concat(*seen, axis=1)
+    found = op.Equal(each, op.ReduceMax(each, [1]))
     first = op.ReduceMin(op.Where(found, offsets, float(count)), [1])
     chosen = where(op, op.Equal(offsets, first), op.Reshape(ct, shape))
     kernel = op.constant(np.eye(count).reshape(count, 1, *windows.kernel).astype(ct.dtype))
-    laid = op.ConvTranspose(
-        chosen, kernel, kernel_shape=windows.kernel, strides=windows.strides, dilations=windows.dilations
-    )
+
+    attrs = {"kernel_shape": windows.kernel, "strides": windows.strides, "dilations": windows.dilations}
+    laid = confined(op, node, chosen, functools.partial(op.ConvTranspose, **attrs), kernel)
     return windows.place(op.Reshape(laid, op.Concat(op.shape(x, 0, 2), extent, axis=0)), extent, x)
 
 
@@ -140,19 +142,25 @@ def share_out(op: Builder, windows: Windows, ct: Value, x: Value, mean: bool = F
     return windows.place(laid, extent, x)
 
 
-@vjp("LpPool", since=11)
+def _overflows(graph: Graph, node: Node) -> bool:
+    """Whether y¹⁻ᵖ may be infinite for a y that is not 0."""
+    return (node.attrs.get("p") or 2) > 2
+
+
+@vjp("LpPool", since=11, pole=_overflows)
 def lp_pool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = (Σ |x|ᵖ)^(1/p) over each window   ⇒   x̄ = sign x |x|ᵖ⁻¹ Σ ȳ y¹⁻ᵖ over the windows, 0 where y = 0"""
     p = node.attr("p")
     per_window = ct if p == 1 else where(op, op.Greater(node.y, 0.0), op.Mul(ct, op.Pow(node.y, float(1 - p))))
-    return op.Mul(_root_slope(op, node.x, p), share_out(op, Windows(op, node), per_window, node.x))
+    return _with_slope(op, node.x, p, share_out(op, Windows(op, node), per_window, node.x))
 
 
-def _root_slope(op: Builder, x: Value, p: int) -> Value:
-    """sign x |x|ᵖ⁻¹"""
-    if p == 1:
-        return op.Sign(x)
-    return x if p == 2 else op.Mul(op.Sign(x), op.Pow(op.Abs(x), float(p - 1)))
+def _with_slope(op: Builder, x: Value, p: int, ct: Value) -> Value:
+    """ȳ sign x |x|ᵖ⁻¹; 0 where that slope is nothing, also where ȳ is not finite"""
+    if p <= 2:
+        return op.Mul(op.Sign(x) if p == 1 else x, ct)
+    slope = op.Pow(op.Abs(x), float(p - 1))
+    return where(op, op.Greater(slope, 0.0), op.Mul(op.Mul(op.Sign(x), slope), ct))
 
 
 @vjp("GlobalAveragePool")
@@ -164,14 +172,14 @@ def global_average_pool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 @vjp("GlobalMaxPool")
 def global_max_pool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = max of each channel   ⇒   x̄ = ȳ ⊙ 1[x = y] / number of ties"""
-    chosen = op.cast(op.Equal(node.x, node.y), ct.dtype)
-    ties = op.ReduceSum(chosen, _spatial(op, node.x), keepdims=1)
-    return op.Mul(chosen, op.Div(ct, ties))
+    chosen = op.Equal(node.x, node.outcome(op))
+    ties = op.ReduceSum(op.cast(chosen, ct.dtype), _spatial(op, node.x), keepdims=1)
+    return masked(op, node, chosen, op.Div(ct, ties))
 
 
-@vjp("GlobalLpPool", since=2)
+@vjp("GlobalLpPool", since=2, pole=_overflows)
 def global_lp_pool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = (Σ |x|ᵖ)^(1/p) of each channel   ⇒   x̄ = ȳ sign x |x|ᵖ⁻¹ y¹⁻ᵖ, 0 where y = 0"""
     p = node.attr("p")
     scaled = ct if p == 1 else where(op, op.Greater(node.y, 0.0), op.Mul(ct, op.Pow(node.y, float(1 - p))))
-    return op.Mul(_root_slope(op, node.x, p), scaled)
+    return _with_slope(op, node.x, p, op.expand_like(scaled, node.x))

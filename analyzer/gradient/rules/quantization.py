@@ -5,6 +5,7 @@ Integer tensors carry cotangents per step: ∂/∂q, in floating point.
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
@@ -14,7 +15,6 @@ from analyzer.gradient.rules.linear import transposed
 
 FLOAT32 = np.dtype(np.float32)
 LARGEST_FLOAT8 = {17: 448.0, 18: 240.0, 19: 57344.0, 20: 57344.0}  # by TensorProto.DataType: E4M3FN, …FNUZ, E5M2, …FNUZ
-ROUNDING = 0.5 + 1e-3  # of a step; a value further from its quantised one was saturated
 
 
 def like_x(op: Builder, node: Primal, parameter: Value) -> Value:
@@ -36,15 +36,20 @@ def like_x(op: Builder, node: Primal, parameter: Value) -> Value:
 @vjp("QuantizeLinear", since=10, integer=True)
 def quantize_linear_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """q = saturate(round(x / s) + z)   ⇒   x̄ = q̄ / s where q is not saturated (straight through)"""
+    s = op.cast(like_x(op, node, node.inputs[1]), ct.dtype)
+    return masked(op, node, within_range(op, node, ct.dtype), op.Div(ct, s))
+
+
+def within_range(op: Builder, node: Primal, dtype: np.dtype) -> Value:
+    """Where a QuantizeLinear does not saturate."""
     x, scale, zero = node.inputs
-    s = op.cast(like_x(op, node, scale), ct.dtype)
-    exact = op.Div(op.cast(x, ct.dtype), s)
+    exact = op.Div(op.cast(x, dtype), op.cast(like_x(op, node, scale), dtype))
     if node.y.dtype in LARGEST_FLOAT8:
-        return masked(op, op.LessOrEqual(op.Abs(exact), LARGEST_FLOAT8[node.y.dtype]), op.Div(ct, s))
+        return op.LessOrEqual(op.Abs(exact), LARGEST_FLOAT8[node.y.dtype])
     if zero is not None:
-        exact = op.Add(exact, op.cast(like_x(op, node, zero), ct.dtype))
-    error = op.Abs(op.Sub(exact, op.cast(node.y, ct.dtype)))
-    return masked(op, op.Less(error, ROUNDING), op.Div(ct, s))
+        exact = op.Add(exact, op.cast(like_x(op, node, zero), dtype))
+    limits = ml_dtypes.iinfo(node.y.dtype)
+    return op.And(op.Greater(exact, limits.min - 0.5), op.Less(exact, limits.max + 0.5))
 
 
 @vjp("DequantizeLinear", since=10)

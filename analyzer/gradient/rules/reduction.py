@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
-from analyzer.gradient.rules.elementwise import where
+from analyzer.gradient.rules.elementwise import masked, where
 
 
 def axes_of(op: Builder, node: Primal) -> list[int] | None:
@@ -57,8 +57,9 @@ def reduce_mean_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 @vjp("ReduceMax", "ReduceMin", since=18)
 def reduce_extremum_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = max x or min x   ⇒   x̄ = ȳ ⊙ 1[x = y] / number of ties"""
-    chosen = op.cast(op.Equal(node.x, kept(op, node, node.y)), ct.dtype)
-    return op.Mul(chosen, op.Div(kept(op, node, ct), total(op, node, chosen)))
+    chosen = op.Equal(node.x, kept(op, node, node.outcome(op)))
+    share = op.Div(kept(op, node, ct), total(op, node, op.cast(chosen, ct.dtype)))
+    return masked(op, node, chosen, share)
 
 
 @vjp("ReduceProd", since=18)
@@ -91,7 +92,7 @@ def reduce_sum_square_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     return op.Mul(node.x, kept(op, node, op.Mul(ct, 2.0)))
 
 
-@vjp("ReduceLogSum", since=18)
+@vjp("ReduceLogSum", since=18, pole=True)
 def reduce_log_sum_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = log Σ x   ⇒   x̄ = ȳ / Σ x at every element"""
     return spread(op, node, op.Div(ct, op.Exp(node.y)))

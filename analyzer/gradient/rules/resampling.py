@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
+from analyzer.gradient.rules.elementwise import confined
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -17,7 +20,8 @@ def resize_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     if _copies(node) and factors is not None and all(f >= 1 and f == int(f) for f in factors):
         return _sum_blocks(op, ct, [int(f) for f in factors], node.x), None, None, None
     for axis in _resized(op, node):
-        ct = _along(op, ct, (_matrix if stretched else _matrix_in_proportion)(op, node, axis), axis)
+        matrix = op.cast((_matrix if stretched else _matrix_in_proportion)(op, node, axis), ct.dtype)
+        ct = confined(op, node, ct, functools.partial(_along, op, axis), matrix)
     return op.shaped_as(ct, node.x), None, None, None
 
 
@@ -112,10 +116,9 @@ def _matrix_in_proportion(op: Builder, node: Primal, axis: int) -> Value:
     return op.Transpose(op.Squeeze(resized, [1]), perm=[1, 0])
 
 
-def _along(op: Builder, ct: Value, matrix: Value, axis: int) -> Value:
+def _along(op: Builder, axis: int, ct: Value, matrix: Value) -> Value:
     """Mᵀ applied along an axis."""
     rank = op.rank(ct)
-    matrix = op.cast(matrix, ct.dtype)
     if axis == rank - 2:
         return op.MatMul(op.Transpose(matrix, perm=[1, 0]), ct)
     perm = [a for a in range(rank) if a != axis] + [axis]

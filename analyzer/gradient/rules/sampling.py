@@ -14,6 +14,7 @@ import numpy as np
 
 from analyzer.gradient.registry import Builder, Cotangent, Primal, Value, vjp
 from analyzer.gradient.rules.convolution import Windows
+from analyzer.gradient.rules.elementwise import confined, masked, where
 from analyzer.gradient.rules.indexing import scatter_add
 
 INT64 = np.dtype(np.int64)
@@ -89,10 +90,16 @@ class Samples:
         rows = op.Reshape(last, op.Concat(op.value([-1]), op.shape(self.x, 1, 2), axis=0))
         return op.Gather(rows, self.index)
 
-    def x_bar(self, ct: Value) -> Value:
+    def x_bar(self, node: Primal, ct: Value) -> Value:
         """x̄ of ȳ (B, C, P)"""
         column = self.op.Unsqueeze(self.op.Transpose(ct, perm=[0, 2, 1]), [2])
-        return self.put(self.op.Mul(column, self.op.Unsqueeze(self.weight, [3])))
+        return self.put(self.weighted(node, column))
+
+    def weighted(self, node: Primal, values: Value) -> Value:
+        """What (B, P, 1 or K, C) gives to each neighbour; 0 to those without a weight."""
+        op, weight = self.op, self.op.Unsqueeze(self.weight, [3])
+        product = op.Mul(values, weight)
+        return product if node.finite else op.Where(op.Equal(weight, 0.0), op.scalar(0, values), product)
 
     def put(self, spread: Value) -> Value:
         """x̄ of what each neighbour gets, (B, P, K, C)"""
@@ -132,7 +139,7 @@ def grid_sample_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ..
         steps.append(step)
     samples = Samples(op, x, axes)
     flat = op.Reshape(ct, [0, 0, -1])
-    x_bar = samples.x_bar(flat) if node.needs(0) else None
+    x_bar = samples.x_bar(node, flat) if node.needs(0) else None
     if not node.needs(1) or mode == "nearest":
         return x_bar, None
     bars = [op.Unsqueeze(op.Mul(u, s), [2]) for u, s in zip(samples.u_bars(flat), steps, strict=True)]
@@ -177,7 +184,7 @@ def deform_conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ..
     columns_bar = op.Reshape(columns_bar, shape_of(op, -1, op.shape(samples.x, 1, 2), op.Mul(count, np.int64(taps))))
     weight = None if mask is None else op.Reshape(mask, shape_of(op, -1, 1, op.Mul(count, np.int64(taps))))
     sampled_bar = columns_bar if weight is None else op.Mul(columns_bar, weight)
-    x_bar = op.reshape_like(samples.x_bar(sampled_bar), x) if node.needs(0) else None
+    x_bar = op.reshape_like(samples.x_bar(node, sampled_bar), x) if node.needs(0) else None
     w_bar = offset_bar = mask_bar = None
     if node.needs(1) or node.needs(4):
         sampled = op.MatMul(op.Unsqueeze(samples.weight, [2]), samples.neighbours())
@@ -225,13 +232,18 @@ def roi_align_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     if node.attr("mode") != "avg":
         return _roi_max(op, node, ct)
     rows, columns = (_roi_matrix(op, node, axis) for axis in (0, 1))
-    tall = op.MatMul(op.Transpose(op.Unsqueeze(rows, [1]), perm=[0, 1, 3, 2]), ct)
-    # The sum over regions of each picture is one product, the region's picture chosen by the columns.
     pictures = op.Range(np.int64(0), op.Gather(op.shape(x), np.int64(0)), np.int64(1))
     own = op.cast(op.Equal(op.Unsqueeze(pictures, [1, 2, 3]), op.Unsqueeze(batch, [0, 2, 3])), ct.dtype)
-    wide = op.Reshape(op.Mul(own, op.Unsqueeze(columns, [0])), shape_of(op, op.shape(x, 0, 1), 1, -1, op.shape(x, 3)))
-    flat = op.Reshape(op.Transpose(tall, perm=[1, 2, 0, 3]), shape_of(op, op.shape(x, 1, 3), -1))
-    return op.shaped_as(op.MatMul(flat, wide), x)
+
+    def back(values: Value, rows: Value, columns: Value) -> Value:
+        """The sum over regions of each picture is one product, the region's picture chosen by the columns."""
+        tall = op.MatMul(op.Transpose(op.Unsqueeze(rows, [1]), perm=[0, 1, 3, 2]), values)
+        wide = op.Mul(own, op.Unsqueeze(columns, [0]))
+        wide = op.Reshape(wide, shape_of(op, op.shape(x, 0, 1), 1, -1, op.shape(x, 3)))
+        flat = op.Reshape(op.Transpose(tall, perm=[1, 2, 0, 3]), shape_of(op, op.shape(x, 1, 3), -1))
+        return op.MatMul(flat, wide)
+
+    return op.shaped_as(confined(op, node, ct, back, rows, columns), x)
 
 
 def _roi_samples(op: Builder, node: Primal, axis: int) -> tuple[Value, Value, Value, Value]:
@@ -285,9 +297,11 @@ def _roi_max(op: Builder, node: Primal, ct: Value) -> Value:
     real = op.Unsqueeze(op.And(*pairs[2]), [5, 6])
     terms = op.Reshape(products, op.Concat(grid, op.Shape(products, start=2), axis=0))
     terms = op.Where(real, terms, op.scalar(-float(np.finfo(x.dtype).max), x))
-    chosen = op.cast(op.Equal(terms, op.ReduceMax(terms, [2, 4, 5], keepdims=1)), x.dtype)
-    share = op.Div(op.Unsqueeze(op.Transpose(ct, perm=[0, 2, 3, 1]), [2, 4, 5]), op.ReduceSum(chosen, [2, 4, 5]))
-    spread = op.Mul(op.Reshape(op.Mul(chosen, share), op.Shape(products)), weight)
+    chosen = op.Equal(terms, op.ReduceMax(terms, [2, 4, 5], keepdims=1))
+    ties = op.ReduceSum(op.cast(chosen, x.dtype), [2, 4, 5])
+    share = op.Div(op.Unsqueeze(op.Transpose(ct, perm=[0, 2, 3, 1]), [2, 4, 5]), ties)
+    given = op.Reshape(masked(op, node, chosen, share), op.Shape(products))
+    spread = op.Mul(given, weight) if node.finite else where(op, op.Not(op.Equal(weight, 0.0)), op.Mul(given, weight))
     return scatter_add(op, op.zeros_like(x, ct), op.Unsqueeze(batch, [1]), samples.put(spread), None)
 
 
@@ -300,18 +314,19 @@ def max_roi_pool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     rows, columns = (op.Unsqueeze(_bins(op, node, axis), [1, 4 if axis == 0 else 2]) for axis in (0, 1))
     every = op.Where(columns, op.Unsqueeze(op.Gather(x, batch), [3]), lowest)  # (R, C, H, bins, W)
     by_column = op.ReduceMax(every, [4], keepdims=0)
-    chosen = op.And(rows, op.Equal(op.Unsqueeze(by_column, [2]), op.Unsqueeze(node.y, [3])))
-    shared = _share(op, chosen, op.Unsqueeze(ct, [3]), 3)
+    every_row = op.Where(rows, op.Unsqueeze(by_column, [2]), lowest)
+    chosen = op.And(rows, op.Equal(every_row, op.ReduceMax(every_row, [3], keepdims=1)))
+    shared = _share(op, node, chosen, op.Unsqueeze(ct, [3]), 3)
     column_bar = op.ReduceSum(shared, [2], keepdims=0)
     chosen = op.And(columns, op.Equal(every, op.Unsqueeze(by_column, [4])))
-    region_bar = op.ReduceSum(_share(op, chosen, op.Unsqueeze(column_bar, [4]), 4), [3], keepdims=0)
+    region_bar = op.ReduceSum(_share(op, node, chosen, op.Unsqueeze(column_bar, [4]), 4), [3], keepdims=0)
     return scatter_add(op, op.zeros_like(x, ct), op.Unsqueeze(batch, [1]), region_bar, None)
 
 
-def _share(op: Builder, chosen: Value, ct: Value, axis: int) -> Value:
+def _share(op: Builder, node: Primal, chosen: Value, ct: Value, axis: int) -> Value:
     """ȳ shared evenly among the chosen along an axis; nothing where none is."""
-    mask = op.cast(chosen, ct.dtype)
-    return op.Mul(mask, op.Div(ct, op.Max(op.ReduceSum(mask, [axis], keepdims=1), 1.0)))
+    count = op.ReduceSum(op.cast(chosen, ct.dtype), [axis], keepdims=1)
+    return masked(op, node, chosen, op.Div(ct, op.Max(count, 1.0)))
 
 
 def _bins(op: Builder, node: Primal, axis: int) -> Value:

@@ -166,16 +166,10 @@ def _axis(op: Builder, value: Value, axis: int) -> int:
 @vjp("Pad", since=13)
 def pad_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = x between constants, or mirrored or repeated at its edges   ⇒   x̄ = Σ ȳ of every copy; c̄ = Σ ȳ around x"""
-    x, pads, constant, axes = node.inputs
-    known = node.const(3)
-    if axes is None:
-        chosen = list(range(op.rank(x)))
-    elif known is not None:
-        chosen = [int(a) % op.rank(x) for a in known]
-    else:
-        raise node.refuse("its axes are computed when the model runs")
+    x, constant = node.x, node.inputs[2]
+    pads, axes = _pads_and_axes(op, node)
     if node.attr("mode") != "constant":
-        return _fold_back(op, node, ct, chosen), None
+        return _fold_back(op, node, ct, pads, axes), None
     x_bar = op.shaped_as(op.Pad(ct, op.Neg(pads), 0.0, axes), x)
     c_bar = None
     if constant is not None and node.needs(2):
@@ -184,16 +178,29 @@ def pad_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     return x_bar, None, c_bar
 
 
-def _fold_back(op: Builder, node: Primal, ct: Value, axes: list[int]) -> Value:
+def _pads_and_axes(op: Builder, node: Primal) -> tuple[Value, list[int]]:
+    """The pads and the axes that they are of: all of them where those of the node are known only when it runs."""
+    _, pads, _, axes = node.inputs
+    rank, known = op.rank(node.x), node.const(3)
+    if axes is None:
+        return pads, list(range(rank))
+    if known is not None:
+        return pads, [int(a) % rank for a in known]
+    begin = op.Mod(op.cast(axes, np.dtype(np.int64)), np.int64(rank))
+    places = op.Concat(begin, op.Add(begin, np.int64(rank)), axis=0)
+    return op.ScatterElements(np.zeros(2 * rank, np.int64), places, pads, axis=0), list(range(rank))
+
+
+def _fold_back(op: Builder, node: Primal, ct: Value, pads: Value, axes: list[int]) -> Value:
     """Padding the positions of each axis in the same way tells which element every copy is of."""
-    known = node.const(1)
+    known = op.const(pads)
     for place, axis in enumerate(axes):
         if known is not None and not known[place] and not known[place + len(axes)]:
             continue
         size = op.Gather(op.shape(node.x), np.int64(axis))
         line = op.Range(np.int64(0), size, np.int64(1))
-        pads = op.Gather(node.inputs[1], [place, place + len(axes)])
-        source = op.Pad(line, pads, mode=node.attr("mode"))
+        ends = op.Gather(pads, [place, place + len(axes)])
+        source = op.Pad(line, ends, mode=node.attr("mode"))
         # Axes that are folded already have their size; the others are still as wide as ȳ.
         dims = [
             op.shape(node.x, a, a + 1) if a in axes[: place + 1] else op.shape(ct, a, a + 1) for a in range(op.rank(ct))

@@ -14,11 +14,12 @@ TWO = np.int64(2)
 def dft_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = F x, x cut or filled up to n   ⇒   x̄ = Fᴴ ȳ, and F ȳ / n for y = Fᴴ x / n; half spectra filled up"""
     x, length, axis = node.inputs
+    ct = _ranked(ct, op.rank(x))
     axis = op.value([-2]) if axis is None else op.Reshape(axis, [1])
     axis = op.Where(op.Less(axis, np.int64(0)), op.Add(axis, np.int64(op.rank(x))), axis)
     before, after = (op.Gather(op.shape(v), axis) for v in (x, ct))
     if node.attr("inverse"):
-        result = op.Div(_ranked(op.DFT(ct, None, op.Squeeze(axis, [0])), ct), op.cast(after, ct.dtype))
+        result = op.Div(_ranked(op.DFT(ct, None, op.Squeeze(axis, [0])), op.rank(ct)), op.cast(after, ct.dtype))
         if node.attr("onesided"):
             result = op.Mul(result, _half_weights(op, ct, axis, after))
         return op.shaped_as(_cut_last(op, _fit(op, result, op.Sub(before, after), axis), x), x)
@@ -31,7 +32,7 @@ def dft_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 def _back(op: Builder, ct: Value, count: Value, axis: Value) -> Value:
     """Fᴴ ȳ, (…, n, 2): of the first bins of n, the others being 0."""
     full = _fit(op, ct, op.Sub(count, op.Gather(op.shape(ct), axis)), axis)
-    return op.Mul(_ranked(op.DFT(full, None, op.Squeeze(axis, [0]), inverse=1), ct), op.cast(count, ct.dtype))
+    return op.Mul(_ranked(op.DFT(full, None, op.Squeeze(axis, [0]), inverse=1), op.rank(ct)), op.cast(count, ct.dtype))
 
 
 def _half_weights(op: Builder, ct: Value, axis: Value, count: Value) -> Value:
@@ -49,13 +50,13 @@ def _fit(op: Builder, value: Value, more: Value, axis: Value) -> Value:
     known = op.const(more)
     if known is not None and not known.any():
         return value
-    return _ranked(op.Pad(value, op.Concat(op.value([0]), more, axis=0), 0.0, axis), value)
+    return _ranked(op.Pad(value, op.Concat(op.value([0]), more, axis=0), 0.0, axis), op.rank(value))
 
 
-def _ranked(value: Value, model: Value) -> Value:
-    """`value`, of as many axes as `model`: along an axis given at run time no sizes are known."""
+def _ranked(value: Value, rank: int) -> Value:
+    """`value`, known to have `rank` axes: along an axis given at run time no sizes are known."""
     if value.shape is None:
-        value.shape = [None] * len(model.shape)
+        value.shape = [None] * rank
     return value
 
 
@@ -68,6 +69,7 @@ def _cut_last(op: Builder, value: Value, x: Value) -> Value:
 def stft_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """y = F (w ⊙ frames of x)   ⇒   frames: w ⊙ Fᴴ ȳ, added up where they overlap; w̄ = Σ frames ⊙ Fᴴ ȳ"""
     x, step, window, length = node.inputs
+    ct = _ranked(ct, 4)
     count = op.Reshape(length, [1]) if length is not None else op.shape(window)
     frames_bar = _cut_last(op, _back(op, ct, count, op.value([2])), x)
     starts = op.Range(np.int64(0), op.Squeeze(op.shape(ct, 1, 2), [0]), np.int64(1))

@@ -1,0 +1,203 @@
+"""Where the program meets its environment: streams that cannot be written to, errors, interrupts, exit codes.
+
+A crash is never a verdict: no exception of any kind ends in 1, which means that something was found.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+TRACEBACK = "ONNX_ANALYZER_TRACEBACK"  # environment variable: show where an error was raised
+
+
+def run() -> int:
+    """Run the command line of this process; its exit code. Every error becomes one sentence on stderr."""
+    open_streams()
+    try:
+        code = _guarded()
+        sys.stdout.flush()
+    except BaseException as error:
+        code = _told(error)
+    if isinstance(sys.stdout, Stream):  # this process is ours, and all is said: an interrupt leaves no traceback now
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _abandon_unwritten()
+    return code
+
+
+def _guarded() -> int:
+    from analyzer.commands.group import cli
+    from analyzer.files import guard
+
+    with guard():
+        code = cli.main(prog_name="onnx-analyzer", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+# ---- Errors ----
+
+
+def _told(error: BaseException) -> int:
+    """Says what went wrong, in a sentence; the exit code."""
+    text, code = _explained(error)
+    if os.environ.get(TRACEBACK):
+        import traceback
+
+        text = "".join(traceback.format_exception(error)) + text
+    if text:
+        with suppress(Exception):
+            print(text, file=sys.stderr, flush=True)
+    return code
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """(what to say, exit code) of anything that can be raised."""
+    import click
+
+    from analyzer.errors import AnalyzerError
+
+    match error:
+        case SystemExit():
+            return "", error.code if isinstance(error.code, int) else 70 if error.code else 0
+        case KeyboardInterrupt() | click.Abort():
+            return "interrupted", 130
+        case click.ClickException():
+            with suppress(Exception):
+                error.show(sys.stderr)
+            return "", error.exit_code
+        case AnalyzerError():
+            return f"error: {error}", error.exit_code
+        case MemoryError():
+            return "error: out of memory\n  hint: use a smaller batch or picture, or fix the input's --shape", 4
+        case RecursionError():
+            return "error: nested too deeply: the model or a file has more levels than can be followed", 3
+        case ImportError():
+            hint = "python -m pip install --force-reinstall onnx-analyzer; see `onnx-analyzer doctor`"
+            return f"error: a package cannot be imported: {_line(error)}\n  hint: {hint}", 2
+        case OSError():
+            return f"error: the system refuses: {_refusal(error)}", 2
+    return (
+        f"internal error: {type(error).__name__}: {_line(error)}\n"
+        f"  hint: this is a bug of onnx-analyzer; please report it with this command and the output that "
+        f"{TRACEBACK}=1 gives"
+    ), 70
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+def _refusal(error: OSError) -> str:
+    """«No space left on device: 'heat.png'»"""
+    said = error.strerror or _line(error) or type(error).__name__
+    named = f": {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
+    temporary = error.errno == errno.ENOENT and "temporary directory" in said
+    return said + named + ("\n  hint: set TMPDIR to a folder that can be written to" if temporary else "")
+
+
+# ---- Streams ----
+
+
+class Stream(io.TextIOWrapper):
+    """Text in the stream's encoding; what that cannot express is escaped. Nobody reading any more is no error.
+
+    Raises:
+        OutputError: the system refuses what is written.
+    """
+
+    def __init__(self, stream: TextIO, number: int) -> None:
+        super().__init__(
+            cast(Any, stream).buffer, stream.encoding, "backslashreplace", line_buffering=stream.isatty() or number == 2
+        )
+        self.number = number
+        self._keep = stream  # it would close the buffer that both write to
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Its name; click takes plain "ascii" for a mistake, and writes UTF-8 instead."""
+        return super().encoding + ("+escapes" if super().encoding.lower().replace("-", "") in ASCII else "")
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._refused(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._refused(error)
+
+    def _refused(self, error: OSError) -> None:
+        _to_nowhere(self.number)
+        if self.number == 1 and error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL: a closed pipe of Windows
+            _raise_refused(error)
+
+
+ASCII = ("ascii", "usascii", "646", "ansi_x3.41968")
+
+
+def _raise_refused(error: OSError) -> NoReturn:
+    from analyzer.errors import OutputError
+
+    raise OutputError(f"stdout cannot be written to ({error.strerror})", "the result is lost; run again") from None
+
+
+def _to_nowhere(number: int) -> None:
+    """What is still buffered for a stream, and all that follows, is dropped."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
+
+
+def open_streams() -> None:
+    """Makes the standard streams safe to write to.
+
+    A stream that was closed before we started is opened: else the next file opened gets its number, and what a library
+    prints would go into that file. A closed stderr is silent; a closed stdout refuses, as a result would be lost.
+    """
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, mode)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        if _is_real(stream, number):
+            setattr(sys, name, Stream(stream, number))
+
+
+def _is_real(stream: Any, number: int) -> bool:
+    """Whether it is the process's own stream, not one that a test put there."""
+    if not isinstance(stream, io.TextIOWrapper) or isinstance(stream, Stream):
+        return False
+    try:
+        return stream.fileno() == number
+    except (OSError, ValueError):
+        return False
+
+
+def _abandon_unwritten() -> None:
+    """The interpreter flushes at exit once more: whatever cannot be written by now must not change the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, Stream):
+            try:
+                super(Stream, stream).flush()
+            except (OSError, ValueError):
+                _to_nowhere(stream.number)

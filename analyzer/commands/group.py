@@ -1,0 +1,41 @@
+"""The group of all commands."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from analyzer.commands import COMMANDS
+
+
+class Commands(click.Group):
+    """Loads a command's module when it is asked for, so that `--help` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"analyzer.commands.{name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from analyzer.errors import suggest
+
+            hint = suggest(args[0], COMMANDS)
+            raise click.UsageError(f"{error.message}{' ' + hint if hint else ''}", ctx) from None
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="onnx-analyzer", prog_name="onnx-analyzer")
+def cli() -> None:
+    """See what an exported ONNX vision model looks at. No training framework needed: the .onnx file is enough.
+
+    Shell completion: eval "$(_ONNX_ANALYZER_COMPLETE=bash_source onnx-analyzer)" (or zsh_source, fish_source).
+    """

@@ -1,0 +1,271 @@
+"""Files: written whole or not at all, never over an input; and what they hold, as a hash.
+
+Whoever works on files opens a `guard`: the command line does for every command, a function of the library that writes
+for itself. Inside it, what is read is `protect`ed (loading a model, decoding a picture and reading a text do so by
+themselves), and `atomic_file`, which everything is written with, refuses to replace any of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import stat
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from analyzer.errors import InputError, OutputError
+
+AnyPath = str | os.PathLike[str]
+Identity = tuple[int, int]  # device and inode: equal for all names and links of one file
+
+
+class Guard:
+    """The inputs and outputs of one piece of work."""
+
+    def __init__(self) -> None:
+        self._inputs: dict[Identity, AnyPath] = {}
+        self._unread: list[Iterable[AnyPath]] = []  # inputs whose identity nobody has needed yet
+        self._outputs: dict[str, AnyPath] = {}
+        self._lock = threading.Lock()
+
+    def protect(self, paths: Iterable[AnyPath]) -> None:
+        self._unread.append(paths)
+        for output in self._outputs.values():
+            self.check(output)
+
+    def claim(self, path: AnyPath) -> None:
+        key = os.path.realpath(path).casefold()  # file systems may ignore case
+        if key in self._outputs:
+            raise OutputError(f"{path}: two outputs would be written to this file", "give each a name of its own")
+        self._outputs[key] = path
+        self.check(path)
+
+    def check(self, path: AnyPath) -> None:
+        identity = _identity(path)
+        if identity is None:
+            return
+        with self._lock:
+            for paths in self._unread:
+                for given in paths:
+                    known = _identity(given)
+                    if known is not None:
+                        self._inputs.setdefault(known, given)
+            self._unread.clear()
+            found = self._inputs.get(identity)
+        if found is not None:
+            same = "" if os.fspath(found) == os.fspath(path) else f" (as {path})"
+            raise OutputError(f"{found} is an input and would be overwritten{same}", "choose another name or folder")
+
+
+_guard: ContextVar[Guard | None] = ContextVar("guard", default=None)
+
+
+@contextmanager
+def guard(*inputs: AnyPath) -> Iterator[None]:
+    """Inside the block, or the function that this decorates, nothing that is read is overwritten.
+
+    A guard inside a guard is the outer one.
+    """
+    if _guard.get() is not None:
+        protect(*inputs)
+        yield
+        return
+    token = _guard.set(Guard())
+    try:
+        protect(*inputs)
+        yield
+    finally:
+        _guard.reset(token)
+
+
+def protect(*paths: AnyPath) -> None:
+    """These are inputs: never written to while the guard around us lasts.
+
+    Raises:
+        OutputError: one of them is claimed as an output already.
+    """
+    current = _guard.get()
+    if current is not None and paths:
+        current.protect(paths)
+
+
+def claim(path: AnyPath) -> None:
+    """This file will be written, by nobody else.
+
+    Raises:
+        OutputError: it is an input, or the name of another output.
+    """
+    current = _guard.get()
+    if current is not None:
+        current.claim(path)
+
+
+def check_output(path: AnyPath) -> None:
+    """Refuses to write to an input.
+
+    Raises:
+        OutputError: `path` is one, by this or another name or link.
+    """
+    current = _guard.get()
+    if current is not None:
+        current.check(path)
+
+
+def _identity(path: AnyPath) -> Identity | None:
+    """Of a regular file; None for everything else, and where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+class Places:
+    """Names for the files of a folder, each given once: `cat.png`, then `cat-2.png`."""
+
+    def __init__(self, folder: AnyPath) -> None:
+        self.folder = Path(folder)
+        self._given: set[str] = set()
+
+    def place(self, stem: str, suffix: str) -> Path:
+        """A file that no other caller got, claimed as an output."""
+        name, count = f"{stem}{suffix}", 1
+        while name.casefold() in self._given:
+            count += 1
+            name = f"{stem}-{count}{suffix}"
+        self._given.add(name.casefold())
+        claim(self.folder / name)
+        return self.folder / name
+
+
+@contextmanager
+def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
+    """A binary file that takes the name `path` when the block ends well, and vanishes when it does not.
+
+    Written beside `path` and renamed. A symbolic link keeps pointing where it points; a device or a pipe is written to
+    directly.
+
+    Raises:
+        OutputError: `path` is an input or a folder, its folder is missing, or the system refuses.
+    """
+    check_output(path)
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        mode = target.stat().st_mode if target.exists() else stat.S_IFREG
+        if stat.S_ISDIR(mode):
+            raise OutputError(f"{path}: is a folder, a file name is needed")
+        if not stat.S_ISREG(mode):
+            with target.open("wb") as file:
+                yield file
+            return
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+            os.replace(temporary, target)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+    except OSError as error:
+        if error.filename not in (None, str(temporary), str(target)):
+            raise
+        if isinstance(error, FileNotFoundError):
+            raise OutputError(f"{path}: there is no folder {str(target.parent)!r}", "create it first") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def atomic_write(path: AnyPath, data: bytes) -> None:
+    """The file `path` holds `data`, or what it held before.
+
+    Raises:
+        OutputError: as `atomic_file`.
+    """
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """The file `path` holds `text` as UTF-8; what that lacks, as bytes of file names that are no text, is escaped.
+
+    Raises:
+        OutputError: as `atomic_file`.
+    """
+    atomic_write(path, text.encode("utf-8", "backslashreplace"))
+
+
+def make_folder(path: AnyPath) -> Path:
+    """The folder `path`, made with all above it where it is missing.
+
+    Raises:
+        OutputError: the system refuses, or a file has that name.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: no folder can be made here ({error.strerror or error})") from error
+    return folder
+
+
+# ---- What files hold ----
+
+
+@dataclass(frozen=True)
+class FileState:
+    """Changes when a file does; `settled` tells whether that is sure.
+
+    A file that was written a moment ago may be written again within one tick of its file system's clock.
+    """
+
+    size: int
+    modified: int
+    changed: int
+    identity: Identity
+    settled: bool = field(compare=False)
+
+    @classmethod
+    def of(cls, path: AnyPath) -> FileState:
+        """Raises: OSError: there is no such file."""
+        return cls.from_stat(os.stat(path))
+
+    @classmethod
+    def from_stat(cls, status: os.stat_result) -> FileState:
+        latest = max(status.st_mtime_ns, status.st_ctime_ns)
+        tick = 100_000_000 if latest % 1_000_000_000 else 2_000_000_000  # some file systems count whole seconds
+        settled = time.time_ns() - latest > tick
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, (status.st_dev, status.st_ino), settled)
+
+
+_hashes: OrderedDict[str, tuple[FileState, str]] = OrderedDict()
+_KEPT_HASHES = 256
+
+
+def content_hash(path: AnyPath) -> str:
+    """SHA-256 of a file, read in pieces, once per process and state of the file.
+
+    Raises:
+        OSError: it cannot be read. InputError: it is written to meanwhile.
+    """
+    key = os.path.realpath(path)
+    with open(key, "rb") as file:
+        state = FileState.from_stat(os.fstat(file.fileno()))
+        known = _hashes.get(key)
+        if known is not None and known[0] == state:
+            return known[1]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if FileState.from_stat(os.fstat(file.fileno())) != state:
+            raise InputError(f"{path}: the file changed while it was read", "wait until it is written")
+    if state.settled:
+        _hashes[key] = state, digest
+        if len(_hashes) > _KEPT_HASHES:
+            with suppress(KeyError):  # another thread was quicker
+                _hashes.popitem(last=False)
+    return digest

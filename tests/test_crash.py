@@ -1,0 +1,299 @@
+"""A crash is never a verdict: whatever the environment refuses, no command ends in 1, in a traceback or in silence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+import pytest
+
+from analyzer.commands import COMMANDS, boundary, cli, main
+from analyzer.errors import InputError, OutputError, ProviderError, UnsupportedError
+from analyzer.images import write_png
+from tests.models import small_cnn
+
+ROOT = Path(__file__).resolve().parents[1]
+# What each command needs to end in 0, in the folder of `place`; `{out}` is what it writes.
+CALLS = {
+    "doctor": [],
+    "inspect": ["m.onnx"],
+    "plan": ["m.onnx"],
+    "explain": ["m.onnx", "0.png", "-o", "{out}.png"],
+    "localize": ["m.onnx", "0.png", "-o", "{out}.png"],
+    "features": ["m.onnx", "0.png", "-l", "r1", "-o", "{out}"],
+    "receptive-field": ["m.onnx"],
+    "filters": ["m.onnx", "-o", "{out}.png"],
+    "project": ["m.onnx", "0.png", "-l", "r1", "-o", "{out}.png"],
+    "dream": ["m.onnx", "-t", "1", "--steps", "1", "-o", "{out}.png"],
+    "invariance": ["m.onnx", "0.png", "--transform", "scaling", "-o", "{out}.png"],
+    "correspondence": ["m.onnx", "parts.json", "--repeats", "1", "-o", "{out}.png"],
+    "mine": ["m.onnx", "0.png", "1.png", "-l", "r1", "-o", "{out}"],
+    "evolution": ["m.onnx", "m2.onnx", "-i", "0.png", "-l", "r1", "-o", "{out}.png"],
+    "compare": ["m.onnx", "m2.onnx", "-d", "0.png", "-m", "gradient", "--report", "{out}.json"],
+    "record": ["m.onnx", "-d", "0.png", "-m", "gradient", "--store", "{out}"],
+    "audit": ["m.onnx", "-d", "0.png", "--probes", "1", "--report", "{out}.json"],
+    "export": ["m.onnx", "-o", "{out}.onnx"],
+    "ops": [],
+    "methods": [],
+}
+WRITES = [name for name, arguments in CALLS.items() if any("{out}" in a for a in arguments)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("crash")
+    for name in ("m.onnx", "m2.onnx"):
+        onnx.save(small_cnn(), folder / name)
+        (folder / name).with_suffix(".toml").write_text('[preprocess]\npreset = "0-1"\nsize = [12, 12]\n')
+    for i in range(2):
+        write_png(folder / f"{i}.png", np.random.default_rng(i).integers(0, 255, (12, 12, 3), np.uint8))
+    parts = {f"{i}.png": {"eye": [1, 1, 4, 4], "nose": [6, 6, 9, 9]} for i in range(2)}
+    (folder / "parts.json").write_text(json.dumps(parts))
+    return folder
+
+
+def arguments(name: str, out: str) -> list[str]:
+    return [name, *(a.format(out=out) for a in CALLS[name])]
+
+
+def test_every_command_is_called():
+    assert set(CALLS) == set(COMMANDS)
+
+
+# ---- Outputs that the system refuses ----
+
+
+def call(monkeypatch, capsys, place, asked: list[str]) -> tuple[int, str, str]:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *asked])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    captured = capsys.readouterr()
+    return int(stopped.value.code or 0), captured.out, captured.err
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("kind", ["too long", "a file for a folder", "nowhere"])
+def test_outputs_that_cannot_be_written(monkeypatch, capsys, place, name, kind):
+    (place / "file").write_text("")
+    out = {"too long": "x" * 300, "a file for a folder": "file/out", "nowhere": "/proc/nowhere/out"}[kind]
+    code, _, err = call(monkeypatch, capsys, place, arguments(name, out))
+    assert code == 2 and "Traceback" not in err
+    assert err.splitlines()[-1].strip() and ("rror: " in err)
+    assert not list(place.rglob(".*.part"))
+
+
+@pytest.mark.parametrize("size", [0, 4096])
+@pytest.mark.parametrize("name", WRITES)
+def test_a_full_disk(monkeypatch, capsys, place, name, size):
+    """As a limit on the size of files."""
+    resource = pytest.importorskip("resource")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        code, _, err = call(monkeypatch, capsys, place, arguments(name, f"full-{name}-{size}"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    if size and code != 2:
+        assert code == 0  # what it writes is smaller than that
+        return
+    assert code == 2 and "Traceback" not in err and "rror: " in err
+    assert not list(place.rglob(".*.part"))
+    whole = [p for p in place.rglob(f"full-{name}-{size}*") if p.is_file()]
+    assert not whole or name == "invariance", whole  # of several outputs the first may be there, whole
+
+
+@pytest.mark.parametrize("name", [n for n in WRITES if "{out}" not in CALLS[n]])
+def test_outputs_that_are_folders(monkeypatch, capsys, place, name):
+    (place / "folder.png").mkdir(exist_ok=True)
+    (place / "folder.onnx").mkdir(exist_ok=True)
+    (place / "folder.json").mkdir(exist_ok=True)
+    code, _, err = call(monkeypatch, capsys, place, arguments(name, "folder"))
+    if name in ("explain", "localize"):  # they take folders
+        assert code == 0
+    else:
+        assert code == 2 and "Traceback" not in err
+
+
+# ---- Whatever is raised ----
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 4, "out of memory"),
+        (RecursionError("maximum recursion depth"), 3, "nested too deeply"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), 2, "No space left on device: 'a.png'"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), 2, "TMPDIR"),
+        (BlockingIOError(errno.EAGAIN, "would block"), 2, "would block"),
+        (ImportError("libfoo.so"), 2, "libfoo.so"),
+        (TypeError("no\nway"), 70, "internal error: TypeError: no way"),
+        (AssertionError(), 70, "internal error: AssertionError"),
+        (UnicodeEncodeError("ascii", "é", 0, 1, "no"), 70, "internal error"),
+        (ZeroDivisionError(), 70, "report it"),
+        (SystemExit("odd"), 70, ""),
+        (SystemExit(5), 5, ""),
+        (GeneratorExit(), 70, "internal error"),
+        (InputError("bad", "mend"), 2, "error: bad\n  hint: mend"),
+        (OutputError("full"), 2, "error: full"),
+        (UnsupportedError("no rule"), 3, "no rule"),
+        (ProviderError("no GPU"), 4, "no GPU"),
+        (click.UsageError("what"), 2, "what"),
+        (click.Abort(), 130, "interrupted"),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_every_exception_has_its_code(monkeypatch, capsys, place, error, code, words):
+    command = cli.get_command(click.Context(cli), "methods")
+
+    def fails(**_):
+        raise error
+
+    monkeypatch.setattr(command, "callback", fails)
+    found, out, err = call(monkeypatch, capsys, place, ["methods"])
+    assert (found, out) == (code, "") and words in err and "Traceback" not in err
+
+
+def test_the_traceback_is_shown_when_asked_for(monkeypatch, capsys, place):
+    command = cli.get_command(click.Context(cli), "methods")
+
+    def fails(**_):
+        raise TypeError("no way")
+
+    monkeypatch.setattr(command, "callback", fails)
+    monkeypatch.setenv(boundary.TRACEBACK, "1")
+    code, _, err = call(monkeypatch, capsys, place, ["methods"])
+    assert code == 70 and "in fails" in err and "report it" in err
+
+
+# ---- Streams, in processes of their own ----
+
+
+def shell(place: Path, script: str, **environment: str) -> subprocess.CompletedProcess:
+    """`$RUN` is the program."""
+    program = f"{sys.executable} {ROOT / 'cli.py'}"
+    env = {**os.environ, "RUN": program, "ONNX_ANALYZER_CACHE": "", **environment}
+    env = {k: v for k, v in env.items() if v is not None}
+    return subprocess.run(["bash", "-c", script], cwd=place, env=env, capture_output=True, timeout=120, check=False)
+
+
+COMPARE = "compare m.onnx m2.onnx -d 0.png -m gradient"
+STREAMS = {
+    "stdout full": ("$RUN methods > /dev/full", 2, "stdout cannot be written to"),
+    "stdout full, a comparison": (f"$RUN {COMPARE} > /dev/full", 2, "stdout cannot be written to"),
+    "stdout full, help": ("$RUN --help > /dev/full", 2, "stdout cannot be written to"),
+    "stdout closed": ("$RUN methods >&-", 2, "stdout cannot be written to"),
+    "stderr closed": ("$RUN explain m.onnx 0.png -v 2>&-", 0, ""),
+    "stderr full": ("$RUN explain m.onnx 0.png -v 2>/dev/full", 0, ""),
+    "stderr closed, an error": ("$RUN explain no.onnx 0.png 2>&-", 2, ""),
+    "stdin closed": ("$RUN methods <&- > /dev/null", 0, ""),
+    "all closed": ("$RUN methods <&- >&- 2>&-", 2, ""),
+    "nobody reads": ("$RUN methods | true; exit ${PIPESTATUS[0]}", 0, ""),
+    "nobody reads a comparison": (f"$RUN {COMPARE} | true; exit ${{PIPESTATUS[0]}}", 0, ""),
+    "no folder for outputs": ("$RUN explain m.onnx 0.png -o no/where.png", 2, "no"),
+}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams(place, name):
+    script, code, words = STREAMS[name]
+    done = shell(place, script)
+    err = done.stderr.decode()
+    assert done.returncode == code, err
+    assert words in err and "Traceback" not in err and "Exception ignored" not in err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_encodings(place, encoding):
+    (place / "labels.txt").write_text("Kätzchen\n猫\n🐈\nplain\n", encoding="utf-8")
+    done = shell(place, "$RUN explain m.onnx 0.png --labels labels.txt", PYTHONIOENCODING=encoding)
+    text = done.stdout.decode(encoding)
+    assert done.returncode == 0 and "Traceback" not in done.stderr.decode()
+    assert ("猫" if encoding == "utf-8" else "\\u732b") in text
+    done = shell(place, "$RUN explain m.onnx 0.png --labels labels.txt --format json", PYTHONIOENCODING=encoding)
+    top = json.loads(done.stdout.decode(encoding))["results"][0]["top"]
+    assert {row["label"] for row in top} == {"Kätzchen", "猫", "🐈", "plain"}
+
+
+def test_file_names_that_are_no_text(monkeypatch, capsys, place):
+    name = os.fsdecode(b"\xff.png")
+    try:
+        (place / name).write_bytes((place / "0.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes text only")
+    for ending in ("json", "html"):
+        asked = ["compare", "m.onnx", "m2.onnx", "-d", name, "-m", "gradient", "--report", f"r.{ending}"]
+        assert call(monkeypatch, capsys, place, asked)[0] == 0
+    assert json.loads((place / "r.json").read_text("utf-8"))["comparison"]["rows"][0]["picture"] == name
+    assert "\\udcff" in (place / "r.html").read_text("utf-8")
+    done = shell(place, "$RUN explain m.onnx $'\\xff.png' --format json")
+    assert done.returncode == 0 and json.loads(done.stdout)["results"][0]["picture"] == name
+
+
+def test_no_temporary_folder_is_no_finding(place):
+    script = (
+        "import tempfile, sys\n"
+        "def none(): raise FileNotFoundError(2, 'No usable temporary directory found in []')\n"
+        "tempfile._get_default_tempdir = none\n"
+        f"sys.argv = ['onnx-analyzer', *{COMPARE.split()!r}]\n"
+        "from analyzer.commands import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2 and b"TMPDIR" in done.stderr and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["click", "numpy", "analyzer.commands.boundary", "analyzer.commands.methods"])
+def test_an_interrupt_while_importing(place, module):
+    asked = ["explain", "m.onnx", "0.png"] if module == "numpy" else ["methods"]
+    script = (
+        "import sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        f"sys.argv = {['onnx-analyzer', *asked]!r}\n"
+        "from analyzer.commands import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 130 and b"Traceback" not in done.stderr, done.stderr
+
+
+def test_a_signal_while_it_runs(place):
+    script = (
+        "import os, signal, threading, sys\n"
+        "from analyzer.commands import main\n"
+        "threading.Timer(float(sys.argv.pop()), lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "main()"
+    )
+    for seconds in ("0.05", "0.6"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, "dream", "m.onnx", "-t", "1", "--steps", "100000", "-o", "d.png", seconds],
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 130 and b"Traceback" not in done.stderr, done.stderr
+    assert not (place / "d.png").exists()
