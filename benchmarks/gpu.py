@@ -1,11 +1,12 @@
 """On a machine with a GPU: are the results those of the CPU, does everything stay on the device, and what does it cost?
 
-    python -m benchmarks.gpu [--provider cuda:0] [--networks resnet50 vit_b_16] [--batches 1 8]
+    python -m benchmarks.gpu [--provider cuda:0] [--networks resnet50 vit_b_16] [--batches 1 8] [--rules]
 
 For the shipped models and the benchmark's networks (where PyTorch can export them): the largest difference of maps and
 input gradients from the CPU provider's, relative to their largest value; float nodes that fell to the CPU; ratios of
 medians to the plain forward on the same provider, interleaved. TensorFloat-32 is off. Exits with 1 where a result
-differs by more than 1 % (fp16 and int8 builds: 5 %), or anything fell to the CPU.
+differs by more than 1 % (fp16 and int8 builds: 5 %), or anything fell to the CPU. `--rules` compares the gradient of
+every sample of every rule (tests/samples) as well.
 """
 
 from __future__ import annotations
@@ -52,12 +53,47 @@ def check(path: Path, provider: str, batch: int, rounds: int) -> tuple[list[str]
     return row, max(differences) < limit and not fallen
 
 
+def rules(provider: str) -> bool:
+    """Prints how many samples of rules have the CPU's gradient, and those that have not; whether all have it."""
+    from analyzer import append_vjp
+    from tests.rule_checks import build, feeds
+    from tests.test_rules import SAMPLES
+
+    differ, failed, alike = [], [], 0
+    for sample in SAMPLES:
+        found = append_vjp(build(sample, "float32", baked=True), [f"y{i}" for i in sample.cotangents],
+                           [f"x{i}" for i in sample.targets])  # fmt: skip
+        rng = np.random.default_rng(0)
+        names = list(found.gradients.values())
+        try:
+            here = Session(found.model)
+            inputs = feeds(sample, found.model, "float32")
+            given = dict(inputs)
+            for output, name in found.cotangents.items():
+                value = Session(build(sample, "float32", baked=True)).run(inputs, [output])[output]
+                given[name] = rng.standard_normal(value.shape).astype(value.dtype)
+            a = here.run(given, names)
+            b = Session(found.model, provider, allow_fallback=True).run(given, names)
+        except AnalyzerError as error:
+            failed.append(f"{sample.id}: {error.message[:150]}")
+            continue
+        size = max(max(float(np.linalg.norm(a[n])) for n in names), 1e-6)
+        far = max(float(np.linalg.norm(a[n].astype(np.float64) - b[n])) for n in names) / size
+        alike += far < 1e-3
+        if not far < 1e-3:
+            differ.append(f"{sample.id} ({far:.1e})")
+    print(f"\n{alike} of {len(SAMPLES)} samples of rules have the CPU's gradient on {provider}; "
+          f"differ: {', '.join(differ) or 'none'}; not run: {'; '.join(failed) or 'none'}", flush=True)  # fmt: skip
+    return not differ
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--provider", default="cuda")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rules", action="store_true", help="Compare every sample of every rule, too.")
     given = parser.parse_args()
     paths = list(SHIPPED)
     for name in given.networks:
@@ -68,7 +104,7 @@ def main() -> None:
     print(f"onnxruntime {runtime_version()}, {given.provider}")
     heads = ["model", "batch", "forward ms", *METHODS, *(f"{m} differs by" for m in METHODS), "fell to the CPU"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    well = True
+    well = rules(given.provider) if given.rules else True
     for path in paths:
         for batch in given.batches:
             try:

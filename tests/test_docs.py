@@ -51,4 +51,4 @@ def test_the_example_of_the_readme_runs(tmp_path):
 def test_ci_runs_the_tests_that_the_readme_names():
     ci = (ROOT / ".ci" / "run").read_text()
     assert "pip install '.[dev]' && python -m pytest" in (ROOT / "README.md").read_text()
-    assert re.search(r"pip install .*'\.\[dev\]'", ci) and "\npython -m pytest\n" in ci
+    assert re.search(r"pip install .*'\.\[dev,torch\]'", ci) and "\npython -m pytest\n" in ci
