@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -60,6 +60,15 @@ def print_json(kind: str, content: dict[str, Any]) -> None:
     document = {"schema_version": JSON_SCHEMA, "kind": kind, "onnx_analyzer": __version__, **content}
     escaped = "utf" not in (getattr(sys.stdout, "encoding", None) or "").lower()
     click.echo(as_json(document, indent=2, sort_keys=True, ensure_ascii=escaped))
+
+
+def finish(form: str, kind: str, document: dict[str, Any], lines: Iterable[str], written: Sequence[str] = ()) -> None:
+    """What a command found on stdout, as a JSON document or as lines; the files that it wrote come last."""
+    if form == "json":
+        print_json(kind, {**document, "written": list(written)})
+        return
+    for line in [*lines, *(f"written: {place}" for place in written)]:
+        click.echo(line)
 
 
 def note(text: str) -> None:

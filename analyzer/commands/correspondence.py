@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
 from click import FloatRange, IntRange
 
-from analyzer.commands.common import Progress, note, print_json, table
+from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
     Given,
     InputPath,
@@ -56,22 +55,17 @@ def command(given: Correspondence) -> None:
     found = correspondence(explainer, pictures, marked, layers, *how, progress.step)
     for name, why in found.left_out.items():
         note(f"warning: {name} is left out: {why}")
-    written = [given.out] if given.out else []
     if given.out:
         write_png(given.out, figure(found))
-    if given.form == "json":
-        rows = [{**vars(row), "error": row.error if row.pictures > 2 else None} for row in found.rows]
-        document = {"model": given.model, "rows": rows, "left_out": found.left_out, "written": written}
-        print_json("correspondence", document)
-        return
+    rows = [{**vars(row), "error": row.error if row.pictures > 2 else None} for row in found.rows]
     names = list(dict.fromkeys(row.layer for row in found.rows))
     parts = list(dict.fromkeys(row.part for row in found.rows))
     at = {(row.part, row.layer): row for row in found.rows}
     cells = [(part, at[part, names[0]].pictures, *(_value(at[part, name]) for name in names)) for part in parts]
-    click.echo("share of features whose change differs in sign between pictures, mean ± standard error")
-    click.echo(table(cells, ("occluded", "pictures", *names)))
-    for place in written:
-        click.echo(f"written: {place}")
+    title = "share of features whose change differs in sign between pictures, mean ± standard error"
+    lines = [title, table(cells, ("occluded", "pictures", *names))]
+    document = {"model": given.model, "rows": rows, "left_out": found.left_out}
+    finish(given.form, "correspondence", document, lines, [given.out] if given.out else [])
 
 
 def _value(row: Any) -> str:

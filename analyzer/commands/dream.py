@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import click
 from click import Choice, FloatRange, IntRange
 
-from analyzer.commands.common import Progress, note, print_json, table
+from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
     Given,
     OutputPath,
@@ -118,10 +117,6 @@ def command(given: Dream) -> None:
         }
         for n, (c, _), d in zip(names, units, found, strict=True)
     ]
-    if given.form == "json":
-        document = {"model": given.model, "layer": dreamer.units.name, "options": settings, "units": rows}
-        print_json("dream", {**document, "written": [given.out]})
-        return
+    document = {"model": given.model, "layer": dreamer.units.name, "options": settings, "units": rows}
     cells = [(r["unit"], "–" if r["first"] is None else f"{r['first']:.4g}", f"{r['score']:.4g}") for r in rows]
-    click.echo(table(cells, ("unit", "at first", "at last")))
-    click.echo(f"written: {given.out}")
+    finish(given.form, "dream", document, [table(cells, ("unit", "at first", "at last"))], [given.out])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import click
 from click import Choice, IntRange
 
-from analyzer.commands.common import Progress, note, print_json, table
+from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
     POLICIES,
     Given,
@@ -82,15 +81,12 @@ def command(given: Evolution) -> None:
         }
         for channel, patches in found.patches.items()
     ]
-    if given.form == "json":
-        document = {"checkpoints": list(checkpoints), "layer": found.layer, "channels": rows}
-        print_json("evolution", {**document, "written": [given.out]})
-        return
+    document = {"checkpoints": list(checkpoints), "layer": found.layer, "channels": rows}
     cells = []
     for channel, patches in found.patches.items():
         values = ["–" if p is None else f"{p.value:.3g}" for p in patches]
         marks = ["*" if jump else "" for jump in found.jumps(channel)]
         cells.append([channel, *(f"{v} {m}".strip() for v, m in zip(values, marks, strict=True))])
-    click.echo(table(cells, ("channel", *found.checkpoints)))
-    click.echo("*: the strongest activation comes from another picture than before")
-    click.echo(f"written: {given.out}")
+    lines = [table(cells, ("channel", *found.checkpoints))]
+    lines.append("*: the strongest activation comes from another picture than before")
+    finish(given.form, "evolution", document, lines, [given.out])

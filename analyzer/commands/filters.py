@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 from click import Choice, IntRange
 
-from analyzer.commands.common import print_json, table
+from analyzer.commands.common import finish, table
 from analyzer.commands.options import Given, OutputPath, format_option, model_argument, option
 
 
@@ -55,16 +54,10 @@ def command(given: Filters) -> None:
         order = given.channels or _channels(explainer)
         write_png(given.out, picture(banks[0], order, given.max_filters, given.max_slices))
     rows = [describe(bank) for bank in banks]
-    if given.form == "json":
-        print_json("filters", {"model": given.model, "layers": rows, "written": [given.out] if given.out else []})
-        return
     header = ("filters", "kernel", "stride", "low", "middle", "high", "folded", "dead", "duplicates", "layer")
-    click.echo(table([_cells(row) for row in rows], header))
-    for bank in banks:
-        for line in _remarks(bank):
-            click.echo(line)
-    if given.out:
-        click.echo(f"written: {given.out}")
+    lines = [table([_cells(row) for row in rows], header), *(line for bank in banks for line in _remarks(bank))]
+    document = {"model": given.model, "layers": rows}
+    finish(given.form, "filters", document, lines, [given.out] if given.out else [])
 
 
 def _channels(explainer: Any) -> str:

@@ -7,10 +7,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-import click
 from click import Choice, FloatRange
 
-from analyzer.commands.common import Progress, note, print_json, table
+from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
     Given,
     OutputPath,
@@ -89,22 +88,6 @@ def command(given: Invariance) -> None:
         write_png(out, figure(curves, units, given.relative, card))
         write_csv(beside, curves)
         written = [out, str(beside)]
-    if given.form == "json":
-        rows = [
-            {
-                "picture": c.picture,
-                "transform": c.transform,
-                "values": c.values,
-                "target": c.target,
-                "probability": c.probability,
-                "distances": c.distances,
-                "norms": c.norms,
-                "diagnosis": c.diagnosis or None,
-            }
-            for c in curves
-        ]
-        print_json("invariance", {"model": given.model, "curves": rows, "written": written})
-        return
     cells = [
         (
             c.picture,
@@ -115,9 +98,9 @@ def command(given: Invariance) -> None:
         )
         for c in curves
     ]
-    click.echo(table(cells, ("picture", "transform", "class", "probability", "largest distance / norm, per layer")))
-    for place in written:
-        click.echo(f"written: {place}")
+    rows = [vars(c) | {"diagnosis": c.diagnosis or None} for c in curves]
+    text = table(cells, ("picture", "transform", "class", "probability", "largest distance / norm, per layer"))
+    finish(given.form, "invariance", {"model": given.model, "curves": rows}, [text], written)
 
 
 def figure(curves: list[Any], units: dict[str, str], relative: bool, card: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click import Choice, IntRange
 
-from analyzer.commands.common import Progress, note, print_json, table
+from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
     POLICIES,
     Given,
@@ -73,15 +73,10 @@ def command(given: Mine) -> int:
         return 5 if result.failed else 0
     written = write(explainer, given, card, result, policy)
     rows = [summary(layer, result) for layer in result.rankings]
-    if given.form == "json":
-        document = {"model": given.model, "layers": rows, "pictures": len(manifest), "resumed": result.resumed}
-        counts = {"failed": len(result.failed), "not_finite": len(result.not_finite)}
-        print_json("mine", {**document, **counts, "written": written})
-    else:
-        header = ("layer", "channels", "dead", "correlated pairs", "strongest")
-        click.echo(table([[r[h] for h in header] for r in rows], header))
-        for place in written:
-            click.echo(f"written: {place}")
+    document = {"model": given.model, "layers": rows, "pictures": len(manifest), "resumed": result.resumed}
+    document |= {"failed": len(result.failed), "not_finite": len(result.not_finite)}
+    header = ("layer", "channels", "dead", "correlated pairs", "strongest")
+    finish(given.form, "mine", document, [table([[r[h] for h in header] for r in rows], header)], written)
     return 5 if result.failed else 0
 
 

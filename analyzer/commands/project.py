@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
 from click import Choice
 
-from analyzer.commands.common import note, print_json, table
+from analyzer.commands.common import finish, note, table
 from analyzer.commands.options import (
     POLICIES,
     Given,
@@ -110,24 +109,13 @@ def command(given: Project) -> None:
     if given.raw:
         write_npy(given.raw, np.stack(pixels))
     written = [place for place in (out, given.raw, given.save_switches) if place]
-    if given.form == "json":
-        document = {
-            "model": given.model,
-            "picture": picture,
-            "layer": units.name,
-            "policy": policy,
-            "units": results,
-            "diagnosis": said or None,
-        }
-        print_json("project", {**document, "written": written})
-        return
+    document = {"model": given.model, "picture": picture, "layer": units.name, "policy": policy}
     rows_text = [
         (r["channel"], _place(r["position"]), f"{r['activation']:.4g}", _box(r["receptive_field"])) for r in results
     ]
-    click.echo(f"{policy} of {units.name}")
-    click.echo(table(rows_text, ("channel", "y, x", "activation", "receptive field (x0 y0 x1 y1)")))
-    for place in written:
-        click.echo(f"written: {place}")
+    shown = table(rows_text, ("channel", "y, x", "activation", "receptive field (x0 y0 x1 y1)"))
+    document |= {"units": results, "diagnosis": said or None}
+    finish(given.form, "project", document, [f"{policy} of {units.name}", shown], written)
 
 
 def _place(position: Any) -> str:
