@@ -109,12 +109,12 @@ def command(given: Project) -> None:
     if given.raw:
         write_npy(given.raw, np.stack(pixels))
     written = [place for place in (out, given.raw, given.save_switches) if place]
-    document = {"model": given.model, "picture": picture, "layer": units.name, "policy": policy}
+    document: dict[str, Any] = {"model": given.model, "picture": picture}
     rows_text = [
         (r["channel"], _place(r["position"]), f"{r['activation']:.4g}", _box(r["receptive_field"])) for r in results
     ]
     shown = table(rows_text, ("channel", "y, x", "activation", "receptive field (x0 y0 x1 y1)"))
-    document |= {"units": results, "diagnosis": said or None}
+    document |= {"layer": units.name, "policy": policy, "units": results, "diagnosis": said or None}
     finish(given.form, "project", document, [f"{policy} of {units.name}", shown], written)
 
 
