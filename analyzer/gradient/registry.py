@@ -20,10 +20,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from analyzer.errors import UnsupportedError
-from analyzer.graph import Body, Builder, Graph, Node, Value
+from analyzer.graph import Body as Body
+from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.builder import FLOATS
 from analyzer.graph.inference import BFLOAT16
-from analyzer.graph.nodes import captures, fixed_sizes, known_shape
+from analyzer.graph.nodes import captures
+from analyzer.graph.nodes import fixed_sizes as fixed_sizes
+from analyzer.graph.nodes import known_shape as known_shape
 from analyzer.graph.schemas import implied_attributes
 from analyzer.graph.through import readers as readers
 
@@ -266,33 +269,3 @@ def primal(
     outputs = tuple(widen(o) if o.name else None for o in node.outputs)
     captured = tuple(graph[name] for name in captures(node))
     return Primal(node, graph, tuple(inputs), outputs, wanted, asked, captured, pull, parameters, finite, idioms)
-
-
-__all__ = [
-    "GRADIENT",
-    "IDIOMS",
-    "NOT_DIFFERENTIABLE",
-    "RUNTIMES",
-    "Body",
-    "Builder",
-    "Cotangent",
-    "Entry",
-    "Equation",
-    "Graph",
-    "Idiom",
-    "Idioms",
-    "Node",
-    "Primal",
-    "Rule",
-    "Table",
-    "Value",
-    "cotangent_type",
-    "fixed_sizes",
-    "idiom",
-    "is_float",
-    "known_shape",
-    "not_differentiable",
-    "part",
-    "primal",
-    "vjp",
-]
