@@ -56,8 +56,8 @@ def command(given: Features) -> int:
         nonlocal taps
         feeds = explainer.feeds(card.preprocess.apply(decode(picture))[0])
         if taps is None:
-            graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
-            taps = Taps(graph, chosen_tensors(graph, given.layers), explainer.provider, **explainer.session_options)
+            graph = explainer.graph_of(feeds)
+            taps = Taps(explainer, graph, chosen_tensors(graph, given.layers))
         found = taps.run(feeds)
         said = say_not_finite(explainer, feeds, found.values(), list(found))
         if said:
