@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 
@@ -52,31 +54,33 @@ def bias_add(e: Emit, f: Fused) -> str:
 
 @unfuse("ParametricSoftplus", domain="")
 def parametric_softplus(e: Emit, f: Fused) -> str:
-    scaled = e.Mul(f[0], e.scalar_like(f.attr("beta", 1.0), f[0]))
-    return e.Mul(e.Softplus(scaled), e.scalar_like(f.attr("alpha", 1.0), f[0]))
+    return _scaled(e, e.Softplus(_scaled(e, f[0], f.attr("beta", 1.0))), f.attr("alpha", 1.0))
 
 
 @unfuse("ScaledTanh", domain="")
 def scaled_tanh(e: Emit, f: Fused) -> str:
-    scaled = e.Mul(f[0], e.scalar_like(f.attr("beta", 1.0), f[0]))
-    return e.Mul(e.Tanh(scaled), e.scalar_like(f.attr("alpha", 1.0), f[0]))
+    return _scaled(e, e.Tanh(_scaled(e, f[0], f.attr("beta", 1.0))), f.attr("alpha", 1.0))
 
 
 @unfuse("Affine", domain="")
 def affine(e: Emit, f: Fused) -> str:
-    scaled = e.Mul(f[0], e.scalar_like(f.attr("alpha", 1.0), f[0]))
-    return e.Add(scaled, e.scalar_like(f.attr("beta", 0.0), f[0]))
+    return _scaled(e, f[0], f.attr("alpha", 1.0), f.attr("beta", 0.0))
 
 
 @unfuse("Scale", domain="")
 def scale(e: Emit, f: Fused) -> str:
-    return e.Mul(f[0], e.scalar_like(f.attr("scale", 1.0), f[0]))
+    return _scaled(e, f[0], f.attr("scale", 1.0))
 
 
 @unfuse("ImageScaler", domain="")
 def image_scaler(e: Emit, f: Fused) -> str:
-    bias = np.asarray(f.attr("bias", []), np.float32)[:, None, None]
-    return e.Add(e.Mul(f[0], e.scalar_like(f.attr("scale", 1.0), f[0])), e.CastLike(bias, f[0]))
+    """y = s x + b, b one per channel of (N, C, H, W)."""
+    return _scaled(e, f[0], f.attr("scale", 1.0), np.reshape(f.attr("bias", [0.0]), (-1, 1, 1)))
+
+
+def _scaled(e: Emit, x: str, factor: float, offset: Any = 0.0) -> str:
+    y = e.Mul(x, e.scalar_like(factor, x))
+    return e.Add(y, e.CastLike(np.asarray(offset, np.float32), x)) if np.any(offset) else y
 
 
 def activation(e: Emit, f: Fused, value: str, name: str, parameters: list[float]) -> str:

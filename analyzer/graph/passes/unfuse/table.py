@@ -48,19 +48,19 @@ class Fused:
         self, node: onnx.NodeProto, source: Source | None = None, shapes: Shapes | None = None, last: bool = True
     ) -> None:
         self.node, self.source, self.shapes, self.last = node, source, shapes or {}, last
-        self._attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        self.attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
     def __getitem__(self, index: int) -> str:
         return self.node.input[index] if index < len(self.node.input) else ""
 
     def attr(self, name: str, default: Any = None) -> Any:
-        value = self._attrs.get(name, default)
+        value = self.attrs.get(name, default)
         return value.decode() if isinstance(value, bytes) else value
 
     def window(self, *extra: str) -> dict[str, Any]:
         """The attributes of a convolution or pooling that are present."""
         names = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", *extra)
-        return {n: self.attr(n) for n in names if n in self._attrs}
+        return {n: self.attr(n) for n in names if n in self.attrs}
 
     def known(self, index: int) -> np.ndarray | None:
         """The constant that an input holds, if it is one."""
