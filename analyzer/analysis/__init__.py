@@ -2,15 +2,3 @@
 
 from analyzer.analysis.interpreter import HiddenError, Interpretation, Site, Table, interpret, transfer
 from analyzer.analysis.receptive_field import ReceptiveField, ReceptiveFields, receptive_field
-
-__all__ = [
-    "HiddenError",
-    "Interpretation",
-    "ReceptiveField",
-    "ReceptiveFields",
-    "Site",
-    "Table",
-    "interpret",
-    "receptive_field",
-    "transfer",
-]
