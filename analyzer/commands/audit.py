@@ -12,9 +12,9 @@ from click import Choice, IntRange
 from analyzer.commands.common import Progress, note, print_json, table
 from analyzer.commands.compare import boxes_of, pictures, rounded
 from analyzer.commands.options import (
+    READ_FILE,
+    WRITE_FILE,
     Given,
-    InputPath,
-    OutputPath,
     Setup,
     data_option,
     group,
@@ -30,25 +30,19 @@ class Audit(Given):
     model: str = model_argument
     data: tuple[str, ...] = data_option
     limit: int | None = limit_option
-    labels: str | None = option("--labels", type=InputPath(dir_okay=False), help="Class names: one per line, or JSON.")
-    classes: str | None = option(
-        "--classes", type=InputPath(dir_okay=False), help="JSON {picture: class index}, the true classes."
-    )
-    boxes: str | None = option("--boxes", type=InputPath(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
-    method: str = option("-m", "--method", default="grad-cam", help="The map that is audited.")
-    probes: int = option("--probes", type=IntRange(1), default=16, help="Pictures for costly checks.")
+    labels: str | None = option("--labels", "Class names: one per line, or JSON.", type=READ_FILE)
+    classes: str | None = option("--classes", "JSON {picture: class index}, the true classes.", type=READ_FILE)
+    boxes: str | None = option("--boxes", "JSON {picture: [[x0, y0, x1, y1], …]}.", type=READ_FILE)
+    method: str = option("-m --method", "The map that is audited.", default="grad-cam")
+    probes: int = option("--probes", "Pictures for costly checks.", type=IntRange(1), default=16)
     seed: int = seed_option
-    report: str | None = option(
-        "--report", type=OutputPath(dir_okay=False), help="Write the report: .html, .md or .json."
-    )
-    maps: str | None = option(
-        "--maps", type=OutputPath(dir_okay=False), help="Write the mean maps as a picture: .png, .jpg or .webp."
-    )
+    report: str | None = option("--report", "Write the report: .html, .md or .json.", type=WRITE_FILE)
+    maps: str | None = option("--maps", "Write the mean maps as a picture: .png, .jpg or .webp.", type=WRITE_FILE)
     store: str | None = store_option
-    strict: bool = option("--strict", is_flag=True, help="Exit with 1 where something is found.")
+    strict: bool = option("--strict", "Exit with 1 where something is found.", is_flag=True)
     setup: Setup = group(Setup)
     form: str = option(
-        "--format", type=Choice(["text", "json", "markdown"]), default="text", show_default=False, help="On stdout."
+        "--format", "On stdout.", type=Choice(["text", "json", "markdown"]), default="text", show_default=False
     )
 
 

@@ -11,15 +11,17 @@ from click import Choice
 
 from analyzer.commands.common import Progress, note, print_json, table
 from analyzer.commands.options import (
+    READ,
+    READ_FILE,
+    WRITE_FILE,
     Given,
-    InputPath,
-    OutputPath,
     Preprocessing,
     SessionOptions,
     argument,
     group,
     limit_option,
     option,
+    several,
     store_option,
 )
 
@@ -27,41 +29,35 @@ MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of b
 
 
 class Compare(Given):
-    reference: str | None = argument(type=InputPath(dir_okay=False), required=False)
-    candidate: str | None = argument(type=InputPath(dir_okay=False), required=False)
-    data: tuple[str, ...] = option(
-        "-d", "--data", multiple=True, type=InputPath(), help="Pictures, or folders of them."
-    )
+    reference: str | None = argument(type=READ_FILE, required=False)
+    candidate: str | None = argument(type=READ_FILE, required=False)
+    data: tuple[str, ...] = several("-d --data", "Pictures, or folders of them.", type=READ)
     limit: int | None = limit_option
-    boxes: str | None = option("--boxes", type=InputPath(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
-    methods: tuple[str, ...] = option("-m", "--method", multiple=True, help="Maps to compare.  [grad-cam, gradient]")
-    thresholds: str | None = option(
-        "--thresholds", type=InputPath(dir_okay=False), help="TOML file with limits; see docs/compare.md."
-    )
-    limits: tuple[str, ...] = option("--limit-of", multiple=True, metavar="NAME=VALUE", help="A single threshold.")
+    boxes: str | None = option("--boxes", "JSON {picture: [[x0, y0, x1, y1], …]}.", type=READ_FILE)
+    methods: tuple[str, ...] = several("-m --method", "Maps to compare.  [grad-cam, gradient]")
+    thresholds: str | None = option("--thresholds", "TOML file with limits; see docs/compare.md.", type=READ_FILE)
+    limits: tuple[str, ...] = several("--limit-of", "A single threshold.", metavar="NAME=VALUE")
     report: str | None = option(
-        "--report", type=OutputPath(dir_okay=False), help="Write the report: .html, .md, .xml (JUnit), .sarif or .json."
+        "--report", "Write the report: .html, .md, .xml (JUnit), .sarif or .json.", type=WRITE_FILE
     )
-    judge: str | None = option(
-        "--judge", type=InputPath(dir_okay=False), help="Judge this saved .json again; nothing is run."
-    )
-    provider: str = option("-p", "--provider", default="cpu", help="Of the reference.")
-    candidate_provider: str | None = option("--candidate-provider", help="Of the candidate.  [as the reference's]")
+    judge: str | None = option("--judge", "Judge this saved .json again; nothing is run.", type=READ_FILE)
+    provider: str = option("-p --provider", "Of the reference.", default="cpu")
+    candidate_provider: str | None = option("--candidate-provider", "Of the candidate.  [as the reference's]")
     session: SessionOptions = group(SessionOptions)
     mode: str = option(
         "--mode",
+        "Run both as the runtime optimises them, or operator by operator as the files say.",
         type=Choice(list(MODES)),
         default="as-shipped",
-        help="Run both as the runtime optimises them, or operator by operator as the files say.",
     )
     store: str | None = store_option
     preprocess: Preprocessing = group(Preprocessing)
     form: str = option(
         "--format",
+        "What stdout holds.",
         type=Choice(["text", "json", "junit", "sarif", "markdown"]),
         default="text",
         show_default=False,
-        help="What stdout holds.",
     )
 
 

@@ -9,9 +9,9 @@ from click import FloatRange, IntRange
 
 from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
+    READ_FILE,
+    WRITE_FILE,
     Given,
-    InputPath,
-    OutputPath,
     Setup,
     argument,
     format_option,
@@ -25,11 +25,11 @@ from analyzer.commands.options import (
 
 class Correspondence(Given):
     model: str = model_argument
-    boxes: str = argument(type=InputPath(dir_okay=False))
+    boxes: str = argument(type=READ_FILE)
     layers: tuple[str, ...] = layers_option
-    out: str | None = option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the occluded pictures.")
-    fill: float = option("--fill", type=FloatRange(0, 255), default=127.0, help="Grey of the occluder.")
-    repeats: int = option("--repeats", type=IntRange(1), default=10, help="Random boxes per picture.")
+    out: str | None = option("-o --out", "PNG of the occluded pictures.", type=WRITE_FILE)
+    fill: float = option("--fill", "Grey of the occluder.", type=FloatRange(0, 255), default=127.0)
+    repeats: int = option("--repeats", "Random boxes per picture.", type=IntRange(1), default=10)
     seed: int = seed_option
     setup: Setup = group(Setup)
     form: str = format_option

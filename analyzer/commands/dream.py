@@ -6,8 +6,8 @@ from click import Choice, FloatRange, IntRange
 
 from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
+    WRITE_FILE,
     Given,
-    OutputPath,
     Setup,
     format_option,
     group,
@@ -16,6 +16,7 @@ from analyzer.commands.options import (
     model_argument,
     option,
     seed_option,
+    several,
 )
 
 
@@ -23,28 +24,24 @@ class Climb(Given):
     """Options of the ascent, as `DreamOptions`."""
 
     steps: int = option("--steps", type=IntRange(1), default=128)
-    rate: float | None = option("--rate", type=float, help="Step size.  [0.05 for fourier, 1 for pixels]")
+    rate: float | None = option("--rate", "Step size.  [0.05 for fourier, 1 for pixels]", type=float)
     parametrisation: str = option("--parametrisation", type=Choice(["fourier", "pixels"]), default="fourier")
-    decorrelate: bool = option("--decorrelate/--plain-colours", default=True, help="Colours as ImageNet's correlate.")
-    jitter: int = option("--jitter", type=IntRange(0), default=8, help="Pixels of random movement.")
-    degrees: float = option("--degrees", type=FloatRange(0), default=5.0, help="Of random rotation.")
-    rescale: bool = option("--rescale/--no-rescale", default=True, help="Random scaling.")
-    decay: float = option("--decay", type=FloatRange(0, 1), default=0.0, help="L2 decay per step.")
-    blur: float = option("--blur", type=FloatRange(0), default=0.0, help="Sigma of the Gaussian.")
-    blur_every: int = option("--blur-every", type=IntRange(1), default=4, help="Steps between two blurs.")
+    decorrelate: bool = option("--decorrelate/--plain-colours", "Colours as ImageNet's correlate.", default=True)
+    jitter: int = option("--jitter", "Pixels of random movement.", type=IntRange(0), default=8)
+    degrees: float = option("--degrees", "Of random rotation.", type=FloatRange(0), default=5.0)
+    rescale: bool = option("--rescale/--no-rescale", "Random scaling.", default=True)
+    decay: float = option("--decay", "L2 decay per step.", type=FloatRange(0, 1), default=0.0)
+    blur: float = option("--blur", "Sigma of the Gaussian.", type=FloatRange(0), default=0.0)
+    blur_every: int = option("--blur-every", "Steps between two blurs.", type=IntRange(1), default=4)
     clip_norm: float = option(
-        "--clip-norm",
-        type=FloatRange(0, 100),
-        default=0.0,
-        show_default=False,
-        help="Percent of pixels of smallest norm.",
+        "--clip-norm", "Percent of pixels of smallest norm.", type=FloatRange(0, 100), default=0.0, show_default=False
     )
     clip_contribution: float = option(
         "--clip-contribution",
+        "Percent of least contribution.",
         type=FloatRange(0, 100),
         default=0.0,
         show_default=False,
-        help="Percent of least contribution.",
     )
     seed: int = seed_option
 
@@ -52,13 +49,9 @@ class Climb(Given):
 class Dream(Given):
     model: str = model_argument
     layer: str | None = layer_option
-    chosen: tuple[str, ...] = option(
-        "-u", "--unit", multiple=True, metavar="CHANNEL[@y,x]", help="Channels or units; repeatable."
-    )
-    targets: tuple[str, ...] = option(
-        "-t", "--target", multiple=True, help="Classes by index or label, instead of units."
-    )
-    out: str = option("-o", "--out", required=True, type=OutputPath(dir_okay=False), help="PNG to write.")
+    chosen: tuple[str, ...] = several("-u --unit", "Channels or units; repeatable.", metavar="CHANNEL[@y,x]")
+    targets: tuple[str, ...] = several("-t --target", "Classes by index or label, instead of units.")
+    out: str = option("-o --out", "PNG to write.", required=True, type=WRITE_FILE)
     labels: str | None = labels_option
     climb: Climb = group(Climb)
     setup: Setup = group(Setup)

@@ -7,9 +7,10 @@ from click import Choice, IntRange
 from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
     POLICIES,
+    READ,
+    READ_FILE,
+    WRITE_FILE,
     Given,
-    InputPath,
-    OutputPath,
     Preprocessing,
     argument,
     format_option,
@@ -17,19 +18,18 @@ from analyzer.commands.options import (
     layer_option,
     option,
     provider_option,
+    several,
 )
 
 
 class Evolution(Given):
-    checkpoints: tuple[str, ...] = argument(nargs=-1, required=True, type=InputPath(dir_okay=False))
-    pictures: tuple[str, ...] = option(
-        "-i", "--pictures", multiple=True, required=True, type=InputPath(), help="Pictures, folders or lists."
-    )
+    checkpoints: tuple[str, ...] = argument(nargs=-1, required=True, type=READ_FILE)
+    pictures: tuple[str, ...] = several("-i --pictures", "Pictures, folders or lists.", required=True, type=READ)
     layer: str | None = layer_option
-    channels: tuple[int, ...] = option("-u", "--channel", multiple=True, type=IntRange(0), help="Channels; repeatable.")
-    draw: int = option("--draw", type=IntRange(1), default=6, help="Or how many, the strongest at last.")
+    channels: tuple[int, ...] = several("-u --channel", "Channels; repeatable.", type=IntRange(0))
+    draw: int = option("--draw", "Or how many, the strongest at last.", type=IntRange(1), default=6)
     policy: str = option("--policy", type=Choice([*POLICIES, "none"]), default="deconvnet")
-    out: str = option("-o", "--out", required=True, type=OutputPath(dir_okay=False), help="PNG to write.")
+    out: str = option("-o --out", "PNG to write.", required=True, type=WRITE_FILE)
     provider: str = provider_option
     preprocess: Preprocessing = group(Preprocessing)
     form: str = format_option

@@ -11,9 +11,9 @@ from click import FloatRange, IntRange
 
 from analyzer.commands.common import RunProgress, each_picture, note, parse_options, print_json, table, tell_doubt
 from analyzer.commands.options import (
+    READ,
+    WRITE,
     Given,
-    InputPath,
-    OutputPath,
     Setup,
     format_option,
     group,
@@ -24,6 +24,7 @@ from analyzer.commands.options import (
     output_option,
     pictures_argument,
     pictures_out_option,
+    several,
 )
 
 if TYPE_CHECKING:
@@ -34,32 +35,24 @@ class Explain(Given):
     model: str = model_argument
     pictures: tuple[str, ...] = pictures_argument
     out: str | None = pictures_out_option
-    methods: tuple[str, ...] = option(
-        "-m", "--method", multiple=True, help="See `methods`; several give a grid.  [grad-cam]"
-    )
-    targets: tuple[str, ...] = option(
-        "-t", "--target", multiple=True, help="top1, class index, label or expression; several give a grid.  [top1]"
+    methods: tuple[str, ...] = several("-m --method", "See `methods`; several give a grid.  [grad-cam]")
+    targets: tuple[str, ...] = several(
+        "-t --target", "top1, class index, label or expression; several give a grid.  [top1]"
     )
     layer: str | None = layer_option
-    options: tuple[str, ...] = option(
-        "-O", "--option", multiple=True, metavar="NAME=VALUE", help="Option of a method, see `methods`."
-    )
+    options: tuple[str, ...] = several("-O --option", "Option of a method, see `methods`.", metavar="NAME=VALUE")
     output: str | None = output_option
     reference: str | None = option(
-        "--reference", type=InputPath(), help="Picture whose embedding `.cosine(reference)` compares with."
+        "--reference", "Picture whose embedding `.cosine(reference)` compares with.", type=READ
     )
-    mask: str | None = option(
-        "--mask", type=InputPath(), help="Picture whose brighter half is `mask` in `.where(mask)`."
-    )
+    mask: str | None = option("--mask", "Picture whose brighter half is `mask` in `.where(mask)`.", type=READ)
     labels: str | None = labels_option
-    raw: str | None = option(
-        "--raw", type=OutputPath(), help="Also write the raw map as .npy (a folder for several pictures)."
-    )
-    colormap: str = option("--colormap", default="turbo", help="turbo, viridis, cividis, inferno, magma or gray.")
-    alpha: float = option("--alpha", type=FloatRange(0, 1), default=0.5, help="Weight of the heatmap.")
-    top: int = option("--top", type=IntRange(1), default=5, help="How many classes to print.")
+    raw: str | None = option("--raw", "Also write the raw map as .npy (a folder for several pictures).", type=WRITE)
+    colormap: str = option("--colormap", "turbo, viridis, cividis, inferno, magma or gray.", default="turbo")
+    alpha: float = option("--alpha", "Weight of the heatmap.", type=FloatRange(0, 1), default=0.5)
+    top: int = option("--top", "How many classes to print.", type=IntRange(1), default=5)
     setup: Setup = group(Setup)
-    verbose: bool = option("-v", "--verbose", is_flag=True, help="Say what was assumed and how exact the rewriting is.")
+    verbose: bool = option("-v --verbose", "Say what was assumed and how exact the rewriting is.", is_flag=True)
     form: str = format_option
 
 

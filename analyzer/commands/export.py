@@ -6,9 +6,9 @@ import click
 
 from analyzer.commands.common import parse_shapes, print_json
 from analyzer.commands.options import (
+    READ_FILE,
+    WRITE_FILE,
     Given,
-    InputPath,
-    OutputPath,
     format_option,
     layer_option,
     method_option,
@@ -20,14 +20,12 @@ from analyzer.commands.options import (
 
 class Export(Given):
     model: str = model_argument
-    out: str = option(
-        "-o", "--out", required=True, type=OutputPath(dir_okay=False), help="Where to write the .onnx file."
-    )
+    out: str = option("-o --out", "Where to write the .onnx file.", required=True, type=WRITE_FILE)
     method: str = method_option
-    target: str = option("-t", "--target", default="top1", help="top1, class, label or expression.")
-    labels: str | None = option("--labels", type=InputPath(dir_okay=False), help="Class names, one per line.")
-    output: str | None = option("--output", help="Which output holds the scores.")
-    runtime: str = option("--runtime", default="onnxruntime", help="tensorrt: operators that its parser takes.")
+    target: str = option("-t --target", "top1, class, label or expression.", default="top1")
+    labels: str | None = option("--labels", "Class names, one per line.", type=READ_FILE)
+    output: str | None = option("--output", "Which output holds the scores.")
+    runtime: str = option("--runtime", "tensorrt: operators that its parser takes.", default="onnxruntime")
     layer: str | None = layer_option
     shapes: tuple[str, ...] = shape_option
     form: str = format_option

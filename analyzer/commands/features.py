@@ -11,14 +11,15 @@ from click import IntRange
 
 from analyzer.commands.common import each_picture, note, print_json, table
 from analyzer.commands.options import (
+    WRITE_FOLDER,
     Given,
-    OutputPath,
     Setup,
     format_option,
     group,
     model_argument,
     option,
     pictures_argument,
+    several,
 )
 from analyzer.files import Places, make_folder
 
@@ -26,13 +27,9 @@ from analyzer.files import Places, make_folder
 class Features(Given):
     model: str = model_argument
     pictures: tuple[str, ...] = pictures_argument
-    layers: tuple[str, ...] = option(
-        "-l", "--layer", multiple=True, required=True, help="Tensor, node or glob; may be repeated."
-    )
-    out: str | None = option(
-        "-o", "--out", type=OutputPath(file_okay=False), help="Folder for the grids (PNG) and arrays (.npz)."
-    )
-    max_channels: int = option("--max-channels", type=IntRange(1), default=64, help="Channels in a grid.")
+    layers: tuple[str, ...] = several("-l --layer", "Tensor, node or glob; may be repeated.", required=True)
+    out: str | None = option("-o --out", "Folder for the grids (PNG) and arrays (.npz).", type=WRITE_FOLDER)
+    max_channels: int = option("--max-channels", "Channels in a grid.", type=IntRange(1), default=64)
     colormap: str = option("--colormap", default="viridis")
     setup: Setup = group(Setup)
     form: str = format_option

@@ -7,20 +7,16 @@ from typing import Any
 from click import Choice, IntRange
 
 from analyzer.commands.common import finish, table
-from analyzer.commands.options import Given, OutputPath, format_option, model_argument, option
+from analyzer.commands.options import WRITE_FILE, Given, format_option, model_argument, option, several
 
 
 class Filters(Given):
     model: str = model_argument
-    layers: tuple[str, ...] = option(
-        "-l", "--layer", multiple=True, help="Convolution, its output or a glob; repeatable.  [first]"
-    )
-    out: str | None = option(
-        "-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the kernels; of the first layer given."
-    )
-    max_filters: int = option("--max-filters", type=IntRange(1), default=256, help="Filters in the picture.")
-    max_slices: int = option("--max-slices", type=IntRange(1), default=16, help="Input channels per filter.")
-    channels: str | None = option("--channels", type=Choice(["RGB", "BGR"]), help="Order of the input's channels.")
+    layers: tuple[str, ...] = several("-l --layer", "Convolution, its output or a glob; repeatable.  [first]")
+    out: str | None = option("-o --out", "PNG of the kernels; of the first layer given.", type=WRITE_FILE)
+    max_filters: int = option("--max-filters", "Filters in the picture.", type=IntRange(1), default=256)
+    max_slices: int = option("--max-slices", "Input channels per filter.", type=IntRange(1), default=16)
+    channels: str | None = option("--channels", "Order of the input's channels.", type=Choice(["RGB", "BGR"]))
     form: str = format_option
 
 

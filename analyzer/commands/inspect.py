@@ -18,7 +18,7 @@ from analyzer.commands.options import Given, format_option, model_argument, opti
 
 class Inspect(Given):
     model: str = model_argument
-    everything: bool = option("--all", is_flag=True, help="List every feature map, not one per size.")
+    everything: bool = option("--all", "List every feature map, not one per size.", is_flag=True)
     shapes: tuple[str, ...] = shape_option
     form: str = format_option
 

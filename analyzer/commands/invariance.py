@@ -11,8 +11,8 @@ from click import Choice, FloatRange
 
 from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
+    WRITE_FILE,
     Given,
-    OutputPath,
     Setup,
     format_option,
     group,
@@ -21,6 +21,7 @@ from analyzer.commands.options import (
     model_argument,
     option,
     pictures_argument,
+    several,
 )
 from analyzer.files import claim, write_text
 
@@ -29,20 +30,15 @@ class Invariance(Given):
     model: str = model_argument
     pictures: tuple[str, ...] = pictures_argument
     layers: tuple[str, ...] = layers_option
-    targets: tuple[str, ...] = option(
-        "-t", "--target", multiple=True, help="True class of each picture (or of all).  [top1]"
-    )
-    transforms: tuple[str, ...] = option(
+    targets: tuple[str, ...] = several("-t --target", "True class of each picture (or of all).  [top1]")
+    transforms: tuple[str, ...] = several(
         "--transform",
-        multiple=True,
+        "May be repeated.  [translation, scaling, rotation]",
         type=Choice(["translation", "horizontal", "scaling", "rotation"]),
-        help="May be repeated.  [translation, scaling, rotation]",
     )
-    out: str | None = option(
-        "-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the curves; the CSV is written beside it."
-    )
-    fill: float = option("--fill", type=FloatRange(0, 255), default=127.0, help="Grey beyond the border.")
-    relative: bool = option("--relative", is_flag=True, help="Draw distances as shares of the norm of the features.")
+    out: str | None = option("-o --out", "PNG of the curves; the CSV is written beside it.", type=WRITE_FILE)
+    fill: float = option("--fill", "Grey beyond the border.", type=FloatRange(0, 255), default=127.0)
+    relative: bool = option("--relative", "Draw distances as shares of the norm of the features.", is_flag=True)
     labels: str | None = labels_option
     setup: Setup = group(Setup)
     form: str = format_option

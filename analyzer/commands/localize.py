@@ -13,9 +13,9 @@ from click import IntRange
 from analyzer.commands.common import RunProgress, each_picture, note, parse_options, print_json, table, tell_doubt
 from analyzer.commands.explain import destinations, options_of
 from analyzer.commands.options import (
+    READ,
+    WRITE_FOLDER,
     Given,
-    InputPath,
-    OutputPath,
     Setup,
     format_option,
     group,
@@ -28,6 +28,7 @@ from analyzer.commands.options import (
     output_option,
     pictures_argument,
     pictures_out_option,
+    several,
 )
 from analyzer.files import Places, make_folder
 
@@ -40,23 +41,17 @@ class Localize(Given):
     pictures: tuple[str, ...] = pictures_argument
     out: str | None = pictures_out_option
     method: str = method_option
-    targets: tuple[str, ...] = option(
-        "-t", "--target", multiple=True, help="As for `explain`.  [the labels of --boxes, else top1]"
-    )
-    boxes: str | None = option(
-        "--boxes", type=InputPath(), help='JSON: {"cat.jpg": {"cat": [x0, y0, x1, y1]}} to compare with.'
-    )
-    threshold: float = option("--threshold", type=float, default=0.2, help="Share of the highest heat.")
-    several: bool = option("--several", is_flag=True, help="A box for every connected part, not only for the largest.")
-    masks: str | None = option(
-        "--masks", type=OutputPath(file_okay=False), help="Folder for the masks (PNG, white inside)."
-    )
+    targets: tuple[str, ...] = several("-t --target", "As for `explain`.  [the labels of --boxes, else top1]")
+    boxes: str | None = option("--boxes", 'JSON: {"cat.jpg": {"cat": [x0, y0, x1, y1]}} to compare with.', type=READ)
+    threshold: float = option("--threshold", "Share of the highest heat.", type=float, default=0.2)
+    several: bool = option("--several", "A box for every connected part, not only for the largest.", is_flag=True)
+    masks: str | None = option("--masks", "Folder for the masks (PNG, white inside).", type=WRITE_FOLDER)
     units: int = option(
         "--units",
+        "Print that many channels that speak for the target.",
         type=IntRange(0),
         default=0,
         show_default=False,
-        help="Print that many channels that speak for the target.",
     )
     options: tuple[str, ...] = options_option
     layer: str | None = layer_option

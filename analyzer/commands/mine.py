@@ -11,8 +11,8 @@ from click import Choice, IntRange
 from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
     POLICIES,
+    WRITE_FOLDER,
     Given,
-    OutputPath,
     Setup,
     format_option,
     group,
@@ -20,6 +20,7 @@ from analyzer.commands.options import (
     model_argument,
     option,
     pictures_argument,
+    several,
 )
 
 
@@ -27,15 +28,13 @@ class Mine(Given):
     model: str = model_argument
     pictures: tuple[str, ...] = pictures_argument
     layers: tuple[str, ...] = layers_option
-    out: str = option(
-        "-o", "--out", required=True, type=OutputPath(file_okay=False), help="Folder for state and results."
-    )
-    k: int = option("-k", type=IntRange(1, 100), default=9, help="How many per channel.")
-    chosen: tuple[int, ...] = option("-u", "--channel", multiple=True, type=IntRange(0), help="Channels to draw.")
-    draw: int = option("--draw", type=IntRange(0), default=16, help="Or how many, the strongest.")
+    out: str = option("-o --out", "Folder for state and results.", required=True, type=WRITE_FOLDER)
+    k: int = option("-k", "How many per channel.", type=IntRange(1, 100), default=9)
+    chosen: tuple[int, ...] = several("-u --channel", "Channels to draw.", type=IntRange(0))
+    draw: int = option("--draw", "Or how many, the strongest.", type=IntRange(0), default=16)
     policy: str = option("--policy", type=Choice([*POLICIES, "none"]), default="deconvnet")
-    batch: int = option("--batch", type=IntRange(1), default=8, help="Pictures per run.")
-    shard: str = option("--shard", default="1/1", metavar="I/N", help="Only every N-th picture from the I-th.")
+    batch: int = option("--batch", "Pictures per run.", type=IntRange(1), default=8)
+    shard: str = option("--shard", "Only every N-th picture from the I-th.", default="1/1", metavar="I/N")
     setup: Setup = group(Setup)
     form: str = format_option
 

@@ -40,6 +40,10 @@ class OutputPath(click.Path):
         return path
 
 
+READ, READ_FILE = InputPath(), InputPath(dir_okay=False)
+WRITE, WRITE_FILE, WRITE_FOLDER = OutputPath(), OutputPath(dir_okay=False), OutputPath(file_okay=False)
+
+
 @dataclass(frozen=True)
 class Field:
     """An argument or option of a `Given`, as click makes it."""
@@ -49,9 +53,15 @@ class Field:
     how: Mapping[str, Any]
 
 
-def option(*flags: str, **how: Any) -> Any:
+def option(flags: str, about: str = "", **how: Any) -> Any:
     """An option; a default is shown unless `show_default` says otherwise."""
-    return Field(click.Option, flags, {"show_default": "default" in how} | how)
+    how = {"show_default": "default" in how, "help": about or None} | how
+    return Field(click.Option, tuple(flags.split()), how)
+
+
+def several(flags: str, about: str = "", **how: Any) -> Any:
+    """An option that may be repeated."""
+    return option(flags, about, multiple=True, **how)
 
 
 def argument(**how: Any) -> Any:
@@ -106,30 +116,24 @@ def group(kind: type[Given]) -> Any:
 
 POLICIES = ("deconvnet", "guided", "gradient")
 
-model_argument = argument(type=InputPath(dir_okay=False))
-pictures_argument = argument(nargs=-1, required=True, type=InputPath())
+model_argument = argument(type=READ_FILE)
+pictures_argument = argument(nargs=-1, required=True, type=READ)
 format_option = option(
-    "--format", type=Choice(["text", "json"]), default="text", show_default=False, help="What stdout holds."
+    "--format", "What stdout holds.", type=Choice(["text", "json"]), default="text", show_default=False
 )
-layer_option = option("-l", "--layer", help="Tensor or node of the file, or a glob; found by itself when left out.")
-layers_option = option("-l", "--layer", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
-options_option = option("-O", "--option", multiple=True, metavar="NAME=VALUE", help="Option of the method.")
-method_option = option("-m", "--method", default="grad-cam", help="See `methods`.")
-pictures_out_option = option(
-    "-o", "--out", type=OutputPath(), help="PNG to write; a folder where there are several pictures."
-)
-output_option = option("--output", help="Which output of the model holds the scores.")
-labels_option = option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
-data_option = option("-d", "--data", multiple=True, required=True, type=InputPath(), help="Pictures, or folders.")
-limit_option = option("--limit", type=IntRange(1), help="Use only so many pictures, evenly spread.")
+layer_option = option("-l --layer", "Tensor or node of the file, or a glob; found by itself when left out.")
+layers_option = several("-l --layer", "Tensor, node or glob; may be repeated.  [auto]")
+options_option = several("-O --option", "Option of the method.", metavar="NAME=VALUE")
+method_option = option("-m --method", "See `methods`.", default="grad-cam")
+pictures_out_option = option("-o --out", "PNG to write; a folder where there are several pictures.", type=WRITE)
+output_option = option("--output", "Which output of the model holds the scores.")
+labels_option = option("--labels", "Class names: one per line, or JSON.", type=READ)
+data_option = several("-d --data", "Pictures, or folders.", required=True, type=READ)
+limit_option = option("--limit", "Use only so many pictures, evenly spread.", type=IntRange(1))
 seed_option = option("--seed", type=int, default=0)
-provider_option = option("-p", "--provider", default="cpu", help="cpu, cuda, cuda:1 or auto.")
-store_option = option(
-    "--store", type=OutputPath(file_okay=False), help="Folder that keeps results: a run that was cut off goes on."
-)
-shape_option = option(
-    "--shape", multiple=True, metavar="[NAME:]1x3x224x224", help="Fixes the symbolic sizes of an input."
-)
+provider_option = option("-p --provider", "cpu, cuda, cuda:1 or auto.", default="cpu")
+store_option = option("--store", "Folder that keeps results: a run that was cut off goes on.", type=WRITE_FOLDER)
+shape_option = several("--shape", "Fixes the symbolic sizes of an input.", metavar="[NAME:]1x3x224x224")
 
 
 class Formatted(Given):
@@ -141,29 +145,23 @@ class Formatted(Given):
 class Preprocessing(Given):
     """How pictures become inputs, where flags say so."""
 
-    preset: str | None = option("--preset", help="Pixel normalisation: imagenet, 0-1, -1-1, caffe, raw or clip.")
-    mean: str | None = option("--mean", help="Means per channel, comma-separated, after scaling.")
-    std: str | None = option("--std", help="Standard deviations per channel, comma-separated.")
-    scale: float | None = option("--scale", type=float, help="What pixels (0–255) are multiplied by first.")
-    layout: str | None = option("--layout", type=Choice(["NCHW", "NHWC"]), help="Order of the input's axes.")
-    channels: str | None = option(
-        "--channels", type=Choice(["RGB", "BGR", "GRAY"]), help="Order of the input's channels."
-    )
-    size: str | None = option("--size", help="Height and width, as 224x224, where the file leaves them open.")
-    resize: str | None = option(
-        "--resize", type=Choice(["resize", "crop", "letterbox"]), help="How pictures are fitted."
-    )
+    preset: str | None = option("--preset", "Pixel normalisation: imagenet, 0-1, -1-1, caffe, raw or clip.")
+    mean: str | None = option("--mean", "Means per channel, comma-separated, after scaling.")
+    std: str | None = option("--std", "Standard deviations per channel, comma-separated.")
+    scale: float | None = option("--scale", "What pixels (0–255) are multiplied by first.", type=float)
+    layout: str | None = option("--layout", "Order of the input's axes.", type=Choice(["NCHW", "NHWC"]))
+    channels: str | None = option("--channels", "Order of the input's channels.", type=Choice(["RGB", "BGR", "GRAY"]))
+    size: str | None = option("--size", "Height and width, as 224x224, where the file leaves them open.")
+    resize: str | None = option("--resize", "How pictures are fitted.", type=Choice(["resize", "crop", "letterbox"]))
 
 
 class SessionOptions(Given):
     """How sessions run, and the user's cache of rewritten graphs."""
 
-    allow_fallback: bool = option(
-        "--allow-fallback", is_flag=True, help="Let nodes without a GPU kernel run on the CPU."
-    )
-    threads: int | None = option("--threads", type=IntRange(1), help="Threads of the CPU provider.")
+    allow_fallback: bool = option("--allow-fallback", "Let nodes without a GPU kernel run on the CPU.", is_flag=True)
+    threads: int | None = option("--threads", "Threads of the CPU provider.", type=IntRange(1))
     memory_limit: float | None = option(
-        "--memory-limit", type=FloatRange(0, min_open=True), help="GiB of GPU memory for a session (CUDA)."
+        "--memory-limit", "GiB of GPU memory for a session (CUDA).", type=FloatRange(0, min_open=True)
     )
 
     def keywords(self) -> dict[str, Any]:

@@ -26,12 +26,12 @@ class Plan(Given):
     model: str = model_argument
     method: str = method_option
     options: tuple[str, ...] = options_option
-    target: str = option("-t", "--target", default="top1", help="Class, label or expression.")
+    target: str = option("-t --target", "Class, label or expression.", default="top1")
     layer: str | None = layer_option
     shapes: tuple[str, ...] = shape_option
-    output: str | None = option("--output", help="Which output holds the scores.")
+    output: str | None = option("--output", "Which output holds the scores.")
     provider: str | None = option(
-        "-p", "--provider", help="Also tell what would not run there (cuda, tensorrt), without a GPU."
+        "-p --provider", "Also tell what would not run there (cuda, tensorrt), without a GPU."
     )
     form: str = format_option
 

@@ -10,9 +10,9 @@ from click import Choice
 from analyzer.commands.common import finish, note, table
 from analyzer.commands.options import (
     POLICIES,
+    READ,
+    WRITE_FILE,
     Given,
-    InputPath,
-    OutputPath,
     Setup,
     argument,
     format_option,
@@ -20,33 +20,26 @@ from analyzer.commands.options import (
     layer_option,
     model_argument,
     option,
+    several,
 )
 
 
 class Project(Given):
     model: str = model_argument
-    picture: str = argument(type=InputPath())
+    picture: str = argument(type=READ)
     layer: str | None = layer_option
-    chosen: tuple[str, ...] = option(
-        "-u",
-        "--unit",
-        multiple=True,
+    chosen: tuple[str, ...] = several(
+        "-u --unit",
+        "A channel's strongest activation, a unit, CHANNEL@all, or max; may be repeated.  [max]",
         metavar="CHANNEL[@y,x]",
-        help="A channel's strongest activation, a unit, CHANNEL@all, or max; may be repeated.  [max]",
     )
     policy: str = option("--policy", type=Choice(POLICIES), default="deconvnet")
-    out: str | None = option(
-        "-o", "--out", type=OutputPath(dir_okay=False), help="PNG to write: picture, projections, both close up."
-    )
-    raw: str | None = option(
-        "--raw", type=OutputPath(dir_okay=False), help="Also write the projections as .npy, (units, H, W, C)."
-    )
+    out: str | None = option("-o --out", "PNG to write: picture, projections, both close up.", type=WRITE_FILE)
+    raw: str | None = option("--raw", "Also write the projections as .npy, (units, H, W, C).", type=WRITE_FILE)
     switches: str | None = option(
-        "--switches", type=InputPath(), help="Undo max-pooling by those of another picture, or of a .npz file."
+        "--switches", "Undo max-pooling by those of another picture, or of a .npz file.", type=READ
     )
-    save_switches: str | None = option(
-        "--save-switches", type=OutputPath(dir_okay=False), help="Write the picture's switches as .npz."
-    )
+    save_switches: str | None = option("--save-switches", "Write the picture's switches as .npz.", type=WRITE_FILE)
     setup: Setup = group(Setup)
     form: str = format_option
 

@@ -13,8 +13,8 @@ from analyzer.commands.options import Given, format_option, layer_option, model_
 class ReceptiveField(Given):
     model: str = model_argument
     layer: str | None = layer_option
-    everything: bool = option("--all", is_flag=True, help="Every tensor, not one per size of the receptive field.")
-    verify: bool = option("--verify", is_flag=True, help="Prove it: compare with the support of a gradient.")
+    everything: bool = option("--all", "Every tensor, not one per size of the receptive field.", is_flag=True)
+    verify: bool = option("--verify", "Prove it: compare with the support of a gradient.", is_flag=True)
     shapes: tuple[str, ...] = shape_option
     form: str = format_option
 

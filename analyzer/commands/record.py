@@ -7,24 +7,25 @@ from click import Choice
 from analyzer.commands.common import Progress, note
 from analyzer.commands.compare import MODES, pictures
 from analyzer.commands.options import (
+    WRITE_FOLDER,
     Given,
-    OutputPath,
     Setup,
     data_option,
     group,
     limit_option,
     model_argument,
     option,
+    several,
 )
 
 
 class Record(Given):
     model: str = model_argument
     data: tuple[str, ...] = data_option
-    store: str = option("--store", required=True, type=OutputPath(file_okay=False), help="Folder for the results.")
+    store: str = option("--store", "Folder for the results.", required=True, type=WRITE_FOLDER)
     limit: int | None = limit_option
-    methods: tuple[str, ...] = option("-m", "--method", multiple=True, help="Maps to record.  [grad-cam, gradient]")
-    mode: str = option("--mode", type=Choice(list(MODES)), default="as-shipped", help="As in `compare`.")
+    methods: tuple[str, ...] = several("-m --method", "Maps to record.  [grad-cam, gradient]")
+    mode: str = option("--mode", "As in `compare`.", type=Choice(list(MODES)), default="as-shipped")
     setup: Setup = group(Setup)
 
 
