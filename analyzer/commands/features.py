@@ -122,19 +122,11 @@ def print_results(results: list[dict[str, Any]]) -> None:
     for result in results:
         for e in result["layers"]:
             shape = "×".join(map(str, e["shape"]))
+            dead, values = "", ""
             if "channels" in e:
-                low, high = e["range"]
-                rows.append(
-                    (
-                        result["picture"],
-                        e["tensor"],
-                        shape,
-                        f"{len(e['dead'])}/{e['channels']}",
-                        f"{low:.3g} … {high:.3g}",
-                    )
-                )
-            else:
-                rows.append((result["picture"], e["tensor"], shape, "", ""))
+                dead = f"{len(e['dead'])}/{e['channels']}"
+                values = "{:.3g} … {:.3g}".format(*e["range"])
+            rows.append((result["picture"], e["tensor"], shape, dead, values))
     click.echo(table(rows, ("picture", "tensor", "shape", "dead channels", "range")))
     written = sorted({e[k] for r in results for e in r["layers"] for k in ("grid", "arrays") if k in e})
     for place in written:

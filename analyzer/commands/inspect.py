@@ -82,13 +82,9 @@ def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any
         "operators": dict(
             Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in original.graph.node).most_common()
         ),
-        "default_layer": "",
-        "no_layer": "",
-        "target": "",
-        "no_target": "",
-        "doubt": "",
         "stripped": [],
     }
+    report |= dict.fromkeys(("default_layer", "no_layer", "target", "no_target", "doubt"), "")
     maps = feature_maps(graph)
     report["feature_maps"] = [
         {

@@ -50,7 +50,7 @@ def _rewritten(node: onnx.NodeProto, rewrite: Rewrite, aside: str, names: Names)
     if results is None:
         emit.nodes = [node]
     else:
-        replace_outputs(emit, [results] if isinstance(results, str) else results, list(node.output), node)
+        replace_outputs(emit, results, node)
     for made in emit.nodes:
         made.domain = aside
     names.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in emit.constants.items())
@@ -101,10 +101,10 @@ def _hardmax(e: Emit, f: Fused) -> str:
 
 def _group_normalization(e: Emit, f: Fused) -> str:
     """Scale and bias used to be one per group; each is repeated for the channels of its group."""
-    groups = np.array([f.attr("num_groups")], np.int64)
+    groups = [f.attr("num_groups")]
     wide = e.Concat(groups, e.Div(e.Shape(f[0], start=1, end=2), groups), axis=0)
-    columns = [e.Reshape(parameter, np.array([*groups, 1])) for parameter in f.node.input[1:]]
-    repeated = [e.Reshape(e.Expand(column, wide), np.array([-1])) for column in columns]
+    columns = [e.Reshape(parameter, [*groups, 1]) for parameter in f.node.input[1:]]
+    repeated = [e.Reshape(e.Expand(column, wide), [-1]) for column in columns]
     return e.GroupNormalization(f[0], *repeated, **f.attrs)
 
 
@@ -122,14 +122,14 @@ def _crop(e: Emit, f: Fused) -> str:
     height, width = f.attr("scale", (0, 0))
     to_the_end = np.iinfo(np.int64).max
     ends = [top + height if height else -bottom or to_the_end, left + width if width else -right or to_the_end]
-    return e.Slice(f[0], np.array([top, left]), np.array(ends), np.array([2, 3]))
+    return e.Slice(f[0], [top, left], ends, [2, 3])
 
 
 def _mean_variance_normalization(e: Emit, f: Fused) -> Any:
     """y = (x − mean) / √var over each picture's (H, W), or (C, H, W) where `across_channels`."""
     if f.attr("axes") is not None:
         return NotImplemented
-    axes = e.constant(np.array([1, 2, 3] if f.attr("across_channels", 0) else [2, 3]))
+    axes = e.constant([1, 2, 3] if f.attr("across_channels", 0) else [2, 3])
     centred = e.Sub(f[0], e.ReduceMean(f[0], axes))
     if not f.attr("normalize_variance", 1):
         return centred
@@ -155,7 +155,7 @@ _TABLE: dict[str, tuple[int, Rewrite]] = {
     **{op: (10, TABLE["", op]) for op in ("Affine", "ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh")},
 }
 
-_ARITHMETIC = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
+ARITHMETIC = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
 _REDUCTIONS = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSum", "ReduceSumSquare",
@@ -164,8 +164,8 @@ _BY_CONVERTER = "an input today: by the converter"
 # (attribute, operators or () for all, what becomes of it)
 OLDER: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("consumed_inputs", (), "which inputs may be overwritten: dropped by the converter"),
-    ("broadcast", _ARITHMETIC, "set aside in `normalize`, which aligns the second operand"),
-    ("axis", _ARITHMETIC, "set aside in `normalize`, which aligns the second operand"),
+    ("broadcast", ARITHMETIC, "set aside in `normalize`, which aligns the second operand"),
+    ("axis", ARITHMETIC, "set aside in `normalize`, which aligns the second operand"),
     ("broadcast", ("Gemm",), "dropped by the converter: operands align at their last axes"),
     ("is_test", ("BatchNormalization", "Dropout"), "dropped: everything is read in its inference form"),
     ("spatial", ("BatchNormalization",), "`_batch_normalization`"),

@@ -162,7 +162,7 @@ def _swap(e: Emit, value: str) -> str:
     """The last two axes exchanged, where the rank is not known: (…, r, c) as (−1, r, c), transposed, back."""
     rows = e.Shape(value, start=-2, end=-1)
     columns = e.Shape(value, start=-1)
-    flat = e.Reshape(value, e.Concat(np.array([-1], np.int64), rows, columns, axis=0))
+    flat = e.Reshape(value, e.Concat([-1], rows, columns, axis=0))
     return e.Reshape(e.Transpose(flat, perm=[0, 2, 1]), e.Concat(e.Shape(value, end=-2), columns, rows, axis=0))
 
 
@@ -189,7 +189,7 @@ def skip_simplified_layer_normalization(e: Emit, f: Fused) -> list[str]:
     total = e.Add(f[0], f[1])
     total = e.Add(total, f[3]) if f[3] else total
     y, inverse = _rms(e, total, f[2], f.attr("epsilon", 1e-12), -1)
-    return [y, e.ReduceMean(total, np.array([-1], np.int64)), inverse, total]
+    return [y, e.ReduceMean(total, [-1]), inverse, total]
 
 
 @unfuse("SimplifiedLayerNormalization", domain="")
@@ -201,7 +201,7 @@ def simplified_layer_normalization(e: Emit, f: Fused) -> list[str]:
 
 
 def _rms(e: Emit, x: str, weight: str, epsilon: float, axis: int) -> tuple[str, str]:
-    mean = e.ReduceMean(e.Mul(x, x), np.array([axis], np.int64))
+    mean = e.ReduceMean(e.Mul(x, x), [axis])
     inverse = e.Reciprocal(e.Sqrt(e.Add(mean, e.scalar_like(epsilon, x))))
     return e.Mul(e.Mul(x, inverse), weight), inverse
 
@@ -248,7 +248,7 @@ def grid_sample(e: Emit, f: Fused) -> str:
 
 @unfuse("ExpandDims")
 def expand_dims(e: Emit, f: Fused) -> str:
-    return e.Unsqueeze(f[0], e.Reshape(e.Cast(f[1], to=onnx.TensorProto.INT64), np.array([1], np.int64)))
+    return e.Unsqueeze(f[0], e.Reshape(e.Cast(f[1], to=onnx.TensorProto.INT64), [1]))
 
 
 @unfuse("GemmFastGelu")
