@@ -35,36 +35,24 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     if "onnxruntime" in sys.modules:
         sys.modules["onnxruntime"].disable_telemetry_events()
 
-_HOME = {
-    "METHODS": "attribution.methods",
-    "AnalyzerError": "errors",
-    "Attribution": "attribution",
-    "DreamOptions": "attribution.dream",
-    "Dreamer": "attribution.dream",
-    "Explainer": "attribution",
-    "InputError": "errors",
-    "Manifest": "mining",
-    "NotFoundError": "errors",
-    "Projector": "attribution.projection",
-    "ProviderError": "errors",
-    "ReceptiveField": "analysis",
-    "Switches": "attribution.projection",
-    "UnsupportedError": "errors",
-    "Vjp": "gradient",
-    "append_vjp": "gradient",
-    "class_maps": "attribution.class_maps",
-    "correspondence": "attribution.correspondence",
-    "evolution": "mining.evolution",
-    "explain": "api",
-    "export": "attribution.export",
-    "features": "attribution.features",
-    "filter_bank": "analysis.filters",
-    "invariance": "attribution.invariance",
-    "mine": "mining",
-    "project": "attribution.projection",
-    "read_switches": "attribution.projection",
-    "receptive_field": "analysis",
+_NAMES = {
+    "analysis": ("ReceptiveField", "receptive_field"),
+    "analysis.filters": ("filter_bank",),
+    "api": ("explain",),
+    "attribution": ("METHODS", "Attribution", "Explainer"),
+    "attribution.class_maps": ("class_maps",),
+    "attribution.correspondence": ("correspondence",),
+    "attribution.dream": ("DreamOptions", "Dreamer"),
+    "attribution.export": ("export",),
+    "attribution.features": ("features",),
+    "attribution.invariance": ("invariance",),
+    "attribution.projection": ("Projector", "Switches", "project", "read_switches"),
+    "errors": ("AnalyzerError", "InputError", "NotFoundError", "ProviderError", "UnsupportedError"),
+    "gradient": ("Vjp", "append_vjp"),
+    "mining": ("Manifest", "mine"),
+    "mining.evolution": ("evolution",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "METHODS",

@@ -15,7 +15,7 @@ import pytest
 
 import analyzer
 from analyzer.commands import COMMANDS, cli, main
-from analyzer.commands.common import InputPath, OutputPath
+from analyzer.commands.options import InputPath, OutputPath
 from analyzer.errors import OutputError
 from analyzer.files import Places, atomic_write, claim, guard, protect
 from analyzer.graph import Graph

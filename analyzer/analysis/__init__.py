@@ -5,15 +5,3 @@ Receptive fields, layouts of axes, what is linear, what it costs, and what is a 
 
 from analyzer.analysis.interpreter import HiddenError, Interpretation, Site, Table, interpret, transfer
 from analyzer.analysis.receptive_field import ReceptiveField, ReceptiveFields, receptive_field
-
-__all__ = [
-    "HiddenError",
-    "Interpretation",
-    "ReceptiveField",
-    "ReceptiveFields",
-    "Site",
-    "Table",
-    "interpret",
-    "receptive_field",
-    "transfer",
-]

@@ -69,8 +69,7 @@ class Table(Generic[T]):
 
     def at(self, graph: Graph, node: Node) -> T | None:
         """What the table says of a node by itself; None where it has no row."""
-        rule = self.of(node)
-        return None if rule is None else rule(Site(node, graph))
+        return self.tell(Site(node, graph))
 
 
 def transfer(*ops: str, table: Table[Any], domain: str = "") -> Callable[[Transfer], Transfer]:

@@ -17,7 +17,7 @@ from analyzer.analysis.linear import WEIGHTED
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph, Node, Value
 from analyzer.graph.nodes import fixed_sizes
-from analyzer.graph.protos import copied
+from analyzer.graph.protos import copied, replace_all
 from analyzer.graph.through import MOVING, origin
 
 _AVERAGES = {"MaxPool": "AveragePool", "GlobalMaxPool": "GlobalAveragePool", "ReduceMax": "ReduceMean"}
@@ -42,11 +42,7 @@ def positive_weights(graph: Graph) -> Graph:
             f"{graph.name} is quantised ({len(quantized)} nodes)",
             "prove the receptive field on the float model; its structure is the same",
         )
-    source = replace(
-        graph.source,
-        proto=copied(graph.source.proto),
-        detached=dict(graph.source.detached),
-    )
+    source = replace(graph.source, proto=copied(graph.source.proto), detached=dict(graph.source.detached))
     arrays = {name: array for node in graph.forward_nodes() for name, array in _replacements(graph, node)}
     for tensor in source.proto.graph.initializer:
         if tensor.name in source.detached:
@@ -56,9 +52,7 @@ def positive_weights(graph: Graph) -> Graph:
     for proto in source.proto.graph.node:
         if proto.op_type in _AVERAGES and len([o for o in proto.output if o]) == 1:
             proto.op_type = _AVERAGES[proto.op_type]
-            kept = [a for a in proto.attribute if a.name != "storage_order"]
-            del proto.attribute[:]
-            proto.attribute.extend(kept)
+            replace_all(proto.attribute, [a for a in proto.attribute if a.name != "storage_order"])
     return Graph(source)
 
 

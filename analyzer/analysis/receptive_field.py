@@ -111,6 +111,7 @@ def _half_open(hull: tuple[int, int], extent: int | None, clip: bool) -> tuple[i
     return low, high + 1
 
 
+@dataclass(eq=False, repr=False)
 class ReceptiveFields(Mapping[str, ReceptiveField]):
     """Receptive field by tensor name, for every tensor that depends on the image, in the order of the graph.
 
@@ -121,20 +122,12 @@ class ReceptiveFields(Mapping[str, ReceptiveField]):
             where there is one.
     """
 
-    def __init__(
-        self,
-        fields: Mapping[str, Field],
-        unknown: dict[str, tuple[str, ...]],
-        image: str,
-        axes: tuple[int, ...],
-        gates: Gates,
-    ) -> None:
-        self.input = image
-        self.input_axes = axes
-        self.unknown = unknown
-        self._fields = fields
-        self._gates: Gates = gates
-        self._known: dict[str, ReceptiveField] = {}
+    input: str
+    input_axes: tuple[int, ...]
+    unknown: dict[str, tuple[str, ...]]
+    _fields: Mapping[str, Field]
+    _gates: Gates
+    _known: dict[str, ReceptiveField] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> ReceptiveField:
         if name not in self._known:
@@ -178,7 +171,7 @@ def receptive_field(
         image = single[image.name]
         found = interpret(single, spatial.SPATIAL, {image.name: Field.image(known_shape(image), chosen)})
     unknown = {name: tuple(map(str, hidden)) for name, hidden in found.unknown.items()}
-    return ReceptiveFields(found.values, unknown, image.name, chosen, gates)
+    return ReceptiveFields(image.name, chosen, unknown, found.values, gates)
 
 
 def _spatial_axes(graph: Graph, image: Value) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from analyzer.analysis.linear import last_linear
 from analyzer.attribution.compiler import PREFIX
 from analyzer.attribution.layers import channels_first, float_image, pick_layer
-from analyzer.attribution.model import Model
+from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.registry import Context
 from analyzer.attribution.targets import check_class, find_scores
 from analyzer.errors import InputError, UnsupportedError
@@ -47,7 +47,7 @@ def class_maps(
     name = image_input(model.plain).name
     if len(feeds[name]) != 1:
         raise InputError(f"class maps are of one picture, these are {len(feeds[name])}")
-    shapes = {n: tuple(a.shape) for n, a in feeds.items()}
+    shapes = sizes_of(feeds)
     run = model.kept(
         ("class maps", layer, output, tuple(sorted(shapes.items()))), lambda: _ClassMaps(model, shapes, layer, output)
     )

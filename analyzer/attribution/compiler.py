@@ -164,7 +164,7 @@ def ready(model: Model, question: Question, slots: Sequence[Slot], shapes: Shape
         else:
             about, stub = found
             done = _restored(about)
-        session = Session(stub, model.provider, **model.session_options)
+        session = model.session(stub)
         for one in done:
             one.session = session
         return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,6 @@ class Explained:
     @property
     def layer(self) -> str:
         return self.compiled.layer
-
-    def graph(self) -> Graph:
-        """A fresh graph of the run's sizes."""
-        return self.model.graph({n: tuple(a.shape) for n, a in self.feeds.items()})
 
 
 def diagnose_map(run: Explained, raw: np.ndarray, image: int, target: int | str) -> str:
@@ -119,11 +116,10 @@ def _blocking_quantiser(run: Explained, image: int, target: int | str) -> str:
             named[i] = [graph.add_output(value, f"diagnosis/{name}_{i}").name for name, value in parts]
     if not named:
         return ""
-    outputs = [n for names in named.values() for n in names]
-    found = run.model.session(graph, outputs).run(run.feeds, outputs)
+    found = iter(run.model.run(graph, run.feeds, [n for names in named.values() for n in names]))
     said = []
     for i, names in named.items():
-        before, after, inside = (found[n][image if len(found[n]) > 1 else 0] for n in names)
+        before, after, inside = (a[image if len(a) > 1 else 0] for a in islice(found, len(names)))
         if after.any() and not before.any():
             said.append(
                 f"{nodes[i].name or nodes[i].outputs[0].name!r} ({1 - inside.mean():.0%} of its values saturate)"
@@ -141,7 +137,7 @@ def _no_space(activations: np.ndarray, spatial: tuple[int, ...]) -> bool:
 
 def _context(run: Explained, target: int | str) -> tuple[Graph, Builder, Context]:
     """A fresh graph, its builder, and the target over the layer that was explained by."""
-    graph = run.graph()
+    graph = run.model.graph_of(run.feeds)
     op = Builder(graph, "diagnosis")
     scores = find_scores(graph, run.compiled.scores.output.name)
     given = target if isinstance(target, str) else max(target, TOP1)
@@ -157,9 +153,8 @@ def _layer_and_gradient(run: Explained, target: int | str) -> dict[str, Any]:
         feature = ctx.layer
         outputs = {"gradient": graph.add_output(ctx.gradient(feature.value), "diagnosis/gradient").name}
     else:
-        graph, outputs = run.graph(), {}
+        graph, outputs = run.model.graph_of(run.feeds), {}
         feature = pick_layer(graph, run.layer, graph[run.layer])
     outputs["activations"] = graph.add_output(feature.value, "diagnosis/activations").name
-    session = run.model.session(graph, list(outputs.values()))
-    found = session.run(run.feeds)
-    return {key: found[name] for key, name in outputs.items()} | {"spatial": feature.layout.spatial}
+    found = run.model.run(graph, run.feeds, list(outputs.values()))
+    return dict(zip(outputs, found, strict=True)) | {"spatial": feature.layout.spatial}

@@ -20,7 +20,6 @@ from analyzer.attribution.units import STRONGEST, WHOLE, Units
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
 from analyzer.graph import Builder
-from analyzer.graph.query import image_input
 from analyzer.images import Preprocess
 from analyzer.images.preprocess import CHANNELS
 from analyzer.images.warp import Warp, blur
@@ -93,18 +92,15 @@ class Dreamer:
     """
 
     def __init__(self, model: Model, layer: str, preprocess: Preprocess) -> None:
-        if preprocess.size is None:
-            raise InputError("the size of the picture is not fixed", "fix it, for example with --size 224x224")
         self.model, self.preprocess = model, preprocess
-        image = image_input(model.plain)
-        sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
-        fixed = model.fixed_batch or 1
-        self.image, self.shape = image.name, (fixed, *sample.shape[1:])
-        self.size = preprocess.size
+        self.shape = preprocess.shape(model.fixed_batch or 1)
+        assert preprocess.size is not None
+        self.size, self.image = preprocess.size, model.image
         graph = model.graph({self.image: self.shape})
         if float_image(graph)[0].name != self.image:
+            kind = graph[self.image].dtype
             raise UnsupportedError(
-                f"{graph.name}: the input {self.image!r} holds {image.dtype}, so there is no gradient to climb",
+                f"{graph.name}: the input {self.image!r} holds {kind}, so there is no gradient to climb",
                 "use the floating-point model",
             )
         self.units = Units.of(graph, layer)

@@ -93,10 +93,9 @@ class Evaluator:
         if name in feeds:
             return feeds[name][0].astype(np.float32)
         graph = self.model.graph(self._shapes(batch))
-        output = graph.add_output(graph[name]).name
-        session = self.model.session(graph, [output])
         given = {n: np.repeat(a, batch, axis=0) if n in self.batched else a for n, a in feeds.items()}
-        return np.asarray(session.run(given)[output][0], np.float32)
+        (found,) = self.model.run(graph, given, [graph.add_output(graph[name]).name])
+        return np.asarray(found[0], np.float32)
 
     @property
     def axes(self) -> str:

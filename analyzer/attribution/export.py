@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -91,6 +91,7 @@ def export(
     return save(graph, path, check=tried)
 
 
+@dataclass
 class Trial:
     """An exported file, run beside the model that it was made from and beside `explain`; one session at a time.
 
@@ -103,16 +104,15 @@ class Trial:
             one was not measured: onnxruntime cannot run the model, or has no kernel for the file.
     """
 
-    def __init__(
-        self,
-        explainer: Explainer,
-        compiled: Compiled,
-        file: Path,
-        explained: Callable[[Mapping[str, np.ndarray]], Attribution],
-    ) -> None:
-        self.explainer, self.compiled, self.file, self.explained = explainer, compiled, file, explained
-        self.name = explainer.loaded.name
-        self.record: dict[str, Any] = {}
+    explainer: Explainer
+    compiled: Compiled
+    file: Path
+    explained: Callable[[Mapping[str, np.ndarray]], Attribution]
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.explainer.loaded.name
 
     def run(self) -> None:
         """Fills in `record`.

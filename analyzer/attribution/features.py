@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from analyzer.attribution.layers import channels_first
 from analyzer.attribution.model import Model
 from analyzer.graph import Graph
 from analyzer.graph.query import find_tensors
-from analyzer.runtime import Session
 
 
 def features(
@@ -38,9 +37,8 @@ def features(
     """
     loaded = Model(model, provider, **session_options)
     feeds = loaded.feeds(inputs)
-    graph = loaded.graph({n: tuple(a.shape) for n, a in feeds.items()})
-    names = chosen_tensors(graph, [layers] if isinstance(layers, str) else layers)
-    return Taps(graph, names, provider, **session_options).run(feeds)
+    graph = loaded.graph_of(feeds)
+    return Taps(loaded, graph, chosen_tensors(graph, [layers] if isinstance(layers, str) else layers)).run(feeds)
 
 
 def chosen_tensors(graph: Graph, layers: Iterable[str]) -> list[str]:
@@ -53,11 +51,10 @@ def chosen_tensors(graph: Graph, layers: Iterable[str]) -> list[str]:
 class Taps:
     """A session that gives chosen intermediate tensors; the model's own outputs are left out unless chosen."""
 
-    def __init__(self, graph: Graph, names: Sequence[str], provider: str = "cpu", **options: Any) -> None:
-        existing = {v.name for v in graph.outputs}
-        self.outputs = {name: name if name in existing else graph.add_output(graph[name]).name for name in names}
+    def __init__(self, model: Model, graph: Graph, names: Sequence[str]) -> None:
+        self.outputs = graph.outputs_for(names)
         self.layouts: dict[str, Layout] = {n: f for n, f in layouts(graph).items() if n in self.outputs}
-        self.session = Session(graph, provider, outputs=list(self.outputs.values()), **options)
+        self.session = model.session(graph, list(self.outputs.values()))
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """{tensor name: array}"""
@@ -91,16 +88,3 @@ def channel_statistics(array: np.ndarray, layout: Layout) -> ChannelStatistics:
     bounds = flat.min(1, initial=np.inf, where=known), flat.max(1, initial=-np.inf, where=known)
     means = (sums / np.maximum(count, 1) for sums in (held.sum(1), (held > 0).sum(1)))
     return ChannelStatistics(*(np.where(count > 0, each, np.nan) for each in (*bounds, *means)))
-
-
-def iterate(model: Model, layers: Sequence[str], arrays: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-    """`features` for a stream of batches: one session, one batch in memory at a time."""
-    taps: Taps | None = None
-    shape: tuple[int, ...] | None = None
-    for array in arrays:
-        feeds = model.feeds(array)
-        if taps is None or array.shape != shape:
-            graph = model.graph({n: tuple(a.shape) for n, a in feeds.items()})
-            taps = Taps(graph, chosen_tensors(graph, layers), model.provider, **model.session_options)
-            shape = array.shape
-        yield taps.run(feeds)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from analyzer.attribution.model import Model
+from analyzer.attribution.model import Model, sizes_of
 from analyzer.errors import AnalyzerError
 from analyzer.graph import Graph
 from analyzer.graph.query import image_input
@@ -59,7 +59,7 @@ def find_origins(
     if count < fixed:
         more = fixed - count
         feeds = {n: np.concatenate([a, *[a[-1:]] * more]) if len(a) == count else a for n, a in feeds.items()}
-    shapes = {name: tuple(array.shape) for name, array in feeds.items()}
+    shapes = sizes_of(feeds)
     try:
         search = model.kept(("finite", tuple(sorted(shapes.items()))), lambda: _Search(model, shapes))
         return dict(search.run(feeds, list(pictures), reached, target))
@@ -91,8 +91,7 @@ class _Search:
         self.producers = {name: at for at, node in enumerate(self.nodes) for name in node.output if name}
         self.outputs = [output.name for output in file.output]
         own = [n for n in self.producers if n in graph and graph[n].inputs and graph[n].dtype in FLOATS]
-        existing = {v.name for v in graph.outputs}
-        self.read = {name: name if name in existing else graph.add_output(graph[name]).name for name in own}
+        self.read = graph.outputs_for(own)
         self.bytes = {name: _size(graph[name].shape) * graph[name].dtype.itemsize for name in own}
         self.session = model.session(graph, list(self.read.values()), level="basic")
         self.image = image_input(graph).name

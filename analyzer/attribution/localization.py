@@ -127,8 +127,7 @@ def class_units(
     (Zhou et al. 2016, section 5), and Σ_k c_k = y − b.
     """
     feeds = model.feeds(inputs)
-    shapes = {name: tuple(array.shape) for name, array in feeds.items()}
-    graph = model.graph(shapes)
+    graph = model.graph_of(feeds)
     op = Builder(graph, "units")
     scores = find_scores(graph, output)
     given = target if is_expression(target) else resolve_class(target, labels)
@@ -142,6 +141,4 @@ def class_units(
     image, axes = float_image(graph)
     ctx = Context(op, seeds, about, image, axes, feature)
     value = op.ReduceSum(op.Mul(ctx.gradients, ctx.activations), ctx.space, keepdims=0)
-    name = graph.add_output(value, "units").name
-    session = model.session(graph, [name])
-    return session.run(feeds)[name], feature.name
+    return model.run(graph, feeds, [graph.add_output(value, "units").name])[0], feature.name

@@ -19,6 +19,7 @@ from analyzer.graph import Graph, Source, Value, load, normalize
 from analyzer.graph.query import image_input
 from analyzer.runtime import Session, environment
 from analyzer.runtime.pool import LIVE, Pool
+from analyzer.runtime.session import Runnable
 from analyzer.store import Cache
 
 T = TypeVar("T")
@@ -73,6 +74,10 @@ class Model:
         """A fresh graph to append to."""
         return Graph(self.source(shapes))
 
+    def graph_of(self, feeds: Mapping[str, np.ndarray]) -> Graph:
+        """The same for the sizes of these inputs."""
+        return self.graph(sizes_of(feeds))
+
     @cached_property
     def plain(self) -> Graph:
         """The graph with the shapes of the file."""
@@ -91,9 +96,15 @@ class Model:
 
     # ---- Sessions ----
 
-    def session(self, graph: Graph, outputs: Sequence[str] | None = None, **options: Any) -> Session:
+    def session(self, graph: Runnable, outputs: Sequence[str] | None = None, **options: Any) -> Session:
         """A session over `graph` with the model's provider and options, of which `options` replace some."""
         return Session(graph, self.provider, outputs=outputs, **{**self.session_options, **options})
+
+    def run(self, graph: Graph, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        """The outputs of one run of `graph`; what it does not take is left out of `feeds`."""
+        session = self.session(graph, outputs)
+        found = session.run({n: a for n, a in feeds.items() if n in session.inputs}, outputs)
+        return [found[name] for name in outputs]
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, kept for this model under `key` as long as there is room."""
@@ -171,11 +182,15 @@ class Model:
         feeds = self.feeds(inputs)
 
         def of(value: Value) -> np.ndarray:
-            graph = self.graph({n: tuple(a.shape) for n, a in feeds.items()})
-            output = graph.add_output(graph[value.name], "reference").name
-            return self.session(graph, [output]).run(feeds)[output]
+            graph = self.graph_of(feeds)
+            return self.run(graph, feeds, [graph.add_output(graph[value.name], "reference").name])[0]
 
         return of
+
+
+def sizes_of(feeds: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """{input: its sizes}"""
+    return {name: tuple(array.shape) for name, array in feeds.items()}
 
 
 def _stamp_of(path: Path | None) -> tuple[int, int] | None:

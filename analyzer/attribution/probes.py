@@ -12,8 +12,6 @@ from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.model import Model
 from analyzer.attribution.targets import class_scores, find_scores
 from analyzer.attribution.units import Units
-from analyzer.errors import InputError
-from analyzer.graph.query import image_input
 from analyzer.images import Preprocess
 
 BATCH = 8
@@ -45,15 +43,11 @@ class Probe:
     """
 
     def __init__(self, model: Model, layers: Sequence[str], preprocess: Preprocess) -> None:
-        if preprocess.size is None:
-            raise InputError("the size of the picture is not fixed", "fix it, for example with --size 224x224")
         self.preprocess, self.model = preprocess, model
         self._again = preprocess.replace(resize="resize")
-        image = image_input(model.plain)
-        sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
         self.batch = model.fixed_batch or BATCH
-        self._image = image.name
-        graph = model.graph({image.name: (self.batch, *sample.shape[1:])})
+        self._image = model.image
+        graph = model.graph({model.image: preprocess.shape(self.batch)})
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
         self.layers = [Units.of(graph, name).name for name in names]
         self._scores = find_scores(graph)

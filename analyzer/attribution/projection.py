@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.attribution.layers import float_image
-from analyzer.attribution.model import Model
+from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.units import STRONGEST, WHOLE, Units
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
@@ -211,17 +211,15 @@ def read_switches(model: Model, inputs: Any, layer: str = "auto") -> Switches:
         inputs: the preprocessed array, or {input: array}.
     """
     feeds = model.feeds(inputs)
-    graph = model.graph({n: tuple(a.shape) for n, a in feeds.items()})
+    graph = model.graph_of(feeds)
     op = Builder(graph, "switches")
     image, _ = float_image(graph)
     pools = _pools(graph, image, Units.of(graph, layer).value)
     if not pools:
         return Switches({})
     switches = {name: max_pool_switches(op, node) for name, node in pools.items()}
-    outputs = {name: graph.add_output(value).name for name, value in switches.items()}
-    session = model.session(graph, list(outputs.values()))
-    found = session.run({n: a for n, a in feeds.items() if n in session.inputs})
-    return Switches({name: found[output] for name, output in outputs.items()})
+    found = model.run(graph, feeds, [graph.add_output(value).name for value in switches.values()])
+    return Switches(dict(zip(switches, found, strict=True)))
 
 
 def project(
@@ -240,6 +238,5 @@ def project(
         switches: of another picture, or of a file; the picture's own when None.
     """
     feeds = model.feeds(inputs)
-    shapes = {n: tuple(a.shape) for n, a in feeds.items()}
-    projector = Projector(model, shapes, layer, policy, switches is not None)
+    projector = Projector(model, sizes_of(feeds), layer, policy, switches is not None)
     return projector.run(feeds, channel, position, switches)

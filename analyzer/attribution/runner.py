@@ -13,7 +13,7 @@ from analyzer.attribution.diagnosis import Explained, diagnose_map, diagnose_not
 from analyzer.attribution.evaluator import Evaluator
 from analyzer.attribution.finite import find_origins
 from analyzer.attribution.methods import find_method
-from analyzer.attribution.model import Model
+from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.postprocess import heatmaps
 from analyzer.attribution.question import Inputs, Job, Question
 from analyzer.attribution.result import Attribution, joined
@@ -80,8 +80,7 @@ class _Asked:
     def once(self, feeds: Feeds, indices: np.ndarray, jobs: tuple[Job, ...]) -> list[Attribution]:
         """By methods that are one graph, in one run."""
         slots = [t if isinstance(t, str) else None for t in self.targets]
-        shapes = {name: tuple(a.shape) for name, a in feeds.items()}
-        compiled = ready(self.model, replace(self.question, jobs=jobs), slots, shapes)
+        compiled = ready(self.model, replace(self.question, jobs=jobs), slots, sizes_of(feeds))
         first, count = compiled[0], len(indices)
         classes = [t[indices] for t in self.targets if not isinstance(t, str)]
         if classes and self._mixes_images(first.scores, count):
@@ -178,7 +177,7 @@ class _Asked:
     def often(self, feeds: Feeds, indices: np.ndarray, job: Job) -> Attribution:
         """By a method that evaluates the model many times: image by image, all targets at once."""
         chosen = find_method(job.method, job.options)
-        graph = self.model.graph({name: tuple(a.shape) for name, a in feeds.items()})
+        graph = self.model.graph_of(feeds)
         image = image_input(graph)
         scores = find_scores(graph, self.question.output)
         if not all(isinstance(t, str) for t in self.targets) and self._mixes_images(scores, len(indices)):

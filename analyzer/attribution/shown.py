@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from analyzer.analysis.scores import output_quantisers
-from analyzer.attribution.model import Model
+from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.targets import Scores
 from analyzer.runtime import Session
 
@@ -17,11 +17,8 @@ def shown_scores(model: Model, feeds: Mapping[str, np.ndarray], scores: Scores) 
     name = scores.output.name
     session = model.deployed if model.quantised else None
     if session is None:
-        shapes = {n: tuple(a.shape) for n, a in feeds.items()}
-        session = model.kept(
-            ("scores", tuple(sorted(shapes.items())), name),
-            lambda: model.session(model.graph(shapes), [name]),
-        )
+        key = ("scores", tuple(sorted(sizes_of(feeds).items())), name)
+        session = model.kept(key, lambda: model.session(model.graph_of(feeds), [name]))
     return session.run(feeds, [name])[name]
 
 
@@ -35,10 +32,9 @@ def tied_classes(
     alike = (shown == shown.max(axis=-1, keepdims=True)).sum(axis=-1)
     if not (alike > 1).any():
         return none, ""
-    shapes = {n: tuple(a.shape) for n, a in feeds.items()}
 
     def compiled() -> tuple[Session | None, dict[str, str]]:
-        graph = model.graph(shapes)
+        graph = model.graph_of(feeds)
         nodes = output_quantisers(graph, [scores.output.name])
         nodes = [n for n in nodes if str(n.outputs[0].dtype) in ("int8", "uint8", "int16", "uint16")]
         named = {graph.add_output(n.outputs[0]).name: n.name or n.outputs[0].name for n in nodes}
@@ -46,7 +42,8 @@ def tied_classes(
             return None, named
         return model.session(graph, list(named)), named
 
-    session, named = model.kept(("ceilings", tuple(sorted(shapes.items())), scores.output.name), compiled)
+    key = ("ceilings", tuple(sorted(sizes_of(feeds).items())), scores.output.name)
+    session, named = model.kept(key, compiled)
     for name, values in (session.run(feeds) if session is not None else {}).items():
         full = (values == np.iinfo(values.dtype).max).reshape(len(shown), -1).sum(axis=-1)
         at = (alike > 1) & (full > 1)

@@ -7,98 +7,83 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click import Choice, IntRange
 
-from analyzer.commands.common import (
-    InputPath,
-    OutputPath,
-    Progress,
-    model_argument,
-    note,
-    preprocess_options,
-    print_json,
-    provider_option,
-    stacked,
-    store_option,
-    table,
-    with_session,
-)
+from analyzer.commands.common import Progress, note, print_json, table
 from analyzer.commands.compare import boxes_of, pictures, rounded
+from analyzer.commands.options import (
+    READ_FILE,
+    WRITE_FILE,
+    Given,
+    Setup,
+    data_option,
+    group,
+    limit_option,
+    model_argument,
+    option,
+    seed_option,
+    store_option,
+)
 
 
-@click.command(name="audit")
-@model_argument
-@click.option("-d", "--data", "data", multiple=True, required=True, type=InputPath(), help="Pictures, or folders.")
-@click.option("--limit", type=click.IntRange(1), help="Use only so many pictures, evenly spread.")
-@click.option("--labels", type=InputPath(dir_okay=False), help="Class names: one per line, or JSON.")
-@click.option("--classes", type=InputPath(dir_okay=False), help="JSON {picture: class index}, the true classes.")
-@click.option("--boxes", type=InputPath(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
-@click.option("-m", "--method", default="grad-cam", show_default=True, help="The map that is audited.")
-@click.option("--probes", type=click.IntRange(1), default=16, show_default=True, help="Pictures for costly checks.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--report", type=OutputPath(dir_okay=False), help="Write the report: .html, .md or .json.")
-@click.option("--maps", type=OutputPath(dir_okay=False), help="Write the mean maps as a picture: .png, .jpg or .webp.")
-@store_option
-@click.option("--strict", is_flag=True, help="Exit with 1 where something is found.")
-@stacked(preprocess_options)
-@provider_option
-@with_session
-@click.option("--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", help="On stdout.")
-def command(
-    model: str,
-    data: tuple[str, ...],
-    limit: int | None,
-    labels: str | None,
-    classes: str | None,
-    boxes: str | None,
-    method: str,
-    probes: int,
-    seed: int,
-    report: str | None,
-    maps: str | None,
-    store: str | None,
-    strict: bool,
-    provider: str,
-    session: dict[str, Any],
-    form: str,
-    **preprocess: Any,
-) -> int:
+class Audit(Given):
+    model: str = model_argument
+    data: tuple[str, ...] = data_option
+    limit: int | None = limit_option
+    labels: str | None = option("--labels", "Class names: one per line, or JSON.", type=READ_FILE)
+    classes: str | None = option("--classes", "JSON {picture: class index}, the true classes.", type=READ_FILE)
+    boxes: str | None = option("--boxes", "JSON {picture: [[x0, y0, x1, y1], …]}.", type=READ_FILE)
+    method: str = option("-m --method", "The map that is audited.", default="grad-cam")
+    probes: int = option("--probes", "Pictures for costly checks.", type=IntRange(1), default=16)
+    seed: int = seed_option
+    report: str | None = option("--report", "Write the report: .html, .md or .json.", type=WRITE_FILE)
+    maps: str | None = option("--maps", "Write the mean maps as a picture: .png, .jpg or .webp.", type=WRITE_FILE)
+    store: str | None = store_option
+    strict: bool = option("--strict", "Exit with 1 where something is found.", is_flag=True)
+    setup: Setup = group(Setup)
+    form: str = option(
+        "--format", "On stdout.", type=Choice(["text", "json", "markdown"]), default="text", show_default=False
+    )
+
+
+@Audit.command("audit")
+def command(given: Audit) -> int:
     """Audit MODEL over pictures: input contract, layers, robustness, sanity and faithfulness of its maps, shortcuts.
 
     \b
     onnx-analyzer audit model.onnx --data photos/ --report audit.html
     """
-    from analyzer.attribution import Explainer, find_method
-    from analyzer.commands.pictures import read_card
+    from analyzer.attribution import find_method
     from analyzer.errors import InputError
     from analyzer.images import decode, write_png
     from analyzer.validation import Store
     from analyzer.validation.audit import Picture, audit, findings
     from analyzer.validation.verdict import as_data
 
+    report, method, probes, seed = given.report, given.method, given.probes, given.seed
     if report and Path(report).suffix not in (".html", ".md", ".json"):
         raise InputError(
             f"a report cannot be written as {Path(report).suffix or report!r}", "end it in .html, .md or .json"
         )
     find_method(method, {})
-    names = pictures(data, limit)
-    explainer = Explainer(model, provider, **session)
-    card = read_card(explainer, labels, dict(preprocess))
-    known, true = boxes_of(boxes), classes_of(classes)
+    names = pictures(given.data, given.limit)
+    explainer, card = given.setup.load(given.model, given.labels)
+    known, true = boxes_of(given.boxes), classes_of(given.classes)
     progress = Progress(len(names), "audit")
-    given = (Picture(str(p), decode(str(p)), true.get(p.name), known.get(p.name)) for p in names)
-    done = audit(
-        explainer, card.preprocess, given, method, probes, seed, progress.step, Store(store) if store else None
-    )
+    shown = (Picture(str(p), decode(str(p)), true.get(p.name), known.get(p.name)) for p in names)
+    store = Store(given.store) if given.store else None
+    done = audit(explainer, card.preprocess, shown, method, probes, seed, progress.step, store)
     content = rounded(done.report)
     document = {"audit": content, "findings": rounded(as_data(findings(content)))}
-    document["run"] = {"provider": provider, "preprocessing": card.description, "seed": seed, "probes": probes}
+    ran = {"provider": given.setup.provider, "preprocessing": card.description, "seed": seed, "probes": probes}
+    document["run"] = ran
     if report:
         write(Path(report), document, done.maps, card)
-    if maps:
-        write_png(maps, mean_maps(done.maps, card))
-        note(f"written: {maps}")
-    show(document, form)
-    return 1 if strict and document["findings"] else 0
+    if given.maps:
+        write_png(given.maps, mean_maps(done.maps, card))
+        note(f"written: {given.maps}")
+    show(document, given.form)
+    return 1 if given.strict and document["findings"] else 0
 
 
 def classes_of(path: str | None) -> dict[str, int]:

@@ -1,100 +1,14 @@
-"""Options and printing that commands share."""
+"""Parsing and printing that commands share."""
 
 from __future__ import annotations
 
-import functools
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
 
-from analyzer.files import claim, protect
 from analyzer.version import JSON_SCHEMA, __version__
-
-
-class InputPath(click.Path):
-    """A file or folder that the command reads: none of its outputs may replace it."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        protect(value)
-        return super().convert(value, param, ctx)
-
-
-class OutputPath(click.Path):
-    """A file that the command writes, or a folder for such files: `file_okay`, `dir_okay`."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not value:
-            self.fail("the name is empty", param, ctx)
-        if self.dir_okay and self.file_okay:
-            return value  # which of the two shows later: `destinations` claims the files
-        path = super().convert(value, param, ctx)
-        if self.file_okay:
-            claim(os.fsdecode(path))
-        return path
-
-
-model_argument = click.argument("model", type=InputPath(dir_okay=False))
-format_option = click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", help="What stdout holds."
-)
-layer_option = click.option(
-    "-l", "--layer", default=None, help="Tensor or node of the file, or a glob; found by itself when left out."
-)
-provider_option = click.option("-p", "--provider", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or auto.")
-session_options = (
-    click.option("--allow-fallback", is_flag=True, help="Let nodes without a GPU kernel run on the CPU."),
-    click.option("--threads", type=click.IntRange(1), help="Threads of the CPU provider."),
-    click.option(
-        "--memory-limit", type=click.FloatRange(0, min_open=True), help="GiB of GPU memory for a session (CUDA)."
-    ),
-)
-store_option = click.option(
-    "--store", type=OutputPath(file_okay=False), help="Folder that keeps results: a run that was cut off goes on."
-)
-shape_option = click.option(
-    "--shape", "shapes", multiple=True, metavar="[NAME:]1x3x224x224", help="Fixes the symbolic sizes of an input."
-)
-preprocess_options = (
-    click.option("--preset", help="Pixel normalisation: imagenet, 0-1, -1-1, caffe, raw or clip."),
-    click.option("--mean", help="Means per channel, comma-separated, after scaling."),
-    click.option("--std", help="Standard deviations per channel, comma-separated."),
-    click.option("--scale", type=float, help="What pixels (0–255) are multiplied by first."),
-    click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="Order of the input's axes."),
-    click.option("--channels", type=click.Choice(["RGB", "BGR", "GRAY"]), help="Order of the input's channels."),
-    click.option("--size", help="Height and width, as 224x224, where the file leaves them open."),
-    click.option("--resize", type=click.Choice(["resize", "crop", "letterbox"]), help="How pictures are fitted."),
-)
-
-
-def stacked(options: Sequence[Callable]) -> Callable:
-    """All of `options` as one decorator, shown in their order."""
-
-    def decorate(function: Callable) -> Callable:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def with_session(command: Callable) -> Callable:
-    """Adds `session_options`; the command gets them as `session`, keyword arguments for an Explainer.
-
-    These name the user's cache of rewritten graphs as well.
-    """
-
-    @functools.wraps(command)
-    def given(*args: Any, allow_fallback: bool, threads: int | None, memory_limit: float | None, **others: Any) -> Any:
-        from analyzer.store import user_cache
-
-        limit = None if memory_limit is None else int(memory_limit * 2**30)
-        session = {"allow_fallback": allow_fallback, "threads": threads, "memory_limit": limit, "cache": user_cache()}
-        return command(*args, session=session, **others)
-
-    return stacked(session_options)(given)
 
 
 def parse_shapes(shapes: Sequence[str], inputs: Sequence[Any]) -> dict[str, tuple[int, ...]]:
@@ -146,6 +60,15 @@ def print_json(kind: str, content: dict[str, Any]) -> None:
     document = {"schema_version": JSON_SCHEMA, "kind": kind, "onnx_analyzer": __version__, **content}
     escaped = "utf" not in (getattr(sys.stdout, "encoding", None) or "").lower()
     click.echo(as_json(document, indent=2, sort_keys=True, ensure_ascii=escaped))
+
+
+def finish(form: str, kind: str, document: dict[str, Any], lines: Iterable[str], written: Sequence[str] = ()) -> None:
+    """What a command found on stdout, as a JSON document or as lines; the files that it wrote come last."""
+    if form == "json":
+        print_json(kind, {**document, "written": list(written)})
+        return
+    for line in [*lines, *(f"written: {place}" for place in written)]:
+        click.echo(line)
 
 
 def note(text: str) -> None:

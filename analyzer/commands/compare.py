@@ -7,68 +7,62 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click import Choice
 
-from analyzer.commands.common import (
-    InputPath,
-    OutputPath,
-    Progress,
-    note,
-    preprocess_options,
-    print_json,
-    stacked,
+from analyzer.commands.common import Progress, note, print_json, table
+from analyzer.commands.options import (
+    READ,
+    READ_FILE,
+    WRITE_FILE,
+    Given,
+    Preprocessing,
+    SessionOptions,
+    argument,
+    group,
+    limit_option,
+    option,
+    several,
     store_option,
-    table,
-    with_session,
 )
 
 MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of both sides
 
 
-@click.command(name="compare")
-@click.argument("reference", type=InputPath(dir_okay=False), required=False)
-@click.argument("candidate", type=InputPath(dir_okay=False), required=False)
-@click.option("-d", "--data", "data", multiple=True, type=InputPath(), help="Pictures, or folders of them.")
-@click.option("--limit", type=click.IntRange(1), help="Use only so many pictures, evenly spread.")
-@click.option("--boxes", type=InputPath(dir_okay=False), help="JSON {picture: [[x0, y0, x1, y1], …]}.")
-@click.option("-m", "--method", "methods", multiple=True, help="Maps to compare.  [grad-cam, gradient]")
-@click.option("--thresholds", type=InputPath(dir_okay=False), help="TOML file with limits; see docs/compare.md.")
-@click.option("--limit-of", "limits", multiple=True, metavar="NAME=VALUE", help="A single threshold.")
-@click.option(
-    "--report", type=OutputPath(dir_okay=False), help="Write the report: .html, .md, .xml (JUnit), .sarif or .json."
-)
-@click.option("--judge", type=InputPath(dir_okay=False), help="Judge this saved .json again; nothing is run.")
-@click.option("-p", "--provider", default="cpu", show_default=True, help="Of the reference.")
-@click.option("--candidate-provider", help="Of the candidate.  [as the reference's]")
-@with_session
-@click.option(
-    "--mode", type=click.Choice(["as-shipped", "semantics"]), default="as-shipped", show_default=True,
-    help="Run both as the runtime optimises them, or operator by operator as the files say.",
-)  # fmt: skip
-@store_option
-@stacked(preprocess_options)
-@click.option(
-    "--format", "form", type=click.Choice(["text", "json", "junit", "sarif", "markdown"]), default="text",
-    help="What stdout holds.",
-)  # fmt: skip
-def command(
-    reference: str | None,
-    candidate: str | None,
-    data: tuple[str, ...],
-    limit: int | None,
-    boxes: str | None,
-    methods: tuple[str, ...],
-    thresholds: str | None,
-    limits: tuple[str, ...],
-    report: str | None,
-    judge: str | None,
-    provider: str,
-    candidate_provider: str | None,
-    session: dict[str, Any],
-    mode: str,
-    store: str | None,
-    form: str,
-    **preprocess: Any,
-) -> int:
+class Compare(Given):
+    reference: str | None = argument(type=READ_FILE, required=False)
+    candidate: str | None = argument(type=READ_FILE, required=False)
+    data: tuple[str, ...] = several("-d --data", "Pictures, or folders of them.", type=READ)
+    limit: int | None = limit_option
+    boxes: str | None = option("--boxes", "JSON {picture: [[x0, y0, x1, y1], …]}.", type=READ_FILE)
+    methods: tuple[str, ...] = several("-m --method", "Maps to compare.  [grad-cam, gradient]")
+    thresholds: str | None = option("--thresholds", "TOML file with limits; see docs/compare.md.", type=READ_FILE)
+    limits: tuple[str, ...] = several("--limit-of", "A single threshold.", metavar="NAME=VALUE")
+    report: str | None = option(
+        "--report", "Write the report: .html, .md, .xml (JUnit), .sarif or .json.", type=WRITE_FILE
+    )
+    judge: str | None = option("--judge", "Judge this saved .json again; nothing is run.", type=READ_FILE)
+    provider: str = option("-p --provider", "Of the reference.", default="cpu")
+    candidate_provider: str | None = option("--candidate-provider", "Of the candidate.  [as the reference's]")
+    session: SessionOptions = group(SessionOptions)
+    mode: str = option(
+        "--mode",
+        "Run both as the runtime optimises them, or operator by operator as the files say.",
+        type=Choice(list(MODES)),
+        default="as-shipped",
+    )
+    store: str | None = store_option
+    preprocess: Preprocessing = group(Preprocessing)
+    form: str = option(
+        "--format",
+        "What stdout holds.",
+        type=Choice(["text", "json", "junit", "sarif", "markdown"]),
+        default="text",
+        show_default=False,
+    )
+
+
+@Compare.command("compare")
+def command(given: Compare) -> int:
     """Compare CANDIDATE with REFERENCE over pictures: outputs, layers, and what both look at. Exit code 1 on findings.
 
     \b
@@ -78,38 +72,24 @@ def command(
     and no model is given.
     """
     from analyzer.errors import InputError
-    from analyzer.validation import as_data, read_thresholds
-    from analyzer.validation import judge as judged
+    from analyzer.validation import as_data, judge, read_thresholds
 
-    allowed = read_thresholds(thresholds, parse_limits(limits))
+    allowed = read_thresholds(given.thresholds, parse_limits(given.limits))
     figures: list[tuple[str, bytes]] = []
-    if judge:
-        document = saved(judge)
-    elif reference is None or candidate is None or not data:
+    if given.judge:
+        document = saved(given.judge)
+    elif given.reference is None or given.candidate is None or not given.data:
         raise InputError("two models and pictures are compared", "give REFERENCE CANDIDATE --data FOLDER")
     else:
-        options = session | {"level": MODES[mode]}
-        providers = (provider, candidate_provider or provider)
-        names = pictures(data, limit)
-        document, figures = run(reference, candidate, names, boxes, methods, providers, options, preprocess, store)
-    document["findings"] = as_data(judged(document["comparison"], allowed))
-    if report:
-        write_report(Path(report), document, figures)
-    show(document, form)
+        document, figures = run(given.reference, given.candidate, given)
+    document["findings"] = as_data(judge(document["comparison"], allowed))
+    if given.report:
+        write_report(Path(given.report), document, figures)
+    show(document, given.form)
     return 1 if document["findings"] else 0
 
 
-def run(
-    reference: str,
-    candidate: str,
-    names: list[Path],
-    boxes: str | None,
-    methods: tuple[str, ...],
-    providers: tuple[str, str],
-    options: dict[str, Any],
-    flags: dict[str, Any],
-    folder: str | None = None,
-) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
     """The comparison as data, and figures of the pictures that agree least."""
     import numpy as np
 
@@ -118,11 +98,14 @@ def run(
     from analyzer.images import decode
     from analyzer.validation import EVIDENCE, SAMPLE, Pair, Side, Store, compare
 
-    explainers = [Explainer(m, p, **options) for m, p in zip((reference, candidate), providers, strict=True)]
-    cards = [read_card(e, None, dict(flags)) for e in explainers]
-    known = boxes_of(boxes)
+    names = pictures(given.data, given.limit)
+    options = given.session.keywords() | {"level": MODES[given.mode]}
+    asked = (reference, given.provider), (candidate, given.candidate_provider or given.provider)
+    explainers = [Explainer(model, provider, **options) for model, provider in asked]
+    cards = [read_card(e, None, vars(given.preprocess)) for e in explainers]
+    known = boxes_of(given.boxes)
     shapes = [card.preprocess.apply(decode(str(names[0])))[0].shape for card in cards]
-    store = Store(folder) if folder else None
+    store = Store(given.store) if given.store else None
     sides = [Side(e, shape, store=store) for e, shape in zip(explainers, shapes, strict=True)]
     placements: dict[str, Any] = {}
 
@@ -131,12 +114,12 @@ def run(
             image = decode(str(path))
             arrays = [card.preprocess.apply(image) for card in cards]
             placements[str(path)] = arrays[0][1]
-            given = known.get(path.name)
-            inside = None if given is None else np.array([arrays[0][1].box_to_input(tuple(b)) for b in given])
+            boxes = known.get(path.name)
+            inside = None if boxes is None else np.array([arrays[0][1].box_to_input(tuple(b)) for b in boxes])
             yield Pair(str(path), arrays[0][0], arrays[1][0], boxes=inside)
 
     progress = Progress(len(names), "compare")
-    done = compare(sides[0], sides[1], stream(), methods or EVIDENCE, step=progress.step)
+    done = compare(sides[0], sides[1], stream(), given.methods or EVIDENCE, step=progress.step)
     document = {
         "comparison": rounded(done.report),
         "run": {
@@ -145,7 +128,7 @@ def run(
             "optimisation": options["level"],
             "threads": str(options["threads"] or "as the runtime chooses"),
             "TF32": "off",
-            "layers": f"at most {SAMPLE} elements of each" if folder else "every element",
+            "layers": f"at most {SAMPLE} elements of each" if store else "every element",
             "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
         },
     }

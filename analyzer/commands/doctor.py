@@ -1,19 +1,21 @@
 """`doctor`: what is installed, which providers work, what to do where one does not."""
 
+from __future__ import annotations
+
 import click
 
-from analyzer.commands.common import format_option, print_json, table
+from analyzer.commands.common import print_json, table
+from analyzer.commands.options import Formatted
 
 
-@click.command(name="doctor")
-@format_option
-def command(form: str) -> None:
+@Formatted.command("doctor")
+def command(given: Formatted) -> None:
     """Say what is installed, which execution providers can really be created, and what to do if CUDA cannot."""
     from analyzer.errors import ProviderError
     from analyzer.runtime import diagnose
 
     report = diagnose()
-    if form == "json":
+    if given.form == "json":
         print_json("doctor", vars(report))
     else:
         click.echo(table(sorted(report.versions.items()), ("package", "version")))

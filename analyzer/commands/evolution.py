@@ -2,52 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from click import Choice, IntRange
 
-import click
-
-from analyzer.commands.common import (
-    InputPath,
-    OutputPath,
-    Progress,
+from analyzer.commands.common import Progress, finish, note, table
+from analyzer.commands.options import (
+    POLICIES,
+    READ,
+    READ_FILE,
+    WRITE_FILE,
+    Given,
+    Preprocessing,
+    argument,
     format_option,
+    group,
     layer_option,
-    note,
-    preprocess_options,
-    print_json,
+    option,
     provider_option,
-    stacked,
-    table,
+    several,
 )
 
 
-@click.command(name="evolution")
-@click.argument("checkpoints", nargs=-1, required=True, type=InputPath(dir_okay=False))
-@click.option("-i", "--pictures", multiple=True, required=True, type=InputPath(), help="Pictures, folders or lists.")
-@layer_option
-@click.option("-u", "--channel", "channels", multiple=True, type=click.IntRange(0), help="Channels; repeatable.")
-@click.option(
-    "--draw", type=click.IntRange(1), default=6, show_default=True, help="Or how many, the strongest at last."
-)
-@click.option(
-    "--policy", type=click.Choice(["deconvnet", "guided", "gradient", "none"]), default="deconvnet", show_default=True
-)
-@click.option("-o", "--out", required=True, type=OutputPath(dir_okay=False), help="PNG to write.")
-@provider_option
-@stacked(preprocess_options)
-@format_option
-def command(
-    checkpoints: tuple[str, ...],
-    pictures: tuple[str, ...],
-    layer: str | None,
-    channels: tuple[int, ...],
-    draw: int,
-    policy: str,
-    out: str,
-    provider: str,
-    form: str,
-    **preprocess: Any,
-) -> None:
+class Evolution(Given):
+    checkpoints: tuple[str, ...] = argument(nargs=-1, required=True, type=READ_FILE)
+    pictures: tuple[str, ...] = several("-i --pictures", "Pictures, folders or lists.", required=True, type=READ)
+    layer: str | None = layer_option
+    channels: tuple[int, ...] = several("-u --channel", "Channels; repeatable.", type=IntRange(0))
+    draw: int = option("--draw", "Or how many, the strongest at last.", type=IntRange(1), default=6)
+    policy: str = option("--policy", type=Choice([*POLICIES, "none"]), default="deconvnet")
+    out: str = option("-o --out", "PNG to write.", required=True, type=WRITE_FILE)
+    provider: str = provider_option
+    preprocess: Preprocessing = group(Preprocessing)
+    form: str = format_option
+
+
+@Evolution.command("evolution")
+def command(given: Evolution) -> None:
     """Show how features of a layer evolve over CHECKPOINTS, ONNX files of one network in the order of training.
 
     Per channel the strongest activation over the pictures at each checkpoint, projected back to pixels, as a strip;
@@ -62,18 +51,19 @@ def command(
     from analyzer.mining import Manifest
     from analyzer.mining.evolution import evolution
 
-    card = read_card(Explainer(checkpoints[-1]), None, preprocess)
-    manifest = Manifest.read(pictures)
+    checkpoints = given.checkpoints
+    card = read_card(Explainer(checkpoints[-1]), None, vars(given.preprocess))
+    manifest = Manifest.read(given.pictures)
     progress = Progress(len(manifest) * len(checkpoints), "evolution")
     found = evolution(
         checkpoints,
         manifest,
-        layer or card.default_layer or "auto",
+        given.layer or card.default_layer or "auto",
         card.preprocess,
-        channels or None,
-        draw,
-        None if policy == "none" else policy,
-        provider,
+        given.channels or None,
+        given.draw,
+        None if given.policy == "none" else given.policy,
+        given.provider,
         progress.step,
     )
     for checkpoint, why_of in found.not_finite.items():
@@ -81,7 +71,7 @@ def command(
             note(f"warning: {checkpoint}: {manifest.paths[number]} is left out: {why}")
     if not found.patches:
         note(f"warning: no picture activates a channel of {found.layer!r}: the strip is empty")
-    write_png(out, found.figure())
+    write_png(given.out, found.figure())
     rows = [
         {
             "channel": channel,
@@ -91,15 +81,12 @@ def command(
         }
         for channel, patches in found.patches.items()
     ]
-    if form == "json":
-        document = {"checkpoints": list(checkpoints), "layer": found.layer, "channels": rows}
-        print_json("evolution", {**document, "written": [out]})
-        return
+    document = {"checkpoints": list(checkpoints), "layer": found.layer, "channels": rows}
     cells = []
     for channel, patches in found.patches.items():
         values = ["–" if p is None else f"{p.value:.3g}" for p in patches]
         marks = ["*" if jump else "" for jump in found.jumps(channel)]
         cells.append([channel, *(f"{v} {m}".strip() for v, m in zip(values, marks, strict=True))])
-    click.echo(table(cells, ("channel", *found.checkpoints)))
-    click.echo("*: the strongest activation comes from another picture than before")
-    click.echo(f"written: {out}")
+    lines = [table(cells, ("channel", *found.checkpoints))]
+    lines.append("*: the strongest activation comes from another picture than before")
+    finish(given.form, "evolution", document, lines, [given.out])

@@ -7,134 +7,98 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click import FloatRange, IntRange
 
-from analyzer.commands.common import (
-    InputPath,
-    OutputPath,
-    RunProgress,
-    each_picture,
+from analyzer.commands.common import RunProgress, each_picture, note, parse_options, print_json, table, tell_doubt
+from analyzer.commands.options import (
+    READ,
+    WRITE,
+    Given,
+    Setup,
     format_option,
+    group,
+    labels_option,
     layer_option,
     model_argument,
-    note,
-    parse_options,
-    preprocess_options,
-    print_json,
-    provider_option,
-    stacked,
-    table,
-    tell_doubt,
-    with_session,
+    option,
+    output_option,
+    pictures_argument,
+    pictures_out_option,
+    several,
 )
 
 if TYPE_CHECKING:
     from analyzer.attribution import Model, Question
 
 
-@click.command(name="explain")
-@model_argument
-@click.argument("pictures", nargs=-1, required=True, type=InputPath())
-@click.option("-o", "--out", type=OutputPath(), help="PNG to write; a folder where there are several pictures.")
-@click.option("-m", "--method", "methods", multiple=True, help="See `methods`; several give a grid.  [grad-cam]")
-@click.option(
-    "-t",
-    "--target",
-    "targets",
-    multiple=True,
-    help="top1, class index, label or expression; several give a grid.  [top1]",
-)
-@layer_option
-@click.option(
-    "-O", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of a method, see `methods`."
-)
-@click.option("--output", help="Which output of the model holds the scores.")
-@click.option("--reference", type=InputPath(), help="Picture whose embedding `.cosine(reference)` compares with.")
-@click.option("--mask", type=InputPath(), help="Picture whose brighter half is `mask` in `.where(mask)`.")
-@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
-@click.option("--raw", type=OutputPath(), help="Also write the raw map as .npy (a folder for several pictures).")
-@click.option("--colormap", default="turbo", show_default=True, help="turbo, viridis, cividis, inferno, magma or gray.")
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Weight of the heatmap.")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to print.")
-@stacked(preprocess_options)
-@provider_option
-@with_session
-@click.option("-v", "--verbose", is_flag=True, help="Say what was assumed and how exact the rewriting is.")
-@format_option
-def command(
-    model: str,
-    pictures: tuple[str, ...],
-    out: str | None,
-    methods: tuple[str, ...],
-    targets: tuple[str, ...],
-    layer: str | None,
-    options: tuple[str, ...],
-    output: str | None,
-    reference: str | None,
-    mask: str | None,
-    labels: str | None,
-    raw: str | None,
-    colormap: str,
-    alpha: float,
-    top: int,
-    provider: str,
-    session: dict[str, Any],
-    verbose: bool,
-    form: str,
-    **preprocess: Any,
-) -> int:
+class Explain(Given):
+    model: str = model_argument
+    pictures: tuple[str, ...] = pictures_argument
+    out: str | None = pictures_out_option
+    methods: tuple[str, ...] = several("-m --method", "See `methods`; several give a grid.  [grad-cam]")
+    targets: tuple[str, ...] = several(
+        "-t --target", "top1, class index, label or expression; several give a grid.  [top1]"
+    )
+    layer: str | None = layer_option
+    options: tuple[str, ...] = several("-O --option", "Option of a method, see `methods`.", metavar="NAME=VALUE")
+    output: str | None = output_option
+    reference: str | None = option(
+        "--reference", "Picture whose embedding `.cosine(reference)` compares with.", type=READ
+    )
+    mask: str | None = option("--mask", "Picture whose brighter half is `mask` in `.where(mask)`.", type=READ)
+    labels: str | None = labels_option
+    raw: str | None = option("--raw", "Also write the raw map as .npy (a folder for several pictures).", type=WRITE)
+    colormap: str = option("--colormap", "turbo, viridis, cividis, inferno, magma or gray.", default="turbo")
+    alpha: float = option("--alpha", "Weight of the heatmap.", type=FloatRange(0, 1), default=0.5)
+    top: int = option("--top", "How many classes to print.", type=IntRange(1), default=5)
+    setup: Setup = group(Setup)
+    verbose: bool = option("-v --verbose", "Say what was assumed and how exact the rewriting is.", is_flag=True)
+    form: str = format_option
+
+
+@Explain.command("explain")
+def command(given: Explain) -> int:
     """Show what MODEL looks at in PICTURES: a heatmap over each, and the classes it sees.
 
     \b
     onnx-analyzer explain model.onnx cat.jpg -o heatmap.png
     onnx-analyzer explain model.onnx cat.jpg -m grad-cam -m guided-backprop -t 281 -t 285 -o grid.png
     """
-    from analyzer.attribution import Job, Model, Question
-    from analyzer.commands.pictures import read_card
+    from analyzer.attribution import Job, Question
 
-    methods, targets = methods or ("grad-cam",), targets or ("top1",)
-    asked = options_of(methods, parse_options(options))
-    places = destinations(out, pictures, ".png")
-    raws = destinations(raw, pictures, ".npy")
-    loaded = Model(model, provider, **session)
-    card = read_card(loaded, labels, preprocess)
-    if verbose:
+    targets, mask, reference = given.targets or ("top1",), given.mask, given.reference
+    asked = options_of(given.methods or ("grad-cam",), parse_options(given.options))
+    places = destinations(given.out, given.pictures, ".png")
+    raws = destinations(given.raw, given.pictures, ".npy")
+    model, card = given.setup.load(given.model, given.labels)
+    if given.verbose:
         note(f"preprocessing: {card.source}")
-    layer = layer or card.default_layer or "auto"
+    layer = given.layer or card.default_layer or "auto"
     question = Question(
-        tuple(Job(method, layer, given) for method, given in asked.items()),
+        tuple(Job(method, layer, options) for method, options in asked.items()),
         list(targets) if len(targets) > 1 else targets[0],
-        output,
+        given.output,
         card.labels,
         {} if mask is None else {"mask": read_mask(mask, card)},
         {} if reference is None else {"reference": read_reference(reference, card)},
     )
-    task = Task(loaded, question, card, targets, colormap, alpha, top)
-    results, failed = each_picture("explain", pictures, lambda p: task.run(p, places.get(p), raws.get(p)))
-    if verbose:
-        report_receipt(loaded, model)
-    if form == "json":
-        print_json("explain", {"model": model, "results": results, "failed": failed})
+    task = Task(model, question, card, targets, given)
+    results, failed = each_picture("explain", given.pictures, lambda p: task.run(p, places.get(p), raws.get(p)))
+    if given.verbose:
+        report_receipt(model, given.model)
+    if given.form == "json":
+        print_json("explain", {"model": given.model, "results": results, "failed": failed})
     else:
         for result in results:
-            print_result(result, len(pictures) > 1)
+            print_result(result, len(given.pictures) > 1)
     return 5 if failed else 0
 
 
 class Task:
     """One picture after another, with the same methods and targets."""
 
-    def __init__(
-        self,
-        model: Model,
-        question: Question,
-        card: Any,
-        targets: tuple[str, ...],
-        colormap: str,
-        alpha: float,
-        top: int,
-    ) -> None:
-        self.model, self.question, self.card, self.targets = model, question, card, targets
-        self.colormap, self.alpha, self.top = colormap, alpha, top
+    def __init__(self, model: Model, question: Question, card: Any, targets: tuple[str, ...], given: Explain) -> None:
+        self.model, self.question, self.card, self.targets, self.given = model, question, card, targets, given
         self.progress = RunProgress()
         self.doubt = ""
 
@@ -152,21 +116,21 @@ class Task:
         self.doubt = tell_doubt(found[0].doubt, self.doubt)
         result: dict[str, Any] = {"picture": picture, "top": self.classes(found[0]), "maps": []}
         result["doubt"] = found[0].doubt or None
-        tiles, titles = [], []
+        heats, titles = [], []
         for attribution in found:
             for row in range(len(attribution.heatmap)):
                 title = f"{attribution.method}: {self.name(attribution, row)}"
                 heat = placement.map_to_image(attribution.heatmap[row])
                 heat[~placement.covered] = np.nan  # what the model was not shown
                 result["maps"].append(self.about(picture, attribution, row, heat))
-                if out:
-                    tiles.append((image, heat))
-                    titles.append(title)
-        if out and len(tiles) == 1:
-            write_png(out, overlay(image, tiles[0][1], alpha=self.alpha, colormap=self.colormap, title=titles[0]))
+                heats.append(heat)
+                titles.append(title)
+        colours: Any = {"alpha": self.given.alpha, "colormap": self.given.colormap}
+        if out and len(heats) == 1:
+            write_png(out, overlay(image, heats[0], title=titles[0], **colours))
         elif out:
-            drawn = [overlay(i, h, alpha=self.alpha, colormap=self.colormap, colorbar=False) for i, h in tiles]
-            write_png(out, grid(drawn, titles, len(tiles) // len(found), bar=ColourBar(self.colormap)))
+            drawn = [overlay(image, heat, colorbar=False, **colours) for heat in heats]
+            write_png(out, grid(drawn, titles, len(heats) // len(found), bar=ColourBar(self.given.colormap)))
         if raw:
             write_npy(
                 raw, np.concatenate([a.raw for a in found]) if len({a.raw.shape for a in found}) == 1 else found[0].raw
@@ -180,7 +144,7 @@ class Task:
         from analyzer.attribution.targets import ranked
 
         scores = attribution.scores[0].astype(float)
-        order = ranked(scores)[: self.top]
+        order = ranked(scores)[: self.given.top]
         return [{"class": int(i), "label": self.label(int(i)), "score": float(scores[i])} for i in order]
 
     def label(self, index: int) -> str:

@@ -4,56 +4,51 @@ from __future__ import annotations
 
 import click
 
-from analyzer.commands.common import (
-    InputPath,
-    OutputPath,
+from analyzer.commands.common import parse_shapes, print_json
+from analyzer.commands.options import (
+    READ_FILE,
+    WRITE_FILE,
+    Given,
     format_option,
     layer_option,
+    method_option,
     model_argument,
-    parse_shapes,
-    print_json,
+    option,
     shape_option,
 )
 
 
-@click.command(name="export")
-@model_argument
-@click.option("-o", "--out", required=True, type=OutputPath(dir_okay=False), help="Where to write the .onnx file.")
-@click.option("-m", "--method", default="grad-cam", show_default=True, help="See `methods`.")
-@click.option("-t", "--target", default="top1", show_default=True, help="top1, class, label or expression.")
-@click.option("--labels", type=InputPath(dir_okay=False), help="Class names, one per line.")
-@click.option("--output", help="Which output holds the scores.")
-@click.option("--runtime", default="onnxruntime", show_default=True, help="tensorrt: operators that its parser takes.")
-@layer_option
-@shape_option
-@format_option
-def command(
-    model: str,
-    out: str,
-    method: str,
-    target: str,
-    labels: str | None,
-    output: str | None,
-    runtime: str,
-    layer: str | None,
-    shapes: tuple[str, ...],
-    form: str,
-) -> None:
-    """Write a model with an added `heatmap` output, (N, H, W) in [0, 1], that any onnxruntime runs without us."""
-    from analyzer.attribution import Explainer
-    from analyzer.attribution.export import OUTPUT, export
-    from analyzer.images import load_labels
+class Export(Given):
+    model: str = model_argument
+    out: str = option("-o --out", "Where to write the .onnx file.", required=True, type=WRITE_FILE)
+    method: str = method_option
+    target: str = option("-t --target", "top1, class, label or expression.", default="top1")
+    labels: str | None = option("--labels", "Class names, one per line.", type=READ_FILE)
+    output: str | None = option("--output", "Which output holds the scores.")
+    runtime: str = option("--runtime", "tensorrt: operators that its parser takes.", default="onnxruntime")
+    layer: str | None = layer_option
+    shapes: tuple[str, ...] = shape_option
+    form: str = format_option
 
-    names = load_labels(labels) if labels else None
-    sizes = parse_shapes(shapes, Explainer(model).plain.inputs) if shapes else None
-    path = export(model, out, method, target, layer or "auto", names, sizes, output, runtime)
+
+@Export.command("export")
+def command(given: Export) -> None:
+    """Write a model with an added `heatmap` output, (N, H, W) in [0, 1], that any onnxruntime runs without us."""
     import json
 
     import onnx
 
+    from analyzer.attribution import Explainer
+    from analyzer.attribution.export import OUTPUT, export
+    from analyzer.images import load_labels
+
+    model, method, layer = given.model, given.method, given.layer or "auto"
+    names = load_labels(given.labels) if given.labels else None
+    sizes = parse_shapes(given.shapes, Explainer(model).plain.inputs) if given.shapes else None
+    path = export(model, given.out, method, given.target, layer, names, sizes, given.output, given.runtime)
     written = onnx.load(path, load_external_data=False)
     record = json.loads(next(p.value for p in written.metadata_props if p.key == "onnx-analyzer"))
-    if form == "json":
+    if given.form == "json":
         print_json("export", {"path": str(path), "output": OUTPUT, **record})
     else:
         click.echo(

@@ -7,78 +7,64 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click import IntRange
 
-from analyzer.commands.common import (
-    InputPath,
-    OutputPath,
-    each_picture,
+from analyzer.commands.common import each_picture, note, print_json, table
+from analyzer.commands.options import (
+    WRITE_FOLDER,
+    Given,
+    Setup,
     format_option,
+    group,
     model_argument,
-    note,
-    preprocess_options,
-    print_json,
-    provider_option,
-    stacked,
-    table,
-    with_session,
+    option,
+    pictures_argument,
+    several,
 )
 from analyzer.files import Places, make_folder
 
 
-@click.command(name="features")
-@model_argument
-@click.argument("pictures", nargs=-1, required=True, type=InputPath())
-@click.option("-l", "--layer", "layers", multiple=True, required=True, help="Tensor, node or glob; may be repeated.")
-@click.option("-o", "--out", type=OutputPath(file_okay=False), help="Folder for the grids (PNG) and arrays (.npz).")
-@click.option("--max-channels", type=click.IntRange(1), default=64, show_default=True, help="Channels in a grid.")
-@click.option("--colormap", default="viridis", show_default=True)
-@stacked(preprocess_options)
-@provider_option
-@with_session
-@format_option
-def command(
-    model: str,
-    pictures: tuple[str, ...],
-    layers: tuple[str, ...],
-    out: str | None,
-    max_channels: int,
-    colormap: str,
-    provider: str,
-    session: dict[str, Any],
-    form: str,
-    **preprocess: Any,
-) -> int:
+class Features(Given):
+    model: str = model_argument
+    pictures: tuple[str, ...] = pictures_argument
+    layers: tuple[str, ...] = several("-l --layer", "Tensor, node or glob; may be repeated.", required=True)
+    out: str | None = option("-o --out", "Folder for the grids (PNG) and arrays (.npz).", type=WRITE_FOLDER)
+    max_channels: int = option("--max-channels", "Channels in a grid.", type=IntRange(1), default=64)
+    colormap: str = option("--colormap", default="viridis")
+    setup: Setup = group(Setup)
+    form: str = format_option
+
+
+@Features.command("features")
+def command(given: Features) -> int:
     """Write the feature maps of chosen layers: a labelled grid per layer, the arrays, and statistics per channel.
 
     One picture is in memory at a time, whatever their number.
     """
-    from analyzer.attribution import Explainer
     from analyzer.attribution.features import Taps, chosen_tensors
     from analyzer.attribution.finite import say_not_finite
-    from analyzer.commands.pictures import read_card
     from analyzer.images import decode
 
-    explainer = Explainer(model, provider, **session)
-    card = read_card(explainer, None, preprocess)
-    places = Places(make_folder(out)) if out else None
+    explainer, card = given.setup.load(given.model)
+    places = Places(make_folder(given.out)) if given.out else None
     taps: Taps | None = None
 
     def work(picture: str) -> dict[str, Any]:
         nonlocal taps
         feeds = explainer.feeds(card.preprocess.apply(decode(picture))[0])
         if taps is None:
-            graph = explainer.graph({n: tuple(a.shape) for n, a in feeds.items()})
-            taps = Taps(graph, chosen_tensors(graph, layers), provider, **explainer.session_options)
+            graph = explainer.graph_of(feeds)
+            taps = Taps(explainer, graph, chosen_tensors(graph, given.layers))
         found = taps.run(feeds)
         said = say_not_finite(explainer, feeds, found.values(), list(found))
         if said:
             note(f"warning: {picture}: {said}")
         about = {"picture": picture, "diagnosis": said or None}
-        return {**about, "layers": write(found, taps.layouts, picture, places, max_channels, colormap)}
+        return {**about, "layers": write(found, taps.layouts, picture, places, given.max_channels, given.colormap)}
 
-    results, failed = each_picture("features", pictures, work, strict=lambda: taps is None)
-    if form == "json":
-        print_json("features", {"model": model, "results": results, "failed": failed})
+    results, failed = each_picture("features", given.pictures, work, strict=lambda: taps is None)
+    if given.form == "json":
+        print_json("features", {"model": given.model, "results": results, "failed": failed})
     else:
         print_results(results)
     return 5 if failed else 0
@@ -136,19 +122,11 @@ def print_results(results: list[dict[str, Any]]) -> None:
     for result in results:
         for e in result["layers"]:
             shape = "×".join(map(str, e["shape"]))
+            dead, values = "", ""
             if "channels" in e:
-                low, high = e["range"]
-                rows.append(
-                    (
-                        result["picture"],
-                        e["tensor"],
-                        shape,
-                        f"{len(e['dead'])}/{e['channels']}",
-                        f"{low:.3g} … {high:.3g}",
-                    )
-                )
-            else:
-                rows.append((result["picture"], e["tensor"], shape, "", ""))
+                dead = f"{len(e['dead'])}/{e['channels']}"
+                values = "{:.3g} … {:.3g}".format(*e["range"])
+            rows.append((result["picture"], e["tensor"], shape, dead, values))
     click.echo(table(rows, ("picture", "tensor", "shape", "dead channels", "range")))
     written = sorted({e[k] for r in results for e in r["layers"] for k in ("grid", "arrays") if k in e})
     for place in written:

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
+from click import Choice, IntRange
 
-from analyzer.commands.common import (
-    OutputPath,
-    format_option,
-    model_argument,
-    print_json,
-    table,
-)
+from analyzer.commands.common import finish, table
+from analyzer.commands.options import WRITE_FILE, Given, format_option, model_argument, option, several
 
 
-@click.command(name="filters")
-@model_argument
-@click.option("-l", "--layer", "layers", multiple=True, help="Convolution, its output or a glob; repeatable.  [first]")
-@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the kernels; of the first layer given.")
-@click.option("--max-filters", type=click.IntRange(1), default=256, show_default=True, help="Filters in the picture.")
-@click.option("--max-slices", type=click.IntRange(1), default=16, show_default=True, help="Input channels per filter.")
-@click.option("--channels", type=click.Choice(["RGB", "BGR"]), help="Order of the input's channels.")
-@format_option
-def command(
-    model: str,
-    layers: tuple[str, ...],
-    out: str | None,
-    max_filters: int,
-    max_slices: int,
-    channels: str | None,
-    form: str,
-) -> None:
+class Filters(Given):
+    model: str = model_argument
+    layers: tuple[str, ...] = several("-l --layer", "Convolution, its output or a glob; repeatable.  [first]")
+    out: str | None = option("-o --out", "PNG of the kernels; of the first layer given.", type=WRITE_FILE)
+    max_filters: int = option("--max-filters", "Filters in the picture.", type=IntRange(1), default=256)
+    max_slices: int = option("--max-slices", "Input channels per filter.", type=IntRange(1), default=16)
+    channels: str | None = option("--channels", "Order of the input's channels.", type=Choice(["RGB", "BGR"]))
+    form: str = format_option
+
+
+@Filters.command("filters")
+def command(given: Filters) -> None:
     """Show convolution kernels as pictures, and what their spectra say about the architecture.
 
     Kernels that read an RGB image are drawn in its colours, others a slice per input channel. Shares of low (below
@@ -47,29 +37,23 @@ def command(
     from analyzer.graph.query import find_tensors
     from analyzer.images import write_png
 
-    explainer = Explainer(model)
+    explainer = Explainer(given.model)
     graph = explainer.plain
     names = []
-    for layer in layers or ("auto",):
+    for layer in given.layers or ("auto",):
         found = [v.name for v in find_tensors(graph, layer)] if any(c in layer for c in "*?[") else [layer]
         if len(found) > 1:
             found = [n for n in found if (p := graph.producer(graph[n])) is not None and p.op in CONVOLUTIONS] or found
         names += found
     banks = [filter_bank(graph, name) for name in names]
-    if out:
-        order = channels or _channels(explainer)
-        write_png(out, picture(banks[0], order, max_filters, max_slices))
+    if given.out:
+        order = given.channels or _channels(explainer)
+        write_png(given.out, picture(banks[0], order, given.max_filters, given.max_slices))
     rows = [describe(bank) for bank in banks]
-    if form == "json":
-        print_json("filters", {"model": model, "layers": rows, "written": [out] if out else []})
-        return
     header = ("filters", "kernel", "stride", "low", "middle", "high", "folded", "dead", "duplicates", "layer")
-    click.echo(table([_cells(row) for row in rows], header))
-    for bank in banks:
-        for line in _remarks(bank):
-            click.echo(line)
-    if out:
-        click.echo(f"written: {out}")
+    lines = [table([_cells(row) for row in rows], header), *(line for bank in banks for line in _remarks(bank))]
+    document = {"model": given.model, "layers": rows}
+    finish(given.form, "filters", document, lines, [given.out] if given.out else [])
 
 
 def _channels(explainer: Any) -> str:

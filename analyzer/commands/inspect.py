@@ -8,29 +8,30 @@ from typing import Any
 import click
 
 from analyzer.commands.common import (
-    format_option,
-    model_argument,
     parse_shapes,
     print_json,
-    shape_option,
     shape_text,
     table,
 )
+from analyzer.commands.options import Given, format_option, model_argument, option, shape_option
 
 
-@click.command(name="inspect")
-@model_argument
-@click.option("--all", "everything", is_flag=True, help="List every feature map, not one per size.")
-@shape_option
-@format_option
-def command(model: str, everything: bool, shapes: tuple[str, ...], form: str) -> None:
+class Inspect(Given):
+    model: str = model_argument
+    everything: bool = option("--all", "List every feature map, not one per size.", is_flag=True)
+    shapes: tuple[str, ...] = shape_option
+    form: str = format_option
+
+
+@Inspect.command("inspect")
+def command(given: Inspect) -> None:
     """Show inputs, outputs, operators, feature maps, the default layer and what a target can be."""
     from analyzer.attribution import Explainer
 
-    explainer = Explainer(model)
-    sizes = parse_shapes(shapes, explainer.plain.inputs)
+    explainer = Explainer(given.model)
+    sizes = parse_shapes(given.shapes, explainer.plain.inputs)
     report = describe(explainer, sizes)
-    if form == "json":
+    if given.form == "json":
         print_json("inspect", report)
         return
     click.echo(f"{report['file']}  sha256 {report['sha256'][:16]}…")
@@ -43,7 +44,7 @@ def command(model: str, everything: bool, shapes: tuple[str, ...], form: str) ->
     click.echo(table(ports, ("", "name", "type", "shape")))
     click.echo("\noperators: " + ", ".join(f"{op} ×{n}" for op, n in report["operators"].items()))
     maps = report["feature_maps"]
-    shown = maps if everything else _one_per_size(maps)
+    shown = maps if given.everything else _one_per_size(maps)
     if shown:
         rows = [
             (m["name"], m["layout"], "×".join(str(s or "?") for s in m["size"]), m["channels"] or "?") for m in shown
@@ -81,13 +82,9 @@ def describe(explainer: Any, sizes: dict[str, tuple[int, ...]]) -> dict[str, Any
         "operators": dict(
             Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in original.graph.node).most_common()
         ),
-        "default_layer": "",
-        "no_layer": "",
-        "target": "",
-        "no_target": "",
-        "doubt": "",
         "stripped": [],
     }
+    report |= dict.fromkeys(("default_layer", "no_layer", "target", "no_target", "doubt"), "")
     maps = feature_maps(graph)
     report["feature_maps"] = [
         {

@@ -7,60 +7,45 @@ import io
 from pathlib import Path
 from typing import Any
 
-import click
+from click import Choice, FloatRange
 
-from analyzer.commands.common import (
-    InputPath,
-    OutputPath,
-    Progress,
+from analyzer.commands.common import Progress, finish, note, table
+from analyzer.commands.options import (
+    WRITE_FILE,
+    Given,
+    Setup,
     format_option,
+    group,
+    labels_option,
+    layers_option,
     model_argument,
-    note,
-    preprocess_options,
-    print_json,
-    provider_option,
-    stacked,
-    table,
-    with_session,
+    option,
+    pictures_argument,
+    several,
 )
 from analyzer.files import claim, write_text
 
 
-@click.command(name="invariance")
-@model_argument
-@click.argument("pictures", nargs=-1, required=True, type=InputPath())
-@click.option("-l", "--layer", "layers", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
-@click.option("-t", "--target", "targets", multiple=True, help="True class of each picture (or of all).  [top1]")
-@click.option(
-    "--transform",
-    "transforms",
-    multiple=True,
-    type=click.Choice(["translation", "horizontal", "scaling", "rotation"]),
-    help="May be repeated.  [translation, scaling, rotation]",
-)
-@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG of the curves; the CSV is written beside it.")
-@click.option("--fill", type=click.FloatRange(0, 255), default=127.0, show_default=True, help="Grey beyond the border.")
-@click.option("--relative", is_flag=True, help="Draw distances as shares of the norm of the features.")
-@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
-@stacked(preprocess_options)
-@provider_option
-@with_session
-@format_option
-def command(
-    model: str,
-    pictures: tuple[str, ...],
-    layers: tuple[str, ...],
-    targets: tuple[str, ...],
-    transforms: tuple[str, ...],
-    out: str | None,
-    fill: float,
-    relative: bool,
-    labels: str | None,
-    provider: str,
-    session: dict[str, Any],
-    form: str,
-    **preprocess: Any,
-) -> None:
+class Invariance(Given):
+    model: str = model_argument
+    pictures: tuple[str, ...] = pictures_argument
+    layers: tuple[str, ...] = layers_option
+    targets: tuple[str, ...] = several("-t --target", "True class of each picture (or of all).  [top1]")
+    transforms: tuple[str, ...] = several(
+        "--transform",
+        "May be repeated.  [translation, scaling, rotation]",
+        type=Choice(["translation", "horizontal", "scaling", "rotation"]),
+    )
+    out: str | None = option("-o --out", "PNG of the curves; the CSV is written beside it.", type=WRITE_FILE)
+    fill: float = option("--fill", "Grey beyond the border.", type=FloatRange(0, 255), default=127.0)
+    relative: bool = option("--relative", "Draw distances as shares of the norm of the features.", is_flag=True)
+    labels: str | None = labels_option
+    setup: Setup = group(Setup)
+    form: str = format_option
+
+
+@Invariance.command("invariance")
+def command(given: Invariance) -> None:
     """Measure how features and the true class's probability change as pictures are moved, scaled and turned.
 
     The curves of Zeiler & Fergus 2014, figure 5: Euclidean distance of each layer's features to those of the picture
@@ -71,52 +56,34 @@ def command(
     """
     import numpy as np
 
-    from analyzer.attribution import Explainer
     from analyzer.attribution.invariance import TRANSFORMS, invariance
     from analyzer.attribution.targets import TOP1, resolve_class
-    from analyzer.commands.pictures import read_card
     from analyzer.errors import InputError
     from analyzer.images import decode, write_png
 
+    out, pictures, targets = given.out, given.pictures, given.targets
     beside = Path(out).with_suffix(".csv") if out else None
     if beside:
         claim(beside)
     if len(targets) not in (0, 1, len(pictures)):
         raise InputError(f"{len(targets)} targets for {len(pictures)} pictures", "give one for each, or one for all")
-    chosen = transforms or ("translation", "scaling", "rotation")
-    explainer = Explainer(model, provider, **session)
-    card = read_card(explainer, labels, preprocess)
+    chosen = given.transforms or ("translation", "scaling", "rotation")
+    explainer, card = given.setup.load(given.model, given.labels)
     classes = [resolve_class(t, card.labels) for t in targets] * (len(pictures) if len(targets) == 1 else 1)
     known = {p: c for p, c in zip(pictures, classes, strict=False) if c != TOP1}
     images = {p: decode(p) for p in pictures}
     progress = Progress(len(images) * len(chosen), "invariance")
-    layers = layers or (card.default_layer or "auto",)
-    curves = invariance(explainer, images, layers, card.preprocess, known, chosen, fill, progress.step)
+    layers = given.layers or (card.default_layer or "auto",)
+    curves = invariance(explainer, images, layers, card.preprocess, known, chosen, given.fill, progress.step)
     said = {c.picture: c.diagnosis for c in curves if c.diagnosis}
     for picture, why in said.items():
         note(f"warning: {picture}: {why}")
     written = []
     if out and beside:
         units = {name: TRANSFORMS[name].unit for name in chosen}
-        write_png(out, figure(curves, units, relative, card))
+        write_png(out, figure(curves, units, given.relative, card))
         write_csv(beside, curves)
         written = [out, str(beside)]
-    if form == "json":
-        rows = [
-            {
-                "picture": c.picture,
-                "transform": c.transform,
-                "values": c.values,
-                "target": c.target,
-                "probability": c.probability,
-                "distances": c.distances,
-                "norms": c.norms,
-                "diagnosis": c.diagnosis or None,
-            }
-            for c in curves
-        ]
-        print_json("invariance", {"model": model, "curves": rows, "written": written})
-        return
     cells = [
         (
             c.picture,
@@ -127,9 +94,9 @@ def command(
         )
         for c in curves
     ]
-    click.echo(table(cells, ("picture", "transform", "class", "probability", "largest distance / norm, per layer")))
-    for place in written:
-        click.echo(f"written: {place}")
+    rows = [vars(c) | {"diagnosis": c.diagnosis or None} for c in curves]
+    text = table(cells, ("picture", "transform", "class", "probability", "largest distance / norm, per layer"))
+    finish(given.form, "invariance", {"model": given.model, "curves": rows}, [text], written)
 
 
 def figure(curves: list[Any], units: dict[str, str], relative: bool, card: Any) -> Any:

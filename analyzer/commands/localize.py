@@ -8,71 +8,61 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click import IntRange
 
-from analyzer.commands.common import (
-    InputPath,
-    OutputPath,
-    RunProgress,
-    each_picture,
-    format_option,
-    layer_option,
-    model_argument,
-    note,
-    parse_options,
-    preprocess_options,
-    print_json,
-    provider_option,
-    stacked,
-    table,
-    tell_doubt,
-    with_session,
-)
+from analyzer.commands.common import RunProgress, each_picture, note, parse_options, print_json, table, tell_doubt
 from analyzer.commands.explain import destinations, options_of
+from analyzer.commands.options import (
+    READ,
+    WRITE_FOLDER,
+    Given,
+    Setup,
+    format_option,
+    group,
+    labels_option,
+    layer_option,
+    method_option,
+    model_argument,
+    option,
+    options_option,
+    output_option,
+    pictures_argument,
+    pictures_out_option,
+    several,
+)
 from analyzer.files import Places, make_folder
 
 if TYPE_CHECKING:
     from analyzer.attribution import Model, Question
 
 
-@click.command(name="localize")
-@model_argument
-@click.argument("pictures", nargs=-1, required=True, type=InputPath())
-@click.option("-o", "--out", type=OutputPath(), help="PNG to write; a folder where there are several pictures.")
-@click.option("-m", "--method", default="grad-cam", show_default=True, help="See `methods`.")
-@click.option("-t", "--target", "targets", multiple=True, help="As for `explain`.  [the labels of --boxes, else top1]")
-@click.option("--boxes", type=InputPath(), help='JSON: {"cat.jpg": {"cat": [x0, y0, x1, y1]}} to compare with.')
-@click.option("--threshold", type=float, default=0.2, show_default=True, help="Share of the highest heat.")
-@click.option("--several", is_flag=True, help="A box for every connected part, not only for the largest.")
-@click.option("--masks", type=OutputPath(file_okay=False), help="Folder for the masks (PNG, white inside).")
-@click.option("--units", type=click.IntRange(0), default=0, help="Print that many channels that speak for the target.")
-@click.option("-O", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the method.")
-@layer_option
-@click.option("--output", help="Which output of the model holds the scores.")
-@click.option("--labels", type=InputPath(), help="Class names: one per line, or JSON.")
-@stacked(preprocess_options)
-@provider_option
-@with_session
-@format_option
-def command(
-    model: str,
-    pictures: tuple[str, ...],
-    out: str | None,
-    method: str,
-    targets: tuple[str, ...],
-    boxes: str | None,
-    threshold: float,
-    several: bool,
-    masks: str | None,
-    units: int,
-    options: tuple[str, ...],
-    layer: str | None,
-    output: str | None,
-    labels: str | None,
-    provider: str,
-    session: dict[str, Any],
-    form: str,
-    **preprocess: Any,
-) -> int:
+class Localize(Given):
+    model: str = model_argument
+    pictures: tuple[str, ...] = pictures_argument
+    out: str | None = pictures_out_option
+    method: str = method_option
+    targets: tuple[str, ...] = several("-t --target", "As for `explain`.  [the labels of --boxes, else top1]")
+    boxes: str | None = option("--boxes", 'JSON: {"cat.jpg": {"cat": [x0, y0, x1, y1]}} to compare with.', type=READ)
+    threshold: float = option("--threshold", "Share of the highest heat.", type=float, default=0.2)
+    several: bool = option("--several", "A box for every connected part, not only for the largest.", is_flag=True)
+    masks: str | None = option("--masks", "Folder for the masks (PNG, white inside).", type=WRITE_FOLDER)
+    units: int = option(
+        "--units",
+        "Print that many channels that speak for the target.",
+        type=IntRange(0),
+        default=0,
+        show_default=False,
+    )
+    options: tuple[str, ...] = options_option
+    layer: str | None = layer_option
+    output: str | None = output_option
+    labels: str | None = labels_option
+    setup: Setup = group(Setup)
+    form: str = format_option
+
+
+@Localize.command("localize")
+def command(given: Localize) -> int:
     """Draw boxes around what MODEL looks at in PICTURES: the connected parts of the heat above a threshold.
 
     With --boxes they are compared: intersection over union, whether the hottest pixel lies inside (pointing game), the
@@ -82,26 +72,23 @@ def command(
     onnx-analyzer localize model.onnx cat.jpg -t 281 -o boxes.png
     onnx-analyzer localize models/digits_cnn.onnx examples/*.png --boxes examples/boxes.json -o boxes/
     """
-    from analyzer.attribution import Job, Model, Question
-    from analyzer.commands.pictures import read_card
+    from analyzer.attribution import Job, Question
 
-    asked = options_of((method,), parse_options(options))[method]
-    given = read_boxes(boxes)
-    places = destinations(out, pictures, ".png")
-    loaded = Model(model, provider, **session)
-    card = read_card(loaded, labels, preprocess)
-    layer = layer or card.default_layer or "auto"
-    question = Question((Job(method, layer, asked),), output=output, labels=card.labels)
-    job = Localizer(loaded, question, card, threshold, several)
-    job.units, job.masks = units, Places(make_folder(masks)) if masks else None
+    method = given.method
+    asked = options_of((method,), parse_options(given.options))[method]
+    boxes = read_boxes(given.boxes)
+    places = destinations(given.out, given.pictures, ".png")
+    model, card = given.setup.load(given.model, given.labels)
+    layer = given.layer or card.default_layer or "auto"
+    question = Question((Job(method, layer, asked),), output=given.output, labels=card.labels)
+    job = Localizer(model, question, card, given)
     results, failed = each_picture(
-        "localize", pictures, lambda p: job.run(p, targets, given.get(Path(p).name, {}), places.get(p))
+        "localize", given.pictures, lambda p: job.run(p, boxes.get(Path(p).name, {}), places.get(p))
     )
     summary = job.summary()
-    if form == "json":
-        print_json(
-            "localize", {"model": model, "method": method, "results": results, "summary": summary, "failed": failed}
-        )
+    if given.form == "json":
+        document = {"model": given.model, "method": method, "results": results}
+        print_json("localize", document | {"summary": summary, "failed": failed})
     else:
         print_results(results, summary)
     return 5 if failed else 0
@@ -110,23 +97,15 @@ def command(
 class Localizer:
     """One picture after another; what was measured against given boxes is kept for the summary."""
 
-    def __init__(
-        self,
-        model: Model,
-        question: Question,
-        card: Any,
-        threshold: float,
-        several: bool,
-    ) -> None:
-        self.model, self.question, self.card, self.threshold, self.several = model, question, card, threshold, several
+    def __init__(self, model: Model, question: Question, card: Any, given: Localize) -> None:
+        self.model, self.question, self.card, self.given = model, question, card, given
         self.progress = RunProgress()
-        self.units = 0
         self.doubt = ""
-        self.masks: Places | None = None
+        self.masks = Places(make_folder(given.masks)) if given.masks else None
         self.sweeps: list[Any] = []
         self.measured: list[dict[str, float]] = []
 
-    def run(self, picture: str, targets: tuple[str, ...], given: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    def run(self, picture: str, known: dict[str, Any], out: Path | None) -> dict[str, Any]:
         """Localise the targets of a picture, draw them, and say how well they fit."""
         import numpy as np
 
@@ -137,7 +116,7 @@ class Localizer:
         image = decode(picture)
         array, placement = self.card.preprocess.apply(image)
         grey = self.card.preprocess.apply(np.full_like(image, 128))[0]
-        wanted = list(targets) or list(given) or ["top1"]
+        wanted = list(self.given.targets) or list(known) or ["top1"]
         target: Any = wanted if len(wanted) > 1 else wanted[0]
         question = replace(self.question, target=target, grey=grey)
         (job,) = question.jobs
@@ -149,14 +128,14 @@ class Localizer:
             heat[~placement.covered] = np.nan
             index = int(found.target[row])
             name = self.card.label(index) if index >= 0 else asked
-            entry = self.entry(picture, name, heat, given.get(name, given.get(asked)))
+            entry = self.entry(picture, name, heat, known.get(name, known.get(asked)))
             entry["diagnosis"] = found.diagnosis[row] or None
             if found.diagnosis[row]:
                 note(f"warning: {picture}: {name}: {found.diagnosis[row]}")
-            if self.units:
+            if self.given.units:
                 how = (job.layer, question.output, question.labels)
                 shares, layer = class_units(self.model, array, asked, *how)
-                best = (-shares[0]).argsort(kind="stable")[: self.units]
+                best = (-shares[0]).argsort(kind="stable")[: self.given.units]
                 entry["units"] = {"layer": layer, "channels": best.tolist(), "contributions": shares[0][best].tolist()}
             entries.append(entry)
             for box in entry["boxes"]:
@@ -167,7 +146,7 @@ class Localizer:
                 names.append(f"{name} (given)")
         result = {"picture": picture, "targets": entries}
         if out:
-            write_png(out, draw_boxes(image, boxes, names, title=f"{job.method}: heat above {self.threshold:g}"))
+            write_png(out, draw_boxes(image, boxes, names, title=f"{job.method}: heat above {self.given.threshold:g}"))
             result["written"] = str(out)
         return result
 
@@ -178,8 +157,8 @@ class Localizer:
         from analyzer.attribution.localization import box_iou, energy_inside, points_inside, regions, sweep
         from analyzer.images import write_png
 
-        found = regions(heat, self.threshold)
-        kept = found if self.several else found[:1]
+        found = regions(heat, self.given.threshold)
+        kept = found if self.given.several else found[:1]
         entry: dict[str, Any] = {"target": name, "boxes": [r.box for r in kept]}
         entry |= {"energy": [round(r.energy, 4) for r in kept], "peaks": [round(r.peak, 4) for r in kept]}
         if self.masks:

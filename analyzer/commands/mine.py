@@ -6,56 +6,41 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click import Choice, IntRange
 
-from analyzer.commands.common import (
-    InputPath,
-    OutputPath,
-    Progress,
+from analyzer.commands.common import Progress, finish, note, table
+from analyzer.commands.options import (
+    POLICIES,
+    WRITE_FOLDER,
+    Given,
+    Setup,
     format_option,
+    group,
+    layers_option,
     model_argument,
-    note,
-    preprocess_options,
-    print_json,
-    provider_option,
-    stacked,
-    table,
-    with_session,
+    option,
+    pictures_argument,
+    several,
 )
 
 
-@click.command(name="mine")
-@model_argument
-@click.argument("pictures", nargs=-1, required=True, type=InputPath())
-@click.option("-l", "--layer", "layers", multiple=True, help="Tensor, node or glob; may be repeated.  [auto]")
-@click.option("-o", "--out", required=True, type=OutputPath(file_okay=False), help="Folder for state and results.")
-@click.option("-k", type=click.IntRange(1, 100), default=9, show_default=True, help="How many per channel.")
-@click.option("-u", "--channel", "chosen", multiple=True, type=click.IntRange(0), help="Channels to draw.")
-@click.option("--draw", type=click.IntRange(0), default=16, show_default=True, help="Or how many, the strongest.")
-@click.option(
-    "--policy", type=click.Choice(["deconvnet", "guided", "gradient", "none"]), default="deconvnet", show_default=True
-)
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Pictures per run.")
-@click.option("--shard", default="1/1", show_default=True, metavar="I/N", help="Only every N-th picture from the I-th.")
-@stacked(preprocess_options)
-@provider_option
-@with_session
-@format_option
-def command(
-    model: str,
-    pictures: tuple[str, ...],
-    layers: tuple[str, ...],
-    out: str,
-    k: int,
-    chosen: tuple[int, ...],
-    draw: int,
-    policy: str,
-    batch: int,
-    shard: str,
-    provider: str,
-    session: dict[str, Any],
-    form: str,
-    **preprocess: Any,
-) -> int:
+class Mine(Given):
+    model: str = model_argument
+    pictures: tuple[str, ...] = pictures_argument
+    layers: tuple[str, ...] = layers_option
+    out: str = option("-o --out", "Folder for state and results.", required=True, type=WRITE_FOLDER)
+    k: int = option("-k", "How many per channel.", type=IntRange(1, 100), default=9)
+    chosen: tuple[int, ...] = several("-u --channel", "Channels to draw.", type=IntRange(0))
+    draw: int = option("--draw", "Or how many, the strongest.", type=IntRange(0), default=16)
+    policy: str = option("--policy", type=Choice([*POLICIES, "none"]), default="deconvnet")
+    batch: int = option("--batch", "Pictures per run.", type=IntRange(1), default=8)
+    shard: str = option("--shard", "Only every N-th picture from the I-th.", default="1/1", metavar="I/N")
+    setup: Setup = group(Setup)
+    form: str = format_option
+
+
+@Mine.command("mine")
+def command(given: Mine) -> int:
     """Find the k strongest activations of every channel over PICTURES: files, folders, or lists of files.
 
     Per layer a figure of patches and projections as in Zeiler & Fergus 2014, an HTML gallery, and everything as JSON.
@@ -65,48 +50,32 @@ def command(
     \b
     onnx-analyzer mine model.onnx photos/ -l conv5 -o mined
     """
-    from analyzer.attribution import Explainer
-    from analyzer.commands.pictures import read_card
     from analyzer.mining import Manifest, mine
     from analyzer.mining.patches import check_projectable
 
-    part = parse_shard(shard)
-    explainer = Explainer(model, provider, **session)
-    card = read_card(explainer, None, preprocess)
-    wanted = layers or (card.default_layer or "auto",)
-    if policy != "none":
+    part = parse_shard(given.shard)
+    explainer, card = given.setup.load(given.model)
+    wanted = given.layers or (card.default_layer or "auto",)
+    policy = None if given.policy == "none" else given.policy
+    if policy:
         check_projectable(explainer, wanted, policy)
-    manifest = Manifest.read(pictures)
+    manifest = Manifest.read(given.pictures)
     progress = Progress(len(range(part[0] - 1, len(manifest), part[1])), "mine")
-    result = mine(
-        explainer,
-        manifest,
-        wanted,
-        card.preprocess,
-        k,
-        out,
-        batch,
-        part,
-        progress=progress.step,
-    )
+    how = card.preprocess, given.k, given.out, given.batch, part
+    result = mine(explainer, manifest, wanted, *how, progress=progress.step)
     for number, why in sorted(result.failed.items()):
         note(f"error: {manifest.paths[number]}: {why}")
     for number, why in sorted(result.not_finite.items()):
         note(f"warning: {manifest.paths[number]} is left out: {why}")
     if part != (1, 1):
-        click.echo(f"shard {shard}: {progress.total} pictures done; mine all of them without --shard to merge")
+        click.echo(f"shard {given.shard}: {progress.total} pictures done; mine all of them without --shard to merge")
         return 5 if result.failed else 0
-    written = write(explainer, model, card, result, Path(out), chosen, draw, None if policy == "none" else policy)
+    written = write(explainer, given, card, result, policy)
     rows = [summary(layer, result) for layer in result.rankings]
-    if form == "json":
-        document = {"model": model, "layers": rows, "pictures": len(manifest), "resumed": result.resumed}
-        counts = {"failed": len(result.failed), "not_finite": len(result.not_finite)}
-        print_json("mine", {**document, **counts, "written": written})
-    else:
-        header = ("layer", "channels", "dead", "correlated pairs", "strongest")
-        click.echo(table([[r[h] for h in header] for r in rows], header))
-        for place in written:
-            click.echo(f"written: {place}")
+    document = {"model": given.model, "layers": rows, "pictures": len(manifest), "resumed": result.resumed}
+    document |= {"failed": len(result.failed), "not_finite": len(result.not_finite)}
+    header = ("layer", "channels", "dead", "correlated pairs", "strongest")
+    finish(given.form, "mine", document, [table([[r[h] for h in header] for r in rows], header)], written)
     return 5 if result.failed else 0
 
 
@@ -120,16 +89,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
-def write(
-    explainer: Any,
-    model: str,
-    card: Any,
-    result: Any,
-    folder: Path,
-    chosen: tuple[int, ...],
-    count: int,
-    policy: str | None,
-) -> list[str]:
+def write(explainer: Any, given: Mine, card: Any, result: Any, policy: str | None) -> list[str]:
     """Figures, gallery and data; the names of the files."""
     from analyzer.commands.features import file_name
     from analyzer.errors import NotFoundError
@@ -139,10 +99,11 @@ def write(
     from analyzer.mining.journal import write_json
     from analyzer.mining.patches import collect_patches, strongest_channels
 
+    folder, chosen = Path(given.out), given.chosen
     for layer, ranking in result.rankings.items():
         if chosen and max(chosen) >= len(ranking.values):
             raise NotFoundError(f"{layer!r} has no channel {max(chosen)}", f"it has {len(ranking.values)}")
-    drawn = {layer: list(chosen) or strongest_channels(result, layer, count) for layer in result.rankings}
+    drawn = {layer: list(chosen) or strongest_channels(result, layer, given.draw) for layer in result.rankings}
     layers = collect_patches(explainer, result, card.preprocess, {n: c for n, c in drawn.items() if c}, policy)
     written, places = list[str](), Places(folder)
     for patches in layers:
@@ -150,7 +111,7 @@ def write(
             place = places.place(file_name(patches.layer), ".png")
             write_png(place, patches.figure())
             written.append(str(place))
-    write_gallery(folder / "index.html", Path(model).name, result, layers)
+    write_gallery(folder / "index.html", Path(given.model).name, result, layers)
     write_json(folder / "top.json", describe(result))
     return [*written, str(folder / "index.html"), str(folder / "top.json")]
 

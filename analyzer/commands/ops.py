@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import click
 
-from analyzer.commands.common import format_option, print_json, table
+from analyzer.commands.common import print_json, table
+from analyzer.commands.options import Given, argument, format_option
 
 
-@click.command(name="ops")
-@click.argument("names", nargs=-1)
-@format_option
-def command(names: tuple[str, ...], form: str) -> None:
+class Ops(Given):
+    names: tuple[str, ...] = argument(nargs=-1)
+    form: str = format_option
+
+
+@Ops.command("ops")
+def command(given: Ops) -> None:
     """Show how operators are differentiated: by a rule, by their function body, or not at all and why."""
     from analyzer.errors import NotFoundError, suggest
     from analyzer.gradient.catalog import catalog
 
     rows = catalog()
-    for name in names:
+    for name in given.names:
         if name not in {r.op for r in rows}:
             raise NotFoundError(f"no operator {name!r}", suggest(name, [r.op for r in rows]))
-    rows = [r for r in rows if not names or r.op in names]
-    if form == "json":
+    rows = [r for r in rows if not given.names or r.op in given.names]
+    if given.form == "json":
         print_json("ops", {"operators": [vars(r) for r in rows]})
         return
     label = [(f"{r.domain}::{r.op}" if r.domain else r.op, r.status, r.detail) for r in rows]

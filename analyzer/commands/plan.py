@@ -5,51 +5,54 @@ from __future__ import annotations
 import click
 
 from analyzer.commands.common import (
-    format_option,
-    layer_option,
-    model_argument,
     parse_options,
     parse_shapes,
     print_json,
-    shape_option,
     table,
+)
+from analyzer.commands.options import (
+    Given,
+    format_option,
+    layer_option,
+    method_option,
+    model_argument,
+    option,
+    options_option,
+    shape_option,
 )
 
 
-@click.command(name="plan")
-@model_argument
-@click.option("-m", "--method", default="grad-cam", show_default=True, help="See `methods`.")
-@click.option("-O", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the method.")
-@click.option("-t", "--target", default="top1", show_default=True, help="Class, label or expression.")
-@layer_option
-@shape_option
-@click.option("--output", help="Which output holds the scores.")
-@click.option("-p", "--provider", help="Also tell what would not run there (cuda, tensorrt), without a GPU.")
-@format_option
-def command(
-    model: str,
-    method: str,
-    options: tuple[str, ...],
-    target: str,
-    layer: str | None,
-    shapes: tuple[str, ...],
-    output: str | None,
-    provider: str | None,
-    form: str,
-) -> None:
+class Plan(Given):
+    model: str = model_argument
+    method: str = method_option
+    options: tuple[str, ...] = options_option
+    target: str = option("-t --target", "Class, label or expression.", default="top1")
+    layer: str | None = layer_option
+    shapes: tuple[str, ...] = shape_option
+    output: str | None = option("--output", "Which output holds the scores.")
+    provider: str | None = option(
+        "-p --provider", "Also tell what would not run there (cuda, tensorrt), without a GPU."
+    )
+    form: str = format_option
+
+
+@Plan.command("plan")
+def command(given: Plan) -> None:
     """Show which nodes a method would differentiate, by which rules, and which have none. Runs nothing."""
     from analyzer.attribution import Job, Model, Question
     from analyzer.attribution.planning import make_plan, predict_fallbacks
     from analyzer.errors import UnsupportedError
 
-    loaded = Model(model)
-    sizes = parse_shapes(shapes, loaded.plain.inputs)
-    question = Question((Job(method, layer or "auto", parse_options(options)),), target, output)
+    loaded = Model(given.model)
+    sizes = parse_shapes(given.shapes, loaded.plain.inputs)
+    question = Question(
+        (Job(given.method, given.layer or "auto", parse_options(given.options)),), given.target, given.output
+    )
     plan = make_plan(loaded, question, sizes)
     fallbacks = None
-    if provider and not plan.missing:
-        fallbacks = predict_fallbacks(loaded, question, provider, sizes)
-    if form == "json":
+    if given.provider and not plan.missing:
+        fallbacks = predict_fallbacks(loaded, question, given.provider, sizes)
+    if given.form == "json":
         print_json("plan", plan.to_dict() | ({"fallbacks": vars(fallbacks)} if fallbacks else {}))
     else:
         click.echo(f"{plan.method} of {plan.target!r} with respect to {', '.join(map(repr, plan.wrt))}")
@@ -62,7 +65,7 @@ def command(
         click.echo()
         click.echo(table(plan.rows(), ("operator", "nodes", "how", "")))
         if fallbacks:
-            click.echo(f"\nin floating point, on {provider}, by {fallbacks.runtime}:")
+            click.echo(f"\nin floating point, on {given.provider}, by {fallbacks.runtime}:")
             for what, found in (
                 (f"fall to {fallbacks.fall}", fallbacks.refused),
                 (f"may fall to {fallbacks.fall}, by their attributes", fallbacks.depends),

@@ -5,62 +5,47 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
+from click import Choice
 
-from analyzer.commands.common import (
-    InputPath,
-    OutputPath,
+from analyzer.commands.common import finish, note, table
+from analyzer.commands.options import (
+    POLICIES,
+    READ,
+    WRITE_FILE,
+    Given,
+    Setup,
+    argument,
     format_option,
+    group,
     layer_option,
     model_argument,
-    note,
-    preprocess_options,
-    print_json,
-    provider_option,
-    stacked,
-    table,
-    with_session,
+    option,
+    several,
 )
 
 
-@click.command(name="project")
-@model_argument
-@click.argument("picture", type=InputPath())
-@layer_option
-@click.option(
-    "-u",
-    "--unit",
-    "chosen",
-    multiple=True,
-    metavar="CHANNEL[@y,x]",
-    help="A channel's strongest activation, a unit, CHANNEL@all, or max; may be repeated.  [max]",
-)
-@click.option(
-    "--policy", type=click.Choice(["deconvnet", "guided", "gradient"]), default="deconvnet", show_default=True
-)
-@click.option("-o", "--out", type=OutputPath(dir_okay=False), help="PNG to write: picture, projections, both close up.")
-@click.option("--raw", type=OutputPath(dir_okay=False), help="Also write the projections as .npy, (units, H, W, C).")
-@click.option("--switches", type=InputPath(), help="Undo max-pooling by those of another picture, or of a .npz file.")
-@click.option("--save-switches", type=OutputPath(dir_okay=False), help="Write the picture's switches as .npz.")
-@stacked(preprocess_options)
-@provider_option
-@with_session
-@format_option
-def command(
-    model: str,
-    picture: str,
-    layer: str | None,
-    chosen: tuple[str, ...],
-    policy: str,
-    out: str | None,
-    raw: str | None,
-    switches: str | None,
-    save_switches: str | None,
-    provider: str,
-    session: dict[str, Any],
-    form: str,
-    **preprocess: Any,
-) -> None:
+class Project(Given):
+    model: str = model_argument
+    picture: str = argument(type=READ)
+    layer: str | None = layer_option
+    chosen: tuple[str, ...] = several(
+        "-u --unit",
+        "A channel's strongest activation, a unit, CHANNEL@all, or max; may be repeated.  [max]",
+        metavar="CHANNEL[@y,x]",
+    )
+    policy: str = option("--policy", type=Choice(POLICIES), default="deconvnet")
+    out: str | None = option("-o --out", "PNG to write: picture, projections, both close up.", type=WRITE_FILE)
+    raw: str | None = option("--raw", "Also write the projections as .npy, (units, H, W, C).", type=WRITE_FILE)
+    switches: str | None = option(
+        "--switches", "Undo max-pooling by those of another picture, or of a .npz file.", type=READ
+    )
+    save_switches: str | None = option("--save-switches", "Write the picture's switches as .npz.", type=WRITE_FILE)
+    setup: Setup = group(Setup)
+    form: str = format_option
+
+
+@Project.command("project")
+def command(given: Project) -> None:
     """Project units of a layer back to the pixels of PICTURE, by a deconvnet or guided backpropagation.
 
     \b
@@ -69,31 +54,29 @@ def command(
     import numpy as np
 
     from analyzer.analysis import receptive_field
-    from analyzer.attribution import Explainer
     from analyzer.attribution.finite import say_not_finite
     from analyzer.attribution.projection import Projector, read_switches
     from analyzer.attribution.units import WHOLE, clipped, parse_unit, rgb
-    from analyzer.commands.pictures import read_card
     from analyzer.images import decode, write_npy, write_png
 
-    explainer = Explainer(model, provider, **session)
-    card = read_card(explainer, None, preprocess)
+    explainer, card = given.setup.load(given.model)
+    picture, policy, out = given.picture, given.policy, given.out
     array, _ = card.preprocess.apply(decode(picture))
-    layer = layer or card.default_layer or "auto"
+    layer = given.layer or card.default_layer or "auto"
     feeds = explainer.feeds(array)
     shapes = {name: a.shape for name, a in feeds.items()}
-    given = _switches(explainer, card, switches, layer) if switches else None
-    projector = Projector(explainer, shapes, layer, policy, given is not None)
+    switches = _switches(explainer, card, given.switches, layer) if given.switches else None
+    projector = Projector(explainer, shapes, layer, policy, switches is not None)
     units = projector.units
-    places = [parse_unit(units, text) for text in chosen or ("max",)]
-    if save_switches:
-        read_switches(explainer, array, layer).save(save_switches)
+    places = [parse_unit(units, text) for text in given.chosen or ("max",)]
+    if given.save_switches:
+        read_switches(explainer, array, layer).save(given.save_switches)
     fields = receptive_field(explainer.graph(shapes))
     seen = card.preprocess.undo(array[0])
     pixels, results, tiles, labels = [], [], [], []
     said = ""
     for channel, position in places:
-        found = projector.run(feeds, channel, position, given)
+        found = projector.run(feeds, channel, position, switches)
         said = said or say_not_finite(explainer, feeds, (found.pixels, found.activation), [units.name])
         pixels.append(rgb(found.pixels, found.axes, card.preprocess.channels)[0])
         unit, at = int(found.channel[0]), int(found.position[0])
@@ -116,27 +99,16 @@ def command(
         from analyzer.images import grid
 
         write_png(out, grid(tiles, labels, 5, f"{policy} of {units.name}"))
-    if raw:
-        write_npy(raw, np.stack(pixels))
-    written = [place for place in (out, raw, save_switches) if place]
-    if form == "json":
-        document = {
-            "model": model,
-            "picture": picture,
-            "layer": units.name,
-            "policy": policy,
-            "units": results,
-            "diagnosis": said or None,
-        }
-        print_json("project", {**document, "written": written})
-        return
+    if given.raw:
+        write_npy(given.raw, np.stack(pixels))
+    written = [place for place in (out, given.raw, given.save_switches) if place]
+    document: dict[str, Any] = {"model": given.model, "picture": picture}
     rows_text = [
         (r["channel"], _place(r["position"]), f"{r['activation']:.4g}", _box(r["receptive_field"])) for r in results
     ]
-    click.echo(f"{policy} of {units.name}")
-    click.echo(table(rows_text, ("channel", "y, x", "activation", "receptive field (x0 y0 x1 y1)")))
-    for place in written:
-        click.echo(f"written: {place}")
+    shown = table(rows_text, ("channel", "y, x", "activation", "receptive field (x0 y0 x1 y1)"))
+    document |= {"layer": units.name, "policy": policy, "units": results, "diagnosis": said or None}
+    finish(given.form, "project", document, [f"{policy} of {units.name}", shown], written)
 
 
 def _place(position: Any) -> str:

@@ -6,51 +6,48 @@ from typing import Any
 
 import click
 
-from analyzer.commands.common import (
-    format_option,
-    layer_option,
-    model_argument,
-    parse_shapes,
-    print_json,
-    shape_option,
-    table,
-)
+from analyzer.commands.common import parse_shapes, print_json, table
+from analyzer.commands.options import Given, format_option, layer_option, model_argument, option, shape_option
 
 
-@click.command(name="receptive-field")
-@model_argument
-@layer_option
-@click.option("--all", "everything", is_flag=True, help="Every tensor, not one per size of the receptive field.")
-@click.option("--verify", is_flag=True, help="Prove it: compare with the support of a gradient.")
-@shape_option
-@format_option
-def command(model: str, layer: str | None, everything: bool, verify: bool, shapes: tuple[str, ...], form: str) -> None:
+class ReceptiveField(Given):
+    model: str = model_argument
+    layer: str | None = layer_option
+    everything: bool = option("--all", "Every tensor, not one per size of the receptive field.", is_flag=True)
+    verify: bool = option("--verify", "Prove it: compare with the support of a gradient.", is_flag=True)
+    shapes: tuple[str, ...] = shape_option
+    form: str = format_option
+
+
+@ReceptiveField.command("receptive-field")
+def command(given: ReceptiveField) -> None:
     """Show size, effective stride and effective padding of the receptive field of each feature map."""
     from analyzer.analysis import receptive_field
     from analyzer.attribution import Explainer
+    from analyzer.attribution.support import verify_receptive_field
     from analyzer.graph.query import find_tensors
 
-    explainer = Explainer(model)
-    sizes = parse_shapes(shapes, explainer.plain.inputs)
+    explainer = Explainer(given.model)
+    sizes = parse_shapes(given.shapes, explainer.plain.inputs)
     graph = explainer.graph(sizes)
     fields = receptive_field(graph)
     names = list(fields)
-    if layer:
-        names = [v.name for v in find_tensors(graph, layer) if v.name in fields]
-    elif not everything:
+    if given.layer:
+        names = [v.name for v in find_tensors(graph, given.layer) if v.name in fields]
+    elif not given.everything:
         names = _changes(fields, names)
     rows = [row(name, fields[name]) for name in names]
-    proofs = _verify(explainer, names, fields) if verify else {}
+    proofs = {n: verify_receptive_field(explainer, n, fields[n]) for n in names} if given.verify else {}
     for r in rows:
         if r["tensor"] in proofs:
             r["verified"] = proofs[r["tensor"]]
-    if form == "json":
+    if given.form == "json":
         print_json("receptive-field", {"input": fields.input, "tensors": rows, "unknown": fields.unknown})
     else:
-        header = ["size", "stride", "padding", *(["verified"] if verify else []), "", "tensor"]
+        header = ["size", "stride", "padding", *(["verified"] if given.verify else []), "", "tensor"]
         cells = [
             [_text(r["size"]), _text(r["stride"], "varies"), _text(r["padding"], "varies")]
-            + ([r.get("verified", "")] if verify else [])
+            + ([r.get("verified", "")] if given.verify else [])
             + [r["remark"], r["tensor"]]
             for r in rows
         ]
@@ -113,9 +110,3 @@ def _changes(fields: Any, names: list[str]) -> list[str]:
         ):
             kept.append(name)
     return kept
-
-
-def _verify(explainer: Any, names: list[str], fields: Any) -> dict[str, str]:
-    from analyzer.attribution.support import verify_receptive_field
-
-    return {n: verify_receptive_field(explainer, n, fields[n]) for n in names}

@@ -14,19 +14,6 @@ from analyzer.gradient.reverse import Vjp, append_vjp_to, pullback
 from analyzer.graph import Graph
 from analyzer.graph.schemas import function_operators
 
-__all__ = [
-    "GRADIENT",
-    "Policy",
-    "Rule",
-    "Table",
-    "Vjp",
-    "append_vjp",
-    "find_policy",
-    "inlined_operators",
-    "pullback",
-    "vjp",
-]
-
 
 def append_vjp(
     model: onnx.ModelProto | str | os.PathLike,

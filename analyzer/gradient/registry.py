@@ -14,16 +14,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from analyzer.errors import UnsupportedError
-from analyzer.graph import Body, Builder, Graph, Node, Value
+from analyzer.graph import Body as Body
+from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.builder import FLOATS
 from analyzer.graph.inference import BFLOAT16
-from analyzer.graph.nodes import captures, fixed_sizes, known_shape
+from analyzer.graph.nodes import captures
+from analyzer.graph.nodes import fixed_sizes as fixed_sizes
+from analyzer.graph.nodes import known_shape as known_shape
 from analyzer.graph.schemas import implied_attributes
 from analyzer.graph.through import readers as readers
 
@@ -252,47 +254,15 @@ def primal(
     node: Node,
     wanted: frozenset[str],
     arity: int,
-    asked: frozenset[str] = frozenset(),
-    pull: Callable[..., dict[str, Cotangent]] = Primal.pull,
-    widen: Callable[[Value], Value] | None = None,
-    parameters: Mapping[str, Any] = MappingProxyType({}),
-    finite: bool = True,
-    idioms: Idioms = MappingProxyType({}),
+    widen: Callable[[Value], Value] = lambda value: value,
+    **more: Any,
 ) -> Primal:
-    """`node` as a rule sees it, its inputs filled up to `arity`, what it reads and makes passed through `widen`."""
-    widen = widen or (lambda value: value)
+    """`node` as a rule sees it, its inputs filled up to `arity`, what it reads and makes passed through `widen`.
+
+    `more` are fields of `Primal`.
+    """
     inputs: list[Value | None] = [widen(i) if i.name else None for i in node.inputs]
     inputs += [None] * (arity - len(inputs))
     outputs = tuple(widen(o) if o.name else None for o in node.outputs)
     captured = tuple(graph[name] for name in captures(node))
-    return Primal(node, graph, tuple(inputs), outputs, wanted, asked, captured, pull, parameters, finite, idioms)
-
-
-__all__ = [
-    "GRADIENT",
-    "IDIOMS",
-    "NOT_DIFFERENTIABLE",
-    "RUNTIMES",
-    "Body",
-    "Builder",
-    "Cotangent",
-    "Entry",
-    "Equation",
-    "Graph",
-    "Idiom",
-    "Idioms",
-    "Node",
-    "Primal",
-    "Rule",
-    "Table",
-    "Value",
-    "cotangent_type",
-    "fixed_sizes",
-    "idiom",
-    "is_float",
-    "known_shape",
-    "not_differentiable",
-    "part",
-    "primal",
-    "vjp",
-]
+    return Primal(node, graph, tuple(inputs), outputs, wanted, captures=captured, **more)

@@ -153,7 +153,8 @@ def _visit(
     def widen(value: Value) -> Value:
         return op.cast(value, cotangent_type(value))
 
-    seen = primal(graph, node, influenced, arity, asked, pull, widen, policy.parameters, finite, policy.idioms)
+    about = {"asked": asked, "finite": finite, "parameters": policy.parameters, "idioms": policy.idioms}
+    seen = primal(graph, node, influenced, arity, widen, pull=pull, **about)
     result: Any = entry.rule(op, seen, *received)
     results = result if isinstance(result, tuple | list) else [result]
     read = [*node.inputs, *(graph[name] for name in captures(node))]

@@ -62,10 +62,7 @@ class Builder:
         key = _key(op, outputs, values, attrs)
         if key is not None and key in self._shared:
             return self._shared[key]
-        self._count += 1
-        while f"{self.prefix}/{op}_{self._count}:0" in self.graph.values:
-            self._count += 1
-        name = self.graph.fresh(f"{self.prefix}/{op}_{self._count}")
+        name = self._name(op)
         names = [name] if outputs == 1 else [f"{name}:{i}" for i in range(outputs)]
         results = [gs.Variable(n) for n in names]
         given = [gs.Variable.empty() if v is None else v for v in values]
@@ -82,14 +79,17 @@ class Builder:
         self, op: str, inputs: Sequence[Value | None], kinds: Sequence[tuple[Any, Any]], **attrs: Any
     ) -> list[Value]:
         """Append a node with bodies; its outputs, of the types and shapes `kinds`."""
-        self._count += 1
-        while f"{self.prefix}/{op}_{self._count}:0" in self.graph.values:
-            self._count += 1
-        name = self.graph.fresh(f"{self.prefix}/{op}_{self._count}")
+        name = self._name(op)
         results: list[Value] = [gs.Variable(f"{name}:{i}" if i else name, *kind) for i, kind in enumerate(kinds)]
         given = [gs.Variable.empty() if v is None else v for v in inputs]
         self.graph.append(Node(op, name, attrs, given, results))
         return results
+
+    def _name(self, op: str) -> str:
+        self._count += 1
+        while f"{self.prefix}/{op}_{self._count}:0" in self.graph.values:
+            self._count += 1
+        return self.graph.fresh(f"{self.prefix}/{op}_{self._count}")
 
     # ---- Constants ----
 

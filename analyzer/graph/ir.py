@@ -114,6 +114,11 @@ class Graph(Scope):
         self.new_outputs.append(value)
         return value
 
+    def outputs_for(self, names: Iterable[str]) -> dict[str, str]:
+        """{tensor: the output that gives it}: an output of the model as it is, else one that is added."""
+        own = {v.name for v in self.outputs}
+        return {name: name if name in own else self.add_output(self[name]).name for name in names}
+
     def initializers(self) -> list[Initializer]:
         """Every initializer that the model's own nodes read, each once, with what it stands for."""
         return initializers(self.forward_nodes(), {v.name for v in self.inputs})

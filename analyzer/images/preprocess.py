@@ -98,6 +98,16 @@ class Preprocess:
                 "integer inputs take raw pixels: preset 'raw'",
             )
 
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """(batch, …): that of so many inputs.
+
+        Raises:
+            InputError: the size is that of each picture.
+        """
+        if self.size is None:
+            raise InputError("the size of the picture is not fixed", "fix it, for example with --size 224x224")
+        return (batch, *self.apply(np.zeros((8, 8, 3), np.uint8))[0].shape[1:])
+
     def apply(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
         """The input tensor of `image`, and where its pixels came from.
 

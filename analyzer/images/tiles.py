@@ -14,7 +14,7 @@ from analyzer.images.draw import PAPER, ColourBar, figure, number
 from analyzer.images.text import INK, clean, draw_text, shorten, text_width
 
 GRID_WIDTH = 1600
-CELL, LARGEST_CELL = 160, 448
+CELL = 160
 
 
 def grid(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -97,24 +97,18 @@ def _histogram(statistics: PeakStatistics, channel: int) -> str:
     return f'<svg viewBox="0 0 {6 * len(counts)} 28" width="100%" height="28"><title>{words}</title>{bars}</svg>'
 
 
-def describe(result: MiningResult, units: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def describe(result: MiningResult) -> dict[str, Any]:
     """Everything that was found as plain data: per layer and channel the strongest activations and the statistics.
 
-    Args:
-        units: {layer: Units}, to write positions as (y, x); flat positions without.
+    Positions are flat.
     """
     layers = []
     for layer, ranking in result.rankings.items():
         statistics = result.statistics[layer]
-        place = units[layer].place if units else lambda position: position
         channels = []
         for channel in range(len(ranking.values)):
             top = [
-                {
-                    "picture": str(result.manifest.paths[int(i)]),
-                    "position": place(int(p)),
-                    "value": float(v),
-                }
+                {"picture": str(result.manifest.paths[int(i)]), "position": int(p), "value": float(v)}
                 for v, i, p in zip(
                     ranking.values[channel], ranking.images[channel], ranking.places[channel], strict=True
                 )

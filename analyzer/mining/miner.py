@@ -16,7 +16,6 @@ import numpy as np
 from analyzer.attribution import Explainer
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.files import content_hash, guard, make_folder, protect
-from analyzer.graph.query import image_input
 from analyzer.images import Preprocess, decode
 from analyzer.mining.journal import Batch, Journal, State, chained, merge_states
 from analyzer.mining.manifest import Manifest
@@ -86,9 +85,8 @@ def mine(
         raise InputError("mining needs pictures of one size", "fix it, for example with --size 224x224")
     if k < 1 or not 1 <= shard[0] <= shard[1]:
         raise InputError(f"shard {shard[0]} of {shard[1]} with the {k} strongest: all must be 1 or more")
-    image = image_input(explainer.plain)
-    sizes = (explainer.fixed_batch or batch, *_sample(preprocess).shape[1:])
-    reduction = Reduction(explainer, layers, {image.name: sizes})
+    sizes = preprocess.shape(explainer.fixed_batch or batch)
+    reduction = Reduction(explainer, layers, {explainer.image: sizes})
     about = {
         "model": explainer.loaded.identity,
         "environment": explainer.environment,
@@ -99,26 +97,22 @@ def mine(
         "pictures": len(manifest),
         "batch": sizes[0],
     }
-    miner = Miner(reduction, image.name, manifest, preprocess, sizes[0], about, workers)
+    miner = Miner(reduction, explainer.image, manifest, preprocess, sizes[0], about, workers)
     state, resumed = miner.run(shard, Path(folder) if folder else None, progress)
     return MiningResult(manifest, state.rankings, state.statistics, state.failed, resumed, state.not_finite)
 
 
+@dataclass(frozen=True)
 class Miner:
     """One run over the pictures of a shard."""
 
-    def __init__(
-        self,
-        reduction: Reduction,
-        image: str,
-        manifest: Manifest,
-        preprocess: Preprocess,
-        batch: int,
-        about: dict[str, Any],
-        workers: int = 1,
-    ) -> None:
-        self.reduction, self.image, self.manifest, self.preprocess = reduction, image, manifest, preprocess
-        self.batch, self.about, self.workers = batch, about, workers
+    reduction: Reduction
+    image: str
+    manifest: Manifest
+    preprocess: Preprocess
+    batch: int
+    about: dict[str, Any]
+    workers: int = 1
 
     def run(
         self, shard: tuple[int, int], folder: Path | None, progress: Callable[[int], None] | None

@@ -17,7 +17,6 @@ from analyzer.attribution.projection import Projector
 from analyzer.attribution.units import Units, Window, clipped, rgb
 from analyzer.gradient import find_policy
 from analyzer.gradient.reverse import missing_rules, route
-from analyzer.graph.query import image_input
 from analyzer.images import Preprocess, decode, signed_view
 from analyzer.images.mosaic import BEYOND, GREY, Block, mosaic, patch
 from analyzer.mining.miner import MiningResult
@@ -87,13 +86,11 @@ class _Collector:
         self, explainer: Explainer, result: MiningResult, preprocess: Preprocess, layer: str, policy: str | None
     ) -> None:
         self.result, self.preprocess, self.layer, self.policy = result, preprocess, layer, policy
-        image = image_input(explainer.plain)
-        self.image = image.name
+        self.image = explainer.image
         self.batch = explainer.fixed_batch or TOGETHER
         assert preprocess.size is not None
         self.size = preprocess.size
-        sample = preprocess.apply(np.zeros((8, 8, 3), np.uint8))[0]
-        shapes = {self.image: (self.batch, *sample.shape[1:])}
+        shapes = {self.image: preprocess.shape(self.batch)}
         graph = explainer.graph(shapes)
         self.units = Units.of(graph, layer)
         fields = receptive_field(graph)

@@ -32,7 +32,7 @@ def page(title: str, parts: Sequence[str]) -> str:
     )
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Numbers are set to the right; anything else is text."""
 
     def cell(value: Any) -> str:
@@ -47,8 +47,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "
     classes = ["n" if n else "name" for n in numeric]
     head = "".join(f'<th scope="col" class="{c}">{escape(h)}</th>' for h, c in zip(header, classes, strict=True))
     body = "".join("<tr>" + "".join(cell(v) for v in row) + "</tr>" for row in rows)
-    told = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]]) -> str:

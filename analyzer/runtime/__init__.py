@@ -5,18 +5,3 @@ from analyzer.runtime.optimised import kernel_difference, kernels
 from analyzer.runtime.providers import Report, diagnose, resolve, runtime_version
 from analyzer.runtime.receipt import Plain, random_feeds, receipt, relative
 from analyzer.runtime.session import Session
-
-__all__ = [
-    "Plain",
-    "Report",
-    "Session",
-    "diagnose",
-    "environment",
-    "kernel_difference",
-    "kernels",
-    "random_feeds",
-    "receipt",
-    "relative",
-    "resolve",
-    "runtime_version",
-]

@@ -157,40 +157,36 @@ def _try(provider: str) -> str:
         if problem:
             return problem
     try:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        session = ort.InferenceSession(_identity_model(), options, [provider])
-        used = session.get_providers()[0]
+        used = _session(_smallest_model(), provider).get_providers()[0]
         return "works" if used == provider else f"cannot be created: onnxruntime fell back to {used}"
     except Exception as error:
         return f"cannot be created: {' '.join(str(error).split())[:200]}"
 
 
-def _identity_model() -> bytes:
+def _session(model: bytes, provider: str) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(model, options, [provider])
+
+
+def _smallest_model(opset: int = 13, ir: int = 8) -> bytes:
     from onnx import TensorProto, helper
 
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy"]
     graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "probe", info[:1], info[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
     return bytes(model.SerializeToString())
 
 
 @functools.cache
 def runtime_limits() -> dict[str, int]:
     """The newest operator set and IR version that the installed onnxruntime loads."""
-    import onnxruntime as ort
-    from onnx import TensorProto, helper
 
     def loads(opset: int, ir: int) -> bool:
-        info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy"]
-        graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "probe", info[:1], info[1:])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
         try:
-            ort.InferenceSession(model.SerializeToString(), options, [NAMES["cpu"]])
+            _session(_smallest_model(opset, ir), NAMES["cpu"])
         except Exception:
             return False
         return True

@@ -143,14 +143,6 @@ class Session:
         """Ends the trace; its file."""
         return str(self._session.end_profiling())
 
-    def profile_nodes(self) -> list[tuple[str, str]]:
-        """(node, operator) after the runtime's own optimisation, where it records them."""
-        try:
-            parts = self._session.get_provider_graph_assignment_info()
-        except Exception:
-            return []
-        return [(n.name, n.op_type) for part in parts for n in part.get_nodes()]
-
 
 def _parts(model: Runnable, outputs: Sequence[str] | None) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """The model and the weights beside it; of a file as it is neither."""

@@ -4,18 +4,3 @@ from analyzer.store import Store
 from analyzer.validation.compare import EVIDENCE, Comparison, Pair, compare
 from analyzer.validation.side import SAMPLE, Side
 from analyzer.validation.verdict import Finding, Thresholds, as_data, judge, read_thresholds
-
-__all__ = [
-    "EVIDENCE",
-    "SAMPLE",
-    "Comparison",
-    "Finding",
-    "Pair",
-    "Side",
-    "Store",
-    "Thresholds",
-    "as_data",
-    "compare",
-    "judge",
-    "read_thresholds",
-]

@@ -123,7 +123,7 @@ class Side:
     @cached_property
     def plain(self) -> Session:
         """The model as it is, nothing tapped."""
-        return Session(self._fresh(), self.explainer.provider, outputs=list(self._read), **self.options)
+        return self.explainer.session(self._fresh(), list(self._read))
 
     @property
     def _read(self) -> dict[str, tuple[float, float]]:
@@ -247,7 +247,7 @@ class Side:
 
     def _measured(self, array: np.ndarray) -> dict[str, np.ndarray]:
         if self._taps is None:
-            self._taps = Taps(self._fresh(), self._wanted, self.explainer.provider, **self.options)
+            self._taps = Taps(self.explainer, self._fresh(), self._wanted)
         found = {n: self.channels_first(n, a) for n, a in self._taps.run({self.input: array}).items()}
         self.shapes = {name: a.shape for name, a in found.items()}
         return found
@@ -267,9 +267,8 @@ class Side:
         def plans() -> dict[str, np.ndarray]:
             graph, tapped = self._fresh(), self._fresh()
             plain = kernels(graph, self.explainer.provider, [self.scores.output.name], **self.options)
-            existing = {v.name for v in tapped.outputs}
-            names = [n if n in existing else tapped.add_output(tapped[n]).name for n in self._wanted]
-            names = list(dict.fromkeys([self.scores.output.name, *names]))
+            names = [self.scores.output.name, *tapped.outputs_for(self._wanted).values()]
+            names = list(dict.fromkeys(names))
             found = kernels(tapped, self.explainer.provider, names, **self.options)
             return {"plan": packed(kernel_difference(plain, found))}
 

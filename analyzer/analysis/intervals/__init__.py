@@ -30,19 +30,3 @@ from analyzer.analysis.intervals.field import Field, axis_of
 from analyzer.analysis.intervals.meeting import concat, join, union
 from analyzer.analysis.intervals.path import Path
 from analyzer.analysis.intervals.walk import EMPTY, INFINITE, LIMIT, STILL, Digit, Size, Taps
-
-__all__ = [
-    "EMPTY",
-    "INFINITE",
-    "LIMIT",
-    "STILL",
-    "Digit",
-    "Field",
-    "Path",
-    "Size",
-    "Taps",
-    "axis_of",
-    "concat",
-    "join",
-    "union",
-]

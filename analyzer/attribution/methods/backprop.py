@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from analyzer.attribution.methods.cam import grad_cam
 from analyzer.attribution.postprocess import resize_to_image
 from analyzer.attribution.registry import Context, method
@@ -10,18 +12,16 @@ from analyzer.gradient.policies import DECONVNET, DECONVNET_ALL, GUIDED, GUIDED_
 from analyzer.graph import Value
 
 
-def _at(rectifiers: Policy, everywhere: Policy, activations: str) -> Policy:
-    if activations not in ("relu", "all"):
-        raise InputError(f"no activations {activations!r}", "give 'relu' (as the papers have it) or 'all'")
-    return rectifiers if activations == "relu" else everywhere
+def _by_activations(rectifiers: Policy, everywhere: Policy) -> Callable[[str], Policy]:
+    def chosen(activations: str) -> Policy:
+        if activations not in ("relu", "all"):
+            raise InputError(f"no activations {activations!r}", "give 'relu' (as the papers have it) or 'all'")
+        return rectifiers if activations == "relu" else everywhere
+
+    return chosen
 
 
-def _guided(activations: str) -> Policy:
-    return _at(GUIDED, GUIDED_ALL, activations)
-
-
-def _deconvnet(activations: str) -> Policy:
-    return _at(DECONVNET, DECONVNET_ALL, activations)
+_guided, _deconvnet = _by_activations(GUIDED, GUIDED_ALL), _by_activations(DECONVNET, DECONVNET_ALL)
 
 
 @method("guided-backprop", "gradient", "Springenberg et al. 2014, 1412.6806, section 3.4", policy=_guided)

@@ -41,9 +41,7 @@ def _resized(op: Builder, node: Primal) -> list[int]:
 def _matrix(op: Builder, node: Primal, axis: int) -> Value:
     """M of an axis, (resized, original): what the Resize itself makes of the identity."""
     place = axes_of(op, node).index(axis)
-    size = op.shape(node.x, axis, axis + 1)
-    line = op.Range(np.int64(0), op.Squeeze(size, [0]), np.int64(1))
-    identity = op.cast(op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0])), FLOAT32)
+    size, identity = _identity(op, node, axis)
     roi = scales = sizes = None
     attrs = {k: v for k, v in node.node.attrs.items() if k not in ("axes", "extrapolation_value") and v is not None}
     _, given_roi, given_scales, _ = node.inputs
@@ -62,14 +60,19 @@ def _matrix(op: Builder, node: Primal, axis: int) -> Value:
     return op.Squeeze(op.Resize(op.Unsqueeze(identity, [0, 1]), roi, scales, sizes, **attrs), [0, 1])
 
 
+def _identity(op: Builder, node: Primal, axis: int) -> tuple[Value, Value]:
+    """The size of an axis, and the identity of that size."""
+    size = op.shape(node.x, axis, axis + 1)
+    line = op.Range(np.int64(0), op.Squeeze(size, [0]), np.int64(1))
+    return size, op.cast(op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0])), FLOAT32)
+
+
 def _matrix_in_proportion(op: Builder, node: Primal, axis: int) -> Value:
     """M of an axis where one scale holds for all: the identity along it, the other axis as long as it is."""
     x, sizes = node.x, node.inputs[3]
     if op.rank(x) != 4 or sizes is None or not set(axes_of(op, node)) <= {2, 3}:
         raise node.refuse(f"keep_aspect_ratio_policy={node.attr('keep_aspect_ratio_policy')!r} of other than pictures")
-    size = op.shape(x, axis, axis + 1)
-    line = op.Range(np.int64(0), op.Squeeze(size, [0]), np.int64(1))
-    identity = op.cast(op.Equal(op.Unsqueeze(line, [1]), op.Unsqueeze(line, [0])), FLOAT32)
+    size, identity = _identity(op, node, axis)
     lines = op.Unsqueeze(identity, [1, 5 - axis])
     lines = op.Expand(lines, op.Concat(size, op.value([1]), op.shape(x, 2), axis=0))
     attrs = {k: v for k, v in node.node.attrs.items() if k != "extrapolation_value" and v is not None}

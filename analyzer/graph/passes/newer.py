@@ -8,7 +8,7 @@ fails where something has no row. Operators with a function body need none: they
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import onnx.helper
 from onnx import TensorProto, numpy_helper
 
 from analyzer.errors import UnsupportedError
+from analyzer.graph.passes.unfuse.table import Emit, replace_outputs
 from analyzer.graph.protos import Names, all_nodes, bodies_of, replace_all
 from analyzer.graph.schemas import lookup
 
@@ -35,15 +36,21 @@ class Newer:
     def kind(self, index: int) -> int:
         return self.kinds.get(self.node.input[index], 0) if index < len(self.node.input) else 0
 
-    def make(self, op: str, inputs: Iterable[str], output: str = "", **attrs: Any) -> onnx.NodeProto:
-        """A new node; its output gets a name of its own where none is given."""
-        name = output or self.names.fresh(f"{self.node.output[0]}/{op}")
-        if op == "Cast":
-            self.kinds[name] = attrs["to"]
-        return onnx.helper.make_node(op, list(inputs), [name], name, **attrs)
+    def emit(self) -> Emit:
+        """For new nodes."""
+        return Emit(self.names.fresh(f"{self.node.output[0]}/{self.node.op_type}"))
 
-    def constant(self, values: Any, name: str, dtype: Any = np.int64) -> str:
-        return self.names.constant(np.asarray(values, dtype), f"{self.node.output[0]}/{name}")
+    def emitted(self, emit: Emit, result: str, output: str) -> list[onnx.NodeProto]:
+        """What was made there, the result under the name `output`."""
+        replace_outputs(emit, result, onnx.NodeProto(output=[output]))
+        self.names.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in emit.constants.items())
+        return emit.nodes
+
+    def cast(self, given: str, to: int, output: str = "") -> onnx.NodeProto:
+        """A new Cast; its output gets a name of its own where none is given."""
+        name = output or self.names.fresh(f"{self.node.output[0]}/Cast")
+        self.kinds[name] = to
+        return onnx.helper.make_node("Cast", [given], [name], name, to=to)
 
     def drop(self, attribute: str) -> None:
         replace_all(self.node.attribute, [a for a in self.node.attribute if a.name != attribute])
@@ -53,7 +60,7 @@ class Newer:
         casts = []
         for index in indices:
             if index < len(self.node.input) and self.node.input[index] and self.kind(index) != kind:
-                casts.append(self.make("Cast", [self.node.input[index]], to=kind))
+                casts.append(self.cast(self.node.input[index], kind))
                 self.node.input[index] = casts[-1].output[0]
         return casts
 
@@ -61,7 +68,7 @@ class Newer:
         """The cast that gives the output `index` as `kind`, under its name; the node writes to another."""
         name = self.node.output[index]
         self.node.output[index] = self.names.fresh(f"{name}/uncast")
-        return self.make("Cast", [self.node.output[index]], name, to=kind)
+        return self.cast(self.node.output[index], kind, name)
 
     def refuse(self, why: str, hint: str = "") -> UnsupportedError:
         return UnsupportedError(f"{self.node.op_type} (node {self.node.name or self.node.output[0]!r}): {why}", hint)
@@ -106,15 +113,11 @@ def _space_to_depth(newer: Newer) -> list[onnx.NodeProto]:
     newer.drop("mode")
     if mode == b"DCR":
         return [newer.node]
-    newer.node.output[0] = newer.names.fresh(f"{output}/DCR")
-    deep = newer.node.output[0]
-    size = newer.make("Shape", [deep])
-    sides = newer.make("Shape", [deep], start=2)
-    parts = newer.make("Concat", [newer.constant([0, block * block, -1], "parts"), sides.output[0]], axis=0)
-    apart = newer.make("Reshape", [deep, parts.output[0]])
-    turned = newer.make("Transpose", [apart.output[0]], perm=[0, 2, 1, 3, 4])
-    last = newer.make("Reshape", [turned.output[0], size.output[0]], output)
-    return [newer.node, size, sides, parts, apart, turned, last]
+    deep = newer.node.output[0] = newer.names.fresh(f"{output}/DCR")
+    e = newer.emit()
+    parts = e.Concat([0, block * block, -1], e.Shape(deep, start=2), axis=0)
+    turned = e.Transpose(e.Reshape(deep, parts), perm=[0, 2, 1, 3, 4])
+    return [newer.node, *newer.emitted(e, e.Reshape(turned, e.Shape(deep)), output)]
 
 
 def _stash_type(newer: Newer) -> list[onnx.NodeProto]:
@@ -149,16 +152,10 @@ def _modulo(newer: Newer) -> list[onnx.NodeProto]:
     if newer.attrs.get("fmod", 0) or newer.kind(0) not in _FLOATS:
         return [newer.node]
     (a, b), output = newer.node.input, newer.node.output[0]
-    rest = newer.make("Mod", [a, b], fmod=1)
-    signs = [newer.make("Sign", [v]) for v in (rest.output[0], b)]
-    product = newer.make("Mul", [s.output[0] for s in signs])
-    zero = newer.make("CastLike", [newer.constant(0, "zero", np.float32), a])
-    apart = newer.make("Less", [product.output[0], zero.output[0]])
-    moved = newer.make("Add", [rest.output[0], b])
-    return [
-        rest, *signs, product, zero, apart, moved,
-        newer.make("Where", [apart.output[0], moved.output[0], rest.output[0]], output),
-    ]  # fmt: skip
+    e = newer.emit()
+    rest = e.Mod(a, b, fmod=1)
+    apart = e.Less(e.Mul(e.Sign(rest), e.Sign(b)), e.scalar_like(0, a))
+    return newer.emitted(e, e.Where(apart, e.Add(rest, b), rest), output)
 
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from analyzer.errors import UnsupportedError
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.passes.control import lift_constants_pass
-from analyzer.graph.passes.legacy import modernize
+from analyzer.graph.passes.legacy import ARITHMETIC, modernize
 from analyzer.graph.passes.newer import OPSET, lower, retype
 from analyzer.graph.passes.shapes import infer
 from analyzer.graph.protos import Names, all_nodes, attribute, opsets, replace_all
@@ -37,9 +37,6 @@ def lower_pass(source: Source, request: Request) -> None:
 
 
 ASIDE = "analyzer.aside"  # a domain that the converter leaves alone
-
-
-_LEGACY_BROADCAST = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")
 
 
 def set_aside_pass(source: Source, request: Request) -> None:
@@ -118,7 +115,7 @@ def _align_operands(graph: onnx.GraphProto) -> None:
     ranks |= {i.name: len(i.type.tensor_type.shape.dim) for i in graph.input if i.name not in ranks}
     nodes = []
     for node in graph.node:
-        legacy = node.op_type in _LEGACY_BROADCAST and not node.domain
+        legacy = node.op_type in ARITHMETIC and not node.domain
         per_channel = node.op_type == "PRelu" and not node.domain and ranks.get(node.input[1]) == 1
         if per_channel or (legacy and attribute(node, "broadcast", 0)):
             a, b = (ranks.get(name) for name in node.input)

@@ -24,7 +24,7 @@ def multi_head_attention(e: Emit, f: Fused) -> list[str]:
     if not f[1]:
         packed = f[0]
         if f[3]:  # (q, k, v) of all heads, one after the other
-            parts = e.Reshape(f[3], np.array([3, heads, -1], np.int64))
+            parts = e.Reshape(f[3], [3, heads, -1])
             packed = e.Add(packed, e.Transpose(parts, perm=[1, 0, 2]))
         query, key, value = _unpacked(e, packed, 3)
     elif not f[2]:
@@ -49,7 +49,7 @@ def _unpacked(e: Emit, packed: str, count: int) -> list[str]:
     """(N, T, heads, count, d) as `count` tensors (N, heads, T, d)."""
     turned = e.Transpose(packed, perm=[3, 0, 2, 1, 4])
     parts = e.node("Split", [turned], count, axis=0, num_outputs=count)
-    return [e.Squeeze(part, np.array([0], np.int64)) for part in parts]
+    return [e.Squeeze(part, [0]) for part in parts]
 
 
 def _biases(e: Emit, f: Fused, only_query: bool) -> list[str]:
@@ -57,14 +57,14 @@ def _biases(e: Emit, f: Fused, only_query: bool) -> list[str]:
     if not f[3]:
         return ["", "", ""]
     if only_query:
-        return [e.Slice(f[3], np.array([0], np.int64), e.Shape(f[0], start=2)), "", ""]
+        return [e.Slice(f[3], [0], e.Shape(f[0], start=2)), "", ""]
     sizes = e.Concat(*(e.Shape(f[i], start=2) for i in range(3)), axis=0)
     return e.node("Split", [f[3], sizes], 3, axis=0)
 
 
 def _by_head(e: Emit, x: str, heads: int) -> str:
     """(N, L, heads · d) as (N, heads, L, d)."""
-    return e.Transpose(e.Reshape(x, np.array([0, 0, heads, -1], np.int64)), perm=[0, 2, 1, 3])
+    return e.Transpose(e.Reshape(x, [0, 0, heads, -1]), perm=[0, 2, 1, 3])
 
 
 @unfuse("Attention")
@@ -92,16 +92,15 @@ def _self_attention(e: Emit, f: Fused, packed: str, mask: int, past: str) -> lis
     parts = [packed, np.asarray(sizes, np.int64)] if sizes else [packed]
     split = e.node("Split", parts, 3, axis=-1, **({} if sizes else {"num_outputs": 3}))
     query, key, value = (_by_head(e, x, f.attr("num_heads")) for x in split)
-    first = np.array([0], np.int64)
     if past:
         before = e.node("Split", [past], 2, axis=0, num_outputs=2)
         key, value = (
-            e.Concat(e.Squeeze(b, first), x, axis=2) for b, x in zip(before, (key, value), strict=True)
+            e.Concat(e.Squeeze(b, [0]), x, axis=2) for b, x in zip(before, (key, value), strict=True)
         )  # fmt: skip
     y = _attend(e, f, (query, key, value), f[mask], mask, past)
     if len(f.node.output) < 2:
         return [y]
-    return [y, e.Concat(e.Unsqueeze(key, first), e.Unsqueeze(value, first), axis=0)]
+    return [y, e.Concat(e.Unsqueeze(key, [0]), e.Unsqueeze(value, [0]), axis=0)]
 
 
 def _attend(e: Emit, f: Fused, parts: tuple[str, str, str], mask: str, index: int, past: str) -> str:
@@ -122,7 +121,7 @@ def _attend(e: Emit, f: Fused, parts: tuple[str, str, str], mask: str, index: in
     if f.attr("unidirectional", 0):
         scores = e.Where(_earlier(e, query, key, past), scores, e.scalar_like(LOWEST, scores))
     y = e.Transpose(e.MatMul(e.Softmax(scores, axis=-1), value), perm=[0, 2, 1, 3])
-    return e.Reshape(y, np.array([0, 0, -1], np.int64))
+    return e.Reshape(y, [0, 0, -1])
 
 
 def _seen(e: Emit, f: Fused, mask: str, index: int, length: str) -> str:
@@ -134,30 +133,28 @@ def _seen(e: Emit, f: Fused, mask: str, index: int, length: str) -> str:
     shape = f.shape(index)
     if len(shape) in (2, 3):
         through = e.Greater(mask, e.CastLike(np.int64(0), mask))
-        return e.Unsqueeze(through, np.array([1, 2] if len(shape) == 2 else [1], np.int64))
+        return e.Unsqueeze(through, [1, 2] if len(shape) == 2 else [1])
     batch = f.shape(0)[0]
     if len(shape) != 1 or shape[0] not in (batch, 2 * batch if isinstance(batch, int) else None):
         raise f.refuse(f"its mask has a form that is not known, {list(shape)} for a batch of {batch}")
     mask = e.Cast(mask, to=onnx.TensorProto.INT64)
-    zero, one = np.array([0], np.int64), np.array([1], np.int64)
-    place = e.Range(np.int64(0), e.Squeeze(length, zero), np.int64(1))
-    column = np.array([-1, 1, 1, 1], np.int64)
+    place = e.Range(np.int64(0), e.Squeeze(length, [0]), np.int64(1))
+    column = [-1, 1, 1, 1]
     if shape[0] == batch:
         return e.Less(place, e.Reshape(mask, column))
     ends, starts = e.node("Split", [mask], 2, axis=0, num_outputs=2)
     before_end = e.Less(place, e.Reshape(ends, column))
-    return e.And(before_end, e.Less(e.Sub(e.Reshape(starts, column), one), place))
+    return e.And(before_end, e.Less(e.Sub(e.Reshape(starts, column), [1]), place))
 
 
 def _earlier(e: Emit, query: str, key: str, past: str) -> str:
     """(S, T): which keys come no later than the query. The first query follows the past; the last one sees all keys,
     in onnxruntime also where there are more of them."""
-    zero, one = np.array([0], np.int64), np.array([1], np.int64)
     rows, columns = (e.Shape(x, start=2, end=3) for x in (query, key))
-    row = e.Range(np.int64(0), e.Squeeze(rows, zero), np.int64(1))
+    row = e.Range(np.int64(0), e.Squeeze(rows, [0]), np.int64(1))
     reach = e.Add(row, e.Shape(past, start=-2, end=-1)) if past else row
-    reach = e.Where(e.Equal(row, e.Sub(rows, one)), columns, reach)
-    return e.LessOrEqual(e.Range(np.int64(0), e.Squeeze(columns, zero), np.int64(1)), e.Unsqueeze(reach, one))
+    reach = e.Where(e.Equal(row, e.Sub(rows, [1])), columns, reach)
+    return e.LessOrEqual(e.Range(np.int64(0), e.Squeeze(columns, [0]), np.int64(1)), e.Unsqueeze(reach, [1]))
 
 
 @unfuse("RotaryEmbedding")
@@ -177,20 +174,18 @@ def rotary_embedding(e: Emit, f: Fused) -> str:
     x = e.Transpose(e.Reshape(f[0], size), perm=[0, 2, 1, 3]) if flat else f[0]
     positions = f[1]
     if len(f.shape(1)) == 1:
-        count = e.Squeeze(e.Shape(x, start=2, end=3), np.array([0], np.int64))
-        positions = e.Unsqueeze(e.Add(e.Range(np.int64(0), count, np.int64(1)), positions), np.array([0], np.int64))
-    cos, sin = (e.Unsqueeze(e.Gather(f[i], positions, axis=0), np.array([1], np.int64)) for i in (2, 3))
-    last, zero = np.array([-1], np.int64), np.array([0], np.int64)
-    end, start = np.array([np.iinfo(np.int64).max], np.int64), np.array([turned], np.int64)
-    head, tail = e.Slice(x, zero, start, last), e.Slice(x, start, end, last)
+        count = e.Squeeze(e.Shape(x, start=2, end=3), [0])
+        positions = e.Unsqueeze(e.Add(e.Range(np.int64(0), count, np.int64(1)), positions), [0])
+    cos, sin = (e.Unsqueeze(e.Gather(f[i], positions, axis=0), [1]) for i in (2, 3))
+    end = [np.iinfo(np.int64).max]
+    head, tail = e.Slice(x, [0], [turned], [-1]), e.Slice(x, [turned], end, [-1])
     if f.attr("interleaved", 0):
-        two = np.array([2], np.int64)
-        a, b = (e.Slice(head, np.array([i], np.int64), end, last, two) for i in (0, 1))
+        a, b = (e.Slice(head, [i], end, [-1], [2]) for i in (0, 1))
     else:
         a, b = e.node("Split", [head], 2, axis=-1, num_outputs=2)
     new = [e.Sub(e.Mul(a, cos), e.Mul(b, sin)), e.Add(e.Mul(b, cos), e.Mul(a, sin))]
     if f.attr("interleaved", 0):
-        pairs = e.Concat(*(e.Unsqueeze(n, last) for n in new), axis=-1)
+        pairs = e.Concat(*(e.Unsqueeze(n, [-1]) for n in new), axis=-1)
         y = e.Reshape(pairs, e.Shape(head))
     else:
         y = e.Concat(*new, axis=-1)
@@ -202,14 +197,13 @@ def rotary_embedding(e: Emit, f: Fused) -> str:
 def embed_layer_normalization(e: Emit, f: Fused) -> list[str]:
     """LayerNormalization of word + position + segment; the mask as lengths; the sum."""
     ids = f[0]
-    zero = np.array([0], np.int64)
     place = f[8]
     if not place:
-        count = e.Squeeze(e.Shape(ids, start=1, end=2), zero)
+        count = e.Squeeze(e.Shape(ids, start=1, end=2), [0])
         place = e.Range(np.int64(0), count, np.int64(1))
     total = e.Add(e.Gather(f[2], ids, axis=0), e.Gather(f[3], place, axis=0))
     total = e.Add(total, e.Gather(f[4], f[1], axis=0)) if f[4] else total
     y = e.LayerNormalization(total, f[5], f[6], axis=-1, epsilon=f.attr("epsilon", 1e-12))
     seen = e.Cast(f[7], to=onnx.TensorProto.INT32) if f[7] else e.Expand(np.int32(0), e.Shape(ids))
-    lengths = e.node("ReduceSum", [seen, np.array([1], np.int64)], keepdims=0)[0]
+    lengths = e.node("ReduceSum", [seen, [1]], keepdims=0)[0]
     return [y, lengths, total]

@@ -15,9 +15,9 @@ import onnx
 from analyzer.errors import UnsupportedError
 from analyzer.graph.passes.shapes import inferred_shapes
 from analyzer.graph.passes.unfuse.layers import activation
-from analyzer.graph.passes.unfuse.table import Emit, Fused, replace_outputs
+from analyzer.graph.passes.unfuse.table import Emit, Fused, add_constants, replace_outputs
 from analyzer.graph.protos import replace_all
-from analyzer.graph.source import Source, add_weight
+from analyzer.graph.source import Source
 
 NCHWC = "com.microsoft.nchwc"
 BLOCKS = (8, 16)
@@ -46,10 +46,9 @@ def unblock(source: Source) -> None:
         if not result:
             nodes.append(node)
             continue
-        replace_outputs(emit, [result], list(node.output), node)
+        replace_outputs(emit, result, node)
         nodes.extend(emit.nodes)
-        for name, array in emit.constants.items():
-            add_weight(source, name, array)
+        add_constants(source, emit)
     replace_all(graph.node, nodes)
     found = inferred_shapes(source.proto)
     for node in graph.node:
@@ -250,5 +249,5 @@ def _last(used: Any) -> int:
 
 
 def _first(e: Emit, x: str, channels: int) -> str:
-    start, end, axis = (np.array([n], np.int64) for n in (0, channels, 1))
+    start, end, axis = ([n] for n in (0, channels, 1))
     return e.Slice(x, start, end, axis)

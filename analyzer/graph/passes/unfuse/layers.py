@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 
@@ -52,31 +54,33 @@ def bias_add(e: Emit, f: Fused) -> str:
 
 @unfuse("ParametricSoftplus", domain="")
 def parametric_softplus(e: Emit, f: Fused) -> str:
-    scaled = e.Mul(f[0], e.scalar_like(f.attr("beta", 1.0), f[0]))
-    return e.Mul(e.Softplus(scaled), e.scalar_like(f.attr("alpha", 1.0), f[0]))
+    return _scaled(e, e.Softplus(_scaled(e, f[0], f.attr("beta", 1.0))), f.attr("alpha", 1.0))
 
 
 @unfuse("ScaledTanh", domain="")
 def scaled_tanh(e: Emit, f: Fused) -> str:
-    scaled = e.Mul(f[0], e.scalar_like(f.attr("beta", 1.0), f[0]))
-    return e.Mul(e.Tanh(scaled), e.scalar_like(f.attr("alpha", 1.0), f[0]))
+    return _scaled(e, e.Tanh(_scaled(e, f[0], f.attr("beta", 1.0))), f.attr("alpha", 1.0))
 
 
 @unfuse("Affine", domain="")
 def affine(e: Emit, f: Fused) -> str:
-    scaled = e.Mul(f[0], e.scalar_like(f.attr("alpha", 1.0), f[0]))
-    return e.Add(scaled, e.scalar_like(f.attr("beta", 0.0), f[0]))
+    return _scaled(e, f[0], f.attr("alpha", 1.0), f.attr("beta", 0.0))
 
 
 @unfuse("Scale", domain="")
 def scale(e: Emit, f: Fused) -> str:
-    return e.Mul(f[0], e.scalar_like(f.attr("scale", 1.0), f[0]))
+    return _scaled(e, f[0], f.attr("scale", 1.0))
 
 
 @unfuse("ImageScaler", domain="")
 def image_scaler(e: Emit, f: Fused) -> str:
-    bias = np.asarray(f.attr("bias", []), np.float32)[:, None, None]
-    return e.Add(e.Mul(f[0], e.scalar_like(f.attr("scale", 1.0), f[0])), e.CastLike(bias, f[0]))
+    """y = s x + b, b one per channel of (N, C, H, W)."""
+    return _scaled(e, f[0], f.attr("scale", 1.0), np.reshape(f.attr("bias", [0.0]), (-1, 1, 1)))
+
+
+def _scaled(e: Emit, x: str, factor: float, offset: Any = 0.0) -> str:
+    y = e.Mul(x, e.scalar_like(factor, x))
+    return e.Add(y, e.CastLike(np.asarray(offset, np.float32), x)) if np.any(offset) else y
 
 
 def activation(e: Emit, f: Fused, value: str, name: str, parameters: list[float]) -> str:
@@ -158,7 +162,7 @@ def _swap(e: Emit, value: str) -> str:
     """The last two axes exchanged, where the rank is not known: (…, r, c) as (−1, r, c), transposed, back."""
     rows = e.Shape(value, start=-2, end=-1)
     columns = e.Shape(value, start=-1)
-    flat = e.Reshape(value, e.Concat(np.array([-1], np.int64), rows, columns, axis=0))
+    flat = e.Reshape(value, e.Concat([-1], rows, columns, axis=0))
     return e.Reshape(e.Transpose(flat, perm=[0, 2, 1]), e.Concat(e.Shape(value, end=-2), columns, rows, axis=0))
 
 
@@ -185,7 +189,7 @@ def skip_simplified_layer_normalization(e: Emit, f: Fused) -> list[str]:
     total = e.Add(f[0], f[1])
     total = e.Add(total, f[3]) if f[3] else total
     y, inverse = _rms(e, total, f[2], f.attr("epsilon", 1e-12), -1)
-    return [y, e.ReduceMean(total, np.array([-1], np.int64)), inverse, total]
+    return [y, e.ReduceMean(total, [-1]), inverse, total]
 
 
 @unfuse("SimplifiedLayerNormalization", domain="")
@@ -197,7 +201,7 @@ def simplified_layer_normalization(e: Emit, f: Fused) -> list[str]:
 
 
 def _rms(e: Emit, x: str, weight: str, epsilon: float, axis: int) -> tuple[str, str]:
-    mean = e.ReduceMean(e.Mul(x, x), np.array([axis], np.int64))
+    mean = e.ReduceMean(e.Mul(x, x), [axis])
     inverse = e.Reciprocal(e.Sqrt(e.Add(mean, e.scalar_like(epsilon, x))))
     return e.Mul(e.Mul(x, inverse), weight), inverse
 
@@ -244,7 +248,7 @@ def grid_sample(e: Emit, f: Fused) -> str:
 
 @unfuse("ExpandDims")
 def expand_dims(e: Emit, f: Fused) -> str:
-    return e.Unsqueeze(f[0], e.Reshape(e.Cast(f[1], to=onnx.TensorProto.INT64), np.array([1], np.int64)))
+    return e.Unsqueeze(f[0], e.Reshape(e.Cast(f[1], to=onnx.TensorProto.INT64), [1]))
 
 
 @unfuse("GemmFastGelu")

@@ -142,7 +142,7 @@ def dynamic_quantize_lstm(e: Emit, f: Fused) -> list[str]:
     directions = {"forward": [0], "reverse": [1], "bidirectional": [0, 1]}[f.attr("direction", "forward")]
     x = _rounded(e, f[0])
     every, last, cells = zip(*(_one_direction(e, f, x, d, way) for d, way in enumerate(directions)), strict=True)
-    first, second = np.array([0], np.int64), np.array([1], np.int64)
+    first, second = [0], [1]
     joined = [e.Concat(*(e.Unsqueeze(y, second) for y in every), axis=1)]
     return joined + [e.Concat(*(e.Unsqueeze(v, first) for v in ends), axis=0) for ends in (last, cells)]
 
@@ -162,7 +162,7 @@ def _one_direction(e: Emit, f: Fused, x: str, d: int, backward: int) -> tuple[st
     if f[3]:
         z = e.Add(z, e.Add(*e.node("Split", [own(f[3])], 2, axis=0, num_outputs=2)))
     batch = e.Shape(x, start=1, end=2)
-    none = e.Expand(np.float32(0), e.Concat(batch, np.array([f.attr("hidden_size")], np.int64), axis=0))
+    none = e.Expand(np.float32(0), e.Concat(batch, [f.attr("hidden_size")], axis=0))
     starts = [own(f[i]) if f[i] else none for i in (5, 6)]
     c, h, y = e.node(
         "Scan", [starts[1], starts[0], z], 3, body=_step(e, r), num_scan_inputs=1,

@@ -7,7 +7,7 @@ kernels. Outputs keep their names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,19 +48,19 @@ class Fused:
         self, node: onnx.NodeProto, source: Source | None = None, shapes: Shapes | None = None, last: bool = True
     ) -> None:
         self.node, self.source, self.shapes, self.last = node, source, shapes or {}, last
-        self._attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        self.attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
     def __getitem__(self, index: int) -> str:
         return self.node.input[index] if index < len(self.node.input) else ""
 
     def attr(self, name: str, default: Any = None) -> Any:
-        value = self._attrs.get(name, default)
+        value = self.attrs.get(name, default)
         return value.decode() if isinstance(value, bytes) else value
 
     def window(self, *extra: str) -> dict[str, Any]:
         """The attributes of a convolution or pooling that are present."""
         names = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", *extra)
-        return {n: self.attr(n) for n in names if n in self._attrs}
+        return {n: self.attr(n) for n in names if n in self.attrs}
 
     def known(self, index: int) -> np.ndarray | None:
         """The constant that an input holds, if it is one."""
@@ -94,7 +94,10 @@ class Fused:
 
 
 class Emit:
-    """`e.Conv(x, w, strides=[1, 1])` appends a node and returns the name of its output."""
+    """`e.Conv(x, w, strides=[1, 1])` appends a node and returns the name of its output.
+
+    An input may be a name, an array (a constant), or a list of ints (an int64 constant).
+    """
 
     def __init__(self, prefix: str) -> None:
         self.prefix, self.count = prefix, 0
@@ -118,7 +121,7 @@ class Emit:
     def constant(self, value: Any) -> str:
         self.count += 1
         name = f"{self.prefix}/constant_{self.count}"
-        self.constants[name] = np.asarray(value)
+        self.constants[name] = np.asarray(value, np.int64 if isinstance(value, list) else None)
         return name
 
     def scalar_like(self, value: float, like: str) -> str:
@@ -162,16 +165,21 @@ def _take_apart(source: Source, shapes: Shapes, last: bool) -> list[UnsupportedE
             waiting.append(fused.refuse(str(unknown), "give the sizes of the input (--size, --shape)"))
             nodes.append(node)
             continue
-        replace_outputs(emit, [results] if isinstance(results, str) else list(results), list(node.output), node)
+        replace_outputs(emit, results, node)
         nodes.extend(emit.nodes)
-        for name, array in emit.constants.items():
-            add_weight(source, name, array)
+        add_constants(source, emit)
     replace_all(graph.node, nodes)
     return waiting
 
 
-def replace_outputs(emit: Emit, results: list[str], outputs: list[str], node: onnx.NodeProto) -> None:
+def add_constants(source: Source, emit: Emit) -> None:
+    for name, array in emit.constants.items():
+        add_weight(source, name, array)
+
+
+def replace_outputs(emit: Emit, results: str | Sequence[str], node: onnx.NodeProto) -> None:
     """Gives what `emit` made for `node` the names of its outputs."""
+    results, outputs = [results] if isinstance(results, str) else results, list(node.output)
     names = {r: o for r, o in zip(results, outputs, strict=False) if o}
     missing = [o for o in outputs[len(results) :] if o]
     if missing:
