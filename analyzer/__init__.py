@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from analyzer.attribution.features import features
     from analyzer.attribution.invariance import invariance
     from analyzer.attribution.projection import Projector, Switches, project, read_switches
+    from analyzer.data import Sample, find_pictures
     from analyzer.errors import AnalyzerError, InputError, NotFoundError, ProviderError, UnsupportedError
     from analyzer.gradient import Vjp, append_vjp
-    from analyzer.mining import Manifest, mine
+    from analyzer.mining import mine
     from analyzer.mining.evolution import evolution
+    from analyzer.passes import Pass
 
 # onnxruntime's wheels collect telemetry unless this is set before they are imported. ORT_DISABLE_TELEMETRY=0 keeps it.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
@@ -47,10 +49,12 @@ _NAMES = {
     "attribution.features": ("features",),
     "attribution.invariance": ("invariance",),
     "attribution.projection": ("Projector", "Switches", "project", "read_switches"),
+    "data": ("Sample", "find_pictures"),
     "errors": ("AnalyzerError", "InputError", "NotFoundError", "ProviderError", "UnsupportedError"),
     "gradient": ("Vjp", "append_vjp"),
-    "mining": ("Manifest", "mine"),
+    "mining": ("mine",),
     "mining.evolution": ("evolution",),
+    "passes": ("Pass",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -62,11 +66,12 @@ __all__ = [
     "Dreamer",
     "Explainer",
     "InputError",
-    "Manifest",
     "NotFoundError",
+    "Pass",
     "Projector",
     "ProviderError",
     "ReceptiveField",
+    "Sample",
     "Switches",
     "UnsupportedError",
     "Vjp",
@@ -79,6 +84,7 @@ __all__ = [
     "export",
     "features",
     "filter_bank",
+    "find_pictures",
     "invariance",
     "mine",
     "project",

@@ -15,14 +15,15 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVEL = {
     "errors": 0, "version": 0, "plain": 0, "files": 0.5,
     "graph": 1, "images": 1,
-    "runtime": 2, "store": 2,
+    "runtime": 2, "store": 2, "data": 2,
     "analysis": 3,
     "gradient": 4,
     "attribution": 5,
-    "mining": 6, "validation": 6,
-    "report": 7,
-    "api": 7,
-    "commands": 8,
+    "passes": 6,
+    "mining": 7, "validation": 7,
+    "report": 8,
+    "api": 8,
+    "commands": 9,
 }  # fmt: skip
 
 

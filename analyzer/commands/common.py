@@ -83,6 +83,14 @@ def tell_doubt(doubt: str, told: str) -> str:
     return doubt or told
 
 
+def tell_left_out(outcome: Any) -> None:
+    """Says what of a pass could not be used, and what its folder held: `failed` and `doubt`."""
+    if outcome.doubt:
+        note(f"note: {outcome.doubt}")
+    for picture, error in outcome.failed.items():
+        note(f"error: {error}" if str(error).startswith(picture) else f"error: {picture}: {error}")
+
+
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
     """Columns padded to their widest cell."""
     cells = [[str(c) for c in row] for row in ([header, *rows] if header else rows)]

@@ -47,17 +47,17 @@ def command(given: Evolution) -> None:
     """
     from analyzer.attribution import Explainer
     from analyzer.commands.pictures import read_card
+    from analyzer.data import find_pictures
     from analyzer.images import write_png
-    from analyzer.mining import Manifest
     from analyzer.mining.evolution import evolution
 
     checkpoints = given.checkpoints
     card = read_card(Explainer(checkpoints[-1]), None, vars(given.preprocess))
-    manifest = Manifest.read(given.pictures)
-    progress = Progress(len(manifest) * len(checkpoints), "evolution")
+    samples = find_pictures(given.pictures)
+    progress = Progress(len(samples) * len(checkpoints), "evolution")
     found = evolution(
         checkpoints,
-        manifest,
+        samples,
         given.layer or card.default_layer or "auto",
         card.preprocess,
         given.channels or None,
@@ -67,8 +67,8 @@ def command(given: Evolution) -> None:
         progress.step,
     )
     for checkpoint, why_of in found.not_finite.items():
-        for number, why in sorted(why_of.items()):
-            note(f"warning: {checkpoint}: {manifest.paths[number]} is left out: {why}")
+        for picture, why in why_of.items():
+            note(f"warning: {checkpoint}: {picture} is left out: {why}")
     if not found.patches:
         note(f"warning: no picture activates a channel of {found.layer!r}: the strip is empty")
     write_png(given.out, found.figure())
@@ -76,7 +76,7 @@ def command(given: Evolution) -> None:
         {
             "channel": channel,
             "values": [None if p is None else p.value for p in patches],
-            "pictures": [None if p is None else str(manifest.paths[p.picture]) for p in patches],
+            "pictures": [None if p is None else samples[p.picture].id for p in patches],
             "jumps": found.jumps(channel),
         }
         for channel, patches in found.patches.items()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click import Choice, IntRange
 
-from analyzer.commands.common import Progress, finish, note, table
+from analyzer.commands.common import Progress, finish, note, table, tell_left_out
 from analyzer.commands.options import (
     POLICIES,
     WRITE_FOLDER,
@@ -21,6 +21,8 @@ from analyzer.commands.options import (
     option,
     pictures_argument,
     several,
+    shard_option,
+    workers_option,
 )
 
 
@@ -34,7 +36,8 @@ class Mine(Given):
     draw: int = option("--draw", "Or how many, the strongest.", type=IntRange(0), default=16)
     policy: str = option("--policy", type=Choice([*POLICIES, "none"]), default="deconvnet")
     batch: int = option("--batch", "Pictures per run.", type=IntRange(1), default=8)
-    shard: str = option("--shard", "Only every N-th picture from the I-th.", default="1/1", metavar="I/N")
+    workers: int | None = workers_option
+    shard: str = shard_option
     setup: Setup = group(Setup)
     form: str = format_option
 
@@ -45,34 +48,34 @@ def command(given: Mine) -> int:
 
     Per layer a figure of patches and projections as in Zeiler & Fergus 2014, an HTML gallery, and everything as JSON.
     A run that was interrupted goes on where it was. With --shard, several processes share the work; a call without
-    merges what they found.
+    takes what they found, and does what is left.
 
     \b
     onnx-analyzer mine model.onnx photos/ -l conv5 -o mined
     """
-    from analyzer.mining import Manifest, mine
+    from analyzer.data import find_pictures
+    from analyzer.mining import mine
     from analyzer.mining.patches import check_projectable
 
     part = parse_shard(given.shard)
-    explainer, card = given.setup.load(given.model)
+    explainer, card = given.setup.load(given.model, many=True)
     wanted = given.layers or (card.default_layer or "auto",)
     policy = None if given.policy == "none" else given.policy
     if policy:
         check_projectable(explainer, wanted, policy)
-    manifest = Manifest.read(given.pictures)
-    progress = Progress(len(range(part[0] - 1, len(manifest), part[1])), "mine")
-    how = card.preprocess, given.k, given.out, given.batch, part
-    result = mine(explainer, manifest, wanted, *how, progress=progress.step)
-    for number, why in sorted(result.failed.items()):
-        note(f"error: {manifest.paths[number]}: {why}")
-    for number, why in sorted(result.not_finite.items()):
-        note(f"warning: {manifest.paths[number]} is left out: {why}")
+    samples = find_pictures(given.pictures)
+    progress = Progress(len(samples) // part[1], "mine")
+    how = card.preprocess, given.k, given.out, given.batch, part, given.workers
+    result = mine(explainer, samples, wanted, *how, progress=progress.step)
+    tell_left_out(result)
+    for picture, why in result.not_finite.items():
+        note(f"warning: {picture} is left out: {why}")
     if part != (1, 1):
-        click.echo(f"shard {given.shard}: {progress.total} pictures done; mine all of them without --shard to merge")
+        click.echo(f"shard {given.shard}: {progress.done} pictures done; mine all of them without --shard to merge")
         return 5 if result.failed else 0
     written = write(explainer, given, card, result, policy)
     rows = [summary(layer, result) for layer in result.rankings]
-    document = {"model": given.model, "layers": rows, "pictures": len(manifest), "resumed": result.resumed}
+    document = {"model": given.model, "layers": rows, "pictures": len(samples), "resumed": result.resumed}
     document |= {"failed": len(result.failed), "not_finite": len(result.not_finite)}
     header = ("layer", "channels", "dead", "correlated pairs", "strongest")
     finish(given.form, "mine", document, [table([[r[h] for h in header] for r in rows], header)], written)
@@ -93,11 +96,11 @@ def write(explainer: Any, given: Mine, card: Any, result: Any, policy: str | Non
     """Figures, gallery and data; the names of the files."""
     from analyzer.commands.features import file_name
     from analyzer.errors import NotFoundError
-    from analyzer.files import Places
+    from analyzer.files import Places, write_text
     from analyzer.images import write_png
     from analyzer.mining.gallery import describe, write_gallery
-    from analyzer.mining.journal import write_json
     from analyzer.mining.patches import collect_patches, strongest_channels
+    from analyzer.plain import as_json
 
     folder, chosen = Path(given.out), given.chosen
     for layer, ranking in result.rankings.items():
@@ -112,7 +115,7 @@ def write(explainer: Any, given: Mine, card: Any, result: Any, policy: str | Non
             write_png(place, patches.figure())
             written.append(str(place))
     write_gallery(folder / "index.html", Path(given.model).name, result, layers)
-    write_json(folder / "top.json", describe(result))
+    write_text(folder / "top.json", as_json(describe(result), indent=1, ensure_ascii=False) + "\n")
     return [*written, str(folder / "index.html"), str(folder / "top.json")]
 
 

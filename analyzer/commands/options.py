@@ -132,6 +132,8 @@ data_option = several("-d --data", "Pictures, or folders.", required=True, type=
 limit_option = option("--limit", "Use only so many pictures, evenly spread.", type=IntRange(1))
 seed_option = option("--seed", type=int, default=0)
 provider_option = option("-p --provider", "cpu, cuda, cuda:1 or auto.", default="cpu")
+workers_option = option("--workers", "Pictures that are at work at the same time.  [one per CPU]", type=IntRange(1))
+shard_option = option("--shard", "Only the I-th of N parts of the pictures.", default="1/1", metavar="I/N")
 store_option = option("--store", "Folder that keeps results: a run that was cut off goes on.", type=WRITE_FOLDER)
 shape_option = several("--shape", "Fixes the symbolic sizes of an input.", metavar="[NAME:]1x3x224x224")
 
@@ -164,12 +166,18 @@ class SessionOptions(Given):
         "--memory-limit", "GiB of GPU memory for a session (CUDA).", type=FloatRange(0, min_open=True)
     )
 
-    def keywords(self) -> dict[str, Any]:
-        """Of an Explainer."""
+    def keywords(self, many: bool = False) -> dict[str, Any]:
+        """Of an Explainer.
+
+        Args:
+            many: it works through many pictures, several of them at once: each session has one thread unless
+                --threads says otherwise.
+        """
         from analyzer.store import user_cache
 
+        threads = self.threads or (1 if many else None)
         limit = None if self.memory_limit is None else int(self.memory_limit * 2**30)
-        return vars(self) | {"memory_limit": limit, "cache": user_cache()}
+        return vars(self) | {"threads": threads, "memory_limit": limit, "cache": user_cache()}
 
 
 class Setup(Given):
@@ -179,10 +187,12 @@ class Setup(Given):
     provider: str = provider_option
     session: SessionOptions = group(SessionOptions)
 
-    def load(self, model: str, labels: str | None = None, **session: Any) -> tuple[Explainer, ModelCard]:
-        """The model, and how its pictures are prepared."""
+    def load(
+        self, model: str, labels: str | None = None, many: bool = False, **session: Any
+    ) -> tuple[Explainer, ModelCard]:
+        """The model, and how its pictures are prepared; `many` as for `SessionOptions.keywords`."""
         from analyzer.attribution import Explainer
         from analyzer.commands.pictures import read_card
 
-        explainer = Explainer(model, self.provider, **self.session.keywords(), **session)
+        explainer = Explainer(model, self.provider, **self.session.keywords(many), **session)
         return explainer, read_card(explainer, labels, vars(self.preprocess))

@@ -1,8 +1,7 @@
 """Passes over folders of pictures: the strongest activations of every channel, and what channels do on the way."""
 
-from analyzer.mining.manifest import Manifest
-from analyzer.mining.miner import MiningResult, mine
+from analyzer.mining.miner import Mining, MiningResult, mine
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.statistics import PeakStatistics
 
-__all__ = ["Manifest", "MiningResult", "PeakStatistics", "Ranking", "mine"]
+__all__ = ["Mining", "MiningResult", "PeakStatistics", "Ranking", "mine"]

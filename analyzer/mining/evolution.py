@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from analyzer.attribution import Explainer
+from analyzer.data import Sample, find_pictures
 from analyzer.errors import InputError
 from analyzer.images import Preprocess
 from analyzer.images.mosaic import BEYOND, Block, framed, strip
-from analyzer.mining.manifest import Manifest
 from analyzer.mining.miner import mine
 from analyzer.mining.patches import Patch, collect_patches, strongest_channels
 
@@ -36,7 +36,7 @@ class Evolution:
     checkpoints: tuple[str, ...]
     layer: str
     patches: dict[int, list[Patch | None]]
-    not_finite: dict[str, dict[int, str]] = field(default_factory=dict)
+    not_finite: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def jumps(self, channel: int) -> list[bool]:
         """Per checkpoint: whether the strongest activation comes from another picture than at the one before."""
@@ -60,7 +60,7 @@ class Evolution:
 
 def evolution(
     checkpoints: Sequence[str | os.PathLike[str]],
-    pictures: Manifest | Iterable[str | os.PathLike[str]],
+    pictures: Iterable[str | os.PathLike[str]] | Sequence[Sample],
     layer: str,
     preprocess: Preprocess,
     channels: Sequence[int] | None = None,
@@ -83,11 +83,11 @@ def evolution(
     """
     if len(checkpoints) < 2:
         raise InputError("an evolution needs at least two checkpoints")
-    manifest = pictures if isinstance(pictures, Manifest) else Manifest.read(pictures)
+    samples = find_pictures(pictures)
     chosen, steps, not_finite = list(channels or ()), [], {}
     for path in reversed(checkpoints):
         explainer = Explainer(path, provider)
-        result = mine(explainer, manifest, [layer], preprocess, 1, progress=progress)
+        result = mine(explainer, samples, [layer], preprocess, 1, progress=progress)
         not_finite[str(path)] = result.not_finite
         name = next(iter(result.rankings))
         chosen = chosen or strongest_channels(result, name, count)

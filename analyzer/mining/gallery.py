@@ -52,7 +52,7 @@ def write_gallery(
 def _count(result: MiningResult) -> str:
     failed = f", {len(result.failed)} could not be read" if result.failed else ""
     left = f", {len(result.not_finite)} left out because values are not finite" if result.not_finite else ""
-    return f"{len(result.manifest)} pictures{failed}{left}"
+    return f"{len(result.samples)} pictures{failed}{left}"
 
 
 def _section(index: int, result: MiningResult, layer: LayerPatches, side: int) -> list[str]:
@@ -68,7 +68,7 @@ def _section(index: int, result: MiningResult, layer: LayerPatches, side: int) -
         images = "".join(_image(tile_square(g, columns, side), f"{n} of channel {channel}") for n, g in groups if g)
         items = "".join(
             f"<li>{p.value:.4g} at {','.join(map(str, p.place)) or 'its only position'}: "
-            f"{html.escape(str(result.manifest.paths[p.picture]))}</li>"
+            f"{html.escape(result.samples[p.picture].id)}</li>"
             for p in patches
         )
         parts.append(
@@ -108,7 +108,7 @@ def describe(result: MiningResult) -> dict[str, Any]:
         channels = []
         for channel in range(len(ranking.values)):
             top = [
-                {"picture": str(result.manifest.paths[int(i)]), "position": int(p), "value": float(v)}
+                {"picture": result.samples[int(i)].id, "position": int(p), "value": float(v)}
                 for v, i, p in zip(
                     ranking.values[channel], ranking.images[channel], ranking.places[channel], strict=True
                 )
@@ -125,9 +125,7 @@ def describe(result: MiningResult) -> dict[str, Any]:
             )
         pairs = [{"channels": [i, j], "correlation": r} for i, j, r in statistics.correlated()]
         layers.append({"layer": layer, "channels": channels, "correlated": pairs})
-    failed = [{"picture": str(result.manifest.paths[i]), "error": why} for i, why in sorted(result.failed.items())]
-    not_finite = [
-        {"picture": str(result.manifest.paths[i]), "diagnosis": why} for i, why in sorted(result.not_finite.items())
-    ]
-    about = {"pictures": len(result.manifest), "failed": failed, "not_finite": not_finite}
+    failed = [{"picture": name, "error": error.message} for name, error in result.failed.items()]
+    not_finite = [{"picture": name, "diagnosis": why} for name, why in result.not_finite.items()]
+    about = {"pictures": len(result.samples), "failed": failed, "not_finite": not_finite}
     return {**about, "histogram_edges": edges().tolist(), "layers": layers}

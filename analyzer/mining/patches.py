@@ -29,7 +29,7 @@ class Patch:
     """One of the k strongest activations of a channel.
 
     Attributes:
-        picture: number in the manifest. place: (y, x) in the layer. value: the activation.
+        picture: number among the pictures. place: (y, x) in the layer. value: the activation.
         window: (start, stop) of rows and columns of the network's input that the unit sees, inside the image.
         pixels: (h, w, 3) uint8 RGB, what of the window the network saw, on the canvas that all patches of the layer
             share; pale grey beyond the border.
@@ -137,7 +137,7 @@ class _Collector:
     def _tensor(self, picture: int) -> np.ndarray:
         """The input of a picture; the last one is kept."""
         if self._last[0] != picture:
-            self._last = picture, self.preprocess.apply(decode(self.result.manifest.paths[picture]))[0]
+            self._last = picture, self.preprocess.apply(decode(self.result.samples[picture].source))[0]
         return self._last[1]
 
     def _project(self, tensors: Sequence[np.ndarray], part: Sequence[tuple[int, int, int]]) -> list[Any]:

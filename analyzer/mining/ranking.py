@@ -39,7 +39,8 @@ class Ranking:
     def merge(self, other: Ranking) -> Ranking:
         """The ranking of both sets of pictures."""
         merged = Ranking(self.values.copy(), self.images.copy(), self.places.copy())
-        merged._keep(np.arange(len(self.values)), other.values, other.images, other.places)
+        rows = np.flatnonzero(other.values[:, 0] >= self.values[:, -1])
+        merged._keep(rows, other.values[rows], other.images[rows], other.places[rows])
         return merged
 
     def _keep(self, rows: np.ndarray, values: np.ndarray, images: np.ndarray, places: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from analyzer.attribution.features import chosen_tensors
 from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.units import Units
 from analyzer.graph import Builder
+from analyzer.runtime import Session
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -61,8 +63,15 @@ class Reduction:
                 op.cast(op.ReduceMean(flat, [2], keepdims=0), FLOAT32),
             )
             self._outputs[units.name] = [graph.add_output(v).name for v in values]
-        wanted = [name for names in self._outputs.values() for name in names]
-        self._session = explainer.session(graph, wanted)
+        self._graph = graph
+
+    @cached_property
+    def _session(self) -> Session:
+        return self._explainer.session(self._graph, [name for names in self._outputs.values() for name in names])
+
+    def prepare(self) -> None:
+        """Makes the session now, not at the first run."""
+        _ = self._session
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Peaks]:
         """{layer: Peaks}"""

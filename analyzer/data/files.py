@@ -1,0 +1,66 @@
+"""Pictures in files, in an order that does not depend on the machine."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analyzer.data.sample import Sample
+from analyzer.errors import InputError
+from analyzer.files import protect
+
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
+LISTS = (".txt", ".lst", ".manifest")
+
+
+def find_pictures(
+    sources: Iterable[str | os.PathLike[str]] | Sequence[Sample],
+    limit: int | None = None,
+    annotations: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Sample]:
+    """Samples as they are; or files, folders with all pictures below them and patterns (`photos/*.jpg`), both sorted by
+    name, and text files with a path a line (relative to the file; `#` begins a comment). Each picture counts once.
+
+    Args:
+        limit: use only so many, evenly spread.
+        annotations: {file name: what is known of that picture}.
+
+    Raises:
+        InputError: a source does not exist, or there is no picture at all.
+    """
+    given = list(sources)
+    samples = [source for source in given if isinstance(source, Sample)]
+    if samples and len(samples) == len(given):
+        return samples
+    found: dict[Path, None] = {}
+    for source in given:
+        assert not isinstance(source, Sample), "samples and files are not mixed"
+        found |= dict.fromkeys(_expand(Path(source)))
+    if not found:
+        raise InputError("there are no pictures", f"give pictures ({', '.join(PICTURES)}), folders or a list file")
+    protect(*found)
+    paths = list(found)
+    if limit and limit < len(paths):
+        paths = [paths[i * len(paths) // limit] for i in range(limit)]
+    known = annotations or {}
+    return [Sample(str(path), number, path, known.get(path.name, {})) for number, path in enumerate(paths)]
+
+
+def _expand(source: Path) -> list[Path]:
+    if source.is_dir():
+        return sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+    if not source.exists():
+        matching = sorted(map(Path, glob.glob(str(source), recursive=True))) if glob.has_magic(str(source)) else []
+        if not matching:
+            raise InputError(f"{source}: no such file or folder")
+        return [p for found in matching for p in _expand(found)]
+    if source.suffix.lower() not in LISTS:
+        return [source]
+    try:
+        lines = [line.split("#")[0].strip() for line in source.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: is no text file", "a list holds one path a line") from None
+    return [source.parent / line for line in lines if line]

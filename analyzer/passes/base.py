@@ -1,0 +1,78 @@
+"""What a pass is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from analyzer.data import Sample
+from analyzer.images import decode
+
+T = TypeVar("T")
+
+
+class Loaded(NamedTuple):
+    """A sample, and what `Pass.load` made of it."""
+
+    sample: Sample
+    item: Any
+
+
+class Pass(ABC, Generic[T]):
+    """What is done to every sample, and how what was found adds up.
+
+    An engine calls `setup` once in every process, `load` and `step` from several threads at once, and joins partial
+    results by `merge`. Which samples make a batch, and which results are merged, depends on the order of the samples
+    alone: the outcome is the same, to the byte, for any number of workers, shards and interruptions, even where
+    `merge` rounds.
+
+    A partial result is made of dictionaries, lists, tuples, texts, numbers and NumPy arrays: that is what the journal
+    keeps.
+
+    Attributes:
+        name: what files that keep its results begin with.
+        batch: samples per step.
+        tolerant: an error of `step` is one of its (single) sample, and the others go on.
+    """
+
+    name = "pass"
+    batch: int = 1
+    tolerant = False
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """Everything that results depend on besides samples and our code, as plain data by name: of a model
+        `loaded.identity` and `environment`, of preprocessing its `repr`."""
+
+    def setup(self, first: Sample) -> None:
+        """Called once per process before the first step, and only where there is a step to be done.
+
+        Args:
+            first: the first sample of the run, whatever the shard.
+        """
+
+    def load(self, sample: Sample) -> Any:
+        """What `step` is given for a sample, made ahead of it: the decoded picture, (H, W, 3) uint8 RGB.
+
+        Raises:
+            AnalyzerError: the sample cannot be used; the others go on.
+        """
+        return decode(sample.source)
+
+    @abstractmethod
+    def step(self, batch: Sequence[Loaded]) -> T:
+        """The partial result of the samples of a batch that could be loaded, at least one."""
+
+    @abstractmethod
+    def merge(self, left: T, right: T) -> T:
+        """The partial result of both; `right` is of later samples. Neither is used again."""
+
+    def holds(self, partial: T) -> bool:
+        """Whether what was kept is still whole: False where a file that it names is gone."""
+        return True
+
+    def finish(self, total: T | None) -> Any:
+        """The result: `total` is of all samples, None where none could be loaded."""
+        return total

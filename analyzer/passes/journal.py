@@ -1,0 +1,152 @@
+"""What a pass keeps on disk, so that one that was cut off goes on.
+
+Two files for every run and shard: the state, written whole, and a journal of what came after it. A record is appended
+for every finished batch, so a kill costs the batches in flight and nothing else. A record that was cut off is
+recognised by its checksum and dropped, with all that follows. When the state is written, the journal starts anew.
+
+Their names hold a key: the hash of everything that results depend on besides the samples. What samples hold is kept
+with each block. So nothing here is ever stale, and any file can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from analyzer.errors import InputError, OutputError
+from analyzer.files import atomic_write, check_output, make_folder
+from analyzer.passes.codec import decode, encode
+from analyzer.passes.tree import Block
+from analyzer.store import key_of
+
+_HEADER = struct.Struct("<4sIQ")  # magic, CRC-32 and length of the payload
+_MAGIC = b"pass"
+KEEP_EVERY = 30.0  # seconds between two writings of the state
+
+
+class Journal:
+    """The files of one run and shard. One process at a time may write them.
+
+    Args:
+        name: of the pass.
+        identity: see `Pass.identity`.
+        shard: (i, n).
+
+    Raises:
+        InputError: another process is at work on the same. OutputError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, name: str, identity: Mapping[str, Any], shard: tuple[int, int] = (1, 1)) -> None:
+        self.folder, self.name, self.identity = make_folder(folder), name, dict(identity)
+        self._stem = f"{name}-{key_of(name, self.identity)[:16]}"
+        self._state = self.folder / f"{self._stem}.{shard[0]}-of-{shard[1]}.state"
+        self._log = self._state.with_suffix(".journal")
+        self._whole = shard == (1, 1)
+        self._file = self._opened()
+        self._begun = self._log.stat().st_size > 0
+        self._saved = time.monotonic()
+
+    def _opened(self) -> IO[bytes]:
+        check_output(self._log)
+        while True:
+            try:
+                file = self._log.open("ab")
+            except OSError as error:
+                raise OutputError(f"{self._log}: cannot be written ({error.strerror or error})") from error
+            if not _lock(file):
+                file.close()
+                raise InputError(f"{self._log}: another process is at work here", "wait for it, or use another folder")
+            if self._log.exists() and os.path.samestat(self._log.stat(), os.fstat(file.fileno())):
+                return file
+            file.close()  # it was removed between opening and locking
+
+    def blocks(self) -> list[Block]:
+        """Whatever was kept of this run: by shard (1, 1) also what other shards did.
+
+        Raises:
+            InputError: another shard is still being done.
+        """
+        found = [*_records(self._state), *_records(self._log)]
+        for path in sorted(self.folder.glob(f"{self._stem}.*")) if self._whole else ():
+            if path in (self._state, self._log):
+                continue
+            if path.suffix == ".journal":
+                with path.open("rb") as file:
+                    if not _lock(file):
+                        raise InputError(f"{path}: another process is at work on this shard", "wait for it")
+            found += _records(path)
+        return [Block(**record) for record in found if "level" in record]
+
+    def doubt(self) -> str:
+        """Says that the folder holds nothing of this run, but others of its kind, and how these differ; else ""."""
+        states = {path: path.name.startswith(f"{self._stem}.") for path in self.folder.glob(f"{self.name}-*.state")}
+        if self._begun or not states or any(states.values()):
+            return ""
+        last = max(states, key=lambda path: path.stat().st_mtime)
+        other: dict[str, Any] = next((record["identity"] for record in _records(last)), {})
+        differing = [name for name, value in self.identity.items() if other.get(name) != value]
+        return f"{self.folder} holds a run with other {', '.join(differing) or 'code'}: this one starts anew"
+
+    def append(self, block: Block) -> None:
+        """Add a finished batch."""
+        records = [vars(block)] if self._begun else [{"identity": self.identity}, vars(block)]
+        self._file.write(b"".join(map(_packed, records)))
+        self._file.flush()
+        self._begun = True
+
+    def save(self, blocks: Iterable[Block], now: bool = True) -> None:
+        """Write the state; unless `now`, only where that has not been done for a while."""
+        if not now and time.monotonic() - self._saved < KEEP_EVERY:
+            return
+        records = [{"identity": self.identity}, *map(vars, blocks)]
+        atomic_write(self._state, b"".join(map(_packed, records)))
+        self._file.truncate(0)
+        self._begun = False
+        self._saved = time.monotonic()
+
+    def close(self, finished: bool = False) -> None:
+        """Give the files up; where the state holds everything, there is no journal any more."""
+        if finished:
+            self._log.unlink(missing_ok=True)
+        self._file.close()
+
+    def remove(self) -> None:
+        """Remove what was kept of this run and shard."""
+        for path in (self._state, self._log):
+            path.unlink(missing_ok=True)
+
+
+def _packed(record: dict[str, Any]) -> bytes:
+    payload = encode(record)
+    return _HEADER.pack(_MAGIC, zlib.crc32(payload), len(payload)) + payload
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole records of a file, in order."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        while len(header := file.read(_HEADER.size)) == _HEADER.size:
+            magic, checksum, length = _HEADER.unpack(header)
+            payload = file.read(length) if magic == _MAGIC else b""
+            if magic != _MAGIC or len(payload) < length or zlib.crc32(payload) != checksum:
+                return
+            yield decode(payload)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Whether the file is now this process's alone; always on systems without such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,220 @@
+"""The engine of one machine: threads of this process, which share the model and its sessions."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from analyzer.data import Sample
+from analyzer.errors import AnalyzerError, InputError, OutputError
+from analyzer.passes.base import Loaded, Pass
+from analyzer.passes.journal import Journal
+from analyzer.passes.tree import Block, Tree, chained
+from analyzer.plain import as_json
+
+_Loading: TypeAlias = "tuple[str, Any, AnalyzerError | None]"
+AHEAD = 2  # batches that are loaded ahead of those at work
+
+
+@dataclass
+class Outcome:
+    """What a pass gave.
+
+    Attributes:
+        result: what `Pass.finish` made of it; None for a share of the samples.
+        failed: {id of the sample: the error that kept it out}, in their order.
+        resumed: samples that an earlier run had finished.
+        doubt: what to tell of the folder; see `Journal.doubt`.
+    """
+
+    result: Any
+    failed: dict[str, AnalyzerError]
+    resumed: int = 0
+    doubt: str = ""
+
+
+def run(
+    work: Pass[Any],
+    samples: Sequence[Sample],
+    folder: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+    progress: Callable[[int], None] | None = None,
+    forget: bool = False,
+) -> Outcome:
+    """Runs a pass over samples; the next ones are loaded meanwhile.
+
+    The outcome is the same for any number of workers and shards, and however often a run was cut off, as long as
+    sessions have the same number of threads on the same kind of CPU.
+
+    Args:
+        folder: where what is finished is kept, so that a run that was killed goes on where it was. Shards may be done
+            by different processes into one folder; a run of the whole takes what they did, and does what is left.
+        workers: steps that are at work at the same time; one per CPU when None.
+        shard: (i, n): only the i-th of n equal parts.
+        progress: called with the number of samples after each batch.
+        forget: remove what was kept once all is done.
+
+    Raises:
+        InputError: there is no sample; the folder is in use; no such shard.
+        AnalyzerError: what `step` raises, unless the pass is tolerant.
+    """
+    if not samples:
+        raise InputError("there are no pictures", "give pictures, folders or a list file")
+    if not 1 <= shard[0] <= shard[1]:
+        raise InputError(f"there is no shard {shard[0]} of {shard[1]}", "write it as 1/4 … 4/4")
+    running = _Running(work, samples, shard, progress or (lambda count: None), folder is not None)
+    journal = Journal(Path(folder), work.name, work.identity, shard) if folder is not None else None
+    doubt = journal.doubt() if journal else ""
+    try:
+        resumed = running.resume(journal) if journal else 0
+        running.do(journal, workers or default_workers())
+        if journal:
+            journal.save(running.tree)
+    except BaseException:
+        if journal:
+            journal.close()
+        raise
+    if journal:
+        journal.close(finished=True)
+    failed: dict[str, AnalyzerError] = {samples[n].id: InputError(*why) for n, why in running.tree.failed.items()}
+    result = work.finish(running.tree.total()) if shard == (1, 1) else None
+    if journal and forget:
+        journal.remove()
+    return Outcome(result, failed, resumed, doubt)
+
+
+def default_workers() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Running:
+    """A pass under way over a share of the samples."""
+
+    def __init__(
+        self,
+        work: Pass[Any],
+        samples: Sequence[Sample],
+        shard: tuple[int, int],
+        progress: Callable[[int], None],
+        kept: bool,
+    ) -> None:
+        self.work, self.samples, self.progress = work, samples, progress
+        count = -(-len(samples) // work.batch)
+        self.wanted = range(count * (shard[0] - 1) // shard[1], count * shard[0] // shard[1])
+        self.tree, self.kept = Tree(work.merge), kept
+        self.done: set[int] = set()
+
+    def batch(self, index: int) -> Sequence[Sample]:
+        return self.samples[index * self.work.batch : (index + 1) * self.work.batch]
+
+    # ---- What an earlier run did ----
+
+    def resume(self, journal: Journal) -> int:
+        """Takes in what was kept and still holds; how many samples that are."""
+        for block in sorted(journal.blocks(), key=lambda b: -b.level):
+            covered = range(block.start, block.stop)
+            inside = self.wanted.start <= covered.start and covered.stop <= self.wanted.stop
+            if not inside or not self.done.isdisjoint(covered) or block.content != self._content(block):
+                continue
+            if block.partial is None or self.work.holds(block.partial):
+                self.tree.add(block)
+                self.done |= set(covered)
+        resumed = sum(len(self.batch(index)) for index in self.done)
+        if resumed:
+            self.progress(resumed)
+        return resumed
+
+    def _content(self, block: Block) -> str:
+        """What a block's samples hold now."""
+        hashes = [
+            _content_of(self.batch(i), [s.content for s in self.batch(i)]) for i in range(block.start, block.stop)
+        ]
+        while len(hashes) > 1:
+            hashes = [chained(*pair) for pair in zip(hashes[::2], hashes[1::2], strict=True)]
+        return hashes[0]
+
+    # ---- Doing the rest ----
+
+    def do(self, journal: Journal | None, workers: int) -> None:
+        """Every batch that is not done."""
+        left = [index for index in self.wanted if index not in self.done]
+        if not left:
+            return
+        self.work.setup(self.samples[0])
+        for block in self._finished(left, min(workers, len(left))):
+            if journal:
+                journal.append(block)
+            self.tree.add(block)
+            if journal:
+                journal.save(self.tree, now=False)
+            self.progress(len(self.batch(block.index)))
+
+    def _finished(self, left: Sequence[int], workers: int) -> Iterator[Block]:
+        """Blocks of one batch each, about in their order."""
+        loaders, coming = ThreadPoolExecutor(workers, "load"), iter(left)
+        steppers = ThreadPoolExecutor(workers, "step")
+        loading: deque[tuple[int, list[Future[_Loading]]]] = deque()
+        stepping: set[Future[Block]] = set()
+
+        def fetch() -> None:
+            index = next(coming, None)
+            if index is not None:
+                samples = self.batch(index)
+                loading.append((index, [loaders.submit(copy_context().run, self._loaded, s) for s in samples]))
+
+        try:
+            for _ in range(AHEAD + workers):
+                fetch()
+            while loading or stepping:
+                while loading and len(stepping) < workers:
+                    index, futures = loading.popleft()
+                    fetch()
+                    if workers == 1:
+                        yield self._block(index, futures)
+                    else:
+                        stepping.add(steppers.submit(copy_context().run, self._block, index, futures))
+                ready, stepping = wait(stepping, return_when=FIRST_COMPLETED)
+                for future in sorted(ready, key=lambda f: f.exception() is not None):
+                    yield future.result()
+        finally:
+            for pool in (loaders, steppers):
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _loaded(self, sample: Sample) -> _Loading:
+        """(a hash of what the sample holds, what `load` made of it, or why there is nothing)"""
+        content = sample.content if self.kept else ""
+        try:
+            return content, self.work.load(sample), None
+        except AnalyzerError as error:
+            return content, None, error
+
+    def _block(self, index: int, loading: Sequence[Future[_Loading]]) -> Block:
+        """A batch, done."""
+        samples, found = self.batch(index), [future.result() for future in loading]
+        errors = {s.number: error for s, (_, _, error) in zip(samples, found, strict=True) if error}
+        batch = [Loaded(s, item) for s, (_, item, error) in zip(samples, found, strict=True) if not error]
+        partial = None
+        try:
+            partial = self.work.step(batch) if batch else None
+        except OutputError:
+            raise
+        except AnalyzerError as error:
+            if not self.work.tolerant or len(batch) > 1 or len(self.samples) == 1:
+                raise
+            errors[batch[0].sample.number] = error
+        failed = {number: (error.message, error.hint) for number, error in errors.items()}
+        return Block(0, index, partial, failed, _content_of(samples, [content for content, _, _ in found]))
+
+
+def _content_of(samples: Sequence[Sample], contents: Sequence[str]) -> str:
+    """A hash of a batch: what its samples are called, what they hold, and what is known of them."""
+    known = [[s.id, content, as_json(s.annotations)] for s, content in zip(samples, contents, strict=True)]
+    return chained(as_json(known))
