@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click import FloatRange, IntRange
 
-from analyzer.commands.common import RunProgress, each_picture, note, parse_options, print_json, table, tell_doubt
+from analyzer.commands.common import (
+    Progress,
+    RunProgress,
+    note,
+    parse_options,
+    print_json,
+    table,
+    tell_doubt,
+    tell_left_out,
+)
 from analyzer.commands.options import (
     READ,
     WRITE,
     Given,
+    OverPictures,
     Setup,
     format_option,
     group,
@@ -28,7 +37,7 @@ from analyzer.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from analyzer.attribution import Model, Question
+    from analyzer.attribution import Model
 
 
 class Explain(Given):
@@ -51,6 +60,7 @@ class Explain(Given):
     colormap: str = option("--colormap", "turbo, viridis, cividis, inferno, magma or gray.", default="turbo")
     alpha: float = option("--alpha", "Weight of the heatmap.", type=FloatRange(0, 1), default=0.5)
     top: int = option("--top", "How many classes to print.", type=IntRange(1), default=5)
+    over: OverPictures = group(OverPictures)
     setup: Setup = group(Setup)
     verbose: bool = option("-v --verbose", "Say what was assumed and how exact the rewriting is.", is_flag=True)
     form: str = format_option
@@ -65,12 +75,16 @@ def command(given: Explain) -> int:
     onnx-analyzer explain model.onnx cat.jpg -m grad-cam -m guided-backprop -t 281 -t 285 -o grid.png
     """
     from analyzer.attribution import Job, Question
+    from analyzer.data import find_pictures
+    from analyzer.passes import run
+    from analyzer.passes.explaining import Explaining
 
     targets, mask, reference = given.targets or ("top1",), given.mask, given.reference
     asked = options_of(given.methods or ("grad-cam",), parse_options(given.options))
-    places = destinations(given.out, given.pictures, ".png")
-    raws = destinations(given.raw, given.pictures, ".npy")
-    model, card = given.setup.load(given.model, given.labels)
+    samples = find_pictures(given.pictures)
+    names = tuple(sample.id for sample in samples)
+    overlays, raws = (destinations(place, names, end) for place, end in ((given.out, ".png"), (given.raw, ".npy")))
+    model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
     if given.verbose:
         note(f"preprocessing: {card.source}")
     layer = given.layer or card.default_layer or "auto"
@@ -82,101 +96,26 @@ def command(given: Explain) -> int:
         {} if mask is None else {"mask": read_mask(mask, card)},
         {} if reference is None else {"reference": read_reference(reference, card)},
     )
-    task = Task(model, question, card, targets, given)
-    results, failed = each_picture("explain", given.pictures, lambda p: task.run(p, places.get(p), raws.get(p)))
+    drawing = {"alpha": given.alpha, "colormap": given.colormap}
+    single = RunProgress() if len(samples) == 1 else None
+    work = Explaining(model, question, card, targets, overlays, raws, given.top, drawing, single)
+    done = run(work, samples, **given.over.keywords(given.out, Progress(len(samples), "explain")))
+    tell_left_out(done)
+    told = ""
+    for result in done.result:
+        told = tell_doubt(result["doubt"] or "", told)
+        for m in result["maps"]:
+            if m["diagnosis"]:
+                note(f"warning: {result['picture']}: {m['method']}: {m['diagnosis']}")
     if given.verbose:
         report_receipt(model, given.model)
     if given.form == "json":
-        print_json("explain", {"model": given.model, "results": results, "failed": failed})
+        failed = [{"picture": picture, "error": error.message} for picture, error in done.failed.items()]
+        print_json("explain", {"model": given.model, "results": done.result, "failed": failed})
     else:
-        for result in results:
-            print_result(result, len(given.pictures) > 1)
-    return 5 if failed else 0
-
-
-class Task:
-    """One picture after another, with the same methods and targets."""
-
-    def __init__(self, model: Model, question: Question, card: Any, targets: tuple[str, ...], given: Explain) -> None:
-        self.model, self.question, self.card, self.targets, self.given = model, question, card, targets, given
-        self.progress = RunProgress()
-        self.doubt = ""
-
-    def run(self, picture: str, out: Path | None, raw: Path | None) -> dict[str, Any]:
-        """Explain a picture, write what was asked for, and say what was found."""
-        import numpy as np
-
-        from analyzer.attribution import answer
-        from analyzer.images import ColourBar, decode, grid, overlay, write_npy, write_png
-
-        image = decode(picture)
-        array, placement = self.card.preprocess.apply(image)
-        grey = self.card.preprocess.apply(np.full_like(image, 128))[0]
-        found = answer(self.model, replace(self.question, grey=grey), array, self.progress)
-        self.doubt = tell_doubt(found[0].doubt, self.doubt)
-        result: dict[str, Any] = {"picture": picture, "top": self.classes(found[0]), "maps": []}
-        result["doubt"] = found[0].doubt or None
-        heats, titles = [], []
-        for attribution in found:
-            for row in range(len(attribution.heatmap)):
-                title = f"{attribution.method}: {self.name(attribution, row)}"
-                heat = placement.map_to_image(attribution.heatmap[row])
-                heat[~placement.covered] = np.nan  # what the model was not shown
-                result["maps"].append(self.about(picture, attribution, row, heat))
-                heats.append(heat)
-                titles.append(title)
-        colours: Any = {"alpha": self.given.alpha, "colormap": self.given.colormap}
-        if out and len(heats) == 1:
-            write_png(out, overlay(image, heats[0], title=titles[0], **colours))
-        elif out:
-            drawn = [overlay(image, heat, colorbar=False, **colours) for heat in heats]
-            write_png(out, grid(drawn, titles, len(heats) // len(found), bar=ColourBar(self.given.colormap)))
-        if raw:
-            write_npy(
-                raw, np.concatenate([a.raw for a in found]) if len({a.raw.shape for a in found}) == 1 else found[0].raw
-            )
-        if out:
-            result["written"] = str(out)
-        return result
-
-    def classes(self, attribution: Any) -> list[dict[str, Any]]:
-        """The highest scores of the picture."""
-        from analyzer.attribution.targets import ranked
-
-        scores = attribution.scores[0].astype(float)
-        order = ranked(scores)[: self.given.top]
-        return [{"class": int(i), "label": self.label(int(i)), "score": float(scores[i])} for i in order]
-
-    def label(self, index: int) -> str:
-        return str(self.card.label(index))
-
-    def name(self, attribution: Any, row: int) -> str:
-        index = int(attribution.target[row])
-        if not attribution.legible[row]:
-            return "not finite"
-        if index < 0:
-            return self.targets[row % len(self.targets)]
-        return f"{self.label(index)} ({attribution.scores[attribution.image[row]].flat[index]:.3g})"
-
-    def about(self, picture: str, attribution: Any, row: int, heat: Any) -> dict[str, Any]:
-        """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
-        import numpy as np
-
-        y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
-        legible, index = bool(attribution.legible[row]), int(attribution.target[row])
-        if not legible and self.targets[row % len(self.targets)] == "top1":
-            index = -1  # no class is the highest
-        if attribution.diagnosis[row]:
-            note(f"warning: {picture}: {attribution.method}: {attribution.diagnosis[row]}")
-        return {
-            "method": attribution.method,
-            "class": index if index >= 0 else None,
-            "label": self.label(index) if index >= 0 else None,
-            "layer": attribution.layer or None,
-            "maximum": [int(x), int(y)] if legible else None,
-            "diagnosis": attribution.diagnosis[row] or None,
-            "details": {name: values[row].tolist() for name, values in attribution.details.items()},
-        }
+        for result in done.result:
+            print_result(result, len(samples) > 1)
+    return 5 if done.failed else 0
 
 
 def options_of(methods: tuple[str, ...], given: dict[str, Any]) -> dict[str, dict[str, Any]]:

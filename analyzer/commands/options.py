@@ -15,6 +15,7 @@ from analyzer.files import claim, protect
 
 if TYPE_CHECKING:
     from analyzer.attribution import Explainer
+    from analyzer.commands.common import Progress
     from analyzer.images import ModelCard
 
 
@@ -196,3 +197,20 @@ class Setup(Given):
 
         explainer = Explainer(model, self.provider, **self.session.keywords(many), **session)
         return explainer, read_card(explainer, labels, vars(self.preprocess))
+
+
+class OverPictures(Given):
+    """How a command goes through many pictures, and where it keeps what it has done."""
+
+    workers: int | None = workers_option
+    store: str | None = store_option
+
+    def keywords(self, out: str | None, progress: Progress) -> dict[str, Any]:
+        """Of `passes.run`: without a store, what is done is kept in the folder of the results until all is done."""
+        kept = self.store or (out if progress.total > 1 else None)
+        return {
+            "folder": kept,
+            "workers": self.workers,
+            "progress": progress.step,
+            "forget": self.store is None,
+        }

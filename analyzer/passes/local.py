@@ -207,9 +207,11 @@ class _Running:
         except OutputError:
             raise
         except AnalyzerError as error:
-            if not self.work.tolerant or len(batch) > 1 or len(self.samples) == 1:
+            if not self.work.tolerant or len(batch) > 1:
                 raise
             errors[batch[0].sample.number] = error
+        if errors and len(self.samples) == 1:
+            raise errors[0]
         failed = {number: (error.message, error.hint) for number, error in errors.items()}
         return Block(0, index, partial, failed, _content_of(samples, [content for content, _, _ in found]))
 

@@ -1,0 +1,144 @@
+"""The pass that explains pictures, one after the other: classes, maps, overlays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution import Attribution, Model, Question, answer
+from analyzer.attribution.runner import Progress
+from analyzer.attribution.targets import ranked
+from analyzer.data import Sample
+from analyzer.images import ColourBar, ModelCard, decode, grid, overlay, write_npy, write_png
+from analyzer.passes.base import Loaded, Pass
+
+
+@dataclass
+class Explaining(Pass[list[dict[str, Any]]]):
+    """What `explain` says of every picture, as plain data, with its overlay and raw maps written.
+
+    Args:
+        targets: as they were asked for, in the order of the question's.
+        overlays, raws: {picture: file to write}.
+        top: how many classes are told.
+        drawing: `alpha` and `colormap` of overlays.
+        progress: of methods that run the model many times.
+    """
+
+    model: Model
+    question: Question
+    card: ModelCard
+    targets: Sequence[str] = ("top1",)
+    overlays: Mapping[str, Path] = field(default_factory=dict)
+    raws: Mapping[str, Path] = field(default_factory=dict)
+    top: int = 5
+    drawing: Mapping[str, Any] = field(default_factory=dict)
+    progress: Progress | None = None
+
+    name = "explain"
+    tolerant = True
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "model": self.model.loaded.identity,
+            "environment": self.model.environment,
+            "question": self.question.key,
+            "preprocess": repr(self.card.preprocess),
+            "top": self.top,
+            "drawing": dict(self.drawing),
+        }
+
+    def load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, Any]:
+        """(the picture, the model's input, where in it the picture lies)"""
+        image = decode(sample.source)
+        return (image, *self.card.preprocess.apply(image))
+
+    def step(self, batch: Sequence[Loaded]) -> list[dict[str, Any]]:
+        return [self._explained(sample.id, *item) for sample, item in batch]
+
+    def merge(self, left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return left + right
+
+    def holds(self, partial: list[dict[str, Any]]) -> bool:
+        return all(
+            result["files"] == self._files(result["picture"]) and all(Path(f).exists() for f in result["files"])
+            for result in partial
+        )
+
+    def _files(self, picture: str) -> list[str]:
+        """What is written for a picture."""
+        return [str(places[picture]) for places in (self.overlays, self.raws) if picture in places]
+
+    def finish(self, total: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+        """The results, without what only a resumed run needs."""
+        return [{key: value for key, value in result.items() if key != "files"} for result in total or ()]
+
+    def _explained(self, picture: str, image: np.ndarray, array: np.ndarray, placement: Any) -> dict[str, Any]:
+        question = replace(self.question, grey=grey_input(self.card, image.shape))
+        found = answer(self.model, question, array, self.progress)
+        result: dict[str, Any] = {"picture": picture, "top": self._classes(found[0]), "maps": []}
+        result["doubt"] = found[0].doubt or None
+        heats, titles = [], []
+        for attribution in found:
+            for row in range(len(attribution.heatmap)):
+                heat = placement.map_to_image(attribution.heatmap[row])
+                heat[~placement.covered] = np.nan  # what the model was not shown
+                result["maps"].append(self._about(attribution, row, heat))
+                heats.append(heat)
+                titles.append(f"{attribution.method}: {self._name(attribution, row)}")
+        out, raw = self.overlays.get(picture), self.raws.get(picture)
+        if out and len(heats) == 1:
+            write_png(out, overlay(image, heats[0], title=titles[0], **self.drawing))
+        elif out:
+            drawn = [overlay(image, heat, colorbar=False, **self.drawing) for heat in heats]
+            bar = ColourBar(self.drawing.get("colormap", "turbo"))
+            write_png(out, grid(drawn, titles, len(heats) // len(found), bar=bar))
+        if raw:
+            alike = len({a.raw.shape for a in found}) == 1
+            write_npy(raw, np.concatenate([a.raw for a in found]) if alike else found[0].raw)
+        if out:
+            result["written"] = str(out)
+        result["files"] = self._files(picture)
+        return result
+
+    def _classes(self, attribution: Attribution) -> list[dict[str, Any]]:
+        """The highest scores of the picture."""
+        scores = attribution.scores[0].astype(float)
+        order = ranked(scores)[: self.top]
+        return [{"class": int(i), "label": self.card.label(int(i)), "score": float(scores[i])} for i in order]
+
+    def _name(self, attribution: Attribution, row: int) -> str:
+        index = int(attribution.target[row])
+        if not attribution.legible[row]:
+            return "not finite"
+        if index < 0:
+            return self.targets[row % len(self.targets)]
+        return f"{self.card.label(index)} ({attribution.scores[attribution.image[row]].flat[index]:.3g})"
+
+    def _about(self, attribution: Attribution, row: int, heat: np.ndarray) -> dict[str, Any]:
+        """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
+        y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
+        legible, index = bool(attribution.legible[row]), int(attribution.target[row])
+        if not legible and self.targets[row % len(self.targets)] == "top1":
+            index = -1  # no class is the highest
+        return {
+            "method": attribution.method,
+            "class": index if index >= 0 else None,
+            "label": self.card.label(index) if index >= 0 else None,
+            "layer": attribution.layer or None,
+            "maximum": [int(x), int(y)] if legible else None,
+            "diagnosis": attribution.diagnosis[row] or None,
+            "details": {name: values[row].tolist() for name, values in attribution.details.items()},
+        }
+
+
+@lru_cache(maxsize=8)
+def grey_input(card: ModelCard, shape: tuple[int, ...]) -> np.ndarray:
+    """What the model is given for a mid-grey picture of that shape."""
+    return card.preprocess.apply(np.full(shape, 128, np.uint8))[0]
