@@ -54,9 +54,9 @@ def _expand(source: Path) -> list[Path]:
         return sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
     if not source.exists():
         matching = sorted(map(Path, glob.glob(str(source), recursive=True))) if glob.has_magic(str(source)) else []
-        if not matching:
+        if not matching and source.suffix.lower() not in PICTURES:
             raise InputError(f"{source}: no such file or folder")
-        return [p for found in matching for p in _expand(found)]
+        return [p for found in matching for p in _expand(found)] or [source]  # decoding says what is missing
     if source.suffix.lower() not in LISTS:
         return [source]
     try:
