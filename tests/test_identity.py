@@ -325,8 +325,8 @@ class Runs:
 
 
 def compared(reference: Path, candidate: Path, folder: Path, image: np.ndarray = IMAGE, **options) -> dict:
-    sides = [Side(Explainer(m, **options), image.shape, store=Store(folder)) for m in (reference, candidate)]
-    return compare(*sides, [Pair("p", image, image)], methods=("grad-cam",)).report
+    sides = [Side(Explainer(m, **options), image.shape) for m in (reference, candidate)]
+    return compare(*sides, [Pair("p", image, image)], methods=("grad-cam",), folder=folder).report
 
 
 @pytest.fixture

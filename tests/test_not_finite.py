@@ -290,9 +290,10 @@ def test_json_is_written_in_one_place():
 # ---- compare and audit ----
 
 
-def compared(reference, candidate, arrays=BATCH, methods=("grad-cam",), store=None):
-    sides = [Side(m, arrays[:1].shape, store=store) for m in (reference, candidate)]
-    report = compare(*sides, [Pair(f"p{i}", a[None], a[None]) for i, a in enumerate(arrays)], methods=methods).report
+def compared(reference, candidate, arrays=BATCH, methods=("grad-cam",), folder=None):
+    sides = [Side(m, arrays[:1].shape) for m in (reference, candidate)]
+    given = [Pair(f"p{i}", a[None], a[None]) for i, a in enumerate(arrays)]
+    report = compare(*sides, given, methods=methods, folder=folder).report
     return judge(report, Thresholds()), report
 
 
@@ -300,9 +301,9 @@ def test_one_side_that_is_not_finite_is_found_with_picture_and_node(tmp_path):
     pair = str(tmp_path / "sound.onnx"), str(tmp_path / "fragile.onnx")
     onnx.save(standardising(epsilon=1e-6), pair[0])
     onnx.save(standardising(), pair[1])
-    for store in (None, Store(tmp_path)):
+    for folder in (None, tmp_path, tmp_path):
         for reference, candidate, who in ((*pair, "candidate"), (*pair[::-1], "reference")):
-            found, report = compared(reference, candidate, store=store)
+            found, report = compared(reference, candidate, folder=folder)
             assert found[0].code == "not-finite" and who in found[0].words
             assert "p1" in found[0].words and "node 'standardise'" in found[0].words
             assert report["rows"][1]["agree"] is None and report["outputs"]["judged"] == 2

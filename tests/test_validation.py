@@ -18,7 +18,7 @@ from analyzer.graph.protos import replace_all
 from analyzer.images import decode, model_card
 from analyzer.store import key_of
 from analyzer.validation import SAMPLE, Pair, Side, Store, Thresholds, compare, judge
-from analyzer.validation.compare import input_difference
+from analyzer.validation.compare import Comparing, input_difference
 from analyzer.validation.matching import match_by_activations
 from analyzer.validation.metrics import Drift, energy_inside, maximum_shift, spearman, top_iou
 from analyzer.validation.side import sampled
@@ -158,6 +158,35 @@ def test_a_recorded_side_is_not_run_again(tmp_path, monkeypatch):
     for a, b in zip(report["layers"], live["layers"], strict=True):
         assert a["layer"] == b["layer"] and a["cosine"] == pytest.approx(b["cosine"], abs=2e-4)
         assert a["sqnr_db"] == pytest.approx(b["sqnr_db"], abs=0.5)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_a_comparison_is_the_same_for_any_number_of_workers_and_interruptions(tmp_path, monkeypatch, workers):
+    given = pictures()[:5]
+    int8 = REFERENCE.with_name("digits_cnn_int8.onnx")
+
+    def compared(**options):
+        sides = [Side(m, given[0].reference.shape, threads=1) for m in (REFERENCE, int8)]
+        return compare(*sides, given, keep=2, **options)
+
+    whole, real = compared(workers=1), Comparing.step
+
+    def stops(self, batch):
+        if batch[0].sample.number == 3:
+            raise KeyboardInterrupt
+        return real(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Comparing, "step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            compared(folder=tmp_path, workers=workers)
+    for found in (compared(folder=tmp_path, workers=workers), compared(folder=tmp_path, workers=workers)):
+        assert json.dumps(found.report) == json.dumps(whole.report)
+        assert list(found.maps) == list(whole.maps) and len(found.maps) == 2
+        for name, by_method in whole.maps.items():
+            for method, pair in by_method.items():
+                for a, b in zip(pair, found.maps[name][method], strict=True):
+                    np.testing.assert_array_equal(a, b)
 
 
 def test_a_store_does_not_mix_runtimes(tmp_path, monkeypatch):
@@ -393,11 +422,12 @@ def detector(shift: float = 0.0, numbers: bool = False, narrow: float = 0.0, ord
     return proto
 
 
-def over_noise(reference, candidate, store=None):
+def over_noise(reference, candidate, folder=None):
     """(findings, report) over three pictures of noise."""
     arrays = np.random.default_rng(1).random((3, 1, 3, 12, 12)).astype(np.float32)
-    sides = [Side(m, (1, 3, 12, 12), store=store) for m in (reference, candidate)]
-    report = compare(*sides, [Pair(str(i), a, a) for i, a in enumerate(arrays)], methods=("grad-cam",)).report
+    sides = [Side(m, (1, 3, 12, 12)) for m in (reference, candidate)]
+    given = [Pair(str(i), a, a) for i, a in enumerate(arrays)]
+    report = compare(*sides, given, methods=("grad-cam",), folder=folder).report
     return judge(report, Thresholds()), report
 
 
@@ -410,8 +440,8 @@ def test_broken_boxes_beside_sound_scores_are_found(candidate, tmp_path):
     files = [tmp_path / f"{name}.onnx" for name in ("reference", "candidate")]
     for file, proto in zip(files, (detector(), candidate), strict=True):
         onnx.save(proto, file)
-    for store in (None, Store(tmp_path / "s"), Store(tmp_path / "s")):
-        found, report = over_noise(*files, store)
+    for folder in (None, tmp_path / "s", tmp_path / "s"):
+        found, report = over_noise(*files, folder)
         assert [(f.code, f.where) for f in found] == [("outputs-differ", "boxes")]
         assert [(r["output"], r["error_mean"] > 0.15) for r in report["compared"]] == [
             ("scores", False),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click import Choice
 
-from analyzer.commands.common import Progress, note, print_json, table
+from analyzer.commands.common import Progress, note, print_json, table, tell_left_out
 from analyzer.commands.options import (
     READ,
     READ_FILE,
     WRITE_FILE,
     Given,
+    OverPictures,
     Preprocessing,
     SessionOptions,
     argument,
@@ -22,8 +23,10 @@ from analyzer.commands.options import (
     limit_option,
     option,
     several,
-    store_option,
 )
+
+if TYPE_CHECKING:
+    from analyzer.images import Preprocess
 
 MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of both sides
 
@@ -50,7 +53,7 @@ class Compare(Given):
         type=Choice(list(MODES)),
         default="as-shipped",
     )
-    store: str | None = store_option
+    over: OverPictures = group(OverPictures)
     preprocess: Preprocessing = group(Preprocessing)
     form: str = option(
         "--format",
@@ -76,63 +79,62 @@ def command(given: Compare) -> int:
 
     allowed = read_thresholds(given.thresholds, parse_limits(given.limits))
     figures: list[tuple[str, bytes]] = []
+    left_out = 0
     if given.judge:
         document = saved(given.judge)
     elif given.reference is None or given.candidate is None or not given.data:
         raise InputError("two models and pictures are compared", "give REFERENCE CANDIDATE --data FOLDER")
     else:
-        document, figures = run(given.reference, given.candidate, given)
+        document, figures, left_out = run(given.reference, given.candidate, given)
     document["findings"] = as_data(judge(document["comparison"], allowed))
     if given.report:
         write_report(Path(given.report), document, figures)
     show(document, given.form)
-    return 1 if document["findings"] else 0
+    return 1 if document["findings"] else left_out
 
 
-def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
-    """The comparison as data, and figures of the pictures that agree least."""
-    import numpy as np
-
+def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[tuple[str, bytes]], int]:
+    """The comparison as data, figures of the pictures that agree least, and 5 where some could not be read, else 0."""
     from analyzer.attribution import Explainer
-    from analyzer.commands.pictures import read_card
-    from analyzer.images import decode
-    from analyzer.validation import EVIDENCE, SAMPLE, Pair, Side, Store, compare
+    from analyzer.commands.pictures import first_shapes, read_card
+    from analyzer.data import find_pictures
+    from analyzer.validation import EVIDENCE, SAMPLE, Side, Store, compare
 
-    names = pictures(given.data, given.limit)
-    options = given.session.keywords() | {"level": MODES[given.mode]}
+    samples = find_pictures(given.data, given.limit, {n: {"boxes": b} for n, b in boxes_of(given.boxes).items()})
+    options = given.session.keywords(many=True) | {"level": MODES[given.mode]}
     asked = (reference, given.provider), (candidate, given.candidate_provider or given.provider)
     explainers = [Explainer(model, provider, **options) for model, provider in asked]
     cards = [read_card(e, None, vars(given.preprocess)) for e in explainers]
-    known = boxes_of(given.boxes)
-    shapes = [card.preprocess.apply(decode(str(names[0])))[0].shape for card in cards]
-    store = Store(given.store) if given.store else None
-    sides = [Side(e, shape, store=store) for e, shape in zip(explainers, shapes, strict=True)]
-    placements: dict[str, Any] = {}
-
-    def stream() -> Any:
-        for path in names:
-            image = decode(str(path))
-            arrays = [card.preprocess.apply(image) for card in cards]
-            placements[str(path)] = arrays[0][1]
-            boxes = known.get(path.name)
-            inside = None if boxes is None else np.array([arrays[0][1].box_to_input(tuple(b)) for b in boxes])
-            yield Pair(str(path), arrays[0][0], arrays[1][0], boxes=inside)
-
-    progress = Progress(len(names), "compare")
-    done = compare(sides[0], sides[1], stream(), given.methods or EVIDENCE, step=progress.step)
+    shapes = first_shapes(samples, cards)
+    store = Store(given.over.store) if given.over.store else None
+    ours, theirs = (Side(e, shape, store=store) for e, shape in zip(explainers, shapes, strict=True))
+    progress = Progress(len(samples), "compare")
+    done = compare(
+        ours,
+        theirs,
+        samples,
+        given.methods or EVIDENCE,
+        preprocess=(cards[0].preprocess, cards[1].preprocess),
+        folder=given.over.store,
+        workers=given.over.workers,
+        progress=progress.step,
+    )
+    tell_left_out(done)
     document = {
         "comparison": rounded(done.report),
         "run": {
-            "reference ran on": ran_on(sides[0].receipt),
-            "candidate ran on": ran_on(sides[1].receipt),
+            "reference ran on": ran_on(ours.receipt),
+            "candidate ran on": ran_on(theirs.receipt),
             "optimisation": options["level"],
-            "threads": str(options["threads"] or "as the runtime chooses"),
+            "threads": str(options["threads"]),
             "TF32": "off",
-            "layers": f"at most {SAMPLE} elements of each" if store else "every element",
+            "layers": f"at most {SAMPLE} elements of each"
+            if ours.is_recorded or theirs.is_recorded
+            else "every element",
             "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
         },
     }
-    return document, drawn(done.maps, placements)
+    return document, drawn(done.maps, cards[0].preprocess), 5 if done.failed else 0
 
 
 def ran_on(receipt: dict[str, Any]) -> str:
@@ -143,29 +145,20 @@ def ran_on(receipt: dict[str, Any]) -> str:
     return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}{scores}"
 
 
-def drawn(maps: dict[str, Any], placements: dict[str, Any]) -> list[tuple[str, bytes]]:
+def drawn(maps: dict[str, Any], preprocess: Preprocess) -> list[tuple[str, bytes]]:
     """Reference and candidate side by side, a row per method."""
     from analyzer.images import ColourBar, decode, encode, grid, overlay
 
     figures = []
     for name, by_method in maps.items():
         image, tiles, titles = decode(name), [], []
+        placement = preprocess.apply(image)[1]
         for method, pair in by_method.items():
             for who, heat in zip(("reference", "candidate"), pair, strict=True):
-                tiles.append(overlay(image, placements[name].map_to_image(heat), colorbar=False))
+                tiles.append(overlay(image, placement.map_to_image(heat), colorbar=False))
                 titles.append(f"{method}: {who}")
         figures.append((name, encode(grid(tiles, titles, 2, bar=ColourBar()))))
     return figures
-
-
-def pictures(data: tuple[str, ...], limit: int | None) -> list[Path]:
-    """The pictures in files, folders and lists, at most `limit` of them, evenly spread."""
-    from analyzer.mining import Manifest
-
-    found = list(Manifest.read(data).paths)
-    if limit and limit < len(found):
-        found = [found[i * len(found) // limit] for i in range(limit)]
-    return found
 
 
 def boxes_of(path: str | None) -> dict[str, Any]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analyzer.data import Sample
+    from analyzer.images import ModelCard
 
 
 def read_card(explainer: Any, labels: str | None, flags: dict[str, Any]) -> Any:
@@ -20,3 +25,23 @@ def read_card(explainer: Any, labels: str | None, flags: dict[str, Any]) -> Any:
         )
     flags = {**flags, "labels_file": labels}
     return model_card(explainer.loaded.path, flags, image.shape, image.dtype)
+
+
+def first_shapes(samples: Sequence[Sample], cards: Sequence[ModelCard]) -> list[tuple[int, ...]]:
+    """The shape of the input that each card makes of the first picture that can be read.
+
+    Raises:
+        InputError: none can be.
+    """
+    from analyzer.errors import InputError
+    from analyzer.images import decode
+
+    for number, sample in enumerate(samples):
+        try:
+            image = decode(sample.source)
+        except InputError:
+            if number + 1 == len(samples):
+                raise
+            continue
+        return [card.preprocess.apply(image)[0].shape for card in cards]
+    raise InputError("there are no pictures", "give pictures, folders or a list file")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from click import Choice
 
-from analyzer.commands.common import Progress, note
-from analyzer.commands.compare import MODES, pictures
+from analyzer.commands.common import Progress, note, tell_left_out
+from analyzer.commands.compare import MODES
 from analyzer.commands.options import (
     WRITE_FOLDER,
     Given,
@@ -16,6 +16,7 @@ from analyzer.commands.options import (
     model_argument,
     option,
     several,
+    workers_option,
 )
 
 
@@ -26,6 +27,7 @@ class Record(Given):
     limit: int | None = limit_option
     methods: tuple[str, ...] = several("-m --method", "Maps to record.  [grad-cam, gradient]")
     mode: str = option("--mode", "As in `compare`.", type=Choice(list(MODES)), default="as-shipped")
+    workers: int | None = workers_option
     setup: Setup = group(Setup)
 
 
@@ -40,20 +42,21 @@ def command(given: Record) -> int:
     The other machine needs both files, the pictures and the folder, but not the provider. Record the reference: the
     candidate is asked for maps of the reference's classes. A record that was cut off goes on.
     """
-    from analyzer.images import decode
+    from analyzer.commands.pictures import first_shapes
+    from analyzer.data import find_pictures
+    from analyzer.passes import run
     from analyzer.validation import EVIDENCE, Side, Store
+    from analyzer.validation.recording import Recording
 
-    names = pictures(given.data, given.limit)
-    explainer, card = given.setup.load(given.model, level=MODES[given.mode])
-    side, missing = None, dict[str, str]()
-    progress = Progress(len(names), "record")
-    for path in names:
-        array = card.preprocess.apply(decode(str(path)))[0]
-        if side is None:
-            side = Side(explainer, array.shape, store=Store(given.store))
-        missing |= side.record(array, given.methods or EVIDENCE)
-        progress.step()
-    for method, why in missing.items():
+    samples = find_pictures(given.data, given.limit)
+    explainer, card = given.setup.load(given.model, many=True, level=MODES[given.mode])
+    (shape,) = first_shapes(samples, [card])
+    side = Side(explainer, shape, store=Store(given.store))
+    progress = Progress(len(samples), "record")
+    work = Recording(side, card.preprocess, given.methods or EVIDENCE)
+    done = run(work, samples, workers=given.workers, progress=progress.step)
+    tell_left_out(done)
+    for method, why in done.result.items():
         note(f"{method}: not available: {why}")
-    note(f"{len(names)} pictures recorded in {given.store}")
-    return 0
+    note(f"{len(samples) - len(done.failed)} pictures recorded in {given.store}")
+    return 5 if done.failed else 0

@@ -102,7 +102,7 @@ class Mining(Pass[dict[str, Any]]):
         self.batch = explainer.fixed_batch or batch
         self.reduction = Reduction(explainer, layers, {explainer.image: preprocess.shape(self.batch)})
 
-    def setup(self, first: Sample) -> None:
+    def setup(self, first: Loaded | None) -> None:
         self.reduction.prepare()
 
     @property

@@ -33,11 +33,13 @@ class Pass(ABC, Generic[T]):
     Attributes:
         name: what files that keep its results begin with.
         batch: samples per step.
+        anchored: every result depends on the first sample too, which `setup` is given.
         tolerant: an error of `step` is one of its (single) sample, and the others go on.
     """
 
     name = "pass"
     batch: int = 1
+    anchored = False
     tolerant = False
 
     @property
@@ -46,11 +48,11 @@ class Pass(ABC, Generic[T]):
         """Everything that results depend on besides samples and our code, as plain data by name: of a model
         `loaded.identity` and `environment`, of preprocessing its `repr`."""
 
-    def setup(self, first: Sample) -> None:
+    def setup(self, first: Loaded | None) -> None:
         """Called once per process before the first step, and only where there is a step to be done.
 
         Args:
-            first: the first sample of the run, whatever the shard.
+            first: of an anchored pass the first sample of the run that can be loaded, whatever the shard.
         """
 
     def load(self, sample: Sample) -> Any:

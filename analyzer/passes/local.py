@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def run(
     if not 1 <= shard[0] <= shard[1]:
         raise InputError(f"there is no shard {shard[0]} of {shard[1]}", "write it as 1/4 … 4/4")
     running = _Running(work, samples, shard, progress or (lambda count: None), folder is not None)
-    journal = Journal(Path(folder), work.name, work.identity, shard) if folder is not None else None
+    journal = Journal(Path(folder), work.name, running.identity, shard) if folder is not None else None
     doubt = journal.doubt() if journal else ""
     try:
         resumed = running.resume(journal) if journal else 0
@@ -111,6 +112,18 @@ class _Running:
         self.wanted = range(count * (shard[0] - 1) // shard[1], count * shard[0] // shard[1])
         self.tree, self.kept = Tree(work.merge), kept
         self.done: set[int] = set()
+        self.first = next(self._loadable(), None) if work.anchored else None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The pass's, and what the first sample holds where that matters."""
+        anchor = {"first picture": self.first.sample.content} if self.first else {}
+        return dict(self.work.identity) | anchor
+
+    def _loadable(self) -> Iterator[Loaded]:
+        for sample in self.samples:
+            with suppress(AnalyzerError):
+                yield Loaded(sample, self.work.load(sample))
 
     def batch(self, index: int) -> Sequence[Sample]:
         return self.samples[index * self.work.batch : (index + 1) * self.work.batch]
@@ -148,7 +161,7 @@ class _Running:
         left = [index for index in self.wanted if index not in self.done]
         if not left:
             return
-        self.work.setup(self.samples[0])
+        self.work.setup(self.first)
         for block in self._finished(left, min(workers, len(left))):
             if journal:
                 journal.append(block)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError
+from analyzer.images import Preprocess, decode
+from analyzer.passes import Loaded, Pass, run
+from analyzer.store import key_of
 from analyzer.validation.matching import POOR, Match, match_by_activations, match_by_name, without_shifted_names
 from analyzer.validation.metrics import (
     Drift,
@@ -22,7 +27,7 @@ from analyzer.validation.metrics import (
     spearman,
     top_iou,
 )
-from analyzer.validation.side import Side
+from analyzer.validation.side import Side, sampled
 from analyzer.validation.weights import saturated_share, weight_differences
 
 EVIDENCE = ("grad-cam", "gradient")
@@ -45,81 +50,129 @@ class Pair:
     label: int | None = None
     boxes: np.ndarray | None = None
 
+    @property
+    def content(self) -> str:
+        """A hash of all of it."""
+        boxes = np.zeros(0) if self.boxes is None else self.boxes
+        return key_of(self.name, self.label, self.reference, self.candidate, boxes)
+
 
 @dataclass
 class Comparison:
     """Everything that was measured; `report` is the same as plain data.
 
     `maps` holds {picture: {method: (reference, candidate)}} heatmaps (H, W) of the pictures kept for the eye.
+    `failed` and `doubt` are those of `passes.Outcome`.
     """
 
     report: dict[str, Any]
     maps: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    failed: dict[str, AnalyzerError] = field(default_factory=dict)
+    doubt: str = ""
 
 
 def compare(
     reference: Side,
     candidate: Side,
-    pictures: Iterable[Pair],
+    pictures: Iterable[Pair | Sample],
     methods: Sequence[str] = EVIDENCE,
     keep: int = 6,
-    step: Callable[[], None] = lambda: None,
+    preprocess: tuple[Preprocess, Preprocess] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Comparison:
-    """Compares outputs, layers and evidence, one picture in memory at a time.
+    """Compares outputs, layers and evidence.
 
     The target of every map is the reference's top class. Layers are matched by name, those left over by their
     activations on the first picture; `rule` says how.
 
     Args:
+        pictures: pairs of tensors, or samples with the preprocessing of each side; a sample's annotations may hold a
+            `label`, and `boxes` in pixels of the picture.
         keep: how many of the pictures with the least agreement keep their maps.
-        step: called after each picture.
+        folder, workers, progress: see `passes.run`.
 
     Raises:
         InputError: there is no picture, or the models' scores do not have as many classes.
     """
-    run = _Comparing(reference, candidate, tuple(methods), keep)
-    for picture in pictures:
-        run.add(picture)
-        step()
-    if not run.rows:
+    samples = [s if isinstance(s, Sample) else Sample(s.name, i, s) for i, s in enumerate(pictures)]
+    if not samples:
         raise InputError("there is no picture to compare on", "give --data a folder of pictures")
-    return run.result()
+    done = run(Comparing(reference, candidate, methods, keep, preprocess), samples, folder, workers, progress=progress)
+    return replace(done.result, failed=done.failed, doubt=done.doubt)
 
 
-class _Comparing:
-    """A comparison under way."""
+class Comparing(Pass[dict[str, Any]]):
+    """A comparison over pictures, one a step."""
 
-    def __init__(self, reference: Side, candidate: Side, methods: tuple[str, ...], keep: int) -> None:
-        self.sides = (reference, candidate)
-        self.methods, self.keep = methods, keep
-        self.matches: list[Match] = []
-        self.drifts: dict[str, Drift] = {}
-        self.watched: dict[str, str] = {}
-        self.saturation: dict[str, list[float]] = {}
-        self.rows: list[dict[str, Any]] = []
-        self.maps: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-        self.agreement: dict[str, float] = {}
-        self.unavailable: dict[str, str] = {}
-        self.contract: dict[str, Any] | None = None
+    name = "compare"
+    anchored = True
+
+    def __init__(
+        self,
+        reference: Side,
+        candidate: Side,
+        methods: Sequence[str] = EVIDENCE,
+        keep: int = 6,
+        preprocess: tuple[Preprocess, Preprocess] | None = None,
+    ) -> None:
+        self.sides, self.methods, self.keep, self.preprocess = (reference, candidate), tuple(methods), keep, preprocess
         candidate.score_by(reference.scores.output.name)
         self.scores = (reference.scores.output.name, candidate.scores.output.name)
         self.pairs, self.not_compared = paired_outputs(reference, candidate)
-        self.errors = {ours: OutputError() for ours, _ in self.pairs}
-        self.not_finite: list[dict[str, Any]] = []
+        self.contract: dict[str, Any] | None = None
+        self.matches: list[Match] = []
+        self.watched: dict[str, str] = {}
 
-    def add(self, picture: Pair) -> None:
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        sides = dict(zip(("reference", "candidate"), (side.identity for side in self.sides), strict=True))
+        return sides | {"methods": self.methods, "keep": self.keep, "preprocess": repr(self.preprocess)}
+
+    def load(self, sample: Sample) -> Pair:
+        if isinstance(sample.source, Pair):
+            return sample.source
+        assert self.preprocess is not None, "samples are compared with the preprocessing of both sides"
+        image = decode(sample.source)
+        (ours, placement), (theirs, _) = (how.apply(image) for how in self.preprocess)
+        boxes = sample.annotations.get("boxes")
+        inside = None if boxes is None else np.array([placement.box_to_input(tuple(b)) for b in boxes])
+        return Pair(sample.id, ours, theirs, sample.annotations.get("label"), inside)
+
+    def setup(self, first: Loaded | None) -> None:
+        """Matches layers on the first picture."""
+        if first is None:
+            return
+        self.contract = input_difference(first.item.reference, first.item.candidate)
+        self._match(*self._matched(first.item))
+        self._both_features(first.item)  # makes the sessions, before threads ask for them
+
+    def step(self, batch: Sequence[Loaded]) -> dict[str, Any]:
+        """What one picture showed; see `_Partial`."""
+        ((_, picture),) = batch
         reference, candidate = self.sides
-        if not self.rows:
-            self._match(picture)
-            self.contract = input_difference(picture.reference, picture.candidate)
         outputs = reference.all_outputs(picture.reference), candidate.all_outputs(picture.candidate)
         scores = self._common_scores(outputs[0][self.scores[0]], outputs[1][self.scores[1]])
+        part = _Partial([(m.reference, m.candidate, m.rule) for m in self.matches], self.watched, self.contract)
         row = {"picture": picture.name} | self._scored(picture, *scores)
-        self._features(picture)
-        self._values(picture, *outputs)
+        self._features(part, picture)
+        self._values(part, picture, *outputs)
         judged = all(np.isfinite(values).all() for values in scores) or row["score_drift"] is not None
-        row["evidence"] = self._evidence(picture, row["top"][0]) if judged else {}
-        self.rows.append(row)
+        row["evidence"] = self._evidence(part, picture, row["top"][0]) if judged else {}
+        part.rows.append(row)
+        return part.plain()
+
+    def merge(self, left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
+        return _Partial.of(left).merge(_Partial.of(right), self.keep).plain()
+
+    def finish(self, total: dict[str, Any] | None) -> Comparison:
+        if total is None:
+            raise InputError("there is no picture to compare on", "none of those that were given can be read")
+        part = _Partial.of(total)
+        self.contract = part.contract
+        self._match([Match(*m) for m in part.matches], part.watched)
+        return Comparison(self._report(part), part.maps)
 
     # ---- Outputs ----
 
@@ -163,7 +216,7 @@ class _Comparing:
             row["right"] = [t == picture.label for t in row["top"]]
         return row
 
-    def _values(self, picture: Pair, *outputs: dict[str, np.ndarray]) -> None:
+    def _values(self, part: _Partial, picture: Pair, *outputs: dict[str, np.ndarray]) -> None:
         """Takes in the outputs that are no vector of classes, and what is not finite in any of them."""
         sided: dict[str, str] = {}
         for ours, theirs in [self.scores, *(p for p in self.pairs if p[0] != self.scores[0])]:
@@ -178,28 +231,29 @@ class _Comparing:
                 if not (np.isfinite(a) | np.isfinite(b)).all():
                     sided.setdefault("both", ours)
                 if (ours, theirs) in self.pairs:
-                    self.errors[ours].add(a, b)
+                    part.errors[ours] = OutputError()
+                    part.errors[ours].add(a, b)
             elif (ours, theirs) in self.pairs:
-                self.pairs.remove((ours, theirs))
                 why = f"its shape is {list(a.shape)} in the reference and {list(b.shape)} in the candidate"
-                self.not_compared.append({"output": ours, "side": "both", "why": why})
+                part.unlike[ours] = why
         for side, where in sided.items():
-            self._not_finite(picture, side, where, "")
+            self._not_finite(part, picture, side, where, "")
 
-    def _not_finite(self, picture: Pair, side: str, where: str, layer: str) -> None:
+    def _not_finite(self, part: _Partial, picture: Pair, side: str, where: str, layer: str) -> None:
         """Notes where a side, or both, are not finite for a picture, unless that is known."""
-        if any(row["picture"] == picture.name and row["side"] in (side, "both") for row in self.not_finite):
+        if any(row["side"] in (side, "both") for row in part.not_finite):
             return
         whose = self.sides[1], picture.candidate
         if side == "reference":
             whose = self.sides[0], picture.reference
-        self.not_finite.append(
+        part.not_finite.append(
             {"picture": picture.name, "side": side, "where": where, "why": whose[0].why_not_finite(whose[1], layer)}
         )
 
     # ---- Layers ----
 
-    def _match(self, picture: Pair) -> None:
+    def _matched(self, picture: Pair) -> tuple[list[Match], dict[str, str]]:
+        """(matches of layers, those that are watched for saturation only)"""
         reference, candidate = self.sides
         matches = self._named(picture)
         left = [n for n in reference.layers if n not in {m.reference for m in matches}]
@@ -207,15 +261,19 @@ class _Comparing:
         if left and right:
             reference.tap(left)
             candidate.tap(right)
-            found = reference.features(picture.reference), candidate.features(picture.candidate)
-            matches += match_by_activations(*found, reference.shapes, candidate.shapes)
+            ours, theirs = self._both_features(picture)
+            matches += match_by_activations(ours, theirs, reference.shapes, candidate.shapes)
         order = {name: i for i, name in enumerate(reference.layers)}
-        self.matches = sorted(matches, key=lambda m: order[m.reference])
-        self.drifts = {m.reference: Drift() for m in self.matches}
         quantised = match_by_name(reference.rectified, candidate.graph)
-        self.watched = {m.reference: m.candidate for m in quantised if m.rule == "name, dequantised"}
-        reference.tap([*(m.reference for m in self.matches), *self.watched])
-        candidate.tap([m.candidate for m in self.matches])
+        watched = {m.reference: m.candidate for m in quantised if m.rule == "name, dequantised"}
+        return sorted(matches, key=lambda m: order[m.reference]), watched
+
+    def _match(self, matches: list[Match], watched: dict[str, str]) -> None:
+        """Chooses the layers that are compared."""
+        reference, candidate = self.sides
+        self.matches, self.watched = matches, watched
+        reference.tap([*(m.reference for m in matches), *watched])
+        candidate.tap([m.candidate for m in matches])
 
     def _named(self, picture: Pair) -> list[Match]:
         """The matches by name, where names are to be trusted."""
@@ -225,34 +283,43 @@ class _Comparing:
             return []
         reference.tap([*reference.layers, *reference.rectified])
         candidate.tap([m.candidate for m in matches])
-        ours, theirs = reference.features(picture.reference), candidate.features(picture.candidate)
+        ours, theirs = self._both_features(picture)
         if doubtful(matches, ours, theirs):
             candidate.tap([*candidate.layers, *(m.candidate for m in matches)])
-            theirs = candidate.features(picture.candidate)
+            ours, theirs = self._both_features(picture)
             ours = {name: ours[name] for name in reference.layers}
             return without_shifted_names(matches, ours, theirs, reference.shapes, candidate.shapes)
         return matches
 
-    def _features(self, picture: Pair) -> None:
+    def _features(self, part: _Partial, picture: Pair) -> None:
         reference, candidate = self.sides
-        ours, theirs = reference.features(picture.reference), candidate.features(picture.candidate)
+        ours, theirs = self._both_features(picture)
         for match in self.matches:
             a, b = ours[match.reference], theirs[match.candidate]
             if math.prod(reference.shapes[match.reference]) == math.prod(candidate.shapes[match.candidate]):
-                self.drifts[match.reference].add(a, b.reshape(a.shape))
+                part.drifts[match.reference] = Drift()
+                part.drifts[match.reference].add(a, b.reshape(a.shape))
                 for side, there in zip(("reference", "candidate"), one_sided(a, b.reshape(a.shape)), strict=True):
                     if there:
                         layer = match.candidate if side == "candidate" else match.reference
-                        self._not_finite(picture, side, match.reference, layer)
+                        self._not_finite(part, picture, side, match.reference, layer)
         for name, twin in [*((m.reference, m.candidate) for m in self.matches), *self.watched.items()]:
             values = np.maximum(ours[name], 0) if name in self.watched else ours[name]
             share = saturated_share(candidate.graph, twin, values)
             if share is not None:
-                self.saturation.setdefault(name, []).append(share)
+                part.saturation[name] = [share]
 
     # ---- Evidence ----
 
-    def _evidence(self, picture: Pair, target: int) -> dict[str, Any]:
+    def _both_features(self, picture: Pair) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The layers of both sides; where those of one are recorded, samples of their elements."""
+        reference, candidate = self.sides
+        ours, theirs = reference.features(picture.reference), candidate.features(picture.candidate)
+        if reference.is_recorded or candidate.is_recorded:
+            ours, theirs = ({name: sampled(a) for name, a in layers.items()} for layers in (ours, theirs))
+        return ours, theirs
+
+    def _evidence(self, part: _Partial, picture: Pair, target: int) -> dict[str, Any]:
         reference, _candidate = self.sides
         layers = (reference.layer, self._twin(reference.layer))
         found: dict[str, Any] = {}
@@ -262,13 +329,13 @@ class _Comparing:
                 try:
                     maps.append(side.heatmap(array, method, target, layer or "auto"))
                 except AnalyzerError as error:
-                    self.unavailable[method] = f"{side.name}: {error.message}"
+                    part.unavailable[method] = f"{side.name}: {error.message}"
                     break
             if len(maps) == 2:
-                found[method] = self._agreement(picture, method, *maps)
+                found[method] = self._agreement(part, picture, method, *maps)
         return found
 
-    def _agreement(self, picture: Pair, method: str, ours: Map, theirs: Map) -> dict[str, Any]:
+    def _agreement(self, part: _Partial, picture: Pair, method: str, ours: Map, theirs: Map) -> dict[str, Any]:
         heats = (ours[0], theirs[0])
         result: dict[str, Any] = {}
         if heats[0].shape == heats[1].shape:
@@ -281,74 +348,142 @@ class _Comparing:
             result["energy_in_boxes"] = [energy_inside(h, picture.boxes) for h in heats]
         if theirs[1]:
             result["diagnosis"] = theirs[1]
-        self._keep_maps(picture.name, method, result, heats)
+        if method == self.methods[0]:
+            part.agreement[picture.name] = result.get("rank_correlation", -1.0)
+            part.maps[picture.name] = {}
+        if picture.name in part.maps:
+            part.maps[picture.name][method] = (heats[0], heats[1])
         return result
-
-    def _keep_maps(self, name: str, method: str, agreement: dict[str, Any], heats: tuple[np.ndarray, ...]) -> None:
-        """Keeps the maps of the pictures that agree least by the first method."""
-        if method != self.methods[0]:
-            if name in self.maps:
-                self.maps[name][method] = (heats[0], heats[1])
-            return
-        self.agreement[name] = agreement.get("rank_correlation", -1.0)
-        self.maps[name] = {method: (heats[0], heats[1])}
-        if len(self.maps) > self.keep:
-            del self.maps[max(self.maps, key=lambda n: self.agreement[n])]
 
     def _twin(self, layer: str) -> str | None:
         return next((m.candidate for m in self.matches if m.reference == layer), None)
 
     # ---- Result ----
 
-    def result(self) -> Comparison:
+    def _report(self, part: _Partial) -> dict[str, Any]:
         reference, candidate = self.sides
+        drifts = {m.reference: part.drifts[m.reference] for m in self.matches if m.reference in part.drifts}
         layers = [
-            {"layer": m.reference, "candidate": m.candidate, "rule": m.rule, **self.drifts[m.reference].summary()}
+            {"layer": m.reference, "candidate": m.candidate, "rule": m.rule, **drifts[m.reference].summary()}
             for m in self.matches
-            if self.drifts[m.reference].pictures or not self.drifts[m.reference].finite
+            if m.reference in drifts and (drifts[m.reference].pictures or not drifts[m.reference].finite)
         ]
-        compared = self._compared()
+        compared = self._compared(part)
         twins = {m.reference: m.candidate for m in self.matches} | dict(self.pairs)
         weights = weight_differences(reference.graph, candidate.graph, twins)
         agreement = {row["layer"]: row["sqnr_db"] for row in layers} | {
             row["output"]: row["sqnr_db"] for row in compared
         }
-        report = {
+        unlike = [{"output": name, "side": "both", "why": why} for name, why in part.unlike.items()]
+        return {
             "reference": reference.about,
             "candidate": candidate.about,
-            "pictures": len(self.rows),
-            "outputs": _outputs(self.rows) | ({"compared_after": self.squashed_as} if self.squashed_as else {}),
+            "pictures": len(part.rows),
+            "outputs": _outputs(part.rows) | ({"compared_after": self.squashed_as} if self.squashed_as else {}),
             "compared": compared,
-            "not_compared": self.not_compared,
-            "not_finite": self.not_finite,
-            "input": self.contract,
+            "not_compared": self.not_compared + unlike,
+            "not_finite": part.not_finite,
+            "input": part.contract,
             "layers": layers,
-            "ranges": [{"layer": n, "saturated": float(np.mean(s))} for n, s in self.saturation.items()],
+            "ranges": [{"layer": n, "saturated": float(np.mean(s))} for n, s in part.saturation.items()],
             "unmatched": [n for n in reference.layers if n not in {row["layer"] for row in layers}],
             "largest_jump": _largest_jump(layers),
             "weights": [row | {"sqnr_db": agreement.get(row["layer"])} for row in weights],
             "plan": {"reference": reference.kernels(), "candidate": candidate.kernels()},
-            "evidence": _evidence_summary(self.rows, self.methods),
-            "unavailable": self.unavailable,
-            "rows": self.rows,
+            "evidence": _evidence_summary(part.rows, self.methods),
+            "unavailable": part.unavailable,
+            "rows": part.rows,
         }
-        return Comparison(report, self.maps)
 
-    def _compared(self) -> list[dict[str, Any]]:
+    def _compared(self, part: _Partial) -> list[dict[str, Any]]:
         """The outputs that were compared, the scores first: their errors over the pictures."""
         found = []
-        if not any(ours == self.scores[0] for ours, _ in self.pairs):
-            drifts = [row["score_drift"] for row in self.rows if row["score_drift"] is not None]
+        pairs = [(ours, theirs) for ours, theirs in self.pairs if ours not in part.unlike]
+        if not any(ours == self.scores[0] for ours, _ in pairs):
+            drifts = [row["score_drift"] for row in part.rows if row["score_drift"] is not None]
             found.append(_output_row(*self.scores, "scores", np.array(drifts), "", len(drifts)))
-        for ours, theirs in self.pairs:
-            errors, part = self.errors[ours].summary()
-            for row, error in zip(self.rows, errors, strict=True):
+        for ours, theirs in pairs:
+            errors, slices = part.errors[ours].summary()
+            for row, error in zip(part.rows, errors, strict=True):
                 row.setdefault("outputs", {})[ours] = float(error)
             node = self.sides[1].sorted_by(theirs) or self.sides[0].sorted_by(ours)
             found.append(
-                _output_row(ours, theirs, "values", errors, part, len(errors)) | ({"sorted": node} if node else {})
+                _output_row(ours, theirs, "values", errors, slices, len(errors)) | ({"sorted": node} if node else {})
             )
         return found
+
+
+@dataclass
+class _Partial:
+    """What some pictures showed.
+
+    Attributes:
+        matches: (reference, candidate, rule) of every layer that is compared. watched: see `Comparing._matched`.
+        contract: see `input_difference`.
+        rows: of the report, a picture each.
+        drifts, saturation: per layer. errors: per output. unlike: {output: why it cannot be compared}.
+        not_finite, unavailable: as in the report.
+        maps: see `Comparison.maps`. agreement: {picture: by the first method}.
+    """
+
+    matches: list[tuple[str, str, str]]
+    watched: dict[str, str]
+    contract: dict[str, Any] | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    drifts: dict[str, Drift] = field(default_factory=dict)
+    saturation: dict[str, list[float]] = field(default_factory=dict)
+    errors: dict[str, OutputError] = field(default_factory=dict)
+    unlike: dict[str, str] = field(default_factory=dict)
+    not_finite: list[dict[str, Any]] = field(default_factory=list)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    maps: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
+
+    def merge(self, later: _Partial, keep: int) -> _Partial:
+        """Of the pictures of both; maps of the `keep` that agree least."""
+        agreement, maps = self.agreement | later.agreement, self.maps | later.maps
+        while len(maps) > keep:
+            best = max(maps, key=lambda name: agreement[name])
+            del maps[best], agreement[best]
+        layers = self.saturation | later.saturation
+        saturation = {n: self.saturation.get(n, []) + later.saturation.get(n, []) for n in layers}
+        return _Partial(
+            self.matches,
+            self.watched,
+            self.contract,
+            self.rows + later.rows,
+            _merged(self.drifts, later.drifts),
+            saturation,
+            _merged(self.errors, later.errors),
+            self.unlike | later.unlike,
+            self.not_finite + later.not_finite,
+            self.unavailable | later.unavailable,
+            maps,
+            agreement,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """As what a pass may give."""
+        return vars(self) | {
+            "drifts": {name: vars(drift) for name, drift in self.drifts.items()},
+            "errors": {name: vars(error) for name, error in self.errors.items()},
+        }
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> _Partial:
+        return cls(
+            **{
+                **plain,
+                "drifts": {name: Drift(**drift) for name, drift in plain["drifts"].items()},
+                "errors": {name: OutputError(**error) for name, error in plain["errors"].items()},
+            }
+        )
+
+
+def _merged(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    """Entry by entry."""
+    both = {name: entry.merge(right[name]) if name in right else entry for name, entry in left.items()}
+    return both | {name: entry for name, entry in right.items() if name not in both}
 
 
 def paired_outputs(reference: Side, candidate: Side) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +46,12 @@ class Drift:
         cosine = cosine_of(a, b)
         self.cosine_sum += cosine
         self.cosine_low = min(self.cosine_low, cosine)
+
+    def merge(self, later: Drift) -> Drift:
+        """Of the pictures of both."""
+        pick: dict[str, Any] = {"largest": max, "cosine_low": min, "finite": operator.and_}
+        parts = {name: pick.get(name, operator.add)(value, vars(later)[name]) for name, value in vars(self).items()}
+        return Drift(**parts)
 
     @property
     def sqnr(self) -> float:
@@ -116,6 +124,11 @@ class OutputError:
         low, high = a.min(axis=1), a.max(axis=1)
         first = len(self.squares) == 1
         self.low, self.high = (low, high) if first else (np.minimum(self.low, low), np.maximum(self.high, high))
+
+    def merge(self, later: OutputError) -> OutputError:
+        """Of the pictures of both."""
+        low, high = np.minimum(self.low, later.low), np.maximum(self.high, later.high)
+        return OutputError(self.squares + later.squares, self.errors + later.errors, low, high)
 
     def summary(self) -> tuple[np.ndarray, str]:
         """(pictures,) e, and which part is furthest off, "" where the output is one."""

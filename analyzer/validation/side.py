@@ -37,8 +37,9 @@ class Side:
     Args:
         model: path, bytes or ModelProto.
         shape: of one picture as the model takes it, (1, …).
-        store: where results are kept and looked up; layers are then a sample of their elements. Results are of this
-            environment, or of that in which `record` ran.
+        store: where `record` keeps what the model gives, and where that is looked up; layers are then samples of their
+            elements, and results are of the environment in which `record` ran. Threads may share a side whose layers
+            have been chosen.
         provider, options: as for `Explainer`.
     """
 
@@ -231,9 +232,9 @@ class Side:
     def features(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """The tapped layers for one picture, channels first where they are maps, as floats.
 
-        With a store, at most `SAMPLE` elements of each, flat; `shapes` holds what they are of.
+        Of a recorded side at most `SAMPLE` elements of each, flat; `shapes` holds what they are of.
         """
-        if self.store is None:
+        if self.store is None or not self.is_recorded:
             return self._measured(array)
         key = self._key("features", array)
         known = dict(self.store.get(key) or {})
@@ -246,6 +247,8 @@ class Side:
         return {name: known[name] for name in self._wanted}
 
     def _measured(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        if not self._wanted:
+            return {}
         if self._taps is None:
             self._taps = Taps(self.explainer, self._fresh(), self._wanted)
         found = {n: self.channels_first(n, a) for n, a in self._taps.run({self.input: array}).items()}
@@ -307,12 +310,23 @@ class Side:
         found = self.store.get(self._record) if self.store else None
         return None if found is None else dict(unpacked(found["environment"]))
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the store holds a record of this model."""
+        return self._recorded is not None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that what it gives for a picture depends on, as plain data."""
+        where = self._recorded or self.explainer.environment
+        return {"model": self.explainer.loaded.identity, "environment": where, "shape": list(self.shape)}
+
     def _key(self, *what: Any) -> str:
         where = self._recorded or self.explainer.environment
         return key_of(self.explainer.loaded.identity, where, list(self.shape), *what)
 
     def _kept(self, make: Callable[[], Mapping[str, np.ndarray]], *what: Any) -> Mapping[str, np.ndarray]:
-        if self.store is None:
+        if self.store is None or not self.is_recorded:
             return make()
         return self.store.kept(self._key(*what), lambda: self._run(make))
 
