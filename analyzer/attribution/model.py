@@ -48,6 +48,16 @@ class Model:
         self._owner = object()
         weakref.finalize(self, LIVE.drop, self._owner)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process loads it from its path.
+
+        Raises:
+            InputError: it has none.
+        """
+        if self.loaded.path is None:
+            raise InputError("a model without a path cannot be sent to another process", "save it as a file first")
+        return _loaded_again, (type(self), self.loaded.path, self.provider, self.session_options)
+
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Where it runs; see `runtime.environment`."""
@@ -186,6 +196,10 @@ class Model:
             return self.run(graph, feeds, [graph.add_output(graph[value.name], "reference").name])[0]
 
         return of
+
+
+def _loaded_again(kind: type[Model], path: Path, provider: str, options: dict[str, Any]) -> Model:
+    return kind(path, provider, **options)
 
 
 def sizes_of(feeds: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -53,10 +53,11 @@ def _expand(source: Path) -> list[Path]:
     if source.is_dir():
         return sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
     if not source.exists():
-        matching = sorted(map(Path, glob.glob(str(source), recursive=True))) if glob.has_magic(str(source)) else []
-        if not matching and source.suffix.lower() not in PICTURES:
+        pattern = glob.has_magic(str(source))
+        matching = sorted(map(Path, glob.glob(str(source), recursive=True))) if pattern else []
+        if not matching and (pattern or source.suffix.lower() not in PICTURES):
             raise InputError(f"{source}: no such file or folder")
-        return [p for found in matching for p in _expand(found)] or [source]  # decoding says what is missing
+        return [p for found in matching for p in _expand(found)] or [source]  # decoding says what is near
     if source.suffix.lower() not in LISTS:
         return [source]
     try:

@@ -14,11 +14,11 @@ from analyzer.attribution import Explainer
 from analyzer.data import Sample, find_pictures
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.files import guard, protect
-from analyzer.images import Preprocess, decode
+from analyzer.images import Preprocess
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.reduction import Reduction
 from analyzer.mining.statistics import PeakStatistics
-from analyzer.passes import Loaded, Pass, run
+from analyzer.passes import InputPass, Loaded, run
 
 
 @dataclass
@@ -86,7 +86,7 @@ def mine(
     )
 
 
-class Mining(Pass[dict[str, Any]]):
+class Mining(InputPass[dict[str, Any]]):
     """Rankings and statistics of layers over pictures."""
 
     name = "mine"
@@ -98,7 +98,8 @@ class Mining(Pass[dict[str, Any]]):
             raise InputError("mining needs pictures of one size", "fix it, for example with --size 224x224")
         if k < 1:
             raise InputError(f"the {k} strongest activations are none", "give 1 or more")
-        self.explainer, self.layers, self.preprocess, self.k = explainer, list(layers), preprocess, k
+        super().__init__(explainer, preprocess)
+        self.layers, self.k = list(layers), k
         self.batch = explainer.fixed_batch or batch
         self.reduction = Reduction(explainer, layers, {explainer.image: preprocess.shape(self.batch)})
 
@@ -107,24 +108,13 @@ class Mining(Pass[dict[str, Any]]):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {
-            "model": self.explainer.loaded.identity,
-            "environment": self.explainer.environment,
-            "layers": self.layers,
-            "k": self.k,
-            "preprocess": repr(self.preprocess),
-            "batch": self.batch,
-        }
-
-    def load(self, sample: Sample) -> np.ndarray:
-        """The input of a picture, (1, …)."""
-        return self.preprocess.apply(decode(sample.source))[0]
+        return {**super().identity, "layers": self.layers, "k": self.k, "batch": self.batch}
 
     def step(self, batch: Sequence[Loaded]) -> dict[str, Any]:
         """{"layers": {layer: its ranking and statistics}, "not finite": {number: why}}"""
         arrays = [loaded.item for loaded in batch]
         arrays += [np.zeros_like(arrays[0])] * (self.batch - len(arrays))
-        feeds = {self.explainer.image: np.concatenate(arrays)}
+        feeds = {self.model.image: np.concatenate(arrays)}
         reduced = self.reduction.run(feeds)
         numbers = np.array([loaded.sample.number for loaded in batch], np.int64)
         layers = {}

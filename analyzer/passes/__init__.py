@@ -1,6 +1,6 @@
 """Passes over many samples: what is done to each, how it adds up, and the engine that runs it."""
 
-from analyzer.passes.base import Loaded, Pass
+from analyzer.passes.base import InputPass, Loaded, Pass
 from analyzer.passes.local import Outcome, run
 
-__all__ = ["Loaded", "Outcome", "Pass", "run"]
+__all__ = ["InputPass", "Loaded", "Outcome", "Pass", "run"]

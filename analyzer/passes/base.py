@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
+from analyzer.attribution import Model
 from analyzer.data import Sample
-from analyzer.images import decode
+from analyzer.images import Preprocess, decode
 
 T = TypeVar("T")
 
@@ -67,9 +68,14 @@ class Pass(ABC, Generic[T]):
     def step(self, batch: Sequence[Loaded]) -> T:
         """The partial result of the samples of a batch that could be loaded, at least one."""
 
-    @abstractmethod
     def merge(self, left: T, right: T) -> T:
-        """The partial result of both; `right` is of later samples. Neither is used again."""
+        """The partial result of both; `right` is of later samples. Neither is used again.
+
+        Here dictionaries are added up, entry by entry.
+        """
+        ours: Any = left
+        theirs: Any = right
+        return cast(T, {name: value + theirs[name] for name, value in ours.items()})
 
     def holds(self, partial: T) -> bool:
         """Whether what was kept is still whole: False where a file that it names is gone."""
@@ -78,3 +84,22 @@ class Pass(ABC, Generic[T]):
     def finish(self, total: T | None) -> Any:
         """The result: `total` is of all samples, None where none could be loaded."""
         return total
+
+
+class InputPass(Pass[T]):
+    """A pass whose steps are given inputs of a model."""
+
+    def __init__(self, model: Model, preprocess: Preprocess) -> None:
+        self.model, self.preprocess = model, preprocess
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "model": self.model.loaded.identity,
+            "environment": self.model.environment,
+            "preprocess": repr(self.preprocess),
+        }
+
+    def load(self, sample: Sample) -> Any:
+        """What the model is given for a picture, (1, …)."""
+        return self.preprocess.apply(decode(sample.source))[0]

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from analyzer.data import Sample
-from analyzer.images import Preprocess, decode
-from analyzer.passes import Loaded, Pass
+from analyzer.images import Preprocess
+from analyzer.passes import InputPass, Loaded
 from analyzer.validation.compare import EVIDENCE
 from analyzer.validation.side import Side
 
 
-@dataclass
-class Recording(Pass[dict[str, str]]):
+class Recording(InputPass[dict[str, str]]):
     """Fills the store of a side; gives {method: why it is not available}. What is in the store is not run again."""
-
-    side: Side
-    preprocess: Preprocess
-    methods: Sequence[str] = EVIDENCE
 
     name = "record"
     anchored = True
 
+    def __init__(self, side: Side, preprocess: Preprocess, methods: Sequence[str] = EVIDENCE) -> None:
+        super().__init__(side.explainer, preprocess)
+        self.side, self.methods = side, methods
+
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {**self.side.identity, "preprocess": repr(self.preprocess), "methods": list(self.methods)}
-
-    def load(self, sample: Sample) -> np.ndarray:
-        """The input of a picture, (1, …)."""
-        return self.preprocess.apply(decode(sample.source))[0]
+        return {**super().identity, "methods": list(self.methods)}
 
     def setup(self, first: Loaded | None) -> None:
         if first is not None:
