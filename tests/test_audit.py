@@ -16,8 +16,8 @@ from analyzer.attribution import Explainer
 from analyzer.commands import main
 from analyzer.graph import Graph
 from analyzer.images import decode, model_card
-from analyzer.validation import Store
-from analyzer.validation.audit import Picture, _Auditing, audit, findings, shortcut_signs
+from analyzer.validation.audit import Auditing, Picture, audit, shortcut_signs
+from analyzer.validation.findings import findings
 from tests.models import model, node
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,12 +92,21 @@ def test_an_audit_goes_on_where_it_was(tmp_path, monkeypatch):
     how, explainer = model_card(MODEL).preprocess, Explainer(MODEL)
     pictures = [Picture(p.name, decode(p)) for p in EXAMPLES]
     whole = audit(explainer, how, pictures)
-    audit(explainer, how, pictures[:3], store=Store(tmp_path))
-    measure, measured = _Auditing._measure, []
-    monkeypatch.setattr(_Auditing, "_measure", lambda run, p: measured.append(p.name) or measure(run, p))
-    resumed = audit(explainer, how, pictures, store=Store(tmp_path))
+    audit(explainer, how, pictures[:3], folder=tmp_path)
+    step, measured = Auditing.step, []
+    monkeypatch.setattr(Auditing, "step", lambda work, b: measured.append(b[0].item.name) or step(work, b))
+    resumed = audit(explainer, how, pictures, folder=tmp_path)
     assert measured == [EXAMPLES[3].name] and json.dumps(resumed.report) == json.dumps(whole.report)
     assert all(np.array_equal(resumed.maps[t], m) for t, m in whole.maps.items())
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_any_number_of_workers_gives_the_same(workers):
+    how, explainer = model_card(MODEL).preprocess, Explainer(MODEL, threads=1)
+    pictures = [Picture(f"{p.name} {i}", decode(p)) for i in range(3) for p in EXAMPLES]
+    found, other = (audit(explainer, how, pictures, probes=3, workers=n) for n in (1, workers))
+    assert json.dumps(found.report) == json.dumps(other.report) and found.maps.keys() == other.maps.keys()
+    assert all(np.array_equal(other.maps[title], heat) for title, heat in found.maps.items())
 
 
 def test_a_map_that_ignores_the_class_is_told():

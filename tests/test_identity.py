@@ -391,7 +391,7 @@ def test_audit_runs_again_what_changed_and_nothing_else(tmp_path, monkeypatch, o
     def work(pixels=pixels, how: Preprocess = how, label: int | None = 0, boxes=None, method="grad-cam", **options):
         explainer = Explainer(path, **options)
         given = [Picture("p", pixels, label, boxes)]
-        audit(explainer, how, given, method, 1, 0, store=Store(tmp_path / "store"))
+        audit(explainer, how, given, method, 1, 0, folder=tmp_path / "store")
 
     assert runs.of(work) > 4
     unchanged = runs.of(work)

@@ -27,8 +27,9 @@ from analyzer.commands import main
 from analyzer.images import Preprocess, write_png
 from analyzer.mining import mine
 from analyzer.plain import as_json
-from analyzer.validation import Pair, Side, Store, Thresholds, compare, judge
-from analyzer.validation.audit import Picture, audit, findings
+from analyzer.validation import Pair, Side, Thresholds, compare, judge
+from analyzer.validation.audit import Picture, audit
+from analyzer.validation.findings import findings
 from analyzer.validation.metrics import Drift, cosine_of
 from tests.models import model, node, small_cnn
 
@@ -366,8 +367,8 @@ def test_audit_counts_them_as_a_finding(tmp_path):
     pictures = [Picture(f"p{i}", np.rint(255 * a.transpose(1, 2, 0)).astype(np.uint8)) for i, a in enumerate(BATCH)]
     explainer = Explainer(standardising())
     alone = audit(explainer, HOW, [pictures[0], pictures[2]]).report
-    for store in (None, Store(tmp_path), Store(tmp_path)):
-        report = audit(explainer, HOW, pictures, store=store).report
+    for folder in (None, tmp_path, tmp_path):
+        report = audit(explainer, HOW, pictures, folder=folder).report
         (found,) = [f for f in findings(report) if f.code == "not-finite"]
         assert found.value == pytest.approx(1 / 3) and found.where == "p1" and "node 'standardise'" in found.words
         assert report["summary"]["confidence"] == pytest.approx(alone["summary"]["confidence"])

@@ -17,7 +17,8 @@ from analyzer.commands import main
 from analyzer.graph.query import image_input
 from analyzer.images import decode, model_card, write_png
 from analyzer.validation import Side
-from analyzer.validation.audit import Picture, audit, findings
+from analyzer.validation.audit import Picture, audit
+from analyzer.validation.findings import findings
 from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node, small_cnn
 

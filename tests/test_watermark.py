@@ -10,7 +10,8 @@ import pytest
 from analyzer.attribution import Explainer
 from analyzer.images import Preprocess, decode
 from analyzer.validation import Pair, Side, Thresholds, compare, judge
-from analyzer.validation.audit import Picture, audit, findings
+from analyzer.validation.audit import Picture, audit
+from analyzer.validation.findings import findings
 
 torch = pytest.importorskip("torch", reason="trains two small networks with PyTorch")
 

@@ -9,12 +9,13 @@ from typing import Any
 import click
 from click import Choice, IntRange
 
-from analyzer.commands.common import Progress, note, print_json, table
-from analyzer.commands.compare import boxes_of, pictures, rounded
+from analyzer.commands.common import Progress, note, print_json, table, tell_left_out
+from analyzer.commands.compare import boxes_of, rounded
 from analyzer.commands.options import (
     READ_FILE,
     WRITE_FILE,
     Given,
+    OverPictures,
     Setup,
     data_option,
     group,
@@ -22,7 +23,6 @@ from analyzer.commands.options import (
     model_argument,
     option,
     seed_option,
-    store_option,
 )
 
 
@@ -38,7 +38,7 @@ class Audit(Given):
     seed: int = seed_option
     report: str | None = option("--report", "Write the report: .html, .md or .json.", type=WRITE_FILE)
     maps: str | None = option("--maps", "Write the mean maps as a picture: .png, .jpg or .webp.", type=WRITE_FILE)
-    store: str | None = store_option
+    over: OverPictures = group(OverPictures)
     strict: bool = option("--strict", "Exit with 1 where something is found.", is_flag=True)
     setup: Setup = group(Setup)
     form: str = option(
@@ -54,10 +54,11 @@ def command(given: Audit) -> int:
     onnx-analyzer audit model.onnx --data photos/ --report audit.html
     """
     from analyzer.attribution import find_method
+    from analyzer.data import find_pictures
     from analyzer.errors import InputError
-    from analyzer.images import decode, write_png
-    from analyzer.validation import Store
-    from analyzer.validation.audit import Picture, audit, findings
+    from analyzer.images import write_png
+    from analyzer.validation.audit import audit
+    from analyzer.validation.findings import findings
     from analyzer.validation.verdict import as_data
 
     report, method, probes, seed = given.report, given.method, given.probes, given.seed
@@ -66,13 +67,14 @@ def command(given: Audit) -> int:
             f"a report cannot be written as {Path(report).suffix or report!r}", "end it in .html, .md or .json"
         )
     find_method(method, {})
-    names = pictures(given.data, given.limit)
-    explainer, card = given.setup.load(given.model, given.labels)
-    known, true = boxes_of(given.boxes), classes_of(given.classes)
-    progress = Progress(len(names), "audit")
-    shown = (Picture(str(p), decode(str(p)), true.get(p.name), known.get(p.name)) for p in names)
-    store = Store(given.store) if given.store else None
-    done = audit(explainer, card.preprocess, shown, method, probes, seed, progress.step, store)
+    boxes, classes = boxes_of(given.boxes), classes_of(given.classes)
+    known = {name: {"boxes": boxes.get(name), "label": classes.get(name)} for name in boxes | classes}
+    samples = find_pictures(given.data, given.limit, known)
+    explainer, card = given.setup.load(given.model, given.labels, many=True)
+    progress = Progress(len(samples), "audit")
+    over = given.over.store, given.over.workers, progress.step
+    done = audit(explainer, card.preprocess, samples, method, probes, seed, *over)
+    tell_left_out(done)
     content = rounded(done.report)
     document = {"audit": content, "findings": rounded(as_data(findings(content)))}
     ran = {"provider": given.setup.provider, "preprocessing": card.description, "seed": seed, "probes": probes}
@@ -83,7 +85,7 @@ def command(given: Audit) -> int:
         write_png(given.maps, mean_maps(done.maps, card))
         note(f"written: {given.maps}")
     show(document, given.form)
-    return 1 if given.strict and document["findings"] else 0
+    return 1 if given.strict and document["findings"] else 5 if done.failed else 0
 
 
 def classes_of(path: str | None) -> dict[str, int]:

@@ -28,6 +28,13 @@ from analyzer.validation.metrics import (
     top_iou,
 )
 from analyzer.validation.side import Side, sampled
+from analyzer.validation.summaries import (
+    evidence_summary,
+    input_difference,
+    labels_and_drifts,
+    largest_jump,
+    output_row,
+)
 from analyzer.validation.weights import saturated_share, weight_differences
 
 EVIDENCE = ("grad-cam", "gradient")
@@ -379,7 +386,8 @@ class Comparing(Pass[dict[str, Any]]):
             "reference": reference.about,
             "candidate": candidate.about,
             "pictures": len(part.rows),
-            "outputs": _outputs(part.rows) | ({"compared_after": self.squashed_as} if self.squashed_as else {}),
+            "outputs": labels_and_drifts(part.rows)
+            | ({"compared_after": self.squashed_as} if self.squashed_as else {}),
             "compared": compared,
             "not_compared": self.not_compared + unlike,
             "not_finite": part.not_finite,
@@ -387,10 +395,10 @@ class Comparing(Pass[dict[str, Any]]):
             "layers": layers,
             "ranges": [{"layer": n, "saturated": float(np.mean(s))} for n, s in part.saturation.items()],
             "unmatched": [n for n in reference.layers if n not in {row["layer"] for row in layers}],
-            "largest_jump": _largest_jump(layers),
+            "largest_jump": largest_jump(layers),
             "weights": [row | {"sqnr_db": agreement.get(row["layer"])} for row in weights],
             "plan": {"reference": reference.kernels(), "candidate": candidate.kernels()},
-            "evidence": _evidence_summary(part.rows, self.methods),
+            "evidence": evidence_summary(part.rows, self.methods),
             "unavailable": part.unavailable,
             "rows": part.rows,
         }
@@ -401,14 +409,14 @@ class Comparing(Pass[dict[str, Any]]):
         pairs = [(ours, theirs) for ours, theirs in self.pairs if ours not in part.unlike]
         if not any(ours == self.scores[0] for ours, _ in pairs):
             drifts = [row["score_drift"] for row in part.rows if row["score_drift"] is not None]
-            found.append(_output_row(*self.scores, "scores", np.array(drifts), "", len(drifts)))
+            found.append(output_row(*self.scores, "scores", np.array(drifts), "", len(drifts)))
         for ours, theirs in pairs:
             errors, slices = part.errors[ours].summary()
             for row, error in zip(part.rows, errors, strict=True):
                 row.setdefault("outputs", {})[ours] = float(error)
             node = self.sides[1].sorted_by(theirs) or self.sides[0].sorted_by(ours)
             found.append(
-                _output_row(ours, theirs, "values", errors, slices, len(errors)) | ({"sorted": node} if node else {})
+                output_row(ours, theirs, "values", errors, slices, len(errors)) | ({"sorted": node} if node else {})
             )
         return found
 
@@ -522,88 +530,4 @@ def doubtful(matches: Sequence[Match], ours: dict[str, np.ndarray], theirs: dict
     return False
 
 
-def _output_row(ours: str, theirs: str, kind: str, errors: np.ndarray, part: str, count: int) -> dict[str, Any]:
-    mean = float(errors.mean()) if count else None
-    return {
-        "output": ours,
-        "candidate": theirs,
-        "kind": kind,
-        "part": part,
-        "pictures": count,
-        "error_mean": mean,
-        "error_max": float(errors.max()) if count else None,
-        "sqnr_db": None if mean is None else 200.0 if mean <= 1e-10 else float(-20 * np.log10(mean)),
-    }
-
-
-def _outputs(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    labels = [r["agree"] for r in rows if r["agree"] is not None]
-    drifts = [r["score_drift"] for r in rows if r["score_drift"] is not None]
-    result: dict[str, Any] = {
-        "judged": len(drifts),
-        "label_agreement": float(np.mean(labels)) if labels else None,
-        "score_drift_mean": float(np.mean(drifts)) if drifts else None,
-        "score_drift_max": float(max(drifts)) if drifts else None,
-    }
-    known = [r["right"] for r in rows if "right" in r]
-    if known:
-        result["accuracy"] = [float(np.mean([r[i] for r in known])) for i in (0, 1)]
-    return result
-
-
-def _largest_jump(layers: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Where the noise grows most from one layer to the next: the layer, and SQNR before and at it, dB."""
-    if not layers:
-        return None
-    before = [200.0, *(row["sqnr_db"] for row in layers)]
-    drops = [before[i] - row["sqnr_db"] for i, row in enumerate(layers)]
-    worst = int(np.argmax(drops))
-    return {"layer": layers[worst]["layer"], "before_db": before[worst], "at_db": layers[worst]["sqnr_db"]}
-
-
-def _evidence_summary(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Medians over the pictures of each method's agreement."""
-    result = {}
-    for method in methods:
-        found = [r["evidence"][method] for r in rows if r["evidence"].get(method)]
-        keys = [k for k in ("rank_correlation", "top_iou", "maximum_shift") if any(k in f for f in found)]
-        if keys:
-            result[method] = {k: float(np.median([f[k] for f in found if k in f])) for k in keys}
-            result[method]["rank_correlation_low"] = float(min(f["rank_correlation"] for f in found))
-    return result
-
-
-def input_difference(reference: np.ndarray, candidate: np.ndarray) -> dict[str, Any] | None:
-    """How the two sides' tensors of one picture differ; None where they hold the same values.
-
-    Returns:
-        {"kind": "channels" | "scale" | "values" | "shape", "words": a sentence}.
-    """
-    a, b = (_channels_first(x) for x in (reference, candidate))
-    if a.shape != b.shape:
-        return {"kind": "shape", "words": f"the inputs have sizes {list(a.shape)} and {list(b.shape)}"}
-    scale = float(np.abs(a).max()) or 1.0
-    if np.abs(a - b).max() <= 1e-3 * scale:
-        return None
-    if a.shape[0] == 3 and np.abs(a[::-1] - b).max() <= 1e-3 * scale:
-        return {"kind": "channels", "words": "the channels are in the opposite order (RGB, BGR)"}
-    slopes = [np.polyfit(x.ravel(), y.ravel(), 1) for x, y in zip(a, b, strict=True)]
-    rest = max(float(np.abs(np.polyval(s, x.ravel()) - y.ravel()).max()) for s, x, y in zip(slopes, a, b, strict=True))
-    if rest <= 1e-2 * (float(np.abs(b).max()) or 1.0):
-        words = ", ".join(f"× {s[0]:.3g} {'+' if s[1] >= 0 else '−'} {abs(s[1]):.3g}" for s in slopes)
-        return {
-            "kind": "scale",
-            "words": f"the candidate's pixels are the reference's {words}: another mean, std or scale",
-        }
-    return {"kind": "values", "words": "the two sides are fed different pixels (size, crop or interpolation)"}
-
-
-def _channels_first(array: np.ndarray) -> np.ndarray:
-    """(C, H, W), float64, of one picture in either layout."""
-    picture = array[0].astype(np.float64)
-    return (
-        np.moveaxis(picture, -1, 0) if picture.shape[-1] in (1, 3, 4) and picture.shape[0] not in (1, 3, 4) else picture
-    )
-
-
-__all__ = ["EVIDENCE", "Comparison", "Pair", "compare", "input_difference"]
+__all__ = ["EVIDENCE", "Comparison", "Pair", "compare"]

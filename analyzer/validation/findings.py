@@ -1,0 +1,211 @@
+"""What an audit says of a model: the report, put together from what its pictures showed, and its findings."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from analyzer.analysis import receptive_field
+from analyzer.analysis.cost import cost
+from analyzer.analysis.layouts import layouts
+from analyzer.images import PRESETS, Preprocess
+from analyzer.validation.side import Side
+from analyzer.validation.verdict import Finding
+
+SHIFT = 4  # pixels of the network's input
+SATURATED = 0.5  # share of a channel's values at the highest of the layer, on every picture
+TIED = 0.05  # share of pictures whose top scores may tie at the ceiling of the output's quantiser
+CLASSES = 8  # whose mean maps are kept
+
+
+def assembled(
+    side: Side, preprocess: Preprocess, method: str, total: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The report and the mean maps, from what `Auditing` gave for all pictures."""
+    rows, loaded = total["rows"], side.explainer.loaded
+    judged = [row for row in rows if "not_finite" not in row]
+    used = cost(side.graph)
+    proto = loaded.proto
+    report: dict[str, Any] = {
+        "identity": {
+            "model": side.name,
+            "sha256": loaded.sha256,
+            "identity": loaded.identity,
+            "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+            "ir": proto.ir_version,
+            "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
+            "operators": dict(Counter(n.op_type for n in proto.graph.node).most_common()),
+            "parameters": used.parameters,
+            "macs": used.macs,
+            "layer": side.layer,
+            "method": method,
+        },
+        "pictures": len(rows),
+        "contract": {n: _contract_row(v) | {"size": _size(preprocess, n)} for n, v in total["contract"].items()},
+        "layers": _layer_rows(side, total["channels"]),
+        "summary": _summary(judged) if judged else {},
+        "rows": rows,
+    }
+    report["summary"]["not_finite"] = len(rows) - len(judged)
+    if total["mean"] is None:
+        return report, {"all pictures": np.zeros(preprocess.size or (1, 1))}
+    maps = {"all pictures": total["mean"] / len(judged)}
+    for label, (count, heat) in sorted(total["classes"].items(), key=lambda c: (-c[1][0], c[0]))[:CLASSES]:
+        maps[f"class {label} ({count})"] = heat / count
+    report["summary"]["peak_of_mean_map"] = float(maps["all pictures"].max())
+    return report, maps
+
+
+def _size(preprocess: Preprocess, name: str) -> float:
+    """How large the inputs of an alternative are, in units of the declared ones."""
+    declared, other = (float(np.mean(p.std)) / p.scale for p in (preprocess, alternatives(preprocess)[name]))
+    return declared / other
+
+
+def _layer_rows(side: Side, channels: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    fields: Any = receptive_field(side.graph)
+    known = layouts(side.graph)
+    rows = []
+    for name, (low, high, full) in channels.items():
+        reach = fields.get(name)
+        everywhere = reach is None or reach.is_global
+        row: dict[str, Any] = {
+            "layer": name,
+            "size": [d for d in known[name].grid if isinstance(d, int)],
+            "channels": len(low),
+            "dead": int((low == high).sum()),
+            "saturated": int(((full > SATURATED) & (low < high)).sum()),
+            "field": "all" if reach is None or everywhere else ["all" if s is None else int(s) for s in reach.size],
+        }
+        if reach is not None and not everywhere and reach.padding and None not in (*reach.padding, *reach.size):
+            shares = [max(0.0, float(p)) / float(s) for p, s in zip(reach.padding, reach.size, strict=True)]
+            row["corner_on_padding"] = 1 - math.prod(1 - s for s in shares)
+        rows.append(row)
+    return rows
+
+
+def alternatives(declared: Preprocess) -> dict[str, Preprocess]:
+    """The declared preprocessing, its channels the other way round, and the customary normalisations."""
+    found = {"declared": declared}
+    if declared.channels in ("RGB", "BGR"):
+        found["channels swapped"] = declared.replace(channels="BGR" if declared.channels == "RGB" else "RGB")
+    if declared.dtype == "float32":
+        for name, values in PRESETS.items():
+            wanted = {k: v for k, v in values.items() if k in ("scale", "mean", "std", "channels")}
+            found[name] = declared.replace(**wanted)
+    return found
+
+
+def _contract_row(values: list[tuple[float, bool | None]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"confidence": _mean(v for v, _ in values)}
+    known = [r for _, r in values if r is not None]
+    return row | ({"accuracy": float(np.mean(known))} if known else {})
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Over what is finite (a store keeps all else as None); None where nothing is."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    return float(np.mean(known)) if known else None
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the pictures, of what is finite; without the figures that no picture gives."""
+    result: dict[str, Any] = {
+        "confidence": _mean(r["confidence"] for r in rows),
+        "label_kept_when_shifted": _mean(r["shift"]["label_kept"] for r in rows),
+        "change_when_shifted": _mean(r["shift"]["change"] for r in rows),
+        "border": _mean(r["border"] for r in rows),
+        "corners": _mean(r["corners"] for r in rows),
+        "maxima_together": _together(rows),
+        "degenerate_maps": sum(bool(r["diagnosis"]) for r in rows),
+        "saturated_scores": float(np.mean([r["tied"] > 1 for r in rows])),
+    }
+    for key in ("faithfulness", "sanity"):
+        probed = [r[key] for r in rows if key in r]
+        for name in sorted({n for p in probed for n in p}):
+            result[name] = _mean(p[name] for p in probed if name in p)
+    for key, name in (("right", "accuracy"), ("energy_in_boxes", "energy_in_boxes"), ("pointing_hit", "pointing_game")):
+        known = [float(r[key]) for r in rows if key in r]
+        if known:
+            result[name] = _mean(known)
+    return {name: value for name, value in result.items() if value is not None}
+
+
+def _together(rows: list[dict[str, Any]]) -> float:
+    """The largest share of maxima within a tenth of the picture's size of one of them."""
+    places = np.array([[r["maximum_y"], r["maximum_x"]] for r in rows])
+    near = np.abs(places[:, None] - places[None]).max(axis=2) <= 0.1
+    return float(near.mean(axis=1).max())
+
+
+# ---- Verdict ----
+
+
+def findings(report: dict[str, Any]) -> list[Finding]:
+    """What a reviewer should look at; each with the value and the limit it broke."""
+    summary, found = report["summary"], []
+
+    def find(code: str, where: str, value: float, limit: float, words: str) -> None:
+        found.append(Finding(code, where, float(value), limit, words))
+
+    bad = [row for row in report["rows"] if "not_finite" in row]
+    if bad:
+        names = f"{', '.join(row['picture'] for row in bad[:3])}{' …' if len(bad) > 3 else ''}"
+        words = f"{len(bad)} of {report['pictures']} pictures are left out ({names}): {bad[0]['not_finite']}"
+        find("not-finite", bad[0]["picture"], len(bad) / report["pictures"], 0.0, words)
+    if len(bad) == report["pictures"]:
+        return found
+    contract = {n: row for n, row in report["contract"].items() if row["confidence"] is not None}
+    key = "accuracy" if "accuracy" in contract.get("declared", {}) else "confidence"
+    # Without labels there is only confidence to go by, which larger inputs alone push up.
+    fair = [n for n, row in contract.items() if key == "accuracy" or 1 / 3 < row["size"] < 3]
+    best = max(fair, key=lambda n: contract[n][key], default="declared")
+    if best in contract and "declared" in contract and contract[best][key] > contract["declared"][key] + 0.1:
+        words = f"{best!r} gives {key} {contract[best][key]:.2f}, the declared preset {contract['declared'][key]:.2f}"
+        find("preprocessing-doubtful", best, contract[best][key] - contract["declared"][key], 0.1, words)
+    for row in report["layers"]:
+        share = row["dead"] / row["channels"]
+        if share > 0.25:
+            find(
+                "dead-channels", row["layer"], share, 0.25, f"{row['dead']} of {row['channels']} channels never change"
+            )
+        share = row["saturated"] / row["channels"]
+        if share > 0.25:
+            words = f"{row['saturated']} of {row['channels']} channels are mostly at the layer's highest value"
+            find("saturated-channels", row["layer"], share, 0.25, words)
+    if summary.get("saturated_scores", 0) > TIED:
+        words = (
+            f"the top scores of {summary['saturated_scores']:.0%} of the pictures tie at the ceiling of the output's "
+            "quantiser: its range was calibrated too narrow"
+        )
+        find("saturated-scores", "", summary["saturated_scores"], TIED, words)
+    if summary.get("label_kept_when_shifted", 1) < 0.8:
+        kept = summary["label_kept_when_shifted"]
+        find(
+            "shift-sensitive", "", kept, 0.8, f"the label survives a shift by {SHIFT} pixels in {kept:.0%} of the cases"
+        )
+    if summary.get("random_head", 0) > 0.7:
+        words = "the map hardly changes when the model's head is shuffled: it does not explain the decision"
+        find("sanity-parameters", report["identity"]["method"], summary["random_head"], 0.7, words)
+    if summary.get("other_class", 0) > 0.9:
+        words = "the map of another class is nearly the same: it does not tell classes apart"
+        find("sanity-labels", report["identity"]["method"], summary["other_class"], 0.9, words)
+    areas = [summary.get(f"{kind}{order}") for kind in ("deletion", "insertion") for order in ("", "_random")]
+    if None not in areas and areas[0] > areas[1] and areas[2] < areas[3]:
+        words = "what the map marks matters less to the score than places at random"
+        find("unfaithful", report["identity"]["method"], summary["deletion"], summary["deletion_random"], words)
+    for name, limit in (("border", 1.5), ("corners", 2.0)):
+        if summary.get(name, 0) > limit:
+            words = f"the maps put {summary[name]:.1f} times more on the {name} than the area would: padding, a mark?"
+            find("border-evidence", name, summary[name], limit, words)
+    if report["pictures"] >= 8 and summary["maxima_together"] > 0.6:
+        words = f"{summary['maxima_together']:.0%} of the maxima lie at one place of the picture: a watermark, a frame?"
+        find("fixed-position", "", summary["maxima_together"], 0.6, words)
+    if summary["degenerate_maps"]:
+        words = f"{summary['degenerate_maps']} maps are empty or constant"
+        find("degenerate-maps", "", summary["degenerate_maps"], 0, words)
+    return found
