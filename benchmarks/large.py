@@ -42,8 +42,8 @@ SIZES = """
 import numpy as np
 from analyzer.attribution import Explainer
 explainer, rng = Explainer({model!r}), np.random.default_rng(0)
-for at in range(600):
-    image = rng.standard_normal((1, 3, 32 + at, 48 + at % 100)).astype(np.float32)
+for at, side in enumerate(rng.permutation(600)):
+    image = rng.standard_normal((1, 3, 32 + side, 48 + at % 100)).astype(np.float32)
     explainer.explain(image, ("grad-cam", "gradient")[at % 2], 1)
     if at % 60 == 59:
         print(at + 1, [l.split()[1] for l in open("/proc/self/status") if l.startswith("RssAnon")][0], flush=True)
@@ -165,7 +165,9 @@ def measure(folder: Path, gib: float, tasks: list[str]) -> None:
 
         pictures.mkdir(parents=True)
         for at in range(3):
-            cv2.imwrite(str(pictures / f"{at}.png"), np.random.default_rng(at).integers(0, 255, (128, 128, 3), np.uint8))
+            cv2.imwrite(
+                str(pictures / f"{at}.png"), np.random.default_rng(at).integers(0, 255, (128, 128, 3), np.uint8)
+            )
     commands = {
         "export": ["export", str(model), "-o", str(folder / "exported.onnx"), "-m", "gradient", "--target", "1"],
         "compare": ["compare", str(model), str(folder / "b" / "model.onnx"), "-d", str(pictures), "--preset", "0-1"],
@@ -180,8 +182,8 @@ def measure(folder: Path, gib: float, tasks: list[str]) -> None:
         scripts = {"plain": PLAIN, "gradient": GRADIENT}
         script = scripts.get(task, COMMAND).format(model=str(model), arguments=commands.get(task))
         highest, seconds, code = peak(script)
-        limit = LIMITS.get(task, "")
-        print(f"| {task} | {highest >> 10} | {highest * 1024 / size:.2f} | {limit} | {seconds:.0f} | {code} |", flush=True)
+        cells = (task, highest >> 10, f"{highest * 1024 / size:.2f}", LIMITS.get(task, ""), f"{seconds:.0f}", code)
+        print("|", " | ".join(map(str, cells)), "|", flush=True)
         for file in folder.glob("exported.onnx*"):
             file.unlink()
     if "sizes" in tasks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ import onnx
 from analyzer.errors import InputError, ProviderError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.runtime.providers import NAMES, resolve
-from analyzer.runtime.weights import handed
+from analyzer.runtime.weights import handed, held
 
 # Wrong in onnxruntime 1.31: a zero Pad before a MaxPool is folded into its padding of −∞.
 DISABLED_OPTIMIZERS = ["Pad_Fusion"]
@@ -67,6 +67,7 @@ class Session:
         as_it_is = model if isinstance(model, str | bytes) else None
         allow_fallback = allow_fallback or as_it_is is not None
         proto, weights = _parts(model, outputs)
+        self.nbytes = weight_bytes + held(proto, weights)  # before the stubs are told where their weights are
         options = _options(ort, threads, level, 4 * weight_bytes + sum(w.nbytes for w in weights.values()))
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)
@@ -74,9 +75,11 @@ class Session:
             options.enable_profiling, options.profile_file_prefix = True, str(trace)
         if name != NAMES["cpu"]:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        self._keep = weights  # no version of onnxruntime that we know reads them later, but one may
         disabled = DISABLED_OPTIMIZERS if as_it_is is None else []
-        with nullcontext(as_it_is) if as_it_is is not None else handed(proto, weights, options) as data:
+        given: AbstractContextManager[tuple[Any, Any]] = nullcontext((as_it_is, {}))
+        if as_it_is is None:
+            given = handed(proto, weights, options)
+        with given as (data, self._keep):
             try:
                 self._session = ort.InferenceSession(data, options, providers, disabled_optimizers=disabled)
             except Exception as error:
