@@ -126,4 +126,39 @@ def test_sessions_of_all_models_together_are_few():
         for layer in ("r1", "r2"):
             for method in ("grad-cam", "layer-cam", "hires-cam"):
                 answer(model, Question((Job(method, layer),)), IMAGES)
-    assert len(pool.LIVE._kept) <= pool.SESSIONS
+    assert len(pool.LIVE._kept) <= pool.KEPT
+
+
+class Held:
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+
+
+def test_a_pool_keeps_what_fits_its_budget_and_always_the_last():
+    pool, shared = Pool(99, budget=100), Held(40)
+    for key, value in enumerate([Held(60), [shared, shared], Held(30)]):
+        pool.get("me", key, lambda value=value: value)
+    assert [key for _, key in pool._kept] == [1, 2] and pool.bytes == 70
+    pool.get("me", 1, lambda: None)
+    pool.get("me", 3, lambda: Held(50))
+    assert [key for _, key in pool._kept] == [1, 3], "the least recently used goes"
+    pool.get("me", 4, lambda: Held(500))
+    assert [key for _, key in pool._kept] == [4]
+
+
+def test_what_is_available_is_that_of_the_control_group(tmp_path):
+    from analyzer.runtime.pool import available
+
+    for name, text in {
+        "proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n",
+        "proc/self/cgroup": "0::/a/b\n",
+        "sys/fs/cgroup/memory.max": "max",
+        "sys/fs/cgroup/a/memory.max": "5000000",
+        "sys/fs/cgroup/a/memory.current": "2000000",
+        "sys/fs/cgroup/a/memory.stat": "anon 1\ninactive_file 500000\nactive_file 250000\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available(tmp_path) == 3_750_000
+    (tmp_path / "proc/self/cgroup").unlink()
+    assert available(tmp_path) == 8_192_000

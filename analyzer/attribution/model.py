@@ -18,18 +18,17 @@ from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Source, Value, load, normalize
 from analyzer.graph.query import image_input
 from analyzer.runtime import Session, environment
-from analyzer.runtime.pool import LIVE, Pool
+from analyzer.runtime.pool import LIVE
 from analyzer.runtime.session import Runnable
 from analyzer.store import Cache
 
 T = TypeVar("T")
-SOURCES = 8  # normal forms of one model that are kept, one per size of its inputs
 
 
 class Model:
     """A file, loaded once and normalised for each size that it is asked for. Nothing of it changes afterwards.
 
-    Threads may share it. Its sessions are kept in `runtime.pool.LIVE`, which bounds those of all models together.
+    Threads may share it. `runtime.pool.LIVE` bounds the sessions and normal forms of all models together.
 
     Args:
         model: path, bytes or ModelProto.
@@ -44,9 +43,9 @@ class Model:
         self.session_options = options
         self.cache = GraphCache(cache, self.loaded) if cache is not None else None
         self._stamp = _stamp_of(self.loaded.path)
-        self._sources = Pool(SOURCES)
-        self._owner = object()
-        weakref.finalize(self, LIVE.drop, self._owner)
+        self._owner, self._sources = object(), object()  # of sessions, and of normal forms, in the pool
+        for owner in (self._owner, self._sources):
+            weakref.finalize(self, LIVE.drop, owner)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process loads it from its path.
@@ -78,7 +77,7 @@ class Model:
                     self.cache.keep_source(key, found)
             return found
 
-        return self._sources.get(None, key, made)
+        return LIVE.get(self._sources, key, made)
 
     def graph(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
         """A fresh graph to append to."""
@@ -108,7 +107,9 @@ class Model:
 
     def session(self, graph: Runnable, outputs: Sequence[str] | None = None, **options: Any) -> Session:
         """A session over `graph` with the model's provider and options, of which `options` replace some."""
-        return Session(graph, self.provider, outputs=outputs, **{**self.session_options, **options})
+        session = Session(graph, self.provider, outputs=outputs, **{**self.session_options, **options})
+        self.loaded.check_unchanged()  # the session has mapped the weights by the names of their files
+        return session
 
     def run(self, graph: Graph, feeds: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """The outputs of one run of `graph`; what it does not take is left out of `feeds`."""

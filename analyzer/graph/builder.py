@@ -110,13 +110,12 @@ class Builder:
         return self.scalar(given, like)
 
     def constant(self, array: np.ndarray, name: str = "constant") -> Value:
-        """A constant tensor; equal small ones, and equal ones of one name, are shared."""
+        """A constant tensor; equal small ones, and equal ones of one name, are shared. A view stays one."""
         small = array.nbytes <= 1024
         key = (array.dtype.str, array.shape, array.tobytes() if small else name)
         known = self._constants.get(key)
         if known is not None and (small or np.array_equal(known.values, array)):
             return known
-        array = np.asarray(array, order="C")
         self._constants[key] = self.graph.add_weight(self.graph.fresh(f"{self.prefix}/{name}"), array)
         return self._constants[key]
 

@@ -99,6 +99,11 @@ class Source:
     def name(self) -> str:
         return self.path.name if self.path else self.proto.graph.name or "model"
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its own: without the weights, which other forms of the model share or a file holds."""
+        return int(self.proto.ByteSize())
+
     def serialized(self) -> bytes:
         """The model in one piece again."""
         proto = copied(self.proto)

@@ -1,14 +1,20 @@
-"""Things that are made once, used by several threads and kept within a bound: above all live sessions."""
+"""Things that are made once, used by several threads and kept within a budget: above all live sessions."""
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-SESSIONS = 24  # kept alive in this process, over all models
+KEPT = 32  # sessions and rewritten graphs, however small
+SHARE = 0.5  # of the memory that is available when the first is kept
+UNKNOWN = 4 << 30  # the budget where the system does not say what is available
+TRIMMED = 64 << 20  # bytes forgotten after which the C library is asked to give memory back
 
 
 class Pool:
@@ -16,12 +22,15 @@ class Pool:
 
     Args:
         limit: how many values are kept.
+        budget: how many bytes they hold together, by `weigh`; a share of the available memory when None. The value
+            asked for last is kept whatever it weighs.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, budget: int | None = None) -> None:
+        self.limit, self.budget = limit, budget
         self._kept: OrderedDict[tuple[Hashable, Hashable], _Made] = OrderedDict()
         self._lock = threading.Lock()
+        self._dropped = 0
 
     def get(self, owner: Hashable, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made at the first call for this owner and key; where it raises, nothing is kept."""
@@ -31,21 +40,46 @@ class Pool:
         with entry.lock:
             if not entry.done:
                 try:
-                    entry.value, entry.done = make(), True
+                    entry.value = make()
+                    entry.bytes, entry.done = weigh(entry.value), True
                 except BaseException:
                     self._forget((owner, key), entry)
                     raise
-        with self._lock:
-            while len(self._kept) > self.limit:
-                self._kept.popitem(last=False)
+        self._shrink(entry)
         value: T = entry.value
         return value
+
+    @property
+    def bytes(self) -> int:
+        """What the values hold together."""
+        return sum(entry.bytes for entry in self._kept.values())
 
     def drop(self, owner: Hashable) -> None:
         """Forgets all values of an owner; what is in use lives on until it is let go."""
         with self._lock:
-            for key in [k for k in self._kept if k[0] is owner]:
-                del self._kept[key]
+            dropped = [self._kept.pop(key) for key in [k for k in self._kept if k[0] is owner]]
+        self._let_go(dropped)
+
+    def _shrink(self, used: _Made) -> None:
+        """Forgets the values that were not used for longest, until the others are within the limits."""
+        with self._lock:
+            if self.budget is None:
+                self.budget = int(available() * SHARE)
+            total, dropped = self.bytes, list[_Made]()
+            for key, entry in list(self._kept.items()):
+                if len(self._kept) <= self.limit and total <= self.budget:
+                    break
+                if entry is not used:
+                    dropped.append(self._kept.pop(key))
+                    total -= entry.bytes
+        self._let_go(dropped)
+
+    def _let_go(self, dropped: list[_Made]) -> None:
+        self._dropped += sum(entry.bytes for entry in dropped)
+        dropped.clear()
+        if self._dropped > TRIMMED:
+            self._dropped = 0
+            give_back()
 
     def _forget(self, key: tuple[Hashable, Hashable], entry: _Made) -> None:
         with self._lock:
@@ -58,6 +92,66 @@ class _Made:
         self.lock = threading.RLock()
         self.done = False
         self.value: Any = None
+        self.bytes = 0
 
 
-LIVE = Pool(SESSIONS)
+def weigh(value: Any) -> int:
+    """The `nbytes` of a value, of its `session`, or of the different ones in a list or tuple."""
+    return sum({id(part): part.nbytes for part in _parts(value)}.values())
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return [part for item in value for part in _parts(item)]
+    part = getattr(value, "session", value)
+    return [part] if hasattr(part, "nbytes") else []
+
+
+def limit_memory(budget: int) -> None:
+    """Bounds what the sessions kept in this process hold together, in bytes; those in use live on.
+
+    Without it they may hold half of the memory that is available when the first is kept.
+    """
+    LIVE.budget = budget
+
+
+LIVE = Pool(KEPT)
+
+
+# ---- The machine ----
+
+
+def available(root: Path = Path("/")) -> int:
+    """Bytes that this process can still take: of the machine, and of its control groups."""
+    found = [UNKNOWN]
+    with suppress(OSError, ValueError, IndexError):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")] or found
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            base, limit, used = ("", "memory.max", "memory.current")
+            if controllers:
+                base, limit, used = ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+            if not controllers or "memory" in controllers.split(","):
+                # Inside a container the group's own folder may not be shown; that of the container is the mount itself.
+                for folder in (PurePosixPath(group), *PurePosixPath(group).parents):
+                    place = root / "sys/fs/cgroup" / base / str(folder).lstrip("/")
+                    with suppress(OSError, ValueError):
+                        room = int((place / limit).read_text()) - int((place / used).read_text())
+                        found.append(max(0, room + _cached(place)))
+    return min(found)
+
+
+def _cached(group: Path) -> int:
+    """Bytes of a control group's usage that are files' contents, which are dropped when memory is short."""
+    with suppress(OSError):
+        rows = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+        return sum(int(number) for name, number in rows if name in ("inactive_file", "active_file"))
+    return 0
+
+
+def give_back() -> None:
+    """Asks the C library to return freed memory to the system, where it can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +14,7 @@ import onnx
 from analyzer.errors import InputError, ProviderError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.runtime.providers import NAMES, resolve
+from analyzer.runtime.weights import handed, held
 
 # Wrong in onnxruntime 1.31: a zero Pad before a MaxPool is folded into its padding of −∞.
 DISABLED_OPTIMIZERS = ["Pad_Fusion"]
@@ -20,7 +22,6 @@ DISABLED_OPTIMIZERS = ["Pad_Fusion"]
 # could otherwise ask for gigabytes while the session is created.
 FOLDING_LIMIT = 64 << 20
 LEVELS = ("disable", "basic", "extended", "layout", "all")
-_WEIGHTS_FILE = "weights"
 
 Runnable: TypeAlias = Graph | onnx.ModelProto | tuple[onnx.ModelProto, dict[str, np.ndarray]] | str | bytes
 
@@ -66,6 +67,7 @@ class Session:
         as_it_is = model if isinstance(model, str | bytes) else None
         allow_fallback = allow_fallback or as_it_is is not None
         proto, weights = _parts(model, outputs)
+        self.nbytes = weight_bytes + held(proto, weights)  # before the stubs are told where their weights are
         options = _options(ort, threads, level, 4 * weight_bytes + sum(w.nbytes for w in weights.values()))
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)
@@ -73,14 +75,15 @@ class Session:
             options.enable_profiling, options.profile_file_prefix = True, str(trace)
         if name != NAMES["cpu"]:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        weights = {name: np.ascontiguousarray(w) for name, w in weights.items()}
-        data = _serialized(proto, weights, options, ort) if as_it_is is None else as_it_is
-        self._keep = weights  # onnxruntime reads these arrays in place
         disabled = DISABLED_OPTIMIZERS if as_it_is is None else []
-        try:
-            self._session = ort.InferenceSession(data, options, providers, disabled_optimizers=disabled)
-        except Exception as error:
-            raise explain_failure(error, proto.graph.name) from None
+        given: AbstractContextManager[tuple[Any, Any]] = nullcontext((as_it_is, {}))
+        if as_it_is is None:
+            given = handed(proto, weights, options)
+        with given as (data, self._keep):
+            try:
+                self._session = ort.InferenceSession(data, options, providers, disabled_optimizers=disabled)
+            except Exception as error:
+                raise explain_failure(error, proto.graph.name) from None
         self.provider = self._session.get_providers()[0]
         if self.provider != name:
             raise ProviderError(f"asked for {name} but onnxruntime chose {self.provider}", "run `onnx-analyzer doctor`")
@@ -177,20 +180,6 @@ def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> An
     limit = max(FOLDING_LIMIT, weight_bytes)
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(limit))
     return options
-
-
-def _serialized(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray], options: Any, ort: Any) -> bytes:
-    """The stub as bytes; its weights are handed to the runtime as arrays, by reference."""
-    if not weights:
-        return bytes(proto.SerializeToString())
-    for tensor in proto.graph.initializer:
-        if tensor.name in weights:
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", _WEIGHTS_FILE), ("offset", 0), ("length", weights[tensor.name].nbytes)):
-                tensor.external_data.add(key=key, value=str(value))
-    values = [ort.OrtValue.ortvalue_from_numpy(w) for w in weights.values()]
-    options.add_external_initializers(list(weights), values)
-    return bytes(proto.SerializeToString())
 
 
 def check_array(array: np.ndarray, given: Any) -> np.ndarray:

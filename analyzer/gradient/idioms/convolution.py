@@ -108,7 +108,7 @@ def _phase(
     if min(pads) < 0:
         return None
     kernel = weights[:, :, [k for k, _ in rows]][:, :, :, [k for k, _ in columns]].swapaxes(0, 1)
-    constant = op.constant(np.ascontiguousarray(kernel), name)
+    constant = op.constant(kernel, name)
     return op.Conv(ct, constant, kernel_shape=list(kernel.shape[2:]), pads=pads, strides=[1, 1])
 
 
@@ -161,7 +161,7 @@ def _turned_conv(
     turned = np.flip(grouped, tuple(range(3, grouped.ndim))).reshape(group * inputs, outputs // group, *kernel)
     return op.Conv(
         ct,
-        op.constant(np.ascontiguousarray(turned), f"{w.name}/turned"),
+        op.constant(turned, f"{w.name}/turned"),
         group=group,
         kernel_shape=kernel,
         pads=pads or [0] * 2 * rank,

@@ -15,7 +15,7 @@ def by_turned_squares(op: Builder, node: Primal, ct: Value) -> Value:
     b, known = node.inputs[1], _weights(op, node)
     if known is None or known.shape[0] != known.shape[1]:
         return NotImplemented
-    return op.MatMul(ct, op.constant(np.ascontiguousarray(known.T), f"{b.name}/transposed"))
+    return op.MatMul(ct, op.constant(known.T, f"{b.name}/transposed"))
 
 
 @idiom(left_bar)
