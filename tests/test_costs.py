@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -11,6 +13,7 @@ from analyzer.attribution import Job, Model, Question
 from analyzer.attribution.compiler import compile_question
 from analyzer.runtime import Session, session
 from benchmarks.scaling import chain
+from tests.models import small_cnn
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)
 
@@ -74,3 +77,36 @@ def test_large_graphs_leave_out_slow_passes_unless_a_level_is_asked_for(created,
     small, large, asked = (left_out for _, left_out in created)
     assert small == asked == ["Pad_Fusion"]
     assert large == ["Pad_Fusion", *session.SLOW_OPTIMIZERS]
+
+
+def calls(function) -> int:
+    """How many Python functions are called: what does not depend on how busy the machine is."""
+    count = 0
+
+    def counted(frame, event, argument):
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(counted)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "gradient", "guided-grad-cam"])
+@pytest.mark.parametrize("kind", ["class", "expression"])
+def test_targets_are_appended_in_steps_that_grow_with_their_number(method, kind):
+    model, question = Model(small_cnn()), Question((Job(method),))
+    name = model.plain.outputs[0].name
+    slots = [None if kind == "class" else f'"{name}"[:, {i % 4}] * {i}' for i in range(80)]
+    compile_question(model, question, slots[:1])
+    few, many = (calls(lambda n=n: compile_question(model, question, slots[:n])) for n in (10, 80))
+    assert many < 8.5 * few
+
+
+def test_a_gradient_is_appended_in_steps_that_grow_with_the_depth():
+    gradient_of(30)
+    few, many = (calls(lambda n=n: gradient_of(n)) for n in (300, 2400))
+    assert many < 8.5 * few

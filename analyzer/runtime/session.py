@@ -17,8 +17,8 @@ from analyzer.runtime.providers import NAMES, resolve
 
 # Wrong in onnxruntime 1.31: a zero Pad before a MaxPool is folded into its padding of −∞.
 DISABLED_OPTIMIZERS = ["Pad_Fusion"]
-# onnxruntime sorts a graph anew for most of its passes, at the number of nodes times that of those that could come next.
-# The appended gradient has one such node for each of the forward pass, unless nodes come by their depth.
+# onnxruntime sorts a graph anew for most of its passes, at a cost of its nodes times those that could come next. The
+# appended gradient has one such node for each of the forward pass, unless nodes come by their depth.
 BY_DEPTH = 4096  # nodes from which they do
 # The time of these passes grows with the square of the nodes: 5 s at 23,000. The first makes convolutions up to 1.7
 # times as quick, so that graphs as large as real models have get it; equal nodes are one node as they are appended.
