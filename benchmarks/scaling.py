@@ -18,9 +18,11 @@ from analyzer import append_vjp
 def chain(nodes: int) -> onnx.ModelProto:
     """Conv–Relu–Add blocks, `nodes` nodes in all, on a small map."""
     rng = np.random.default_rng(0)
-    made, weights, value = [], [], "x"
+    made, weights, value, scale = [], [], "x", min(0.1, 1 / nodes)  # finite at any depth
     for index in range(nodes // 3):
-        weights.append(numpy_helper.from_array(rng.standard_normal((4, 4, 3, 3)).astype(np.float32) * 0.1, f"w{index}"))
+        weights.append(
+            numpy_helper.from_array(scale * rng.standard_normal((4, 4, 3, 3)).astype(np.float32), f"w{index}")
+        )
         made.append(helper.make_node("Conv", [value, f"w{index}"], [f"c{index}"], pads=[1, 1, 1, 1]))
         made.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
         made.append(helper.make_node("Add", [f"r{index}", value], [f"a{index}"]))

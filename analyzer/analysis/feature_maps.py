@@ -44,7 +44,7 @@ def feature_maps(graph: Graph, target: Value | None = None) -> list[FeatureMap]:
     """Every tensor between the image and `target` (the outputs when None) that has channels over space, in order."""
     found = layouts(graph)
     image = image_input(graph)
-    reach = descendants(graph, [image.name])
+    reach = descendants(graph, [image.name], graph.forward_nodes())
     needed = ancestors(graph, [target.name] if target is not None else [o.name for o in graph.outputs])
     maps = []
     for node in graph.forward_nodes():
@@ -153,7 +153,7 @@ def _common(graph: Graph, maps: list[FeatureMap]) -> FeatureMap:
 def _before_last_attention(graph: Graph, maps: list[FeatureMap], target: Value) -> FeatureMap | None:
     """The last token map that queries, keys and values of the last attention are all computed from."""
     needed = ancestors(graph, [target.name])
-    reach = descendants(graph, [image_input(graph).name])
+    reach = descendants(graph, [image_input(graph).name], graph.forward_nodes())
     for attention in reversed(list(attentions(graph, reach, needed))):
         common = set.intersection(*(ancestors(graph, [v.name]) for v in attention.operands))
         found = [m for m in maps if m.name in common and "L" in m.layout.axes]

@@ -78,7 +78,7 @@ def compile_question(
         seeded(op, target_inputs, slot, scores, f"_{at}" if len(slots) > 1 else "", batch, arrays)
         for at, slot in enumerate(slots)
     ]
-    found = []
+    found, layers = [], dict[tuple[str, str], FeatureMap]()
     for number, (job, method) in enumerate(zip(question.jobs, methods, strict=True)):
         compiled = Compiled(graph, method, "", [], scores, outputs, target_inputs)
         for at, (slot, target) in enumerate(zip(slots, targets, strict=True)):
@@ -86,7 +86,10 @@ def compile_question(
             suffix += f"_{number}" if len(question.jobs) > 1 else ""
             feature = None
             if method.needs_layer:
-                feature = choose_layer(model, question, job.layer, graph, target.about, slot, shapes, arrays)
+                key = (job.layer, target.about.name)
+                if key not in layers:
+                    layers[key] = choose_layer(model, question, job.layer, graph, target.about, slot, shapes, arrays)
+                feature = layers[key]
             policy = method.policy_for(job.options)
             ctx = Context(op, target.seeds, target.about, image, axes, feature, policy=policy, idioms=idioms)
             raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)

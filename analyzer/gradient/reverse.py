@@ -31,7 +31,8 @@ def route(graph: Graph, outputs: Iterable[str], wrt: Iterable[str], policy: Poli
     """The nodes a gradient of `outputs` with respect to `wrt` passes through, in the order of the graph."""
     influenced = set(wrt)
     between = []
-    for node in graph.nodes:
+    outputs = list(outputs)
+    for node in graph.before(outputs):
         if (node.domain or "", node.op) in NOT_DIFFERENTIABLE or influenced.isdisjoint(reads(node)):
             continue
         between.append(node)
@@ -64,7 +65,7 @@ def _poles(graph: Graph, outputs: Iterable[str], policy: Policy) -> Callable[[No
     """
     before: dict[str, int] = {}  # of each tensor the poles that it depends on, one bit each
     count = 0
-    for node in graph.nodes:
+    for node in graph.before(outputs):
         seen = 0
         for name in reads(node):
             seen |= before.get(name, 0)

@@ -105,14 +105,17 @@ class Graph(Scope):
 
     def add_output(self, value: Value, name: str | None = None) -> Value:
         """Make `value` a graph output, under `name` where one is given (through an Identity where it must be)."""
-        taken = {v.name for v in [*self.outputs, *self.new_outputs, *self.inputs, *self.new_inputs]}
         rename = name is not None and name != value.name
-        if rename or isinstance(value, gs.Constant) or (value.name in taken and not rename):
+        if rename or isinstance(value, gs.Constant) or self._is_taken(value):
             alias = gs.Variable(self.fresh(name or f"{value.name}/copy"), value.dtype, value.shape)
             self.append(Node("Identity", self.fresh(f"{alias.name}/Identity"), None, [value], [alias]))
             value = alias
         self.new_outputs.append(value)
         return value
+
+    def _is_taken(self, value: Value) -> bool:
+        taken = (*self.outputs, *self.new_outputs, *self.inputs, *self.new_inputs)
+        return any(value.name == v.name for v in taken)
 
     def outputs_for(self, names: Iterable[str]) -> dict[str, str]:
         """{tensor: the output that gives it}: an output of the model as it is, else one that is added."""

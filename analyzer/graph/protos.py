@@ -77,6 +77,17 @@ def captured(node: onnx.NodeProto) -> Iterator[str]:
         yield from (o.name for o in body.output if o.name not in own)
 
 
+def sort_by_depth(graph: onnx.GraphProto) -> None:
+    """Sorts nodes by the length of the longest path to them: still a topological order."""
+    depth: dict[str, int] = {}
+    depths = []
+    for node in graph.node:
+        depths.append(1 + max((depth.get(n, 0) for n in (*node.input, *captured(node)) if n), default=0))
+        depth.update(dict.fromkeys(node.output, depths[-1]))
+    nodes = list(graph.node)
+    replace_all(graph.node, [nodes[i] for i in sorted(range(len(nodes)), key=depths.__getitem__)])
+
+
 # ---- Names ----
 
 

@@ -17,16 +17,20 @@ SIZES_ONLY = ("Shape", "Size")  # operators that read no numbers of their input
 def ancestors(graph: Graph, names: Iterable[str]) -> set[str]:
     """All tensors whose values `names` depend on, themselves included; a dependence on sizes only does not count."""
     found = set(names)
-    for node in reversed(graph.nodes):
+    for node in reversed(graph.before(found)):
         if node.op not in SIZES_ONLY and any(o.name in found for o in node.outputs):
             found |= reads(node)
     return found
 
 
-def descendants(graph: Graph, names: Iterable[str]) -> set[str]:
-    """All tensors whose values depend on `names`, themselves included; a dependence on sizes only does not count."""
+def descendants(graph: Graph, names: Iterable[str], among: Iterable[Node] | None = None) -> set[str]:
+    """All tensors whose values depend on `names`, themselves included; a dependence on sizes only does not count.
+
+    Args:
+        among: the nodes that are looked at, in topological order; all when None.
+    """
     found = set(names)
-    for node in graph.nodes:
+    for node in graph.nodes if among is None else among:
         if node.op not in SIZES_ONLY and not found.isdisjoint(reads(node)):
             found.update(o.name for o in node.outputs if o.name)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Scope:
         self.detached = detached
         self._known: dict[str, np.ndarray | None] = {}
         self._own: set[int] = set()
+        self._at: dict[int, int] = {}  # where a node stands in `nodes`, by its id
+        self._before: tuple[tuple[str, ...], list[Node]] = ((), [])
         self._reserved = reserved
         self._given = self.inputs  # where an input that is added belongs
 
@@ -112,6 +114,26 @@ class Scope:
                 live[index] = True
                 needed.update(reads(node))
         return live
+
+    def before(self, names: Iterable[str]) -> list[Node]:
+        """The nodes here that tensors depend on, in topological order: as many steps as there are such nodes."""
+        key = tuple(names)
+        if key and key == self._before[0]:  # what is appended changes nothing of it
+            return self._before[1]
+        for index in range(len(self._at), len(self.nodes)):
+            self._at[id(self.nodes[index])] = index
+        found, waiting, seen = set[int](), list(key), set(key)
+        while waiting:
+            value = self.values.get(waiting.pop())
+            for producer in value.inputs if value is not None else ():
+                index = self._at.get(id(producer), -1)  # none of a graph around this one
+                if index >= 0 and index not in found:
+                    found.add(index)
+                    new = reads(producer) - seen
+                    seen |= new
+                    waiting += new
+        self._before = key, [self.nodes[index] for index in sorted(found)]
+        return self._before[1]
 
     # ---- Appending ----
 

@@ -382,7 +382,6 @@ class Comparing(Pass[dict[str, Any]]):
             row["output"]: row["sqnr_db"] for row in compared
         }
         unlike = [{"output": name, "side": "both", "why": why} for name, why in part.unlike.items()]
-        scored = labels_and_drifts(part.rows) | ({"compared_after": self.squashed_as} if self.squashed_as else {})
         return {
             "reference": reference.about,
             "candidate": candidate.about,

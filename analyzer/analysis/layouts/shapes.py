@@ -38,7 +38,7 @@ class Seen:
     @cached_property
     def reach(self) -> set[str]:
         """The tensors that depend on the image."""
-        return descendants(self.graph, [self.image.name])
+        return descendants(self.graph, [self.image.name], self.graph.forward_nodes())
 
     def add(self, layout: Layout) -> None:
         """Remembers a layout."""

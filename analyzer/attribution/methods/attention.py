@@ -55,7 +55,7 @@ def _attention(ctx: Context) -> tuple[list[Attention], Layout]:
     """
     graph = ctx.graph
     needed = ancestors(graph, ctx.seeds)
-    reach = descendants(graph, [image_input(graph).name])
+    reach = descendants(graph, [image_input(graph).name], graph.forward_nodes())
     tokens: dict[int | str | None, Layout] = {}  # by their number
     for layout in layouts(graph).values():
         if "L" in layout.axes and len(layout.grid) == 2 and all(isinstance(g, int) for g in layout.grid):

@@ -57,7 +57,7 @@ def full_grad(ctx: Context) -> Value:
 def _biases(ctx: Context) -> list[tuple[Value, Value]]:
     """(output of the node, its bias broadcastable to it) for every bias between the image and the target."""
     graph = ctx.graph
-    reach = descendants(graph, [image_input(graph).name])
+    reach = descendants(graph, [image_input(graph).name], graph.forward_nodes())
     needed = ancestors(graph, ctx.seeds)
     found = []
     for node in graph.forward_nodes():
