@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from analyzer.attribution import Job, Model, Question
+from analyzer.attribution import Explainer, Job, Model, Question
 from analyzer.attribution.compiler import compile_question
 from analyzer.runtime import Session, session
 from benchmarks.scaling import chain
@@ -110,3 +110,20 @@ def test_a_gradient_is_appended_in_steps_that_grow_with_the_depth():
     gradient_of(30)
     few, many = (calls(lambda n=n: gradient_of(n)) for n in (300, 2400))
     assert many < 8.5 * few
+
+
+@pytest.mark.parametrize("target", [0, "logits[:, 0]"])
+def test_an_empty_map_costs_one_run_more_and_one_session_for_all(created, monkeypatch, target):
+    against = small_cnn()
+    for tensor in against.graph.initializer:
+        if tensor.name == "w3":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(-np.ones((16, 4), np.float32), "w3"))
+    explainer = Explainer(against)
+    pictures = np.random.default_rng(0).standard_normal((4, 1, 3, 12, 12)).astype(np.float32)
+    assert "≤ 0" in explainer.explain(pictures[0], target=target).diagnosis[0]
+    sessions, runs, plain = len(created), [], Session.run
+    monkeypatch.setattr(Session, "run", lambda self, *a: runs.append(1) or plain(self, *a))
+    for picture in pictures:
+        found = explainer.explain(picture, target=target or 1)
+        assert "≤ 0" in found.diagnosis[0]
+    assert len(created) == sessions and len(runs) == 2 * len(pictures)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from analyzer.attribution.compiler import Compiled
 from analyzer.attribution.finite import Origin, not_finite
 from analyzer.attribution.layers import float_image, pick_layer
-from analyzer.attribution.model import Model
+from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.question import Question
 from analyzer.attribution.registry import Context
 from analyzer.attribution.seeds import arrays_of, seeded
-from analyzer.attribution.targets import TOP1, find_scores
+from analyzer.attribution.targets import find_scores
 from analyzer.gradient import GRADIENT, pullback
 from analyzer.gradient.registry import primal
 from analyzer.gradient.rules.quantization import FLOAT32, within_range
-from analyzer.graph import Builder, Graph
-from analyzer.graph.query import ancestors, descendants
+from analyzer.graph import Builder
+from analyzer.graph.query import ancestors, descendants, image_input
+from analyzer.runtime import Session
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ def _zero_gradient(run: Explained, image: int, target: int | str) -> str:
 def _flat(run: Explained, image: int, target: int | str) -> str:
     """Looks at the layer and its gradient to say why the map has one value only."""
     layer = run.layer
-    found = _layer_and_gradient(run, target)
+    found, spatial = _found(run, target, _layer_and_gradient)
     activations = found["activations"][image].astype(np.float64)
     if not activations.any():
         return f"the layer {layer!r} is zero everywhere for this image: all its units are dead"
-    if activations.max() == activations.min() or _no_space(activations, found["spatial"]):
+    if activations.max() == activations.min() or _no_space(activations, spatial):
         return f"the layer {layer!r} has the same activations at every position for this image"
     if "gradient" not in found:
         return f"the map of {layer!r} has one value only"
@@ -90,7 +90,7 @@ def _flat(run: Explained, image: int, target: int | str) -> str:
             f"the gradient of the target with respect to {layer!r} is zero for this image: "
             f"units behind the layer are saturated or dead{tail}"
         )
-    axes = tuple(a - 1 for a in found["spatial"])
+    axes = tuple(a - 1 for a in spatial)
     if (gradient.mean(axis=axes) <= 0).all():
         return f"no channel of {layer!r} speaks for the target: all its channel weights are ≤ 0"
     return f"no position of {layer!r} speaks for the target: the weighted sum is ≤ 0 everywhere, and ReLU cuts it"
@@ -100,30 +100,14 @@ def _blocking_quantiser(run: Explained, image: int, target: int | str) -> str:
     """Names the quantisers that the gradient reaches and does not pass, and how much of each saturates; "" for none."""
     if not run.model.quantised:
         return ""
-    graph, op, ctx = _context(run, target)
-    start = run.layer or float_image(graph)[0].name
-    between = descendants(graph, [start]) & ancestors(graph, ctx.seeds)
-    nodes = [n for n in graph.forward_nodes() if n.op == "QuantizeLinear" and n.outputs[0].name in between]
-    nodes = [n for n in nodes if n.inputs[0].name in between]
-    wrt = list(dict.fromkeys(v.name for n in nodes for v in (n.inputs[0], n.outputs[0])))
-    gradients = pullback(op, ctx.seeds, wrt, ctx.rules(GRADIENT), narrow=False) if wrt else {}
-    named = {}
-    for i, node in enumerate(nodes):
-        before, after = (gradients[v.name] for v in (node.inputs[0], node.outputs[0]))
-        if before is not None and after is not None:
-            inside = within_range(op, primal(graph, node, frozenset(), 3), FLOAT32)
-            parts = (("before", before), ("after", after), ("inside", inside))
-            named[i] = [graph.add_output(value, f"diagnosis/{name}_{i}").name for name, value in parts]
-    if not named:
-        return ""
-    found = iter(run.model.run(graph, run.feeds, [n for names in named.values() for n in names]))
+    found = _found(run, target, _quantisers)
     said = []
-    for i, names in named.items():
-        before, after, inside = (a[image if len(a) > 1 else 0] for a in islice(found, len(names)))
+    for at, name in enumerate(found.about):
+        before, after, inside = (
+            found.values[f"{part}_{at}"][image if len(found.values[f"{part}_{at}"]) > 1 else 0] for part in _PARTS
+        )
         if after.any() and not before.any():
-            said.append(
-                f"{nodes[i].name or nodes[i].outputs[0].name!r} ({1 - inside.mean():.0%} of its values saturate)"
-            )
+            said.append(f"{name} ({1 - inside.mean():.0%} of its values saturate)")
     if not said:
         return ""
     several = "s" * (len(said) > 1)
@@ -135,26 +119,70 @@ def _no_space(activations: np.ndarray, spatial: tuple[int, ...]) -> bool:
     return bool((activations.max(axis=axes) == activations.min(axis=axes)).all())
 
 
-def _context(run: Explained, target: int | str) -> tuple[Graph, Builder, Context]:
-    """A fresh graph, its builder, and the target over the layer that was explained by."""
-    graph = run.model.graph_of(run.feeds)
-    op = Builder(graph, "diagnosis")
-    scores = find_scores(graph, run.compiled.scores.output.name)
-    given = target if isinstance(target, str) else max(target, TOP1)
-    seeds, _, about = seeded(op, [], given, scores, arrays=arrays_of(run.model, run.question))
-    image, axes = float_image(graph)
-    feature = pick_layer(graph, run.layer, graph[run.layer]) if run.layer else None
-    return graph, op, Context(op, seeds, about, image, axes, feature)
+# ---- What is read, by one session per question that is kept ----
+
+_PARTS = ("before", "after", "inside")
 
 
-def _layer_and_gradient(run: Explained, target: int | str) -> dict[str, Any]:
+class _Read(NamedTuple):
+    """Tensors of a graph by what they are to the diagnosis, and what else it says of them."""
+
+    values: Mapping[str, Any]
+    about: Any
+
+
+def _layer_and_gradient(ctx: Context, run: Explained) -> _Read:
+    """The layer and, for methods that need it, its gradient; the layer's axes in space."""
+    values = {"activations": ctx.layer.value}
     if run.compiled.method.needs_gradient:
-        graph, _, ctx = _context(run, target)
-        feature = ctx.layer
-        outputs = {"gradient": graph.add_output(ctx.gradient(feature.value), "diagnosis/gradient").name}
-    else:
-        graph, outputs = run.model.graph_of(run.feeds), {}
-        feature = pick_layer(graph, run.layer, graph[run.layer])
-    outputs["activations"] = graph.add_output(feature.value, "diagnosis/activations").name
-    found = run.model.run(graph, run.feeds, list(outputs.values()))
-    return dict(zip(outputs, found, strict=True)) | {"spatial": feature.layout.spatial}
+        values["gradient"] = ctx.gradient(ctx.layer.value)
+    return _Read(values, ctx.layer.layout.spatial)
+
+
+def _quantisers(ctx: Context, run: Explained) -> _Read:
+    """The gradients before and after each quantiser on the way and where it does not saturate; their names."""
+    graph, op = ctx.graph, ctx.op
+    start = run.layer or ctx.image.name
+    between = descendants(graph, [start], graph.forward_nodes()) & ancestors(graph, ctx.seeds)
+    nodes = [n for n in graph.forward_nodes() if n.op == "QuantizeLinear" and n.outputs[0].name in between]
+    nodes = [n for n in nodes if n.inputs[0].name in between]
+    wrt = list(dict.fromkeys(v.name for n in nodes for v in (n.inputs[0], n.outputs[0])))
+    gradients = pullback(op, ctx.seeds, wrt, ctx.rules(GRADIENT), narrow=False) if wrt else {}
+    values: dict[str, Any] = {}
+    names = []
+    for node in nodes:
+        before, after = (gradients[v.name] for v in (node.inputs[0], node.outputs[0]))
+        if before is not None and after is not None:
+            inside = within_range(op, primal(graph, node, frozenset(), 3), FLOAT32)
+            parts = zip(_PARTS, (before, after, inside), strict=True)
+            values |= {f"{part}_{len(names)}": value for part, value in parts}
+            names.append(node.name or repr(node.outputs[0].name))
+    return _Read(values, names)
+
+
+def _found(run: Explained, target: int | str, read: Callable[[Context, Explained], _Read]) -> _Read:
+    """What `read` asks for, as arrays: one run of a session that is kept for the question and takes any class."""
+    slot = target if isinstance(target, str) else None
+    shapes = sizes_of(run.feeds)
+    question = replace(run.question, jobs=()).compiled([slot]).key
+    key = ("diagnosis", read.__name__, question, run.layer, run.compiled.method.name, tuple(sorted(shapes.items())))
+
+    def made() -> tuple[Session | None, dict[str, str], list[str], Any]:
+        graph, inputs = run.model.graph(shapes), list[str]()
+        op = Builder(graph, "diagnosis")
+        scores = find_scores(graph, run.compiled.scores.output.name)
+        batch = next(iter(image_input(graph).shape or ()), None)
+        seeds, _, about = seeded(op, inputs, slot, scores, "", batch, arrays_of(run.model, run.question))
+        image, axes = float_image(graph)
+        feature = pick_layer(graph, run.layer, graph[run.layer]) if run.layer else None
+        values, more = read(Context(op, seeds, about, image, axes, feature), run)
+        outputs = {name: graph.add_output(value, f"diagnosis/{name}").name for name, value in values.items()}
+        return run.model.session(graph, list(outputs.values())) if outputs else None, outputs, inputs, more
+
+    session, outputs, inputs, about = run.model.kept(key, made)
+    if session is None:
+        return _Read({}, about)
+    count = len(run.feeds[run.model.image])
+    feeds = run.feeds | {name: np.full(count, target, np.int64) for name in inputs}
+    found = session.run({n: a for n, a in feeds.items() if n in session.inputs})
+    return _Read({name: found[output] for name, output in outputs.items()}, about)
