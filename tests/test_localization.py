@@ -22,7 +22,8 @@ from analyzer.attribution.localization import (
 )
 from analyzer.commands import main
 from analyzer.errors import InputError
-from analyzer.images import decode, model_card
+from analyzer.images import decode, model_card, write_png
+from analyzer.passes.localizing import Localizing, beginnings
 from tests.models import small_cnn
 
 ROOT = Path(__file__).parents[1]
@@ -155,3 +156,71 @@ def test_bad_boxes_are_one_clear_error(run, tmp_path, text, says):
     (tmp_path / "boxes.json").write_text(text)
     code, _, err = run("localize", CNN, ROOT / "examples" / "digits_chelsea.png", "--boxes", tmp_path / "boxes.json")
     assert code == 2 and says in err and "Traceback" not in err
+
+
+# ---- As a pass ----
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Pictures of one name in two folders, one whose name goes on with a dot, and one that is none."""
+    for index, name in enumerate(("a/one.png", "b/one.png", "b/one.zero.png", "b/two.png", "b/zwei.png")):
+        (tmp_path / "pics" / name).parent.mkdir(parents=True, exist_ok=True)
+        rolled = np.roll(decode(sorted((ROOT / "examples").glob("*.png"))[index % 4]), 3 * index, axis=1)
+        write_png(tmp_path / "pics" / name, rolled)
+    (tmp_path / "pics" / "b" / "torn.png").write_bytes(b"no picture")
+    boxes = {"one.png": {"zero": [1, 1, 20, 20], "four": [5, 5, 30, 30]}, "two.png": {"one": [9, 9, 30, 40]}}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    return tmp_path
+
+
+def localised(run, folder: Path, name: str, *options: str) -> tuple[str, dict[str, bytes]]:
+    """The document and every file that is written, without the name of their folder; one picture is no picture."""
+    out, masks = folder / f"out-{name}", folder / f"masks-{name}"
+    asked = ("localize", CNN, folder / "pics", "--boxes", folder / "boxes.json", "--units", "2", "--format", "json")
+    code, text, err = run(*asked, "-o", out, "--masks", masks, *options)
+    assert code == 5 and "torn.png" in err
+    files = {
+        f"{place.name[:4]}/{p.name}": p.read_bytes()
+        for place in (out, masks)
+        for p in sorted(place.iterdir())
+        if p.is_file()
+    }
+    return text.replace(f"out-{name}", "").replace(f"masks-{name}", ""), files
+
+
+def test_results_do_not_depend_on_the_number_of_workers(run, folder):
+    alone = localised(run, folder, "1", "--workers", "1")
+    assert json.loads(alone[0])["summary"]["compared"] == 5
+    assert len(alone[1]) == 5 + 7 and {"mask/one.zero.png", "mask/one-2.zero.png"} <= set(alone[1])
+    for workers in ("2", "4"):
+        assert localised(run, folder, workers, "--workers", workers) == alone
+
+
+def test_a_run_that_was_cut_off_goes_on(run, folder, monkeypatch):
+    whole = localised(run, folder, "whole")
+    step, done = Localizing.step, []
+
+    def failing(work, batch):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(batch[0].sample.id)
+        return step(work, batch)
+
+    asked = ("localize", CNN, folder / "pics", "--boxes", folder / "boxes.json", "--units", "2", "--workers", "1")
+    places = ("-o", folder / "out-cut", "--masks", folder / "masks-cut")
+    with monkeypatch.context() as patched:
+        patched.setattr(Localizing, "step", failing)
+        assert run(*asked, *places)[0] == 130
+    before = list(done)
+    (folder / "out-cut" / Path(before[0]).name).unlink()  # what is gone is made again
+    monkeypatch.setattr(Localizing, "step", lambda work, batch: done.append(batch[0].sample.id) or step(work, batch))
+    assert localised(run, folder, "cut") == whole
+    assert len(before) == 3 and len(done) == 3 + 3 and before[0] in done[3:] and before[1] not in done[3:]
+    assert {p.suffix for p in (folder / "out-cut").iterdir()} == {".png"}
+
+
+def test_names_of_masks_are_each_pictures_own():
+    given = ["p/a.png", "q/a.png", "q/a.b.png", "q/A-2.png", "q/c.d.png"]
+    names = [path.name for path in beginnings(Path("m"), [*given, "p/a.png"]).values()]
+    assert names == ["a", "a-2", "a_b", "A-2-2", "c.d"]

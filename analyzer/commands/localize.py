@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click import IntRange
 
-from analyzer.commands.common import RunProgress, each_picture, note, parse_options, print_json, table, tell_doubt
+from analyzer.commands.common import (
+    Progress,
+    RunProgress,
+    note,
+    parse_options,
+    print_json,
+    table,
+    tell_doubt,
+    tell_left_out,
+)
 from analyzer.commands.explain import destinations, options_of
 from analyzer.commands.options import (
     READ,
     WRITE_FOLDER,
     Given,
+    OverPictures,
     Setup,
     format_option,
     group,
@@ -30,10 +39,6 @@ from analyzer.commands.options import (
     pictures_out_option,
     several,
 )
-from analyzer.files import Places, make_folder
-
-if TYPE_CHECKING:
-    from analyzer.attribution import Model, Question
 
 
 class Localize(Given):
@@ -57,6 +62,7 @@ class Localize(Given):
     layer: str | None = layer_option
     output: str | None = output_option
     labels: str | None = labels_option
+    over: OverPictures = group(OverPictures)
     setup: Setup = group(Setup)
     form: str = format_option
 
@@ -73,131 +79,40 @@ def command(given: Localize) -> int:
     onnx-analyzer localize models/digits_cnn.onnx examples/*.png --boxes examples/boxes.json -o boxes/
     """
     from analyzer.attribution import Job, Question
+    from analyzer.data import find_pictures
+    from analyzer.files import make_folder
+    from analyzer.passes import run
+    from analyzer.passes.localizing import Localizing, beginnings
 
     method = given.method
     asked = options_of((method,), parse_options(given.options))[method]
-    boxes = read_boxes(given.boxes)
-    places = destinations(given.out, given.pictures, ".png")
-    model, card = given.setup.load(given.model, given.labels)
+    samples = find_pictures(given.pictures, annotations=read_boxes(given.boxes))
+    names = tuple(sample.id for sample in samples)
+    drawn = destinations(given.out, names, ".png")
+    masks = beginnings(make_folder(given.masks), names) if given.masks else {}
+    model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
     layer = given.layer or card.default_layer or "auto"
     question = Question((Job(method, layer, asked),), output=given.output, labels=card.labels)
-    job = Localizer(model, question, card, given)
-    results, failed = each_picture(
-        "localize", given.pictures, lambda p: job.run(p, boxes.get(Path(p).name, {}), places.get(p))
-    )
-    summary = job.summary()
+    single = RunProgress() if len(samples) == 1 else None
+    how = given.threshold, given.several, given.units, single
+    work = Localizing(model, question, card, given.targets, drawn, masks, *how)
+    progress = Progress(len(samples), "localize")
+    done = run(work, samples, **given.over.keywords(given.out or given.masks, progress))
+    results, summary = done.result
+    tell_left_out(done)
+    told = ""
+    for result in results:
+        told = tell_doubt(result.pop("doubt"), told)
+        for t in result["targets"]:
+            if t["diagnosis"]:
+                note(f"warning: {result['picture']}: {t['target']}: {t['diagnosis']}")
     if given.form == "json":
+        failed = [{"picture": picture, "error": error.message} for picture, error in done.failed.items()]
         document = {"model": given.model, "method": method, "results": results}
         print_json("localize", document | {"summary": summary, "failed": failed})
     else:
         print_results(results, summary)
-    return 5 if failed else 0
-
-
-class Localizer:
-    """One picture after another; what was measured against given boxes is kept for the summary."""
-
-    def __init__(self, model: Model, question: Question, card: Any, given: Localize) -> None:
-        self.model, self.question, self.card, self.given = model, question, card, given
-        self.progress = RunProgress()
-        self.doubt = ""
-        self.masks = Places(make_folder(given.masks)) if given.masks else None
-        self.sweeps: list[Any] = []
-        self.measured: list[dict[str, float]] = []
-
-    def run(self, picture: str, known: dict[str, Any], out: Path | None) -> dict[str, Any]:
-        """Localise the targets of a picture, draw them, and say how well they fit."""
-        import numpy as np
-
-        from analyzer.attribution import answer
-        from analyzer.attribution.localization import class_units
-        from analyzer.images import decode, draw_boxes, write_png
-
-        image = decode(picture)
-        array, placement = self.card.preprocess.apply(image)
-        grey = self.card.preprocess.apply(np.full_like(image, 128))[0]
-        wanted = list(self.given.targets) or list(known) or ["top1"]
-        target: Any = wanted if len(wanted) > 1 else wanted[0]
-        question = replace(self.question, target=target, grey=grey)
-        (job,) = question.jobs
-        (found,) = answer(self.model, question, array, self.progress)
-        self.doubt = tell_doubt(found.doubt, self.doubt)
-        entries, boxes, names = [], [], []
-        for row, asked in enumerate(wanted):
-            heat = placement.map_to_image(found.heatmap[row])
-            heat[~placement.covered] = np.nan
-            index = int(found.target[row])
-            name = self.card.label(index) if index >= 0 else asked
-            entry = self.entry(picture, name, heat, known.get(name, known.get(asked)))
-            entry["diagnosis"] = found.diagnosis[row] or None
-            if found.diagnosis[row]:
-                note(f"warning: {picture}: {name}: {found.diagnosis[row]}")
-            if self.given.units:
-                how = (job.layer, question.output, question.labels)
-                shares, layer = class_units(self.model, array, asked, *how)
-                best = (-shares[0]).argsort(kind="stable")[: self.given.units]
-                entry["units"] = {"layer": layer, "channels": best.tolist(), "contributions": shares[0][best].tolist()}
-            entries.append(entry)
-            for box in entry["boxes"]:
-                boxes.append(box)
-                names.append(str(name))
-            if "given" in entry:
-                boxes.append(entry["given"])
-                names.append(f"{name} (given)")
-        result = {"picture": picture, "targets": entries}
-        if out:
-            write_png(out, draw_boxes(image, boxes, names, title=f"{job.method}: heat above {self.given.threshold:g}"))
-            result["written"] = str(out)
-        return result
-
-    def entry(self, picture: str, name: str, heat: Any, given: Any) -> dict[str, Any]:
-        """Boxes of one target as data, masks written, the given box measured."""
-        import numpy as np
-
-        from analyzer.attribution.localization import box_iou, energy_inside, points_inside, regions, sweep
-        from analyzer.images import write_png
-
-        found = regions(heat, self.given.threshold)
-        kept = found if self.given.several else found[:1]
-        entry: dict[str, Any] = {"target": name, "boxes": [r.box for r in kept]}
-        entry |= {"energy": [round(r.energy, 4) for r in kept], "peaks": [round(r.peak, 4) for r in kept]}
-        if self.masks:
-            mask = np.any([r.mask for r in kept], axis=0) if kept else np.zeros(heat.shape, bool)
-            place = self.masks.place(f"{Path(picture).stem}.{name.replace('/', '_')}", ".png")
-            write_png(place, np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255)
-            entry["mask"] = str(place)
-        if given is not None:
-            measured = {
-                "iou": max((box_iou(r.box, given) for r in kept), default=0.0),
-                "pointing": float(points_inside(heat, given)),
-                "energy_inside": energy_inside(heat, given),
-            }
-            self.measured.append(measured)
-            self.sweeps.append(sweep(heat, given))
-            entry |= {"given": [float(v) for v in given], **measured}
-        return entry
-
-    def summary(self) -> dict[str, Any]:
-        """Means over everything that was compared, and the best single threshold."""
-        import numpy as np
-
-        from analyzer.attribution.localization import THRESHOLDS
-
-        if not self.measured:
-            return {}
-        sweeps = np.stack(self.sweeps)
-        best = int(sweeps.mean(axis=0).argmax())
-        ious = np.array([m["iou"] for m in self.measured])
-        return {
-            "compared": len(ious),
-            "mean_iou": float(ious.mean()),
-            "iou_above_half": float((ious >= 0.5).mean()),
-            "pointing": float(np.mean([m["pointing"] for m in self.measured])),
-            "energy_inside": float(np.mean([m["energy_inside"] for m in self.measured])),
-            "best_threshold": THRESHOLDS[best],
-            "mean_iou_at_best": float(sweeps[:, best].mean()),
-            "iou_above_half_at_best": float((sweeps[:, best] >= 0.5).mean()),
-        }
+    return 5 if done.failed else 0
 
 
 def read_boxes(path: str | None) -> dict[str, dict[str, list[float]]]:

@@ -1,0 +1,198 @@
+"""The pass that localises: boxes and masks of what maps light up, and how well they fit given boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution import Model, Question, answer
+from analyzer.attribution.localization import (
+    THRESHOLDS,
+    box_iou,
+    class_units,
+    energy_inside,
+    points_inside,
+    regions,
+    sweep,
+)
+from analyzer.attribution.runner import Progress
+from analyzer.data import Sample
+from analyzer.files import Places
+from analyzer.images import ModelCard, decode, draw_boxes, write_png
+from analyzer.passes.base import Loaded, Pass
+from analyzer.passes.explaining import grey_input
+
+_KEPT = ("places", "files", "sweeps")  # of a result: what only a resumed run and the summary need
+
+
+@dataclass
+class Localizing(Pass[list[dict[str, Any]]]):
+    """What `localize` says of every picture, as plain data, with its boxes drawn and its masks written.
+
+    A sample's annotations are boxes by label: {"cat": [x0, y0, x1, y1]}.
+
+    Args:
+        question: of one job; its target is that of each picture.
+        targets: for every picture; where there are none, the labels of its boxes, else the top class.
+        drawn: {picture: file to write}.
+        masks: {picture: what the files of its masks begin with}; see `beginnings`.
+        threshold: see `regions`.
+        several: a box for every connected part.
+        units: how many channels that speak for a target are told.
+        progress: of methods that run the model many times.
+    """
+
+    model: Model
+    question: Question
+    card: ModelCard
+    targets: Sequence[str] = ()
+    drawn: Mapping[str, Path] = field(default_factory=dict)
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    threshold: float = 0.2
+    several: bool = False
+    units: int = 0
+    progress: Progress | None = None
+
+    name = "localize"
+    tolerant = True
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "model": self.model.loaded.identity,
+            "environment": self.model.environment,
+            "question": self.question.key,
+            "preprocess": repr(self.card.preprocess),
+            "targets": list(self.targets),
+            "boxes": [self.threshold, self.several, self.units],
+        }
+
+    def load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, Any]:
+        """(the picture, the model's input, where in it the picture lies)"""
+        image = decode(sample.source)
+        return (image, *self.card.preprocess.apply(image))
+
+    def step(self, batch: Sequence[Loaded]) -> list[dict[str, Any]]:
+        return [self._localised(sample, *item) for sample, item in batch]
+
+    def merge(self, left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return left + right
+
+    def holds(self, partial: list[dict[str, Any]]) -> bool:
+        return all(
+            result["places"] == self._places(result["picture"]) and all(Path(f).exists() for f in result["files"])
+            for result in partial
+        )
+
+    def _places(self, picture: str) -> list[str]:
+        """Where what is written for a picture goes."""
+        return [str(places.get(picture, "")) for places in (self.drawn, self.masks)]
+
+    def finish(self, total: list[dict[str, Any]] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """(the results, means over everything that was compared)"""
+        results = total or []
+        kept = [{key: value for key, value in result.items() if key not in _KEPT} for result in results]
+        return kept, _summary(results)
+
+    def _localised(self, sample: Sample, image: np.ndarray, array: np.ndarray, placement: Any) -> dict[str, Any]:
+        picture, known = sample.id, sample.annotations
+        wanted = list(self.targets) or list(known) or ["top1"]
+        target: Any = wanted if len(wanted) > 1 else wanted[0]
+        question = replace(self.question, target=target, grey=grey_input(self.card, image.shape))
+        (job,) = question.jobs
+        (found,) = answer(self.model, question, array, self.progress)
+        result: dict[str, Any] = {"picture": picture, "targets": [], "doubt": found.doubt, "sweeps": []}
+        masks = Places(self.masks[picture].parent) if picture in self.masks else None
+        boxes, names, files = [], [], []
+        for row, asked in enumerate(wanted):
+            heat = placement.map_to_image(found.heatmap[row])
+            heat[~placement.covered] = np.nan
+            index = int(found.target[row])
+            name = self.card.label(index) if index >= 0 else asked
+            entry, mask = self._boxes(name, heat)
+            if masks:
+                place = masks.place(f"{self.masks[picture].name}.{name.replace('/', '_')}", ".png")
+                write_png(place, np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255)
+                entry["mask"] = str(place)
+                files.append(str(place))
+            given = known.get(name, known.get(asked))
+            if given is not None:
+                entry |= _fit(entry["boxes"], heat, given)
+                result["sweeps"].append(sweep(heat, given))
+            entry["diagnosis"] = found.diagnosis[row] or None
+            if self.units:
+                how = (job.layer, question.output, question.labels)
+                shares, layer = class_units(self.model, array, asked, *how)
+                best = (-shares[0]).argsort(kind="stable")[: self.units]
+                entry["units"] = {"layer": layer, "channels": best.tolist(), "contributions": shares[0][best].tolist()}
+            result["targets"].append(entry)
+            shown = [*entry["boxes"], *([entry["given"]] if "given" in entry else [])]
+            boxes += shown
+            names += [str(name)] * len(entry["boxes"]) + [f"{name} (given)"] * (len(shown) - len(entry["boxes"]))
+        out = self.drawn.get(picture)
+        if out:
+            write_png(out, draw_boxes(image, boxes, names, title=f"{job.method}: heat above {self.threshold:g}"))
+            result["written"] = str(out)
+            files.append(str(out))
+        return result | {"places": self._places(picture), "files": files}
+
+    def _boxes(self, name: str, heat: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+        """Boxes of one target as data, and their mask (H, W)."""
+        found = regions(heat, self.threshold)
+        kept = found if self.several else found[:1]
+        entry: dict[str, Any] = {"target": name, "boxes": [r.box for r in kept]}
+        entry |= {"energy": [round(r.energy, 4) for r in kept], "peaks": [round(r.peak, 4) for r in kept]}
+        return entry, np.any([r.mask for r in kept], axis=0) if kept else np.zeros(heat.shape, bool)
+
+
+def beginnings(folder: Path, pictures: Iterable[str]) -> dict[str, Path]:
+    """{picture: what the names of its files in a folder begin with, up to a dot}, each its own."""
+    pictures = list(dict.fromkeys(pictures))
+    stems = {Path(picture).stem.casefold() for picture in pictures}
+    found: dict[str, Path] = {}
+    given: set[str] = set()
+    for picture in pictures:
+        stem = Path(picture).stem
+        if any(stem[:i].casefold() in stems for i, letter in enumerate(stem) if letter == "."):
+            stem = stem.replace(".", "_")  # beside a picture `a`, the files of `a.b` might be called as its own
+        name, count = stem, 1
+        while name.casefold() in given:
+            count += 1
+            name = f"{stem}-{count}"
+        given.add(name.casefold())
+        found[picture] = folder / name
+    return found
+
+
+def _fit(boxes: Sequence[Any], heat: np.ndarray, given: Sequence[float]) -> dict[str, Any]:
+    """How well boxes and heat fit a given box."""
+    return {
+        "given": [float(v) for v in given],
+        "iou": max((box_iou(box, given) for box in boxes), default=0.0),
+        "pointing": float(points_inside(heat, given)),
+        "energy_inside": energy_inside(heat, given),
+    }
+
+
+def _summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over everything that was compared, and the best single threshold."""
+    measured = [target for result in results for target in result["targets"] if "given" in target]
+    if not measured:
+        return {}
+    sweeps = np.stack([one for result in results for one in result["sweeps"]])
+    best = int(sweeps.mean(axis=0).argmax())
+    ious = np.array([m["iou"] for m in measured])
+    return {
+        "compared": len(ious),
+        "mean_iou": float(ious.mean()),
+        "iou_above_half": float((ious >= 0.5).mean()),
+        "pointing": float(np.mean([m["pointing"] for m in measured])),
+        "energy_inside": float(np.mean([m["energy_inside"] for m in measured])),
+        "best_threshold": THRESHOLDS[best],
+        "mean_iou_at_best": float(sweeps[:, best].mean()),
+        "iou_above_half_at_best": float((sweeps[:, best] >= 0.5).mean()),
+    }
