@@ -183,6 +183,6 @@ def _found(run: Explained, target: int | str, read: Callable[[Context, Explained
     if session is None:
         return _Read({}, about)
     count = len(run.feeds[run.model.image])
-    feeds = run.feeds | {name: np.full(count, target, np.int64) for name in inputs}
+    feeds = {**run.feeds, **{name: np.full(count, target, np.int64) for name in inputs}}
     found = session.run({n: a for n, a in feeds.items() if n in session.inputs})
     return _Read({name: found[output] for name, output in outputs.items()}, about)
