@@ -149,7 +149,7 @@ def _quantisers(ctx: Context, run: Explained) -> _Read:
     wrt = list(dict.fromkeys(v.name for n in nodes for v in (n.inputs[0], n.outputs[0])))
     gradients = pullback(op, ctx.seeds, wrt, ctx.rules(GRADIENT), narrow=False) if wrt else {}
     values: dict[str, Any] = {}
-    names = []
+    names = list[str]()
     for node in nodes:
         before, after = (gradients[v.name] for v in (node.inputs[0], node.outputs[0]))
         if before is not None and after is not None:
