@@ -154,7 +154,7 @@ def choose_layer(
 
 def ready(model: Model, question: Question, slots: Sequence[Slot], shapes: Shapes) -> list[Compiled]:
     """The question compiled, and a session over all of it; kept, and looked up in the model's cache."""
-    key = (question.compiled(slots).key, tuple(sorted(shapes.items())))
+    key = (question.compiled_key(slots), tuple(sorted(shapes.items())))
 
     def made() -> list[Compiled]:
         found = model.cache.compiled(key) if model.cache else None

@@ -64,6 +64,17 @@ class Question:
         """What the graph of this question depends on: its target as `slots`, without classes given at run time."""
         return replace(self, target=tuple(slots), labels=None, grey=None)
 
+    def compiled_key(self, slots: Sequence[Slot]) -> str:
+        """The key of `compiled(slots)`, hashed once."""
+        chosen = tuple(slots)
+        if chosen not in self._compiled_keys:
+            self._compiled_keys[chosen] = self.compiled(chosen).key
+        return self._compiled_keys[chosen]
+
+    @cached_property
+    def _compiled_keys(self) -> dict[tuple[Slot, ...], str]:
+        return {}
+
     def slots(self, count: int) -> list[Any]:
         """For each target an expression, or the class of each of `count` images, (count,) int64.
 

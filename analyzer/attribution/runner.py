@@ -80,7 +80,8 @@ class _Asked:
     def once(self, feeds: Feeds, indices: np.ndarray, jobs: tuple[Job, ...]) -> list[Attribution]:
         """By methods that are one graph, in one run."""
         slots = [t if isinstance(t, str) else None for t in self.targets]
-        compiled = ready(self.model, replace(self.question, jobs=jobs), slots, sizes_of(feeds))
+        question = self.question if jobs == self.question.jobs else replace(self.question, jobs=jobs)
+        compiled = ready(self.model, question, slots, sizes_of(feeds))
         first, count = compiled[0], len(indices)
         classes = [t[indices] for t in self.targets if not isinstance(t, str)]
         if classes and self._mixes_images(first.scores, count):

@@ -9,11 +9,13 @@ shrunk to 224 they are 1 to 10 and 1 to 3 grey levels away on average.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 Filter = tuple[Callable[[np.ndarray], np.ndarray], float]
+_Band = tuple[slice, slice, np.ndarray]
 
 # Outputs of one band share one small dense matrix: wide enough for BLAS, narrow enough to hold few zeros.
 BAND = 16
@@ -139,8 +141,17 @@ def _reach(centres: np.ndarray, step: float, length: int, kernel: Filter) -> tup
     return max(0, int(centres[0] - radius)), min(length, int(centres[-1] + radius) + 1)
 
 
-def _bands(centres: np.ndarray, step: float, length: int, kernel: Filter) -> Iterator[tuple[slice, slice, np.ndarray]]:
+def _bands(centres: np.ndarray, step: float, length: int, kernel: Filter) -> Sequence[_Band]:
     """Which outputs, from which inputs, by which (outputs, inputs) matrix; ascending `centres`, in pixels."""
+    return _kept_bands(centres.tobytes(), step, length, kernel)
+
+
+@lru_cache(maxsize=64)  # pictures of a folder tend to have one size
+def _kept_bands(data: bytes, step: float, length: int, kernel: Filter) -> Sequence[_Band]:
+    return tuple(_new_bands(np.frombuffer(data), step, length, kernel))
+
+
+def _new_bands(centres: np.ndarray, step: float, length: int, kernel: Filter) -> Iterator[_Band]:
     weight, support = kernel
     scale = max(step, 1.0)
     for start in range(0, len(centres), BAND):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +81,15 @@ class Explaining(Pass[list[dict[str, Any]]]):
         return [{key: value for key, value in result.items() if key != "files"} for result in total or ()]
 
     def _explained(self, picture: str, image: np.ndarray, array: np.ndarray, placement: Any) -> dict[str, Any]:
-        question = replace(self.question, grey=grey_input(self.card, image.shape))
+        question = asked_with_grey(self.question, self.card, image.shape)
         found = answer(self.model, question, array, self.progress)
         result: dict[str, Any] = {"picture": picture, "top": self._classes(found[0]), "maps": []}
         result["doubt"] = found[0].doubt or None
-        heats, titles = [], []
+        heats, titles, hidden = [], [], ~placement.covered
         for attribution in found:
             for row in range(len(attribution.heatmap)):
                 heat = placement.map_to_image(attribution.heatmap[row])
-                heat[~placement.covered] = np.nan  # what the model was not shown
+                heat[hidden] = np.nan  # what the model was not shown
                 result["maps"].append(self._about(attribution, row, heat))
                 heats.append(heat)
                 titles.append(f"{attribution.method}: {self._name(attribution, row)}")
@@ -138,7 +139,17 @@ class Explaining(Pass[list[dict[str, Any]]]):
         }
 
 
-@lru_cache(maxsize=8)
-def grey_input(card: ModelCard, shape: tuple[int, ...]) -> np.ndarray:
-    """What the model is given for a mid-grey picture of that shape."""
-    return card.preprocess.apply(np.full(shape, 128, np.uint8))[0]
+_greys: OrderedDict[tuple[str, ModelCard, tuple[int, ...]], Question] = OrderedDict()
+
+
+def asked_with_grey(question: Question, card: ModelCard, shape: tuple[int, ...]) -> Question:
+    """The question with what the model is given for a mid-grey picture of that shape; those asked last are kept."""
+    key = (question.key, card, shape)
+    found = _greys.get(key)
+    if found is None:
+        found = replace(question, grey=card.preprocess.apply(np.full(shape, 128, np.uint8))[0])
+        _greys[key] = found
+        while len(_greys) > 8:
+            with suppress(KeyError):  # another thread was quicker
+                _greys.popitem(last=False)
+    return found

@@ -174,26 +174,26 @@ class _Running:
         """Blocks of one batch each, about in their order."""
         loaders, coming = ThreadPoolExecutor(workers, "load"), iter(left)
         steppers = ThreadPoolExecutor(workers, "step")
-        loading: deque[tuple[int, list[Future[_Loading]]]] = deque()
+        loading: deque[tuple[int, Future[list[_Loading]]]] = deque()
         stepping: set[Future[Block]] = set()
 
         def fetch() -> None:
             index = next(coming, None)
             if index is not None:
-                samples = self.batch(index)
-                loading.append((index, [loaders.submit(copy_context().run, self._loaded, s) for s in samples]))
+                context = copy_context()
+                loading.append((index, loaders.submit(context.run, lambda: list(map(self._loaded, self.batch(index))))))
 
         try:
             for _ in range(AHEAD + workers):
                 fetch()
             while loading or stepping:
                 while loading and len(stepping) < workers:
-                    index, futures = loading.popleft()
+                    index, loaded = loading.popleft()
                     fetch()
                     if workers == 1:
-                        yield self._block(index, futures)
+                        yield self._block(index, loaded)
                     else:
-                        stepping.add(steppers.submit(copy_context().run, self._block, index, futures))
+                        stepping.add(steppers.submit(copy_context().run, self._block, index, loaded))
                 ready, stepping = wait(stepping, return_when=FIRST_COMPLETED)
                 for future in sorted(ready, key=lambda f: f.exception() is not None):
                     yield future.result()
@@ -209,9 +209,9 @@ class _Running:
         except AnalyzerError as error:
             return content, None, error
 
-    def _block(self, index: int, loading: Sequence[Future[_Loading]]) -> Block:
+    def _block(self, index: int, loading: Future[list[_Loading]]) -> Block:
         """A batch, done."""
-        samples, found = self.batch(index), [future.result() for future in loading]
+        samples, found = self.batch(index), loading.result()
         errors = {s.number: error for s, (_, _, error) in zip(samples, found, strict=True) if error}
         batch = [Loaded(s, item) for s, (_, item, error) in zip(samples, found, strict=True) if not error]
         partial = None
@@ -226,7 +226,8 @@ class _Running:
         if errors and len(self.samples) == 1:
             raise errors[0]
         failed = {number: (error.message, error.hint) for number, error in errors.items()}
-        return Block(0, index, partial, failed, _content_of(samples, [content for content, _, _ in found]))
+        content = _content_of(samples, [content for content, _, _ in found]) if self.kept else ""
+        return Block(0, index, partial, failed, content)
 
 
 def _content_of(samples: Sequence[Sample], contents: Sequence[str]) -> str:

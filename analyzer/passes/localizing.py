@@ -24,7 +24,7 @@ from analyzer.data import Sample
 from analyzer.files import Places
 from analyzer.images import ModelCard, decode, draw_boxes, write_png
 from analyzer.passes.base import Loaded, Pass
-from analyzer.passes.explaining import grey_input
+from analyzer.passes.explaining import asked_with_grey
 
 _KEPT = ("places", "files", "sweeps")  # of a result: what only a resumed run and the summary need
 
@@ -102,7 +102,7 @@ class Localizing(Pass[list[dict[str, Any]]]):
         picture, known = sample.id, sample.annotations
         wanted = list(self.targets) or list(known) or ["top1"]
         target: Any = wanted if len(wanted) > 1 else wanted[0]
-        question = replace(self.question, target=target, grey=grey_input(self.card, image.shape))
+        question = asked_with_grey(replace(self.question, target=target), self.card, image.shape)
         (job,) = question.jobs
         (found,) = answer(self.model, question, array, self.progress)
         result: dict[str, Any] = {"picture": picture, "targets": [], "doubt": found.doubt, "sweeps": []}
