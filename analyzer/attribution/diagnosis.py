@@ -156,7 +156,7 @@ def _quantisers(ctx: Context, run: Explained) -> _Read:
             inside = within_range(op, primal(graph, node, frozenset(), 3), FLOAT32)
             parts = zip(_PARTS, (before, after, inside), strict=True)
             values |= {f"{part}_{len(names)}": value for part, value in parts}
-            names.append(node.name or repr(node.outputs[0].name))
+            names.append(repr(node.name or node.outputs[0].name))
     return _Read(values, names)
 
 
