@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import functools
-import glob
 import hashlib
 import json
 import multiprocessing
@@ -47,6 +46,11 @@ ALLOWED = {"same": (1e-4, 10.0), "half": (2e-3, 3.0), "quantised": (1e-3, 3.0)}
 SCORES = {"same": 2e-5, "half": 5e-3, "quantised": 0.0}
 EXPORTED = {"same": 1e-3, "half": 2e-2, "quantised": 5e-2}
 ALIKE = 0.95  # cosine of the activations of a layer and of its float twin
+# Where the zero point of what an operator quantises is among its inputs; the scale comes before it.
+ZEROS = {"QuantizeLinear": 2, "QGemm": 8, "QLinearConcat": 1, "QLinearWhere": 8}
+ZEROS |= dict.fromkeys(("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul"), 7)
+ZEROS |= dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearReduceMean"), 4)
+ZEROS |= dict.fromkeys(("QLinearGlobalAveragePool", "QLinearAveragePool"), 4)
 JITTER = 1e-4  # steps: what float32 moves before a rounding to whole numbers
 
 # (network, treatment), as patterns → why it differs. An entry that matches no difference is an error.
@@ -94,7 +98,6 @@ class Network:
         alive = sorted(range(len(found)), key=lambda i: not found[i].raw.any())
         self.pictures = candidates[sorted(alive[:PICTURES])]  # an empty map would show nothing
         self.kept: dict[Any, Reference] = {}
-        self.unnamed: dict[str, np.ndarray] = {}
 
     def reference(self, picture: int, target: int, kind: str) -> Reference:
         """Of the float file; `kind` says whose noise."""
@@ -135,7 +138,7 @@ class Network:
             )
             score = self.about.score(values) if self.about.score else self._class(values, targets[0], target)
             if method == "gradient":
-                inner, factor, shift = self._tensor(values, layer)
+                inner, factor, shift = self._tensor(model, values, layer)
                 found, slope = torch.autograd.grad(score, [values[self.image], inner])
                 activations = channels_first(inner.detach().numpy() * factor + shift, self.map_size)
                 weights = channels_first(slope.numpy() / factor, self.map_size).mean((1, 2), keepdims=True)
@@ -145,24 +148,23 @@ class Network:
             maps[method] = found.numpy()
         return maps, activations
 
-    def _tensor(self, values: dict[str, Any], layer: str) -> tuple[Any, float, float]:
-        """(t, a, b): the layer is a t + b, t a tensor of the file.
-
-        A layer that un-fusing made has no name there: it is what a quantised tensor stands for.
+    @staticmethod
+    def _tensor(model: Any, values: dict[str, Any], layer: str) -> tuple[Any, float, float]:
+        """(t, a, b): the layer is a t + b, t a tensor of the file: what quantised numbers stand for is one map,
+        however many operators dequantise it for themselves.
         """
-        if layer in values:
+        made = {o: n for n in model.graph.node for o in n.output}
+        node = made.get(layer)
+        q = layer.removesuffix("_DequantizeLinear_Output") if node is None else ""
+        if node is not None and node.op_type == "DequantizeLinear":
+            q = node.input[0]
+        if not q:
             return values[layer], 1.0, 0.0
-        wanted = self.unnamed[layer].ravel()
-        for value in values.values():
-            if not value.requires_grad or value.numel() != wanted.size:
-                continue
-            given = value.detach().numpy().ravel()
-            if np.corrcoef(given, wanted)[0, 1] > 0.999:
-                factor, shift = np.polyfit(given, wanted, 1)
-                near = np.abs(given * factor + shift - wanted) < factor / 4  # the runtime rounds some the other way
-                factor, shift = np.polyfit(given[near], wanted[near], 1)
-                return value, float(factor), float(shift)
-        raise KeyError(layer)
+        node = made[q]
+        while node.op_type not in ZEROS:
+            node = made[node.input[0]]
+        scale, zero = (float(values[node.input[ZEROS[node.op_type] + i]]) for i in (-1, 0))
+        return values[q], scale, -zero * scale
 
     def _class(self, values: dict[str, Any], at: Any, target: int) -> Any:
         logits = values[at.name] * values[at.scale].reshape(()) if at.scale else values[at.name]
@@ -214,7 +216,6 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
     """{status, reason, figures}: agree, refused, differs or broken (the treatment made another function)."""
     import onnx
 
-    from analyzer import features
     from analyzer.attribution import Explainer
     from analyzer.attribution.question import Job
     from analyzer.errors import AnalyzerError
@@ -272,8 +273,6 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
             reference = network.reference(i, target, kind)
         else:
             try:
-                if not any(layer in n.output for n in model.graph.node):
-                    network.unnamed = features(path, given[i : i + 1], glob.escape(layer))
                 reference = network.reference_of(model, layer, i, target)
             except KeyError:
                 differences.append(f"layer {layer!r} is no tensor of the file")
@@ -529,12 +528,12 @@ def main() -> None:
     parser.add_argument("--networks", default="*", help="Patterns, separated by commas. Default: all.")
     parser.add_argument("--treatments", default="*", help="Patterns, separated by semicolons. Default: all.")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="Networks, treated files, journal.")
-    parser.add_argument("--again", action="store_true", help="Judge anew; files that exist are used again.")
+    parser.add_argument(
+        "--again", action="store_true", help="Judge the cases named anew; files that exist are used again."
+    )
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     journal = given.folder / "journal.jsonl"
-    if given.again:
-        journal.unlink(missing_ok=True)
     lines = journal.read_text().splitlines() if journal.exists() else []
     done = {(r["network"], r["treatment"]): r for r in map(json.loads, lines)}
     wanted = [
@@ -544,6 +543,9 @@ def main() -> None:
         if any(fnmatch.fnmatchcase(n, p) for p in given.networks.split(","))
         and any(fnmatch.fnmatchcase(t, p) for p in given.treatments.split(";"))
     ]
+    if given.again:
+        done = {k: r for k, r in done.items() if k not in wanted}
+        journal.write_text("".join(json.dumps(r) + "\n" for r in done.values()))
     worker = Worker(given.folder)
     absent = set()
     for network, treatment in wanted:
