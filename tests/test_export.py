@@ -163,14 +163,16 @@ def test_what_cannot_be_quantised_again_is_held(kind, zero, opset):
 
 @pytest.mark.parametrize("shape", [[2, 3, 4], [6, 4]])
 @pytest.mark.parametrize("opset", [19, 21])
-def test_a_matmul_that_becomes_a_reshape_and_a_gemm(opset, shape):
+@pytest.mark.parametrize("between", [[], ["Identity"]])
+def test_a_matmul_that_becomes_a_reshape_and_a_gemm(opset, shape, between):
     """As in the gradient of an LSTM whose input is int8: onnxruntime would quantise behind the Reshape."""
     weights = {"w": RNG.standard_normal((4, 5)).astype(np.float32), "b": RNG.standard_normal(5).astype(np.float32)}
     weights |= {"s": np.float32(0.02), "z": np.int8(3)}
     nodes = [
         node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         node("DequantizeLinear", ["q", "s", "z"], ["d"]),
-        node("MatMul", ["d", "w"], ["m"]),
+        *(node(op, ["d"], ["i"]) for op in between),
+        node("MatMul", ["i" if between else "d", "w"], ["m"]),
         node("Add", ["m", "b"], ["y"]),
     ]
     proto = model(nodes, {"x": shape}, {"y": [*shape[:-1], 5]}, weights, opset, 10)

@@ -48,6 +48,7 @@ def make_portable(proto: onnx.ModelProto) -> None:
             _pad_pools_with_negative_zero(graph, names, tensors, types)
         if operators.isdisjoint({"QuantizeLinear", "DequantizeLinear"}):
             continue
+        _skip_identities(graph)
         _drop_stated_types(graph)
         _hold_what_cannot_move(graph, names, tensors, types, opset)
         if opset >= _OPSET_OF_OUTPUT_DTYPE:
@@ -63,6 +64,16 @@ def make_portable(proto: onnx.ModelProto) -> None:
 # QuantizeLinear states output_dtype, and QDQS8ToU8 then makes the zero point unsigned and leaves output_dtype INT8: the
 # model does not load. Where a QuantizeLinear is already, none is put, so the pairs are written out here, without
 # output_dtype. They change no value: what was quantised is quantised by the same scale again.
+
+
+def _skip_identities(graph: onnx.GraphProto) -> None:
+    """Replaces DQ → Identity → … with DQ → …, as onnxruntime does before it moves anything."""
+    dequantised = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}
+    source: dict[str, str] = {}
+    for node in graph.node:
+        node.input[:] = [source.get(i, i) for i in node.input]
+        if node.op_type == "Identity" and not node.domain and node.input[0] in dequantised:
+            source[node.output[0]] = node.input[0]
 
 
 def _drop_stated_types(graph: onnx.GraphProto) -> None:
