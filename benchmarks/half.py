@@ -41,6 +41,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from analyzer import append_vjp
 from analyzer.errors import AnalyzerError, UnsupportedError
+from analyzer.graph.protos import captured, replace_all
 from analyzer.runtime import Session
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -233,6 +234,7 @@ def converted(task: Task, converter: str) -> onnx.ModelProto | Found:
         with _quietly():
             half = CONVERTERS[converter](given)
             _check_runs(half, task.feeds)
+            _sort(half.graph)
     except Exception as error:
         return Found("not converted", _short(error))
     return half
@@ -317,6 +319,24 @@ def _quietly() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Puts each node behind those that it reads; converters append casts of inputs at the end."""
+    made = {o for n in graph.node for o in n.output}
+    waiting, ordered = list(graph.node), list[onnx.NodeProto]()
+    while waiting:
+        later = []
+        for node in waiting:
+            if made.isdisjoint({*node.input, *captured(node)}):
+                made.difference_update(node.output)
+                ordered.append(node)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            raise ValueError("the nodes form a circle")
+        waiting = later
+    replace_all(graph.node, ordered)
 
 
 def _check_runs(half: onnx.ModelProto, feeds: Arrays) -> None:
