@@ -10,6 +10,7 @@ weights being those that float16 has; both are fed the same inputs, rounded to f
 - noise: the same distance for the twin with every tensor that is float16 in the converted file multiplied by
   1 + 2⁻¹¹ u, u uniform in [−1, 1] and drawn for each element; the largest of five draws. That is the error of one
   rounding to float16, made at the same places.
+- crashed: the child process that made the comparison died.
 - agrees: distance ≤ 3 noise + 2⁻⁹ (what the rounding of one factor and of the result come to).
 
 Needs the corpus beside the checkout, and onnxconverter-common.
@@ -23,11 +24,13 @@ import contextlib
 import io
 import json
 import logging
+import multiprocessing
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +41,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from analyzer import append_vjp
 from analyzer.errors import AnalyzerError, UnsupportedError
+from analyzer.graph.protos import captured, replace_all
 from analyzer.runtime import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT.parent / "shared" / "corpus"
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 DRAWS, FACTOR, FLOOR = 5, 3.0, 2.0**-9
+PATIENCE = 600  # seconds for one comparison
 SMALLEST, LARGEST = 2.0**-14, 65504.0  # of the normal numbers of float16
 Arrays = dict[str, np.ndarray]
 
@@ -221,16 +226,22 @@ def distance(found: Arrays, reference: Arrays, wrt: list[str]) -> float:
     return largest
 
 
-def compare(task: Task, convert: Callable[[onnx.ModelProto], onnx.ModelProto]) -> Found:
-    """Converts the model and compares the gradient of what comes out with that of its twin."""
+def converted(task: Task, converter: str) -> onnx.ModelProto | Found:
+    """The model in half precision, which stock onnxruntime takes; why there is none."""
     given = onnx.ModelProto()
     given.CopyFrom(task.model)
     try:
         with _quietly():
-            half = convert(given)
+            half = CONVERTERS[converter](given)
             _check_runs(half, task.feeds)
+            _sort(half.graph)
     except Exception as error:
         return Found("not converted", _short(error))
+    return half
+
+
+def compare(task: Task, half: onnx.ModelProto) -> Found:
+    """Compares the gradient of a converted model with that of its twin."""
     names = halves(half, task.wrt)
     if not names:
         return Found("not converted", "nothing that depends on the inputs is float16 in the result")
@@ -268,11 +279,64 @@ def compare(task: Task, convert: Callable[[onnx.ModelProto], onnx.ModelProto]) -
     return Found("agrees" if gap <= FACTOR * noise + FLOOR else "differs", "", gap, noise)
 
 
+def _answer(pipe: Connection, task: Task, converter: str) -> None:
+    """Sends the model once it is converted, in a word, and then what came of it."""
+    half = converted(task, converter)
+    if isinstance(half, onnx.ModelProto):
+        pipe.send("converted")
+        try:
+            half = compare(task, half)
+        except Exception as error:
+            half = Found("differs", _short(error))
+    pipe.send(half)
+
+
+def isolated(task: Task, converter: str) -> Found:
+    """`compare` in a child process: a converter, or onnxruntime on what it wrote, may crash."""
+    context = multiprocessing.get_context("fork")
+    pipe, other = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(other, task, converter), daemon=True)
+    child.start()
+    other.close()
+    by = f"{converter}, or onnxruntime on its file"
+    try:
+        while pipe.poll(PATIENCE):
+            found = pipe.recv()
+            if isinstance(found, Found):
+                return found
+            by = "the gradient"
+        return Found("crashed", f"{by}: not done after {PATIENCE} s")
+    except EOFError:
+        child.join()
+        return Found("crashed", f"{by}: exit code {child.exitcode}")
+    finally:
+        child.kill()
+        child.join()
+
+
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Puts each node behind those that it reads; converters append casts of inputs at the end."""
+    made = {o for n in graph.node for o in n.output}
+    waiting, ordered = list(graph.node), list[onnx.NodeProto]()
+    while waiting:
+        later = []
+        for node in waiting:
+            if made.isdisjoint({*node.input, *captured(node)}):
+                made.difference_update(node.output)
+                ordered.append(node)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            raise ValueError("the nodes form a circle")
+        waiting = later
+    replace_all(graph.node, ordered)
 
 
 def _check_runs(half: onnx.ModelProto, feeds: Arrays) -> None:
@@ -340,18 +404,15 @@ def cases(names: list[str]) -> Iterator[Task]:
 
 # ---- The table ----
 
-OUTCOMES = ("agrees", "refused", "out of range", "not comparable", "not converted", "differs")
+OUTCOMES = ("agrees", "refused", "out of range", "not comparable", "not converted", "crashed", "differs")
 
 
 def report(title: str, tasks: Iterator[Task]) -> None:
     counts: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in CONVERTERS}
     noises: dict[str, list[Found]] = {name: [] for name in CONVERTERS}
     for task in tasks:
-        for name, convert in CONVERTERS.items():
-            try:
-                found = compare(task, convert)
-            except Exception as error:
-                found = Found("differs", _short(error))
+        for name in CONVERTERS:
+            found = isolated(task, name)
             counts[name][found.outcome] += 1
             noises[name].append(found)
             if found.outcome != "agrees":

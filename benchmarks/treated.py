@@ -18,11 +18,11 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import functools
-import glob
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 import warnings
@@ -44,13 +44,22 @@ PICTURES = 3
 PATIENCE = 180  # seconds for one case
 # Least distance allowed (relative, L2), and multiple of the reference's own noise.
 ALLOWED = {"same": (1e-4, 10.0), "half": (2e-3, 3.0), "quantised": (1e-3, 3.0)}
-SCORES = {"same": 2e-5, "half": 5e-3, "quantised": 0.0}
+SCORES = {"same": 2e-5, "half": 5e-3, "quantised": 2e-5}  # the same bits where the file rounds to whole numbers
 EXPORTED = {"same": 1e-3, "half": 2e-2, "quantised": 5e-2}
 ALIKE = 0.95  # cosine of the activations of a layer and of its float twin
+# Where the zero point of what an operator quantises is among its inputs; the scale comes before it.
+ZEROS = {"QuantizeLinear": 2, "QGemm": 8, "QLinearConcat": 1, "QLinearWhere": 8}
+ZEROS |= dict.fromkeys(("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul"), 7)
+ZEROS |= dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearReduceMean"), 4)
+ZEROS |= dict.fromkeys(("QLinearGlobalAveragePool", "QLinearAveragePool"), 4)
 JITTER = 1e-4  # steps: what float32 moves before a rounding to whole numbers
 
 # (network, treatment), as patterns → why it differs. An entry that matches no difference is an error.
-EXPLAINED: dict[tuple[str, str], str] = {}
+EXPLAINED: dict[tuple[str, str], str] = {
+    ("densenet", "*qdq s8s8 symmetric"): "means over 2 × 2 whole numbers are ties in rounding; the file's own numbers "
+    "(14,373 of 195,152) differ between onnxruntime's levels from the first AveragePool on, and the exported map is at "
+    "the other end of that",
+}
 
 
 # ---- References ----
@@ -67,10 +76,10 @@ class Reference:
 
     @functools.cached_property
     def noise(self) -> dict[str, float]:
-        """How far the noise of the precision alone moves each map; guided gradients as much as plain ones."""
-        runs = [self.interpret(methods=("gradient",), **options)[0] for options in self.rough]
-        found = {m: max(distance(run[m], self.maps[m]) for run in runs) for m in ("gradient", "grad-cam")}
-        return found | {"guided-backprop": found["gradient"]}
+        """How far the noise of the precision alone moves each map; guided gradients at least as much as plain ones."""
+        runs = [self.interpret(**options)[0] for options in self.rough]
+        found = {m: max(distance(run[m], self.maps[m]) for run in runs) for m in METHODS}
+        return found | {"guided-backprop": max(found["gradient"], found["guided-backprop"])}
 
 
 class Network:
@@ -94,7 +103,6 @@ class Network:
         alive = sorted(range(len(found)), key=lambda i: not found[i].raw.any())
         self.pictures = candidates[sorted(alive[:PICTURES])]  # an empty map would show nothing
         self.kept: dict[Any, Reference] = {}
-        self.unnamed: dict[str, np.ndarray] = {}
 
     def reference(self, picture: int, target: int, kind: str) -> Reference:
         """Of the float file; `kind` says whose noise."""
@@ -135,7 +143,7 @@ class Network:
             )
             score = self.about.score(values) if self.about.score else self._class(values, targets[0], target)
             if method == "gradient":
-                inner, factor, shift = self._tensor(values, layer)
+                inner, factor, shift = self._tensor(model, values, layer)
                 found, slope = torch.autograd.grad(score, [values[self.image], inner])
                 activations = channels_first(inner.detach().numpy() * factor + shift, self.map_size)
                 weights = channels_first(slope.numpy() / factor, self.map_size).mean((1, 2), keepdims=True)
@@ -145,24 +153,23 @@ class Network:
             maps[method] = found.numpy()
         return maps, activations
 
-    def _tensor(self, values: dict[str, Any], layer: str) -> tuple[Any, float, float]:
-        """(t, a, b): the layer is a t + b, t a tensor of the file.
-
-        A layer that un-fusing made has no name there: it is what a quantised tensor stands for.
+    @staticmethod
+    def _tensor(model: Any, values: dict[str, Any], layer: str) -> tuple[Any, float, float]:
+        """(t, a, b): the layer is a t + b, t a tensor of the file: what quantised numbers stand for is one map,
+        however many operators dequantise it for themselves.
         """
-        if layer in values:
+        made = {o: n for n in model.graph.node for o in n.output}
+        node = made.get(layer)
+        q = layer.removesuffix("_DequantizeLinear_Output") if node is None else ""
+        if node is not None and node.op_type == "DequantizeLinear":
+            q = node.input[0]
+        if not q:
             return values[layer], 1.0, 0.0
-        wanted = self.unnamed[layer].ravel()
-        for value in values.values():
-            if not value.requires_grad or value.numel() != wanted.size:
-                continue
-            given = value.detach().numpy().ravel()
-            if np.corrcoef(given, wanted)[0, 1] > 0.999:
-                factor, shift = np.polyfit(given, wanted, 1)
-                near = np.abs(given * factor + shift - wanted) < factor / 4  # the runtime rounds some the other way
-                factor, shift = np.polyfit(given[near], wanted[near], 1)
-                return value, float(factor), float(shift)
-        raise KeyError(layer)
+        node = made[q]
+        while node.op_type not in ZEROS:
+            node = made[node.input[0]]
+        scale, zero = (float(values[node.input[ZEROS[node.op_type] + i]]) for i in (-1, 0))
+        return values[q], scale, -zero * scale
 
     def _class(self, values: dict[str, Any], at: Any, target: int) -> Any:
         logits = values[at.name] * values[at.scale].reshape(()) if at.scale else values[at.name]
@@ -214,7 +221,6 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
     """{status, reason, figures}: agree, refused, differs or broken (the treatment made another function)."""
     import onnx
 
-    from analyzer import features
     from analyzer.attribution import Explainer
     from analyzer.attribution.question import Job
     from analyzer.errors import AnalyzerError
@@ -260,10 +266,12 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
             top = np.sort(scores[0].ravel())
             tie = " (a tie)" if top[-1] == top[-2] else ""
             differences.append(f"class {own.target[0]} is explained, {int(scores[0].argmax())} is on top{tie}")
-    if figures["scores"] > SCORES[kind]:
+    model = onnx.load(path) if kind == "quantised" else None
+    exact = model is not None and rounds(model)
+    if figures["scores"] > (0.0 if exact else SCORES[kind]):
         differences.append(f"scores are {figures['scores']:.1e} away from the bare session's")
     # Maps.
-    model = onnx.load(path) if kind == "quantised" else None
+    first: Reference | None = None
     best: dict[str, tuple[float, float, float]] = {}
     for i in range(PICTURES):
         target = int(found[i][0].target[0])
@@ -272,8 +280,6 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
             reference = network.reference(i, target, kind)
         else:
             try:
-                if not any(layer in n.output for n in model.graph.node):
-                    network.unnamed = features(path, given[i : i + 1], glob.escape(layer))
                 reference = network.reference_of(model, layer, i, target)
             except KeyError:
                 differences.append(f"layer {layer!r} is no tensor of the file")
@@ -281,6 +287,7 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
             twin = network.reference(i, target, "same").activations
             alike = cosine(reference.activations, twin)
             figures["layer"] = min(alike, figures.get("layer", 1.0))
+        first = first or reference
         least, times = ALLOWED[kind]
         for method, result in zip(METHODS, found[i], strict=True):
             off = distance(result.raw, reference.maps[method])
@@ -293,12 +300,12 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
         figures[method] = [off, allowed]
         if not ratio <= 1:
             differences.append(f"{method} is {off:.1e} away, {allowed:.1e} allowed")
-    if figures.get("layer", 1.0) < ALIKE:
+    if figures.get("layer", 1.0) < ALIKE and plain_name(found[0][2].layer) != plain_name(network.layer):
         differences.append(f"layer {found[0][2].layer!r} instead of {network.layer!r}")
     figures["layer name"] = found[0][2].layer
     if bare is not None:
         try:
-            differences += exported(network, path, name, given[:1], found[0][2], kind, figures)
+            differences += exported(network, path, name, given[:1], found[0][2], kind, first, figures)
         except VerdictError:
             if not differences:
                 raise
@@ -307,8 +314,9 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
 
 
 def exported(
-    network: Network, path: Path, name: str, given: np.ndarray, cam: Any, kind: str, figures: dict[str, Any]
-) -> list[str]:
+    network: Network, path: Path, name: str, given: np.ndarray, cam: Any, kind: str, reference: Reference | None,
+    figures: dict[str, Any],
+) -> list[str]:  # fmt: skip
     """What is wrong with the exported Grad-CAM in stock onnxruntime at its default level."""
     from analyzer import export
     from analyzer.errors import AnalyzerError
@@ -326,7 +334,24 @@ def exported(
         target.unlink(missing_ok=True)
     off = float(np.abs(heat - cam.heatmap).mean())
     figures["export"] = off
-    return [] if off <= EXPORTED[kind] else [f"the exported heatmap is {off:.1e} away"]
+    if off <= EXPORTED[kind]:
+        return []
+    relative = distance(heat, cam.heatmap)
+    allowed = ALLOWED[kind][1] * reference.noise["grad-cam"] if reference else 0.0
+    return [] if relative <= allowed else [f"the exported heatmap is {relative:.1e} away, {allowed:.1e} allowed"]
+
+
+def rounds(model: Any) -> bool:
+    """Whether any node computes with whole numbers; a quantiser that finds nothing to quantise leaves the file."""
+    return any("Quantize" in n.op_type or n.op_type.startswith("Q") or "Integer" in n.op_type or "NBits" in n.op_type
+               for n in model.graph.node)  # fmt: skip
+
+
+def plain_name(layer: str) -> str:
+    """What a tensor is called in the float file."""
+    return re.sub(
+        r"^InsertedPrecisionFreeCast_|(_QuantizeLinear_Output|_quantized)?(_DequantizeLinear_Output)?$", "", layer
+    )
 
 
 def outputs(session: Any, name: str, given: np.ndarray) -> list[np.ndarray]:
@@ -456,10 +481,11 @@ Each file that comes out is explained and judged:
   distance ≤ 1e-4, for float16 2e-3, for quantised files 1e-3; or, where that is more, within ten (float32) or three
   times what the precision alone moves the reference: tensors rounded to the type, or 1e-4 of a step before each
   rounding, which turns ties and near ties. One of three pictures must agree.
-- The default layer: its activations are those of the float32 file's, cosine ≥ 0.95.
+- The default layer: it has the name of the float32 file's, or its activations, cosine ≥ 0.95.
 - The top class and the scores against a plain session of the file: the same bits for quantised files, 2e-5 for float32,
   5e-3 for float16.
-- The exported Grad-CAM runs in a plain session at its default level and gives the same heatmap.
+- The exported Grad-CAM runs in a plain session at its default level and gives the same heatmap: mean absolute
+  difference ≤ 1e-3, for float16 2e-2, for quantised files 5e-2, or within the noise of the map.
 
 Entries are files that agree, and how many else are refused or differ.
 """
@@ -529,12 +555,12 @@ def main() -> None:
     parser.add_argument("--networks", default="*", help="Patterns, separated by commas. Default: all.")
     parser.add_argument("--treatments", default="*", help="Patterns, separated by semicolons. Default: all.")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="Networks, treated files, journal.")
-    parser.add_argument("--again", action="store_true", help="Judge anew; files that exist are used again.")
+    parser.add_argument(
+        "--again", action="store_true", help="Judge the cases named anew; files that exist are used again."
+    )
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     journal = given.folder / "journal.jsonl"
-    if given.again:
-        journal.unlink(missing_ok=True)
     lines = journal.read_text().splitlines() if journal.exists() else []
     done = {(r["network"], r["treatment"]): r for r in map(json.loads, lines)}
     wanted = [
@@ -544,6 +570,9 @@ def main() -> None:
         if any(fnmatch.fnmatchcase(n, p) for p in given.networks.split(","))
         and any(fnmatch.fnmatchcase(t, p) for p in given.treatments.split(";"))
     ]
+    if given.again:
+        done = {k: r for k, r in done.items() if k not in wanted}
+        journal.write_text("".join(json.dumps(r) + "\n" for r in done.values()))
     worker = Worker(given.folder)
     absent = set()
     for network, treatment in wanted:

@@ -62,6 +62,10 @@ class Interpreter:
         self.opset = {o.domain: o.version for o in self.model.opset_import}
         self.producers = {o: n for n in graph.node for o in n.output}
         self.negated = {n.input[0]: n.output[0] for n in graph.node if n.op_type == "Neg"}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
         self.rectified = {n.input[0] for n in graph.node if n.op_type == "Relu"}
         values: dict[str, Tensor] = {}
         for weight in graph.initializer:
@@ -85,6 +89,14 @@ class Interpreter:
                     self.kinds.setdefault(name, call.made)
                     values[name] = self._kept(call, value)
         return values
+
+    def only_roots_read(self, name: str) -> bool:
+        """Whether a tensor is the argument of roots alone, perhaps quantised or after an Add: √(max(var, 0) + ε)."""
+        found = self.readers.get(name, [])
+        passed = ("Add", "DequantizeLinear", "QuantizeLinear")
+        return bool(found) and all(
+            n.op_type == "Sqrt" or (n.op_type in passed and self.only_roots_read(n.output[0])) for n in found
+        )
 
     def _kept(self, call: Call, value: Tensor) -> Tensor:
         value = self._rounded(value)
@@ -165,7 +177,7 @@ class Call:
             return self.attrs.get("from_zero", False)
         zero = {"QuantizeLinear": 2, "QLinearConv": 7, "QLinearMatMul": 7, "QLinearAdd": 7, "QGemm": 8}
         index = zero.get(node.op_type)
-        if index is None or not self.attrs.get("from_lowest", False):
+        if index is None or not self.attrs.get("from_lowest", False) or own.only_roots_read(node.output[0]):
             return False
         producer = own.producers.get(node.input[0])
         linear = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "BatchNormalization")

@@ -161,6 +161,28 @@ def test_what_cannot_be_quantised_again_is_held(kind, zero, opset):
             np.testing.assert_array_equal(stock(onnx_typed, feeds, level)["y"], expected, f"{op} {level}")
 
 
+@pytest.mark.parametrize("shape", [[2, 3, 4], [6, 4]])
+@pytest.mark.parametrize("opset", [19, 21])
+@pytest.mark.parametrize("between", [[], ["Identity"]])
+def test_a_matmul_that_becomes_a_reshape_and_a_gemm(opset, shape, between):
+    """As in the gradient of an LSTM whose input is int8: onnxruntime would quantise behind the Reshape."""
+    weights = {"w": RNG.standard_normal((4, 5)).astype(np.float32), "b": RNG.standard_normal(5).astype(np.float32)}
+    weights |= {"s": np.float32(0.02), "z": np.int8(3)}
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        *(node(op, ["d"], ["i"]) for op in between),
+        node("MatMul", ["i" if between else "d", "w"], ["m"]),
+        node("Add", ["m", "b"], ["y"]),
+    ]
+    proto = model(nodes, {"x": shape}, {"y": [*shape[:-1], 5]}, weights, opset, 10)
+    feeds = {"x": RNG.standard_normal(shape).astype(np.float32)}
+    expected = stock(proto, feeds, "none")["y"]
+    make_portable(proto)
+    for level in LEVELS:
+        np.testing.assert_allclose(stock(proto, feeds, level)["y"], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_every_operator_that_is_moved_is_tested():
     assert set(MOVES) == MOVERS
 
@@ -418,6 +440,20 @@ def test_an_export_that_cannot_be_run_is_refused_with_the_flag(tmp_path):
 def test_a_batch_of_two_is_tried_where_the_batch_is_open(tmp_path):
     path = analyzer.export(small_cnn(size="S"), tmp_path / "m.onnx")
     assert {run["x"][0] for run in record(path)["executed"]} == {1, 2}
+
+
+def test_a_model_whose_scores_have_no_batch_axis_is_exported_for_one_picture(tmp_path):
+    """(T, N, C), as text recognisers give: the class of a batch would be one for all its pictures."""
+    given = small_cnn(softmax=False, batch="N")
+    nodes = [*given.graph.node, node("Unsqueeze", ["logits", "first"], ["steps"])]
+    replace_all(given.graph.node, nodes)
+    given.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0], np.int64), "first"))
+    del given.graph.output[:]
+    given.graph.output.append(helper.make_tensor_value_info("steps", TensorProto.FLOAT, [1, "N", 4]))
+    path = analyzer.export(given, tmp_path / "m.onnx")
+    assert record(path)["executed"] == [{"x": [1, 3, 12, 12]}]
+    feeds = {"x": RNG.standard_normal((1, 3, 12, 12)).astype(np.float32)}
+    np.testing.assert_allclose(stock(path, feeds)["heatmap"], Explainer(given).explain(feeds).heatmap, atol=1e-5)
 
 
 # ---- The trial ----

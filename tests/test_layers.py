@@ -23,10 +23,10 @@ from analyzer.analysis.feature_maps import FeatureMap, default_layer, feature_ma
 from analyzer.attribution import Explainer
 from analyzer.attribution.targets import find_scores
 from analyzer.graph import Graph, through
-from analyzer.graph.protos import replace_all
+from analyzer.graph.protos import copied, replace_all
 from analyzer.runtime import Session
 from tests import architectures as nets
-from tests.models import model, node
+from tests.models import model, node, small_cnn
 
 
 def detector(size: int | str = "size", levels: int = 2, bins: int = 5) -> ModelProto:
@@ -193,6 +193,145 @@ def test_a_quantised_transformer_is_explained_where_its_float_file_is(kind, head
     methods = ("grad-cam", "gradient", *ROLLOUTS)
     for method, found, reference in zip(methods, maps_of(candidate, methods), maps_of(given, methods), strict=True):
         assert np.corrcoef(found.ravel(), reference.ravel())[0, 1] > 0.9, method
+
+
+def written_out(given: ModelProto) -> ModelProto:
+    """Softmax and LogSoftmax as onnxruntime saves them where it has no kernel for their type."""
+    given, nodes = copied(given), []
+    for one in given.graph.node:
+        if one.op_type not in ("Softmax", "LogSoftmax"):
+            nodes.append(one)
+            continue
+        (x,), (y,) = one.input, one.output
+        nodes += [
+            node("ReduceMax", [x], [f"{y}/max"], axes=[-1]),
+            node("Sub", [x, f"{y}/max"], [f"{y}/sub"]),
+            node("Exp", [f"{y}/sub"], [f"{y}/exp"]),
+            node("ReduceSum", [f"{y}/exp", "last axis"], [f"{y}/sum"]),
+        ]
+        if one.op_type == "Softmax":
+            nodes.append(node("Div", [f"{y}/exp", f"{y}/sum"], [y]))
+        else:
+            nodes += [node("Log", [f"{y}/sum"], [f"{y}/log"]), node("Sub", [f"{y}/sub", f"{y}/log"], [y])]
+    replace_all(given.graph.node, nodes)
+    given.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1], np.int64), "last axis"))
+    return given
+
+
+def test_a_softmax_that_is_written_out_is_one():
+    """The layer of a transformer is before the last attention, whose softmax it is found by."""
+    given = nets.vit(1, 0)
+    methods = ("grad-cam", "gradient", *ROLLOUTS)
+    assert chosen(written_out(given)).name == chosen(given).name
+    for method, found, expected in zip(
+        methods, maps_of(written_out(given), methods), maps_of(given, methods), strict=True
+    ):
+        assert np.allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()), method
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_a_softmax_at_the_end_is_left_out_however_it_is_written(op):
+    """A class is explained at its logit: not at its probability, nor at the logarithm of that."""
+    given = small_cnn()
+    given.graph.node[-1].op_type = op
+    ((found,), (expected,)) = (maps_of(m, ["gradient"], X[..., :12, :12]) for m in (written_out(given), given))
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+
+
+def test_what_only_resembles_a_softmax_stays():
+    """A sum over another axis than the maximum's."""
+    given = written_out(small_cnn())
+    next(n for n in given.graph.node if n.op_type == "ReduceMax").attribute[0].ints[:] = [0]
+    graph = Explainer(given).graph({})
+    assert not any(n.op == "Softmax" for n in graph.forward_nodes())
+
+
+# ---- Quantised files ----
+
+
+def test_a_dynamically_quantised_segmenter_is_explained_where_its_float_file_is(tmp_path):
+    """Its coarsest map is read by a ConvInteger."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        "w2": rng.standard_normal((8, 8, 3, 3)).astype(np.float32),
+        "up": rng.standard_normal((8, 4, 2, 2)).astype(np.float32),
+        "head": rng.standard_normal((5, 4, 1, 1)).astype(np.float32),
+    }
+    net = nets.Net()
+    net.layer("Conv", "x", "w1", strides=[2, 2], pads=[1] * 4)
+    net.layer("Conv", net.layer("Relu", net.at, name="read by a convolution"), "w2", pads=[1] * 4)
+    net.layer("ConvTranspose", net.layer("Relu", net.at), "up", strides=[2, 2])
+    net.layer("Conv", net.layer("Relu", net.at), "head", name="y")
+    given = model(net.nodes, {"x": [1, 3, 16, 20]}, {"y": [1, 5, 16, 20]}, weights)
+    assert chosen(given).name == chosen(quantised(given, "dynamic", tmp_path)).name == "read by a convolution"
+
+
+def test_the_layer_of_a_file_of_quantised_operators_is_what_its_tensor_stands_for(tmp_path):
+    """Two pools read the last map, one of them whole numbers: both read the same layer, behind its rectifier.
+
+    The tensor of the file names it as well.
+    """
+    rng = np.random.default_rng(1)
+    weights = {
+        "w1": rng.standard_normal((8, 3, 3, 3)).astype(np.float32) / 5,
+        "w2": rng.standard_normal((8, 8, 3, 3)).astype(np.float32) / 5,
+        "head": rng.standard_normal((16, 5)).astype(np.float32),
+    }
+    net = nets.Net()
+    net.layer("Conv", "x", "w1", strides=[2, 2], pads=[1] * 4)
+    net.layer("MaxPool", net.layer("Relu", net.at), kernel_shape=[2, 2], strides=[2, 2])
+    last = net.layer("Relu", net.layer("Conv", net.at, "w2", pads=[1] * 4), name="last")
+    pools = [net.layer("GlobalAveragePool", last), net.layer("GlobalMaxPool", last)]
+    net.layer("Flatten", net.layer("Concat", *pools, axis=1), axis=1)
+    net.layer("MatMul", net.at, "head", name="y")
+    given = model(net.nodes, {"x": [1, 3, 16, 20]}, {"y": [1, 5]}, weights)
+    candidate = quantised(given, "operators", tmp_path)
+    layer = chosen(candidate)
+    tensors = {o: n for n in candidate.graph.node for o in n.output}
+    q = through.origin(layer.value).outputs[0].outputs[0].name
+    assert layer.node.op == "DequantizeLinear" and layer.node.inputs[0].name == q
+    assert tensors[q].op_type == "QLinearConv"
+    assert layer.name in tensors or layer.name == f"{q}_DequantizeLinear_Output"
+    (expected,) = maps_of(given, ["grad-cam"])
+    explainer = Explainer(candidate)
+    for name in ("auto", layer.name, q):
+        found = explainer.explain(X, "grad-cam", 1, layer=name)
+        assert found.layer == layer.name
+        assert np.corrcoef(found.raw.ravel(), expected.ravel())[0, 1] > 0.98, name
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "Squeeze", "Transpose", "Gather"])
+def test_moving_whole_numbers_is_moving_what_they_stand_for(op, tmp_path):
+    """To the last bit."""
+    operands = {"MaxPool": {}, "Squeeze": {"at": np.array([0])}, "Transpose": {}, "Gather": {"at": np.array(2)}}[op]
+    attrs = {"MaxPool": {"kernel_shape": [2, 2]}, "Transpose": {"perm": [0, 3, 1, 2]}, "Gather": {"axis": 1}}
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.integers(-90, 90, (4, 3, 3, 3), np.int8),
+        "sx": np.float32(0.01),
+        "zx": np.uint8(3),
+        "sw": np.float32(0.02),
+        "zw": np.int8(0),
+        "sy": np.float32(0.05),
+        "zy": np.uint8(90),
+        **operands,
+    }
+    nodes = [
+        node("QuantizeLinear", ["x", "sx", "zx"], ["q"]),
+        node("QLinearConv", ["q", "sx", "zx", "w", "sw", "zw", "sy", "zy"], ["c"]),
+        node(op, ["c", *operands], ["m"], **attrs.get(op, {})),
+        node("DequantizeLinear", ["m", "sy", "zy"], ["y"]),
+    ]
+    given = model(nodes, {"x": [1, 3, 16, 20]}, {"y": None}, weights)
+    graph = Graph.read(given)
+    assert {n.inputs[0].inputs[0].op for n in graph.forward_nodes() if n.op == op} == {"DequantizeLinear"}
+    assert np.array_equal(graph_run(graph)["y"], Session(given).run({"x": X})["y"])
+
+
+def graph_run(graph: Graph) -> dict[str, np.ndarray]:
+    proto, weights = graph.stub()
+    return Session((proto, weights)).run({"x": X})
 
 
 @pytest.mark.parametrize("form", ["inlined", "saved by onnxruntime"])

@@ -79,6 +79,8 @@ def map_of_open_sizes(graph: Graph, known: FeatureMap) -> FeatureMap:
 
 # ---- The default layer ----
 
+_CONVOLUTIONS = ("Conv", "ConvInteger")
+
 
 def _unknown_operators(graph: Graph) -> list[str]:
     """Operators that no schema describes, with the first node of each."""
@@ -116,7 +118,7 @@ def default_layer(graph: Graph, target: Value) -> FeatureMap:
             "name a layer with --layer (see `inspect`), or use a gradient method such as `gradient`",
         )
     if any(m.name == target.name for m in maps):
-        read = [m for m in maps if any(n.op == "Conv" for n in readers(m.value))] or maps
+        read = [m for m in maps if any(n.op in _CONVOLUTIONS for n in readers(m.value))] or maps
         coarsest = min(_area(m) for m in read)
         return next(m for m in reversed(read) if _area(m) == coarsest)
     chosen = _common(graph, maps)

@@ -19,7 +19,7 @@ from analyzer.attribution.targets import TOP1, is_expression, resolve_class
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.files import guard
 from analyzer.graph.nodes import fixed_sizes
-from analyzer.graph.query import fillings
+from analyzer.graph.query import fillings, single_batch
 from analyzer.graph.save import save
 from analyzer.plain import as_json
 from analyzer.runtime import Plain, random_feeds, relative
@@ -49,10 +49,12 @@ def export(
     """Write the model with an added output `heatmap`: (N, H, W) in [0, 1], float32.
 
     The file holds standard operators only; any onnxruntime runs it without this package. The original outputs come
-    first and keep their names. Before the file gets its name it is run as its users will run it, in a plain session at
-    the default level: on random input, of two sizes and two batches where these are open. The file's metadata
-    (`onnx-analyzer`) say what was done and measured: `receipt`, the largest relative difference of the original
-    outputs, `heatmap_difference`, that of the heatmap from what `explain` gives, and `executed`, the sizes.
+    first and keep their names. A model whose scores have no batch axis is written for one image.
+
+    Before the file gets its name it is run as its users will run it, in a plain session at the default level: on random
+    input, of two sizes and two batches where these are open. The file's metadata (`onnx-analyzer`) say what was done
+    and measured: `receipt`, the largest relative difference of the original outputs, `heatmap_difference`, that of the
+    heatmap from what `explain` gives, and `executed`, the sizes.
 
     Args:
         model: path, bytes or ModelProto.
@@ -73,6 +75,9 @@ def export(
     slot = target if is_expression(target) else resolve_class(target, labels)
     question = Question((Job(method, layer, options),), target, output, labels, runtime=runtime)
     (compiled,) = compile_question(explainer, question, [slot], input_shapes)
+    alone = {} if compiled.scores.batched else single_batch(explainer.plain.inputs)
+    if alone:
+        (compiled,) = compile_question(explainer, question, [slot], alone | (input_shapes or {}))
     graph = compiled.graph
     assert graph is not None
     heat = graph[compiled.slots[0][1]]

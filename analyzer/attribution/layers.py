@@ -10,7 +10,7 @@ from analyzer.errors import UnsupportedError
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import find_tensors, image_input, image_layout
-from analyzer.graph.through import is_transparent
+from analyzer.graph.through import dequantized, is_transparent
 
 
 def float_image(graph: Graph) -> tuple[Value, str]:
@@ -62,6 +62,8 @@ def explained_map(graph: Graph, target: Value) -> Value:
 def pick_layer(graph: Graph, name: str, target: Value) -> FeatureMap:
     """The feature map called `name` (tensor, node or glob: the last match), or the default one for "auto".
 
+    A quantised tensor stands for what it is dequantised to.
+
     Raises:
         NotFoundError: there is none of that name. UnsupportedError: it has no channels over space.
     """
@@ -72,7 +74,7 @@ def pick_layer(graph: Graph, name: str, target: Value) -> FeatureMap:
     chosen = [maps[v.name] for v in values if v.name in maps]
     if chosen:
         return chosen[-1]
-    value = values[-1]
+    value = values[-1] if is_float(values[-1]) else dequantized(values[-1]) or values[-1]
     layout = layouts(graph).get(value.name)
     if layout is not None and layout.is_map and is_float(value):
         return FeatureMap(value, layout, graph.producer(value))

@@ -36,17 +36,25 @@ def make_portable(proto: onnx.ModelProto) -> None:
     types = {name: t.data_type for name, t in tensors.items()} | {
         v.name: v.type.tensor_type.elem_type for g in graphs for v in [*g.value_info, *g.input, *g.output]
     }
+    ranks = {
+        v.name: len(v.type.tensor_type.shape.dim)
+        for g in graphs
+        for v in [*g.value_info, *g.input, *g.output]
+        if v.type.tensor_type.HasField("shape")
+    }
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     for graph in graphs:
         if "Pad" in operators:
             _pad_pools_with_negative_zero(graph, names, tensors, types)
         if operators.isdisjoint({"QuantizeLinear", "DequantizeLinear"}):
             continue
+        _skip_identities(graph)
         _drop_stated_types(graph)
         _hold_what_cannot_move(graph, names, tensors, types, opset)
         if opset >= _OPSET_OF_OUTPUT_DTYPE:
             _quantise_behind_movers(graph, names, tensors)
             _quantise_before_movers(graph, names, tensors)
+            _hold_before_products(graph, names, tensors, ranks)
 
 
 # ---- Signed 8-bit quantisation ----
@@ -56,6 +64,16 @@ def make_portable(proto: onnx.ModelProto) -> None:
 # QuantizeLinear states output_dtype, and QDQS8ToU8 then makes the zero point unsigned and leaves output_dtype INT8: the
 # model does not load. Where a QuantizeLinear is already, none is put, so the pairs are written out here, without
 # output_dtype. They change no value: what was quantised is quantised by the same scale again.
+
+
+def _skip_identities(graph: onnx.GraphProto) -> None:
+    """Replaces DQ → Identity → … with DQ → …, as onnxruntime does before it moves anything."""
+    dequantised = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}
+    source: dict[str, str] = {}
+    for node in graph.node:
+        node.input[:] = [source.get(i, i) for i in node.input]
+        if node.op_type == "Identity" and not node.domain and node.input[0] in dequantised:
+            source[node.output[0]] = node.input[0]
 
 
 def _drop_stated_types(graph: onnx.GraphProto) -> None:
@@ -151,15 +169,45 @@ def _hold_what_cannot_move(
         untyped = kind == _TYPE.INT8 and opset < _OPSET_OF_OUTPUT_DTYPE and not "".join(node.input[2:])
         if node.op_type != "DequantizeLinear" or not (untyped or kind in _IMMOVABLE):
             continue
-        y = node.output[0]
-        movers = [r for r in readers.get(y, []) if _moves(r) and r.input[0] == y]
+        movers = [r for r in readers.get(node.output[0], []) if _moves(r) and r.input[0] == node.output[0]]
         scale = tensors.get(node.input[1])
-        if movers and (scale is None or _size(scale) == 1):
-            held = names.fresh(f"{y}/held")
-            written.append(helper.make_node("Sum", [y], [held], names.fresh(f"{y}/Sum")))
-            for mover in movers:
-                mover.input[0] = held
+        if scale is None or _size(scale) == 1:
+            written += _held(node.output[0], movers, names)
     _rewrite(graph, written)
+
+
+def _hold_before_products(
+    graph: onnx.GraphProto, names: Names, tensors: dict[str, onnx.TensorProto], ranks: dict[str, int]
+) -> None:
+    """Replaces DQ → MatMul → Add with DQ → Sum → MatMul → Add for signed 8-bit tensors of more than two axes.
+
+    MatMulAddFusion makes MatMul and Add a Reshape, which quantisation is moved behind, and a Gemm.
+    """
+    readers, elsewhere = _readers(graph)
+    written: list[onnx.NodeProto] = []
+    for node in graph.node:
+        written.append(node)
+        y = node.output[0] if node.output else ""
+        if not _is_signed(node, "DequantizeLinear", tensors) or ranks.get(y, 3) < 3:
+            continue
+        products = [r for r in readers.get(y, []) if r.op_type == "MatMul" and r.input[0] == y]
+        fused = [
+            p
+            for p in products
+            if [r.op_type for r in readers.get(p.output[0], [])] == ["Add"] and p.output[0] not in elsewhere
+        ]
+        written += _held(y, fused, names)
+    _rewrite(graph, written)
+
+
+def _held(y: str, by: list[onnx.NodeProto], names: Names) -> list[onnx.NodeProto]:
+    """A Sum of `y` alone, which the nodes `by` then read in its place."""
+    if not by:
+        return []
+    held = names.fresh(f"{y}/held")
+    for node in by:
+        node.input[0] = held
+    return [helper.make_node("Sum", [y], [held], names.fresh(f"{y}/Sum"))]
 
 
 # ---- Padding before pools ----
