@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections import OrderedDict
@@ -9,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 
 from analyzer.attribution import Attribution, Job, Model, Question, answer
 
 _KEPT = 4
+_LARGEST = 256 << 20  # bytes of a model in memory that is kept
 _models: OrderedDict[Any, Model] = OrderedDict()
 _lock = threading.Lock()
 _SESSION = ("threads", "level", "allow_fallback", "memory_limit")
@@ -33,7 +36,7 @@ def explain(
     """What `target` rests on, by `method`, for a batch of images.
 
     Args:
-        model: path, bytes or ModelProto. Sessions of the last few paths are kept and used again.
+        model: path, bytes or ModelProto. Sessions of the last few are kept and used again.
         inputs: the preprocessed array, (N, …) in the model's own layout and type, or {input: array}.
         method: see `analyzer.METHODS`.
         target: "top1", a class index, a label, or an expression over tensors of the file such as
@@ -61,10 +64,11 @@ def explain(
 
 
 def _model(model: Any, provider: str, session: dict[str, Any]) -> Model:
-    """A kept one where `model` is a file that has not changed since, nor its external data."""
-    if not isinstance(model, str | os.PathLike):
+    """A kept one, where `model` is a file that has not changed since, nor its external data, or has the same bytes."""
+    what = _named(model)
+    if what is None:
         return Model(model, provider, **session)
-    key = (os.path.abspath(model), provider, tuple(sorted(session.items())))
+    key = (what, provider, tuple(sorted(session.items())))
     with _lock:
         found = _models.pop(key, None)
         if found is None or not found.loaded.current:
@@ -73,3 +77,14 @@ def _model(model: Any, provider: str, session: dict[str, Any]) -> Model:
         if len(_models) > _KEPT:
             _models.popitem(last=False)
     return found
+
+
+def _named(model: Any) -> str | bytes | None:
+    """What tells a model from others: its path or a hash of its bytes; None where it is too large to be kept."""
+    if isinstance(model, str | os.PathLike):
+        return os.path.abspath(model)
+    if isinstance(model, onnx.ModelProto):
+        if model.ByteSize() > _LARGEST:
+            return None
+        model = model.SerializeToString(deterministic=True)
+    return hashlib.sha256(model).digest() if isinstance(model, bytes) and len(model) <= _LARGEST else None

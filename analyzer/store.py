@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from analyzer.version import __version__
 
 CACHE_VARIABLE = "ONNX_ANALYZER_CACHE"
 CACHE_BYTES = 512 << 20
+ABANDONED = 3600.0  # seconds after which nobody is still writing a file
 
 
 class Store:
@@ -63,11 +65,16 @@ class Store:
 
 
 class Cache(Store):
-    """A store that never grows beyond `limit` bytes: what was used longest ago goes. It never fails."""
+    """A store that never grows beyond `limit` bytes: what was used longest ago goes. It never fails.
+
+    The folder is listed at the first write and whenever a sixteenth of the limit has been written since, by this
+    process: others may share it.
+    """
 
     def __init__(self, folder: str | Path, limit: int = CACHE_BYTES) -> None:
         super().__init__(folder)
         self.limit = limit
+        self._room = 0  # bytes to be written before the folder is listed again
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         found = super().get(key)
@@ -82,21 +89,26 @@ class Cache(Store):
             return
         with suppress(InputError, OSError):
             super().put(key, arrays)
-            self._trim()
+            self._room -= self._path(key).stat().st_size
+            if self._room < 0:
+                self._trim()
 
     def _trim(self) -> None:
+        """Removes what is too much, and what a process that was killed left unfinished."""
         files = []
-        for file in self.folder.glob("*.npz"):
+        for file in [*self.folder.glob("*.npz"), *self.folder.glob(".*.part")]:
             with suppress(OSError):  # another process may have removed it
                 status = file.stat()
-                files.append((status.st_mtime, status.st_size, file))
-        total = sum(size for _, size, _ in files)
-        for _, size, file in sorted(files):
-            if total <= self.limit:
-                return
+                unfinished = file.suffix == ".part" and time.time() - status.st_mtime > ABANDONED
+                files.append((not unfinished, status.st_mtime, status.st_size, file))
+        total = sum(size for _, _, size, _ in files)
+        for finished, _, size, file in sorted(files):
+            if finished and total <= self.limit - self.limit // 16:
+                break
             with suppress(OSError):
                 file.unlink()
             total -= size
+        self._room = self.limit // 16
 
 
 def user_cache() -> Cache | None:

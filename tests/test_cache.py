@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
+import analyzer
+from analyzer import api
 from analyzer.attribution import Explainer, compiler
 from analyzer.attribution import model as loaded_model
 from analyzer.images import decode, model_card
-from analyzer.store import Cache, user_cache
+from analyzer.store import ABANDONED, Cache, user_cache
+from tests.models import small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
@@ -106,3 +111,36 @@ def test_the_users_cache(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ONNX_ANALYZER_CACHE", str(tmp_path / "file" / "cache"))
     assert user_cache() is None
+
+
+def test_the_folder_is_listed_rarely_and_unfinished_files_go(tmp_path, monkeypatch):
+    cache, listed = Cache(tmp_path, limit=160_000), []
+    trim = Cache._trim
+    monkeypatch.setattr(Cache, "_trim", lambda self: listed.append(1) or trim(self))
+    for name, age in ((".0123456789abcdef.part", 2 * ABANDONED), (".fedcba9876543210.part", 1)):
+        (tmp_path / name).write_bytes(bytes(50_000))
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    for number in range(12):
+        cache.put(f"{number}", {"x": np.zeros(250)})
+    assert len(listed) == 3  # the first, then every 10,000 bytes of about 2,300 each
+    assert [p.name for p in tmp_path.glob(".*")] == [".fedcba9876543210.part"]
+    for number in range(12, 80):
+        cache.put(f"{number}", {"x": np.zeros(250)})
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 160_000
+    assert cache.get("79") is not None and cache.get("0") is None
+
+
+@pytest.mark.parametrize("given", [lambda m: m.SerializeToString(), lambda m: m], ids=["bytes", "ModelProto"])
+def test_a_model_in_memory_is_compiled_once(given, monkeypatch):
+    loads, real = [], api.Model
+    monkeypatch.setattr(api, "Model", lambda *a, **k: loads.append(1) or real(*a, **k))
+    image, network = np.random.default_rng(0).random((1, 3, 12, 12)).astype(np.float32), small_cnn()
+    network.producer_name = str(given)  # nobody else's
+    first, second = (analyzer.explain(given(network), image) for _ in range(2))
+    assert loads == [1] and np.array_equal(first.raw, second.raw)
+    network.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(
+            np.zeros(network.graph.initializer[0].dims, np.float32), network.graph.initializer[0].name
+        )
+    )
+    assert not np.array_equal(analyzer.explain(given(network), image).scores, first.scores) and loads == [1, 1]
