@@ -200,6 +200,10 @@ def test_pictures_of_one_name_get_files_of_their_own(run, place):
     assert len(list((place / "masks").iterdir())) == 2
     assert run("explain", "m.onnx", "pics/0.png", "pics/0.png", "-o", "twice")[0] == 0
     assert {p.name for p in (place / "twice").iterdir()} == {"0.png"}
+    (place / "one").mkdir()
+    (place / "one" / "0.png").write_bytes((place / "pics" / "0.png").read_bytes())
+    assert run("explain", "m.onnx", "one", "-o", "of-a-folder")[0] == 0
+    assert {p.name for p in (place / "of-a-folder").iterdir()} == {"0.png"}
 
 
 def test_two_outputs_of_one_name(run, place):

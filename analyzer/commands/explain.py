@@ -83,7 +83,8 @@ def command(given: Explain) -> int:
     asked = options_of(given.methods or ("grad-cam",), parse_options(given.options))
     samples = find_pictures(given.pictures)
     names = tuple(sample.id for sample in samples)
-    overlays, raws = (destinations(place, names, end) for place, end in ((given.out, ".png"), (given.raw, ".npy")))
+    overlays = destinations(given.out, given.pictures, names, ".png")
+    raws = destinations(given.raw, given.pictures, names, ".npy")
     model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
     if given.verbose:
         note(f"preprocessing: {card.source}")
@@ -150,15 +151,15 @@ def read_mask(path: str, card: Any) -> Any:
     return grey > grey.max() / 2
 
 
-def destinations(given: str | None, pictures: tuple[str, ...], suffix: str) -> dict[str, Path]:
-    """{picture: file to write}; several pictures go into a folder, which is made."""
+def destinations(given: str | None, asked: tuple[str, ...], pictures: tuple[str, ...], suffix: str) -> dict[str, Path]:
+    """{picture: file to write}; unless just one was asked for, they go into a folder, which is made."""
     from analyzer.errors import OutputError
     from analyzer.files import Places, claim, make_folder
 
     if given is None:
         return {}
     path = Path(given)
-    if len(pictures) == 1 and not path.is_dir():
+    if asked == pictures and len(pictures) == 1 and not path.is_dir():
         if not path.parent.is_dir():
             raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
         claim(path)
@@ -166,7 +167,7 @@ def destinations(given: str | None, pictures: tuple[str, ...], suffix: str) -> d
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file; several pictures need a folder")
     places = Places(path)
-    found = {picture: places.place(Path(picture).stem, suffix) for picture in dict.fromkeys(pictures)}
+    found = {picture: places.place(Path(picture).stem, suffix) for picture in pictures}
     make_folder(path)
     return found
 

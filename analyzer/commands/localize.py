@@ -88,7 +88,7 @@ def command(given: Localize) -> int:
     asked = options_of((method,), parse_options(given.options))[method]
     samples = find_pictures(given.pictures, annotations=read_boxes(given.boxes))
     names = tuple(sample.id for sample in samples)
-    drawn = destinations(given.out, names, ".png")
+    drawn = destinations(given.out, given.pictures, names, ".png")
     masks = beginnings(make_folder(given.masks), names) if given.masks else {}
     model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
     layer = given.layer or card.default_layer or "auto"

@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
@@ -207,7 +208,7 @@ class OverPictures(Given):
 
     def keywords(self, out: str | None, progress: Progress) -> dict[str, Any]:
         """Of `passes.run`: without a store, what is done is kept in the folder of the results until all is done."""
-        kept = self.store or (out if progress.total > 1 else None)
+        kept = self.store or (out if out and Path(out).is_dir() else None)
         return {
             "folder": kept,
             "workers": self.workers,
