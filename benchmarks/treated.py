@@ -57,8 +57,8 @@ JITTER = 1e-4  # steps: what float32 moves before a rounding to whole numbers
 # (network, treatment), as patterns → why it differs. An entry that matches no difference is an error.
 _TIES = (
     "means over 2 × 2 whole numbers are ties in rounding, and a network of random weights hangs on them. From the "
-    "first AveragePool on onnxruntime's levels give other numbers for the file itself (of qdq u8u8 12,248 of 126,440, of qdq "
-    "s8s8 symmetric 14,373 of 195,152), and the exported map and that of a graph with the gradient have either of them"
+    "first AveragePool on onnxruntime's levels give other numbers for the file itself (of qdq u8u8 12,248 of 126,440, "
+    "of qdq s8s8 symmetric 14,373 of 195,152); the exported map and that of a graph with the gradient have either"
 )
 EXPLAINED: dict[tuple[str, str], str] = {
     ("densenet", "qdq u8u8"): _TIES,
