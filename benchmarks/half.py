@@ -323,7 +323,7 @@ def _quietly() -> Iterator[None]:
 
 def _sort(graph: onnx.GraphProto) -> None:
     """Puts each node behind those that it reads; converters append casts of inputs at the end."""
-    made = {o for n in graph.node for o in n.output}
+    made = {o for n in graph.node for o in n.output if o}
     waiting, ordered = list(graph.node), list[onnx.NodeProto]()
     while waiting:
         later = []

@@ -49,6 +49,7 @@ CASES = [
     ("FusedConv", [IMAGE, WEIGHT], {"activation": "LeakyRelu", "activation_params": [0.2], **WINDOW}, 1),
     ("FusedConv", [IMAGE, WEIGHT], {"activation": "Clip", "activation_params": [0.0, 1.0], **WINDOW}, 1),
     ("FusedConv", [IMAGE, WEIGHT], {"activation": "HardSigmoid", "activation_params": [0.2, 0.5], **WINDOW}, 1),
+    ("FusedConv", [IMAGE, WEIGHT], {"activation": "HardSwish", **WINDOW}, 1),
     ("FusedConv", [IMAGE, WEIGHT], {"activation": "Tanh", **WINDOW}, 1),
     ("FusedGemm", [f32(2, 5), f32(5, 3), f32(3)], {"activation": "Relu", "alpha": 0.5}, 1),
     ("FusedGemm", [f32(2, 5), f32(3, 5), f32(3)], {"activation": "LeakyRelu", "activation_alpha": 0.3, "transB": 1}, 1),

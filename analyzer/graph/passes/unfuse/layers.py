@@ -87,7 +87,7 @@ def activation(e: Emit, f: Fused, value: str, name: str, parameters: list[float]
     """The activation that a fused node names, with its parameters in the operator's order."""
     if not name:
         return value
-    if name in ("Relu", "Tanh", "Sigmoid", "Softplus", "Softsign"):
+    if name in ("HardSwish", "Relu", "Tanh", "Sigmoid", "Softplus", "Softsign"):
         return getattr(e, name)(value)
     if name == "LeakyRelu":
         return e.LeakyRelu(value, alpha=parameters[0] if parameters else 0.01)
