@@ -18,7 +18,8 @@ from analyzer.graph import Graph
 from analyzer.images import decode, model_card
 from analyzer.validation.audit import Auditing, Picture, audit, shortcut_signs
 from analyzer.validation.findings import findings
-from tests.models import model, node
+from analyzer.validation.randomised import randomised_head
+from tests.models import model, node, small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "digits_cnn.onnx"
@@ -172,3 +173,20 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     assert code == 0 and "accuracy" in json.loads(out)["audit"]["summary"]
     code, _, err = run(str(MODEL), "--data", str(ROOT / "examples"), "--report", "audit.pdf")
     assert code == 2 and ".pdf" in err
+
+
+def test_the_head_is_shuffled_without_the_other_weights_in_one_protobuf(monkeypatch):
+    explainer = Explainer(small_cnn())
+    monkeypatch.setattr("analyzer.graph.ir.PROTOBUF_LIMIT", 0)
+    shuffled = Explainer(randomised_head(explainer, 3))
+
+    def weights(of):
+        stub, large = of.graph().stub()
+        return {t.name: large[t.name] if t.name in large else numpy_helper.to_array(t) for t in stub.graph.initializer}
+
+    before, after = weights(explainer), weights(shuffled)
+    (changed,) = [name for name, array in before.items() if not np.array_equal(array, after[name])]
+    head = before[changed]
+    expected = np.random.default_rng(3).permutation(head.ravel()).reshape(head.shape)
+    np.testing.assert_array_equal(after[changed], expected)
+    assert shuffled.loaded.identity != explainer.loaded.identity

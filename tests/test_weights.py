@@ -10,8 +10,9 @@ import pytest
 
 from analyzer.attribution import Explainer
 from analyzer.errors import InputError
-from analyzer.runtime import weights
-from tests.models import small_cnn
+from analyzer.graph import Graph
+from analyzer.runtime import Session, optimised, weights
+from tests.models import model, node, small_cnn
 
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 12, 12)).astype(np.float32)
 
@@ -84,3 +85,21 @@ def test_what_a_session_holds_counts_packed_weights_per_node():
     held = [explainer.session(c.graph, c.names).nbytes for c in sessions]
     size = sum(w.nbytes for w in explainer.loaded.detached.values())
     assert size < held[0] < held[1]
+
+
+def test_a_plan_is_read_without_its_weights(mapped, monkeypatch):
+    sizes = []
+
+    class Watched(Session):
+        def __init__(self, *given, plan_file, **options):
+            super().__init__(*given, plan_file=plan_file, **options)
+            sizes.extend(file.stat().st_size for file in plan_file.parent.iterdir())
+
+    graph = Explainer(mapped).graph({"x": (1, 3, 12, 12)})
+    weight = np.ones((64, 64, 3, 3), np.float32)  # 144 KiB, which the runtime packs anew
+    nodes, given = [node("Conv", ["x", "w"], ["y"], pads=[1] * 4)], {"w": weight}
+    packed = Graph.read(model(nodes, {"x": [1, 64, 8, 8]}, {"y": [1, 64, 8, 8]}, given))
+    monkeypatch.setattr(optimised, "Session", Watched)
+    assert optimised.kernels(graph, "cpu", ["logits"])["Conv"] > 0
+    assert optimised.kernels(packed, "cpu", ["y"])["Conv"] == 1
+    assert max(sizes) < 64 << 10

@@ -29,6 +29,7 @@ LARGE = 16384  # nodes from which they are left out, unless a level is asked for
 # A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
 # could otherwise ask for gigabytes while the session is created.
 FOLDING_LIMIT = 64 << 20
+_PLAN_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 LEVELS = ("disable", "basic", "extended", "layout", "all")
 
 Runnable: TypeAlias = Graph | onnx.ModelProto | tuple[onnx.ModelProto, dict[str, np.ndarray]] | str | bytes
@@ -46,7 +47,7 @@ class Session:
         level: graph optimisation, one of `LEVELS`; when None all that is quick for a graph of that size.
         allow_fallback: let floating-point nodes without a kernel on the provider run on the CPU.
         memory_limit: bytes of GPU memory that the CUDA provider may take.
-        plan_file: where the optimised graph is written.
+        plan_file: where the optimised graph is written; its weights go beside it, under this name and `.weights`.
         trace: what the file of onnxruntime's trace begins with; it is written when `end_trace` is called.
         weight_bytes: size of the weights of a file as it is.
     """
@@ -79,6 +80,7 @@ class Session:
         options = _options(ort, threads, level or "all", 4 * weight_bytes + sum(w.nbytes for w in weights.values()))
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)
+            options.add_session_config_entry(_PLAN_WEIGHTS, f"{Path(plan_file).name}.weights")
         if trace is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(trace)
         if name != NAMES["cpu"]:

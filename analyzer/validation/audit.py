@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
 from analyzer.analysis.feature_maps import feature_maps
 from analyzer.attribution import Explainer
@@ -20,6 +18,7 @@ from analyzer.passes import Loaded, Pass, run
 from analyzer.store import key_of
 from analyzer.validation.findings import SHIFT, alternatives, assembled
 from analyzer.validation.metrics import energy_inside, spearman
+from analyzer.validation.randomised import randomised_head
 from analyzer.validation.side import Side
 
 BORDER = 0.1  # of the width and height, on each side
@@ -305,32 +304,6 @@ def shortcut_signs(heat: np.ndarray) -> dict[str, float]:
         "maximum_y": float((y + 0.5) / height),
         "maximum_x": float((x + 0.5) / width),
     }
-
-
-def randomised_head(explainer: Explainer, seed: int) -> onnx.ModelProto:
-    """The model with the weights of its last matrix product or convolution shuffled.
-
-    Source: Adebayo et al. 2018, 1810.03292, the first step of its cascading randomisation.
-    """
-    proto = explainer.graph().proto()
-    weights = {t.name: t for t in proto.graph.initializer}
-    heads = [
-        n.input[1]
-        for n in proto.graph.node
-        if n.op_type in ("Gemm", "MatMul", "Conv") and n.input[1] in weights and len(weights[n.input[1]].dims) > 1
-    ]
-    quantised = {n.output[0]: n.input[0] for n in proto.graph.node if n.op_type == "DequantizeLinear"}
-    heads = heads or [
-        quantised[n.input[1]]
-        for n in proto.graph.node
-        if n.op_type in ("Gemm", "MatMul", "Conv") and quantised.get(n.input[1]) in weights
-    ]
-    if heads:
-        tensor = weights[heads[-1]]
-        array = numpy_helper.to_array(tensor)
-        shuffled = np.random.default_rng(seed).permutation(array.ravel()).reshape(array.shape)
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(shuffled), tensor.name))
-    return proto
 
 
 def _moved(array: np.ndarray, axis: int, amount: int) -> np.ndarray:
