@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from analyzer.gradient import Vjp, append_vjp
     from analyzer.mining import Manifest, mine
     from analyzer.mining.evolution import evolution
+    from analyzer.runtime.pool import limit_memory
 
 # onnxruntime's wheels collect telemetry unless this is set before they are imported. ORT_DISABLE_TELEMETRY=0 keeps it.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
@@ -51,6 +52,7 @@ _NAMES = {
     "gradient": ("Vjp", "append_vjp"),
     "mining": ("Manifest", "mine"),
     "mining.evolution": ("evolution",),
+    "runtime.pool": ("limit_memory",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -80,6 +82,7 @@ __all__ = [
     "features",
     "filter_bank",
     "invariance",
+    "limit_memory",
     "mine",
     "project",
     "read_switches",

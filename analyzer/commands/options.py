@@ -163,13 +163,22 @@ class SessionOptions(Given):
     memory_limit: float | None = option(
         "--memory-limit", "GiB of GPU memory for a session (CUDA).", type=FloatRange(0, min_open=True)
     )
+    session_memory: float | None = option(
+        "--session-memory",
+        "GiB for models and sessions that are kept.  [half of what is free]",
+        type=FloatRange(0, min_open=True),
+    )
 
     def keywords(self) -> dict[str, Any]:
-        """Of an Explainer."""
+        """Of an Explainer; the budget of kept sessions, which is the process's, is set."""
+        from analyzer.runtime.pool import limit_memory
         from analyzer.store import user_cache
 
+        if self.session_memory is not None:
+            limit_memory(int(self.session_memory * 2**30))
         limit = None if self.memory_limit is None else int(self.memory_limit * 2**30)
-        return vars(self) | {"memory_limit": limit, "cache": user_cache()}
+        given = {"allow_fallback": self.allow_fallback, "threads": self.threads}
+        return given | {"memory_limit": limit, "cache": user_cache()}
 
 
 class Setup(Given):
