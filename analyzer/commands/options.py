@@ -155,11 +155,23 @@ class Preprocessing(Given):
     resize: str | None = option("--resize", "How pictures are fitted.", type=Choice(["resize", "crop", "letterbox"]))
 
 
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+
+
+def _bound_threads(context: click.Context, parameter: click.Parameter, threads: int | None) -> int | None:
+    """Bounds those of NumPy and OpenCV as well, which read these when they are imported: by then it has to be known."""
+    if threads is not None:
+        os.environ |= dict.fromkeys(THREADS, str(threads))
+    return threads
+
+
 class SessionOptions(Given):
     """How sessions run, and the user's cache of rewritten graphs."""
 
     allow_fallback: bool = option("--allow-fallback", "Let nodes without a GPU kernel run on the CPU.", is_flag=True)
-    threads: int | None = option("--threads", "Threads of the CPU provider.", type=IntRange(1))
+    threads: int | None = option(
+        "--threads", "Threads of the CPU provider.", type=IntRange(1), callback=_bound_threads, is_eager=True
+    )
     memory_limit: float | None = option(
         "--memory-limit", "GiB of GPU memory for a session (CUDA).", type=FloatRange(0, min_open=True)
     )
