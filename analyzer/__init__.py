@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from analyzer.mining import mine
     from analyzer.mining.evolution import evolution
     from analyzer.passes import Pass
+    from analyzer.runtime.pool import limit_memory
 
 # onnxruntime's wheels collect telemetry unless this is set before they are imported. ORT_DISABLE_TELEMETRY=0 keeps it.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
@@ -55,6 +56,7 @@ _NAMES = {
     "mining": ("mine",),
     "mining.evolution": ("evolution",),
     "passes": ("Pass",),
+    "runtime.pool": ("limit_memory",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -86,6 +88,7 @@ __all__ = [
     "filter_bank",
     "find_pictures",
     "invariance",
+    "limit_memory",
     "mine",
     "project",
     "read_switches",

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from analyzer.analysis import filters
 from analyzer.analysis.filters import FilterBank, filter_bank
 from analyzer.errors import NotFoundError, UnsupportedError
 from analyzer.graph import Graph
@@ -40,6 +41,18 @@ def test_energy_is_that_of_the_kernel() -> None:
     found = bank(weights)
     np.testing.assert_allclose(found.power.mean(axis=(1, 2)), (weights**2).sum((1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(found.norms**2, (weights**2).sum((1, 2, 3)), rtol=1e-5)
+
+
+def test_filters_are_transformed_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, sizes, transform = RNG.standard_normal((40, 6, 3, 3)), [], np.fft.fft2
+    whole = bank(weights)
+    expected = whole.power, whole.norms
+    monkeypatch.setattr(filters, "CHUNK", 32 * 32 * 6 * 7)
+    monkeypatch.setattr(np.fft, "fft2", lambda w, n: sizes.append(len(w)) or transform(w, n))
+    chunked = bank(weights)
+    np.testing.assert_array_equal(chunked.power, expected[0])
+    np.testing.assert_array_equal(chunked.norms, expected[1])
+    assert max(sizes) == 7 and sum(sizes) == 40
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])

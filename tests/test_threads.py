@@ -162,3 +162,24 @@ def test_what_is_available_is_that_of_the_control_group(tmp_path):
     assert available(tmp_path) == 3_750_000
     (tmp_path / "proc/self/cgroup").unlink()
     assert available(tmp_path) == 8_192_000
+
+
+def test_the_option_bounds_numpy_and_opencv_which_are_not_imported_yet():
+    import subprocess
+    import sys
+
+    script = """
+import sys
+import analyzer.commands.explain, analyzer.commands.compare
+from analyzer.commands.options import Given, SessionOptions, group
+class Asked(Given):
+    session: SessionOptions = group(SessionOptions)
+@Asked.command("asked")
+def command(given):
+    assert not {"numpy", "cv2"} & set(sys.modules)
+    import os, cv2, numpy
+    print(given.session.threads, cv2.getNumThreads(), os.environ["OPENBLAS_NUM_THREADS"])
+command(["--threads", "1"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "1", "1"], done.stderr

@@ -567,3 +567,18 @@ def test_another_scale_of_pixels_that_the_file_undoes_is_none():
         sides = [Side(m, (1, 3, 12, 12)) for m in (small_cnn(), fed_raw(divisor))]
         found = judge(compare(*sides, given, methods=()).report, Thresholds())
         assert [f.code for f in found][:1] == codes
+
+
+def test_weights_are_compared_a_few_rows_at_a_time(monkeypatch):
+    from analyzer.validation import weights as compared
+
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((20, 6)).astype(np.float32)
+    b = a + rng.standard_normal(a.shape).astype(np.float32) * np.float32(0.1)
+    whole = [compared._relative(a, b, folded) for folded in (False, True)]
+    assert whole[0] == np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(a.astype(np.float64))
+    sizes, rescaled = [], compared._rescaled
+    monkeypatch.setattr(compared, "CHUNK", 18)
+    monkeypatch.setattr(compared, "_rescaled", lambda x, y: sizes.append(len(x)) or rescaled(x, y))
+    np.testing.assert_allclose([compared._relative(a, b, folded) for folded in (False, True)], whole, rtol=1e-12)
+    assert max(sizes) == 3 and sum(sizes) == 20

@@ -103,3 +103,16 @@ def test_a_plan_is_read_without_its_weights(mapped, monkeypatch):
     assert optimised.kernels(graph, "cpu", ["logits"])["Conv"] > 0
     assert optimised.kernels(packed, "cpu", ["y"])["Conv"] == 1
     assert max(sizes) < 64 << 10
+
+
+def test_the_budget_of_kept_sessions_is_a_public_name_and_an_option(monkeypatch):
+    import analyzer
+    from analyzer.commands.options import SessionOptions
+    from analyzer.runtime.pool import LIVE
+
+    monkeypatch.setattr(LIVE, "budget", None)
+    analyzer.limit_memory(1 << 20)
+    assert LIVE.budget == 1 << 20
+    names = [p.name for p in SessionOptions.parameters()]
+    given = SessionOptions(dict.fromkeys(names) | {"session_memory": 1.5}).keywords()
+    assert LIVE.budget == 3 << 29 and "session_memory" not in given

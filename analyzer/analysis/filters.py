@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from analyzer.graph.through import MOVING, constant, origin, producer
 LOW, HIGH = 1 / 6, 1 / 3  # cycles per pixel: thirds of the highest frequency along an axis
 TRANSFORM = 32  # points per axis of the spectrum, more where a kernel is larger
 DEAD = 1e-3  # of the median norm of a layer's filters
+CHUNK = 4 << 20  # numbers in double precision that are in memory at a time
 SAME = 0.99  # |cosine| from which two filters count as one
 
 _PASSING = ("Transpose", "Reshape", "Pad", "Sub", "Mul", "Div", "Add", "BatchNormalization")
@@ -51,8 +53,13 @@ class FilterBank:
     def power(self) -> np.ndarray:
         """(K, n, n) |DFT|² summed over the input channels: energy that white noise would leave at each frequency."""
         n = max(TRANSFORM, *self.weights.shape[2:])
-        spectrum = np.fft.fft2(self.weights.astype(np.float64), (n, n))
-        return (spectrum.real**2 + spectrum.imag**2).sum(axis=1)
+        spectra = (np.fft.fft2(w.astype(np.float64), (n, n)) for w in self._pieces(n * n))
+        return np.concatenate([(s.real**2 + s.imag**2).sum(axis=1) for s in spectra])
+
+    def _pieces(self, points: int) -> list[np.ndarray]:
+        """The filters in groups that take at most `CHUNK` numbers, of `points` per kernel."""
+        step = max(1, CHUNK // (points * self.weights.shape[1]))
+        return [self.weights[start : start + step] for start in range(0, len(self.weights), step)]
 
     @property
     def bands(self) -> np.ndarray:
@@ -69,10 +76,13 @@ class FilterBank:
         rows, columns = self._frequencies()
         return self._share((np.abs(rows) > 0.5 / self.strides[0]) | (np.abs(columns) > 0.5 / self.strides[1]))
 
-    @property
+    @cached_property
     def norms(self) -> np.ndarray:
         """(K,) Euclidean norms."""
-        return np.sqrt((self.weights.astype(np.float64) ** 2).sum(axis=(1, 2, 3)))
+        found = [
+            (w.astype(np.float64) ** 2).sum(axis=(1, 2, 3)) for w in self._pieces(math.prod(self.weights.shape[2:]))
+        ]
+        return np.sqrt(np.concatenate(found))
 
     @property
     def dead(self) -> np.ndarray:
@@ -85,9 +95,9 @@ class FilterBank:
         flat = self.weights.reshape(len(self.weights), -1).astype(np.float64)
         if flat.shape[1] < (9 if self.groups > 1 else 4):
             return []
-        live = ~self.dead
-        unit = np.where(live[:, None], flat / np.where(self.norms, self.norms, 1)[:, None], 0)
-        cosine = np.triu(unit @ unit.T, 1)
+        flat /= np.where(self.norms, self.norms, 1)[:, None]  # in place: the layer may be large
+        flat[self.dead] = 0
+        cosine = np.triu(flat @ flat.T, 1)
         rows, columns = np.nonzero(np.abs(cosine) >= SAME)
         found = [(int(i), int(j), float(cosine[i, j])) for i, j in zip(rows, columns, strict=True)]
         return sorted(found, key=lambda pair: -abs(pair[2]))

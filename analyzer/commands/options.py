@@ -159,27 +159,48 @@ class Preprocessing(Given):
     resize: str | None = option("--resize", "How pictures are fitted.", type=Choice(["resize", "crop", "letterbox"]))
 
 
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+
+
+def _bound_threads(context: click.Context, parameter: click.Parameter, threads: int | None) -> int | None:
+    """Bounds those of NumPy and OpenCV as well, which read these when they are imported: by then it has to be known."""
+    if threads is not None:
+        os.environ |= dict.fromkeys(THREADS, str(threads))
+    return threads
+
+
 class SessionOptions(Given):
     """How sessions run, and the user's cache of rewritten graphs."""
 
     allow_fallback: bool = option("--allow-fallback", "Let nodes without a GPU kernel run on the CPU.", is_flag=True)
-    threads: int | None = option("--threads", "Threads of the CPU provider.", type=IntRange(1))
+    threads: int | None = option(
+        "--threads", "Threads of the CPU provider.", type=IntRange(1), callback=_bound_threads, is_eager=True
+    )
     memory_limit: float | None = option(
         "--memory-limit", "GiB of GPU memory for a session (CUDA).", type=FloatRange(0, min_open=True)
     )
+    session_memory: float | None = option(
+        "--session-memory",
+        "GiB for models and sessions that are kept.  [half of what is free]",
+        type=FloatRange(0, min_open=True),
+    )
 
     def keywords(self, many: bool = False) -> dict[str, Any]:
-        """Of an Explainer.
+        """Of an Explainer; the budget of kept sessions, which is the process's, is set.
 
         Args:
             many: it works through many pictures, several of them at once: each session has one thread unless
                 --threads says otherwise.
         """
+        from analyzer.runtime.pool import limit_memory
         from analyzer.store import user_cache
 
+        if self.session_memory is not None:
+            limit_memory(int(self.session_memory * 2**30))
         threads = self.threads or (1 if many else None)
         limit = None if self.memory_limit is None else int(self.memory_limit * 2**30)
-        return vars(self) | {"threads": threads, "memory_limit": limit, "cache": user_cache()}
+        given = {"allow_fallback": self.allow_fallback, "threads": threads}
+        return given | {"memory_limit": limit, "cache": user_cache()}
 
 
 class Setup(Given):

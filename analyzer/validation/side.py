@@ -121,10 +121,11 @@ class Side:
         following = readers(value)
         return len(following) == 1 and following[0].op in FUSED
 
-    @cached_property
+    @property
     def plain(self) -> Session:
         """The model as it is, nothing tapped."""
-        return self.explainer.session(self._fresh(), list(self._read))
+        read = list(self._read)
+        return self.explainer.kept(("plain", self.shape, *read), lambda: self.explainer.session(self._fresh(), read))
 
     @property
     def _read(self) -> dict[str, tuple[float, float]]:
