@@ -3,7 +3,8 @@
     python -m benchmarks.mining MODEL FOLDER [-l LAYER …] [--pictures 1000] [--batch 8] [--rounds 3]
 
 The bare loop decodes and preprocesses a batch, runs the whole model as it is, and throws the scores away; once
-more it decodes the next batch in a thread meanwhile, as mining does.
+more it decodes the next batch in a thread meanwhile. The loop has the threads that onnxruntime chooses; mining has a
+session of one thread, which as many batches use at once as there are CPUs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import numpy as np
 from analyzer.attribution import Explainer
 from analyzer.graph.query import image_input
 from analyzer.images import Preprocess, decode, model_card
-from analyzer.mining import Manifest, mine
+from analyzer.data import find_pictures
+from analyzer.mining import mine
 from benchmarks.ratios import plain
 
 
@@ -54,23 +56,23 @@ def main() -> None:
     parser.add_argument("--preset", default="imagenet")
     parser.add_argument("--size", default="224x224")
     given = parser.parse_args()
-    explainer = Explainer(given.model)
+    explainer = Explainer(given.model, threads=1)
     image = image_input(explainer.plain)
     flags = {"preset": given.preset, "size": given.size, "resize": "crop"}
     how = model_card(given.model, flags, image.shape, image.dtype).preprocess
-    manifest = Manifest(Manifest.read([given.folder]).paths[: given.pictures])
-    paths = list(manifest.paths)
+    samples = find_pictures([given.folder])[: given.pictures]
+    paths = [sample.source for sample in samples]
 
     def mined() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            mine(explainer, manifest, given.layer or ["auto"], how, folder=folder, batch=given.batch)
+            mine(explainer, samples, given.layer or ["auto"], how, folder=folder, batch=given.batch)
 
     candidates = {
         "bare loop": lambda: bare(given.model, paths, how, given.batch, False),
         "bare loop, decoding ahead": lambda: bare(given.model, paths, how, given.batch, True),
         "mining": mined,
     }
-    mine(explainer, Manifest(manifest.paths[: given.batch]), given.layer or ["auto"], how, batch=given.batch)
+    mine(explainer, samples[: given.batch], given.layer or ["auto"], how, batch=given.batch)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times: dict[str, list[float]] = {name: [] for name in candidates}
     grown = 0
