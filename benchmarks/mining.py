@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from analyzer.attribution import Explainer
+from analyzer.data import find_pictures
 from analyzer.graph.query import image_input
 from analyzer.images import Preprocess, decode, model_card
-from analyzer.data import find_pictures
 from analyzer.mining import mine
 from benchmarks.ratios import plain
 
