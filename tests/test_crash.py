@@ -281,14 +281,10 @@ def test_an_interrupt_while_importing(place, module):
 
 def test_a_signal_while_it_runs(place):
     script = (
-        "import os, signal, threading, time, sys\n"
+        "import os, signal, threading, sys\n"
         "from analyzer.commands import main\n"
-        "def press(seconds):\n"
-        "    time.sleep(seconds)\n"
-        "    while True:\n"  # once is enough but where Python is in a callback, as while it imports
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "        time.sleep(10)\n"
-        "threading.Thread(target=press, args=[float(sys.argv.pop())], daemon=True).start()\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
+        "threading.Timer(float(sys.argv.pop()), lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
         "main()"
     )
     for seconds in ("0.05", "0.6"):
