@@ -85,15 +85,17 @@ class Explaining(Pass[list[dict[str, Any]]]):
         found = answer(self.model, question, array, self.progress)
         result: dict[str, Any] = {"picture": picture, "top": self._classes(found[0]), "maps": []}
         result["doubt"] = found[0].doubt or None
+        out, raw = self.overlays.get(picture), self.raws.get(picture)
         heats, titles, hidden = [], [], ~placement.covered
         for attribution in found:
+            legible = attribution.legible
             for row in range(len(attribution.heatmap)):
                 heat = placement.map_to_image(attribution.heatmap[row])
                 heat[hidden] = np.nan  # what the model was not shown
-                result["maps"].append(self._about(attribution, row, heat))
-                heats.append(heat)
-                titles.append(f"{attribution.method}: {self._name(attribution, row)}")
-        out, raw = self.overlays.get(picture), self.raws.get(picture)
+                result["maps"].append(self._about(attribution, row, heat, bool(legible[row])))
+                if out:
+                    heats.append(heat)
+                    titles.append(f"{attribution.method}: {self._name(attribution, row, bool(legible[row]))}")
         if out and len(heats) == 1:
             write_png(out, overlay(image, heats[0], title=titles[0], **self.drawing))
         elif out:
@@ -114,18 +116,18 @@ class Explaining(Pass[list[dict[str, Any]]]):
         order = ranked(scores)[: self.top]
         return [{"class": int(i), "label": self.card.label(int(i)), "score": float(scores[i])} for i in order]
 
-    def _name(self, attribution: Attribution, row: int) -> str:
+    def _name(self, attribution: Attribution, row: int, legible: bool) -> str:
         index = int(attribution.target[row])
-        if not attribution.legible[row]:
+        if not legible:
             return "not finite"
         if index < 0:
             return self.targets[row % len(self.targets)]
         return f"{self.card.label(index)} ({attribution.scores[attribution.image[row]].flat[index]:.3g})"
 
-    def _about(self, attribution: Attribution, row: int, heat: np.ndarray) -> dict[str, Any]:
+    def _about(self, attribution: Attribution, row: int, heat: np.ndarray, legible: bool) -> dict[str, Any]:
         """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
         y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
-        legible, index = bool(attribution.legible[row]), int(attribution.target[row])
+        index = int(attribution.target[row])
         if not legible and self.targets[row % len(self.targets)] == "top1":
             index = -1  # no class is the highest
         return {
