@@ -71,7 +71,8 @@ class Placement:
         """
         if heat.ndim < 2 or 0 in heat.shape[:2]:
             raise InputError(f"a map of shape {heat.shape} has no rows and columns to lay over the picture")
-        if heat.shape[:2] == self.input_size == self.image_size and self.scale == (1, 1) and self.offset == (0, 0):
+        moved = self.scale != (1.0, 1.0) or self.offset != (0.0, 0.0)
+        if not moved and tuple(heat.shape[:2]) == self.input_size == self.image_size:
             return heat.astype(np.float32)
         finer = [heat.shape[axis] / self.input_size[axis] for axis in (0, 1)]
         rows, columns = self._centres()
