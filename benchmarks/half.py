@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -48,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT.parent / "shared" / "corpus"
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 DRAWS, FACTOR, FLOOR = 5, 3.0, 2.0**-9
+SLOW_IMPORTS = ("onnxconverter_common.float16", "onnxruntime.transformers.optimizer", "analyzer.gradient.rules")
 PATIENCE = 600  # seconds for one comparison
 SMALLEST, LARGEST = 2.0**-14, 65504.0  # of the normal numbers of float16
 Arrays = dict[str, np.ndarray]
@@ -426,6 +428,11 @@ def report(title: str, tasks: Iterator[Task]) -> None:
         print(f"| {name} | " + " | ".join(str(counter[o]) for o in OUTCOMES) + f" | {' | '.join(middle)} |", flush=True)
 
 
+def _ends() -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
+    x, y = (helper.make_tensor_value_info(name, FLOAT, [1, 2]) for name in "xy")
+    return [x], [y]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="networks, cases or operators; all without any")
@@ -433,6 +440,11 @@ def main() -> None:
     parser.add_argument("--cases", action="store_true", help="only the backend cases")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    for module in SLOW_IMPORTS:  # once, not in every child
+        importlib.import_module(module)
+    append_vjp(
+        helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", *_ends())), ["y"], ["x"]
+    )
     if not options.cases:
         report("networks", networks(options.names))
     if not options.networks:
