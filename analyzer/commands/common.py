@@ -91,6 +91,11 @@ def tell_left_out(outcome: Any) -> None:
         note(f"error: {error}" if str(error).startswith(picture) else f"error: {picture}: {error}")
 
 
+def failed_as_data(outcome: Any) -> list[dict[str, str]]:
+    """The same for JSON."""
+    return [{"picture": picture, "error": error.message} for picture, error in outcome.failed.items()]
+
+
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
     """Columns padded to their widest cell."""
     cells = [[str(c) for c in row] for row in ([header, *rows] if header else rows)]

@@ -11,6 +11,7 @@ from click import FloatRange, IntRange
 from analyzer.commands.common import (
     Progress,
     RunProgress,
+    failed_as_data,
     note,
     parse_options,
     print_json,
@@ -111,8 +112,7 @@ def command(given: Explain) -> int:
     if given.verbose:
         report_receipt(model, given.model)
     if given.form == "json":
-        failed = [{"picture": picture, "error": error.message} for picture, error in done.failed.items()]
-        print_json("explain", {"model": given.model, "results": done.result, "failed": failed})
+        print_json("explain", {"model": given.model, "results": done.result, "failed": failed_as_data(done)})
     else:
         for result in done.result:
             print_result(result, len(samples) > 1)

@@ -12,6 +12,7 @@ from click import IntRange
 from analyzer.commands.common import (
     Progress,
     RunProgress,
+    failed_as_data,
     note,
     parse_options,
     print_json,
@@ -107,9 +108,8 @@ def command(given: Localize) -> int:
             if t["diagnosis"]:
                 note(f"warning: {result['picture']}: {t['target']}: {t['diagnosis']}")
     if given.form == "json":
-        failed = [{"picture": picture, "error": error.message} for picture, error in done.failed.items()]
         document = {"model": given.model, "method": method, "results": results}
-        print_json("localize", document | {"summary": summary, "failed": failed})
+        print_json("localize", document | {"summary": summary, "failed": failed_as_data(done)})
     else:
         print_results(results, summary)
     return 5 if done.failed else 0

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analyzer.attribution import Attribution, Model, Question, answer
+from analyzer.attribution import Attribution, answer
 from analyzer.attribution.runner import Progress
 from analyzer.attribution.targets import ranked
-from analyzer.data import Sample
-from analyzer.images import ColourBar, ModelCard, decode, grid, overlay, write_npy, write_png
-from analyzer.passes.base import Loaded, Pass
+from analyzer.images import ColourBar, grid, overlay, write_npy, write_png
+from analyzer.passes.asking import ONLY_KEPT, Asking
+from analyzer.passes.base import Loaded
 
 
 @dataclass
-class Explaining(Pass[list[dict[str, Any]]]):
+class Explaining(Asking):
     """What `explain` says of every picture, as plain data, with its overlay and raw maps written.
 
     Args:
@@ -31,9 +29,6 @@ class Explaining(Pass[list[dict[str, Any]]]):
         progress: of methods that run the model many times.
     """
 
-    model: Model
-    question: Question
-    card: ModelCard
     targets: Sequence[str] = ("top1",)
     overlays: Mapping[str, Path] = field(default_factory=dict)
     raws: Mapping[str, Path] = field(default_factory=dict)
@@ -42,47 +37,23 @@ class Explaining(Pass[list[dict[str, Any]]]):
     progress: Progress | None = None
 
     name = "explain"
-    tolerant = True
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {
-            "model": self.model.loaded.identity,
-            "environment": self.model.environment,
-            "question": self.question.key,
-            "preprocess": repr(self.card.preprocess),
-            "top": self.top,
-            "drawing": dict(self.drawing),
-        }
+        return {**super().identity, "top": self.top, "drawing": dict(self.drawing)}
 
-    def load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, Any]:
-        """(the picture, the model's input, where in it the picture lies)"""
-        image = decode(sample.source)
-        return (image, *self.card.preprocess.apply(image))
+    def places(self, picture: str) -> list[str]:
+        return [str(places.get(picture, "")) for places in (self.overlays, self.raws)]
 
     def step(self, batch: Sequence[Loaded]) -> list[dict[str, Any]]:
         return [self._explained(sample.id, *item) for sample, item in batch]
 
-    def merge(self, left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return left + right
-
-    def holds(self, partial: list[dict[str, Any]]) -> bool:
-        return all(
-            result["files"] == self._files(result["picture"]) and all(Path(f).exists() for f in result["files"])
-            for result in partial
-        )
-
-    def _files(self, picture: str) -> list[str]:
-        """What is written for a picture."""
-        return [str(places[picture]) for places in (self.overlays, self.raws) if picture in places]
-
     def finish(self, total: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         """The results, without what only a resumed run needs."""
-        return [{key: value for key, value in result.items() if key != "files"} for result in total or ()]
+        return [{key: value for key, value in result.items() if key not in ONLY_KEPT} for result in total or ()]
 
     def _explained(self, picture: str, image: np.ndarray, array: np.ndarray, placement: Any) -> dict[str, Any]:
-        question = asked_with_grey(self.question, self.card, image.shape)
-        found = answer(self.model, question, array, self.progress)
+        found = answer(self.model, self.asked(image.shape), array, self.progress)
         result: dict[str, Any] = {"picture": picture, "top": self._classes(found[0]), "maps": []}
         result["doubt"] = found[0].doubt or None
         out, raw = self.overlays.get(picture), self.raws.get(picture)
@@ -107,8 +78,7 @@ class Explaining(Pass[list[dict[str, Any]]]):
             write_npy(raw, np.concatenate([a.raw for a in found]) if alike else found[0].raw)
         if out:
             result["written"] = str(out)
-        result["files"] = self._files(picture)
-        return result
+        return result | {"places": self.places(picture), "files": [str(place) for place in (out, raw) if place]}
 
     def _classes(self, attribution: Attribution) -> list[dict[str, Any]]:
         """The highest scores of the picture."""
@@ -139,19 +109,3 @@ class Explaining(Pass[list[dict[str, Any]]]):
             "diagnosis": attribution.diagnosis[row] or None,
             "details": {name: values[row].tolist() for name, values in attribution.details.items()},
         }
-
-
-_greys: OrderedDict[tuple[str, ModelCard, tuple[int, ...]], Question] = OrderedDict()
-
-
-def asked_with_grey(question: Question, card: ModelCard, shape: tuple[int, ...]) -> Question:
-    """The question with what the model is given for a mid-grey picture of that shape; those asked last are kept."""
-    key = (question.key, card, shape)
-    found = _greys.get(key)
-    if found is None:
-        found = replace(question, grey=card.preprocess.apply(np.full(shape, 128, np.uint8))[0])
-        _greys[key] = found
-        while len(_greys) > 8:
-            with suppress(KeyError):  # another thread was quicker
-                _greys.popitem(last=False)
-    return found

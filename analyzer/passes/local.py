@@ -224,7 +224,7 @@ class _Running:
                 raise
             errors[batch[0].sample.number] = error
         if errors and len(self.samples) == 1:
-            raise errors[0]
+            raise next(iter(errors.values()))
         failed = {number: (error.message, error.hint) for number, error in errors.items()}
         content = _content_of(samples, [content for content, _, _ in found]) if self.kept else ""
         return Block(0, index, partial, failed, content)

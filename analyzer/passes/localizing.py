@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analyzer.attribution import Model, Question, answer
+from analyzer.attribution import answer
 from analyzer.attribution.localization import (
     THRESHOLDS,
     box_iou,
@@ -22,15 +22,13 @@ from analyzer.attribution.localization import (
 from analyzer.attribution.runner import Progress
 from analyzer.data import Sample
 from analyzer.files import Places
-from analyzer.images import ModelCard, decode, draw_boxes, write_png
-from analyzer.passes.base import Loaded, Pass
-from analyzer.passes.explaining import asked_with_grey
-
-_KEPT = ("places", "files", "sweeps")  # of a result: what only a resumed run and the summary need
+from analyzer.images import draw_boxes, write_png
+from analyzer.passes.asking import ONLY_KEPT, Asking
+from analyzer.passes.base import Loaded
 
 
 @dataclass
-class Localizing(Pass[list[dict[str, Any]]]):
+class Localizing(Asking):
     """What `localize` says of every picture, as plain data, with its boxes drawn and its masks written.
 
     A sample's annotations are boxes by label: {"cat": [x0, y0, x1, y1]}.
@@ -46,9 +44,6 @@ class Localizing(Pass[list[dict[str, Any]]]):
         progress: of methods that run the model many times.
     """
 
-    model: Model
-    question: Question
-    card: ModelCard
     targets: Sequence[str] = ()
     drawn: Mapping[str, Path] = field(default_factory=dict)
     masks: Mapping[str, Path] = field(default_factory=dict)
@@ -58,51 +53,31 @@ class Localizing(Pass[list[dict[str, Any]]]):
     progress: Progress | None = None
 
     name = "localize"
-    tolerant = True
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {
-            "model": self.model.loaded.identity,
-            "environment": self.model.environment,
-            "question": self.question.key,
-            "preprocess": repr(self.card.preprocess),
-            "targets": list(self.targets),
-            "boxes": [self.threshold, self.several, self.units],
-        }
+        how = [self.threshold, self.several, self.units]
+        return {**super().identity, "targets": list(self.targets), "boxes": how}
 
-    def load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, Any]:
-        """(the picture, the model's input, where in it the picture lies)"""
-        image = decode(sample.source)
-        return (image, *self.card.preprocess.apply(image))
+    def places(self, picture: str) -> list[str]:
+        return [str(places.get(picture, "")) for places in (self.drawn, self.masks)]
 
     def step(self, batch: Sequence[Loaded]) -> list[dict[str, Any]]:
         return [self._localised(sample, *item) for sample, item in batch]
 
-    def merge(self, left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return left + right
-
-    def holds(self, partial: list[dict[str, Any]]) -> bool:
-        return all(
-            result["places"] == self._places(result["picture"]) and all(Path(f).exists() for f in result["files"])
-            for result in partial
-        )
-
-    def _places(self, picture: str) -> list[str]:
-        """Where what is written for a picture goes."""
-        return [str(places.get(picture, "")) for places in (self.drawn, self.masks)]
-
     def finish(self, total: list[dict[str, Any]] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """(the results, means over everything that was compared)"""
         results = total or []
-        kept = [{key: value for key, value in result.items() if key not in _KEPT} for result in results]
+        kept = [
+            {key: value for key, value in result.items() if key not in (*ONLY_KEPT, "sweeps")} for result in results
+        ]
         return kept, _summary(results)
 
     def _localised(self, sample: Sample, image: np.ndarray, array: np.ndarray, placement: Any) -> dict[str, Any]:
         picture, known = sample.id, sample.annotations
         wanted = list(self.targets) or list(known) or ["top1"]
         target: Any = wanted if len(wanted) > 1 else wanted[0]
-        question = asked_with_grey(replace(self.question, target=target), self.card, image.shape)
+        question = self.asked(image.shape, target=target)
         (job,) = question.jobs
         (found,) = answer(self.model, question, array, self.progress)
         result: dict[str, Any] = {"picture": picture, "targets": [], "doubt": found.doubt, "sweeps": []}
@@ -138,7 +113,7 @@ class Localizing(Pass[list[dict[str, Any]]]):
             write_png(out, draw_boxes(image, boxes, names, title=f"{job.method}: heat above {self.threshold:g}"))
             result["written"] = str(out)
             files.append(str(out))
-        return result | {"places": self._places(picture), "files": files}
+        return result | {"places": self.places(picture), "files": files}
 
     def _boxes(self, name: str, heat: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
         """Boxes of one target as data, and their mask (H, W)."""

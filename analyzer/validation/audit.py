@@ -14,7 +14,7 @@ from analyzer.attribution import Explainer
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.images import Preprocess, decode
-from analyzer.passes import Loaded, Pass, run
+from analyzer.passes import InputPass, Loaded, run
 from analyzer.store import key_of
 from analyzer.validation.findings import SHIFT, alternatives, assembled
 from analyzer.validation.metrics import energy_inside, spearman
@@ -84,7 +84,7 @@ def audit(
     return replace(done.result, failed=done.failed, doubt=done.doubt)
 
 
-class Auditing(Pass[dict[str, Any]]):
+class Auditing(InputPass[dict[str, Any]]):
     """An audit over pictures, one a step.
 
     A partial result holds
@@ -102,20 +102,13 @@ class Auditing(Pass[dict[str, Any]]):
     def __init__(
         self, explainer: Explainer, preprocess: Preprocess, method: str = "grad-cam", probes: int = 16, seed: int = 0
     ) -> None:
-        self.explainer, self.preprocess, self.method = explainer, preprocess, method
-        self.probes, self.seed = probes, seed
+        super().__init__(explainer, preprocess)
+        self.explainer, self.method, self.probes, self.seed = explainer, method, probes, seed
         self.channel = preprocess.layout.index("C")
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {
-            "model": self.explainer.loaded.identity,
-            "environment": self.explainer.environment,
-            "preprocess": repr(self.preprocess),
-            "method": self.method,
-            "probes": self.probes,
-            "seed": self.seed,
-        }
+        return {**super().identity, "method": self.method, "probes": self.probes, "seed": self.seed}
 
     def load(self, sample: Sample) -> Picture:
         if isinstance(sample.source, Picture):

@@ -1,0 +1,73 @@
+"""What passes have in common that ask a question about every picture and write what they found."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution import Model, Question
+from analyzer.data import Sample
+from analyzer.images import ModelCard, decode
+from analyzer.passes.base import Pass
+
+_SHAPES = 8  # of pictures whose questions are kept
+ONLY_KEPT = ("places", "files")  # of a result: what only a resumed run needs
+
+
+@dataclass
+class Asking(Pass[list[dict[str, Any]]]):
+    """A result per picture, as plain data.
+
+    A result names its `picture`, the `places` that its files were asked for, and the `files` that were written.
+    """
+
+    model: Model
+    question: Question
+    card: ModelCard
+    _asked: dict[Any, Question] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    tolerant = True
+
+    @abstractmethod
+    def places(self, picture: str) -> list[str]:
+        """Where what is written for a picture goes."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "model": self.model.loaded.identity,
+            "environment": self.model.environment,
+            "question": self.question.key,
+            "preprocess": repr(self.card.preprocess),
+        }
+
+    def load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, Any]:
+        """(the picture, the model's input, where in it the picture lies)"""
+        image = decode(sample.source)
+        return (image, *self.card.preprocess.apply(image))
+
+    def merge(self, left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return left + right
+
+    def holds(self, partial: list[dict[str, Any]]) -> bool:
+        return all(
+            result["places"] == self.places(result["picture"]) and all(Path(f).exists() for f in result["files"])
+            for result in partial
+        )
+
+    def asked(self, shape: tuple[int, ...], **changes: Any) -> Question:
+        """The question, changed, with what the model is given for a mid-grey picture of that shape; hashed once."""
+        key = (shape, repr(changes))
+        found = self._asked.get(key)
+        if found is None:
+            grey = self.card.preprocess.apply(np.full(shape, 128, np.uint8))[0]
+            found = replace(self.question, grey=grey, **changes)
+            if len(self._asked) >= _SHAPES:
+                self._asked.clear()
+            self._asked[key] = found
+        return found
