@@ -226,6 +226,7 @@ def test_a_pass_in_one_short_file(photographs: Path, tmp_path: Path) -> None:
     assert done.resumed == 12 and np.array_equal(mean(done.result), whole)
     source = (ROOT / "tests" / "mean_activations.py").read_text()
     assert len(source.splitlines()) < 30
+    assert source.split("\n\n", 1)[1] in (ROOT / "docs" / "add-a-pass.md").read_text()
 
 
 def test_a_pass_travels_to_another_process(photographs: Path) -> None:

@@ -95,7 +95,7 @@ def _unknown_operators(graph: Graph) -> list[str]:
 def default_layer(graph: Graph, target: Value) -> FeatureMap:
     """The feature map to explain `target` by, where the user names none.
 
-    The last one that all later feature maps depend on: the map in front of the pooling of a CNN, the last map of the
+    The last one that all later feature maps depend on: the map before the pooling of a CNN, the last map of the
     backbone of a detector. Where a transformer reads its answer from a class token, the other tokens behind the last
     attention have no influence, so the map that the last attention reads is taken. Where the target is a map itself
     (a segmenter), the last one of the coarsest maps that a convolution reads.

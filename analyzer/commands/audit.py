@@ -42,7 +42,11 @@ class Audit(Given):
     strict: bool = option("--strict", "Exit with 1 where something is found.", is_flag=True)
     setup: Setup = group(Setup)
     form: str = option(
-        "--format", "On stdout.", type=Choice(["text", "json", "markdown"]), default="text", show_default=False
+        "--format",
+        "Form of what is printed.",
+        type=Choice(["text", "json", "markdown"]),
+        default="text",
+        show_default=False,
     )
 
 

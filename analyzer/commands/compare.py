@@ -57,7 +57,7 @@ class Compare(Given):
     preprocess: Preprocessing = group(Preprocessing)
     form: str = option(
         "--format",
-        "What stdout holds.",
+        "Form of what is printed.",
         type=Choice(["text", "json", "junit", "sarif", "markdown"]),
         default="text",
         show_default=False,

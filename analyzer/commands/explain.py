@@ -103,9 +103,9 @@ def command(given: Explain) -> int:
     work = Explaining(model, question, card, targets, overlays, raws, given.top, drawing, single)
     done = run(work, samples, **given.over.keywords(given.out, Progress(len(samples), "explain")))
     tell_left_out(done)
-    told = ""
+    doubt = ""
     for result in done.result:
-        told = tell_doubt(result["doubt"] or "", told)
+        doubt = tell_doubt(result["doubt"] or "", doubt)
         for m in result["maps"]:
             if m["diagnosis"]:
                 note(f"warning: {result['picture']}: {m['method']}: {m['diagnosis']}")

@@ -101,9 +101,9 @@ def command(given: Localize) -> int:
     done = run(work, samples, **given.over.keywords(given.out or given.masks, progress))
     results, summary = done.result
     tell_left_out(done)
-    told = ""
+    doubt = ""
     for result in results:
-        told = tell_doubt(result.pop("doubt"), told)
+        doubt = tell_doubt(result.pop("doubt"), doubt)
         for t in result["targets"]:
             if t["diagnosis"]:
                 note(f"warning: {result['picture']}: {t['target']}: {t['diagnosis']}")

@@ -121,7 +121,7 @@ POLICIES = ("deconvnet", "guided", "gradient")
 model_argument = argument(type=READ_FILE)
 pictures_argument = argument(nargs=-1, required=True, type=READ)
 format_option = option(
-    "--format", "What stdout holds.", type=Choice(["text", "json"]), default="text", show_default=False
+    "--format", "Form of what is printed.", type=Choice(["text", "json"]), default="text", show_default=False
 )
 layer_option = option("-l --layer", "Tensor or node of the file, or a glob; found by itself when left out.")
 layers_option = several("-l --layer", "Tensor, node or glob; may be repeated.  [auto]")

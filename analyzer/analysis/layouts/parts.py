@@ -1,7 +1,7 @@
 """What each operator does to the digits of axes, where axes are taken apart and put together.
 
 A row takes the digits of the inputs, None where they are not known, and returns those of the output, all of whose sizes
-are fixed; None where they cannot be told. An operator without a row works element by element.
+are fixed; None where they are not known. An operator without a row works element by element.
 """
 
 from __future__ import annotations

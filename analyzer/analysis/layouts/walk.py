@@ -29,7 +29,7 @@ Maybe: TypeAlias = "Known | None"
 
 
 def layouts(graph: Graph) -> dict[str, Layout]:
-    """The layout of every tensor the image reaches, as far as it can be told."""
+    """The layout of every tensor the image reaches, where it is known."""
     return {name: known.layout for name, known in _known(graph).items() if known.layout is not None}
 
 
