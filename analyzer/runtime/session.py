@@ -26,6 +26,11 @@ BY_DEPTH = 4096  # nodes from which they do
 # times as quick, so that graphs as large as real models have get it; equal nodes are one node as they are appended.
 SLOW_OPTIMIZERS = ["NchwcTransformer", "CommonSubexpressionElimination"]
 LARGE = 16384  # nodes from which they are left out, unless a level is asked for
+# Kernels copy weights into a form of their own, in every session anew. From this size on a session of the CPU reads
+# them where they are mapped: at 1.3 GiB a gradient then takes 0.08 instead of 2.8 GiB and is there after 6 instead of
+# 19 s, and each further one takes 1.5 times as long (benchmarks/large.py). One size for every machine, since results
+# differ in their last bits.
+MAPPED = 1 << 30  # bytes of weights
 # A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
 # could otherwise ask for gigabytes while the session is created.
 FOLDING_LIMIT = 64 << 20
@@ -76,8 +81,11 @@ class Session:
         as_it_is = model if isinstance(model, str | bytes) else None
         allow_fallback = allow_fallback or as_it_is is not None
         proto, weights = _parts(model, outputs)
-        self.nbytes = weight_bytes + held(proto, weights)  # before the stubs are told where their weights are
-        options = _options(ort, threads, level or "all", 4 * weight_bytes + sum(w.nbytes for w in weights.values()))
+        size = sum(w.nbytes for w in weights.values())
+        mapped = level is None and name == NAMES["cpu"] and size >= MAPPED
+        # Before the stubs are told where their weights are.
+        self.nbytes = weight_bytes + held(proto, weights, packed=not mapped)
+        options = _options(ort, threads, level or "all", 4 * weight_bytes + size)
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)
             options.add_session_config_entry(_PLAN_WEIGHTS, f"{Path(plan_file).name}.weights")
@@ -85,12 +93,15 @@ class Session:
             options.enable_profiling, options.profile_file_prefix = True, str(trace)
         if name != NAMES["cpu"]:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        size = len(proto.graph.node)
-        if size >= BY_DEPTH:
+        depth = len(proto.graph.node)
+        if depth >= BY_DEPTH:
             sort_by_depth(proto.graph)
         disabled = DISABLED_OPTIMIZERS if as_it_is is None else []
-        if level is None and size >= LARGE:
+        if level is None and depth >= LARGE:
             disabled = [*disabled, *SLOW_OPTIMIZERS]
+        if mapped:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            disabled = [*disabled, "NchwcTransformer"]
         given: AbstractContextManager[tuple[Any, Any]] = nullcontext((as_it_is, {}))
         if as_it_is is None:
             given = handed(proto, weights, options)
