@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Attribution:
     doubt: str = ""
     tied: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    @property
+    @cached_property
     def legible(self) -> np.ndarray:
         """(rows,) whether the map, and the score of the class that it is of, are finite."""
         scores = self.scores_of_rows
@@ -52,7 +53,7 @@ class Attribution:
         scored = np.isfinite(scores[np.arange(len(scores)), np.where(known, self.target, 0)])
         return finite_rows(self.raw) & (scored | ~known)
 
-    @property
+    @cached_property
     def scores_of_rows(self) -> np.ndarray:
         """(rows, classes): the scores of the image of each row."""
         pictures = self.image - self.image.min()

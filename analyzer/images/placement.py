@@ -56,9 +56,13 @@ class Placement:
     @property
     def covered(self) -> np.ndarray:
         """(H, W) bool: pixels of the picture whose centre the network saw."""
-        rows, columns = self._centres()
-        height, width = self.input_size
-        return ((rows > 0) & (rows < height))[:, None] & ((columns > 0) & (columns < width))
+        rows, columns = self._covered()
+        return rows[:, None] & columns
+
+    @property
+    def whole(self) -> bool:
+        """Whether the network saw all of the picture."""
+        return all(bool(axis.all()) for axis in self._covered())
 
     def map_to_image(self, heat: np.ndarray) -> np.ndarray:
         """A map over the network's input as (H, W, …) float32 in the picture's own pixels.
@@ -78,8 +82,13 @@ class Placement:
         rows, columns = self._centres()
         steps = (self.scale[0] * finer[0], self.scale[1] * finer[1])
         result = sample(heat, rows * finer[0], columns * finer[1], steps)
-        result[~self.covered] = 0
+        if not self.whole:
+            result[~self.covered] = 0
         return result
+
+    def _covered(self) -> tuple[np.ndarray, ...]:
+        """`covered` per axis."""
+        return tuple((c > 0) & (c < size) for c, size in zip(self._centres(), self.input_size, strict=True))
 
     def _centres(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixel centres of the picture, in network input coordinates, per axis."""
