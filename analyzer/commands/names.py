@@ -14,6 +14,7 @@ COMMANDS = (
     "invariance",
     "correspondence",
     "mine",
+    "merge",
     "evolution",
     "compare",
     "record",
