@@ -27,10 +27,15 @@ def run() -> int:
         sys.stdout.flush()
     except BaseException as error:
         code = _told(error)
-    if isinstance(sys.stdout, Stream):  # this process is ours, and all is said: an interrupt leaves no traceback now
+    if is_own_process():  # all is said: an interrupt leaves no traceback now
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _abandon_unwritten()
     return code
+
+
+def is_own_process() -> bool:
+    """Whether nothing but the command line runs in this process."""
+    return isinstance(sys.stdout, Stream)
 
 
 def _guarded() -> int:

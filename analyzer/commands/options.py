@@ -192,12 +192,16 @@ class SessionOptions(Given):
             many: it works through many pictures, several of them at once: each session has one thread unless
                 --threads says otherwise.
         """
+        from analyzer.commands.boundary import is_own_process
+        from analyzer.runtime import share_threads
         from analyzer.runtime.pool import limit_memory
         from analyzer.store import user_cache
 
         if self.session_memory is not None:
             limit_memory(int(self.session_memory * 2**30))
         threads = self.threads or (1 if many else None)
+        if is_own_process():
+            share_threads(threads)
         limit = None if self.memory_limit is None else int(self.memory_limit * 2**30)
         given = {"allow_fallback": self.allow_fallback, "threads": threads}
         return given | {"memory_limit": limit, "cache": user_cache()}

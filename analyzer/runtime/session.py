@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,6 +31,7 @@ LARGE = 16384  # nodes from which they are left out, unless a level is asked for
 # 19 s, and each further one takes 1.5 times as long (benchmarks/large.py). One size for every machine, since results
 # differ in their last bits.
 MAPPED = 1 << 30  # bytes of weights
+_SHARED: list[bool] = []  # holds something once `share_threads` was called
 # A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
 # could otherwise ask for gigabytes while the session is created.
 FOLDING_LIMIT = 64 << 20
@@ -194,7 +195,9 @@ def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> An
         raise InputError(f"no optimisation level {level!r}", f"choose one of {', '.join(LEVELS)}")
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    if threads:
+    if _SHARED:
+        options.use_per_session_threads = False
+    elif threads:
         options.intra_op_num_threads = threads
     options.graph_optimization_level = {
         "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -206,6 +209,20 @@ def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> An
     limit = max(FOLDING_LIMIT, weight_bytes)
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(limit))
     return options
+
+
+def share_threads(threads: int | None) -> None:
+    """From now on all sessions of this process use one pool of so many threads; the runtime's choice when None.
+
+    A pool for each session makes many idle threads, and those that have just run keep a core busy for a while. It is
+    for a process of our own: onnxruntime then refuses sessions that bring their own threads.
+    """
+    import onnxruntime as ort
+
+    if threads != 1 and not _SHARED:
+        with suppress(Exception):  # there is one already
+            ort.set_global_thread_pool_sizes(threads or 0, 1)
+            _SHARED.append(True)
 
 
 def check_array(array: np.ndarray, given: Any) -> np.ndarray:
