@@ -78,7 +78,7 @@ def audit(
     """
     samples = [s if isinstance(s, Sample) else Sample(s.name, i, s) for i, s in enumerate(pictures)]
     if not samples:
-        raise InputError("there is no picture to audit on", "give --data a folder of pictures")
+        raise InputError("no pictures to audit on", "pass a folder of pictures with --data")
     work = Auditing(explainer, preprocess, method, probes, seed)
     done = run(work, samples, folder, workers, progress=progress)
     return replace(done.result, failed=done.failed, doubt=done.doubt)
@@ -196,7 +196,7 @@ class Auditing(InputPass[dict[str, Any]]):
 
     def finish(self, total: dict[str, Any] | None) -> Audit:
         if total is None:
-            raise InputError("there is no picture to audit on", "none of those that were given can be read")
+            raise InputError("no pictures to audit on", "none of the given pictures can be read")
         self._look(total["shape"])
         return Audit(*assembled(self.side, self.preprocess, self.method, total))
 

@@ -105,7 +105,7 @@ def compare(
     """
     samples = [s if isinstance(s, Sample) else Sample(s.name, i, s) for i, s in enumerate(pictures)]
     if not samples:
-        raise InputError("there is no picture to compare on", "give --data a folder of pictures")
+        raise InputError("no pictures to compare on", "pass a folder of pictures with --data")
     done = run(Comparing(reference, candidate, methods, keep, preprocess), samples, folder, workers, progress=progress)
     return replace(done.result, failed=done.failed, doubt=done.doubt)
 
@@ -175,7 +175,7 @@ class Comparing(Pass[dict[str, Any]]):
 
     def finish(self, total: dict[str, Any] | None) -> Comparison:
         if total is None:
-            raise InputError("there is no picture to compare on", "none of those that were given can be read")
+            raise InputError("no pictures to compare on", "none of the given pictures can be read")
         part = _Partial.of(total)
         self.contract = part.contract
         self._match([Match(*m) for m in part.matches], part.watched)
@@ -515,7 +515,7 @@ def paired_outputs(reference: Side, candidate: Side) -> tuple[list[tuple[str, st
                 left[1].remove(theirs)
     rest = []
     for kind, side, names in (("reference", reference, left[0]), ("candidate", candidate, left[1])):
-        rest += [{"output": n, "side": kind, "why": "the other side has none like it"} for n in names]
+        rest += [{"output": n, "side": kind, "why": "the other side has no such output"} for n in names]
         others = side.other_outputs.items()
         rest += [{"output": n, "side": kind, "why": why} for n, why in others if n != side.scores.output.name]
     return pairs, rest

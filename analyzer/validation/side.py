@@ -87,7 +87,7 @@ class Side:
     @property
     def other_outputs(self) -> dict[str, str]:
         """{output that cannot be compared: what it holds}"""
-        return {v.name: f"it holds {v.dtype or 'no tensor'}" for v in self.graph.outputs if v.name not in self.outputs}
+        return {v.name: f"type {v.dtype or 'unknown'}" for v in self.graph.outputs if v.name not in self.outputs}
 
     def sorted_by(self, output: str) -> str:
         """The node that orders an output's rows by what it found (TopK, NonMaxSuppression), "" where none does."""

@@ -66,7 +66,7 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
     known = [f.name for f in fields(Thresholds)]
     for name, value in values.items():
         if name not in known:
-            raise InputError(f"no threshold {name!r}", suggest(name, known) or f"there are {', '.join(known)}")
+            raise InputError(f"no threshold {name!r}", suggest(name, known) or f"choose one of {', '.join(known)}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"the threshold {name} must be a number, not {value!r}")
     return Thresholds(**{k: float(v) for k, v in values.items()})
@@ -95,13 +95,13 @@ def _not_finite(report: Mapping[str, Any]) -> list[Finding]:
         own = [row for row in rows if row["side"] == side]
         if own:
             where, other = own[0]["where"], "reference" if side == "candidate" else "candidate"
-            words = f"{where}: the {side} is not finite on {len(own)} of {count} pictures where the {other} is"
+            words = f"{where}: NaN or ∞ in the {side} but not in the {other}, on {len(own)} of {count} pictures"
             words += f" ({', '.join(row['picture'] for row in own[:3])}{' …' if len(own) > 3 else ''})"
             words += f": {own[0]['why']}" if own[0]["why"] else ""
             found.append(Finding("not-finite", where, len(own) / count, 0.0, words))
     both = [row for row in rows if row["side"] == "both"]
     if both and not found and not report["outputs"].get("judged", count):
-        words = f"both sides are not finite on every picture, so no scores were compared: {both[0]['why']}"
+        words = f"NaN or ∞ in both sides on every picture, so no scores were compared: {both[0]['why']}"
         found.append(Finding("not-finite", both[0]["where"], 1.0, 0.0, words))
     return found
 
@@ -113,7 +113,7 @@ def _weights(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
             row["weight"],
             row["relative_error"],
             limits.weight_error,
-            f"the weight of {row['node'] or row['weight']} differs by {row['relative_error']:.1%} of its norm"
+            f"the weight of {row['node'] or row['weight']} differs by {row['relative_error']:.1%} (relative L2 norm)"
             + (f": {row['words']}" if row["words"] else ""),
         )
         for row in report["weights"]
@@ -125,7 +125,7 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     found = []
     for row in report.get("ranges", ()):  # missing in early saved reports
         if row["saturated"] > limits.saturated:
-            words = f"{row['saturated']:.1%} of the reference's values lie beyond the quantised range"
+            words = f"{row['saturated']:.1%} of the reference's values lie outside the candidate's quantised range"
             found.append(Finding("saturated", row["layer"], row["saturated"], limits.saturated, words))
     diverged = [r for r in report["layers"] if r["cosine"] < limits.feature_cosine or not r["finite"]]
     if diverged:
@@ -135,7 +135,7 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
             if not first["finite"]
             else f"cosine {first['cosine']:.3f}, SQNR {first['sqnr_db']:.1f} dB"
         )
-        words = f"first divergence at {first['layer']} ({kind}); {len(diverged)} layers diverge"
+        words = f"first divergence at {first['layer']} ({kind}); layers that diverge: {len(diverged)}"
         found.append(Finding("features-diverge", first["layer"], first["cosine"], limits.feature_cosine, words))
     return found
 
@@ -145,8 +145,8 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     for row in report.get("compared", ()):  # missing in early saved reports
         if row["kind"] == "values" and row["error_mean"] > limits.output_error and not row.get("sorted"):
             size = f"{row['error_mean']:.1%}" if row["error_mean"] < 10 else f"{row['error_mean']:.0f} times"
-            words = f"the output {row['output']!r} differs by {size} of its size on average"
-            words += f", most in {row['part']}" if row["part"] else ""
+            words = f"the mean error of the output {row['output']!r} is {size} of its magnitude"
+            words += f", largest in {row['part']}" if row["part"] else ""
             found.append(Finding("outputs-differ", row["output"], row["error_mean"], limits.output_error, words))
     if outputs["label_agreement"] is not None and outputs["label_agreement"] < limits.label_agreement:
         words = (
@@ -154,7 +154,7 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
         )
         found.append(Finding("labels-differ", "", outputs["label_agreement"], limits.label_agreement, words))
     if outputs["score_drift_mean"] is not None and outputs["score_drift_mean"] > limits.score_drift:
-        words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest on average"
+        words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest score on average"
         found.append(Finding("scores-drift", "", outputs["score_drift_mean"], limits.score_drift, words))
     return found
 
@@ -166,7 +166,7 @@ def _evidence(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
             continue  # quantisation moves single pixels of a gradient at will; it is shown, not judged
         for key, limit in (("rank_correlation", limits.evidence_correlation), ("top_iou", limits.evidence_iou)):
             if row[key] < limit:
-                words = f"{method} looks elsewhere: median {key.replace('_', ' ')} {row[key]:.3f}"
+                words = f"{method} maps differ: median {key.replace('_', ' ')} {row[key]:.3f}"
                 found.append(Finding("evidence-moves", method, row[key], limit, words))
     return found
 

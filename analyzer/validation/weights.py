@@ -145,7 +145,7 @@ def _permuted(a: np.ndarray, b: np.ndarray) -> str:
         return ""
     a, b = a.astype(np.float64), b.astype(np.float64)
     if np.allclose(a[:, ::-1], b, atol=1e-3 * np.abs(a).max()):
-        return "its input channels are in the opposite order (RGB, BGR)"
+        return "its input channels are in reverse order (RGB or BGR)"
     return ""
 
 
