@@ -46,7 +46,7 @@ def class_maps(
     feeds = model.feeds(image)
     name = image_input(model.plain).name
     if len(feeds[name]) != 1:
-        raise InputError(f"class maps are of one picture, these are {len(feeds[name])}")
+        raise InputError(f"class maps take one picture at a time, not {len(feeds[name])}")
     shapes = sizes_of(feeds)
     run = model.kept(
         ("class maps", layer, output, tuple(sorted(shapes.items()))), lambda: _ClassMaps(model, shapes, layer, output)
@@ -62,12 +62,10 @@ class _ClassMaps:
         self.scores = find_scores(graph, output)
         self.feature = pick_layer(graph, layer, self.scores.logits)
         if self.feature.layout.axes[0] != "N":
-            raise UnsupportedError(
-                f"the first axis of {self.feature.name!r} does not count images", "choose another layer"
-            )
+            raise UnsupportedError(f"the first axis of {self.feature.name!r} is not the batch", "choose another layer")
         self.classes = self.scores.classes or 0
         if not self.classes:
-            raise UnsupportedError(f"{graph.name}: the number of classes is not known from the file")
+            raise UnsupportedError(f"{graph.name}: the file does not fix the number of classes")
         self.count = CLASSES_PER_RUN if self.scores.batched and not model.fixed_batch else 1
         batched = {n: (self.count, *s[1:]) if n == image_input(graph).name else s for n, s in shapes.items()}
         wide = model.graph(batched)
@@ -106,7 +104,7 @@ class _ClassMaps:
     def maps(self, feeds: dict[str, np.ndarray], classes: Sequence[int] | None) -> np.ndarray:
         chosen = np.arange(self.classes) if classes is None else np.asarray(classes, np.int64)
         if not chosen.size:
-            raise InputError("no class is given")
+            raise InputError("no classes given")
         if chosen.min() < 0:
             raise InputError(f"class {chosen.min()} does not exist")
         check_class(self.scores, int(chosen.max()))

@@ -100,7 +100,7 @@ class Dreamer:
         if float_image(graph)[0].name != self.image:
             kind = graph[self.image].dtype
             raise UnsupportedError(
-                f"{graph.name}: the input {self.image!r} holds {kind}, so there is no gradient to climb",
+                f"{graph.name}: the input {self.image!r} is {kind}, so it has no gradient to ascend",
                 "use the floating-point model",
             )
         self.units = Units.of(graph, layer)
@@ -151,7 +151,7 @@ class Dreamer:
     def _why_not_finite(self, pixels: np.ndarray) -> str:
         feeds = {self.image: self._tensor(pixels)}
         origin = find_origins(self.model, feeds, [0], [self.units.name])[0]
-        return not_finite(origin) if origin else "the gradient is not finite although the forward pass is"
+        return not_finite(origin) if origin else "the gradient overflows: it is not finite although the forward pass is"
 
     def _weights(self, channel: int | np.ndarray, position: int) -> np.ndarray:
         """(1, K, P): a = Σ w ⊙ A."""
@@ -302,5 +302,5 @@ def _parametrisation(options: DreamOptions, shape: tuple[int, int, int], rng: np
     if options.parametrisation not in _PARAMETRISATIONS:
         raise InputError(f"no parametrisation {options.parametrisation!r}", "choose fourier or pixels")
     if options.steps < 1:
-        raise InputError(f"{options.steps} steps lead nowhere")
+        raise InputError(f"steps must be at least 1, not {options.steps}")
     return _PARAMETRISATIONS[options.parametrisation](options, shape, rng)

@@ -320,7 +320,7 @@ class Evaluator:
         layer = program.feature
         if layer.layout.axes[0] != "N":
             raise UnsupportedError(
-                f"{graph.name}: the first axis of {layer.name!r} does not count images", "choose another --layer"
+                f"{graph.name}: the first axis of {layer.name!r} is not the batch", "choose another --layer"
             )
         program.names = [layer.name, *frontier(graph, layer.name, names)]
         for name in program.names:
@@ -334,8 +334,8 @@ class Evaluator:
             shape = graph[name].shape
             if shape is not None and math.prod(d for d in shape if isinstance(d, int)) not in (0, batch) and batch > 1:
                 raise InputError(
-                    f"{graph.name}: the target has shape {list(shape)} for {batch} images: not a number for each",
-                    "give a target whose first axis counts images",
+                    f"{graph.name}: the target has shape {list(shape)} for {batch} images, not one number per image",
+                    "use a target whose first axis is the batch",
                 )
 
 

@@ -67,9 +67,9 @@ class Switches(Mapping[str, np.ndarray]):
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: holds no switches ({error})") from None
+            raise InputError(f"{path}: not a switches file ({error})") from None
         if any(a.dtype != INT64 for a in indices.values()):
-            raise InputError(f"{path}: holds no switches: they are int64 indices")
+            raise InputError(f"{path}: not a switches file: its arrays must be int64 indices")
         return cls(indices)
 
 
@@ -191,7 +191,7 @@ class Projector:
         found = switches.get(name) if switches is not None else None
         shape = list(known_shape(value))
         if found is None:
-            raise InputError(f"no switches for the pooled tensor {name!r}", "take them from the same model")
+            raise InputError(f"no switches for the pooled tensor {name!r}", "use switches saved from the same model")
         if list(found.shape) != shape:
             raise InputError(f"the switches of {name!r} have the shape {list(found.shape)}, not {shape}")
         return found

@@ -88,7 +88,7 @@ class Question:
             return [np.full(count, resolve_class(target, self.labels), np.int64)]
         given = list(target) if isinstance(target, Sequence | np.ndarray) else [target]
         if not given:
-            raise InputError("no target is given", "give 'top1', a class index or a label")
+            raise InputError("no target is given", "pass 'top1', a class index or a label")
         if any(is_expression(t) for t in given):
             return [t if is_expression(t) else np.full(count, resolve_class(t, self.labels)) for t in given]
         classes = [resolve_class(t, self.labels) for t in given]
