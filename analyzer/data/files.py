@@ -37,10 +37,10 @@ def find_pictures(
         return samples
     found: dict[Path, None] = {}
     for source in given:
-        assert not isinstance(source, Sample), "samples and files are not mixed"
+        assert not isinstance(source, Sample), "samples and files cannot be mixed"
         found |= dict.fromkeys(_expand(Path(source)))
     if not found:
-        raise InputError("there are no pictures", f"give pictures ({', '.join(PICTURES)}), folders or a list file")
+        raise InputError("no pictures found", f"pass pictures ({', '.join(PICTURES)}), folders or a list file")
     protect(*found)
     paths = list(found)
     if limit and limit < len(paths):
@@ -63,5 +63,5 @@ def _expand(source: Path) -> list[Path]:
     try:
         lines = [line.split("#")[0].strip() for line in source.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
-        raise InputError(f"{source}: is no text file", "a list holds one path a line") from None
+        raise InputError(f"{source}: not a text file", "a list file has one path per line") from None
     return [source.parent / line for line in lines if line]

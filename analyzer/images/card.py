@@ -128,7 +128,7 @@ def _file_keys(table: Mapping[str, Any], file: str) -> dict[str, Any]:
     rest = {key: value for key, value in table.items() if key != "preprocess" and key not in NOTE_KEYS}
     stray = [key for key in rest if key in PREPROCESS_KEYS]
     if stray:
-        raise InputError(f"{file}: {', '.join(map(repr, stray))} must stand in the table 'preprocess'")
+        raise InputError(f"{file}: {', '.join(map(repr, stray))} must be in the table 'preprocess'")
     known = (*MODEL_KEYS, "preprocess", *NOTE_KEYS)
     return _checked(nested, PREPROCESS_KEYS, PREPROCESS_KEYS, file) | _checked(rest, MODEL_KEYS, known, file)
 
@@ -153,7 +153,7 @@ def _checked(
         try:
             values[key] = parsers[key](value)
         except ValueError as error:
-            raise InputError(f"{file}: {key} is {str(value)[:60]!r}, it must be {error}") from error
+            raise InputError(f"{file}: {key} is {str(value)[:60]!r}, must be {error}") from error
     return values
 
 
@@ -301,14 +301,14 @@ def _labels(keys: Mapping[str, Any], file: Path | None) -> tuple[str, ...] | Non
     if "labels-file" not in keys:
         return keys.get("labels")
     if "labels" in keys:
-        raise InputError(f"{file or 'flags'}: labels and labels-file are both given, one is enough")
+        raise InputError(f"{file or 'flags'}: labels and labels-file are both set; use only one")
     if file is None:
         return load_labels(keys["labels-file"])
     path = (file.parent / keys["labels-file"]).resolve()
     if not path.is_relative_to(file.parent.resolve()):
         raise InputError(
-            f"{file}: labels-file {keys['labels-file']!r} leaves the folder of the model",
-            "copy it there, or pass it as a flag",
+            f"{file}: labels-file {keys['labels-file']!r} is outside the model's folder",
+            "copy the file there, or pass it as a flag",
         )
     return load_labels(path)
 

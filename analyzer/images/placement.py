@@ -70,7 +70,7 @@ class Placement:
             heat: (h, w) or (h, w, …) of any resolution, lying over the whole network input.
         """
         if heat.ndim < 2 or 0 in heat.shape[:2]:
-            raise InputError(f"a map of shape {heat.shape} has no rows and columns to lay over the picture")
+            raise InputError(f"a map of shape {heat.shape} has no height and width, so it cannot be placed")
         moved = self.scale != (1.0, 1.0) or self.offset != (0.0, 0.0)
         if not moved and tuple(heat.shape[:2]) == self.input_size == self.image_size:
             return heat.astype(np.float32)
