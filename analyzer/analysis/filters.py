@@ -127,7 +127,7 @@ def filter_bank(graph: Graph, layer: str = "auto") -> FilterBank:
     weights = constant(graph, node.inputs[1], MOVING)
     if weights is None or weights.ndim != 4:
         raise UnsupportedError(
-            f"{graph.name}: the kernels of {node.name!r} are {'not fixed' if weights is None else 'not images'}",
+            f"{graph.name}: kernels of {node.name!r} are not {'constant' if weights is None else 'two-dimensional'}",
             "choose another convolution",
         )
     if node.op == "ConvTranspose":

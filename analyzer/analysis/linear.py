@@ -33,7 +33,7 @@ def last_linear(graph: Graph, logits: Value) -> tuple[Value, np.ndarray] | None:
 # ---- Behind a feature map ----
 
 # Whether what is linear in the map is averaged over space: start from {map: False}, remember its size as a list.
-LINEAR: Table[bool] = Table("linear behind global pooling")
+LINEAR: Table[bool] = Table("linear after global pooling")
 linear = functools.partial(transfer, table=LINEAR)
 
 

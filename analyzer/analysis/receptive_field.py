@@ -88,7 +88,7 @@ class ReceptiveField:
         given = (index,) if isinstance(index, int | np.integer) else tuple(index)
         if len(given) != len(self.axes):
             raise InputError(
-                f"an index here has {len(self.axes)} entries, not {len(given)}",
+                f"the index must have {len(self.axes)} entries, not {len(given)}",
                 f"one for each of the tensor's axes {list(self.axes)}",
             )
         hulls = self._reach.at(dict(zip(self.axes, given, strict=True)))
@@ -179,7 +179,7 @@ def _spatial_axes(graph: Graph, image: Value) -> tuple[int, ...]:
     if image.shape is None:
         raise InputError(
             f"{graph.name}: the rank of {image.name!r} is not known",
-            "give its shape, for example --shape input:1x3x224x224",
+            "set its shape, for example --shape input:1x3x224x224",
         )
     rank = len(image.shape)
     if rank == 4:
@@ -235,7 +235,7 @@ class _Reach:
             for digit in reversed(self.field.axes[axis]):
                 outermost = digit is self.field.axes[axis][0]
                 if outermost and digit.count is not None and not 0 <= rest < digit.count:
-                    raise InputError(f"there is no unit {position} on axis {axis} of this tensor")
+                    raise InputError(f"unit {position} is out of range on axis {axis} of this tensor")
                 rest, place[digit] = (0, rest) if outermost else divmod(rest, digit.count or 1)
         return [_hull_at(paths, place) for paths in self.paths(kept=place)]
 

@@ -111,7 +111,7 @@ GUIDED = _at_rectifiers("guided", "Guided backpropagation.", _guided_vjp)
 DECONVNET = _at_rectifiers("deconvnet", "The deconvolutional network.", _deconvnet_vjp)
 REDIRECTED = _at_rectifiers(
     "redirected",
-    "The gradient through rectifiers that it would open: for gradient ascent where all of them block.",
+    "The gradient that also passes closed rectifiers it would open; for gradient ascent from inactive units.",
     _redirected_vjp,
 )
 GUIDED_ALL = _at_activations(GUIDED, guided=True)

@@ -193,7 +193,7 @@ def missing_rules(graph: Graph, nodes: Sequence[Node], policy: Policy) -> Unsupp
     ]
     return UnsupportedError(
         f"{graph.name}: no {policy.name} rule for {'; '.join(lines)}, on the way from the target to the layer",
-        "choose a layer behind or a target before these nodes; `plan` shows them all",
+        "choose a layer after, or a target before, these nodes; `plan` lists them all",
     )
 
 
@@ -231,8 +231,8 @@ def append_vjp_to(graph: Graph, outputs: Sequence[str], wrt: Sequence[str], poli
         if not is_float(graph[name]) or (graph[name].dtype is None):
             kind = graph[name].dtype
             raise InputError(
-                f"{name!r} holds {kind or 'values of unknown type'}, which has no gradient",
-                "name a floating-point tensor",
+                f"{name!r} has {f'type {kind}' if kind else 'an unknown type'}, which has no gradient",
+                "use a floating-point tensor",
             )
     seeds = {
         name: graph.add_input(f"{prefix}/cotangent/{name}", graph[name].dtype, graph[name].shape) for name in outputs

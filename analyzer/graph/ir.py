@@ -170,8 +170,8 @@ class Graph(Scope):
         total = sum(w.nbytes for w in weights.values())
         if total > PROTOBUF_LIMIT:
             raise InputError(
-                f"{self.name} has {total / 2**30:.1f} GiB of weights, more than one protobuf can hold",
-                "save it to a file instead: the weights then go beside it as external data",
+                f"{self.name} has {total / 2**30:.1f} GiB of weights, which is over protobuf's limit of 2 GiB",
+                "save it to a file instead; the weights are then stored beside it as external data",
             )
         for tensor in proto.graph.initializer:
             if tensor.name in weights:

@@ -82,7 +82,7 @@ def evolution(
         NotFoundError: a checkpoint has no such layer.
     """
     if len(checkpoints) < 2:
-        raise InputError("an evolution needs at least two checkpoints")
+        raise InputError("pass at least two checkpoints")
     samples = find_pictures(pictures)
     chosen, steps, not_finite = list(channels or ()), [], {}
     for path in reversed(checkpoints):

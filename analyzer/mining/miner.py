@@ -95,9 +95,9 @@ class Mining(InputPass[dict[str, Any]]):
         self, explainer: Explainer, layers: Sequence[str], preprocess: Preprocess, k: int = 9, batch: int = 8
     ) -> None:
         if preprocess.size is None:
-            raise InputError("mining needs pictures of one size", "fix it, for example with --size 224x224")
+            raise InputError("mining needs a fixed input size", "fix it, for example with --size 224x224")
         if k < 1:
-            raise InputError(f"the {k} strongest activations are none", "give 1 or more")
+            raise InputError(f"k must be at least 1, not {k}", "pass 1 or more")
         super().__init__(explainer, preprocess)
         self.layers, self.k = list(layers), k
         self.batch = explainer.fixed_batch or batch

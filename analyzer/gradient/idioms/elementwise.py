@@ -91,7 +91,7 @@ def gelu_in_one_pass(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @idiom(clip_vjp, "onnxruntime", "tensorrt")
 def relu6_behind_convolution(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """The mask of a ReLU6 right behind a convolution is read off y instead of x, so that onnxruntime still computes
+    """The mask of a ReLU6 directly after a convolution is read off y instead of x, so that onnxruntime still computes
     both in one pass and never stores x. Bounds are excluded, as in the frameworks' own ReLU6."""
     channels = _fused_relu6(node)
     if channels is None:
@@ -143,8 +143,8 @@ def silu_product(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 
 @idiom(mul_vjp)
 def gelu_product(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """x (1 + erf(c x)) is differentiated as a whole, x̄ = ȳ ⊙ (1 + erf(c x) + x 2c/√π e^(−c² x²)). Nothing of it is read
-    but x, so that the runtime still fuses the GELU; its factor ½, in ȳ = k ȳ′, is taken into the numbers."""
+    """x (1 + erf(c x)) is differentiated as a whole, x̄ = ȳ ⊙ (1 + erf(c x) + x 2c/√π e^(−c² x²)). The gradient reads
+    only x, so that the runtime still fuses the GELU; the factor ½, in ȳ = k ȳ′, is merged into the constants."""
     for index, (x, gate) in enumerate((node.inputs, node.inputs[::-1])):
         c = _gelu_scale(node, x, gate)
         if c is not None:

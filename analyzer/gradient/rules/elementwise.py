@@ -58,7 +58,7 @@ def dropout_vjp(op: Builder, node: Primal, ct: Value, *_: Cotangent) -> Cotangen
     """y = x (inference)   ⇒   x̄ = ȳ"""
     training = node.const(2)
     if node.inputs[2] is not None and (training is None or training.any()):
-        raise node.refuse("it drops at random (training mode)", "export the model for inference")
+        raise node.refuse("it is in training mode (random)", "export the model for inference")
     return ct
 
 

@@ -122,7 +122,7 @@ def _space_to_depth(newer: Newer) -> list[onnx.NodeProto]:
 
 def _stash_type(newer: Newer) -> list[onnx.NodeProto]:
     if newer.attrs["stash_type"] != TensorProto.FLOAT:
-        raise newer.refuse("it counts in less than float32", "export it with stash_type=1")
+        raise newer.refuse("it accumulates in less than float32", "export it with stash_type=1")
     return _dropped("stash_type")(newer)
 
 
@@ -298,7 +298,7 @@ def _typed(now: onnx.defs.OpSchema, newer: Newer) -> list[onnx.NodeProto]:
             name = TensorProto.DataType.Name(kind).lower()
             raise newer.refuse(
                 f"{formal.name} is of type {name}, which it takes only after opset {OPSET}",
-                "keep the weights alone in that type, or export with another",
+                "use that type for weights only, or export with another type",
             )
     variables = {formal.type_str for _, formal in strange}
     wide = [i for i, kind, formal in reads if formal.type_str in variables and kind in _HALVES]

@@ -51,7 +51,7 @@ def set_aside_pass(source: Source, request: Request) -> None:
     batched = next((n for n in all_nodes(source.proto.graph) if n.op_type == "Scan" and version < 9), None)
     if batched is not None:
         raise UnsupportedError(
-            f"{source.name}: Scan (node {batched.name!r}) runs over a batch, as before opset 9",
+            f"{source.name}: Scan (node {batched.name!r}) has a batch axis, as Scan had before opset 9",
             "export the model again with opset 9 or newer",
         )
     source.proto.opset_import.append(onnx.helper.make_opsetid(ASIDE, 1))
