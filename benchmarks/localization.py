@@ -91,8 +91,8 @@ def main() -> None:
         f"in {given.pictures} held-out pictures. The heat is thresholded at a share of its maximum, and the box of its "
         "largest connected part is compared with the digit's true box: at 0.2, as in Zhou et al. 2016, and at the "
         "method's best threshold from 0.05 to 0.95 (MaxBoxAcc, Choe et al. 2020). *Pointing game*: share of digits "
-        "whose hottest pixel is inside the box. *Heat inside*: share of the heat inside the box. Baselines: *random* is "
-        "noise, *centre* is the closeness to the picture's centre.\n"
+        "whose hottest pixel is inside the box. *Heat inside*: share of the heat inside the box. Baselines: *random* "
+        "is noise, *centre* is the closeness to the picture's centre.\n"
     ]
     for name in MODELS:
         table = measure(name, given.pictures)

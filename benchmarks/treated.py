@@ -59,8 +59,8 @@ JITTER = 1e-4  # steps: what float32 moves before a rounding to whole numbers
 _TIES = (
     "means over 2 × 2 integers are ties in rounding, and a network with random weights depends on them. From the first "
     "AveragePool on, onnxruntime's optimisation levels give different numbers for the file itself (12,248 of 126,440 "
-    "for qdq u8u8, 14,373 of 195,152 for qdq s8s8 symmetric); the exported map and that of a graph with the gradient can "
-    "have either"
+    "for qdq u8u8, 14,373 of 195,152 for qdq s8s8 symmetric); the exported map and that of a graph with the gradient "
+    "can have either"
 )
 EXPLAINED: dict[tuple[str, str], str] = {
     ("densenet", "qdq u8u8"): _TIES,
