@@ -162,10 +162,11 @@ def page(tables: dict[str, dict[str, Any]], steps: int) -> str:
         "# Faithfulness\n\nWritten by `python -m benchmarks.faithfulness`. Deletion and insertion scores "
         "(Petsiuk et al. 2018): the area under the probability of the class while the hottest pixels are replaced by "
         "the mean pixel (lower is better), or inserted into the blurred picture (higher is better). Baselines: "
-        "*random* is noise, *centre* is the closeness to the picture's centre. All methods use their default "
-        f"options and layer, with {steps} steps per curve. Scores are means over {len(PHOTOGRAPHS)} photographs of the "
-        "corpus, for the model's top class; for the included models, over every digit with a probability "
-        f"above ½ in the pictures of `examples/`. Seconds are medians per picture on {platform.machine()}, a shared machine with 2 cores.\n"
+        "*random* is noise, *centre* is the closeness to the picture's centre. All methods use their default options "
+        f"and layer, with {steps} steps per curve. Scores are means over {len(PHOTOGRAPHS)} photographs of the corpus, "
+        "for the model's top class; for the included models, over every digit with a probability above ½ in the "
+        f"pictures of `examples/`. Seconds are medians per picture on {platform.machine()}, a shared machine with 2 "
+        "cores.\n"
     ]
     return "\n".join(parts + [f"## {n}\n\n" + "\n".join(rows(tables[n])) + "\n" for n in MODELS if n in tables])
 
