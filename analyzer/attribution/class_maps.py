@@ -1,4 +1,4 @@
-"""Grad-CAM of every class at once: one forward, and the tail's gradient for batches of classes."""
+"""Grad-CAM of every class at once: one forward pass, then the nodes after the layer for batches of classes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def class_maps(
     """ReLU(Σ_k w_ck A_k), w_ck = mean_ij ∂y_c/∂A_kij, of one picture: (classes, h, w) float32, unnormalised.
 
     Args:
-        model: a Model or Explainer, which keeps the sessions; or path, bytes or ModelProto.
-        image: as for `Explainer.explain`, one picture.
-        classes: all of them when None.
+        model: a Model or Explainer, whose sessions are reused; or path, bytes or ModelProto.
+        image: the input of one picture, as for `Explainer.explain`.
+        classes: class indices; None for all.
         layer, output: as for `Explainer.explain`.
 
     Raises:
-        InputError: several pictures, or no such class.
-        UnsupportedError: as `explain`; or the number of classes is open, or the layer has no axis for pictures.
+        InputError: more than one picture, or a class that does not exist.
+        UnsupportedError: as `explain`; also if the number of classes is not fixed, or the layer has no batch axis.
     """
     model = model if isinstance(model, Model) else Model(model)
     feeds = model.feeds(image)

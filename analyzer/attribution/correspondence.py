@@ -1,8 +1,8 @@
-"""Correspondence: does a network notice that the same part is missing from different pictures?
+"""Correspondence: whether a network reacts in the same way if the same part is missing from different pictures.
 
 Zeiler & Fergus 2014 (1311.2901), section 4.3: with a part occluded in picture i, ε_i = f(x_i) − f(x̃_i) is the change of
 a layer's features, and Δ = Σ_{i≠j} H(sign ε_i, sign ε_j) how much the changes differ between pictures. A Δ below that
-of random occlusion says that the layer finds corresponding parts in different pictures.
+of random occlusion means that the layer recognises corresponding parts in different pictures.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Consistency:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """All results, the occluded pictures as the network saw them, {picture: {part: (h, w, 3) uint8}}, and the pictures
-    that were left out because a layer is not finite, {picture: why}."""
+    """All results, the occluded pictures as the network sees them, {picture: {part: (h, w, 3) uint8}}, and the pictures
+    that were skipped because a layer is not finite, {picture: why}."""
 
     rows: list[Consistency]
     occluded: dict[str, dict[str, np.ndarray]]

@@ -48,26 +48,26 @@ def export(
 ) -> Path:
     """Write the model with an added output `heatmap`: (N, H, W) in [0, 1], float32.
 
-    The file holds standard operators only; any onnxruntime runs it without this package. The original outputs come
-    first and keep their names. A model whose scores have no batch axis is written for one image.
+    The file has only standard operators, so any onnxruntime can run it without this package. The original outputs come
+    first and keep their names. If the model's scores have no batch axis, the file takes one image.
 
-    Before the file gets its name it is run as its users will run it, in a plain session at the default level: on random
-    input, of two sizes and two batches where these are open. The file's metadata (`onnx-analyzer`) say what was done
-    and measured: `receipt`, the largest relative difference of the original outputs, `heatmap_difference`, that of the
-    heatmap from what `explain` gives, and `executed`, the sizes.
+    Before the file gets its final name, it is run in a plain session at the default level, on random input, with two
+    sizes and two batch sizes if these are open. The file's metadata (`onnx-analyzer`) record the result: `receipt`, the
+    largest relative difference of the original outputs; `heatmap_difference`, the relative L2 distance of the heatmap
+    from that of `explain`; and `executed`, the input sizes.
 
     Args:
         model: path, bytes or ModelProto.
         path: where to write.
         method, layer, options: as for `explain`.
         target: "top1" (of each image, when the model runs), a class index, a label, or an expression.
-        input_shapes: fixes symbolic sizes; only token grids need it.
-        runtime: "onnxruntime", or "tensorrt" for a file that TensorRT's own parser takes: it leaves out what that
-            rejects, and gradients of MaxPool take longer elsewhere. Fix the sizes of the input as well.
+        input_shapes: {input: sizes} to fix symbolic sizes; only token grids need it.
+        runtime: "onnxruntime", or "tensorrt" for a file that TensorRT's parser accepts: it avoids operators that the
+            parser rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes as well.
 
     Raises:
-        InputError, NotFoundError, UnsupportedError: as `explain`. UnsupportedError too where the file does not run, or
-            not as `explain` does; nothing is written then.
+        InputError, NotFoundError, UnsupportedError: as `explain`. UnsupportedError also if the file does not run or
+            differs from `explain`; nothing is written then.
     """
     explainer = Explainer(model, labels=labels)
     if any(v.name == OUTPUT for v in explainer.plain.outputs):

@@ -1,4 +1,4 @@
-"""A loaded model: its graphs, its sessions, and what it may be fed."""
+"""A loaded model: its graphs, its sessions and its inputs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ T = TypeVar("T")
 
 
 class Model:
-    """A file, loaded once and normalised for each size that it is asked for. Nothing of it changes afterwards.
+    """A model file, loaded once and normalised for each input size in use. Immutable.
 
-    Threads may share it. `runtime.pool.LIVE` bounds the sessions and normal forms of all models together.
+    Threads can share it. `runtime.pool.LIVE` limits the total size of the sessions and normalised graphs of all models.
 
     Args:
         model: path, bytes or ModelProto.
         provider: "cpu", "cuda", "cuda:1" or "auto".
-        cache: where rewritten graphs are kept between processes; nowhere when None.
+        cache: cache of rewritten graphs on disk; None for no cache.
         options: passed on to `runtime.Session` (threads, level, allow_fallback, memory_limit).
     """
 

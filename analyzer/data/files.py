@@ -21,15 +21,16 @@ def find_pictures(
     limit: int | None = None,
     annotations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Sample]:
-    """Samples as they are; or files, folders with all pictures below them and patterns (`photos/*.jpg`), both sorted by
-    name, and text files with a path a line (relative to the file; `#` begins a comment). Each picture counts once.
+    """Find pictures: in folders (recursively) and by patterns (`photos/*.jpg`), both sorted by name, from text files
+    with one path per line (relative to the file; `#` starts a comment), or single files. Duplicates are dropped. Samples are
+    returned unchanged.
 
     Args:
-        limit: use only so many, evenly spread.
-        annotations: {file name: what is known of that picture}.
+        limit: use at most this many, evenly spread.
+        annotations: {file name: annotations of that picture}, see `Sample`.
 
     Raises:
-        InputError: a source does not exist, or there is no picture at all.
+        InputError: a source does not exist, or there are no pictures.
     """
     given = list(sources)
     samples = [source for source in given if isinstance(source, Sample)]
