@@ -22,8 +22,8 @@ def find_pictures(
     annotations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Sample]:
     """Find pictures: in folders (recursively) and by patterns (`photos/*.jpg`), both sorted by name, from text files
-    with one path per line (relative to the file; `#` starts a comment), or single files. Duplicates are dropped. Samples are
-    returned unchanged.
+    with one path per line (relative to the file; `#` starts a comment), or single files. Duplicates are dropped.
+    Samples are returned unchanged.
 
     Args:
         limit: use at most this many, evenly spread.
