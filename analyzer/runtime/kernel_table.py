@@ -128,5 +128,5 @@ def _table(provider: str) -> dict[str, Any]:
     file = _FOLDER / f"{provider}.json"
     if not file.exists():
         known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.json")))
-        raise InputError(f"no table of kernels for the provider {provider!r}", f"there is one for {known}")
+        raise InputError(f"no table of kernels for the provider {provider!r}", f"choose one of {known}")
     return dict(json.loads(file.read_text()))

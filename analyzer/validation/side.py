@@ -339,11 +339,11 @@ class Side:
         """
         known, here = self._recorded, self.explainer.environment
         if known and known != here:
-            words = [f"{k} {known.get(k)} there, {here[k]} here" for k in here if known.get(k) != here[k]]
+            words = [f"{k}: {known.get(k)} there, {here[k]} here" for k in here if known.get(k) != here[k]]
             raise InputError(
-                f"{self.name}: the store holds a record of this model from elsewhere, but not all of it "
+                f"{self.name}: the store has an incomplete record of this model from another environment "
                 f"({'; '.join(words)})",
-                "record the same pictures there, or use another --store",
+                "record the missing pictures there, or use another --store",
             )
         return make()
 
