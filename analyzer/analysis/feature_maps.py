@@ -96,7 +96,7 @@ def default_layer(graph: Graph, target: Value) -> FeatureMap:
     """The feature map to explain `target` by, where the user names none.
 
     The last one that all later feature maps depend on: the map before the pooling of a CNN, the last map of the
-    backbone of a detector. Where a transformer reads its answer from a class token, the other tokens behind the last
+    backbone of a detector. Where a transformer reads its answer from a class token, the other tokens after the last
     attention have no influence, so the map that the last attention reads is taken. Where the target is a map itself
     (a segmenter), the last one of the coarsest maps that a convolution reads.
 

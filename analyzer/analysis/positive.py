@@ -22,7 +22,7 @@ from analyzer.graph.through import MOVING, origin
 
 _AVERAGES = {"MaxPool": "AveragePool", "GlobalMaxPool": "GlobalAveragePool", "ReduceMax": "ReduceMean"}
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger")
-MASK = -50.0  # added to the scores in front of a softmax, it leaves next to nothing
+MASK = -50.0  # added to the scores before a softmax, it makes their weight negligible
 
 
 def positive_weights(graph: Graph) -> Graph:

@@ -55,7 +55,7 @@ def class_maps(
 
 
 class _ClassMaps:
-    """The sessions of one layer: up to it, and behind it for a batch of classes."""
+    """The sessions of one layer: one up to it, and one after it for a batch of classes."""
 
     def __init__(self, model: Model, shapes: dict[str, tuple[int, ...]], layer: str, output: str | None) -> None:
         graph = model.graph(shapes)

@@ -14,7 +14,7 @@ from analyzer.graph.through import dequantized, is_transparent
 
 
 def float_image(graph: Graph) -> tuple[Value, str]:
-    """(the image as the first floating-point tensor, its axes): an integer image is taken behind its Cast or
+    """(the image as the first floating-point tensor, its axes): an integer image is read after its Cast or
     DequantizeLinear.
 
     Raises:

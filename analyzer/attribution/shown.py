@@ -53,7 +53,7 @@ def tied_classes(
 
 
 def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
-    """`Scores.doubt`, and what only a run shows: rows that are no images, as boxes behind NonMaxSuppression."""
+    """`Scores.doubt`, and what only a run shows: rows that are not images, such as boxes after NonMaxSuppression."""
     if scores.doubt or not scores.batched or not output.ndim or len(output) == count:
         return scores.doubt
     return (
@@ -63,7 +63,7 @@ def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
 
 
 def tie_of(tied: np.ndarray, quantiser: str) -> str:
-    """Says how many classes tie at the ceiling of the output's quantiser; "" where none do."""
+    """How many classes tie at the maximum of the output's quantiser, as a sentence; "" if none do."""
     if not quantiser:
         return ""
     where = "" if len(tied) == 1 else f" for {np.count_nonzero(tied)} of {len(tied)} images"

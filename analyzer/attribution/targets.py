@@ -1,4 +1,4 @@
-"""Targets: which number the explanation is of, as cotangents of tensors of the graph."""
+"""Targets: the number to explain, as cotangents of tensors of the graph."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Scores:
 
     Attributes:
         output: the model's output.
-        logits: the tensor behind it, before a squashing function.
-        stripped: what was left out between the two (operator names).
-        batched: whether the first axis of `logits` counts images.
-        space: axes of `logits` that carry space (a segmenter); a class is then scored by its mean over them.
+        logits: the tensor that the output is computed from, before a squashing function.
+        stripped: the operators that were removed between the two.
+        batched: whether the first axis of `logits` is the batch.
+        space: spatial axes of `logits` (a segmenter); the score of a class is then its mean over them.
     """
 
     output: Value
@@ -59,7 +59,7 @@ class Scores:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes, where it is fixed."""
+        """Number of classes, None if it is not fixed."""
         shape = self.logits.shape
         if shape is None:
             return None
@@ -68,7 +68,7 @@ class Scores:
 
     @property
     def doubt(self) -> str:
-        """Why a class may be none: the numbers stand along several axes, as a detector's; "" where along one."""
+        """Why the output may not be class scores: it has several axes, as a detector's; "" if it has one."""
         shape = (self.output.shape if not self.space else None) or self.logits.shape or []
         wide = [i for i, d in enumerate(shape) if d != 1 and i not in self.space and (i or not self.batched)]
         if len(wide) < 2:

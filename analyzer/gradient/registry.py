@@ -43,7 +43,7 @@ class Primal:
     can be written for Conv with or without a bias. `wanted` are the tensors on the way to those whose gradient is asked
     for, `asked` these themselves. `finite` tells that ȳ is finite: no operator with a pole lies after the node, so that
     a mask may be a product. `captures` are the outer tensors that bodies read: rules of such nodes return their
-    cotangents behind those of the inputs. `pull` is the pullback through a body: `node.pull(op, cotangents, wrt)`.
+    cotangents after those of the inputs. `pull` is the pullback through a body: `node.pull(op, cotangents, wrt)`.
     `parameters` are those of the policy: `node.parameter("epsilon")`. `idioms` are asked before the equations.
     """
 

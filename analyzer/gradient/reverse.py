@@ -59,7 +59,7 @@ def _carries(node: Node, output: Value, influenced: set[str], policy: Policy) ->
 
 
 def _poles(graph: Graph, outputs: Iterable[str], policy: Policy) -> Callable[[Node], bool]:
-    """Tells whether a node has a pole, or one beside or behind it, on the way to the outputs.
+    """Whether a node has a pole, or one beside or after it, on the way to the outputs.
 
     Beside: the infinity there may be multiplied with what is computed from the node.
     """
@@ -209,7 +209,7 @@ class Vjp:
         cotangents: {output: name of the new graph input that takes its cotangent}.
         gradients: {tensor: name of the new graph output, shaped and typed as the tensor}.
         disconnected: tensors of `wrt` the outputs do not depend on; their gradients are zeros.
-        graph: the graph behind `model`.
+        graph: the graph of `model`.
     """
 
     graph: Graph

@@ -224,7 +224,7 @@ class Builder:
         return self.reshape_like(value, model) if lead else value
 
     def _sum_to_at_run_time(self, value: Value, model: Value) -> Value:
-        """Sums over the axes where `model`, its shape filled up with ones in front, has 1 and `value` has not."""
+        """Sums over the axes where `model`, its shape padded with leading ones, has 1 and `value` has not."""
         wide, narrow = self.shape(value), self.shape(model)
         missing = self.Sub(self.Shape(wide), self.Shape(narrow))
         padded = self.Concat(self.Expand(np.array([1], np.int64), missing), narrow, axis=0)

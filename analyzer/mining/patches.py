@@ -1,4 +1,4 @@
-"""The patches behind the strongest activations, and what in them the unit responded to."""
+"""The patches of the strongest activations, and what the unit responds to in them."""
 
 from __future__ import annotations
 

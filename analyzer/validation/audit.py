@@ -1,4 +1,4 @@
-"""One model over a folder of pictures: what a reviewer wants to know before it is deployed."""
+"""Audit of one model over pictures: what a reviewer needs to know before deployment."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def audit(
     Args:
         pictures: in memory, or samples, whose annotations may hold a `label`, and `boxes` in pixels.
         method: the map that is audited.
-        probes: how many of the pictures the costlier checks use (presets, sanity checks, deletion and insertion).
+        probes: number of pictures for the expensive checks (presets, sanity checks, deletion and insertion).
         folder, workers, progress: see `passes.run`.
 
     Raises:
-        InputError: there is no picture.
+        InputError: no pictures.
     """
     samples = [s if isinstance(s, Sample) else Sample(s.name, i, s) for i, s in enumerate(pictures)]
     if not samples:

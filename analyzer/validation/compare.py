@@ -1,4 +1,4 @@
-"""Two builds of a model over the same pictures: do they say the same, see the same, and look at the same?"""
+"""Comparison of two builds of a model over the same pictures: outputs, layers and evidence."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ Map = tuple[np.ndarray, str]  # heatmap (H, W), diagnosis
 
 @dataclass
 class Pair:
-    """A picture's name, its tensors for both sides, and what is known of it.
+    """A picture's name, its tensors for both sides, and its annotations.
 
     Attributes:
-        reference, candidate: (1, …) as each side takes it.
+        reference, candidate: (1, …), the input of each side.
         label: true class, None where unknown.
         boxes: (n, 4), x0 y0 x1 y1 in pixels of the reference's input.
     """
@@ -68,7 +68,7 @@ class Pair:
 class Comparison:
     """Everything that was measured; `report` is the same as plain data.
 
-    `maps` holds {picture: {method: (reference, candidate)}} heatmaps (H, W) of the pictures kept for the eye.
+    `maps` has {picture: {method: (reference, candidate)}}: heatmaps (H, W) of the pictures to show.
     `failed` and `doubt` are those of `passes.Outcome`.
     """
 
@@ -101,7 +101,7 @@ def compare(
         folder, workers, progress: see `passes.run`.
 
     Raises:
-        InputError: there is no picture, or the models' scores do not have as many classes.
+        InputError: no pictures, or the two models have different numbers of classes.
     """
     samples = [s if isinstance(s, Sample) else Sample(s.name, i, s) for i, s in enumerate(pictures)]
     if not samples:

@@ -1,4 +1,4 @@
-"""What an audit says of a model: the report, put together from what its pictures showed, and its findings."""
+"""An audit's report, assembled from the results of its pictures, and its findings."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _together(rows: list[dict[str, Any]]) -> float:
 
 
 def findings(report: dict[str, Any]) -> list[Finding]:
-    """What a reviewer should look at; each with the value and the limit it broke."""
+    """What a reviewer should check; each finding with its value and the threshold."""
     summary, found = report["summary"], []
 
     def find(code: str, where: str, value: float, limit: float, words: str) -> None:

@@ -33,7 +33,7 @@ class Match:
 def match_by_name(reference: Sequence[str], candidate: Graph) -> list[Match]:
     """A match for every reference layer whose name the candidate has, in the order given.
 
-    A layer that the candidate quantises is looked at behind its DequantizeLinear: reading it before would turn the
+    A layer that the candidate quantises is read after its DequantizeLinear: reading it before would turn the
     integer kernels back to floating point.
     """
     plain = {undecorated(n): n for n, v in reversed(list(candidate.values.items())) if v.inputs}

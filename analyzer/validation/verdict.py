@@ -1,4 +1,4 @@
-"""Thresholds, and what a comparison finds by them: stable codes, each with a sentence."""
+"""Thresholds of a comparison, and the findings that violate them: stable codes, each with a sentence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EQUAL_DB = 60.0  # signal over noise from which two layers hold the same but for
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is still agreement; a TOML file or flags replace single values.
+    """Limits of agreement; a TOML file or flags override single values.
 
     Attributes:
         label_agreement: least share of pictures with the same top class.
@@ -23,9 +23,9 @@ class Thresholds:
         feature_cosine: least mean cosine of a layer's activations.
         evidence_correlation: least median rank correlation of the class maps.
         evidence_iou: least median overlap of the highest fifth of the class maps.
-        output_error: largest mean relative error of an output that is no vector of classes.
+        output_error: largest mean relative error of an output other than class scores.
         weight_error: largest relative difference of a weight.
-        saturated: largest share of a quantised layer beyond its range.
+        saturated: largest share of a quantised layer's values outside its range.
     """
 
     label_agreement: float = 0.95
@@ -40,7 +40,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Finding:
-    """`code` is stable; `where` names a layer, weight or method; `value` broke `limit`."""
+    """`code` is stable; `where` names a layer, weight or method; `value` violates `limit`."""
 
     code: str
     where: str
@@ -53,7 +53,7 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
     """Thresholds from a TOML file (a `[thresholds]` table, or the file itself), then from `overrides`.
 
     Raises:
-        InputError: the file cannot be read, or a name in it is no threshold.
+        InputError: the file cannot be read, or has a name that is not a threshold.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -73,7 +73,7 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
 
 
 def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
-    """What a comparison's report finds, the causes first."""
+    """The findings of a comparison's report, causes first."""
     findings = [*_not_finite(report), *_inputs(report), *_weights(report, limits), *_layers(report, limits)]
     findings += [*_outputs(report, limits), *_evidence(report, limits)]
     return findings

@@ -152,7 +152,7 @@ def _permuted(a: np.ndarray, b: np.ndarray) -> str:
 def saturated_share(graph: Graph, name: str, reference: np.ndarray) -> float | None:
     """Share of the reference's elements that lie beyond the range of the candidate's quantised layer `name`.
 
-    None where the layer is not behind a DequantizeLinear.
+    None if no DequantizeLinear makes the layer.
     """
     node = graph.producer(graph[name]) if name in graph else None
     if node is None or node.op != "DequantizeLinear":

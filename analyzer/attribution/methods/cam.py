@@ -38,7 +38,7 @@ def grad_cam_plus_plus(ctx: Context, eps: float = 1e-6) -> Value:
     """L = ReLU(Σ_k w_k A_k), w_k = Σ_ij α_kij ReLU(g_kij), α = g² / (2 g² + Σ_ab A_kab g³ + ε), 0 where g = 0
 
     With the paper's Y = exp(y) the second and third derivatives are exp(y) g² and exp(y) g³ for networks that are
-    piecewise linear behind the layer; the factor exp(y) cancels in α and scales all of w, so it is left out. α is
+    piecewise linear after the layer; the factor exp(y) cancels in α and scales all of w, so it is left out. α is
     not normalised. ε keeps positions with a tiny gradient, where the denominator may cross 0, from ruling the sum;
     its value is pytorch-grad-cam's.
     """

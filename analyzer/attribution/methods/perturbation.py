@@ -41,7 +41,7 @@ def occlusion(
             are cut off at the border.
         stride: half of the patch where 0.
         fill: one of `FILLS` or a number in the values of the preprocessed image.
-        score: "score", or "probability" behind the model's squashing function, as in the paper.
+        score: "score", or "probability" after the model's squashing function, as in the paper.
     """
     check_choice("score", score, SCORES)
     size = model.size
@@ -140,7 +140,7 @@ def _weighted(weights: np.ndarray, maps: np.ndarray) -> np.ndarray:
     return np.maximum(np.tensordot(weights, maps.astype(np.float64), 1), 0)
 
 
-# ---- A feature map: only what lies behind it runs ----
+# ---- Methods that change a feature map: only the nodes after it run ----
 
 
 @method("ablation-cam", "cam", "Desai & Ramaswamy 2020, Ablation-CAM, WACV", needs_gradient=False, runs=True)

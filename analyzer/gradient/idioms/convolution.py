@@ -183,7 +183,7 @@ def _pads_over_gaps(op: Builder, node: Primal, ct: Value, windows: Windows) -> l
 
 
 def gapped(op: Builder, node: Primal, value: Value, strides: list[int]) -> Value | None:
-    """(N, C, s h, s w): finite values with s − 1 zeros behind each, s = 2; None where that is not quick to get."""
+    """(N, C, s h, s w): finite values with s − 1 zeros after each, s = 2; None where that is not quick to get."""
     wide = repeated(op, value, strides) if node.finite else None
     extent = None if wide is None or wide.shape is None else fixed_sizes(wide.shape[2:])
     if strides != [2, 2] or wide is None or extent is None:

@@ -104,7 +104,7 @@ def _is_inside(op: Builder, y: Value, channels: int, hi: float) -> Value:
     """1[0 < y < hi] of a y in [0, hi]: where y − hi 1[y > 0] is negative, in float32 exactly.
 
     That difference is written as a BatchNormalization and an Add, which the runtime, in its blocked layout, makes one
-    pass of together with the HardSigmoid behind.
+    pass of together with the HardSigmoid after it.
     """
     scale, zero, one = (op.constant(np.full(channels, v, np.float32)) for v in (-hi, 0, 1))
     below = op.BatchNormalization(is_positive(op, y), scale, zero, zero, one, epsilon=0.0)
@@ -112,7 +112,7 @@ def _is_inside(op: Builder, y: Value, channels: int, hi: float) -> Value:
 
 
 def _fused_relu6(node: Primal) -> int | None:
-    """The channels of a ReLU6 right behind a convolution, None of other clips."""
+    """The channels of a ReLU6 directly after a convolution, None of other clips."""
     below, above, producer = node.const(1), node.const(2), node.graph.producer(node.x)
     shape = node.y.shape or ()
     channels = shape[1] if len(shape) > 1 else None
