@@ -9,23 +9,35 @@ from typing import Any
 from analyzer.report.page import findings_table, page, shown, table
 
 DEFINITIONS = {
-    "contract": "mean top probability, and accuracy if labels are given, under each preprocessing; size: magnitude of "
-    "the input values relative to those of the declared preprocessing",
-    "dead": "channels that have the same value everywhere, on all pictures",
+    "confidence, accuracy": "mean probability of the top class; share of pictures with the right top class, if "
+    "labels are given",
+    "input contract": "mean top probability, and accuracy if labels are given, under each preprocessing; size: "
+    "magnitude of the input values relative to the declared preprocessing's. Finding if another one is better by "
+    "more than 0.1 (without labels, only among those of similar size)",
+    "dead": "channels that have the same value everywhere, on all pictures; finding above a quarter of a layer",
     "saturated": "channels with more than half of their values at the layer's maximum on every picture, such as the "
-    "upper bound of a clip, a sigmoid or a quantiser",
+    "upper bound of a clip, a sigmoid or a quantiser; finding above a quarter of a layer",
+    "saturated scores": "share of pictures whose top scores tie at the maximum of the output's quantiser; finding "
+    "above 5 %",
     "corner on padding": "share of a corner unit's receptive field that lies outside the picture",
-    "label kept when shifted": "share of 4-pixel shifts, in four directions, that do not change the top class",
-    "random head": "rank correlation of the map with that of the model with its last weights shuffled; lower is better",
-    "other class": "rank correlation of the map with that of another class; lower is better",
+    "label kept when shifted": "share of 4-pixel shifts, in four directions, that do not change the top class; "
+    "finding below 80 %",
+    "change when shifted": "mean change of the top class's probability for these shifts",
+    "random head": "rank correlation of the map with that of the model with its last weights shuffled; lower is "
+    "better, finding above 0.7",
+    "other class": "rank correlation of the map with that of another class; lower is better, finding above 0.9",
     "deletion, insertion": "area under the curve of the class's probability as pixels are removed, or inserted, in "
-    "order of heat (Petsiuk et al. 2018); “random”: the same for random cells",
-    "average drop": "share of the class's probability that is lost when cold pixels fade to the picture's mean: "
-    "heat · picture + (1 − heat) · mean (Chattopadhay et al. 2018)",
-    "border, corners": "share of the heat in the outer tenth, or in the corners, divided by its share of the area; "
-    "1 is uniform",
-    "maxima together": "largest share of the maxima that lie within a tenth of the picture's size of one maximum",
+    "order of heat (Petsiuk et al. 2018); “random”: the same for random cells. Finding if the map is worse in both",
+    "average drop": "share of the class's probability that is lost when cold pixels fade to the picture's mean: heat "
+    "· picture + (1 − heat) · mean (Chattopadhay et al. 2018)",
+    "border, corners": "share of the heat in the outer tenth on each side, or in the corners (a fifth of each side), "
+    "divided by its share of the area; 1 is uniform, finding above 1.5 (border) or 2 (corners)",
+    "maxima together": "largest share of the maxima that lie within a tenth of the picture's size of one maximum; "
+    "finding above 60 % if there are at least 8 pictures",
+    "peak of mean map": "highest value of the mean of all maps",
+    "degenerate maps, not finite": "number of empty or constant maps, and of pictures with NaN or ∞; finding if any",
     "pointing game": "share of pictures whose maximum lies inside a given box (Zhang et al. 2016)",
+    "energy in boxes": "share of the heat inside the given boxes",
 }
 
 

@@ -15,7 +15,12 @@ CODES = (
     "not-finite", "input-differs", "weight-differs", "saturated", "features-diverge", "labels-differ", "scores-drift",
     "outputs-differ", "evidence-moves",
 )  # fmt: skip
+FIGURES = {
+    "rank_correlation": "rank correlation", "top_iou": "top IoU", "maximum_shift": "shift of the maximum",
+    "rank_correlation_low": "lowest rank correlation",
+}  # fmt: skip
 DEFINITIONS = {
+    "label agreement": "share of pictures with the same top class, or with the same classes above ½ for sigmoid scores",
     "cosine": "⟨a, b⟩ / (‖a‖ ‖b‖) of a layer's activations; mean over pictures",
     "SQNR": "10 log₁₀(Σ a² / Σ (a − b)²) over all pictures, in decibels; 200 if both are equal",
     "rank correlation": "Spearman's rank correlation of the two heatmaps of a picture; median over pictures",
@@ -25,6 +30,8 @@ DEFINITIONS = {
     "output error": "for outputs other than class scores: RMS(a − b) / RMS(a), the largest over the slices along the "
     "output's shortest axis. RMS(a) is taken over all pictures and is at least a tenth of the largest slice's; slices "
     "of probabilities count as one slice",
+    "max error, 99% error": "largest |a − b| of a layer over all pictures, and its 99th percentile, mean over pictures",
+    "relative error": "‖a − b‖ / ‖a‖ of a weight, dequantised",
 }
 
 
@@ -178,7 +185,7 @@ def _summary(report: Mapping[str, Any]) -> str:
     )
     rows += [[line.partition(": ")[0], line.partition(": ")[2]] for line in coverage(report)]
     for method, row in report["evidence"].items():
-        words = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in row.items())
+        words = ", ".join(f"{FIGURES.get(k, k.replace('_', ' '))} {v:.3f}" for k, v in row.items())
         rows.append([method, words])
     for method, why in report["unavailable"].items():
         rows.append([method, f"not available: {why}"])
