@@ -1,4 +1,4 @@
-"""The feature maps of a model, and the one to explain by where the user names none."""
+"""The feature maps of a model, and the default layer."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _unknown_operators(graph: Graph) -> list[str]:
 
 
 def default_layer(graph: Graph, target: Value) -> FeatureMap:
-    """The feature map to explain `target` by, where the user names none.
+    """The feature map to explain `target` by if the user chooses none.
 
     The last one that all later feature maps depend on: the map before the pooling of a CNN, the last map of the
     backbone of a detector. Where a transformer reads its answer from a class token, the other tokens after the last

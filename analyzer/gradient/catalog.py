@@ -1,4 +1,4 @@
-"""The operator table: how each standard operator is differentiated. It is generated, never kept by hand."""
+"""The operator table: how each standard operator is differentiated. It is generated from the rules."""
 
 from __future__ import annotations
 

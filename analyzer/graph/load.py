@@ -1,7 +1,7 @@
-"""From a path, bytes or ModelProto to a `Source`: the graph with its weights set aside.
+"""Load a path, bytes or ModelProto as a `Source`: the graph with its weights kept outside the protobuf.
 
-Weights live in NumPy arrays (memory-mapped where the file keeps them as external data) and never travel through
-protobuf again: the proto that the passes work on holds stubs, so it stays small for a model of any size.
+Weights are NumPy arrays (memory-mapped if the file has them as external data) and are not copied into protobuf again:
+the proto that the passes work on has stubs, so it is small for a model of any size.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Opened: TypeAlias = io.BufferedReader | io.BytesIO  # a file, or the bytes of wh
 
 
 def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
-    """Read `model` and set its weights aside.
+    """Read `model` and move its weights out of the protobuf.
 
     Args:
         model: path of an `.onnx` file (external data beside it), its bytes, or a `ModelProto` (left untouched).

@@ -1,4 +1,4 @@
-"""A model as it came: its proto with stubs for large weights, the weights themselves, and the files they are from."""
+"""A loaded model: its proto with stubs for large weights, the weights, and the files they come from."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ DETACHABLE = {  # types that NumPy has
 
 @dataclass
 class Source:
-    """A model as it came.
+    """A loaded model.
 
     Attributes:
-        proto: with stubs for the initializers of 4 KiB and more. detached: {name: array} of these.
-        path: the file it was read from. sha256: of that file alone, or of the bytes given; "" of a ModelProto.
-        files: every file that was read, as it was then. mapped: those that weights are mapped from.
+        proto: the model, with stubs for initializers of 4 KiB and more. detached: {name: array} of these.
+        path: the file. sha256: hash of that file alone, or of the given bytes; "" for a ModelProto.
+        files: every file that was read, with its state at that time. mapped: those that weights are mapped from.
         inlined: hash of the external data that went into `proto`.
     """
 
@@ -61,7 +61,7 @@ class Source:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of every byte of the model, external data included: `sha256` where there is none.
+        """A hash of every byte of the model, including external data; `sha256` if there is none.
 
         Raises:
             InputError: as `check_unchanged`.
@@ -81,7 +81,7 @@ class Source:
         return digest.hexdigest()
 
     def check_unchanged(self) -> None:
-        """Sees to it that weights that are mapped from files are those that were loaded.
+        """Check that files with mapped weights have not changed.
 
         Raises:
             InputError: such a file has changed since.

@@ -1,4 +1,4 @@
-"""Where the network's pixels came from: one affine map per axis, `input = image · scale + offset`.
+"""Where the network's pixels come from: one affine map per axis, `input = image · scale + offset`.
 
 Coordinates are continuous and x comes first in points and boxes: pixel i spans [i, i + 1), its centre is i + ½. So a
 picture of width W spans [0, W] whatever its resolution, and a map of any resolution lies over it.

@@ -1,6 +1,6 @@
-"""From a picture to the network's input tensor, remembering where each pixel came from.
+"""Preprocessing: from a picture to the network's input tensor, and where each of its pixels comes from.
 
-`x = (pixel · scale − mean) / std`, per channel, after the picture was brought to the network's size.
+`x = (pixel · scale − mean) / std`, per channel, after the picture is resized to the network's size.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Preprocess:
             right and bottom).
         crop_fraction: 0.875 is 224 of 256.
         interpolation: bilinear, bicubic, area or nearest, PIL's (see `resample`).
-        antialias: False for frameworks that shrink without smoothing (OpenCV, TensorFlow's default).
+        antialias: False for frameworks that downsample without smoothing (OpenCV, TensorFlow's default).
         pad_value: the letterbox's grey, a 0 … 255 pixel.
         dtype: of the tensor. Integers are rounded and saturated; int8 wants mean 128, pixel − 128.
     """
@@ -101,10 +101,10 @@ class Preprocess:
             )
 
     def shape(self, batch: int) -> tuple[int, ...]:
-        """(batch, …): that of so many inputs.
+        """(batch, …), the shape of the input tensor for a batch.
 
         Raises:
-            InputError: the size is that of each picture.
+            InputError: the size is not fixed.
         """
         if self.size is None:
             raise InputError("the input size is not fixed", "fix it, for example with --size 224x224")
@@ -128,7 +128,7 @@ class Preprocess:
         return np.ascontiguousarray(_cast(values, self.dtype)[None]), placement
 
     def undo(self, tensor: np.ndarray) -> np.ndarray:
-        """What the network saw: the (h, w, 3) uint8 RGB picture of one input tensor of `apply`."""
+        """The (h, w, 3) uint8 RGB picture that the network sees, from one input tensor of `apply`."""
         values = np.asarray(tensor, np.float64).reshape(tensor.shape[-3:])
         if self.layout == "NCHW":
             values = values.transpose(1, 2, 0)

@@ -1,4 +1,4 @@
-"""The gallery: one HTML file with everything in it, and the same as data."""
+"""The gallery: one self-contained HTML file, and the same content as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels that onnxruntime really runs, after its optimisation."""
+"""The kernels that onnxruntime runs after its optimisation."""
 
 from __future__ import annotations
 
