@@ -27,7 +27,7 @@ from analyzer.version import __version__
 
 CACHE_VARIABLE = "ONNX_ANALYZER_CACHE"
 CACHE_BYTES = 512 << 20
-ABANDONED = 3600.0  # seconds after which nobody is still writing a file
+ABANDONED = 3600.0  # seconds after which a temporary file is abandoned
 
 
 class Store:
@@ -45,7 +45,7 @@ class Store:
         try:
             with np.load(self._path(key), allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-        except Exception:  # absent, cut off, or none of ours: it is made anew
+        except Exception:  # missing, truncated or foreign: it is created again
             return None
 
     def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:

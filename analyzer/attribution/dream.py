@@ -252,7 +252,7 @@ class Fourier:
         pixels = self.pixels()
         planes = ((gradient * pixels * (1 - pixels)) @ self.mix).transpose(2, 0, 1)
         spectrum = np.fft.rfft2(planes) / (self.shape[0] * self.shape[1])
-        # A frequency of the half plane stands for its mirror image too, but for the columns that mirror themselves.
+        # A frequency of the half plane also represents its mirror image, except in the columns that mirror themselves.
         spectrum[..., 1 : (self.shape[1] + 1) // 2] *= 2
         spectrum = spectrum * self.scale
         return np.stack([spectrum.real, spectrum.imag])

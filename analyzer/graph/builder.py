@@ -334,7 +334,7 @@ class Builder:
 
     def _is(self, value: Value | None, number: float) -> bool:
         if not isinstance(value, gs.Constant) or math.prod(fixed_sizes(value.shape) or (0,)) != 1:
-            return False  # told from the shape: the numbers of large weights are not here
+            return False  # by shape only: the values of large weights are not loaded here
         known = self.const(value)
         return known is not None and known.item() == number
 

@@ -121,7 +121,7 @@ def state_of(path: Path) -> FileState | None:
         return None
 
 
-# ---- Weights set aside ----
+# ---- Weights outside the protobuf ----
 
 
 def embed(source: Source) -> None:

@@ -157,7 +157,7 @@ def _checked(
     return values
 
 
-# ---- keys and their values: each parser returns the value, or says by ValueError what it must be -----------------
+# ---- keys and their values: each parser returns the value, or raises ValueError("what it must be") -----------------
 
 
 def _number(value: Any) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from analyzer.errors import InputError, suggest
 
-EQUAL_DB = 60.0  # signal over noise from which two layers hold the same but for rounding
+EQUAL_DB = 60.0  # SQNR above which two layers are equal up to rounding
 
 
 @dataclass(frozen=True)

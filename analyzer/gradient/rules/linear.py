@@ -91,7 +91,7 @@ def _operand_bar(op: Builder, node: Primal, ct: Value, terms: Sequence[str], res
     value = op.Einsum(ct, *(v for _, v in others), equation=",".join([result, *(t for t, _ in others)]) + "->" + found)
     if found == term:
         return value
-    # Axes that were summed away are repeated; a label that stands twice took the diagonal.
+    # Axes that were summed are repeated; a label that occurs twice selected the diagonal.
     value = op.Unsqueeze(value, [i for i, c in enumerate(once) if c not in seen]) if found != once else value
     value = value if once == term else _on_diagonals(op, node, value, term, x)
     return op.Expand(value, op.shape(x))

@@ -94,7 +94,7 @@ def split_vjp(op: Builder, node: Primal, *cts: Cotangent) -> Cotangent:
 @vjp("Slice", since=10)
 def slice_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x[start : end : step]   ⇒   x̄ = ȳ at these places, zeros elsewhere"""
-    # The same slice of a tensor of positions tells where each element came from.
+    # The same slice of a tensor of positions gives the origin of each element.
     x = node.x
     count = op.ReduceProd(op.shape(x), keepdims=0)
     positions = op.Reshape(op.Range(np.int64(0), count, np.int64(1)), op.shape(x))

@@ -159,7 +159,7 @@ def _modulo(newer: Newer) -> list[onnx.NodeProto]:
 
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-# By operator: an input whose type stands by itself since then, or another meaning under the same schema.
+# By operator: an input that has a type of its own since then, or another meaning under the same schema.
 MEANINGS: dict[tuple[str, int], Row] = {
     ("QuantizeLinear", 23): Row("x is cast to the type of the scale", _scale_of_its_own_type),
     ("Mod", 28): Row("fmod=0 of floats, by fmod=1", _modulo),

@@ -160,7 +160,7 @@ def opset_pass(source: Source, request: Request) -> None:
         converted = onnx.version_converter.convert_version(source.proto, OPSET)
     except Exception as error:
         if version > OPSET - 8 and all(n.domain != ASIDE for n in all_nodes(source.proto.graph)):
-            return  # rules name the versions they hold for, and say so where this one is not among them
+            return  # rules name the versions they support, and raise an error for others
         reason = " ".join(str(error).split())
         raise UnsupportedError(
             f"{source.name}: opset {version} cannot be converted to {OPSET}: {reason[-300:]}",
