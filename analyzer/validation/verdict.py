@@ -164,9 +164,13 @@ def _evidence(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     for method, row in report["evidence"].items():
         if method == "gradient":
             continue  # quantisation moves single pixels of a gradient at will; it is shown, not judged
-        for key, limit in (("rank_correlation", limits.evidence_correlation), ("top_iou", limits.evidence_iou)):
+        figures = (
+            ("rank_correlation", limits.evidence_correlation, "rank correlation"),
+            ("top_iou", limits.evidence_iou, "top IoU"),
+        )
+        for key, limit, name in figures:
             if row[key] < limit:
-                words = f"{method} maps differ: median {key.replace('_', ' ')} {row[key]:.3f}"
+                words = f"{method} maps differ: median {name} {row[key]:.3f}"
                 found.append(Finding("evidence-moves", method, row[key], limit, words))
     return found
 

@@ -388,7 +388,7 @@ def mish_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @vjp("Gelu")
 def gelu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = x Φ(x)   ⇒   x̄ = ȳ ⊙ (Φ(x) + x φ(x)), φ and Φ the normal density and distribution, or tanh's likeness"""
+    """y = x Φ(x)   ⇒   x̄ = ȳ ⊙ (Φ(x) + x φ(x)), φ and Φ the normal density and distribution, or by tanh"""
     x = node.x
     if node.attr("approximate") == "tanh":
         # Φ ≈ (1 + tanh u) / 2, u = √(2/π) (x + 0.044715 x³)
