@@ -60,7 +60,7 @@ def test_int8_is_pixel_minus_128() -> None:
         ([1, 64, 56, 56], "float32", "64 channels"),
         (["bytes"], "uint8", "not a picture"),
         ([1, 3, 8, 8], "int64", "int64"),
-        ([1, 3, 8, 8], "str", "takes no pictures"),
+        ([1, 3, 8, 8], "str", "cannot be a picture"),
     ],
 )
 def test_inputs_that_take_no_pictures(shape, dtype, words: str) -> None:
@@ -90,7 +90,7 @@ def test_own_file_beside_the_model(tmp_path: Path) -> None:
     assert (card.labels, card.default_layer, card.task) == (("cat", "dog"), "/layer4/Relu_output_0", "classification")
     assert card.label(1) == "dog" and card.label(7) == "7"
     assert card.source == "from net.toml, the rest from the input float32[N, 3, 224, 224]"
-    assert card.description.startswith("BGR 224×224 NCHW float32, letterboxed on 0")
+    assert card.description.startswith("BGR 224×224 NCHW float32, letterboxed with 0")
 
 
 def test_shared_file_of_a_folder(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_flags_as_typed(tmp_path: Path) -> None:
         ("[preprocess]\nmeen = 0.5", ["'meen'", "'mean'"]),
         ("[preproces]\nmean = 0.5", ["'preproces'", "'preprocess'"]),
         ("label = ['a']", ["'label'", "'labels'"]),
-        ("mean = 0.5", ["'mean'", "must stand in the table 'preprocess'"]),
+        ("mean = 0.5", ["'mean'", "must be in the table 'preprocess'"]),
         ("[preprocess]\nmean = [0.5, 0.5]", ["mean", "per channel"]),
         ("[preprocess]\nmean = 'half'", ["mean", "half", "a number"]),
         ("[preprocess]\nscale = true", ["scale", "a number"]),
@@ -155,14 +155,14 @@ def test_flags_as_typed(tmp_path: Path) -> None:
         ("[preprocess]\nsize = [224.0, 224.0]", ["size", "[height, width]"]),
         ("[preprocess]\nantialias = 1", ["antialias", "true or false"]),
         ("[preprocess]\nlayout = ['NCHW']", ["layout", "one of NCHW, NHWC"]),
-        ("[preprocess]\nstd = 0", ["net.toml", "not 0"]),
+        ("[preprocess]\nstd = 0", ["net.toml", "must not be 0"]),
         ("[preprocess]\nchannels = 'GRAY'", ["GRAY"]),
         ("[preprocess]\nsize = [64, 64]", ["64×64", "224"]),
         ("[preprocess]\ndtype = 'float16'", ["float16", "float32[N, 3, 224, 224]"]),
         ("labels = 'cat'", ["labels", "a list of strings"]),
         ("labels = []", ["labels", "at least one"]),
-        ("labels = ['a']\nlabels-file = 'a.txt'", ["labels-file", "one is enough"]),
-        ("labels-file = '../../secret.txt'", ["leaves the folder"]),
+        ("labels = ['a']\nlabels-file = 'a.txt'", ["labels-file", "use only one"]),
+        ("labels-file = '../../secret.txt'", ["outside the model's folder"]),
         ("labels-file = 'absent.txt'", ["absent.txt", "no such file"]),
         ("preprocess = 3", ["'preprocess' must be a table"]),
         ("[preprocess", ["not valid TOML"]),

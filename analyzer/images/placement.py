@@ -1,4 +1,4 @@
-"""Where the network's pixels came from: one affine map per axis, `input = image · scale + offset`.
+"""Where the network's pixels come from: one affine map per axis, `input = image · scale + offset`.
 
 Coordinates are continuous and x comes first in points and boxes: pixel i spans [i, i + 1), its centre is i + ½. So a
 picture of width W spans [0, W] whatever its resolution, and a map of any resolution lies over it.
@@ -74,7 +74,7 @@ class Placement:
             heat: (h, w) or (h, w, …) of any resolution, lying over the whole network input.
         """
         if heat.ndim < 2 or 0 in heat.shape[:2]:
-            raise InputError(f"a map of shape {heat.shape} has no rows and columns to lay over the picture")
+            raise InputError(f"a map of shape {heat.shape} has no height and width, so it cannot be placed")
         moved = self.scale != (1.0, 1.0) or self.offset != (0.0, 0.0)
         if not moved and tuple(heat.shape[:2]) == self.input_size == self.image_size:
             return heat.astype(np.float32)

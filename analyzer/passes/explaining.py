@@ -24,7 +24,7 @@ class Explaining(Asking):
     Args:
         targets: as they were asked for, in the order of the question's.
         overlays, raws: {picture: file to write}.
-        top: how many classes are told.
+        top: number of classes to report.
         drawing: `alpha` and `colormap` of overlays.
         progress: of methods that run the model many times.
     """

@@ -61,7 +61,9 @@ class Journal:
                 raise OutputError(f"{self._log}: cannot be written ({error.strerror or error})") from error
             if not _lock(file):
                 file.close()
-                raise InputError(f"{self._log}: another process is at work here", "wait for it, or use another folder")
+                raise InputError(
+                    f"{self._log}: another process is using this folder", "wait for it, or use another folder"
+                )
             if self._log.exists() and os.path.samestat(self._log.stat(), os.fstat(file.fileno())):
                 return file
             file.close()  # it was removed between opening and locking
@@ -79,7 +81,7 @@ class Journal:
             if path.suffix == ".journal":
                 with path.open("rb") as file:
                     if not _lock(file):
-                        raise InputError(f"{path}: another process is at work on this shard", "wait for it")
+                        raise InputError(f"{path}: another process is working on this shard", "wait until it finishes")
             found += _records(path)
         return [Block(**record) for record in found if "level" in record]
 
@@ -91,7 +93,7 @@ class Journal:
         last = max(states, key=lambda path: path.stat().st_mtime)
         other: dict[str, Any] = next((record["identity"] for record in _records(last)), {})
         differing = [name for name, value in self.identity.items() if other.get(name) != value]
-        return f"{self.folder} holds a run with other {', '.join(differing) or 'code'}: this one starts anew"
+        return f"{self.folder} has results of a run with different {', '.join(differing) or 'code'}; starting over"
 
     def append(self, block: Block) -> None:
         """Add a finished batch."""

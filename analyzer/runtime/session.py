@@ -113,13 +113,13 @@ class Session:
                 raise explain_failure(error, proto.graph.name) from None
         self.provider = self._session.get_providers()[0]
         if self.provider != name:
-            raise ProviderError(f"asked for {name} but onnxruntime chose {self.provider}", "run `onnx-analyzer doctor`")
+            raise ProviderError(f"{name} requested, but onnxruntime uses {self.provider}", "run `onnx-analyzer doctor`")
         self.fallbacks = self._fallbacks(proto) if name != NAMES["cpu"] else []
         if self.fallbacks and not allow_fallback:
             raise ProviderError(
-                f"{len(self.fallbacks)} floating-point nodes have no kernel on {name} and fell to the CPU: "
+                f"{len(self.fallbacks)} floating-point nodes have no kernel for {name} and fall back to the CPU: "
                 + ", ".join(self.fallbacks[:5]),
-                "pass --allow-fallback to accept that, or use --provider cpu",
+                "pass --allow-fallback to allow this, or use --provider cpu",
             )
         self.inputs: dict[str, Any] = {i.name: i for i in self._session.get_inputs()}
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
@@ -155,7 +155,7 @@ class Session:
         unknown = [n for n in feeds if n not in self.inputs]
         missing = [n for n in self.inputs if n not in feeds]
         if unknown or missing:
-            parts = [f"no input {n!r}" for n in unknown] + [f"input {n!r} is not given" for n in missing]
+            parts = [f"no input {n!r}" for n in unknown] + [f"missing input {n!r}" for n in missing]
             raise InputError("; ".join(parts) + f"; the model's inputs are {', '.join(map(repr, self.inputs))}")
         return {name: check_array(np.asarray(array), self.inputs[name]) for name, array in feeds.items()}
 
@@ -186,7 +186,7 @@ def _parts(model: Runnable, outputs: Sequence[str] | None) -> tuple[onnx.ModelPr
 def _limit_memory(providers: Sequence[tuple[str, dict[str, Any]]], limit: int) -> None:
     options = dict(providers).get(NAMES["cuda"])
     if options is None:
-        raise InputError(f"{providers[0][0]} has no memory limit", "it is for --provider cuda")
+        raise InputError(f"{providers[0][0]} has no memory limit", "the limit requires --provider cuda")
     options["gpu_mem_limit"] = limit
 
 
@@ -253,8 +253,8 @@ def explain_failure(error: Exception, name: str) -> Exception:
     unknown = re.search(r"([\w.:]+)\(-?\d+\) is not a registered function/op", text)
     if unknown:
         return UnsupportedError(
-            f"{name}: onnxruntime does not know the operator {unknown[1]}",
-            "it needs a custom operator library, which is never loaded unasked; export with standard operators",
+            f"{name}: onnxruntime has no operator {unknown[1]}",
+            "it needs a custom operator library, which onnx-analyzer does not load; export with standard operators",
         )
     if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
         return UnsupportedError(f"{name}: onnxruntime has no kernel for a node: {text}")
