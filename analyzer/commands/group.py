@@ -35,7 +35,14 @@ class Commands(click.Group):
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="onnx-analyzer", prog_name="onnx-analyzer")
 def cli() -> None:
-    """See what an exported ONNX vision model looks at. No training framework needed: the .onnx file is enough.
+    """Show what an ONNX vision model looks at, with no training framework.
 
-    Shell completion: eval "$(_ONNX_ANALYZER_COMPLETE=bash_source onnx-analyzer)" (or zsh_source, fish_source).
+    \b
+    Shell completion for bash; for zsh or fish, replace "bash":
+      eval "$(_ONNX_ANALYZER_COMPLETE=bash_source onnx-analyzer)"
+
+    \b
+    Exit codes: 0 success, 1 findings (audit, compare), 2 bad usage or input,
+    3 unsupported model or method, 4 provider or runtime failure, 5 some pictures
+    failed, 70 internal error, 130 interrupted.
     """
