@@ -27,3 +27,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(entry) for entry in value]
     return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with floats to six significant digits, so that equal runs give equal text."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -21,7 +21,7 @@ LEVEL = {
     "attribution": 5,
     "passes": 6,
     "mining": 7, "validation": 7,
-    "report": 8,
+    "report": 8, "__main__": 10,
     "api": 8,
     "commands": 9,
 }  # fmt: skip

@@ -17,8 +17,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 import analyzer
 from analyzer.attribution import Explainer
 from analyzer.attribution import export as export_module
+from analyzer.attribution.inspection import describe
 from analyzer.commands import main
-from analyzer.commands.inspect import describe
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import save as save_module
 from analyzer.graph.portable import MOVERS, make_portable

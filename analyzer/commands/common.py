@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
+from analyzer.commands.stdout import is_stdout
 from analyzer.version import JSON_SCHEMA, __version__
 
+if TYPE_CHECKING:
+    from analyzer.data import Sample
+    from analyzer.errors import AnalyzerError
+    from analyzer.graph import Value
 
-def parse_shapes(shapes: Sequence[str], inputs: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+T = TypeVar("T")
+
+
+class LeftOut(Protocol):
+    """What is said of every outcome of a pass."""
+
+    @property
+    def failed(self) -> Mapping[str, AnalyzerError]: ...
+    @property
+    def doubt(self) -> str: ...
+
+
+def parse_shapes(shapes: Sequence[str], inputs: Sequence[Value]) -> dict[str, tuple[int, ...]]:
     """{input: sizes} from `NAME:1x3x224x224`; the name may be left out for the first input.
 
     An input of which only the batch is open, and that is not named, has a batch of 1.
@@ -24,7 +42,7 @@ def parse_shapes(shapes: Sequence[str], inputs: Sequence[Any]) -> dict[str, tupl
         name, _, sizes = text.rpartition(":")
         parts = sizes.lower().replace(",", "x").split("x")
         if not all(p.isdigit() and int(p) > 0 for p in parts):
-            raise InputError(f"--shape {text!r} is not a list of sizes", "write it as input:1x3x224x224")
+            raise InputError(f"--shape {text!r} is not a list of sizes", "write it as 1x3x224x224 or NAME:1x3x224x224")
         found[name or inputs[0].name] = tuple(int(p) for p in parts)
     return found
 
@@ -37,7 +55,7 @@ def parse_options(given: Sequence[str]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise InputError(f"-O {text!r} is not NAME=VALUE", "write for example -O patch=32; see docs/methods.md")
+            raise InputError(f"-O {text!r} is not NAME=VALUE", "for example: -O patch=32")
         found[name.strip().replace("-", "_")] = _plain_value(value.strip())
     return found
 
@@ -67,13 +85,23 @@ def finish(form: str, kind: str, document: dict[str, Any], lines: Iterable[str],
     if form == "json":
         print_json(kind, {**document, "written": list(written)})
         return
-    for line in [*lines, *(f"written: {place}" for place in written)]:
+    for line in lines:
         click.echo(line)
+    for place in written:
+        say_written(place)
+
+
+def say_written(place: str | Path) -> None:
+    """A line per file; none for the one that goes to stdout."""
+    if not is_stdout(place):
+        click.echo(f"written: {place}")
 
 
 def note(text: str) -> None:
-    """A line for the person, on stderr."""
-    click.echo(text, err=True)
+    """A line for the person, on stderr, unless --quiet was given."""
+    context = click.get_current_context(silent=True)
+    if context is None or not context.meta.get("quiet"):
+        click.echo(text, err=True)
 
 
 def tell_doubt(doubt: str, told: str) -> str:
@@ -83,15 +111,15 @@ def tell_doubt(doubt: str, told: str) -> str:
     return doubt or told
 
 
-def tell_left_out(outcome: Any) -> None:
+def tell_left_out(outcome: LeftOut) -> None:
     """Says what of a pass could not be used, and what its folder held: `failed` and `doubt`."""
     if outcome.doubt:
         note(f"note: {outcome.doubt}")
     for picture, error in outcome.failed.items():
-        note(f"error: {error}" if str(error).startswith(picture) else f"error: {picture}: {error}")
+        click.echo(f"error: {error}" if str(error).startswith(picture) else f"error: {picture}: {error}", err=True)
 
 
-def failed_as_data(outcome: Any) -> list[dict[str, str]]:
+def failed_as_data(outcome: LeftOut) -> list[dict[str, str]]:
     """The same for JSON."""
     return [{"picture": picture, "error": error.message} for picture, error in outcome.failed.items()]
 
@@ -115,12 +143,18 @@ def shape_text(shape: Sequence[Any] | None) -> str:
     return "[" + ", ".join("?" if d is None or str(d).startswith("unk__") else str(d) for d in shape) + "]"
 
 
+def shows_progress() -> bool:
+    """Whether stderr is a terminal and --quiet was not given."""
+    context = click.get_current_context(silent=True)
+    return sys.stderr.isatty() and not (context is not None and context.meta.get("quiet"))
+
+
 class Progress:
     """A bar on stderr where that is a terminal, nothing elsewhere."""
 
     def __init__(self, total: int, what: str) -> None:
         self.total, self.what, self.done = total, what, 0
-        self.terminal = sys.stderr.isatty()
+        self.terminal = shows_progress()
 
     def step(self, count: int = 1) -> None:
         """So many more are done."""
@@ -136,8 +170,8 @@ def draw_bar(what: str, done: int, total: int) -> None:
 
 
 def each_picture(
-    what: str, pictures: Sequence[str], work: Callable[[str], Any], strict: Callable[[], bool] = lambda: False
-) -> tuple[list[Any], list[dict[str, str]]]:
+    what: str, samples: Sequence[Sample], work: Callable[[Sample], T], strict: Callable[[], bool] = lambda: False
+) -> tuple[list[T], list[dict[str, str]]]:
     """What `work` gives for every picture, and those that could not be used, which are told on stderr as they come.
 
     A single picture's error is raised, so is any while `strict()` holds, and that of an output that cannot be written.
@@ -145,15 +179,16 @@ def each_picture(
     from analyzer.errors import AnalyzerError, OutputError
 
     results, failed = [], []
-    progress = Progress(len(pictures), what)
-    for picture in pictures:
+    progress = Progress(len(samples), what)
+    for sample in samples:
+        picture = sample.id
         try:
-            results.append(work(picture))
+            results.append(work(sample))
         except AnalyzerError as error:
-            if len(pictures) == 1 or strict() or isinstance(error, OutputError):
+            if len(samples) == 1 or strict() or isinstance(error, OutputError):
                 raise
             failed.append({"picture": picture, "error": error.message})
-            note(f"error: {picture}: {error}")
+            click.echo(f"error: {error}" if str(error).startswith(picture) else f"error: {picture}: {error}", err=True)
         progress.step()
     return results, failed
 
@@ -164,7 +199,7 @@ class RunProgress:
     PATIENCE = 1.0
 
     def __init__(self) -> None:
-        self.terminal = sys.stderr.isatty()
+        self.terminal = shows_progress()
         self.start = 0.0
         self.shown = False
 

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click import Choice
 
 from analyzer.commands.common import Progress, note, print_json, table, tell_left_out
 from analyzer.commands.options import (
-    READ,
+    METHOD,
+    PROVIDER,
     READ_FILE,
-    WRITE_FILE,
+    WRITE_REPORT,
+    DataSet,
     Given,
     OverPictures,
     Preprocessing,
     SessionOptions,
     argument,
+    exit_zero_option,
     group,
-    limit_option,
     option,
     several,
 )
-
-if TYPE_CHECKING:
-    from analyzer.images import Preprocess
 
 MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of both sides; see `runtime.Session`
 
@@ -34,73 +33,99 @@ MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of bo
 class Compare(Given):
     reference: str | None = argument(type=READ_FILE, required=False)
     candidate: str | None = argument(type=READ_FILE, required=False)
-    data: tuple[str, ...] = several("-d --data", "Pictures, or folders of them.", type=READ)
-    limit: int | None = limit_option
-    boxes: str | None = option("--boxes", "JSON {picture: [[x0, y0, x1, y1], …]}.", type=READ_FILE)
-    methods: tuple[str, ...] = several("-m --method", "Maps to compare.  [grad-cam, gradient]")
-    thresholds: str | None = option("--thresholds", "TOML file with limits; see docs/compare.md.", type=READ_FILE)
-    limits: tuple[str, ...] = several("--limit-of", "A single threshold.", metavar="NAME=VALUE")
-    report: str | None = option(
-        "--report", "Write the report: .html, .md, .xml (JUnit), .sarif or .json.", type=WRITE_FILE
+    data: DataSet = group(DataSet)
+    boxes: str | None = option(
+        "--boxes", 'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}.', type=READ_FILE, metavar="FILE"
     )
-    judge: str | None = option("--judge", "Judge this saved .json again; nothing is run.", type=READ_FILE)
-    provider: str = option("-p --provider", "Of the reference.", default="cpu")
-    candidate_provider: str | None = option("--candidate-provider", "Of the candidate.  [as the reference's]")
+    methods: tuple[str, ...] = several(
+        "-m --method", "Methods whose maps are compared. Repeatable. Default: grad-cam and gradient.", **METHOD
+    )
+    thresholds: str | None = option(
+        "--thresholds", "TOML file with thresholds; see docs/compare.md.", type=READ_FILE, metavar="FILE"
+    )
+    limits: tuple[str, ...] = several(
+        "--threshold", "Set a single threshold. Repeatable.", old="--limit-of", metavar="NAME=VALUE"
+    )
+    report: str | None = option(
+        "--report",
+        "Report to write: .html, .md, .xml (JUnit), .sarif or .json.",
+        type=WRITE_REPORT,
+        metavar="FILE",
+    )
+    judge: str | None = option(
+        "--judge", "Re-evaluate a saved .json report without running models.", type=READ_FILE, metavar="FILE"
+    )
+    provider: str = option(
+        "-p --provider",
+        "Execution provider of the reference: cpu, cuda, cuda:1, tensorrt or auto.",
+        default="cpu",
+        **PROVIDER,
+    )
+    candidate_provider: str | None = option(
+        "--candidate-provider", "Execution provider of the candidate. Default: the same.", **PROVIDER
+    )
     session: SessionOptions = group(SessionOptions)
     mode: str = option(
         "--mode",
-        "Run both as the runtime optimises them, or operator by operator as the files say.",
+        "as-shipped: with the runtime's graph optimizations. semantics: without, operator by operator.",
         type=Choice(list(MODES)),
         default="as-shipped",
     )
     over: OverPictures = group(OverPictures)
+    exit_zero: bool = exit_zero_option
     preprocess: Preprocessing = group(Preprocessing)
     form: str = option(
-        "--format",
-        "Form of what is printed.",
-        type=Choice(["text", "json", "junit", "sarif", "markdown"]),
-        default="text",
-        show_default=False,
+        "--format", "Output format.", type=Choice(["text", "json", "junit", "sarif", "markdown"]), default="text"
     )
 
 
 @Compare.command("compare")
 def command(given: Compare) -> int:
-    """Compare CANDIDATE with REFERENCE over pictures: outputs, layers, and what both look at. Exit code 1 on findings.
+    """Compare two builds of a model on pictures: their outputs, their layers, and what they look at.
+
+    PICTURES (or --data) are files, folders, glob patterns, or text files with one path per line. Preprocessing
+    options apply to both models; without them, each model's TOML file is used. With --judge, no models or pictures
+    are needed.
+
+    Exit code: 1 if there are findings, unless --exit-zero is given; otherwise 5 if some pictures could not be
+    processed, else 0.
 
     \b
-    onnx-analyzer compare fp32.onnx int8.onnx --data photos/ --report report.html
-
-    Preprocessing flags hold for both sides; without them each model's own card is used. With --judge nothing is run,
-    and no model is given.
+    Example:
+      onnx-analyzer compare fp32.onnx int8.onnx photos/ --report report.html
     """
     from analyzer.errors import InputError
+    from analyzer.report.files import COMPARISONS, check_ending, write_comparison
     from analyzer.validation import as_data, judge, read_thresholds
 
+    check_ending(given.report, COMPARISONS)
     allowed = read_thresholds(given.thresholds, parse_limits(given.limits))
     figures: list[tuple[str, bytes]] = []
     left_out = 0
     if given.judge:
         document = saved(given.judge)
-    elif given.reference is None or given.candidate is None or not given.data:
-        raise InputError("two models and pictures are compared", "give REFERENCE CANDIDATE --data FOLDER")
+    elif given.reference is None or given.candidate is None:
+        raise InputError("compare needs two models", "run: onnx-analyzer compare REFERENCE CANDIDATE --data FOLDER")
     else:
         document, figures, left_out = run(given.reference, given.candidate, given)
     document["findings"] = as_data(judge(document["comparison"], allowed))
     if given.report:
-        write_report(Path(given.report), document, figures)
+        write_comparison(given.report, document, figures)
+        note(f"written: {given.report}")
     show(document, given.form)
-    return 1 if document["findings"] else left_out
+    return 1 if document["findings"] and not given.exit_zero else left_out
 
 
 def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[tuple[str, bytes]], int]:
     """The comparison as data, figures of the pictures that agree least, and 5 where some could not be read, else 0."""
     from analyzer.attribution import Explainer
     from analyzer.commands.pictures import first_shapes, read_card
-    from analyzer.data import find_pictures
+    from analyzer.data import read_boxes
+    from analyzer.plain import rounded
+    from analyzer.report.files import evidence_figures
     from analyzer.validation import EVIDENCE, SAMPLE, Side, Store, compare
 
-    samples = find_pictures(given.data, given.limit, {n: {"boxes": b} for n, b in boxes_of(given.boxes).items()})
+    samples = given.data.samples({name: {"boxes": boxes} for name, boxes in read_boxes(given.boxes).items()})
     options = given.session.keywords(many=True) | {"level": MODES[given.mode]}
     asked = (reference, given.provider), (candidate, given.candidate_provider or given.provider)
     explainers = [Explainer(model, provider, **options) for model, provider in asked]
@@ -134,7 +159,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
             "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
         },
     }
-    return document, drawn(done.maps, cards[0].preprocess), 5 if done.failed else 0
+    return document, evidence_figures(done.maps, samples, cards[0].preprocess), 5 if done.failed else 0
 
 
 def ran_on(receipt: dict[str, Any]) -> str:
@@ -143,41 +168,6 @@ def ran_on(receipt: dict[str, Any]) -> str:
     scores = f"; scores of {receipt['scores']}" if "scores" in receipt else ""
     where = f"{receipt['provider']} of onnxruntime {receipt['onnxruntime']}"
     return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}{scores}"
-
-
-def drawn(maps: dict[str, Any], preprocess: Preprocess) -> list[tuple[str, bytes]]:
-    """Reference and candidate side by side, a row per method."""
-    from analyzer.images import ColourBar, decode, encode, grid, overlay
-
-    figures = []
-    for name, by_method in maps.items():
-        image, tiles, titles = decode(name), [], []
-        placement = preprocess.apply(image)[1]
-        for method, pair in by_method.items():
-            for who, heat in zip(("reference", "candidate"), pair, strict=True):
-                tiles.append(overlay(image, placement.map_to_image(heat), colorbar=False))
-                titles.append(f"{method}: {who}")
-        figures.append((name, encode(grid(tiles, titles, 2, bar=ColourBar()))))
-    return figures
-
-
-def boxes_of(path: str | None) -> dict[str, Any]:
-    """{picture's file name: (n, 4) boxes} from JSON."""
-    import numpy as np
-
-    from analyzer.errors import InputError
-
-    if path is None:
-        return {}
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        found = {}
-        for name, given in content.items():
-            given = given.get("boxes", list(given.values())) if isinstance(given, dict) else given
-            found[name] = np.array(given, float).reshape(-1, 4)
-        return found
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{path}: no boxes: {error}", "write {picture: {boxes: [[x0, y0, x1, y1], …]}}") from None
 
 
 def parse_limits(limits: tuple[str, ...]) -> dict[str, float]:
@@ -190,7 +180,9 @@ def parse_limits(limits: tuple[str, ...]) -> dict[str, float]:
         try:
             found[name.strip()] = float(value)
         except ValueError:
-            raise InputError(f"--limit-of {text!r} is not NAME=VALUE") from None
+            raise InputError(
+                f"--threshold {text!r} is not NAME=VALUE", "for example: --threshold evidence_iou=0.5"
+            ) from None
     return found
 
 
@@ -202,43 +194,7 @@ def saved(path: str) -> dict[str, Any]:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         return {"comparison": document["comparison"], "run": document.get("run", {})}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no saved comparison: {error}", "write one with --report result.json") from None
-
-
-def rounded(value: Any) -> Any:
-    """Plain data with floats to six significant digits, so that equal runs give equal text."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(v) for v in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    return value
-
-
-def write_report(path: Path, document: dict[str, Any], figures: list[tuple[str, bytes]]) -> None:
-    """The form follows from the name's ending."""
-    from analyzer import report
-    from analyzer.errors import InputError
-    from analyzer.files import write_text
-    from analyzer.plain import as_json
-
-    if path.suffix in (".html", ".htm"):
-        text = report.html(document, figures)
-    elif path.suffix == ".md":
-        text = report.markdown(document)
-    elif path.suffix == ".xml":
-        text = report.junit(document)
-    elif path.suffix == ".sarif":
-        text = report.sarif(document)
-    elif path.suffix == ".json":
-        text = as_json(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    else:
-        raise InputError(
-            f"a report cannot be written as {path.suffix or path.name!r}", "end it in .html, .md, .xml, .sarif or .json"
-        )
-    write_text(path, text)
-    note(f"written: {path}")
+        raise InputError(f"{path}: not a saved comparison: {error}", "save one with --report result.json") from None
 
 
 def show(document: dict[str, Any], form: str) -> None:
@@ -261,7 +217,7 @@ def text_of(document: dict[str, Any]) -> str:
     lines = [verdict(findings, comparison), ""]
     if findings:
         rows = [(f["code"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in findings]
-        lines += [table(rows, ("code", "value", "limit", "what it means")), ""]
+        lines += [table(rows, ("code", "value", "limit", "explanation")), ""]
     judged = outputs.get("judged", comparison["pictures"])  # missing in early saved reports
     lines.append(
         f"outputs: {percent(outputs['label_agreement'])} of {judged} labels agree, "

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from click import FloatRange, IntRange
+from typing import TYPE_CHECKING
 
 from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
     READ_FILE,
     WRITE_FILE,
+    FloatRange,
     Given,
+    IntRange,
     Setup,
     argument,
     format_option,
@@ -22,14 +21,21 @@ from analyzer.commands.options import (
     seed_option,
 )
 
+if TYPE_CHECKING:
+    from analyzer.attribution.correspondence import Consistency
+
 
 class Correspondence(Given):
     model: str = model_argument
     boxes: str = argument(type=READ_FILE)
     layers: tuple[str, ...] = layers_option
-    out: str | None = option("-o --out", "PNG of the occluded pictures.", type=WRITE_FILE)
-    fill: float = option("--fill", "Grey of the occluder.", type=FloatRange(0, 255), default=127.0)
-    repeats: int = option("--repeats", "Random boxes per picture.", type=IntRange(1), default=10)
+    out: str | None = option(
+        "-o --out", "PNG file for the occluded pictures, or - for stdout.", type=WRITE_FILE, metavar="FILE"
+    )
+    fill: float = option(
+        "--fill", "Gray value (0 to 255) of the occluder.", type=FloatRange(0, 255), default=127.0, metavar="GRAY"
+    )
+    repeats: int = option("--repeats", "Number of random boxes per picture.", type=IntRange(1), default=10, metavar="N")
     seed: int = seed_option
     setup: Setup = group(Setup)
     form: str = format_option
@@ -37,14 +43,20 @@ class Correspondence(Given):
 
 @Correspondence.command("correspondence")
 def command(given: Correspondence) -> None:
-    """Measure whether occluding the same part changes a layer in the same way in different pictures.
+    """Measure whether hiding the same part changes a layer in the same way in different pictures.
 
-    BOXES is a JSON file: {"picture.jpg": {"left eye": [x0, y0, x1, y1], …}, …}. Zeiler & Fergus 2014, section 4.3:
-    the share of features whose change has different signs in two pictures, lower where the layer finds corresponding
-    parts, against random boxes of the same sizes.
+    BOXES is a JSON file that marks parts in pictures; paths are relative to it:
+
+    \b
+      {"a.jpg": {"left eye": [x0, y0, x1, y1], …}, "b.jpg": …}
+
+    The result is the share of features whose change has different signs in two pictures (Zeiler & Fergus 2014,
+    section 4.3). If it is lower than for random boxes of the same size, the layer recognizes the part in different
+    pictures.
     """
     from analyzer.attribution.correspondence import correspondence, read_boxes
     from analyzer.images import decode, write_png
+    from analyzer.report.correspondence import figure
 
     marked = read_boxes(given.boxes)
     explainer, card = given.setup.load(given.model)
@@ -54,7 +66,7 @@ def command(given: Correspondence) -> None:
     how = card.preprocess, given.fill, given.repeats, given.seed
     found = correspondence(explainer, pictures, marked, layers, *how, progress.step)
     for name, why in found.left_out.items():
-        note(f"warning: {name} is left out: {why}")
+        note(f"warning: {name} is skipped: {why}")
     if given.out:
         write_png(given.out, figure(found))
     rows = [{**vars(row), "error": row.error if row.pictures > 2 else None} for row in found.rows]
@@ -68,20 +80,5 @@ def command(given: Correspondence) -> None:
     finish(given.form, "correspondence", document, lines, [given.out] if given.out else [])
 
 
-def _value(row: Any) -> str:
+def _value(row: Consistency) -> str:
     return f"{row.mean:.4f} ± {row.error:.4f}" if row.pictures > 2 else f"{row.mean:.4f}"
-
-
-def figure(found: Any) -> Any:
-    """A row per picture, a column per part."""
-    import numpy as np
-
-    from analyzer.images.mosaic import Block, strip
-
-    parts = list(dict.fromkeys(row.part for row in found.rows))
-    blank = np.full((8, 8, 3), 255, np.uint8)
-    rows = [
-        Block(Path(name).stem, [[versions.get(part, blank)] for part in parts])
-        for name, versions in found.occluded.items()
-    ]
-    return strip(rows, parts, "What was occluded")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from click import Choice, IntRange
-
 from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
-    POLICIES,
     READ,
     READ_FILE,
     WRITE_FILE,
     Given,
+    IntRange,
     Preprocessing,
     argument,
+    channels_option,
     format_option,
     group,
     layer_option,
+    limit_option,
     option,
+    policy_option,
     provider_option,
     several,
 )
@@ -24,12 +25,26 @@ from analyzer.commands.options import (
 
 class Evolution(Given):
     checkpoints: tuple[str, ...] = argument(nargs=-1, required=True, type=READ_FILE)
-    pictures: tuple[str, ...] = several("-i --pictures", "Pictures, folders or lists.", required=True, type=READ)
+    data: tuple[str, ...] = several(
+        "-d --data",
+        "Pictures: a file, folder, glob pattern or text file with one path per line. Repeatable.",
+        old="-i --pictures",
+        required=True,
+        type=READ,
+        metavar="PATH",
+    )
+    limit: int | None = limit_option
     layer: str | None = layer_option
-    channels: tuple[int, ...] = several("-u --channel", "Channels; repeatable.", type=IntRange(0))
-    draw: int = option("--draw", "Or how many, the strongest at last.", type=IntRange(1), default=6)
-    policy: str = option("--policy", type=Choice([*POLICIES, "none"]), default="deconvnet")
-    out: str = option("-o --out", "PNG to write.", required=True, type=WRITE_FILE)
+    channels: tuple[int, ...] = channels_option
+    draw: int = option(
+        "--draw",
+        "Channels to draw, strongest in the last checkpoint first, if none are named.",
+        type=IntRange(1),
+        default=6,
+        metavar="N",
+    )
+    policy: str = policy_option
+    out: str = option("-o --out", "PNG file to write, or - for stdout.", required=True, type=WRITE_FILE, metavar="FILE")
     provider: str = provider_option
     preprocess: Preprocessing = group(Preprocessing)
     form: str = format_option
@@ -37,13 +52,14 @@ class Evolution(Given):
 
 @Evolution.command("evolution")
 def command(given: Evolution) -> None:
-    """Show how features of a layer evolve over CHECKPOINTS, ONNX files of one network in the order of training.
+    """Show how the features of a layer change over CHECKPOINTS: ONNX files of one network, in training order.
 
-    Per channel the strongest activation over the pictures at each checkpoint, projected back to pixels, as a strip;
-    framed in red where it suddenly comes from another picture (Zeiler & Fergus 2014, figure 4).
+    Each row is a channel. Each column shows its strongest activation at one checkpoint, projected back to pixels,
+    with a red frame where it comes from a different picture than before (Zeiler & Fergus 2014, figure 4).
 
     \b
-    onnx-analyzer evolution step1.onnx step2.onnx step3.onnx -i photos/ -l conv5 -o evolution.png
+    Example:
+      onnx-analyzer evolution epoch*.onnx --data photos/ -l conv5 -o evolution.png
     """
     from analyzer.attribution import Explainer
     from analyzer.commands.pictures import read_card
@@ -53,7 +69,7 @@ def command(given: Evolution) -> None:
 
     checkpoints = given.checkpoints
     card = read_card(Explainer(checkpoints[-1]), None, vars(given.preprocess))
-    samples = find_pictures(given.pictures)
+    samples = find_pictures(given.data, given.limit)
     progress = Progress(len(samples) * len(checkpoints), "evolution")
     found = evolution(
         checkpoints,
@@ -68,7 +84,7 @@ def command(given: Evolution) -> None:
     )
     for checkpoint, why_of in found.not_finite.items():
         for picture, why in why_of.items():
-            note(f"warning: {checkpoint}: {picture} is left out: {why}")
+            note(f"warning: {checkpoint}: {picture} is skipped: {why}")
     if not found.patches:
         note(f"warning: no picture activates a channel of {found.layer!r}: the strip is empty")
     write_png(given.out, found.figure())
@@ -88,5 +104,5 @@ def command(given: Evolution) -> None:
         marks = ["*" if jump else "" for jump in found.jumps(channel)]
         cells.append([channel, *(f"{v} {m}".strip() for v, m in zip(values, marks, strict=True))])
     lines = [table(cells, ("channel", *found.checkpoints))]
-    lines.append("*: the strongest activation comes from another picture than before")
+    lines.append("*: the strongest activation comes from a different picture than at the checkpoint before")
     finish(given.form, "evolution", document, lines, [given.out])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click import FloatRange, IntRange
 
 from analyzer.commands.common import (
     Progress,
@@ -15,27 +13,34 @@ from analyzer.commands.common import (
     note,
     parse_options,
     print_json,
+    say_written,
     table,
     tell_doubt,
     tell_left_out,
 )
 from analyzer.commands.options import (
+    METHOD,
     READ,
     WRITE,
+    FloatRange,
     Given,
+    IntRange,
     OverPictures,
+    Pictures,
     Setup,
+    colormap_option,
     format_option,
     group,
     labels_option,
     layer_option,
     model_argument,
     option,
+    options_option,
     output_option,
-    pictures_argument,
     pictures_out_option,
     several,
 )
+from analyzer.commands.places import destinations
 
 if TYPE_CHECKING:
     from analyzer.attribution import Model
@@ -43,49 +48,73 @@ if TYPE_CHECKING:
 
 class Explain(Given):
     model: str = model_argument
-    pictures: tuple[str, ...] = pictures_argument
+    inputs: Pictures = group(Pictures)
     out: str | None = pictures_out_option
-    methods: tuple[str, ...] = several("-m --method", "See `methods`; several give a grid.  [grad-cam]")
+    methods: tuple[str, ...] = several(
+        "-m --method",
+        "Method, as listed by `onnx-analyzer methods`. Repeatable; several make a grid. Default: grad-cam.",
+        **METHOD,
+    )
     targets: tuple[str, ...] = several(
-        "-t --target", "top1, class index, label or expression; several give a grid.  [top1]"
+        "-t --target",
+        "What to explain: top1, a class index or label, or an expression. Repeatable; several make a grid. "
+        "Default: top1, the class with the highest score.",
+        metavar="TARGET",
     )
     layer: str | None = layer_option
-    options: tuple[str, ...] = several("-O --option", "Option of a method, see `methods`.", metavar="NAME=VALUE")
+    options: tuple[str, ...] = options_option
     output: str | None = output_option
     reference: str | None = option(
-        "--reference", "Picture whose embedding `.cosine(reference)` compares with.", type=READ
+        "--reference", "Picture for targets such as `embedding.cosine(reference)`.", type=READ, metavar="FILE"
     )
-    mask: str | None = option("--mask", "Picture whose brighter half is `mask` in `.where(mask)`.", type=READ)
+    mask: str | None = option(
+        "--mask",
+        "Mask image for targets such as `logits.where(mask)`; pixels above half its maximum are selected.",
+        type=READ,
+        metavar="FILE",
+    )
     labels: str | None = labels_option
-    raw: str | None = option("--raw", "Also write the raw map as .npy (a folder for several pictures).", type=WRITE)
-    colormap: str = option("--colormap", "turbo, viridis, cividis, inferno, magma or gray.", default="turbo")
-    alpha: float = option("--alpha", "Weight of the heatmap.", type=FloatRange(0, 1), default=0.5)
-    top: int = option("--top", "How many classes to print.", type=IntRange(1), default=5)
+    raw: str | None = option(
+        "--raw",
+        "Also write the map before normalization, as .npy. For several pictures: a folder.",
+        type=WRITE,
+        metavar="PATH",
+    )
+    colormap: str = colormap_option("Color map: turbo, viridis, cividis, inferno, magma or gray.", default="turbo")
+    alpha: float = option("--alpha", "Opacity of the heatmap.", type=FloatRange(0, 1), default=0.5, metavar="0..1")
+    top: int = option("--top", "Number of classes to print.", type=IntRange(1), default=5, metavar="N")
     over: OverPictures = group(OverPictures)
     setup: Setup = group(Setup)
-    verbose: bool = option("-v --verbose", "Say what was assumed and how exact the rewriting is.", is_flag=True)
+    verbose: bool = option(
+        "-v --verbose", "Print the preprocessing, and how exactly the rewritten model matches the file.", is_flag=True
+    )
     form: str = format_option
 
 
 @Explain.command("explain")
 def command(given: Explain) -> int:
-    """Show what MODEL looks at in PICTURES: a heatmap over each, and the classes it sees.
+    """Show what MODEL looks at in PICTURES: print the top classes and draw a heatmap over each picture.
+
+    PICTURES are files, folders, glob patterns, text files with one path per line, or - for stdin.
 
     \b
-    onnx-analyzer explain model.onnx cat.jpg -o heatmap.png
-    onnx-analyzer explain model.onnx cat.jpg -m grad-cam -m guided-backprop -t 281 -t 285 -o grid.png
+    Examples:
+      onnx-analyzer explain model.onnx cat.jpg -o heatmap.png
+      onnx-analyzer explain model.onnx photos/ -t 281 -o heatmaps/
+      onnx-analyzer explain model.onnx cat.jpg -m grad-cam -m gradient -o grid.png
     """
     from analyzer.attribution import Job, Question
-    from analyzer.data import find_pictures
+    from analyzer.attribution.methods import options_of
+    from analyzer.images import decode
+    from analyzer.images.mask import read_mask
     from analyzer.passes import run
     from analyzer.passes.explaining import Explaining
 
-    targets, mask, reference = given.targets or ("top1",), given.mask, given.reference
+    targets = given.targets or ("top1",)
     asked = options_of(given.methods or ("grad-cam",), parse_options(given.options))
-    samples = find_pictures(given.pictures)
-    names = tuple(sample.id for sample in samples)
-    overlays = destinations(given.out, given.pictures, names, ".png")
-    raws = destinations(given.raw, given.pictures, names, ".npy")
+    samples = given.inputs.samples()
+    overlays = destinations(given.out, given.inputs.pictures, samples, ".png")
+    raws = destinations(given.raw, given.inputs.pictures, samples, ".npy")
     model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
     if given.verbose:
         note(f"preprocessing: {card.source}")
@@ -95,8 +124,8 @@ def command(given: Explain) -> int:
         list(targets) if len(targets) > 1 else targets[0],
         given.output,
         card.labels,
-        {} if mask is None else {"mask": read_mask(mask, card)},
-        {} if reference is None else {"reference": read_reference(reference, card)},
+        {} if given.mask is None else {"mask": read_mask(given.mask, card.preprocess)},
+        {} if given.reference is None else {"reference": card.preprocess.apply(decode(given.reference))[0]},
     )
     drawing = {"alpha": given.alpha, "colormap": given.colormap}
     single = RunProgress() if len(samples) == 1 else None
@@ -119,59 +148,6 @@ def command(given: Explain) -> int:
     return 5 if done.failed else 0
 
 
-def options_of(methods: tuple[str, ...], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """{method: its options}: each option goes to every method that has it.
-
-    Raises:
-        NotFoundError: no such method. InputError: an option that none of them has.
-    """
-    from analyzer.attribution import find_method
-
-    known = {m: find_method(m, {}).options for m in methods}
-    for name in given:
-        if not any(name in options for options in known.values()):
-            find_method(methods[0], {name: given[name]})
-    return {m: {n: v for n, v in given.items() if n in options} for m, options in known.items()}
-
-
-def read_reference(path: str, card: Any) -> Any:
-    """What the model is given for a reference picture."""
-    from analyzer.images import decode
-
-    return card.preprocess.apply(decode(path))[0]
-
-
-def read_mask(path: str, card: Any) -> Any:
-    """(H, W) whether a pixel of the model's input is selected by a mask picture."""
-    from analyzer.images import decode
-
-    placed = card.preprocess.replace(mean=(0.0,), std=(1.0,), scale=1.0, dtype="float32")
-    pixels = placed.apply(decode(path))[0][0]
-    grey = pixels.max(axis=card.preprocess.layout.index("C") - 1)
-    return grey > grey.max() / 2
-
-
-def destinations(given: str | None, asked: tuple[str, ...], pictures: tuple[str, ...], suffix: str) -> dict[str, Path]:
-    """{picture: file to write}; unless just one was asked for, they go into a folder, which is made."""
-    from analyzer.errors import OutputError
-    from analyzer.files import Places, claim, make_folder
-
-    if given is None:
-        return {}
-    path = Path(given)
-    if asked == pictures and len(pictures) == 1 and not path.is_dir():
-        if not path.parent.is_dir():
-            raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
-        claim(path)
-        return {pictures[0]: path}
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file; several pictures need a folder")
-    places = Places(path)
-    found = {picture: places.place(Path(picture).stem, suffix) for picture in pictures}
-    make_folder(path)
-    return found
-
-
 def print_result(result: dict[str, Any], several: bool) -> None:
     """The classes as a table, then one line per map."""
     if several:
@@ -189,20 +165,20 @@ def print_result(result: dict[str, Any], several: bool) -> None:
         if "completeness" in m["details"] and m["maximum"]:
             click.echo("  " + completeness(m["method"], m["details"]["completeness"], m["details"]["difference"]))
     if "written" in result:
-        click.echo(f"written: {result['written']}")
+        say_written(result["written"])
 
 
 INCOMPLETE = {  # why, by method
-    "integrated-gradients": "more steps bring it nearer: -O steps=200",
-    "full-grad": "they are equal where all that is not linear is a ReLU or a maximum",
+    "integrated-gradients": "use more steps to reduce the difference: -O steps=200",
+    "full-grad": "they are equal if every nonlinear operator is a ReLU or a maximum",
 }
 
 
 def completeness(method: str, error: float, expected: float) -> str:
     """Says what a map sums to, and why where that is more than a hundredth off what it is a share of."""
-    told = f"sums to {expected + error:.4g}, which should be {expected:.4g}"
+    said = f"sum of the map: {expected + error:.4g}, expected: {expected:.4g}"
     why = INCOMPLETE.get(method)
-    return f"{told}; {why}" if why and abs(error) > 0.01 * abs(expected) else told
+    return f"{said}; {why}" if why and abs(error) > 0.01 * abs(expected) else said
 
 
 def report_receipt(loaded: Model, model: str) -> None:
@@ -210,9 +186,9 @@ def report_receipt(loaded: Model, model: str) -> None:
     from analyzer.runtime import receipt
 
     if loaded.quantised and loaded.deployed is None:
-        note("receipt: stock onnxruntime does not load this file; scores are those of the rewritten model")
+        note("receipt: onnxruntime cannot load this file as it is; scores are from the rewritten model")
         return
     if loaded.quantised:
-        note("receipt: scores are those of the file as it is in onnxruntime, bit for bit")
+        note("receipt: scores are from the original file, bit for bit")
     difference = receipt(model, loaded.plain, as_it_is=loaded.quantised)
     note(f"receipt: outputs of the rewritten model differ from the file's by at most {difference:.2g} (relative)")

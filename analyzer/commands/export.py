@@ -6,26 +6,34 @@ import click
 
 from analyzer.commands.common import parse_shapes, print_json
 from analyzer.commands.options import (
-    READ_FILE,
-    WRITE_FILE,
+    WRITE_REPORT,
     Given,
     format_option,
+    labels_option,
     layer_option,
     method_option,
     model_argument,
     option,
+    output_option,
     shape_option,
 )
 
 
 class Export(Given):
     model: str = model_argument
-    out: str = option("-o --out", "Where to write the .onnx file.", required=True, type=WRITE_FILE)
+    out: str = option("-o --out", "ONNX file to write.", required=True, type=WRITE_REPORT, metavar="FILE")
     method: str = method_option
-    target: str = option("-t --target", "top1, class, label or expression.", default="top1")
-    labels: str | None = option("--labels", "Class names, one per line.", type=READ_FILE)
-    output: str | None = option("--output", "Which output holds the scores.")
-    runtime: str = option("--runtime", "tensorrt: operators that its parser takes.", default="onnxruntime")
+    target: str = option(
+        "-t --target", "top1, a class index or label, or an expression.", default="top1", metavar="TARGET"
+    )
+    labels: str | None = labels_option
+    output: str | None = output_option
+    runtime: str = option(
+        "--runtime",
+        "Runtime the file is for: onnxruntime, or tensorrt to use only operators that its parser supports.",
+        default="onnxruntime",
+        metavar="NAME",
+    )
     layer: str | None = layer_option
     shapes: tuple[str, ...] = shape_option
     form: str = format_option
@@ -33,7 +41,15 @@ class Export(Given):
 
 @Export.command("export")
 def command(given: Export) -> None:
-    """Write a model with an added `heatmap` output, (N, H, W) in [0, 1], that any onnxruntime runs without us."""
+    """Write MODEL with an added `heatmap` output of shape (N, H, W), in [0, 1].
+
+    The new file runs in plain onnxruntime, without onnx-analyzer. It is run and compared with the original before it
+    is saved.
+
+    \b
+    Example:
+      onnx-analyzer export model.onnx -m grad-cam -o with_heatmap.onnx
+    """
     import json
 
     import onnx
@@ -54,10 +70,10 @@ def command(given: Export) -> None:
         click.echo(
             f"{path}: output {OUTPUT!r} added ({method} of {record['target']}, layer {record['layer'] or 'none'})"
         )
-        click.echo(f"original outputs, largest relative difference on random input: {_number(record['receipt'])}")
-        click.echo(f"heatmap, relative distance from that of explain: {_number(record['heatmap_difference'])}")
+        click.echo(f"original outputs: largest relative difference on random input {_number(record['receipt'])}")
+        click.echo(f"heatmap: relative distance from the result of explain {_number(record['heatmap_difference'])}")
         runs = "; ".join(", ".join("×".join(map(str, s)) for s in run.values()) for run in record["executed"])
-        click.echo(f"executed by onnxruntime at {runs}" if runs else "not executed on this machine")
+        click.echo(f"run by onnxruntime with inputs of {runs}" if runs else "not run on this machine")
 
 
 def _number(measured: float | str) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
-from typing import Any
 
-from click import Choice, FloatRange
+from click import Choice
 
 from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
     WRITE_FILE,
+    FloatRange,
     Given,
+    Pictures,
     Setup,
     format_option,
     group,
@@ -20,25 +19,37 @@ from analyzer.commands.options import (
     layers_option,
     model_argument,
     option,
-    pictures_argument,
     several,
 )
+from analyzer.commands.stdout import ToStdout
 from analyzer.files import claim, write_text
 
 
 class Invariance(Given):
     model: str = model_argument
-    pictures: tuple[str, ...] = pictures_argument
+    inputs: Pictures = group(Pictures)
     layers: tuple[str, ...] = layers_option
-    targets: tuple[str, ...] = several("-t --target", "True class of each picture (or of all).  [top1]")
+    targets: tuple[str, ...] = several(
+        "-t --target",
+        "True class, as index or label: one for all pictures, or one for each. Default: the class with the highest "
+        "score.",
+        metavar="CLASS",
+    )
     transforms: tuple[str, ...] = several(
         "--transform",
-        "May be repeated.  [translation, scaling, rotation]",
+        "Repeatable. Default: translation, scaling and rotation.",
         type=Choice(["translation", "horizontal", "scaling", "rotation"]),
     )
-    out: str | None = option("-o --out", "PNG of the curves; the CSV is written beside it.", type=WRITE_FILE)
-    fill: float = option("--fill", "Grey beyond the border.", type=FloatRange(0, 255), default=127.0)
-    relative: bool = option("--relative", "Draw distances as shares of the norm of the features.", is_flag=True)
+    out: str | None = option(
+        "-o --out",
+        "PNG file for the curves, or - for stdout. A CSV file with the same name is written next to it.",
+        type=WRITE_FILE,
+        metavar="FILE",
+    )
+    fill: float = option(
+        "--fill", "Gray value (0 to 255) outside the picture.", type=FloatRange(0, 255), default=127.0, metavar="GRAY"
+    )
+    relative: bool = option("--relative", "Plot distances divided by the norm of the features.", is_flag=True)
     labels: str | None = labels_option
     setup: Setup = group(Setup)
     form: str = format_option
@@ -46,44 +57,44 @@ class Invariance(Given):
 
 @Invariance.command("invariance")
 def command(given: Invariance) -> None:
-    """Measure how features and the true class's probability change as pictures are moved, scaled and turned.
+    """Measure how features and the class probability change when PICTURES are shifted, scaled and rotated.
 
-    The curves of Zeiler & Fergus 2014, figure 5: Euclidean distance of each layer's features to those of the picture
-    as it is, and the probability of its class.
+    For each layer, the Euclidean distance between the features of the transformed and the original picture
+    (Zeiler & Fergus 2014, figure 5).
 
     \b
-    onnx-analyzer invariance model.onnx a.jpg b.jpg -l conv1 -l fc7 -o invariance.png
+    Example:
+      onnx-analyzer invariance model.onnx a.jpg b.jpg -l conv1 -l fc7 -o curves.png
     """
     import numpy as np
 
-    from analyzer.attribution.invariance import TRANSFORMS, invariance
+    from analyzer.attribution.invariance import invariance
     from analyzer.attribution.targets import TOP1, resolve_class
     from analyzer.errors import InputError
     from analyzer.images import decode, write_png
+    from analyzer.report.invariance import as_csv, figure
 
-    out, pictures, targets = given.out, given.pictures, given.targets
-    beside = Path(out).with_suffix(".csv") if out else None
+    out, targets = given.out, given.targets
+    beside = Path(out).with_suffix(".csv") if out and not isinstance(out, ToStdout) else None
     if beside:
         claim(beside)
-    if len(targets) not in (0, 1, len(pictures)):
-        raise InputError(f"{len(targets)} targets for {len(pictures)} pictures", "give one for each, or one for all")
+    samples = given.inputs.samples()
+    if len(targets) not in (0, 1, len(samples)):
+        raise InputError(f"{len(targets)} targets for {len(samples)} pictures", "give one for each, or one for all")
     chosen = given.transforms or ("translation", "scaling", "rotation")
     explainer, card = given.setup.load(given.model, given.labels)
-    classes = [resolve_class(t, card.labels) for t in targets] * (len(pictures) if len(targets) == 1 else 1)
-    known = {p: c for p, c in zip(pictures, classes, strict=False) if c != TOP1}
-    images = {p: decode(p) for p in pictures}
+    classes = [resolve_class(t, card.labels) for t in targets] * (len(samples) if len(targets) == 1 else 1)
+    known = {s.id: c for s, c in zip(samples, classes, strict=False) if c != TOP1}
+    images = {s.id: decode(s.source) for s in samples}
     progress = Progress(len(images) * len(chosen), "invariance")
     layers = given.layers or (card.default_layer or "auto",)
     curves = invariance(explainer, images, layers, card.preprocess, known, chosen, given.fill, progress.step)
-    said = {c.picture: c.diagnosis for c in curves if c.diagnosis}
-    for picture, why in said.items():
+    for picture, why in {c.picture: c.diagnosis for c in curves if c.diagnosis}.items():
         note(f"warning: {picture}: {why}")
-    written = []
-    if out and beside:
-        units = {name: TRANSFORMS[name].unit for name in chosen}
-        write_png(out, figure(curves, units, given.relative, card))
-        write_csv(beside, curves)
-        written = [out, str(beside)]
+    if out:
+        write_png(out, figure(curves, given.relative, card.label))
+    if beside:
+        write_text(beside, as_csv(curves))
     cells = [
         (
             c.picture,
@@ -96,37 +107,10 @@ def command(given: Invariance) -> None:
     ]
     rows = [vars(c) | {"diagnosis": c.diagnosis or None} for c in curves]
     text = table(cells, ("picture", "transform", "class", "probability", "largest distance / norm, per layer"))
-    finish(given.form, "invariance", {"model": given.model, "curves": rows}, [text], written)
-
-
-def figure(curves: list[Any], units: dict[str, str], relative: bool, card: Any) -> Any:
-    """A row of panels per transform: distance per layer, then the probability."""
-    from analyzer.images.plot import Panel, plot
-
-    layers = list(curves[0].distances)
-    panels = []
-    for transform, unit in units.items():
-        own = [c for c in curves if c.transform == transform]
-        names = {id(c): f"{Path(c.picture).stem} ({card.label(c.target)})" for c in own}
-        for layer in layers:
-            scale = {id(c): c.norms[layer] or 1.0 if relative else 1.0 for c in own}
-            series = {names[id(c)]: (c.values, c.distances[layer] / scale[id(c)]) for c in own}
-            label = "distance / norm" if relative else "Euclidean distance"
-            panels.append(Panel(f"{transform}: {layer}", unit, label, series, low=0))
-        series = {names[id(c)]: (c.values, c.probability) for c in own}
-        panels.append(Panel(f"{transform}: probability", unit, "of the true class", series, 0, 1))
-    return plot(panels, len(layers) + 1, "Invariance of features and class")
-
-
-def write_csv(path: Path, curves: list[Any]) -> None:
-    """A row per picture, transform and value."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    layers = list(curves[0].distances)
-    heads = [f"{kind} {layer}" for layer in layers for kind in ("distance", "norm")]
-    writer.writerow(["picture", "transform", "value", "class", "probability", *heads])
-    for c in curves:
-        for i, value in enumerate(c.values):
-            cells = [n for layer in layers for n in (c.distances[layer][i], c.norms[layer])]
-            writer.writerow([c.picture, c.transform, value, c.target, c.probability[i], *cells])
-    write_text(path, text.getvalue())
+    finish(
+        given.form,
+        "invariance",
+        {"model": given.model, "curves": rows},
+        [text],
+        [str(place) for place in (out, beside) if place],
+    )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
-from click import IntRange
 
 from analyzer.commands.common import (
     Progress,
@@ -16,16 +14,19 @@ from analyzer.commands.common import (
     note,
     parse_options,
     print_json,
+    say_written,
     table,
     tell_doubt,
     tell_left_out,
 )
-from analyzer.commands.explain import destinations, options_of
 from analyzer.commands.options import (
     READ,
     WRITE_FOLDER,
+    FloatRange,
     Given,
+    IntRange,
     OverPictures,
+    Pictures,
     Setup,
     format_option,
     group,
@@ -36,28 +37,48 @@ from analyzer.commands.options import (
     option,
     options_option,
     output_option,
-    pictures_argument,
     pictures_out_option,
     several,
 )
+from analyzer.commands.places import destinations
 
 
 class Localize(Given):
     model: str = model_argument
-    pictures: tuple[str, ...] = pictures_argument
+    inputs: Pictures = group(Pictures)
     out: str | None = pictures_out_option
     method: str = method_option
-    targets: tuple[str, ...] = several("-t --target", "As for `explain`.  [the labels of --boxes, else top1]")
-    boxes: str | None = option("--boxes", 'JSON: {"cat.jpg": {"cat": [x0, y0, x1, y1]}} to compare with.', type=READ)
-    threshold: float = option("--threshold", "Share of the highest heat.", type=float, default=0.2)
-    several: bool = option("--several", "A box for every connected part, not only for the largest.", is_flag=True)
-    masks: str | None = option("--masks", "Folder for the masks (PNG, white inside).", type=WRITE_FOLDER)
+    targets: tuple[str, ...] = several(
+        "-t --target",
+        "What to localize: top1, a class index or label, or an expression. Repeatable. Default: the labels in "
+        "--boxes, or else top1.",
+        metavar="TARGET",
+    )
+    boxes: str | None = option(
+        "--boxes",
+        'True boxes to compare with, as JSON: {"cat.jpg": {"cat": [x0, y0, x1, y1]}}.',
+        type=READ,
+        metavar="FILE",
+    )
+    threshold: float = option(
+        "--threshold",
+        "Heat threshold, as a fraction of the map's maximum.",
+        type=FloatRange(),
+        default=0.2,
+        metavar="0..1",
+    )
+    several: bool = option("--several", "Draw a box around every connected region, not only the largest.", is_flag=True)
+    masks: str | None = option(
+        "--masks", "Folder for masks (PNG, white inside the region).", type=WRITE_FOLDER, metavar="FOLDER"
+    )
     units: int = option(
-        "--units",
-        "Print that many channels that speak for the target.",
+        "--top-channels",
+        "Print the N channels that contribute most to the target.",
+        old="--units",
         type=IntRange(0),
         default=0,
         show_default=False,
+        metavar="N",
     )
     options: tuple[str, ...] = options_option
     layer: str | None = layer_option
@@ -70,27 +91,28 @@ class Localize(Given):
 
 @Localize.command("localize")
 def command(given: Localize) -> int:
-    """Draw boxes around what MODEL looks at in PICTURES: the connected parts of the heat above a threshold.
+    """Draw boxes around what MODEL looks at in PICTURES: the regions where the heatmap is above a threshold.
 
-    With --boxes they are compared: intersection over union, whether the hottest pixel lies inside (pointing game), the
-    share of the heat inside, and the threshold that would have been best.
+    With --boxes, the results are compared with true boxes: intersection over union, pointing game (is the maximum
+    inside the true box?), the share of the heat inside it, and the threshold that fits best.
 
     \b
-    onnx-analyzer localize model.onnx cat.jpg -t 281 -o boxes.png
-    onnx-analyzer localize models/digits_cnn.onnx examples/*.png --boxes examples/boxes.json -o boxes/
+    Examples:
+      onnx-analyzer localize model.onnx cat.jpg -t 281 -o boxes.png
+      onnx-analyzer localize model.onnx photos/ --boxes boxes.json -o results/
     """
     from analyzer.attribution import Job, Question
-    from analyzer.data import find_pictures
+    from analyzer.attribution.methods import options_of
+    from analyzer.data import read_labelled_boxes
     from analyzer.files import make_folder
     from analyzer.passes import run
     from analyzer.passes.localizing import Localizing, beginnings
 
     method = given.method
     asked = options_of((method,), parse_options(given.options))[method]
-    samples = find_pictures(given.pictures, annotations=read_boxes(given.boxes))
-    names = tuple(sample.id for sample in samples)
-    drawn = destinations(given.out, given.pictures, names, ".png")
-    masks = beginnings(make_folder(given.masks), names) if given.masks else {}
+    samples = given.inputs.samples(read_labelled_boxes(given.boxes))
+    drawn = destinations(given.out, given.inputs.pictures, samples, ".png")
+    masks = beginnings(make_folder(given.masks), [sample.id for sample in samples]) if given.masks else {}
     model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
     layer = given.layer or card.default_layer or "auto"
     question = Question((Job(method, layer, asked),), output=given.output, labels=card.labels)
@@ -115,30 +137,6 @@ def command(given: Localize) -> int:
     return 5 if done.failed else 0
 
 
-def read_boxes(path: str | None) -> dict[str, dict[str, list[float]]]:
-    """{file name: {label: [x0, y0, x1, y1]}} from JSON.
-
-    Raises:
-        InputError: not readable, or not of that form.
-    """
-    from analyzer.errors import InputError
-
-    if path is None:
-        return {}
-    hint = 'write {"cat.jpg": {"cat": [x0, y0, x1, y1]}}, in pixels of the picture'
-    try:
-        given = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"cannot read boxes from {path}: {error}", hint) from None
-    for name, entry in given.items() if isinstance(given, dict) else [("the file", given)]:
-        fits = isinstance(entry, dict) and all(
-            isinstance(b, list) and len(b) == 4 and all(isinstance(v, int | float) for v in b) for b in entry.values()
-        )
-        if not fits:
-            raise InputError(f"{path}: {name!r} does not hold labelled boxes", hint)
-    return given
-
-
 def print_results(results: list[dict[str, Any]], summary: dict[str, Any]) -> None:
     """A line per box, then the means."""
     rows = []
@@ -149,7 +147,7 @@ def print_results(results: list[dict[str, Any]], summary: dict[str, Any]) -> Non
             for box, energy in zip(t["boxes"] or [[]], t["energy"] or [0.0], strict=True):
                 text = " ".join(f"{v:.0f}" for v in box) or "none"
                 rows.append((Path(result["picture"]).name, t["target"], text, f"{energy:.2f}", *fit, hit))
-    header = ("picture", "target", "box", "heat in it", "IoU", "heat in given", "pointing")
+    header = ("picture", "target", "box", "heat in box", "IoU", "heat in true box", "pointing")
     wide = len(header) if any(r[4] for r in rows) else 4
     click.echo(table([r[:wide] for r in rows], header[:wide]))
     for result in results:
@@ -157,14 +155,15 @@ def print_results(results: list[dict[str, Any]], summary: dict[str, Any]) -> Non
             if "units" in t:
                 u = t["units"]
                 pairs = ", ".join(f"{c} ({v:+.3g})" for c, v in zip(u["channels"], u["contributions"], strict=True))
-                click.echo(f"{Path(result['picture']).name}: {t['target']}: channels of {u['layer']}: {pairs}")
+                name = Path(result["picture"]).name
+                click.echo(f"{name}: {t['target']}: top channels of {u['layer']} (contribution): {pairs}")
         if "written" in result:
-            click.echo(f"written: {result['written']}")
+            say_written(result["written"])
     if summary:
         s = summary
         click.echo(
-            f"{s['compared']} boxes: mean IoU {s['mean_iou']:.3f}, {s['iou_above_half']:.0%} at least ½; "
-            f"pointing game {s['pointing']:.0%}; heat inside {s['energy_inside']:.0%}\n"
+            f"{s['compared']} boxes: mean IoU {s['mean_iou']:.3f}, {s['iou_above_half']:.0%} with IoU ≥ 0.5; "
+            f"pointing game {s['pointing']:.0%}; heat inside true box {s['energy_inside']:.0%}\n"
             f"best threshold {s['best_threshold']:g}: mean IoU {s['mean_iou_at_best']:.3f}, "
-            f"{s['iou_above_half_at_best']:.0%} at least ½"
+            f"{s['iou_above_half_at_best']:.0%} with IoU ≥ 0.5"
         )

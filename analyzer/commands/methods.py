@@ -10,7 +10,7 @@ from analyzer.commands.options import Formatted
 
 @Formatted.command("methods")
 def command(given: Formatted) -> None:
-    """List the methods with their formula and the paper they are from."""
+    """List all methods with their formulas, papers and options."""
     from analyzer.attribution.methods import METHODS
 
     found = METHODS.values()
@@ -21,3 +21,5 @@ def command(given: Formatted) -> None:
         print_json("methods", {"methods": [e | {"options": m.options} for e, m in zip(entries, found, strict=True)]})
     else:
         click.echo(table(rows, ("method", "kind", "formula", "paper")))
+        options = [(m.name, ", ".join(f"{name}={value}" for name, value in m.options.items())) for m in found]
+        click.echo("\n" + table([row for row in options if row[1]], ("method", "options, with their defaults")))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import click
 
+from analyzer.commands import complete
 from analyzer.commands.common import print_json, table
 from analyzer.commands.options import Given, argument, format_option
 
 
 class Ops(Given):
-    names: tuple[str, ...] = argument(nargs=-1)
+    names: tuple[str, ...] = argument(nargs=-1, shell_complete=complete.operators)
     form: str = format_option
 
 
 @Ops.command("ops")
 def command(given: Ops) -> None:
-    """Show how operators are differentiated: by a rule, by their function body, or not at all and why."""
+    """Show how each ONNX operator is differentiated: by a rule, by its function body, or not at all.
+
+    NAMES are operators, such as Conv. Default: all."""
     from analyzer.errors import NotFoundError, suggest
     from analyzer.gradient.catalog import catalog
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
-from click import Choice, FloatRange, IntRange
+from click import Choice
 
+from analyzer.commands import complete
+from analyzer.commands.renamed import Command
+from analyzer.commands.stdout import through_stdout, to_stdout
 from analyzer.files import claim, protect
 
 if TYPE_CHECKING:
     from analyzer.attribution import Explainer
     from analyzer.commands.common import Progress
+    from analyzer.data import Sample
     from analyzer.images import ModelCard
 
 
@@ -29,11 +33,23 @@ class InputPath(click.Path):
 
 
 class OutputPath(click.Path):
-    """A file that the command writes, or a folder for such files: `file_okay`, `dir_okay`."""
+    """A file that the command writes, or a folder for such files: `file_okay`, `dir_okay`.
+
+    Args:
+        stdout: `-` is allowed, and means stdout.
+    """
+
+    def __init__(self, stdout: bool = False, **how: Any) -> None:
+        super().__init__(**how)
+        self.stdout = stdout
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not value:
             self.fail("the name is empty", param, ctx)
+        if value == "-" and self.file_okay:
+            if not self.stdout or ctx is None:
+                self.fail("this result cannot go to stdout; give a file name", param, ctx)
+            return to_stdout(ctx)
         if self.dir_okay and self.file_okay:
             return value  # which of the two shows later: `destinations` claims the files
         path = super().convert(value, param, ctx)
@@ -42,8 +58,40 @@ class OutputPath(click.Path):
         return path
 
 
+class IntRange(click.IntRange):
+    """As click's; the help names bounds where they matter."""
+
+    def _describe_range(self) -> str:
+        return ""
+
+
+class Channel(IntRange):
+    """A unit that is a whole channel."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "@" in str(value):
+            self.fail(
+                f"{value!r} names a position; a channel is drawn where it is strongest: give its number", param, ctx
+            )
+        return super().convert(value, param, ctx)
+
+
+class FloatRange(click.FloatRange):
+    """As click's; NaN is in no range."""
+
+    def _describe_range(self) -> str:
+        return ""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if found != found:
+            self.fail(f"{value} is not a number", param, ctx)
+        return found
+
+
 READ, READ_FILE = InputPath(), InputPath(dir_okay=False)
-WRITE, WRITE_FILE, WRITE_FOLDER = OutputPath(), OutputPath(dir_okay=False), OutputPath(file_okay=False)
+WRITE, WRITE_FILE = OutputPath(stdout=True), OutputPath(stdout=True, dir_okay=False)
+WRITE_REPORT, WRITE_FOLDER = OutputPath(dir_okay=False), OutputPath(file_okay=False)
 
 
 @dataclass(frozen=True)
@@ -53,12 +101,17 @@ class Field:
     kind: type[click.Parameter]
     flags: tuple[str, ...]
     how: Mapping[str, Any]
+    old: str = ""
 
 
-def option(flags: str, about: str = "", **how: Any) -> Any:
-    """An option; a default is shown unless `show_default` says otherwise."""
+def option(flags: str, about: str = "", old: str = "", **how: Any) -> Any:
+    """An option; a default is shown unless `show_default` says otherwise.
+
+    Args:
+        old: earlier names, which keep working with a note on stderr.
+    """
     how = {"show_default": "default" in how, "help": about or None} | how
-    return Field(click.Option, tuple(flags.split()), how)
+    return Field(click.Option, tuple(flags.split()), how, old)
 
 
 def several(flags: str, about: str = "", **how: Any) -> Any:
@@ -72,7 +125,7 @@ def argument(**how: Any) -> Any:
 
 
 class Given:
-    """What a command is given: a field per argument and option, in the order of `--help`.
+    """What a command is given: a field per argument and option, in the order of `--help`. It does not change.
 
     A field may be another such class: a group of options, and what is done with them.
     """
@@ -80,19 +133,22 @@ class Given:
     def __init__(self, values: Mapping[str, Any]) -> None:
         for name, field in vars(type(self)).items():
             if isinstance(field, type):
-                setattr(self, name, field(values))
+                vars(self)[name] = field(values)
             elif isinstance(field, Field):
-                setattr(self, name, values[name])
+                vars(self)[name] = values[name]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
 
     @classmethod
-    def parameters(cls) -> list[click.Parameter]:
-        """Those of all fields, a group's in its place."""
-        found: list[click.Parameter] = []
+    def fields(cls) -> dict[str, Field]:
+        """Those of all groups, a group's in its place."""
+        found: dict[str, Field] = {}
         for name, field in vars(cls).items():
             if isinstance(field, type) and issubclass(field, Given):
-                found += field.parameters()
+                found |= field.fields()
             elif isinstance(field, Field):
-                found.append(field.kind([name, *field.flags], **field.how))
+                found[name] = field
         return found
 
     @classmethod
@@ -102,11 +158,29 @@ class Given:
         def decorate(function: Callable[[Self], int | None]) -> click.Command:
             @functools.wraps(function)
             def called(**values: Any) -> int | None:
-                return function(cls(values))
+                return through_stdout(lambda: function(cls(values)), values.get("form", "text"))
 
-            return click.command(name, params=cls.parameters())(called)
+            fields = cls.fields()
+            parameters = [f.kind([n, *f.flags], **f.how) for n, f in fields.items()]
+            parameters.append(click.Option(["-q", "--quiet"], **QUIET))
+            made = click.command(name, cls=Command, params=parameters)(called)
+            made.renamed = {old: f.flags[-1] for f in fields.values() for old in f.old.split()}
+            return made
 
         return decorate
+
+
+def _be_quiet(context: click.Context, parameter: click.Parameter, quiet: bool) -> None:
+    context.meta["quiet"] = quiet
+
+
+QUIET: dict[str, Any] = {
+    "is_flag": True,
+    "is_eager": True,
+    "expose_value": False,
+    "callback": _be_quiet,
+    "help": "Print only results and errors: no warnings, notes or progress.",
+}
 
 
 def group(kind: type[Given]) -> Any:
@@ -119,44 +193,135 @@ def group(kind: type[Given]) -> Any:
 POLICIES = ("deconvnet", "guided", "gradient")
 
 model_argument = argument(type=READ_FILE)
-pictures_argument = argument(nargs=-1, required=True, type=READ)
-format_option = option(
-    "--format", "Form of what is printed.", type=Choice(["text", "json"]), default="text", show_default=False
+format_option = option("--format", "Output format.", type=Choice(["text", "json"]), default="text")
+layer_option = option(
+    "-l --layer",
+    "Tensor or node name, or a glob. Default: chosen automatically.",
+    metavar="LAYER",
+    shell_complete=complete.layers,
 )
-layer_option = option("-l --layer", "Tensor or node of the file, or a glob; found by itself when left out.")
-layers_option = several("-l --layer", "Tensor, node or glob; may be repeated.  [auto]")
-options_option = several("-O --option", "Option of the method.", metavar="NAME=VALUE")
-method_option = option("-m --method", "See `methods`.", default="grad-cam")
-pictures_out_option = option("-o --out", "PNG to write; a folder where there are several pictures.", type=WRITE)
-output_option = option("--output", "Which output of the model holds the scores.")
-labels_option = option("--labels", "Class names: one per line, or JSON.", type=READ)
-data_option = several("-d --data", "Pictures, or folders.", required=True, type=READ)
-limit_option = option("--limit", "Use only so many pictures, evenly spread.", type=IntRange(1))
-seed_option = option("--seed", type=int, default=0)
-provider_option = option("-p --provider", "cpu, cuda, cuda:1 or auto.", default="cpu")
-workers_option = option("--workers", "Pictures that are at work at the same time.  [one per CPU]", type=IntRange(1))
-shard_option = option("--shard", "Only the I-th of N parts of the pictures.", default="1/1", metavar="I/N")
-store_option = option("--store", "Folder that keeps results: a run that was cut off goes on.", type=WRITE_FOLDER)
-shape_option = several("--shape", "Fixes the symbolic sizes of an input.", metavar="[NAME:]1x3x224x224")
+layers_option = several(
+    "-l --layer",
+    "Tensor or node name, or a glob. Repeatable. Default: chosen automatically.",
+    metavar="LAYER",
+    shell_complete=complete.layers,
+)
+options_option = several(
+    "-O --option",
+    "Option of the method, as listed by `onnx-analyzer methods`. Repeatable.",
+    metavar="NAME=VALUE",
+    shell_complete=complete.method_options,
+)
+METHOD: dict[str, Any] = {"metavar": "METHOD", "shell_complete": complete.methods}
+method_option = option("-m --method", "Method, as listed by `onnx-analyzer methods`.", default="grad-cam", **METHOD)
+pictures_out_option = option(
+    "-o --out", "PNG file to write, or - for stdout. For several pictures: a folder.", type=WRITE, metavar="PATH"
+)
+output_option = option("--output", "Model output that holds the scores. Default: chosen automatically.", metavar="NAME")
+labels_option = option("--labels", "Class names: a text file with one per line, or JSON.", type=READ, metavar="FILE")
+seed_option = option("--seed", "Seed of the random numbers.", type=int, default=0, metavar="N")
+PROVIDER: dict[str, Any] = {"metavar": "PROVIDER", "shell_complete": complete.providers}
+provider_option = option(
+    "-p --provider", "Execution provider: cpu, cuda, cuda:1, tensorrt or auto.", default="cpu", **PROVIDER
+)
+workers_option = option(
+    "--workers",
+    "Number of pictures processed in parallel. Default: one per CPU.",
+    type=IntRange(1),
+    metavar="N",
+)
+shard_option = option(
+    "--shard", "Process only the I-th of N equal parts of the pictures.", default="1/1", metavar="I/N"
+)
+store_option = option("--store", "Cache folder; an interrupted run resumes.", type=WRITE_FOLDER, metavar="FOLDER")
+shape_option = several(
+    "--shape", "Sizes of an input whose sizes are symbolic. Repeatable.", metavar="[NAME:]1x3x224x224"
+)
+policy_option = option(
+    "--policy", "How to project activations back to pixels.", type=Choice([*POLICIES, "none"]), default="deconvnet"
+)
+channels_option = several(
+    "-u --unit",
+    "Unit to draw: a channel of the layer, by number. Repeatable. Default: see --draw.",
+    old="--channel",
+    type=Channel(0),
+    metavar="CHANNEL",
+)
+limit_option = option("--limit", "Use at most N of the pictures, evenly spaced.", type=IntRange(1), metavar="N")
+exit_zero_option = option("--exit-zero", "Exit with 0 even if there are findings.", is_flag=True)
+colormap_option = functools.partial(option, "--colormap", metavar="NAME", shell_complete=complete.colormaps)
 
 
 class Formatted(Given):
-    """Nothing but the form of what is printed."""
+    """Nothing but the output format."""
 
     form: str = format_option
+
+
+class Pictures(Given):
+    """Pictures of a command about pictures."""
+
+    pictures: tuple[str, ...] = argument(nargs=-1, required=True, type=READ)
+    limit: int | None = limit_option
+
+    def samples(self, annotations: Mapping[str, Mapping[str, Any]] | None = None) -> list[Sample]:
+        """The pictures in the files, folders, patterns and lists; `-` is the one on stdin."""
+        from analyzer.data import find_pictures
+
+        return find_pictures(self.pictures, self.limit, annotations)
+
+
+class DataSet(Given):
+    """Pictures of a command about data sets."""
+
+    pictures: tuple[str, ...] = argument(nargs=-1, type=READ)
+    data: tuple[str, ...] = several(
+        "-d --data",
+        "Pictures: a file, folder, glob pattern or text file with one path per line. Repeatable; the same as PICTURES.",
+        type=READ,
+        metavar="PATH",
+    )
+    limit: int | None = limit_option
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.pictures + self.data
+
+    def samples(self, annotations: Mapping[str, Mapping[str, Any]] | None = None) -> list[Sample]:
+        """As for `Pictures`."""
+        from analyzer.data import find_pictures
+        from analyzer.errors import InputError
+
+        if not self.sources:
+            raise InputError("no pictures given", "add a folder of pictures with --data FOLDER")
+        return find_pictures(self.sources, self.limit, annotations)
 
 
 class Preprocessing(Given):
     """How pictures become inputs, where flags say so."""
 
-    preset: str | None = option("--preset", "Pixel normalisation: imagenet, 0-1, -1-1, caffe, raw or clip.")
-    mean: str | None = option("--mean", "Means per channel, comma-separated, after scaling.")
-    std: str | None = option("--std", "Standard deviations per channel, comma-separated.")
-    scale: float | None = option("--scale", "What pixels (0–255) are multiplied by first.", type=float)
-    layout: str | None = option("--layout", "Order of the input's axes.", type=Choice(["NCHW", "NHWC"]))
-    channels: str | None = option("--channels", "Order of the input's channels.", type=Choice(["RGB", "BGR", "GRAY"]))
-    size: str | None = option("--size", "Height and width, as 224x224, where the file leaves them open.")
-    resize: str | None = option("--resize", "How pictures are fitted.", type=Choice(["resize", "crop", "letterbox"]))
+    preset: str | None = option(
+        "--preset",
+        "Pixel normalization: imagenet, 0-1, -1-1, caffe, raw or clip. "
+        "Default: from the model's TOML file, or guessed.",
+        metavar="NAME",
+        shell_complete=complete.presets,
+    )
+    mean: str | None = option(
+        "--mean", "Mean to subtract, after --scale: one number, or one per channel (R,G,B).", metavar="X[,X,X]"
+    )
+    std: str | None = option(
+        "--std", "Standard deviation to divide by: one number, or one per channel (R,G,B).", metavar="X[,X,X]"
+    )
+    scale: str | None = option("--scale", "Factor for pixel values (0 to 255), such as 1/255.", metavar="X")
+    layout: str | None = option("--layout", "Axis order of the model's input.", type=Choice(["NCHW", "NHWC"]))
+    channels: str | None = option(
+        "--channels", "Channel order of the model's input.", type=Choice(["RGB", "BGR", "GRAY"])
+    )
+    size: str | None = option("--size", "Input size, if the model does not fix it.", metavar="HEIGHTxWIDTH")
+    resize: str | None = option(
+        "--resize", "How to fit pictures to the input size.", type=Choice(["resize", "crop", "letterbox"])
+    )
 
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
@@ -172,17 +337,26 @@ def _bound_threads(context: click.Context, parameter: click.Parameter, threads: 
 class SessionOptions(Given):
     """How sessions run, and the user's cache of rewritten graphs."""
 
-    allow_fallback: bool = option("--allow-fallback", "Let nodes without a GPU kernel run on the CPU.", is_flag=True)
+    allow_fallback: bool = option("--allow-fallback", "Run nodes without a GPU kernel on the CPU.", is_flag=True)
     threads: int | None = option(
-        "--threads", "Threads of the CPU provider.", type=IntRange(1), callback=_bound_threads, is_eager=True
+        "--threads",
+        "Number of CPU threads per session.",
+        type=IntRange(1),
+        callback=_bound_threads,
+        is_eager=True,
+        metavar="N",
     )
     memory_limit: float | None = option(
-        "--memory-limit", "GiB of GPU memory for a session (CUDA).", type=FloatRange(0, min_open=True)
+        "--memory-limit",
+        "GPU memory per session, in GiB (CUDA only).",
+        type=FloatRange(0, min_open=True),
+        metavar="GIB",
     )
     session_memory: float | None = option(
         "--session-memory",
-        "GiB for models and sessions that are kept.  [half of what is free]",
+        "Memory for cached models and sessions, in GiB. Default: half of the free memory.",
         type=FloatRange(0, min_open=True),
+        metavar="GIB",
     )
 
     def keywords(self, many: bool = False) -> dict[str, Any]:

@@ -6,25 +6,26 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analyzer.attribution import Model
     from analyzer.data import Sample
     from analyzer.images import ModelCard
 
 
-def read_card(explainer: Any, labels: str | None, flags: dict[str, Any]) -> Any:
+def read_card(model: Model, labels: str | None, flags: dict[str, Any]) -> ModelCard:
     """The preprocessing, labels and default layer of the model: flags first, then TOML files, then its input."""
     from analyzer.errors import UnsupportedError
     from analyzer.graph.query import image_input
     from analyzer.images import model_card
 
-    graph = explainer.plain
+    graph = model.plain
     image = image_input(graph)
     if image.shape is None or len(image.shape) != 4:
         raise UnsupportedError(
-            f"{graph.name}: the input {image.name!r} is no batch of pictures: its shape is {image.shape}",
-            "use the Python API with arrays instead",
+            f"{graph.name}: the input {image.name!r} is not a batch of pictures: its shape is {image.shape}",
+            "pictures need an input with four axes, such as [N, 3, H, W]; for others, use the Python API",
         )
     flags = {**flags, "labels_file": labels}
-    return model_card(explainer.loaded.path, flags, image.shape, image.dtype)
+    return model_card(model.loaded.path, flags, image.shape, image.dtype)
 
 
 def first_shapes(samples: Sequence[Sample], cards: Sequence[ModelCard]) -> list[tuple[int, ...]]:
@@ -44,4 +45,4 @@ def first_shapes(samples: Sequence[Sample], cards: Sequence[ModelCard]) -> list[
                 raise
             continue
         return [card.preprocess.apply(image)[0].shape for card in cards]
-    raise InputError("there are no pictures", "give pictures, folders or a list file")
+    raise InputError("no pictures given", "add a folder of pictures with --data FOLDER")

@@ -11,6 +11,7 @@ from analyzer.commands.common import (
     table,
 )
 from analyzer.commands.options import (
+    PROVIDER,
     Given,
     format_option,
     layer_option,
@@ -18,6 +19,7 @@ from analyzer.commands.options import (
     model_argument,
     option,
     options_option,
+    output_option,
     shape_option,
 )
 
@@ -26,19 +28,23 @@ class Plan(Given):
     model: str = model_argument
     method: str = method_option
     options: tuple[str, ...] = options_option
-    target: str = option("-t --target", "Class, label or expression.", default="top1")
+    target: str = option(
+        "-t --target", "top1, a class index or label, or an expression.", default="top1", metavar="TARGET"
+    )
     layer: str | None = layer_option
     shapes: tuple[str, ...] = shape_option
-    output: str | None = option("--output", "Which output holds the scores.")
+    output: str | None = output_option
     provider: str | None = option(
-        "-p --provider", "Also tell what would not run there (cuda, tensorrt), without a GPU."
+        "-p --provider",
+        "Also list the nodes that this execution provider (cuda or tensorrt) would not run. No GPU needed.",
+        **PROVIDER,
     )
     form: str = format_option
 
 
 @Plan.command("plan")
 def command(given: Plan) -> None:
-    """Show which nodes a method would differentiate, by which rules, and which have none. Runs nothing."""
+    """Show which nodes a method would differentiate, and by which rules, without running the model."""
     from analyzer.attribution import Job, Model, Question
     from analyzer.attribution.planning import make_plan, predict_fallbacks
     from analyzer.errors import UnsupportedError
@@ -59,22 +65,22 @@ def command(given: Plan) -> None:
         if plan.layer:
             click.echo(f"layer: {plan.layer} ({plan.layout})")
         if plan.stripped:
-            click.echo(f"left out in front of the target: {', '.join(plan.stripped)}")
+            click.echo(f"operators skipped after the target: {', '.join(plan.stripped)}")
         if plan.overridden:
-            click.echo(f"nodes with a rule of the method's own: {len(plan.overridden)}")
+            click.echo(f"nodes differentiated by the method's own rule: {len(plan.overridden)}")
         click.echo()
         click.echo(table(plan.rows(), ("operator", "nodes", "how", "")))
         if fallbacks:
             click.echo(f"\nin floating point, on {given.provider}, by {fallbacks.runtime}:")
             for what, found in (
                 (f"fall to {fallbacks.fall}", fallbacks.refused),
-                (f"may fall to {fallbacks.fall}, by their attributes", fallbacks.depends),
+                (f"may fall to {fallbacks.fall}, depending on their attributes", fallbacks.depends),
                 ("not in the table", fallbacks.unknown),
             ):
-                told = ", ".join(f"{op} ({len(names)}×)" for op, names in found.items())
-                click.echo(f"  {what}: {told or 'none'}")
+                listed = ", ".join(f"{op} ({len(names)}×)" for op, names in found.items())
+                click.echo(f"  {what}: {listed or 'none'}")
     if plan.missing:
         raise UnsupportedError(
             f"{len(plan.missing)} nodes have no rule: " + ", ".join(plan.missing[:10]),
-            "choose a layer behind them with --layer, or a target in front of them with --target",
+            "choose a layer after them with --layer, or a target before them with --target",
         )

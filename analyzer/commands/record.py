@@ -7,12 +7,12 @@ from click import Choice
 from analyzer.commands.common import Progress, note, tell_left_out
 from analyzer.commands.compare import MODES
 from analyzer.commands.options import (
+    METHOD,
     WRITE_FOLDER,
+    DataSet,
     Given,
     Setup,
-    data_option,
     group,
-    limit_option,
     model_argument,
     option,
     several,
@@ -22,33 +22,36 @@ from analyzer.commands.options import (
 
 class Record(Given):
     model: str = model_argument
-    data: tuple[str, ...] = data_option
-    store: str = option("--store", "Folder for the results.", required=True, type=WRITE_FOLDER)
-    limit: int | None = limit_option
-    methods: tuple[str, ...] = several("-m --method", "Maps to record.  [grad-cam, gradient]")
-    mode: str = option("--mode", "As in `compare`.", type=Choice(list(MODES)), default="as-shipped")
+    data: DataSet = group(DataSet)
+    store: str = option("--store", "Folder for the results.", required=True, type=WRITE_FOLDER, metavar="FOLDER")
+    methods: tuple[str, ...] = several(
+        "-m --method", "Methods whose maps are recorded. Repeatable. Default: grad-cam and gradient.", **METHOD
+    )
+    mode: str = option("--mode", "As for `compare`.", type=Choice(list(MODES)), default="as-shipped")
     workers: int | None = workers_option
     setup: Setup = group(Setup)
 
 
 @Record.command("record")
 def command(given: Record) -> int:
-    """Run MODEL over pictures as `compare` would and keep what it gives, to be compared on another machine.
+    """Run the reference model of a comparison on this machine, so that another can compare with it.
 
     \b
-    here:   onnx-analyzer record fp32.onnx --data photos/ -p cuda --store results/
-    there:  onnx-analyzer compare fp32.onnx int8.onnx --data photos/ -p cuda --candidate-provider cpu --store results/
+    Example, on the machine with the GPU, then on the other:
+      onnx-analyzer record fp32.onnx photos/ -p cuda --store results/
+      onnx-analyzer compare fp32.onnx int8.onnx photos/ --store results/ \\
+          -p cuda --candidate-provider cpu
 
-    The other machine needs both files, the pictures and the folder, but not the provider. Record the reference: the
-    candidate is asked for maps of the reference's classes. A record that was cut off goes on.
+    The other machine needs both models, the pictures and the folder, but not the execution provider. Record the
+    reference, not the candidate: the candidate's maps are of the classes that the reference predicts. An interrupted
+    run resumes.
     """
     from analyzer.commands.pictures import first_shapes
-    from analyzer.data import find_pictures
     from analyzer.passes import run
     from analyzer.validation import EVIDENCE, Side, Store
     from analyzer.validation.recording import Recording
 
-    samples = find_pictures(given.data, given.limit)
+    samples = given.data.samples()
     explainer, card = given.setup.load(given.model, many=True, level=MODES[given.mode])
     (shape,) = first_shapes(samples, [card])
     side = Side(explainer, shape, store=Store(given.store))

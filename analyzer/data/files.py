@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from analyzer.files import protect
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 LISTS = (".txt", ".lst", ".manifest")
+STDIN = "-"
+KINDS = f"give picture files ({', '.join(PICTURES)}), folders, glob patterns or a text file with one path per line"
 
 
 def find_pictures(
@@ -22,8 +25,8 @@ def find_pictures(
     annotations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Sample]:
     """Find pictures: in folders (recursively) and by patterns (`photos/*.jpg`), both sorted by name, from text files
-    with one path per line (relative to the file; `#` starts a comment), or single files. Duplicates are dropped.
-    Samples are returned unchanged.
+    with one path per line (relative to the file; `#` starts a comment), or single files; "-" is a picture on stdin. Duplicates
+    are dropped. Samples are returned unchanged.
 
     Args:
         limit: use at most this many, evenly spread.
@@ -39,15 +42,21 @@ def find_pictures(
     found: dict[Path, None] = {}
     for source in given:
         assert not isinstance(source, Sample), "samples and files cannot be mixed"
-        found |= dict.fromkeys(_expand(Path(source)))
+        found |= dict.fromkeys([Path(STDIN)] if source == STDIN else _expand(Path(source)))
     if not found:
-        raise InputError("no pictures found", f"pass pictures ({', '.join(PICTURES)}), folders or a list file")
+        folders = ", ".join(str(source) for source in given)
+        raise InputError(f"no pictures found in {folders}" if folders else "no pictures given", KINDS)
     protect(*found)
     paths = list(found)
     if limit and limit < len(paths):
         paths = [paths[i * len(paths) // limit] for i in range(limit)]
     known = annotations or {}
-    return [Sample(str(path), number, path, known.get(path.name, {})) for number, path in enumerate(paths)]
+    return [
+        Sample("stdin", number, sys.stdin.buffer.read(), known.get("stdin", {}))
+        if str(path) == STDIN
+        else Sample(str(path), number, path, known.get(path.name, {}))
+        for number, path in enumerate(paths)
+    ]
 
 
 def _expand(source: Path) -> list[Path]:

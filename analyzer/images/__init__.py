@@ -13,7 +13,7 @@ from analyzer.images.labels import load_labels
 from analyzer.images.placement import Placement
 from analyzer.images.preprocess import PRESETS, Preprocess
 from analyzer.images.tiles import channel_grid, grid
-from analyzer.images.write import atomic_file, atomic_write, encode, write_npy, write_npz, write_png
+from analyzer.images.write import atomic_file, atomic_write, encode, file_name, write_npy, write_npz, write_png
 
 __all__ = [
     "COLORMAPS",
@@ -32,6 +32,7 @@ __all__ = [
     "draw_boxes",
     "encode",
     "figure",
+    "file_name",
     "fit",
     "gaussian_blur",
     "grid",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,3 +90,8 @@ _LIST = ", ".join(FORMATS)
 def _no_objects(path: str | os.PathLike[str], array: np.ndarray) -> None:
     if np.asanyarray(array).dtype.hasobject:
         raise InputError(f"{path}: arrays of Python objects cannot be written")
+
+
+def file_name(tensor: str) -> str:
+    """A tensor's name with only what every file system takes."""
+    return re.sub(r"[^\w.-]+", "_", tensor).strip("_") or "tensor"

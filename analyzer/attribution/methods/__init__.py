@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyzer.attribution.registry import METHODS, Method
@@ -31,4 +31,17 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
     return found
 
 
-__all__ = ["METHODS", "Method", "find_method"]
+def options_of(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{method: its options}: each option goes to every method that has it.
+
+    Raises:
+        NotFoundError: no such method. InputError: an option that none of them has.
+    """
+    known = {method: find_method(method, {}).options for method in methods}
+    for name in given:
+        if not any(name in options for options in known.values()):
+            find_method(methods[0], {name: given[name]})
+    return {method: {n: v for n, v in given.items() if n in options} for method, options in known.items()}
+
+
+__all__ = ["METHODS", "Method", "find_method", "options_of"]

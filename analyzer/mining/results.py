@@ -1,0 +1,65 @@
+"""What mining found, as files and as a row per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from analyzer.attribution import Explainer
+from analyzer.errors import NotFoundError
+from analyzer.files import Places, write_text
+from analyzer.images import Preprocess, file_name, write_png
+from analyzer.mining.gallery import describe, write_gallery
+from analyzer.mining.miner import MiningResult
+from analyzer.mining.patches import collect_patches, strongest_channels
+from analyzer.plain import as_json
+
+
+def write_results(
+    explainer: Explainer,
+    result: MiningResult,
+    preprocess: Preprocess,
+    folder: Path,
+    title: str,
+    channels: Sequence[int] = (),
+    count: int = 16,
+    policy: str | None = "deconvnet",
+) -> list[str]:
+    """Write a figure per layer, a gallery and all data; the names of the files.
+
+    Args:
+        title: of the gallery.
+        channels: to draw, of every layer; the `count` strongest of each where there are none.
+        policy: as for `project`; None for patches alone.
+
+    Raises:
+        NotFoundError: a layer has no such channel.
+    """
+    for layer, ranking in result.rankings.items():
+        if channels and max(channels) >= len(ranking.values):
+            last = len(ranking.values) - 1
+            raise NotFoundError(f"{layer!r} has no channel {max(channels)}", f"its channels are 0 to {last}")
+    drawn = {layer: list(channels) or strongest_channels(result, layer, count) for layer in result.rankings}
+    layers = collect_patches(explainer, result, preprocess, {n: c for n, c in drawn.items() if c}, policy)
+    written, places = list[str](), Places(folder)
+    for patches in layers:
+        if patches.channels:
+            place = places.place(file_name(patches.layer), ".png")
+            write_png(place, patches.figure())
+            written.append(str(place))
+    write_gallery(folder / "index.html", title, result, layers)
+    write_text(folder / "top.json", as_json(describe(result), indent=1, ensure_ascii=False) + "\n")
+    return [*written, str(folder / "index.html"), str(folder / "top.json")]
+
+
+def summary(layer: str, result: MiningResult) -> dict[str, Any]:
+    """A layer in one row."""
+    statistics = result.statistics[layer]
+    return {
+        "layer": layer,
+        "channels": len(statistics.mean),
+        "dead": int(statistics.dead.sum()),
+        "correlated pairs": len(statistics.correlated()),
+        "strongest": float(f"{statistics.highest.max():.4g}") if statistics.count else None,
+    }

@@ -1,0 +1,117 @@
+"""Reports as files; their form follows from the name's ending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyzer.data import Sample
+from analyzer.errors import InputError
+from analyzer.files import write_text
+from analyzer.images import ColourBar, Preprocess, colourise, decode, encode, grid, overlay
+from analyzer.plain import as_json
+from analyzer.report import audit, comparison
+
+COMPARISONS = (".html", ".htm", ".md", ".xml", ".sarif", ".json")
+AUDITS = (".html", ".htm", ".md", ".json")
+
+
+def check_ending(path: str | None, endings: Sequence[str]) -> None:
+    """Refuses a report whose form is not known; None is no report.
+
+    Raises:
+        InputError: the name has another ending.
+    """
+    if path and Path(path).suffix not in endings:
+        raise InputError(
+            f"a report cannot be written as {Path(path).suffix or path!r}",
+            f"end the name in {', '.join(endings[:-1])} or {endings[-1]}",
+        )
+
+
+def write_comparison(path: str, document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ()) -> None:
+    """HTML, Markdown, JUnit, SARIF or JSON.
+
+    Raises:
+        InputError: the name has another ending.
+    """
+    check_ending(path, COMPARISONS)
+    match Path(path).suffix:
+        case ".md":
+            text = comparison.markdown(document)
+        case ".xml":
+            text = comparison.junit(document)
+        case ".sarif":
+            text = comparison.sarif(document)
+        case ".json":
+            text = _json(document)
+        case _:
+            text = comparison.html(document, figures)
+    write_text(path, text)
+
+
+def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray) -> None:
+    """HTML with the mean maps, Markdown or JSON.
+
+    Raises:
+        InputError: the name has another ending.
+    """
+    check_ending(path, AUDITS)
+    match Path(path).suffix:
+        case ".md":
+            text = audit.markdown(document)
+        case ".json":
+            text = _json(document)
+        case _:
+            text = audit.html(
+                document, [("mean maps: of all pictures, and of the most frequent classes", encode(maps))]
+            )
+    write_text(path, text)
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return as_json(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+# ---- Figures ----
+
+
+def evidence_figures(
+    maps: Mapping[str, Mapping[str, Sequence[np.ndarray]]], samples: Iterable[Sample], preprocess: Preprocess
+) -> list[tuple[str, bytes]]:
+    """(picture, PNG): the maps of reference and candidate side by side, a row per method.
+
+    Args:
+        maps: {picture: {method: (the reference's, the candidate's)}}.
+        samples: the pictures.
+        preprocess: the reference's.
+    """
+    figures, sources = [], {sample.id: sample.source for sample in samples}
+    for name, by_method in maps.items():
+        image, tiles, titles = decode(sources[name]), [], []
+        placement = preprocess.apply(image)[1]
+        for method, pair in by_method.items():
+            for who, heat in zip(("reference", "candidate"), pair, strict=True):
+                tiles.append(overlay(image, placement.map_to_image(heat), colorbar=False))
+                titles.append(f"{method}: {who}")
+        figures.append((name, encode(grid(tiles, titles, 2, bar=ColourBar()))))
+    return figures
+
+
+def mean_maps(maps: Mapping[str, np.ndarray], label: Callable[[int], str]) -> np.ndarray:
+    """The mean maps of an audit side by side, coloured from 0 to 1: (H, W, 3) uint8.
+
+    Args:
+        maps: {`class 3 (5)` or another title: (H, W)}.
+        label: names a class.
+    """
+    return grid([colourise(m) for m in maps.values()], [_named(title, label) for title in maps], bar=ColourBar())
+
+
+def _named(title: str, label: Callable[[int], str]) -> str:
+    """`class 3 (5)` by its label."""
+    parts = title.split()
+    return f"{label(int(parts[1]))} {parts[2]}" if parts[0] == "class" else title
