@@ -448,3 +448,49 @@ def test_the_best_threshold_is_the_one_of_the_highest_overlap(run: Run, place: P
     (target,) = document["results"][0]["targets"]
     assert target["target"] == "bee" and target["boxes"] == [[8, 4, 24, 16]]
     assert target["iou"] == target["energy_inside"] == target["pointing"] == 1
+
+
+# ---- compare, audit, and runs that go on ----
+
+
+def test_compare_exits_with_1_where_it_finds_something(run: Run, place: Path) -> None:
+    other = spotted()
+    for tensor in other.graph.initializer:
+        if tensor.name == "w":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(WEIGHTS[:, ::-1].astype(np.float32), "w"))
+    onnx.save(other, place / "other.onnx")
+    pictures = place / "pictures"
+    pictures.mkdir()
+    for i in range(4):
+        write_png(pictures / f"{i}.png", np.roll(spot(10 * i), i, axis=1))
+    code, out, _ = run("compare", "model.onnx", "other.onnx", "-d", "pictures", "--preset", "0-1", "--format", "json")
+    assert code == 1 and "labels-differ" in {f["code"] for f in json.loads(out)["findings"]}
+    code, out, _ = run("compare", "model.onnx", "model.onnx", "-d", "pictures", "--preset", "0-1", "--format", "json")
+    assert code == 0 and json.loads(out)["findings"] == []
+
+
+def test_the_maps_of_an_audit_are_means(place: Path) -> None:
+    from analyzer.attribution import Explainer
+    from analyzer.validation.audit import Picture, audit
+
+    rng = np.random.default_rng(0)
+    explainer, how = Explainer(place / "model.onnx"), Preprocess(size=(HEIGHT, WIDTH))
+    pictures = [Picture(str(i), rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)) for i in range(3)]
+    found = audit(explainer, how, pictures, probes=0)
+    heats = [explainer.explain(how.apply(p.pixels)[0], "grad-cam").heatmap[0] for p in pictures]
+    assert np.allclose(found.maps["all pictures"], np.mean(heats, axis=0), atol=1e-6)
+    tops = [row["top"] for row in found.report["rows"]]
+    for top in set(tops):
+        own = [heat for heat, t in zip(heats, tops, strict=True) if t == top]
+        assert np.allclose(found.maps[f"class {top} ({len(own)})"], np.mean(own, axis=0), atol=1e-6)
+
+
+def test_a_picture_whose_overlay_is_gone_is_explained_again(run: Run, place: Path) -> None:
+    for name in ("one.png", "two.png"):
+        write_png(place / name, spot())
+    asked = ("explain", "model.onnx", "one.png", "two.png", "--preset", "0-1", "-o", "maps", "--store", "kept")
+    assert run(*asked)[0] == 0
+    before = {p.name: p.read_bytes() for p in (place / "maps").iterdir()}
+    (place / "maps" / "two.png").unlink()
+    assert run(*asked)[0] == 0
+    assert {p.name: p.read_bytes() for p in (place / "maps").iterdir()} == before and len(before) == 2
