@@ -1,4 +1,4 @@
-"""Networks as exporters write them, small enough to lie here, against torch.autograd in float64: tests/exports/make.py."""
+"""Exported networks, small enough to lie here, against torch.autograd in float64 (tests/exports/make.py)."""
 
 from __future__ import annotations
 
