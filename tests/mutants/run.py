@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("analyzer", "tests", "models", "benchmarks")  # packages of the project, which a run imports from its copy
 LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".venv", "build", "dist", "shared")
-PASSED, FAILED, BROKEN = 0, 1, 2  # pytest's exit codes; a file that cannot be imported is broken
+PASSED, FAILED, BROKEN, UNKNOWN = 0, 1, 2, 4  # pytest's exit codes: a file that cannot be imported, no such test
 
 
 @dataclass(frozen=True)
