@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from analyzer import append_vjp
-from analyzer.gradient.registry import GRADIENT
+from analyzer.gradient.registry import GRADIENT, NOT_DIFFERENTIABLE
 from tests.models import model, node
 from tests.test_rules import SAMPLES
 
@@ -209,3 +209,10 @@ def test_every_rule_has_numbers_and_all_numbers_a_rule() -> None:
     sampled = {(s.domain, s.op) for s in SAMPLES if s.op not in BY_FUNCTION_BODY}
     assert sampled | {("", op) for op in CHECKS} == set(GRADIENT)
     assert not sampled & {("", op) for op in CHECKS}
+
+
+def test_what_has_no_gradient_is_an_operator_and_has_a_reason() -> None:
+    assert set(GRADIENT).isdisjoint(NOT_DIFFERENTIABLE)
+    for (domain, op), why in NOT_DIFFERENTIABLE.items():
+        assert domain == "com.microsoft" or onnx.defs.has(op, domain), op
+        assert not onnx.defs.has(why) and why[:1].islower()
