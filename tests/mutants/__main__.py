@@ -23,6 +23,7 @@ from tests.mutants.run import ROOT, UNKNOWN, Copy, Verdict
 
 HERE = Path(__file__).parent
 OWN, DRAWN = HERE / "own.toml", HERE / "drawn.json"
+PAGE, MARKS = ROOT / "docs" / "tests.md", ("<!-- score -->", "<!-- end -->")
 SEED = 15
 AREAS = {
     "gradient/rules": (["analyzer/gradient/rules"], 110),
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_some(given.count)
     if given.command == "sample":
         return run_sample(given.lines, given.again)
-    print(score(json.loads(DRAWN.read_text(encoding="utf-8"))))
+    write_score()
     return 0
 
 
@@ -220,6 +221,15 @@ def score(rows: Sequence[dict[str, Any]]) -> str:
             lines.append(f"- {row['file']}, {row['function'] or 'at import'}: `{' '.join(row['old'].split())}` → "
                          f"`{' '.join(row['new'].split())}`: {row.get('why') or 'SURVIVED'}")  # fmt: skip
     return "\n".join(lines)
+
+
+def write_score() -> None:
+    """Between the marks in the docs."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
+    table = score(json.loads(DRAWN.read_text(encoding="utf-8")))
+    PAGE.write_text(f"{before}{MARKS[0]}\n\n{table}\n\n{MARKS[1]}{after}", encoding="utf-8")
+    print(table)
 
 
 if __name__ == "__main__":
