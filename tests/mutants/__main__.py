@@ -120,6 +120,8 @@ def run_sample(folder: Path, again: bool) -> int:
     known = {_key(row): row for row in before if row["killed"] or row.get("why")}
     rows = []
     drawn = sample(ROOT, list(AREAS.values()), SEED)
+    seen = {_key(row) for row in before}
+    drawn.sort(key=lambda mutant: _key(vars(mutant)) in seen)  # the new ones first
     with Copy() as copy:
         for index, mutant in enumerate(drawn):
             row = known.get(_key(vars(mutant))) if again else None
