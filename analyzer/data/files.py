@@ -25,8 +25,8 @@ def find_pictures(
     annotations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Sample]:
     """Find pictures: in folders (recursively) and by patterns (`photos/*.jpg`), both sorted by name, from text files
-    with one path per line (relative to the file; `#` starts a comment), or single files; "-" is a picture on stdin. Duplicates
-    are dropped. Samples are returned unchanged.
+    with one path per line (relative to the file; `#` starts a comment), or single files; "-" reads a picture from
+    stdin. Duplicates are dropped. Samples are returned unchanged.
 
     Args:
         limit: use at most this many, evenly spread.
