@@ -41,7 +41,7 @@ CALLS = {
     "explain": f"explain model.onnx a.png --labels labels.txt -o out/explain.png {PLAIN}",
     "explain-several": f"explain model.onnx a.png b.png bad.png -m grad-cam -m integrated-gradients -t dog -t bee "
     f"--labels labels.txt -o out/several {PLAIN}",
-    "localize": f"localize model.onnx a.png b.png --boxes boxes.json --labels labels.txt --units 2 {PLAIN}",
+    "localize": f"localize model.onnx a.png b.png --boxes boxes.json --labels labels.txt --top-channels 2 {PLAIN}",
     "features": f"features model.onnx a.png -l relu2 -o out/features {PLAIN}",
     "receptive-field": "receptive-field model.onnx --verify --shape 1x3x12x12",
     "filters": "filters model.onnx -o out/filters.png",
@@ -50,7 +50,7 @@ CALLS = {
     "invariance": f"invariance model.onnx a.png -l relu1 --transform scaling -o out/invariance.png {PLAIN}",
     "correspondence": f"correspondence model.onnx parts.json -l relu1 --repeats 3 {PLAIN}",
     "mine": f"mine model.onnx a.png b.png bad.png -l relu2 -k 1 --draw 2 -o out/mined {PLAIN}",
-    "evolution": "evolution model.onnx later.onnx -i a.png -i b.png -l relu2 --draw 2 -o out/drawn.png --preset 0-1",
+    "evolution": "evolution model.onnx later.onnx --data a.png -i b.png -l relu2 --draw 2 -o out/drawn.png --preset 0-1",
     "compare": f"compare model.onnx later.onnx -d a.png -d b.png {PLAIN}",
     "compare-equal": f"compare model.onnx model.onnx -d a.png -d b.png {PLAIN}",
     "record": f"record model.onnx -d a.png --store out/recorded {PLAIN}",
