@@ -8,8 +8,10 @@ replaced. `--check` changes nothing and exits with 1 if a file is out of date (a
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -107,7 +109,60 @@ def commands() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"operators.md": operators, "methods.md": methods, "commands.md": commands}
+def documents() -> str:
+    """The keys of all JSON documents, a page of its own."""
+    schema = json.loads((ROOT / "analyzer" / "schema.json").read_text(encoding="utf-8"))
+    parts = [
+        "# JSON output\n\n"
+        "With `--format json` a command prints one document on stdout; progress, notes and errors go to stderr. The JSON "
+        "Schema of all documents is part of the package: "
+        "`importlib.resources.files(\"analyzer\").joinpath(\"schema.json\")`. `docs/generate.py` writes this page from it, "
+        "and tests validate the output of every command.\n\n"
+        "A command that fails prints a document of kind `error` on stdout, and the same sentence on stderr. Numbers that "
+        "are NaN or infinite are null. In the tables, `[]` is a list, `{}` a map with names as keys, and `?` a value that "
+        "can be null.\n\n"
+        "## Compatibility\n\n"
+        "Keys, codes of findings, option names and public Python names are stable. New keys may be added at any time. "
+        "What is renamed keeps its old name, with a deprecation note, for two minor versions. `schema_version` grows when "
+        "a key is removed or changes its meaning.\n\n"
+        "## Every document\n\n" + key_table(schema)
+    ]
+    for kind, entry in schema["$defs"].items():
+        parts.append(f"## {kind}\n\n{entry['description']}\n\n{key_table(entry)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def key_table(entry: dict) -> str:
+    return table(["key", "type", "meaning"], [[f"`{path}`", of, about] for path, of, about in keys_of(entry)])
+
+
+def keys_of(entry: dict, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """(path, type, meaning) of every key below an object."""
+    for name, value in entry["properties"].items():
+        path, inner = prefix + name, value
+        while inner.get("items") and not inner.get("description"):
+            path, inner = f"{path}[]", inner["items"]
+        if inner.get("properties"):
+            yield from keys_of(inner, f"{path}.")
+        else:
+            optional = "" if name in entry.get("required", ()) else ", if there is one"
+            yield path, type_of(inner) + optional, inner["description"]
+
+
+def type_of(value: dict) -> str:
+    if "const" in value or "enum" in value:
+        return "number" if "const" in value else "string"
+    names = value.get("type", "any")
+    names = [names] if isinstance(names, str) else names
+    null = "?" if "null" in names else ""
+    if "array" in names:
+        return type_of(value.get("items", {})) + "[]" + null
+    if isinstance(value.get("additionalProperties"), dict):
+        return type_of(value["additionalProperties"]) + "{}" + null
+    return names[0] + null
+
+
+PAGES = {"operators.md": operators, "methods.md": methods, "commands.md": commands, "json.md": documents}
 SECTIONS = {"methods": method_table, "commands": command_table}
 
 

@@ -28,10 +28,11 @@ import pytest
 from analyzer.commands import main
 from analyzer.commands.names import COMMANDS
 from analyzer.images import write_png
+from analyzer.passes.journal import Journal
 from tests.models import small_cnn
 
 GOLDEN = Path(__file__).parent / "golden"
-WITHOUT_JSON = {"record"}
+WITHOUT_JSON = {"record", "merge"}
 PLAIN = "--preset 0-1 --threads 1"
 CALLS = {
     "doctor": "doctor",
@@ -50,7 +51,8 @@ CALLS = {
     "invariance": f"invariance model.onnx a.png -l relu1 --transform scaling -o out/invariance.png {PLAIN}",
     "correspondence": f"correspondence model.onnx parts.json -l relu1 --repeats 3 {PLAIN}",
     "mine": f"mine model.onnx a.png b.png bad.png -l relu2 -k 1 --draw 2 -o out/mined {PLAIN}",
-    "evolution": "evolution model.onnx later.onnx --data a.png -i b.png -l relu2 --draw 2 -o out/drawn.png --preset 0-1",
+    "merge": "merge first second -o out/merged",
+    "evolution": "evolution model.onnx later.onnx --data a.png --data b.png -l relu2 --draw 2 -o out/drawn.png --preset 0-1",
     "compare": f"compare model.onnx later.onnx -d a.png -d b.png {PLAIN}",
     "compare-equal": f"compare model.onnx model.onnx -d a.png -d b.png {PLAIN}",
     "record": f"record model.onnx -d a.png --store out/recorded {PLAIN}",
@@ -81,6 +83,8 @@ def place(folder: Path) -> None:
     parts = {"middle": [10, 6, 20, 14], "corner": [0, 0, 8, 8]}
     (folder / "parts.json").write_text(json.dumps(dict.fromkeys(("a.png", "b.png"), parts)))
     (folder / "out").mkdir()
+    for shard, name in (((1, 2), "first"), ((2, 2), "second")):
+        Journal(folder / name, "mine", {"of": "a golden test"}, shard).close()
 
 
 def said(name: str, folder: Path) -> str:

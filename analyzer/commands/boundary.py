@@ -51,7 +51,9 @@ def _guarded() -> int:
 
 
 def _told(error: BaseException) -> int:
-    """Says what went wrong, in a sentence; the exit code."""
+    """Says what went wrong, in a sentence; the exit code. Where JSON is asked for, stdout gets a document of it too."""
+    import click
+
     text, code = _explained(error)
     if os.environ.get(TRACEBACK):
         import traceback
@@ -60,7 +62,24 @@ def _told(error: BaseException) -> int:
     if text:
         with suppress(Exception):
             print(text, file=sys.stderr, flush=True)
+    if code not in (0, 1, 130) and _wants_json():
+        said = error.format_message() if isinstance(error, click.ClickException) else text.removeprefix("error: ")
+        with suppress(Exception):  # stdout may be what cannot be written to
+            _print_error(*said.partition("\n  hint: ")[::2], code)
     return code
+
+
+def _wants_json() -> bool:
+    """Whether the command line asks for JSON, however it is wrong otherwise."""
+    words = sys.argv[1:]
+    return any(w == "--format=json" or [w, after] == ["--format", "json"] for w, after in zip(words, [*words[1:], ""]))
+
+
+def _print_error(message: str, hint: str, code: int) -> None:
+    from analyzer.commands.common import print_json
+
+    print_json("error", {"error": message, "hint": hint, "exit_code": code})
+    sys.stdout.flush()
 
 
 def _explained(error: BaseException) -> tuple[str, int]:

@@ -55,6 +55,9 @@ class Explaining(Asking):
     def _explained(self, picture: str, image: np.ndarray, array: np.ndarray, placement: Any) -> dict[str, Any]:
         found = answer(self.model, self.asked(image.shape), array, self.progress)
         result: dict[str, Any] = {"picture": picture, "top": self._classes(found[0]), "maps": []}
+        result["outputs"] = [
+            {"name": v.name, "shape": v.shape and list(v.shape), "type": str(v.dtype)} for v in self.model.plain.outputs
+        ]
         result["doubt"] = found[0].doubt or None
         out, raw = self.overlays.get(picture), self.raws.get(picture)
         heats, titles = [], []
