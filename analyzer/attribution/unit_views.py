@@ -58,7 +58,7 @@ class UnitViews:
         return np.stack([unit.pixels for unit in self.units])
 
     def figure(self) -> np.ndarray:
-        """One row per unit: the picture with its receptive field, the projection (signed, in colours), and close-ups."""
+        """One row per unit: the picture with its receptive field, the projection (signed, in colours), close-ups."""
         tiles, names = [], []
         for unit in self.units:
             x0, y0, x1, y1 = unit.field
