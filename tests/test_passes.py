@@ -112,7 +112,7 @@ def test_shards_of_several_folders_are_brought_together(tmp_path: Path) -> None:
     run(Sums(), samples(), first, shard=(2, 3))
     assert merge([first], whole) == {"sums": ["3/3"]}
     journal = Journal(second, "sums", Sums().identity, (3, 3))
-    with pytest.raises(InputError, match="at work on this shard"):
+    with pytest.raises(InputError, match="working on this shard"):
         merge([first, second], whole)
     journal.close()
     run(Sums(), samples(), second, shard=(3, 3))

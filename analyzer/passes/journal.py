@@ -174,18 +174,18 @@ def merge(folders: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str
     runs = {folder: {match["run"] for match in shards.values()} for folder, shards in found.items()}
     for folder, shards in found.items():
         if not shards:
-            raise InputError(f"{folder} holds no shard", "give folders that runs with --shard wrote to")
+            raise InputError(f"{folder} has no shard", "pass folders that runs with --shard wrote to")
         if runs[folder].isdisjoint(runs[next(iter(found))]):
             raise InputError(
-                f"{next(iter(found))} and {folder} hold shards of different runs",
-                "model, pictures' preprocessing, options and the kind of processor must be the same for all shards",
+                f"{next(iter(found))} and {folder} have shards of different runs",
+                "all shards need the same model, preprocessing, options and kind of processor",
             )
     target = make_folder(Path(into))
     for path in (path for shards in found.values() for path in shards):
         place = target / path.name
         with path.open("rb") as file:
             if not _lock(file):
-                raise InputError(f"{path}: another process is at work on this shard", "wait for it")
+                raise InputError(f"{path}: another process is working on this shard", "wait for it")
             if not place.exists() or not place.samefile(path):
                 atomic_write(place, file.read())
     missing: dict[str, set[str]] = {}
