@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from analyzer.commands import main
+from analyzer.commands import COMMANDS, cli, main
 from analyzer.images import write_png
 from tests.models import small_cnn
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +264,274 @@ def test_a_target_that_does_not_depend_on_the_layer(run, place):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), place / "sides.onnx")
     code, out, err = run("explain", "sides.onnx", "picture.png", "-l", "side", "--preset", "0-1")
     assert code in (2, 3) and "depend" in err and out == ""
+
+
+# ---- What commands have in common ----
+
+
+def commands() -> dict[str, click.Command]:
+    return {name: cli.get_command(click.Context(cli), name) for name in COMMANDS}
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, ""])
+def test_help_fits_80_columns_and_every_option_says_what_it_does(run, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(*([name] if name else []), "--help")
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    assert not [line for line in out.splitlines() if line.endswith("...") and "Usage" not in line]
+    silent = [
+        p.name
+        for p in (commands()[name].params if name else cli.params)
+        if isinstance(p, click.Option) and not p.help and not p.hidden
+    ]
+    assert not silent
+
+
+def test_the_line_for_completion_can_be_copied(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run("--help")
+    assert '\n    eval "$(_ONNX_ANALYZER_COMPLETE=bash_source onnx-analyzer)"\n' in out
+
+
+def test_one_word_has_one_meaning():
+    flags = [(name, flag, p) for name, c in commands().items() for p in c.params for flag in p.opts]
+    assert {p.opts[-1] for _, flag, p in flags if flag == "-u"} == {"--unit"}
+    assert {p.metavar for _, flag, p in flags if flag in ("--limit", "--top", "--draw", "--top-channels")} == {"N"}
+    assert not [name for name, flag, _ in flags if flag in ("--limit-of", "--channel", "--units")]
+
+
+def test_fields_of_one_name_are_refused():
+    from analyzer.commands.options import Given, group, option
+
+    class Part(Given):
+        size: int = option("--size")
+
+    class Whole(Given):
+        size: int = option("--width")
+        part: Part = group(Part)
+
+    with pytest.raises(AssertionError, match="one name"):
+        Whole.command("whole")(lambda given: None)
+
+
+def test_what_a_command_is_given_does_not_change():
+    from analyzer.commands.options import Formatted
+
+    given = Formatted({"form": "text"})
+    with pytest.raises(AttributeError):
+        given.form = "json"
+
+
+@pytest.fixture
+def folder(place) -> Path:
+    (place / "photos").mkdir(exist_ok=True)
+    for name in ("picture.png", "second.png"):
+        (place / "photos" / name).write_bytes((place / name).read_bytes())
+    (place / "photos.txt").write_text("photos/picture.png\nphotos/second.png\n")
+    return place
+
+
+PICTURES = {
+    "folder": ["photos"],
+    "pattern": ["photos/*.png"],
+    "list": ["photos.txt"],
+    "files": ["photos/picture.png", "photos/second.png"],
+}
+ASK = {
+    "explain": [],
+    "localize": [],
+    "features": ["-l", "r1"],
+    "invariance": ["-l", "r1", "--transform", "scaling"],
+}
+
+
+@pytest.mark.parametrize("given", PICTURES)
+@pytest.mark.parametrize("name", ASK)
+def test_pictures_are_given_in_the_same_way(run, folder, name, given):
+    asked = [*ASK[name], "--preset", "0-1", "--format", "json"]
+    code, out, err = run(name, "model.onnx", *PICTURES[given], *asked)
+    document = json.loads(out)
+    found = [r["picture"] for r in document.get("results") or document["curves"]]
+    assert code == 0 and found == ["photos/picture.png", "photos/second.png"], err
+    code, out, _ = run(name, "model.onnx", *PICTURES[given], *asked, "--limit", "1")
+    document = json.loads(out)
+    assert [r["picture"] for r in document.get("results") or document["curves"]] == ["photos/picture.png"]
+
+
+DATA = {
+    "mine": (["model.onnx"], ["-l", "r1", "-o", "mined", "--draw", "1"]),
+    "audit": (["model.onnx"], ["--probes", "1", "--exit-zero"]),
+    "compare": (["model.onnx", "model.onnx"], ["-m", "gradient"]),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_sets_are_given_as_arguments_or_by_an_option(run, folder, name):
+    models, asked = DATA[name]
+    asked = [*asked, "--preset", "0-1", "--format", "json"]
+    code, positional, err = run(name, *models, "photos", *asked)
+    assert code == 0, err
+    code, by_option, _ = run(name, *models, "--data", "photos/*.png", *asked)
+    count = [
+        d.get("pictures") or d.get("audit", d.get("comparison"))["pictures"]
+        for d in map(json.loads, (positional, by_option))
+    ]
+    assert code == 0 and count == [2, 2]
+    code, out, err = run(name, *models, *asked)
+    assert code == 2 and "no pictures given" in err and not out
+
+
+def test_a_picture_on_stdin(run, place, monkeypatch):
+    class Piped:
+        buffer = io.BytesIO((place / "picture.png").read_bytes())
+
+    monkeypatch.setattr(sys, "stdin", Piped)
+    code, piped, _ = run("explain", "model.onnx", "-", "--preset", "0-1", "--format", "json")
+    result = json.loads(piped)["results"][0]
+    _, named, _ = run("explain", "model.onnx", "picture.png", "--preset", "0-1", "--format", "json")
+    assert code == 0 and result["picture"] == "stdin"
+    assert result["maps"] == json.loads(named)["results"][0]["maps"]
+    monkeypatch.setattr(sys, "stdin", Piped)
+    Piped.buffer = io.BytesIO(b"no picture")
+    code, _, err = run("explain", "model.onnx", "-", "--preset", "0-1")
+    assert code == 2 and "not a picture" in err and "Traceback" not in err
+
+
+def shell(place: Path, *arguments: str, **how) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "analyzer", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "ONNX_ANALYZER_CACHE": ""} | how.pop("env", {})
+    return subprocess.run(command, cwd=place, env=env, capture_output=True, **how)
+
+
+def test_a_result_on_stdout(run, place, tmp_path):
+    before = set(Path(tempfile.gettempdir()).glob("onnx-analyzer-*"))
+    done = shell(
+        place, "explain", "model.onnx", "-", "-o", "-", "--preset", "0-1", input=(place / "picture.png").read_bytes()
+    )
+    assert (
+        done.returncode == 0 and done.stdout.startswith(b"\x89PNG") and done.stdout.rstrip().endswith(b"IEND\xaeB`\x82")
+    )
+    assert b"grad-cam of" in done.stderr and b"written" not in done.stderr
+    assert set(Path(tempfile.gettempdir()).glob("onnx-analyzer-*")) == before
+    named = tmp_path / "named.png"
+    assert run("explain", "model.onnx", "picture.png", "-o", str(named), "--preset", "0-1")[0] == 0
+    assert named.read_bytes() == done.stdout
+    for arguments, words in (
+        (["explain", "model.onnx", "picture.png", "-o", "-", "--format", "json"], "both write to stdout"),
+        (["explain", "model.onnx", "picture.png", "second.png", "-o", "-"], "single picture"),
+        (["explain", "model.onnx", "picture.png", "-o", "-", "--raw", "-"], "only one result"),
+        (["export", "model.onnx", "-o", "-"], "cannot go to stdout"),
+    ):
+        code, out, err = run(*arguments)
+        assert code == 2 and words in err and out == "", err
+
+
+def test_quiet_leaves_results_and_errors(run, place, folder):
+    (place / "photos" / "bad.png").write_text("no picture")
+    asked = ("explain", "model.onnx", "photos", "--preset", "0-1", "-v")
+    loud, quiet = run(*asked), run(*asked, "--quiet")
+    (place / "photos" / "bad.png").unlink()
+    assert loud[:2] == quiet[:2] and "receipt" in loud[2]
+    assert quiet[2].startswith("error:") and "bad.png" in quiet[2] and "receipt" not in quiet[2]
+
+
+# ---- Earlier names, and names of other tools ----
+
+
+RENAMED = {
+    "mine": (["mine", "model.onnx", "photos", "-o", "mined", "-l", "r1", "--channel", "1"], "--unit"),
+    "compare": (["compare", "model.onnx", "model.onnx", "photos", "--limit-of", "score_drift=9"], "--threshold"),
+    "compare=": (["compare", "model.onnx", "model.onnx", "photos", "--limit-of=score_drift=9"], "--threshold"),
+    "localize": (["localize", "model.onnx", "photos", "--units", "1"], "--top-channels"),
+    "evolution": (
+        ["evolution", "model.onnx", "model.onnx", "--pictures", "photos", "--channel", "0", "-l", "r1", "-o", "e.png"],
+        "--data",
+    ),
+    "evolution -i": (["evolution", "model.onnx", "model.onnx", "-iphotos", "-u0", "-l", "r1", "-o", "e.png"], "--data"),
+    "audit": (["audit", "model.onnx", "photos", "--strict", "--exit-zero", "--probes", "1"], "exits with 1"),
+    "dream": (
+        ["dream", "model.onnx", "-t", "1", "-o", "d.png", "--steps", "1", "--parametrisation", "pixels"],
+        "--parametrization",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_earlier_names_keep_working_with_a_note(run, folder, name):
+    arguments, now = RENAMED[name]
+    code, _, err = run(*arguments, "--preset", "0-1")
+    assert code == 0 and "deprecated" in err and now in err, err
+
+
+def test_checkpoints_can_be_named_by_unit(run, folder):
+    asked = ["evolution", "model.onnx", "model.onnx", "-d", "photos", "-l", "r1", "-o", "e.png", "--preset", "0-1"]
+    code, out, err = run(*asked, "-u", "2", "-u", "0", "--format", "json", "--channels", "BGR")
+    assert code == 0 and [row["channel"] for row in json.loads(out)["channels"]] == [2, 0], err
+
+
+ELSEWHERE = {
+    "--class": (["--class", "1"], "--target"),
+    "--device": (["--device", "cpu"], "--provider"),
+    "--json": (["--json"], "--format json"),
+    "--image": (["--image", "picture.png"], "PICTURES"),
+    "--colomap": (["--colomap", "gray"], "--colormap"),
+    "--version": (["--version"], "onnx-analyzer --version"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_names_of_other_tools_get_a_hint(run, name):
+    arguments, words = ELSEWHERE[name]
+    code, out, err = run("explain", "model.onnx", "picture.png", *arguments)
+    assert code == 2 and words in err and not out
+
+
+# ---- Exit codes of findings ----
+
+
+@pytest.mark.parametrize("name", ["audit", "compare"])
+def test_findings_exit_with_1_unless_told_otherwise(run, folder, name):
+    model = small_cnn()
+    for weight in model.graph.initializer:
+        weight.CopyFrom(onnx.numpy_helper.from_array(0 * onnx.numpy_helper.to_array(weight), weight.name))
+    onnx.save(model, folder / "dead.onnx")
+    models = ["dead.onnx"] if name == "audit" else ["model.onnx", "dead.onnx"]
+    asked = [name, *models, "photos", "--preset", "0-1", "--format", "json"]
+    code, out, err = run(*asked)
+    assert code == 1 and json.loads(out)["findings"], err
+    code, out, _ = run(*asked, "--exit-zero")
+    assert code == 0 and json.loads(out)["findings"]
+    (folder / "photos" / "bad.png").write_text("no picture")
+    assert run(*asked)[0] == 1 and run(*asked, "--exit-zero")[0] == 5
+    (folder / "photos" / "bad.png").unlink()
+
+
+# ---- Completion ----
+
+
+COMPLETED = {
+    "methods": (["explain", "model.onnx", "picture.png", "-m", "grad-c"], {"grad-cam", "grad-cam++"}),
+    "providers": (["explain", "model.onnx", "-p", "cuda"], {"cuda", "cuda:0", "cuda:1"}),
+    "color maps": (["explain", "model.onnx", "--colormap", "vi"], {"viridis"}),
+    "presets": (["explain", "model.onnx", "--preset", "im"], {"imagenet"}),
+    "layers": (["explain", "model.onnx", "picture.png", "-l", "r"], {"r1", "r2"}),
+    "no layers of what is no model": (["explain", "picture.png", "picture.png", "-l", ""], set()),
+    "layers of checkpoints": (["evolution", "model.onnx", "model.onnx", "-l", "r"], {"r1", "r2"}),
+    "options of a method": (["explain", "model.onnx", "-m", "occlusion", "-O", "pa"], {"patch="}),
+    "operators": (["ops", "Conv"], {"Conv", "ConvInteger", "ConvTranspose"}),
+    "commands": (["exp"], {"explain", "export"}),
+    "choices": (["explain", "model.onnx", "--layout", "N"], {"NCHW", "NHWC"}),
+}
+
+
+@pytest.mark.parametrize("name", COMPLETED)
+def test_completion(run, monkeypatch, name):
+    words, expected = COMPLETED[name]
+    monkeypatch.setenv("_ONNX_ANALYZER_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", " ".join(["onnx-analyzer", *words]))
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    if not words[-1]:
+        monkeypatch.setenv("COMP_WORDS", " ".join(["onnx-analyzer", *words[:-1], "''"]))
+    _, out, err = run()
+    found = {line.split(",")[1] for line in out.split()}
+    assert expected <= found and (found == expected or name == "methods"), (found, err)

@@ -53,7 +53,9 @@ def layers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     """Tensors of the model that was typed; none where it cannot be read."""
     import onnx
 
-    model = ctx.params.get("model") or next(iter(ctx.params.get("checkpoints") or ()), None)
+    # After an option that still lacks its value, click leaves the arguments in `args`.
+    typed = [ctx.params.get("model"), *(ctx.params.get("checkpoints") or ()), *ctx.args]
+    model = next(filter(None, typed), None)
     try:
         graph = onnx.load(model, load_external_data=False).graph if model else onnx.GraphProto()
     except Exception:  # whatever the file is: a shell shows no error

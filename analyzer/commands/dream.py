@@ -86,9 +86,9 @@ class Dream(Given):
 def command(given: Dream) -> None:
     """Generate the picture that maximizes a unit or class, by gradient ascent on the input.
 
-    The default settings follow lucid: Fourier parametrization, decorrelated colors and random transforms. For those
-    of Yosinski et al. 2015, use --parametrization pixels with --decay, --blur, --clip-norm and --clip-contribution.
-    The same seed gives the same picture.
+    The default settings follow lucid: Fourier parametrization, decorrelated colors and random transforms. To
+    reproduce Yosinski et al. 2015, use --parametrization pixels, with --decay, --blur and the clip options. The same
+    seed gives the same picture.
 
     \b
     Examples:

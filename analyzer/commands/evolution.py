@@ -35,7 +35,7 @@ class Evolution(Given):
     )
     limit: int | None = limit_option
     layer: str | None = layer_option
-    channels: tuple[int, ...] = channels_option
+    chosen: tuple[int, ...] = channels_option
     draw: int = option(
         "--draw",
         "Channels to draw, strongest in the last checkpoint first, if none are named.",
@@ -76,7 +76,7 @@ def command(given: Evolution) -> None:
         samples,
         given.layer or card.default_layer or "auto",
         card.preprocess,
-        given.channels or None,
+        given.chosen or None,
         given.draw,
         None if given.policy == "none" else given.policy,
         given.provider,

@@ -52,7 +52,7 @@ class Explain(Given):
     out: str | None = pictures_out_option
     methods: tuple[str, ...] = several(
         "-m --method",
-        "Method, as listed by `onnx-analyzer methods`. Repeatable; several make a grid. Default: grad-cam.",
+        "Method, see the methods command. Repeatable; several make a grid. Default: grad-cam.",
         **METHOD,
     )
     targets: tuple[str, ...] = several(

@@ -64,7 +64,7 @@ def command(given: Invariance) -> None:
 
     \b
     Example:
-      onnx-analyzer invariance model.onnx a.jpg b.jpg -l conv1 -l fc7 -o curves.png
+      onnx-analyzer invariance model.onnx a.jpg b.jpg -l conv1 -o curves.png
     """
     import numpy as np
 

@@ -146,9 +146,11 @@ class Given:
         found: dict[str, Field] = {}
         for name, field in vars(cls).items():
             if isinstance(field, type) and issubclass(field, Given):
-                found |= field.fields()
-            elif isinstance(field, Field):
-                found[name] = field
+                more = field.fields()
+            else:
+                more = {name: field} if isinstance(field, Field) else {}
+            assert not found.keys() & more.keys(), f"{cls.__name__}: two fields of one name"
+            found |= more
         return found
 
     @classmethod
@@ -208,12 +210,12 @@ layers_option = several(
 )
 options_option = several(
     "-O --option",
-    "Option of the method, as listed by `onnx-analyzer methods`. Repeatable.",
+    "Option of the method, see the methods command. Repeatable.",
     metavar="NAME=VALUE",
     shell_complete=complete.method_options,
 )
 METHOD: dict[str, Any] = {"metavar": "METHOD", "shell_complete": complete.methods}
-method_option = option("-m --method", "Method, as listed by `onnx-analyzer methods`.", default="grad-cam", **METHOD)
+method_option = option("-m --method", "Method, see the methods command.", default="grad-cam", **METHOD)
 pictures_out_option = option(
     "-o --out", "PNG file to write, or - for stdout. For several pictures: a folder.", type=WRITE, metavar="PATH"
 )

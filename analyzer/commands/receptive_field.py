@@ -6,13 +6,19 @@ from collections.abc import Sequence
 
 import click
 
+from analyzer.commands import complete
 from analyzer.commands.common import parse_shapes, print_json, table
-from analyzer.commands.options import Given, format_option, layer_option, model_argument, option, shape_option
+from analyzer.commands.options import Given, format_option, model_argument, option, shape_option
 
 
 class ReceptiveField(Given):
     model: str = model_argument
-    layer: str | None = layer_option
+    layer: str | None = option(
+        "-l --layer",
+        "Show only these: tensor or node name, or a glob.",
+        metavar="LAYER",
+        shell_complete=complete.layers,
+    )
     everything: bool = option("--all", "List all tensors, not only the last of each receptive field.", is_flag=True)
     verify: bool = option("--verify", "Verify each receptive field against the support of a gradient.", is_flag=True)
     shapes: tuple[str, ...] = shape_option

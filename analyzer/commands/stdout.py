@@ -26,7 +26,7 @@ def to_stdout(context: click.Context) -> ToStdout:
         raise click.UsageError("only one result can go to stdout; name a file for the others", context)
     folder = tempfile.mkdtemp(prefix="onnx-analyzer-")
     context.call_on_close(lambda: shutil.rmtree(folder, ignore_errors=True))
-    context.meta["stdout"] = found = ToStdout(Path(folder) / "stdout")
+    context.meta["stdout"] = found = ToStdout(Path(folder) / "stdout.png")
     return found
 
 
