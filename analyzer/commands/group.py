@@ -7,6 +7,7 @@ import importlib
 import click
 
 from analyzer.commands.names import COMMANDS
+from analyzer.docstrings import docstring
 
 
 class Commands(click.Group):
@@ -39,3 +40,7 @@ def cli() -> None:
 
     Shell completion: eval "$(_ONNX_ANALYZER_COMPLETE=bash_source onnx-analyzer)" (or zsh_source, fish_source).
     """
+
+
+if cli.callback:
+    cli.help = docstring(cli.callback)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from click import Choice, FloatRange, IntRange
 
+from analyzer.docstrings import docstring
 from analyzer.files import claim, protect
 
 if TYPE_CHECKING:
@@ -46,6 +48,17 @@ READ, READ_FILE = InputPath(), InputPath(dir_okay=False)
 WRITE, WRITE_FILE, WRITE_FOLDER = OutputPath(), OutputPath(dir_okay=False), OutputPath(file_okay=False)
 
 
+class Option(click.Option):
+    """A number has to be finite: no range of click's refuses NaN."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        given = super().type_cast_value(ctx, value)
+        for number in given if isinstance(given, tuple) else (given,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise click.BadParameter(f"{number} is not a finite number", ctx, self)
+        return given
+
+
 @dataclass(frozen=True)
 class Field:
     """An argument or option of a `Given`, as click makes it."""
@@ -58,7 +71,7 @@ class Field:
 def option(flags: str, about: str = "", **how: Any) -> Any:
     """An option; a default is shown unless `show_default` says otherwise."""
     how = {"show_default": "default" in how, "help": about or None} | how
-    return Field(click.Option, tuple(flags.split()), how)
+    return Field(Option, tuple(flags.split()), how)
 
 
 def several(flags: str, about: str = "", **how: Any) -> Any:
@@ -104,7 +117,7 @@ class Given:
             def called(**values: Any) -> int | None:
                 return function(cls(values))
 
-            return click.command(name, params=cls.parameters())(called)
+            return click.command(name, params=cls.parameters(), help=docstring(function))(called)
 
         return decorate
 
@@ -163,8 +176,12 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV
 
 
 def _bound_threads(context: click.Context, parameter: click.Parameter, threads: int | None) -> int | None:
-    """Bounds those of NumPy and OpenCV as well, which read these when they are imported: by then it has to be known."""
+    """Bounds those of NumPy and OpenCV as well, which read these when they are imported: by then it has to be known.
+
+    More threads than CPUs gain nothing, and each takes memory: there are no more than those.
+    """
     if threads is not None:
+        threads = min(threads, os.cpu_count() or 1)
         os.environ |= dict.fromkeys(THREADS, str(threads))
     return threads
 
