@@ -253,6 +253,36 @@ def test_providers_that_do_not_exist(name, words):
         resolve("cuda:x")
 
 
+# ---- Systems without POSIX ----
+
+
+def test_what_only_posix_has_is_not_needed(place):
+    """Windows: no fcntl, resource or pwd, no SIGHUP, no scheduler affinity, no C library without a name."""
+    before = (
+        "import ctypes, os, signal\n"
+        "import subprocess, importlib.metadata, tempfile, threading\n"  # Python's own modules as they are here
+        "for name in ('fcntl', 'resource', 'pwd', 'grp', 'termios'): sys.modules[name] = None\n"
+        "for name in ('sched_getaffinity', 'getuid', 'geteuid', 'fork'): delattr(os, name)\n"
+        "for name in ('SIGHUP', 'SIGPIPE'): delattr(signal, name)\n"
+        "class Library(ctypes.CDLL):\n"
+        "    def __init__(self, name, *given, **named):\n"
+        "        if name is None: raise TypeError('LoadLibrary() argument 1 must be str, not None')\n"
+        "        super().__init__(name, *given, **named)\n"
+        "ctypes.CDLL = Library\n"
+    )
+    for asked in (
+        ["explain", "m.onnx", "0.png", "-o", "w.png"],
+        ["mine", "m.onnx", "0.png", "-l", "r1", "-o", "mined"],
+    ):
+        done = program(place, *asked, before=before)
+        assert done.returncode == 0, said(done)
+    from analyzer.runtime.pool import give_back
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ctypes.CDLL", lambda *_: (_ for _ in ()).throw(TypeError("LoadLibrary()")))
+        give_back()
+
+
 # ---- Packages ----
 
 # The module as it is left when one of two builds is removed: a folder without files.
