@@ -115,10 +115,10 @@ def user_cache() -> Cache | None:
     """This user's cache: the folder ONNX_ANALYZER_CACHE (none if that is set but empty), else the system's cache
     folder."""
     folder = os.environ.get(CACHE_VARIABLE)
-    if folder is None:
-        base = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
-        folder = str(Path(base or Path.home() / ".cache") / "onnx-analyzer")
-    with suppress(InputError, RuntimeError):
+    with suppress(InputError, RuntimeError):  # RuntimeError: this user has no home
+        if folder is None:
+            base = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+            folder = str(Path(base or Path.home() / ".cache") / "onnx-analyzer")
         return Cache(folder) if folder else None
     return None
 

@@ -194,6 +194,7 @@ def test_sessions_share_one_pool_where_the_process_is_ours(tmp_path):
     np.save(tmp_path / "picture.npy", IMAGES)
     script = f"""
 import os
+os.cpu_count = lambda: 16
 import numpy as np
 from analyzer.attribution import Explainer
 from analyzer.runtime import share_threads
@@ -213,6 +214,7 @@ print(len(os.listdir("/proc/self/task")) - before, float(sum(found)).hex())
 def test_threads_of_the_command_line_do_not_grow_with_its_sessions():
     script = """
 import os, sys
+os.cpu_count = lambda: 16
 from analyzer.commands.boundary import run
 from analyzer.runtime import Session
 create, seen = Session.__init__, []

@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -22,13 +23,17 @@ TRACEBACK = "ONNX_ANALYZER_TRACEBACK"  # environment variable: show where an err
 def run() -> int:
     """Run the command line of this process; its exit code. Every error becomes one sentence on stderr."""
     open_streams()
+    handled: list[int] = []
     try:
+        handled = _end_in_order()
         code = _guarded()
         sys.stdout.flush()
     except BaseException as error:
         code = _told(error)
     if is_own_process():  # all is said: an interrupt leaves no traceback now
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in handled:
+        signal.signal(number, signal.SIG_DFL)
     _abandon_unwritten()
     return code
 
@@ -45,6 +50,35 @@ def _guarded() -> int:
     with guard():
         code = cli.main(prog_name="onnx-analyzer", standalone_mode=False)
     return code if isinstance(code, int) else 0
+
+
+# ---- Signals ----
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows: no SIGHUP
+
+
+class Ended(BaseException):
+    """A signal asks us to end. As an interrupt, it passes every `finally` on its way: no temporary file is left."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+
+def _end_in_order() -> list[int]:
+    """Signals to end raise `Ended`, these do; one that our parent had ignored (`nohup`) is still ignored."""
+    if threading.current_thread() is not threading.main_thread():  # it may not set handlers
+        return []
+    handled = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, _end)
+    return handled
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)  # a second one must not cut the cleaning short
+    raise Ended(number)
 
 
 # ---- Errors ----
@@ -93,6 +127,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
             return "", error.code if isinstance(error.code, int) else 70 if error.code else 0
         case KeyboardInterrupt() | click.Abort():
             return "interrupted", 130
+        case Ended():
+            return "terminated", error.code
         case click.ClickException():
             with suppress(Exception):
                 error.show(sys.stderr)
@@ -103,6 +139,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
             return "error: out of memory\n  hint: use a smaller batch or picture, or fix the input's --shape", 4
         case RecursionError():
             return "error: nested too deeply: the model or a file has more levels than can be followed", 3
+        case ImportError() | AttributeError() if broken := _broken():
+            return f"error: {broken}", 2
         case ImportError():
             hint = "python -m pip install --force-reinstall onnx-analyzer; see `onnx-analyzer doctor`"
             return f"error: a package cannot be imported: {_line(error)}\n  hint: {hint}", 2
@@ -119,12 +157,34 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500]
 
 
+def _broken() -> str:
+    """A package that lost its files to the removal of another one: importing it works, and gives nothing."""
+    with suppress(Exception):
+        from analyzer.runtime.installed import empty_packages
+
+        for problem, advice in empty_packages():
+            return f"{problem}\n  hint: {advice}"
+    return ""
+
+
 def _refusal(error: OSError) -> str:
     """«No space left on device: 'heat.png'»"""
     said = error.strerror or _line(error) or type(error).__name__
     named = f": {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
     temporary = error.errno == errno.ENOENT and "temporary directory" in said
-    return said + named + ("\n  hint: set TMPDIR to a folder that can be written to" if temporary else "")
+    if temporary:
+        return said + named + "\n  hint: set TMPDIR to a folder that can be written to"
+    return (
+        said + named + ("" if _has_folder() else "\n  hint: the working directory was deleted; change to another one")
+    )
+
+
+def _has_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 # ---- Streams ----

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from analyzer.analysis.rectifiers import ACTIVATIONS, RECTIFIERS, gated_input, rectified_input
+from analyzer.docstrings import docstring
 from analyzer.errors import NotFoundError, suggest
 from analyzer.gradient.policy import Policy
 from analyzer.gradient.registry import Builder, Primal, Rule, Table, Value
@@ -39,7 +40,7 @@ def _rectifier_rows(rule: Callable[[Builder, Primal, Rule, Value, int], Any]) ->
                 return plain(op, node, ct)
             return (None,) * index + (rule(op, node, plain, ct, index),)
 
-        rectifier_vjp.__doc__ = rule.__doc__
+        rectifier_vjp.__doc__ = docstring(rule)
         return rectifier_vjp
 
     return {name: row(name) for _, name in RECTIFIERS.rows}

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from analyzer.docstrings import docstring
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Body as Body
 from analyzer.graph import Builder, Graph, Node, Value
@@ -156,7 +157,7 @@ class Idiom:
     @property
     def about(self) -> str:
         """The first paragraph of its docstring: what it replaces, and why."""
-        return " ".join((self.form.__doc__ or "").strip().split("\n\n")[0].split())
+        return " ".join(docstring(self.form).strip().split("\n\n")[0].split())
 
 
 Idioms: TypeAlias = Mapping[Equation, tuple[Idiom, ...]]
@@ -180,7 +181,7 @@ class Entry:
     @property
     def equation(self) -> str:
         """The first line of the rule's docstring."""
-        return (self.rule.__doc__ or "").strip().splitlines()[0] if self.rule.__doc__ else ""
+        return docstring(self.rule).strip().partition("\n")[0]
 
 
 def is_float(value: Value) -> bool:

@@ -129,4 +129,4 @@ def _table(provider: str) -> dict[str, Any]:
     if not file.exists():
         known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.json")))
         raise InputError(f"no table of kernels for the provider {provider!r}", f"choose one of {known}")
-    return dict(json.loads(file.read_text()))
+    return dict(json.loads(file.read_text(encoding="utf-8")))

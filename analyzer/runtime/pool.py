@@ -153,5 +153,5 @@ def _cached(group: Path) -> int:
 
 def give_back() -> None:
     """Asks the C library to return freed memory to the system, where it can."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no library without a name
         ctypes.CDLL(None).malloc_trim(0)

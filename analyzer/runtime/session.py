@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -198,7 +199,7 @@ def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> An
     if _SHARED:
         options.use_per_session_threads = False
     elif threads:
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = min(threads, os.cpu_count() or 1)
     options.graph_optimization_level = {
         "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
         "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -221,7 +222,7 @@ def share_threads(threads: int | None) -> None:
 
     if threads != 1 and not _SHARED:
         with suppress(Exception):  # there is one already
-            ort.set_global_thread_pool_sizes(threads or 0, 1)
+            ort.set_global_thread_pool_sizes(min(threads or 0, os.cpu_count() or 1), 1)
             _SHARED.append(True)
 
 
