@@ -12,6 +12,7 @@ from analyzer import explain, features
 from analyzer.analysis.layouts import Layout
 from analyzer.attribution import Explainer, finite
 from analyzer.attribution.correspondence import correspondence
+from analyzer.attribution.dream import Dreamer, DreamOptions
 from analyzer.attribution.evaluator import channel_mask, position_mask
 from analyzer.attribution.export import _difference
 from analyzer.attribution.result import Attribution, joined
@@ -310,3 +311,20 @@ def small_with_infinity(seed: int = 0) -> onnx.ModelProto:
             values[3] = np.inf
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, "w2"))
     return net
+
+
+def test_a_dream_is_moved_both_ways_and_in_every_size() -> None:
+    how = Preprocess(size=(12, 12))
+    dreamer = Dreamer(Explainer(small_cnn(batch=1)), "r1", how)
+    options = DreamOptions(jitter=3, degrees=0.0, rescale=False)
+    rng = np.random.default_rng(0)
+    picture = np.zeros((12, 12, 3), np.float32)
+    picture[6, 6] = 1
+    seen = set()
+    for _ in range(200):
+        moved = dreamer._transform(options, rng).apply(picture)[..., 0]
+        y, x = np.unravel_index(moved.argmax(), moved.shape)
+        seen.add((int(y) - 6, int(x) - 6))
+    assert seen == {(y, x) for y in range(-3, 4) for x in range(-3, 4)}
+    still = DreamOptions(jitter=0, degrees=0.0, rescale=False)
+    assert np.allclose(dreamer._transform(still, rng).apply(picture), picture, atol=1e-6)
