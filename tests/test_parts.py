@@ -18,9 +18,11 @@ from analyzer.attribution.export import _difference
 from analyzer.attribution.result import Attribution, joined
 from analyzer.attribution.targets import _unlike_classes
 from analyzer.attribution.units import Units
+from analyzer.errors import InputError
 from analyzer.gradient.rules import poles
 from analyzer.graph import Graph
 from analyzer.images import Preprocess
+from analyzer.images.placement import Placement
 from analyzer.runtime import Session
 from tests.models import model, node, small_cnn
 
@@ -328,3 +330,38 @@ def test_a_dream_is_moved_both_ways_and_in_every_size() -> None:
     assert seen == {(y, x) for y in range(-3, 4) for x in range(-3, 4)}
     still = DreamOptions(jitter=0, degrees=0.0, rescale=False)
     assert np.allclose(dreamer._transform(still, rng).apply(picture), picture, atol=1e-6)
+
+
+# ---- The edge of what the network saw ----
+
+
+def test_a_pixel_is_covered_where_its_centre_lies_inside() -> None:
+    """Centres at −0.5, 0.5, 1.5 and 2.5 of an input of 2; moved by a half they lie on its edges, which are outside."""
+    inside = Placement((4, 1), (2, 1), (1.0, 1.0), (-1.0, 0.0))
+    assert inside.covered[:, 0].tolist() == [False, True, True, False]
+    on_edge = Placement((4, 1), (2, 1), (1.0, 1.0), (-0.5, 0.0))
+    assert on_edge.covered[:, 0].tolist() == [False, True, False, False]
+    sideways = Placement((1, 4), (1, 2), (1.0, 1.0), (0.0, -0.5))
+    assert sideways.covered[0].tolist() == [False, True, False, False]
+
+
+def test_maps_of_several_channels_and_of_none() -> None:
+    placement = Placement((4, 6), (2, 3), (0.5, 0.5), (0.0, 0.0))
+    heat = RNG.uniform(0, 1, (2, 3, 5)).astype(np.float32)
+    found = placement.map_to_image(heat)
+    assert found.shape == (4, 6, 5)
+    assert all(np.allclose(found[..., k], placement.map_to_image(heat[..., k]), atol=1e-6) for k in range(5))
+    assert placement.map_to_image(heat[..., :0]).shape == (4, 6, 0)
+    for bad in (heat[0, 0], heat[:0, :, 0], heat[:, :0, 0]):
+        with pytest.raises(InputError, match="no rows and columns"):
+            placement.map_to_image(bad)
+    same = Placement((2, 3), (2, 3), (1.0, 1.0), (0.0, 0.0))
+    assert same.map_to_image(heat[..., 0]) is not heat and np.array_equal(same.map_to_image(heat), heat)
+
+
+def test_a_model_reads_any_tensor() -> None:
+    net, image = small_cnn(), RNG.standard_normal((1, 3, 12, 12)).astype(np.float32)
+    read = Explainer(net).reading(image)
+    graph = Explainer(net).graph({})
+    for name, expected in features(net, image, ["r1", "r2", "logits"]).items():
+        assert np.allclose(read(graph[name]), expected, atol=1e-6)
