@@ -103,8 +103,7 @@ def said(name: str, folder: Path) -> str:
     printed = [same(text, folder) for text in (out.getvalue(), err.getvalue())]
     if call in SHORTENED:
         printed = [SHORTENED[call](text) for text in printed]
-    if call == "record":
-        written = sorted({re.sub(r"[0-9a-f]{40}", "HASH", name) for name in written})
+    written = sorted({re.sub(r"[0-9a-f]{16,}", "HASH", name) for name in written})
     parts = [f"$ onnx-analyzer {words}", f"exit {code}", "--- stdout", printed[0], "--- stderr", printed[1]]
     return "\n".join([*parts, "--- written", *written]).rstrip() + "\n"
 

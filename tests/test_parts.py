@@ -345,6 +345,12 @@ def test_a_pixel_is_covered_where_its_centre_lies_inside() -> None:
     assert sideways.covered[0].tolist() == [False, True, False, False]
 
 
+def test_what_the_network_did_not_see_has_no_heat() -> None:
+    crop = Placement((6, 4), (4, 4), (1.0, 1.0), (-1.0, 0.0))
+    found = crop.map_to_image(np.full((4, 4), 5, np.float32))
+    assert (found[[0, 5]] == 0).all() and (found[1:5] == 5).all()
+
+
 def test_maps_of_several_channels_and_of_none() -> None:
     placement = Placement((4, 6), (2, 3), (0.5, 0.5), (0.0, 0.0))
     heat = RNG.uniform(0, 1, (2, 3, 5)).astype(np.float32)
