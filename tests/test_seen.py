@@ -367,6 +367,9 @@ def test_another_preprocessing_that_does_much_better_is_named() -> None:
     (found,) = audits.findings(contract(accuracy=0.75))
     assert (found.code, found.where, found.value, found.limit) == ("preprocessing-doubtful", "raw", 0.25, 0.1)
     assert audits.findings(contract(accuracy=0.59)) == [] == audits.findings(contract(confidence=0.9))
+    for size, fair in ((3.1, False), (2.9, True), (0.34, True), (0.32, False)):  # larger inputs are surer by themselves
+        rows = {"declared": {"confidence": 0.5, "size": 1.0}, "raw": {"confidence": 0.9, "size": size}}
+        assert bool(audits.findings(audited() | {"contract": rows})) == fair, size
 
 
 def test_channels_that_an_audit_finds() -> None:
