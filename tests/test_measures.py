@@ -240,10 +240,11 @@ def test_layers_are_matched_by_name_and_behind_their_quantisers() -> None:
         node("QuantizeLinear", ["a", "s", "z"], ["q"]),
         node("DequantizeLinear", ["q", "s", "z"], ["a_DequantizeLinear_Output"]),
         node("Relu", ["a_DequantizeLinear_Output"], ["b_cast"]),
-        node("Relu", ["b_cast"], ["y"]),
+        node("QuantizeLinear", ["b_cast", "s", "z"], ["k_QuantizeLinear_Output"]),
+        node("Cast", ["k_QuantizeLinear_Output"], ["y"], to=1),
     ]
     graph = Graph.read(model(nodes, {"x": [2]}, {"y": [2]}, weights_of).SerializeToString())
-    assert match_by_name(["a", "b", "c", "x"], graph) == [
+    assert match_by_name(["a", "b", "c", "k", "x"], graph) == [
         Match("a", "a_DequantizeLinear_Output", "name, dequantised"),
         Match("b", "b_cast", "name alike"),
     ]

@@ -15,6 +15,7 @@ from analyzer.attribution.correspondence import correspondence
 from analyzer.attribution.dream import Dreamer, DreamOptions
 from analyzer.attribution.evaluator import channel_mask, position_mask
 from analyzer.attribution.export import _difference
+from analyzer.attribution.invariance import TRANSFORMS
 from analyzer.attribution.result import Attribution, joined
 from analyzer.attribution.targets import _unlike_classes
 from analyzer.attribution.units import Units
@@ -351,6 +352,17 @@ def test_what_the_network_did_not_see_has_no_heat() -> None:
     assert (found[[0, 5]] == 0).all() and (found[1:5] == 5).all()
 
 
+def test_a_map_is_moved_cut_and_enlarged_even_where_nothing_is_scaled() -> None:
+    heat = RNG.uniform(0, 1, (4, 4)).astype(np.float32)
+    shifted = Placement((4, 4), (4, 4), (1.0, 1.0), (1.0, 0.0)).map_to_image(heat)
+    assert np.allclose(shifted[:3], heat[1:]) and (shifted[3] == 0).all()
+    padded = Placement((3, 2), (4, 4), (1.0, 1.0), (0.0, 0.0)).map_to_image(heat)
+    assert padded.shape == (3, 2) and np.allclose(padded, heat[:3, :2])
+    same = Placement((4, 4), (4, 4), (1.0, 1.0), (0.0, 0.0))
+    coarse = same.map_to_image(np.array([[0.0, 1.0], [0.0, 1.0]]))
+    assert coarse.shape == (4, 4) and np.allclose(coarse[0], [0, 0.25, 0.75, 1])
+
+
 def test_maps_of_several_channels_and_of_none() -> None:
     placement = Placement((4, 6), (2, 3), (0.5, 0.5), (0.0, 0.0))
     heat = RNG.uniform(0, 1, (2, 3, 5)).astype(np.float32)
@@ -371,3 +383,12 @@ def test_a_model_reads_any_tensor() -> None:
     graph = Explainer(net).graph({})
     for name, expected in features(net, image, ["r1", "r2", "logits"]).items():
         assert np.allclose(read(graph[name]), expected, atol=1e-6)
+
+
+def test_transforms_go_both_ways_and_by_nothing() -> None:
+    for name in ("translation", "horizontal"):
+        values = TRANSFORMS[name].values((20, 40))
+        quarter = 5 if name == "translation" else 10
+        assert (len(values), values[0], values[10], values[20]) == (21, -quarter, 0, quarter)
+    assert np.allclose(TRANSFORMS["scaling"].values((20, 40)), 1 + 0.05 * np.arange(17))
+    assert TRANSFORMS["rotation"].values((20, 40)).tolist() == list(range(0, 351, 15))
