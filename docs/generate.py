@@ -114,17 +114,17 @@ def documents() -> str:
     schema = json.loads((ROOT / "analyzer" / "schema.json").read_text(encoding="utf-8"))
     parts = [
         "# JSON output\n\n"
-        "With `--format json` a command prints one document on stdout; progress, notes and errors go to stderr. The JSON "
-        "Schema of all documents is part of the package: "
-        "`importlib.resources.files(\"analyzer\").joinpath(\"schema.json\")`. `docs/generate.py` writes this page from it, "
-        "and tests validate the output of every command.\n\n"
-        "A command that fails prints a document of kind `error` on stdout, and the same sentence on stderr. Numbers that "
-        "are NaN or infinite are null. In the tables, `[]` is a list, `{}` a map with names as keys, and `?` a value that "
-        "can be null.\n\n"
+        "With `--format json` a command prints one document on stdout; progress, notes and errors go to stderr. The "
+        "JSON Schema of all documents is part of the package: "
+        '`importlib.resources.files("analyzer").joinpath("schema.json")`. `docs/generate.py` writes this page from '
+        "it, and tests validate the output of every command.\n\n"
+        "A command that fails prints a document of kind `error` on stdout, and the same sentence on stderr. Numbers "
+        "that are NaN or infinite are null. In the tables, `[]` is a list, `{}` a map with names as keys, and `?` a "
+        "value that can be null.\n\n"
         "## Compatibility\n\n"
         "Keys, codes of findings, option names and public Python names are stable. New keys may be added at any time. "
-        "What is renamed keeps its old name, with a deprecation note, for two minor versions. `schema_version` grows when "
-        "a key is removed or changes its meaning.\n\n"
+        "What is renamed keeps its old name, with a deprecation note, for two minor versions. `schema_version` grows "
+        "when a key is removed or changes its meaning.\n\n"
         "## Every document\n\n" + key_table(schema)
     ]
     for kind, entry in schema["$defs"].items():

@@ -52,7 +52,8 @@ CALLS = {
     "correspondence": f"correspondence model.onnx parts.json -l relu1 --repeats 3 {PLAIN}",
     "mine": f"mine model.onnx a.png b.png bad.png -l relu2 -k 1 --draw 2 -o out/mined {PLAIN}",
     "merge": "merge first second -o out/merged",
-    "evolution": "evolution model.onnx later.onnx --data a.png --data b.png -l relu2 --draw 2 -o out/drawn.png --preset 0-1",
+    "evolution": "evolution model.onnx later.onnx --data a.png --data b.png -l relu2 --draw 2 -o out/drawn.png "
+    "--preset 0-1",
     "compare": f"compare model.onnx later.onnx -d a.png -d b.png {PLAIN}",
     "compare-equal": f"compare model.onnx model.onnx -d a.png -d b.png {PLAIN}",
     "record": f"record model.onnx -d a.png --store out/recorded {PLAIN}",
@@ -107,8 +108,7 @@ def said(name: str, folder: Path) -> str:
     printed = [same(text, folder) for text in (out.getvalue(), err.getvalue())]
     if call in SHORTENED:
         printed = [SHORTENED[call](text) for text in printed]
-    if call == "record":
-        written = sorted({re.sub(r"[0-9a-f]{40}", "HASH", name) for name in written})
+    written = sorted({re.sub(r"[0-9a-f]{16,}", "HASH", name) for name in written})
     parts = [f"$ onnx-analyzer {words}", f"exit {code}", "--- stdout", printed[0], "--- stderr", printed[1]]
     return "\n".join([*parts, "--- written", *written]).rstrip() + "\n"
 

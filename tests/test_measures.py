@@ -19,6 +19,7 @@ from analyzer.validation import audit as auditing
 from analyzer.validation import findings as found_in
 from analyzer.validation import metrics, summaries, verdict, weights
 from analyzer.validation.audit import Auditing, Picture, shortcut_signs
+from analyzer.validation.compare import Pair, compare
 from analyzer.validation.matching import Match, match_by_activations, match_by_name, undecorated, without_shifted_names
 from analyzer.validation.randomised import randomised_head
 from analyzer.validation.side import SAMPLE, Side, sampled
@@ -51,6 +52,14 @@ def test_drift_is_its_definition() -> None:
             "q99_error": np.mean([np.quantile([0, 1], 0.99), np.quantile([0, 1, 1, 0], 0.99)]),
         },
     )  # fmt: skip
+
+
+def test_small_drifts_are_their_own() -> None:
+    drift = metrics.Drift()
+    drift.add(np.array([1.0, 1.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0, 0.75]))
+    found = drift.summary()
+    assert (found["max_error"], found["mean_error"]) == (0.25, 0.0625)
+    assert np.isclose(found["sqnr_db"], 10 * np.log10(4 / 0.0625)) and found["cosine_low"] == found["cosine"] < 1
 
 
 def test_drifts_of_parts_add_up() -> None:
@@ -231,10 +240,11 @@ def test_layers_are_matched_by_name_and_behind_their_quantisers() -> None:
         node("QuantizeLinear", ["a", "s", "z"], ["q"]),
         node("DequantizeLinear", ["q", "s", "z"], ["a_DequantizeLinear_Output"]),
         node("Relu", ["a_DequantizeLinear_Output"], ["b_cast"]),
-        node("Relu", ["b_cast"], ["y"]),
+        node("QuantizeLinear", ["b_cast", "s", "z"], ["k_QuantizeLinear_Output"]),
+        node("Cast", ["k_QuantizeLinear_Output"], ["y"], to=1),
     ]
     graph = Graph.read(model(nodes, {"x": [2]}, {"y": [2]}, weights_of).SerializeToString())
-    assert match_by_name(["a", "b", "c", "x"], graph) == [
+    assert match_by_name(["a", "b", "c", "k", "x"], graph) == [
         Match("a", "a_DequantizeLinear_Output", "name, dequantised"),
         Match("b", "b_cast", "name alike"),
     ]
@@ -588,3 +598,51 @@ def test_samples_of_a_layer_are_the_same_places() -> None:
     found = sampled(large)
     assert len(found) == SAMPLE == len(set(found.tolist())) and (np.diff(found) > 0).all()
     assert np.array_equal(sampled(large + 7), found + 7)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_outputs_are_compared_in_whatever_layout_the_files_have(broken: bool) -> None:
+    rng = np.random.default_rng(2)
+    arrays = {"eye": rng.standard_normal((4, 3, 1, 1)).astype(np.float32), "w": RNG.standard_normal((4, 3))}
+    arrays["w"] = arrays["w"].astype(np.float32)
+    sides = []
+    for turned in (False, True):
+        own = dict(arrays)
+        if turned and broken:
+            own["eye"] = arrays["eye"].copy()
+            own["eye"][1] *= 3
+        map_name = "m" if turned else "r"
+        nodes = [node("Conv", ["x", "eye"], ["c"]), node("Relu", ["c"], [map_name])]
+        nodes += [node("Transpose", ["m"], ["r"], perm=[0, 2, 3, 1])] if turned else []
+        nodes += [
+            node("GlobalAveragePool", [map_name], ["g"]),
+            node("Flatten", ["g"], ["f"]),
+            node("MatMul", ["f", "w"], ["logits"]),
+        ]
+        shape = [1, 6, 7, 4] if turned else [1, 4, 6, 7]
+        net = model(nodes, {"x": [1, 3, 6, 7]}, {"logits": [1, 3], "r": shape}, own)
+        sides.append(Side(Explainer(net), (1, 3, 6, 7)))
+    array = rng.standard_normal((1, 3, 6, 7)).astype(np.float32)
+    found = compare(*sides, [Pair("p", array, array)]).report
+    (row,) = [row for row in found["compared"] if row["output"] == "r"]
+    assert row["pictures"] == 1 and (row["error_mean"] > 0.5 if broken else row["error_mean"] < 1e-6)
+    assert not found["not_compared"]
+
+
+def test_partial_audits_add_up(audited: Audited) -> None:
+    def part(name: str, low: float, high: float, share: float, top: int) -> dict[str, Any]:
+        heat = np.full((2, 2), high)
+        return {
+            "rows": [name], "mean": heat, "classes": {top: [1, heat]}, "shape": (1,),
+            "channels": {"r": np.array([[low], [high], [share]])}, "contract": {"raw": [(high, None)]},
+        }  # fmt: skip
+
+    one, two, three = part("a", -1, 2, 0.5, 0), part("b", -3, 1, 0.75, 1), part("c", 0, 5, 0.25, 0)
+    none = part("d", 0, 0, 1, 0) | {"mean": None, "classes": {}, "channels": {}, "contract": {}}
+    merge = audited.work.merge
+    for both in (merge(merge(one, two), merge(three, none)), merge(none, merge(one, merge(two, three)))):
+        assert both["rows"] == (["a", "b", "c", "d"] if both["rows"][0] == "a" else ["d", "a", "b", "c"])
+        assert both["channels"]["r"].ravel().tolist() == [-3, 5, 0.25] and (both["mean"] == 8).all()
+        assert both["classes"][0][0] == 2 and (both["classes"][0][1] == 7).all() and both["classes"][1][0] == 1
+        assert both["contract"] == {"raw": [(2, None), (1, None), (5, None)]}
+    assert merge(none, none)["mean"] is None

@@ -353,13 +353,30 @@ def audited(**summary: Any) -> dict[str, Any]:
     ids=str,
 )
 def test_what_an_audit_finds(summary: dict[str, Any], codes: list[str]) -> None:
-    assert [f.code for f in audits.findings(audited(**summary))] == codes
+    found = audits.findings(audited(**summary))
+    assert [f.code for f in found] == codes
+    for finding in found:
+        assert finding.value != finding.limit and finding.where in ("", "grad-cam", "border", "corners")
+
+
+def test_another_preprocessing_that_does_much_better_is_named() -> None:
+    def contract(**better: float) -> dict[str, Any]:
+        row = {"confidence": 0.5, "accuracy": 0.5, "size": 1.0}
+        return audited() | {"contract": {"declared": row, "raw": row | better}}
+
+    (found,) = audits.findings(contract(accuracy=0.75))
+    assert (found.code, found.where, found.value, found.limit) == ("preprocessing-doubtful", "raw", 0.25, 0.1)
+    assert audits.findings(contract(accuracy=0.59)) == [] == audits.findings(contract(confidence=0.9))
+    for size, fair in ((3.1, False), (2.9, True), (0.34, True), (0.32, False)):  # larger inputs are surer by themselves
+        rows = {"declared": {"confidence": 0.5, "size": 1.0}, "raw": {"confidence": 0.9, "size": size}}
+        assert bool(audits.findings(audited() | {"contract": rows})) == fair, size
 
 
 def test_channels_that_an_audit_finds() -> None:
     rows = [{"layer": f"{d}-{s}", "channels": 8, "dead": d, "saturated": s} for d, s in ((2, 2), (3, 0), (0, 3))]
     found = audits.findings(audited() | {"layers": rows})
     assert [(f.code, f.where) for f in found] == [("dead-channels", "3-0"), ("saturated-channels", "0-3")]
+    assert all((f.value, f.limit) == (0.375, 0.25) for f in found)
 
 
 # ---- Sizes ----
