@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
 import signal
 import sys
@@ -106,7 +107,7 @@ def _told(error: BaseException) -> int:
 def _wants_json() -> bool:
     """Whether the command line asks for JSON, however it is wrong otherwise."""
     words = sys.argv[1:]
-    return any(w == "--format=json" or [w, after] == ["--format", "json"] for w, after in zip(words, [*words[1:], ""]))
+    return "--format=json" in words or ("--format", "json") in itertools.pairwise(words)
 
 
 def _print_error(message: str, hint: str, code: int) -> None:
