@@ -20,8 +20,8 @@ def command(given: Merge) -> int:
     left, and writes the results.
 
     \b
-    onnx-analyzer mine model.onnx photos/ --shard 1/2 -o first     # on one machine
-    onnx-analyzer mine model.onnx photos/ --shard 2/2 -o second    # on another
+    onnx-analyzer mine model.onnx photos/ --shard 1/2 -o first   # one machine
+    onnx-analyzer mine model.onnx photos/ --shard 2/2 -o second  # another
     onnx-analyzer merge first second -o mined
     onnx-analyzer mine model.onnx photos/ -o mined
     """
