@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from analyzer.errors import InputError
 from analyzer.images import PRESETS, load_labels, model_card
 
+CNN = Path(__file__).resolve().parents[1] / "models" / "digits_cnn.onnx"
 SHAPE = ["N", 3, 224, 224]
 
 
@@ -247,3 +249,21 @@ def test_keras_index_file(tmp_path: Path) -> None:
     content = {str(index): [f"n{index:08d}", f"class {index}"] for index in range(1000)}
     labels = load_labels(write(tmp_path / "imagenet_class_index.json", json.dumps(content)))
     assert len(labels) == 1000 and labels[999] == "class 999"
+
+
+def test_the_input_is_read_from_the_file(tmp_path):
+    card = model_card(CNN)
+    assert card.labels[:2] == ("zero", "one") and card.preprocess.size == (96, 96)
+    batch, placement = card.preprocess.apply(np.full((192, 96, 3), 255, np.uint8))
+    assert batch.shape == (1, 3, 96, 96) and batch.dtype == np.float32
+    assert placement.box_to_input((0, 0, 96, 192)) == (0, 0, 96, 96)
+    assert placement.map_to_image(np.ones((96, 96), np.float32)).shape == (192, 96)
+    last = onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, [1, 32, 40, 3])
+    small = onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [2])
+    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.UINT8, [1, 32, 40, 3])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["pixels"], ["out"])], "g", [small, last], [out])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    assert model_card(tmp_path / "m.onnx").preprocess.apply(np.zeros((9, 9, 3), np.uint8))[0].shape == (1, 32, 40, 3)
+    (tmp_path / "m.onnx").write_text("not a model")
+    with pytest.raises(InputError, match="not an ONNX model"):
+        model_card(tmp_path / "m.onnx")

@@ -62,6 +62,7 @@ def model_card(
         flags: keys of `PREPROCESS_KEYS` and `MODEL_KEYS`, as values or as the strings of a command line
             ("0.5,0.5,0.5", "1/255", "224x224"); `_` is accepted for `-`; None means not given.
         input_shape: shape of the model's picture input, rank 4 or 3 (no batch); dynamic sizes are None, a name or −1.
+            Read from the file if it is None.
         input_dtype: its element type, as NumPy accepts it.
 
     Raises:
@@ -70,6 +71,8 @@ def model_card(
     file, table = _table_of(Path(model_path)) if model_path is not None else (None, {})
     told = _file_keys(table, str(file))
     asked = _flag_keys(flags or {})
+    if input_shape is None and model_path is not None and Path(model_path).is_file():
+        input_shape, input_dtype = _picture_input(Path(model_path))
     guess = InputGuess(input_shape, input_dtype)
     try:
         preprocess = Preprocess(**_fields(guess, _merged(told, asked)))
@@ -84,6 +87,24 @@ def model_card(
         asked.get("task", told.get("task")),
         _source(guess, told, asked, file),
     )
+
+
+def _picture_input(path: Path) -> tuple[list[int | str | None] | None, Any]:
+    """(shape, element type) of the input that holds the picture: the first with four axes, else of the highest rank."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except DecodeError as error:
+        raise InputError(f"{path}: not an ONNX model ({error})") from error
+    weights = {tensor.name for tensor in graph.initializer}
+    tensors = [i.type.tensor_type for i in graph.input if i.name not in weights and i.type.HasField("tensor_type")]
+    if not tensors:
+        return None, None
+    picture = next((t for t in tensors if len(t.shape.dim) == 4), max(tensors, key=lambda t: len(t.shape.dim)))
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in picture.shape.dim]
+    return shape, onnx.helper.tensor_dtype_to_np_dtype(picture.elem_type)
 
 
 # ---- the files -----------------------------------------------------------------------------------------------
