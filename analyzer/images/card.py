@@ -92,7 +92,7 @@ def model_card(
 def _picture_input(path: Path) -> tuple[list[int | str | None] | None, Any]:
     """(shape, element type) of the input that holds the picture: the first with four axes, else of the highest rank."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         graph = onnx.load(path, load_external_data=False).graph
