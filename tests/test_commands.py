@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import click
@@ -404,15 +403,24 @@ def shell(place: Path, *arguments: str, **how) -> subprocess.CompletedProcess:
 
 
 def test_a_result_on_stdout(run, place, tmp_path):
-    before = set(Path(tempfile.gettempdir()).glob("onnx-analyzer-*"))
+    (tmp_path / "temporary").mkdir()
     done = shell(
-        place, "explain", "model.onnx", "-", "-o", "-", "--preset", "0-1", input=(place / "picture.png").read_bytes()
+        place,
+        "explain",
+        "model.onnx",
+        "-",
+        "-o",
+        "-",
+        "--preset",
+        "0-1",
+        input=(place / "picture.png").read_bytes(),
+        env={"TMPDIR": str(tmp_path / "temporary")},
     )
     assert (
         done.returncode == 0 and done.stdout.startswith(b"\x89PNG") and done.stdout.rstrip().endswith(b"IEND\xaeB`\x82")
     )
     assert b"grad-cam of" in done.stderr and b"written" not in done.stderr
-    assert set(Path(tempfile.gettempdir()).glob("onnx-analyzer-*")) == before
+    assert not list((tmp_path / "temporary").iterdir())
     named = tmp_path / "named.png"
     assert run("explain", "model.onnx", "picture.png", "-o", str(named), "--preset", "0-1")[0] == 0
     assert named.read_bytes() == done.stdout
@@ -535,3 +543,47 @@ def test_completion(run, monkeypatch, name):
     _, out, err = run()
     found = {line.split(",")[1] for line in out.split()}
     assert expected <= found and (found == expected or name == "methods"), (found, err)
+
+
+# ---- Everyday wishes that did not work at first ----
+
+
+def test_help_is_a_command_too(run):
+    assert run("help", "explain")[1] == run("explain", "--help")[1] != ""
+    assert run("help")[1] == run("--help")[1]
+
+
+WISHES = {
+    "a model's name mistyped": (["inspect", "modle.onnx"], "'model.onnx'"),
+    "--output for the file": (["explain", "model.onnx", "picture.png", "--output", "heat.png"], "-o heat.png"),
+    "a color map that is not there": (["explain", "model.onnx", "picture.png", "--colormap", "virdis"], "'viridis'"),
+    "another tool's method": (["explain", "model.onnx", "picture.png", "-m", "lime"], "integrated-gradients"),
+    "a label that is not there": (
+        ["explain", "model.onnx", "picture.png", "--labels", "names.txt", "-t", "zebra"],
+        "cat, dog, cow, owl",
+    ),
+    "a folder that is not there": (["explain", "model.onnx", "picture.png", "-o", "no/a.png"], "mkdir -p no"),
+    "one model to compare": (["compare", "model.onnx"], "two models"),
+}
+
+
+@pytest.mark.parametrize("name", WISHES)
+def test_everyday_mistakes_get_a_next_step(run, place, name):
+    (place / "names.txt").write_text("cat\ndog\ncow\nowl\n")
+    arguments, words = WISHES[name]
+    code, out, err = run(*arguments)
+    assert code == 2 and words in err and not out, err
+
+
+def test_a_folder_for_a_single_picture(run, place):
+    assert run("explain", "model.onnx", "./picture.png", "-o", "fresh/", "--preset", "0-1")[0] == 0
+    assert (place / "fresh" / "picture.png").is_file()
+    assert run("explain", "model.onnx", "./picture.png", "-o", "dotted.png", "--preset", "0-1")[0] == 0
+    assert (place / "dotted.png").is_file()
+
+
+def test_one_method(run):
+    _, out, _ = run("methods", "occlusion", "--format", "json")
+    assert [m["name"] for m in json.loads(out)["methods"]] == ["occlusion"]
+    code, out, err = run("methods", "ocluson")
+    assert code == 2 and "'occlusion'" in err and not out

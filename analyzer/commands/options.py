@@ -24,6 +24,18 @@ if TYPE_CHECKING:
     from analyzer.images import ModelCard
 
 
+class ColorMap(click.ParamType):
+    """The name of a colour map, refused before anything is computed."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from analyzer.images import colormap
+
+        colormap(value)
+        return value
+
+
 class InputPath(click.Path):
     """A file or folder that the command reads: none of its outputs may replace it."""
 
@@ -219,7 +231,21 @@ method_option = option("-m --method", "Method, see the methods command.", defaul
 pictures_out_option = option(
     "-o --out", "PNG file to write, or - for stdout. For several pictures: a folder.", type=WRITE, metavar="PATH"
 )
-output_option = option("--output", "Model output that holds the scores. Default: chosen automatically.", metavar="NAME")
+
+
+def _no_file(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    """--output names a tensor; many tools call their file so."""
+    if name is not None and name.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".onnx")):
+        raise click.UsageError(f"--output names a model output, not a file. Use -o {name} instead.", context)
+    return name
+
+
+output_option = option(
+    "--output",
+    "Model output that holds the scores. Default: chosen automatically.",
+    metavar="NAME",
+    callback=_no_file,
+)
 labels_option = option("--labels", "Class names: a text file with one per line, or JSON.", type=READ, metavar="FILE")
 seed_option = option("--seed", "Seed of the random numbers.", type=int, default=0, metavar="N")
 PROVIDER: dict[str, Any] = {"metavar": "PROVIDER", "shell_complete": complete.providers}
@@ -251,7 +277,9 @@ channels_option = several(
 )
 limit_option = option("--limit", "Use at most N of the pictures, evenly spaced.", type=IntRange(1), metavar="N")
 exit_zero_option = option("--exit-zero", "Exit with 0 even if there are findings.", is_flag=True)
-colormap_option = functools.partial(option, "--colormap", metavar="NAME", shell_complete=complete.colormaps)
+colormap_option = functools.partial(
+    option, "--colormap", type=ColorMap(), metavar="NAME", shell_complete=complete.colormaps
+)
 
 
 class Formatted(Given):
