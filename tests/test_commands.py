@@ -563,6 +563,13 @@ WISHES = {
         "cat, dog, cow, owl",
     ),
     "a folder that is not there": (["explain", "model.onnx", "picture.png", "-o", "no/a.png"], "mkdir -p no"),
+    "a count of zero": (["explain", "model.onnx", "picture.png", "--top", "0"], "whole number of at least 1"),
+    "a count in words": (["explain", "model.onnx", "picture.png", "--limit", "two"], "whole number of at least 1"),
+    "an opacity in percent": (["explain", "model.onnx", "picture.png", "--alpha", "50"], "number from 0 to 1"),
+    "no number": (["explain", "model.onnx", "picture.png", "--alpha", "nan"], "number from 0 to 1"),
+    "no memory": (["explain", "model.onnx", "picture.png", "--session-memory", "0"], "number above 0"),
+    "a unit where channels are ranked": (["mine", "model.onnx", ".", "-o", "m", "-u", "1@2,2"], "give its number"),
+    "a pattern that matches nothing": (["explain", "model.onnx", "*.jpeg"], "no file matches *.jpeg"),
     "one model to compare": (["compare", "model.onnx"], "two models"),
 }
 

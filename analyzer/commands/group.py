@@ -37,7 +37,7 @@ class Commands(click.Group):
             from analyzer.errors import suggest
 
             hint = suggest(args[0], COMMANDS)
-            raise click.UsageError(f"{error.message}{' ' + hint if hint else ''}", ctx) from None
+            raise click.UsageError(f"{error.message}{' ' + hint.capitalize() if hint else ''}", ctx) from None
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, dataclass
@@ -71,10 +72,40 @@ class OutputPath(click.Path):
 
 
 class IntRange(click.IntRange):
-    """As click's; the help names bounds where they matter."""
+    """As click's; bounds are named in errors only."""
 
     def _describe_range(self) -> str:
         return ""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a whole number{_bounds(self)}", param, ctx)
+
+
+class FloatRange(click.FloatRange):
+    """As click's; NaN is in no range, and bounds are named in errors only."""
+
+    def _describe_range(self) -> str:
+        return ""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            found = super().convert(value, param, ctx)
+        except click.BadParameter:
+            found = math.nan
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number{_bounds(self)}", param, ctx)
+        return found
+
+
+def _bounds(kind: click.IntRange | click.FloatRange) -> str:
+    if kind.min is not None and kind.max is not None:
+        return f" from {kind.min:g} to {kind.max:g}"
+    if kind.min is not None:
+        return f" above {kind.min:g}" if kind.min_open else f" of at least {kind.min:g}"
+    return ""
 
 
 class Channel(IntRange):
@@ -86,19 +117,6 @@ class Channel(IntRange):
                 f"{value!r} names a position; a channel is drawn where it is strongest: give its number", param, ctx
             )
         return super().convert(value, param, ctx)
-
-
-class FloatRange(click.FloatRange):
-    """As click's; NaN is in no range."""
-
-    def _describe_range(self) -> str:
-        return ""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        if found != found:
-            self.fail(f"{value} is not a number", param, ctx)
-        return found
 
 
 READ, READ_FILE = InputPath(), InputPath(dir_okay=False)
