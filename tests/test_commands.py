@@ -535,3 +535,54 @@ def test_completion(run, monkeypatch, name):
     _, out, err = run()
     found = {line.split(",")[1] for line in out.split()}
     assert expected <= found and (found == expected or name == "methods"), (found, err)
+
+
+# ---- Everyday wishes that did not work at first ----
+
+
+def test_help_is_a_command_too(run):
+    assert run("help", "explain")[1] == run("explain", "--help")[1] != ""
+    assert run("help")[1] == run("--help")[1]
+
+
+WISHES = {
+    "a model's name mistyped": (["inspect", "modle.onnx"], "'model.onnx'"),
+    "--output for the file": (["explain", "model.onnx", "picture.png", "--output", "heat.png"], "-o heat.png"),
+    "a color map that is not there": (["explain", "model.onnx", "picture.png", "--colormap", "virdis"], "'viridis'"),
+    "another tool's method": (["explain", "model.onnx", "picture.png", "-m", "lime"], "integrated-gradients"),
+    "a label that is not there": (
+        ["explain", "model.onnx", "picture.png", "--labels", "names.txt", "-t", "zebra"],
+        "cat, dog, cow, owl",
+    ),
+    "a folder that is not there": (["explain", "model.onnx", "picture.png", "-o", "no/a.png"], "mkdir -p no"),
+    "a count of zero": (["explain", "model.onnx", "picture.png", "--top", "0"], "whole number of at least 1"),
+    "a count in words": (["explain", "model.onnx", "picture.png", "--limit", "two"], "whole number of at least 1"),
+    "an opacity in percent": (["explain", "model.onnx", "picture.png", "--alpha", "50"], "number from 0 to 1"),
+    "no number": (["explain", "model.onnx", "picture.png", "--alpha", "nan"], "number from 0 to 1"),
+    "no memory": (["explain", "model.onnx", "picture.png", "--session-memory", "0"], "number above 0"),
+    "a unit where channels are ranked": (["mine", "model.onnx", ".", "-o", "m", "-u", "1@2,2"], "give its number"),
+    "a pattern that matches nothing": (["explain", "model.onnx", "*.jpeg"], "no file matches *.jpeg"),
+    "one model to compare": (["compare", "model.onnx"], "two models"),
+}
+
+
+@pytest.mark.parametrize("name", WISHES)
+def test_everyday_mistakes_get_a_next_step(run, place, name):
+    (place / "names.txt").write_text("cat\ndog\ncow\nowl\n")
+    arguments, words = WISHES[name]
+    code, out, err = run(*arguments)
+    assert code == 2 and words in err and not out, err
+
+
+def test_a_folder_for_a_single_picture(run, place):
+    assert run("explain", "model.onnx", "./picture.png", "-o", "fresh/", "--preset", "0-1")[0] == 0
+    assert (place / "fresh" / "picture.png").is_file()
+    assert run("explain", "model.onnx", "./picture.png", "-o", "dotted.png", "--preset", "0-1")[0] == 0
+    assert (place / "dotted.png").is_file()
+
+
+def test_one_method(run):
+    _, out, _ = run("methods", "occlusion", "--format", "json")
+    assert [m["name"] for m in json.loads(out)["methods"]] == ["occlusion"]
+    code, out, err = run("methods", "ocluson")
+    assert code == 2 and "'occlusion'" in err and not out

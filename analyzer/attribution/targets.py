@@ -218,7 +218,13 @@ def resolve_class(given: Any, labels: Sequence[str] | None) -> int:
     part = [i for i, label in enumerate(labels) if given.lower() in [p.strip().lower() for p in label.split(",")]]
     if exact or part:
         return (exact or part)[0]
-    raise NotFoundError(f"no label {given!r}", suggest(given, labels) or "see the labels file")
+    raise NotFoundError(f"no label {given!r}", suggest(given, labels) or _some(labels))
+
+
+def _some(labels: Sequence[str]) -> str:
+    """A hint with the first labels."""
+    more = f" … ({len(labels)} in all)" if len(labels) > 10 else ""
+    return f"the labels are {', '.join(labels[:10])}{more}; a class index works too"
 
 
 # ---- Expressions ----

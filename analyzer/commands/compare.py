@@ -31,8 +31,8 @@ MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of bo
 
 
 class Compare(Given):
-    reference: str | None = argument(type=READ_FILE, required=False)
-    candidate: str | None = argument(type=READ_FILE, required=False)
+    reference: str | None = argument(type=READ_FILE, required=False, metavar="REFERENCE")
+    candidate: str | None = argument(type=READ_FILE, required=False, metavar="CANDIDATE")
     data: DataSet = group(DataSet)
     boxes: str | None = option(
         "--boxes", 'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}.', type=READ_FILE, metavar="FILE"

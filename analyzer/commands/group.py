@@ -27,6 +27,10 @@ class Commands(click.Group):
         command: click.Command = module.command
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """`help COMMAND` is `COMMAND --help`."""
+        return super().parse_args(ctx, [*args[1:2], "--help"] if args[:1] == ["help"] else args)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         try:
             return super().resolve_command(ctx, args)
@@ -34,7 +38,7 @@ class Commands(click.Group):
             from analyzer.errors import suggest
 
             hint = suggest(args[0], COMMANDS)
-            raise click.UsageError(f"{error.message}{' ' + hint if hint else ''}", ctx) from None
+            raise click.UsageError(f"{error.message}{' ' + hint.capitalize() if hint else ''}", ctx) from None
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -43,8 +47,9 @@ def cli() -> None:
     """Show what an ONNX vision model looks at, with no training framework.
 
     \b
-    Shell completion for bash; for zsh or fish, replace "bash":
+    Shell completion for bash (for zsh: zsh_source), and for fish:
       eval "$(_ONNX_ANALYZER_COMPLETE=bash_source onnx-analyzer)"
+      _ONNX_ANALYZER_COMPLETE=fish_source onnx-analyzer | source
 
     \b
     Exit codes: 0 success, 1 findings (audit, compare), 2 bad usage or input,

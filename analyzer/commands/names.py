@@ -21,5 +21,5 @@ COMMANDS = {
     "audit": "Audit a model and its heatmaps.",
     "export": "Save a model with an added heatmap output.",
     "ops": "List how ONNX operators are differentiated.",
-    "methods": "List the methods.",
+    "methods": "List methods with their formulas and options.",
 }  # and what they do, in a line of `--help`

@@ -26,6 +26,18 @@ if TYPE_CHECKING:
     from analyzer.images import ModelCard
 
 
+class ColorMap(click.ParamType):
+    """The name of a colour map, refused before anything is computed."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from analyzer.images import colormap
+
+        colormap(value)
+        return value
+
+
 class InputPath(click.Path):
     """A file or folder that the command reads: none of its outputs may replace it."""
 
@@ -61,10 +73,40 @@ class OutputPath(click.Path):
 
 
 class IntRange(click.IntRange):
-    """As click's; the help names bounds where they matter."""
+    """As click's; bounds are named in errors only."""
 
     def _describe_range(self) -> str:
         return ""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a whole number{_bounds(self)}", param, ctx)
+
+
+class FloatRange(click.FloatRange):
+    """As click's; NaN is in no range, and bounds are named in errors only."""
+
+    def _describe_range(self) -> str:
+        return ""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            found = super().convert(value, param, ctx)
+        except click.BadParameter:
+            found = math.nan
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number{_bounds(self)}", param, ctx)
+        return found
+
+
+def _bounds(kind: click.IntRange | click.FloatRange) -> str:
+    if kind.min is not None and kind.max is not None:
+        return f" from {kind.min:g} to {kind.max:g}"
+    if kind.min is not None:
+        return f" above {kind.min:g}" if kind.min_open else f" of at least {kind.min:g}"
+    return ""
 
 
 class Channel(IntRange):
@@ -76,19 +118,6 @@ class Channel(IntRange):
                 f"{value!r} names a position; a channel is drawn where it is strongest: give its number", param, ctx
             )
         return super().convert(value, param, ctx)
-
-
-class FloatRange(click.FloatRange):
-    """As click's; NaN is in no range."""
-
-    def _describe_range(self) -> str:
-        return ""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(value, param, ctx)
-        if found != found:
-            self.fail(f"{value} is not a number", param, ctx)
-        return found
 
 
 READ, READ_FILE = InputPath(), InputPath(dir_okay=False)
@@ -232,7 +261,21 @@ method_option = option("-m --method", "Method, see the methods command.", defaul
 pictures_out_option = option(
     "-o --out", "PNG file to write, or - for stdout. For several pictures: a folder.", type=WRITE, metavar="PATH"
 )
-output_option = option("--output", "Model output that holds the scores. Default: chosen automatically.", metavar="NAME")
+
+
+def _no_file(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    """--output names a tensor; many tools call their file so."""
+    if name is not None and name.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".onnx")):
+        raise click.UsageError(f"--output names a model output, not a file. Use -o {name} instead.", context)
+    return name
+
+
+output_option = option(
+    "--output",
+    "Model output that holds the scores. Default: chosen automatically.",
+    metavar="NAME",
+    callback=_no_file,
+)
 labels_option = option("--labels", "Class names: a text file with one per line, or JSON.", type=READ, metavar="FILE")
 seed_option = option("--seed", "Seed of the random numbers.", type=int, default=0, metavar="N")
 PROVIDER: dict[str, Any] = {"metavar": "PROVIDER", "shell_complete": complete.providers}
@@ -264,7 +307,9 @@ channels_option = several(
 )
 limit_option = option("--limit", "Use at most N of the pictures, evenly spaced.", type=IntRange(1), metavar="N")
 exit_zero_option = option("--exit-zero", "Exit with 0 even if there are findings.", is_flag=True)
-colormap_option = functools.partial(option, "--colormap", metavar="NAME", shell_complete=complete.colormaps)
+colormap_option = functools.partial(
+    option, "--colormap", type=ColorMap(), metavar="NAME", shell_complete=complete.colormaps
+)
 
 
 class Formatted(Given):

@@ -72,7 +72,9 @@ def command(given: Project) -> None:
 
     samples = find_pictures([given.picture])
     if len(samples) > 1:
-        raise InputError(f"{given.picture}: {len(samples)} pictures, project takes a single one")
+        raise InputError(
+            f"{given.picture}: {len(samples)} pictures, project takes a single one", "give the name of one picture"
+        )
     (sample,) = samples
     model, card = given.setup.load(given.model)
     array, _ = card.preprocess.apply(decode(sample.source))

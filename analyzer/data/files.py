@@ -66,7 +66,7 @@ def _expand(source: Path) -> list[Path]:
         pattern = glob.has_magic(str(source))
         matching = sorted(map(Path, glob.glob(str(source), recursive=True))) if pattern else []
         if not matching and (pattern or source.suffix.lower() not in PICTURES):
-            raise InputError(f"{source}: no such file or folder")
+            raise InputError(f"no file matches {source}" if pattern else f"{source}: no such file or folder")
         return [p for found in matching for p in _expand(found)] or [source]  # decoding says what is near
     if source.suffix.lower() not in LISTS:
         return [source]

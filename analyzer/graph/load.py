@@ -23,7 +23,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx
 
-from analyzer.errors import InputError
+from analyzer.errors import InputError, suggest
 from analyzer.files import FileState, protect
 from analyzer.graph import wire
 from analyzer.graph.protos import all_nodes, captured, copied, lift_constants, replace_all
@@ -92,7 +92,8 @@ def _opened(path: Path) -> Iterator[Opened]:
         with path.open("rb") as file:
             yield file if stat.S_ISREG(status.st_mode) else io.BytesIO(file.read())  # a pipe
     except FileNotFoundError:
-        raise InputError(f"no such file: {path}") from None
+        near = suggest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+        raise InputError(f"no such file: {path}", near) from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
 

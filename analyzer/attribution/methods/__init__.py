@@ -21,7 +21,7 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
         NotFoundError: no such method. InputError: no such option.
     """
     if name not in METHODS:
-        hint = suggest(name, METHODS) or f"choose one of {', '.join(METHODS)}"
+        hint = f"{suggest(name, METHODS)} The methods are: {', '.join(METHODS)}".strip()
         raise NotFoundError(f"no method {name!r}", hint)
     found = METHODS[name]
     for option in options:
