@@ -194,6 +194,24 @@ def test_a_signal_to_end_leaves_no_file(place, tmp_path, name):
 
 
 @POSIX
+def test_a_signal_while_an_extension_is_imported(place):
+    """numpy's makes an ImportError of whatever is raised meanwhile; a second signal does not cut the end short."""
+    before = (
+        "import os, signal\n"
+        "class Ends:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy':\n"
+        "            try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "            finally:\n"
+        "                os.kill(os.getpid(), signal.SIGHUP)\n"
+        "                raise ImportError('numpy.core failed to import')\n"
+        "sys.meta_path.insert(0, Ends())\n"
+    )
+    done = program(place, "explain", "m.onnx", "0.png", before=before)
+    assert (done.returncode, said(done).strip()) == (143, "terminated")
+
+
+@POSIX
 def test_a_hangup_that_the_parent_ignores_is_ignored(place):
     before = (
         "import os, signal\n"
