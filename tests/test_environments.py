@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ import pytest
 from analyzer.commands import COMMANDS, cli
 from analyzer.commands.options import SessionOptions
 from analyzer.errors import InputError, NotFoundError
-from analyzer.images import write_png
+from analyzer.images import _opencv, write_png
 from analyzer.runtime import Session, resolve
 from tests.models import small_cnn
 
@@ -193,11 +194,31 @@ def test_a_signal_to_end_leaves_no_file(place, tmp_path, name):
 
 
 @POSIX
+def test_a_signal_while_an_extension_is_imported(place):
+    """numpy's makes an ImportError of whatever is raised meanwhile; a second signal does not cut the end short."""
+    before = (
+        "import os, signal\n"
+        "class Ends:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy':\n"
+        "            try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "            finally:\n"
+        "                os.kill(os.getpid(), signal.SIGHUP)\n"
+        "                raise ImportError('numpy.core failed to import')\n"
+        "sys.meta_path.insert(0, Ends())\n"
+    )
+    done = program(place, "explain", "m.onnx", "0.png", before=before)
+    assert (done.returncode, said(done).strip()) == (143, "terminated")
+
+
+@POSIX
 def test_a_hangup_that_the_parent_ignores_is_ignored(place):
     before = (
         "import os, signal\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"  # as `nohup` does
-        "import threading; threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGHUP)).start()\n"
+        "def hang_up(event, given):\n"
+        "    if event == 'open' and str(given[0]).endswith('0.png'): os.kill(os.getpid(), signal.SIGHUP)\n"
+        "sys.addaudithook(hang_up)\n"
     )
     assert program(place, "explain", "m.onnx", "0.png", before=before).returncode == 0
 
@@ -239,7 +260,7 @@ def test_threads_are_bounded_by_the_machine(monkeypatch, tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
 def test_sessions_have_no_more_threads_than_the_machine():
     before = len(os.listdir("/proc/self/task"))
-    session = Session(small_cnn(), threads=5000)
+    session = Session(small_cnn(), threads=before + (os.cpu_count() or 1) + 20)
     assert len(os.listdir("/proc/self/task")) - before <= (os.cpu_count() or 1) + 2
     del session
 
@@ -312,6 +333,16 @@ def test_a_build_that_took_the_files_of_another(place, module):
         assert done.returncode == 2
         assert f"package {module} is empty" in text
     assert "pip install --force-reinstall" in text
+
+
+def test_the_library_says_that_opencv_is_empty(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", types.ModuleType("cv2"))
+    _opencv.opencv.cache_clear()
+    try:
+        with pytest.raises(InputError, match="cv2 is empty"):
+            _opencv.opencv()
+    finally:
+        _opencv.opencv.cache_clear()
 
 
 def test_doctor_imports_what_it_reports(place):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -58,8 +59,9 @@ def test_an_editable_install_offers_the_package_alone(tmp_path):
     built = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["editable"]))
     with zipfile.ZipFile(built) as archive:
         archive.extractall(tmp_path / "installed")
+    shutil.copytree(Path(editables.__file__).parent, tmp_path / "alone" / "editables")
     code = (
-        f"import site, sys; sys.path.append({str(Path(editables.__file__).parents[1])!r})\n"
+        f"import site, sys; sys.path.append({str(tmp_path / 'alone')!r})\n"
         f"site.addsitedir({str(tmp_path / 'installed')!r})\n"
         "import importlib.util, analyzer\n"
         "print(analyzer.__file__, [n for n in ('tests', 'models', 'examples', 'docs', 'benchmarks') if "
@@ -88,10 +90,10 @@ def test_floor_and_cpu_requirements():
 
     assert printed() == PROJECT["dependencies"]
     plain = printed("--cpu")
-    assert len(plain) == len(PROJECT["dependencies"]) - 1 and not [r for r in plain if "gpu" in r or ";" in r]
+    assert len(plain) == len(PROJECT["dependencies"]) - 1 and not [r for r in plain if "gpu" in r or "platform" in r]
     assert any(r.startswith("onnxruntime>=") for r in plain)
     floor = printed("--floor", "--cpu", "test")
-    assert all("==" in r and ">=" not in r for r in floor) and any(r.startswith("pytest==") for r in floor)
+    assert all(re.match(r"[\w.-]+==", r) for r in floor) and any(r.startswith("pytest==") for r in floor)
 
 
 def test_lowest_versions_are_named_and_opencv_has_no_windows():

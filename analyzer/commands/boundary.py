@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -30,7 +31,8 @@ def run() -> int:
         code = _guarded()
         sys.stdout.flush()
     except BaseException as error:
-        code = _told(error)
+        # An extension that is being imported makes an ImportError of it.
+        code = _told(Ended() if _received else error)
     if is_own_process():  # all is said: an interrupt leaves no traceback now
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     for number in handled:
@@ -58,28 +60,30 @@ def _guarded() -> int:
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows: no SIGHUP
 
 
+CLEANING = 5.0  # seconds in which more such signals (a terminal's and its shell's) do not cut the cleaning short
+_received: list[tuple[float, int]] = []  # when, and which
+
+
 class Ended(BaseException):
     """A signal asks us to end. As an interrupt, it passes every `finally` on its way: no temporary file is left."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.code = 128 + number
 
 
 def _end_in_order() -> list[int]:
     """Signals to end raise `Ended`, these do; one that our parent had ignored (`nohup`) is still ignored."""
     if threading.current_thread() is not threading.main_thread():  # it may not set handlers
         return []
+    _received.clear()
     handled = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
     for number in handled:
         signal.signal(number, _end)
     return handled
 
 
-def _end(number: int, frame: object) -> NoReturn:
-    for each in ENDING:
-        signal.signal(each, signal.SIG_IGN)  # a second one must not cut the cleaning short
-    raise Ended(number)
+def _end(number: int, frame: object) -> None:
+    now = time.monotonic()
+    if not _received or now - _received[-1][0] > CLEANING:
+        _received.append((now, number))
+        raise Ended
 
 
 # ---- Errors ----
@@ -129,7 +133,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
         case KeyboardInterrupt() | click.Abort():
             return "interrupted", 130
         case Ended():
-            return "terminated", error.code
+            return "terminated", 128 + _received[-1][1]
         case click.ClickException():
             with suppress(Exception):
                 error.show(sys.stderr)
