@@ -94,6 +94,7 @@ def _told(error: BaseException) -> int:
     import click
 
     text, code = _explained(error)
+    said = error.format_message() if isinstance(error, click.ClickException) else text.removeprefix("error: ")
     if os.environ.get(TRACEBACK):
         import traceback
 
@@ -101,8 +102,7 @@ def _told(error: BaseException) -> int:
     if text:
         with suppress(Exception):
             print(text, file=sys.stderr, flush=True)
-    if code not in (0, 1, 130) and _wants_json():
-        said = error.format_message() if isinstance(error, click.ClickException) else text.removeprefix("error: ")
+    if code in (2, 3, 4, 70) and _wants_json():
         with suppress(Exception):  # stdout may be what cannot be written to
             _print_error(*said.partition("\n  hint: ")[::2], code)
     return code
