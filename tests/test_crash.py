@@ -17,6 +17,7 @@ import pytest
 from analyzer.commands import COMMANDS, boundary, cli, main
 from analyzer.errors import InputError, OutputError, ProviderError, UnsupportedError
 from analyzer.images import write_png
+from analyzer.passes.journal import Journal
 from tests.models import small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +36,7 @@ CALLS = {
     "invariance": ["m.onnx", "0.png", "--transform", "scaling", "-o", "{out}.png"],
     "correspondence": ["m.onnx", "parts.json", "--repeats", "1", "-o", "{out}.png"],
     "mine": ["m.onnx", "0.png", "1.png", "-l", "r1", "-o", "{out}"],
+    "merge": ["first", "second", "-o", "{out}"],
     "evolution": ["m.onnx", "m2.onnx", "-i", "0.png", "-l", "r1", "-o", "{out}.png"],
     "compare": ["m.onnx", "m2.onnx", "-d", "0.png", "-m", "gradient", "--report", "{out}.json"],
     "record": ["m.onnx", "-d", "0.png", "-m", "gradient", "--store", "{out}"],
@@ -54,6 +56,8 @@ def place(tmp_path_factory) -> Path:
         (folder / name).with_suffix(".toml").write_text('[preprocess]\npreset = "0-1"\nsize = [12, 12]\n')
     for i in range(2):
         write_png(folder / f"{i}.png", np.random.default_rng(i).integers(0, 255, (12, 12, 3), np.uint8))
+    for shard, name in (((1, 2), "first"), ((2, 2), "second")):
+        Journal(folder / name, "mine", {}, shard).close()
     parts = {f"{i}.png": {"eye": [1, 1, 4, 4], "nose": [6, 6, 9, 9]} for i in range(2)}
     (folder / "parts.json").write_text(json.dumps(parts))
     return folder

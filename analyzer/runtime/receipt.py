@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.graph import Graph
-from analyzer.runtime.session import DISABLED_OPTIMIZERS, Session
+from analyzer.runtime.session import DISABLED_OPTIMIZERS, Session, plain_options
 
 _KINDS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 
@@ -40,8 +40,7 @@ class Plain:
     def __init__(self, model: Any, disabled: Sequence[str] = (), level: str = "all") -> None:
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
+        options = plain_options()
         if level == "disable":
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         given = str(model) if isinstance(model, Path) else model

@@ -194,12 +194,7 @@ def _limit_memory(providers: Sequence[tuple[str, dict[str, Any]]], limit: int) -
 def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> Any:
     if level not in LEVELS:
         raise InputError(f"no optimisation level {level!r}", f"choose one of {', '.join(LEVELS)}")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    if _SHARED:
-        options.use_per_session_threads = False
-    elif threads:
-        options.intra_op_num_threads = min(threads, os.cpu_count() or 1)
+    options = plain_options(threads)
     options.graph_optimization_level = {
         "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
         "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -209,6 +204,19 @@ def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> An
     }[level]
     limit = max(FOLDING_LIMIT, weight_bytes)
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(limit))
+    return options
+
+
+def plain_options(threads: int | None = None) -> Any:
+    """onnxruntime's own options, quiet, with so many threads or those that this process shares."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if _SHARED:
+        options.use_per_session_threads = False
+    elif threads:
+        options.intra_op_num_threads = min(threads, os.cpu_count() or 1)
     return options
 
 
