@@ -65,8 +65,8 @@ def command(given: Export) -> None:
         click.echo(
             f"{path}: output {OUTPUT!r} added ({method} of {record['target']}, layer {record['layer'] or 'none'})"
         )
-        click.echo(f"original outputs: largest relative difference on random input {_number(record['receipt'])}")
-        click.echo(f"heatmap: relative distance from the result of explain {_number(record['heatmap_difference'])}")
+        click.echo(f"original outputs, largest relative difference on random input: {_number(record['receipt'])}")
+        click.echo(f"heatmap, relative distance from the result of explain: {_number(record['heatmap_difference'])}")
         runs = "; ".join(", ".join("×".join(map(str, s)) for s in run.values()) for run in record["executed"])
         click.echo(f"run by onnxruntime with inputs of {runs}" if runs else "not run on this machine")
 
