@@ -1,6 +1,6 @@
-"""onnx-analyzer: see what an exported ONNX vision model looks at.
+"""onnx-analyzer: show what an ONNX vision model looks at.
 
-The public names; each loads its module when it is first used, so importing the package is cheap.
+Public names load their modules on first use, so importing the package is cheap.
 """
 
 from __future__ import annotations

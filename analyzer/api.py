@@ -33,22 +33,21 @@ def explain(
     arrays: Mapping[str, np.ndarray] | None = None,
     **options: Any,
 ) -> Attribution:
-    """What `target` rests on, by `method`, for a batch of images.
+    """Explain `target` by `method`, for a batch of images.
 
     Args:
-        model: path, bytes or ModelProto. Sessions of the last few are kept and used again.
+        model: path, bytes or ModelProto. Sessions of recently used models are cached.
         inputs: the preprocessed array, (N, …) in the model's own layout and type, or {input: array}.
         method: see `analyzer.METHODS`.
         target: "top1", a class index, a label, or an expression over tensors of the file such as
-            `boxes[:, 4:].max()`. A sequence gives each image its own target where it has as many entries as there
-            are images (more than one); otherwise every image is explained for each of its targets, and all targets
-            share one forward pass.
+            `boxes[:, 4:].max()`. A sequence with as many entries as images (more than one) gives each image its own
+            target; any other sequence explains every image for each target, in one forward pass.
         layer: "auto", or the name (or glob) of a tensor or node of the file.
         provider: "cpu", "cuda", "cuda:1" or "auto".
         labels: class names, so that a target can be a label.
-        output: which output holds the scores, where that is not clear.
-        arrays: further names that an expression may use: a mask of pixels, the embedding of a reference.
-        options: of the method, and of the session: threads, level, allow_fallback, memory_limit.
+        output: name of the output with the scores, if it is ambiguous.
+        arrays: {name: array} for use in an expression, such as a mask of pixels or the embedding of a reference.
+        options: options of the method, and of the session: threads, level, allow_fallback, memory_limit.
 
     Returns:
         Attribution: `.raw`, `.heatmap`, `.scores`, `.target`, `.layer`, `.method`, `.diagnosis`.
@@ -56,7 +55,7 @@ def explain(
     Raises:
         InputError: the model or the inputs cannot be used. NotFoundError: no such method, layer or label.
         UnsupportedError: a gradient rule is missing, the target does not depend on the layer, or the method is not
-            defined for the model. ProviderError: the provider cannot be had.
+            defined for the model. ProviderError: the execution provider cannot be used.
     """
     session = {name: options.pop(name) for name in _SESSION if name in options}
     question = Question((Job(method, layer, options),), target, output, labels, arrays or {})

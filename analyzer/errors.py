@@ -1,4 +1,4 @@
-"""What goes wrong, as exceptions that say what, where and what to do now.
+"""Exceptions that say what went wrong, where, and what to do.
 
 Every error a user can cause is an `AnalyzerError`; the command line prints it as one sentence and exits with its
 `exit_code`. Anything else that escapes is a bug of ours.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class AnalyzerError(Exception):
-    """Base of all errors a user can cause. `hint` says what to do now."""
+    """Base of all errors that a user can cause. `hint` says what to do."""
 
     exit_code = 2
 
@@ -43,7 +43,7 @@ class UnsupportedError(AnalyzerError):
 
 
 class ProviderError(AnalyzerError):
-    """The runtime failed, or the execution provider asked for cannot be had."""
+    """The runtime failed, or the requested execution provider cannot be used."""
 
     exit_code = 4
 

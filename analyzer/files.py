@@ -44,7 +44,7 @@ class Guard:
     def claim(self, path: AnyPath) -> None:
         key = os.path.realpath(path).casefold()  # file systems may ignore case
         if key in self._outputs:
-            raise OutputError(f"{path}: two outputs would be written to this file", "give each a name of its own")
+            raise OutputError(f"{path}: two outputs would be written to this file", "use a different name for each")
         self._outputs[key] = path
         self.check(path)
 
@@ -162,7 +162,7 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
     try:
         mode = target.stat().st_mode if target.exists() else stat.S_IFREG
         if stat.S_ISDIR(mode):
-            raise OutputError(f"{path}: is a folder, a file name is needed")
+            raise OutputError(f"{path}: is a folder, not a file")
         if not stat.S_ISREG(mode):
             with target.open("wb") as file:
                 yield file
@@ -178,7 +178,7 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
         if error.filename not in (None, str(temporary), str(target)):
             raise
         if isinstance(error, FileNotFoundError):
-            raise OutputError(f"{path}: there is no folder {str(target.parent)!r}", "create it first") from error
+            raise OutputError(f"{path}: the folder {str(target.parent)!r} does not exist", "create it first") from error
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
@@ -211,7 +211,7 @@ def make_folder(path: AnyPath) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{path}: no folder can be made here ({error.strerror or error})") from error
+        raise OutputError(f"{path}: cannot create this folder ({error.strerror or error})") from error
     return folder
 
 
@@ -262,7 +262,7 @@ def content_hash(path: AnyPath) -> str:
             return known[1]
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if FileState.from_stat(os.fstat(file.fileno())) != state:
-            raise InputError(f"{path}: the file changed while it was read", "wait until it is written")
+            raise InputError(f"{path}: the file changed while it was read", "try again when the file is complete")
     if state.settled:
         _hashes[key] = state, digest
         if len(_hashes) > _KEPT_HASHES:

@@ -1,7 +1,7 @@
-"""Results kept in a folder by everything they depend on: what models gave for pictures, and rewritten graphs.
+"""Results cached in a folder under a hash of everything they depend on: outputs for pictures, and rewritten graphs.
 
-A key is the hash of all that a result depends on, so nothing in such a folder is ever stale. Files appear whole or not
-at all; a damaged one counts as absent; any of them can be deleted at any time, and processes may share a folder.
+Because of the hash, nothing in such a folder is ever stale. Files are written atomically, a damaged one counts as
+missing, any of them can be deleted at any time, and processes can share a folder.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from analyzer.version import __version__
 
 CACHE_VARIABLE = "ONNX_ANALYZER_CACHE"
 CACHE_BYTES = 512 << 20
-ABANDONED = 3600.0  # seconds after which nobody is still writing a file
+ABANDONED = 3600.0  # seconds after which a temporary file is abandoned
 
 
 class Store:
-    """A folder of results, a file each.
+    """A folder with one file per result.
 
     Raises:
-        OutputError: the folder cannot be made.
+        OutputError: the folder cannot be created.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = make_folder(folder)
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
-        """The arrays kept under `key`; None where there are none, or the file is damaged."""
+        """The arrays stored under `key`; None if there are none or the file is damaged."""
         try:
             with np.load(self._path(key), allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-        except Exception:  # absent, cut off, or none of ours: it is made anew
+        except Exception:  # missing, truncated or foreign: it is created again
             return None
 
     def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
         write_npz(self._path(key), arrays)
 
     def kept(self, key: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-        """What is kept under `key`, made by `make` where nothing is."""
+        """The value stored under `key`; if there is none, `make` creates it."""
         found = self.get(key)
         if found is not None:
             return found
@@ -65,7 +65,7 @@ class Store:
 
 
 class Cache(Store):
-    """A store that never grows beyond `limit` bytes: what was used longest ago goes. It never fails.
+    """A store of at most `limit` bytes that drops the least recently used entries. It never raises an error.
 
     The folder is listed at the first write and whenever a sixteenth of the limit has been written since, by this
     process: others may share it.
@@ -112,19 +112,20 @@ class Cache(Store):
 
 
 def user_cache() -> Cache | None:
-    """This user's cache: the folder in ONNX_ANALYZER_CACHE (none where that is empty), else the system's place."""
+    """This user's cache: the folder ONNX_ANALYZER_CACHE (none if that is set but empty), else the system's cache
+    folder."""
     folder = os.environ.get(CACHE_VARIABLE)
-    if folder is None:
-        base = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
-        folder = str(Path(base or Path.home() / ".cache") / "onnx-analyzer")
-    with suppress(InputError, RuntimeError):
+    with suppress(InputError, RuntimeError):  # RuntimeError: this user has no home
+        if folder is None:
+            base = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+            folder = str(Path(base or Path.home() / ".cache") / "onnx-analyzer")
         return Cache(folder) if folder else None
     return None
 
 
 @functools.cache
 def code_stamp() -> str:
-    """Changes with our code, also between releases: a hash of all our files."""
+    """A hash of onnx-analyzer's source files; it changes with the code, also between releases."""
     folder = Path(__file__).parent
     files = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     digest = hashlib.sha256(__version__.encode())

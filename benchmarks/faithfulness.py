@@ -161,11 +161,12 @@ def page(tables: dict[str, dict[str, Any]], steps: int) -> str:
     parts = [
         "# Faithfulness\n\nWritten by `python -m benchmarks.faithfulness`. Deletion and insertion scores "
         "(Petsiuk et al. 2018): the area under the probability of the class while the hottest pixels are replaced by "
-        "the mean pixel (lower is better), or put back onto the blurred picture (higher is better). *random* is noise, "
-        "*centre* the nearness to the centre of the picture. All methods with their default options and layer; "
-        f"{steps} steps per curve. Means over {len(PHOTOGRAPHS)} photographs of the corpus and the class that "
-        "the model saw first, for the shipped models over every digit above ½ in the pictures of `examples/`. "
-        f"Seconds are medians per picture on {platform.machine()}, a shared machine with 2 cores.\n"
+        "the mean pixel (lower is better), or inserted into the blurred picture (higher is better). Baselines: "
+        "*random* is noise, *centre* is the closeness to the picture's centre. All methods use their default options "
+        f"and layer, with {steps} steps per curve. Scores are means over {len(PHOTOGRAPHS)} photographs of the corpus, "
+        "for the model's top class; for the included models, over every digit with a probability above ½ in the "
+        f"pictures of `examples/`. Seconds are medians per picture on {platform.machine()}, a shared machine with 2 "
+        "cores.\n"
     ]
     return "\n".join(parts + [f"## {n}\n\n" + "\n".join(rows(tables[n])) + "\n" for n in MODELS if n in tables])
 

@@ -87,12 +87,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "localization.md")
     given = parser.parse_args()
     parts = [
-        "# Localisation\n\nWritten by `python -m benchmarks.localization`: digits in "
-        f"{given.pictures} held-out pictures, each asked for where the model gives it more than ½. The box of the "
-        "largest connected part of the heat above a share of its maximum is compared with the digit's own box: at 0.2, "
-        "the share of Zhou et al. 2016, and at the best of 0.05 … 0.95 for the method (MaxBoxAcc, Choe et al. 2020). "
-        "*Pointing game*: the hottest pixel lies in the box. *Heat inside*: the share of the heat in the box. *random* "
-        "is noise, *centre* the nearness to the centre.\n"
+        "# Localisation\n\nWritten by `python -m benchmarks.localization`, for every digit with a probability above ½ "
+        f"in {given.pictures} held-out pictures. The heat is thresholded at a share of its maximum, and the box of its "
+        "largest connected part is compared with the digit's true box: at 0.2, as in Zhou et al. 2016, and at the "
+        "method's best threshold from 0.05 to 0.95 (MaxBoxAcc, Choe et al. 2020). *Pointing game*: share of digits "
+        "whose hottest pixel is inside the box. *Heat inside*: share of the heat inside the box. Baselines: *random* "
+        "is noise, *centre* is the closeness to the picture's centre.\n"
     ]
     for name in MODELS:
         table = measure(name, given.pictures)

@@ -84,7 +84,7 @@ def main() -> None:
             if name == "mining" and not grown:
                 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     rates = {name: len(paths) / statistics.median(seconds) for name, seconds in times.items()}
-    print("| loop | images/s | mining is |\n|---|---|---|")
+    print("| loop | images/s | mining's rate relative to it |\n|---|---|---|")
     for name, rate in rates.items():
         print(f"| {name} | {rate:.1f} | {rates['mining'] / rate:.0%} |")
     print(f"\nmemory grew by {grown / 1024:.0f} MiB while mining {len(paths)} pictures")

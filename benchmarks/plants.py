@@ -1,10 +1,10 @@
-"""Does `compare` find planted defects, name them, and leave sound conversions alone?
+"""Whether `compare` finds injected faults, names their cause, and reports nothing for correct conversions.
 
     python -m benchmarks.plants [--pictures 16] [--verbose]
 
-Every plant changes one thing of a shipped model; every sound build is the same model converted. Needs the pictures'
-packages: pip install '.[torch]'. A plant is found if there is any finding, and named if the first finding points at
-the weight, the quantiser, the preprocessing, or the first compared layer that depends on the changed weight.
+Every fault changes one thing of an included model; every correct build is the same model, converted. Needs the
+pictures' packages: pip install '.[torch]'. A fault is found if there is any finding, and named if the first finding
+points to the weight, the quantiser, the preprocessing, or the first compared layer that depends on the changed weight.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INTERFACE = ("image", "probabilities")
 
 @dataclass(frozen=True)
 class Build:
-    """A candidate: `planted` names what findings may point at (empty for sound ones), `feed` changes its input."""
+    """A candidate: `planted` names what findings may point to (empty for correct builds), `feed` changes its input."""
 
     kind: str
     reference: Path
@@ -44,7 +44,7 @@ class Build:
     feed: Callable[[np.ndarray], np.ndarray] = lambda x: x
 
 
-# ---- Plants ----
+# ---- Injected faults ----
 
 
 def plants() -> Iterator[Build]:
@@ -256,13 +256,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--only", default="", help="Kinds that contain this.")
-    parser.add_argument("--every", type=int, default=1, help="Only each so-manieth build.")
-    parser.add_argument("--verbose", action="store_true", help="Print what was missed, misnamed, or found in vain.")
+    parser.add_argument("--every", type=int, default=1, help="Use every N-th build only.")
+    parser.add_argument("--verbose", action="store_true", help="Print missed and misnamed faults, and false positives.")
     given = parser.parse_args()
     data = {path: arrays(path, given.pictures) for path in (CNN, VIT)}
     counts: dict[tuple[str, str], list[int]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for group, builds in (("plant", plants()), ("sound", sound(Path(folder)))):
+        for group, builds in (("fault", plants()), ("correct", sound(Path(folder)))):
             for build in itertools.islice(builds, 0, None, given.every):
                 if given.only not in f"{group}: {build.kind}":
                     continue
@@ -271,19 +271,19 @@ def main() -> None:
                 right = bool(found) and named(build, found)
                 for i, value in enumerate((1, bool(found), right)):
                     count[i] += value
-                if given.verbose and (found if group == "sound" else not right):
-                    told = "; ".join(f"{f.code} {f.where} {f.value:.3g}" for f in found[:3]) or "nothing"
+                if given.verbose and (found if group == "correct" else not right):
+                    first = "; ".join(f"{f.code} {f.where} {f.value:.3g}" for f in found[:3]) or "nothing"
                     print(
-                        f"{build.kind}: {build.reference.stem} {sorted(build.planted)}: {told}",
+                        f"{build.kind}: {build.reference.stem} {sorted(build.planted)}: {first}",
                         file=sys.stderr,
                         flush=True,
                     )
-    for group, titles in (("plant", "planted | found | named"), ("sound", "builds | found in vain")):
+    for group, titles in (("fault", "injected | found | named"), ("correct", "builds | false positives")):
         print(f"| {group} | {titles} |\n|" + "---|" * (titles.count("|") + 2))
         rows = {kind: count for (g, kind), count in counts.items() if g == group}
         rows["all"] = [sum(c[i] for c in rows.values()) for i in range(3)]
         for kind, (total, found_, right_) in rows.items():
-            print(f"| {kind} | {total} | {found_} |" + (f" {right_} |" if group == "plant" else ""))
+            print(f"| {kind} | {total} | {found_} |" + (f" {right_} |" if group == "fault" else ""))
         print()
 
 

@@ -8,7 +8,7 @@ torch that reads the treated file (tests/straight_through.py). Compared are the 
 and Grad-CAM at the default layer, the layer, the scores and the top class (against a bare session of the treated file),
 and the exported Grad-CAM in a bare session.
 
-Prints the section "Treated files" of docs/benchmarks.md. Every case runs in a child process; results are kept in a
+Prints the section "Converted files" of docs/benchmarks.md. Every case runs in a child process; results are kept in a
 journal, and a run that was cut off goes on. Exit code 1: a difference that EXPLAINED does not explain, or an
 explanation of something that does not differ.
 """
@@ -57,9 +57,10 @@ JITTER = 1e-4  # steps: what float32 moves before a rounding to whole numbers
 
 # (network, treatment), as patterns → why it differs. An entry that matches no difference is an error.
 _TIES = (
-    "means over 2 × 2 whole numbers are ties in rounding, and a network of random weights hangs on them. From the "
-    "first AveragePool on onnxruntime's levels give other numbers for the file itself (of qdq u8u8 12,248 of 126,440, "
-    "of qdq s8s8 symmetric 14,373 of 195,152); the exported map and that of a graph with the gradient have either"
+    "means over 2 × 2 integers are ties in rounding, and a network with random weights depends on them. From the first "
+    "AveragePool on, onnxruntime's optimisation levels give different numbers for the file itself (12,248 of 126,440 "
+    "for qdq u8u8, 14,373 of 195,152 for qdq s8s8 symmetric); the exported map and that of a graph with the gradient "
+    "can have either"
 )
 EXPLAINED: dict[tuple[str, str], str] = {
     ("densenet", "qdq u8u8"): _TIES,
@@ -251,7 +252,7 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
         ]
     except AnalyzerError as error:
         if bare is None:
-            raise VerdictError("broken", f"onnxruntime does not take it: {failure}") from None
+            raise VerdictError("broken", f"onnxruntime cannot load it: {failure}") from None
         raise VerdictError("refused", short(error)) from None
     # Scores and classes.
     plain = bare_session(network.path)
@@ -262,7 +263,7 @@ def judge(network: Network, path: Path, kind: str) -> dict[str, Any]:
         if kind == "same" and bare is not None:
             away = max(distance(a, b) for a, b in zip(said, truth, strict=True))
             if away > 1e-3:
-                raise VerdictError("broken", f"its outputs are {away:.1e} away from the float file's")
+                raise VerdictError("broken", f"its outputs differ by {away:.1e} from the float file's")
         scores = [class_scores(network, s) for s in said]
         scores = [s for s in scores if s.size == own.scores.size] or scores
         off = min(distance(own.scores, s.reshape(own.scores.shape)) for s in scores if s.size == own.scores.size)
@@ -473,26 +474,25 @@ class Worker:
 # ---- The section of the documentation ----
 
 STATUSES = ("agrees", "refused", "differs", "unjudged")
-INTRODUCTION = """## Treated files
+INTRODUCTION = """## Converted files
 
-`python -m benchmarks.treated` gives {networks} small networks of different kinds to {treatments} settings of
-converters, quantisers, optimisers and simplifiers. Weights are random; the digits are the demo models, keras is from
-the corpus.
-Each file that comes out is explained and judged:
+`python -m benchmarks.treated` applies {treatments} settings of converters, quantisers, optimisers and simplifiers to
+{networks} small networks. Weights are random, except for the digits networks (the demo models) and keras (from the
+corpus). Every resulting file is explained and checked:
 
-- Input gradient, guided backpropagation and Grad-CAM at the default layer, against torch's autograd in float64: of the
-  float32 file where the treatment keeps the mathematics or rounds to float16, else of the treated file as
-  `tests/straight_through.py` reads it (rounding counts as the identity, saturated values pass nothing). Relative L2
-  distance ≤ 1e-4, for float16 2e-3, for quantised files 1e-3; or, where that is more, within ten (float32) or three
-  times what the precision alone moves the reference: tensors rounded to the type, or 1e-4 of a step before each
-  rounding, which turns ties and near ties. One of three pictures must agree.
-- The default layer: it has the name of the float32 file's, or its activations, cosine ≥ 0.95.
-- The top class and the scores against a plain session of the file: the same bits for quantised files, 2e-5 for float32,
-  5e-3 for float16.
-- The exported Grad-CAM runs in a plain session at its default level and gives the same heatmap: mean absolute
-  difference ≤ 1e-3, for float16 2e-2, for quantised files 5e-2, or within the noise of the map.
+- Input gradient, guided backpropagation and Grad-CAM at the default layer, compared with torch's autograd in
+  float64: of the float32 file if the conversion keeps the mathematics or rounds to float16, otherwise of the converted
+  file as read by `tests/straight_through.py` (rounding counts as the identity; saturated values have gradient 0).
+  Relative L2 distance ≤ 1e-4, for float16 2e-3, for quantised files 1e-3; or, if larger, ten times (float32) or three
+  times the effect of the precision alone on the reference: tensors rounded to the type, or a change of 1e-4 steps
+  before each rounding, which flips ties and near ties. At least one of three pictures must agree.
+- The default layer has the name of the float32 file's, or its activations (cosine ≥ 0.95).
+- The top class and the scores agree with a plain session of the file: bit-identical for quantised files, within 2e-5
+  for float32 and 5e-3 for float16.
+- The exported Grad-CAM runs in a plain session at its default level and has the same heatmap: mean absolute difference
+  ≤ 1e-3, for float16 2e-2, for quantised files 5e-2, or within the noise of the map.
 
-Entries are files that agree, and how many else are refused or differ.
+Entries are the numbers of files that agree, and of those that are refused or differ.
 """
 
 
@@ -507,12 +507,12 @@ def section(rows: list[dict[str, Any]]) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     total = Counter(r["status"] for r in rows)
     lines += ["", wrapped(
-        f"{sum(total[s] for s in STATUSES)} files: {total['agrees']} agree, {total['refused']} refused, "
-        f"{total['differs']} differ. No file: {total['no file']} (the tool refuses), {total['broken']} (the tool makes "
-        f"another function, or a file that onnxruntime does not take). {tightness(rows)}"
+        f"{sum(total[s] for s in STATUSES)} files: {total['agrees']} agree, {total['refused']} are refused, "
+        f"{total['differs']} differ. Not counted: in {total['no file']} cases the tool refuses; in {total['broken']} "
+        f"its file computes another function, or onnxruntime cannot load it. {tightness(rows)}"
     )]  # fmt: skip
     for status, title in (("refused", "Refused"), ("differs", "Different"), ("unjudged", "Not judged"),
-                          ("broken", "Not a build of the network, by the tool's fault")):  # fmt: skip
+                          ("broken", "Conversions that failed because of the tool")):  # fmt: skip
         found = [r for r in rows if r["status"] == status]
         if found:
             lines += ["", f"{title}:", ""]
@@ -536,7 +536,7 @@ def tightness(rows: list[dict[str, Any]]) -> str:
                 f"{kind}: median distance of the gradient {away[len(away) // 2]:.0e}, {within} of {len(away)} within "
                 f"{least:.0e}"
             )
-    return "Of those that agree, " + "; ".join(parts) + ". The others are within the noise of their precision."
+    return "Among those that agree: " + "; ".join(parts) + ". The others are within the noise of their precision."
 
 
 def cell(rows: list[dict[str, Any]]) -> str:

@@ -1,15 +1,17 @@
-"""Writes what the documentation derives from the code: operators, methods, commands.
+"""Write the generated documentation: operators, methods, commands.
 
     python docs/generate.py [--check]
 
 Whole pages are written to docs/; in README.md the lines between `<!-- generated: NAME -->` and `<!-- end -->` are
-replaced. `--check` changes nothing and exits with 1 where something is stale (a test runs it).
+replaced. `--check` changes nothing and exits with 1 if a file is out of date (a test runs it).
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -39,20 +41,19 @@ def operators() -> str:
     body = [[f"{r.domain}::{r.op}" if r.domain else r.op, r.status, r.detail] for r in rows]
     return (
         "# Operators\n\n"
-        "How each operator is differentiated, after the model has been brought to opset 21. Written by "
-        "`docs/generate.py` from the rules themselves; `onnx-analyzer ops` prints the table.\n\n"
-        "- **rule**: a rule of our own; x is the input, y the output, a bar marks cotangents.\n"
+        "How each operator is differentiated after the model is converted to opset 21. `docs/generate.py` writes this "
+        "page from the rules; `onnx-analyzer ops` prints the table.\n\n"
+        "- **rule**: a gradient rule; x is the input, y the output, and a bar marks cotangents.\n"
         "- **function body**: replaced by the body of its ONNX schema (or converted), then differentiated.\n"
-        "- **un-fused**: taken apart into standard operators first.\n"
-        "- **followed**: sequences and optionals whose contents are known before the model runs become their tensors; "
-        "others are reported by name.\n"
-        "- **nothing flows**: it has no derivative, or a derivative of zero.\n"
-        "- **no rule**: on the way of a gradient it is reported by name.\n\n"
+        "- **un-fused**: decomposed into standard operators, then differentiated.\n"
+        "- **followed**: sequences and optionals are replaced by their tensors where these are known before the model "
+        "runs; otherwise an error names the node.\n"
+        "- **nothing flows**: no derivative, or a derivative of zero.\n"
+        "- **no rule**: not differentiable here; an error names the node if a gradient has to pass it.\n\n"
         f"{summary}.\n\n" + table(["operator", "how", "equation or reason"], body) + "\n\n## Idioms\n\n"
-        "Forms with the value of the equation that a runtime computes faster, or at all. They are asked before it, in "
-        "this order, and apply where their description says; see [Add a gradient rule](add-a-rule.md).\n\n"
-        + idiom_table()
-        + "\n"
+        "Equivalent forms of an equation that a runtime computes faster, or that it supports when it does not support "
+        "the plain one. They are tried before the equation, in this order; the description says when one applies. "
+        "See [Add a gradient rule](add-a-rule.md).\n\n" + idiom_table() + "\n"
     )
 
 
@@ -75,9 +76,9 @@ def methods() -> str:
         [f"`{m.name}`", ", ".join(f"`{k}={v}`" for k, v in m.options.items()) or "none"] for m in METHODS.values()
     ]
     return (
-        "# Methods\n\nWritten by `docs/generate.py` from the recipes. A is the feature map, g = ∂y/∂A the gradient of "
-        "the target score y (the logit: a final Softmax or Sigmoid is left out), "
-        "k counts channels, (i, j) positions.\n\n"
+        "# Methods\n\n`docs/generate.py` writes this page from the recipes. A is the feature map, g = ∂y/∂A the "
+        "gradient of the target score y (the logit: a final Softmax or Sigmoid is removed), k a channel and (i, j) a "
+        "position.\n\n"
         + method_table()
         + "\n\n## Options\n\n"
         + table(["method", "options"], options)
@@ -97,7 +98,7 @@ def command_table() -> str:
 
 def commands() -> str:
     """The help of every command, a page of its own."""
-    parts = ["# Commands\n\nWritten by `docs/generate.py` from the commands' own help.\n"]
+    parts = ["# Commands\n\n`docs/generate.py` writes this page from the help of the commands.\n"]
     with click.Context(cli, info_name="onnx-analyzer") as parent:
         for name in COMMANDS:
             command = cli.get_command(parent, name)
@@ -108,7 +109,60 @@ def commands() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"operators.md": operators, "methods.md": methods, "commands.md": commands}
+def documents() -> str:
+    """The keys of all JSON documents, a page of its own."""
+    schema = json.loads((ROOT / "analyzer" / "schema.json").read_text(encoding="utf-8"))
+    parts = [
+        "# JSON output\n\n"
+        "With `--format json` a command prints one document on stdout; progress, notes and errors go to stderr. The "
+        "JSON Schema of all documents is part of the package: "
+        '`importlib.resources.files("analyzer").joinpath("schema.json")`. `docs/generate.py` writes this page from '
+        "it, and tests validate the output of every command.\n\n"
+        "A command that fails prints a document of kind `error` on stdout, and the same sentence on stderr. Numbers "
+        "that are NaN or infinite are null. In the tables, `[]` is a list, `{}` a map with names as keys, and `?` a "
+        "value that can be null.\n\n"
+        "## Compatibility\n\n"
+        "Keys, codes of findings, option names and public Python names are stable. New keys may be added at any time. "
+        "What is renamed keeps its old name, with a deprecation note, for two minor versions. `schema_version` grows "
+        "when a key is removed or changes its meaning.\n\n"
+        "## Every document\n\n" + key_table(schema)
+    ]
+    for kind, entry in schema["$defs"].items():
+        parts.append(f"## {kind}\n\n{entry['description']}\n\n{key_table(entry)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def key_table(entry: dict) -> str:
+    return table(["key", "type", "meaning"], [[f"`{path}`", of, about] for path, of, about in keys_of(entry)])
+
+
+def keys_of(entry: dict, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """(path, type, meaning) of every key below an object."""
+    for name, value in entry["properties"].items():
+        path, inner = prefix + name, value
+        while inner.get("items") and not inner.get("description"):
+            path, inner = f"{path}[]", inner["items"]
+        if inner.get("properties"):
+            yield from keys_of(inner, f"{path}.")
+        else:
+            optional = "" if name in entry.get("required", ()) else ", if there is one"
+            yield path, type_of(inner) + optional, inner["description"]
+
+
+def type_of(value: dict) -> str:
+    if "const" in value or "enum" in value:
+        return "number" if "const" in value else "string"
+    names = value.get("type", "any")
+    names = [names] if isinstance(names, str) else names
+    null = "?" if "null" in names else ""
+    if "array" in names:
+        return type_of(value.get("items", {})) + "[]" + null
+    if isinstance(value.get("additionalProperties"), dict):
+        return type_of(value["additionalProperties"]) + "{}" + null
+    return names[0] + null
+
+
+PAGES = {"operators.md": operators, "methods.md": methods, "commands.md": commands, "json.md": documents}
 SECTIONS = {"methods": method_table, "commands": command_table}
 
 
@@ -126,7 +180,7 @@ def main() -> int:
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv:
         for path in stale:
-            print(f"stale: {path.relative_to(ROOT)}; run `python docs/generate.py`", file=sys.stderr)
+            print(f"out of date: {path.relative_to(ROOT)}; run `python docs/generate.py`", file=sys.stderr)
         return 1 if stale else 0
     for path in stale:
         path.write_text(wanted[path])

@@ -189,7 +189,7 @@ def test_labels_and_globs():
         ({"target": "cat"}, NotFoundError, "labels"),
         ({"target": "logits["}, InputError, "expression"),
         ({"target": "__import__('os').system('true')"}, InputError, "target"),
-        ({"layer": "logits"}, UnsupportedError, "no feature map"),
+        ({"layer": "logits"}, UnsupportedError, "not a feature map"),
         ({"layer": "w1"}, UnsupportedError, "feature map"),
         ({"inputs": IMAGE[:, :2]}, InputError, "takes the shape"),
         ({"inputs": IMAGE.astype(np.int64)}, InputError, "takes float32"),

@@ -16,6 +16,7 @@ from analyzer.attribution import Explainer
 from analyzer.commands import main
 from analyzer.graph import Graph
 from analyzer.images import decode, model_card
+from analyzer.report.audit import DEFINITIONS
 from analyzer.validation.audit import Auditing, Picture, audit, shortcut_signs
 from analyzer.validation.findings import findings
 from analyzer.validation.randomised import randomised_head
@@ -169,6 +170,10 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     assert code == 0 and decode(maps).ndim == 3
     page = (tmp_path / "audit.html").read_text()
     assert "https://" not in page and "data:image/png" in page
+    figures = json.loads((tmp_path / "audit.json").read_text())["audit"]["summary"]
+    defined = ", ".join(DEFINITIONS).split(", ")
+    undefined = [name for name in figures if name.replace("_", " ").removesuffix(" random") not in defined]
+    assert not undefined and "pointing_game" in figures and "deletion_random" in figures
     code, out, _ = run(str(MODEL), "--data", str(ROOT / "examples"), "--classes", str(classes), "--format", "json")
     assert code == 0 and "accuracy" in json.loads(out)["audit"]["summary"]
     code, _, err = run(str(MODEL), "--data", str(ROOT / "examples"), "--report", "audit.pdf")

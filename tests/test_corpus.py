@@ -18,7 +18,7 @@ pytestmark = needs_corpus
 # What the files themselves say: pictures cut up one by one, recurrent layers, results that are class numbers or
 # pixels, graphs without a single map.
 REFUSED = {
-    "ort_crop_and_resize": {"grad-cam": "no feature map|cannot be laid over"},
+    "ort_crop_and_resize": {"grad-cam": "no feature map|cannot be resized"},
     "ort_model_181031_12": {"grad-cam": "int64", "gradient": "int64"},
     "superres_prepost_op18": {"grad-cam": "uint8", "gradient": "uint8"},
     "espdl_tvm_test": {"grad-cam": "no feature map"},

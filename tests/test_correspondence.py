@@ -71,7 +71,7 @@ def test_boxes_that_cannot_be_used(tmp_path) -> None:
     with pytest.raises(InputError, match="x0, y0"):
         correspondence(explainer, PICTURES, {n: {"eye": [20, 20]} for n in PICTURES}, ["r1"], HOW)
     (tmp_path / "list.json").write_text("[1]")
-    for name, words in (("nowhere.json", "no such"), ("list.json", "no boxes")):
+    for name, words in (("nowhere.json", "no such"), ("list.json", "not a boxes file")):
         with pytest.raises(InputError, match=words):
             read_boxes(tmp_path / name)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_generated_pages_are_fresh():
@@ -50,5 +50,6 @@ def test_the_example_of_the_readme_runs(tmp_path):
 
 def test_ci_runs_the_tests_that_the_readme_names():
     ci = (ROOT / ".ci" / "run").read_text()
-    assert "pip install '.[dev]' && python -m pytest" in (ROOT / "README.md").read_text()
+    line = "python3 -m venv .venv && . .venv/bin/activate && pip install '.[dev]' && python -m pytest"
+    assert f"\n{line}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(r"pip install .*'\.\[dev,torch\]'", ci) and "\npython -m pytest\n" in ci

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from analyzer.errors import InputError
 from analyzer.images import PRESETS, load_labels, model_card
 
+CNN = Path(__file__).resolve().parents[1] / "models" / "digits_cnn.onnx"
 SHAPE = ["N", 3, 224, 224]
 
 
@@ -60,7 +62,7 @@ def test_int8_is_pixel_minus_128() -> None:
         ([1, 64, 56, 56], "float32", "64 channels"),
         (["bytes"], "uint8", "not a picture"),
         ([1, 3, 8, 8], "int64", "int64"),
-        ([1, 3, 8, 8], "str", "takes no pictures"),
+        ([1, 3, 8, 8], "str", "cannot be a picture"),
     ],
 )
 def test_inputs_that_take_no_pictures(shape, dtype, words: str) -> None:
@@ -90,7 +92,7 @@ def test_own_file_beside_the_model(tmp_path: Path) -> None:
     assert (card.labels, card.default_layer, card.task) == (("cat", "dog"), "/layer4/Relu_output_0", "classification")
     assert card.label(1) == "dog" and card.label(7) == "7"
     assert card.source == "from net.toml, the rest from the input float32[N, 3, 224, 224]"
-    assert card.description.startswith("BGR 224×224 NCHW float32, letterboxed on 0")
+    assert card.description.startswith("BGR 224×224 NCHW float32, letterboxed with 0")
 
 
 def test_shared_file_of_a_folder(tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_flags_as_typed(tmp_path: Path) -> None:
         ("[preprocess]\nmeen = 0.5", ["'meen'", "'mean'"]),
         ("[preproces]\nmean = 0.5", ["'preproces'", "'preprocess'"]),
         ("label = ['a']", ["'label'", "'labels'"]),
-        ("mean = 0.5", ["'mean'", "must stand in the table 'preprocess'"]),
+        ("mean = 0.5", ["'mean'", "must be in the table 'preprocess'"]),
         ("[preprocess]\nmean = [0.5, 0.5]", ["mean", "per channel"]),
         ("[preprocess]\nmean = 'half'", ["mean", "half", "a number"]),
         ("[preprocess]\nscale = true", ["scale", "a number"]),
@@ -155,14 +157,14 @@ def test_flags_as_typed(tmp_path: Path) -> None:
         ("[preprocess]\nsize = [224.0, 224.0]", ["size", "[height, width]"]),
         ("[preprocess]\nantialias = 1", ["antialias", "true or false"]),
         ("[preprocess]\nlayout = ['NCHW']", ["layout", "one of NCHW, NHWC"]),
-        ("[preprocess]\nstd = 0", ["net.toml", "not 0"]),
+        ("[preprocess]\nstd = 0", ["net.toml", "must not be 0"]),
         ("[preprocess]\nchannels = 'GRAY'", ["GRAY"]),
         ("[preprocess]\nsize = [64, 64]", ["64×64", "224"]),
         ("[preprocess]\ndtype = 'float16'", ["float16", "float32[N, 3, 224, 224]"]),
         ("labels = 'cat'", ["labels", "a list of strings"]),
         ("labels = []", ["labels", "at least one"]),
-        ("labels = ['a']\nlabels-file = 'a.txt'", ["labels-file", "one is enough"]),
-        ("labels-file = '../../secret.txt'", ["leaves the folder"]),
+        ("labels = ['a']\nlabels-file = 'a.txt'", ["labels-file", "use only one"]),
+        ("labels-file = '../../secret.txt'", ["outside the model's folder"]),
         ("labels-file = 'absent.txt'", ["absent.txt", "no such file"]),
         ("preprocess = 3", ["'preprocess' must be a table"]),
         ("[preprocess", ["not valid TOML"]),
@@ -247,3 +249,21 @@ def test_keras_index_file(tmp_path: Path) -> None:
     content = {str(index): [f"n{index:08d}", f"class {index}"] for index in range(1000)}
     labels = load_labels(write(tmp_path / "imagenet_class_index.json", json.dumps(content)))
     assert len(labels) == 1000 and labels[999] == "class 999"
+
+
+def test_the_input_is_read_from_the_file(tmp_path):
+    card = model_card(CNN)
+    assert card.labels[:2] == ("zero", "one") and card.preprocess.size == (96, 96)
+    batch, placement = card.preprocess.apply(np.full((192, 96, 3), 255, np.uint8))
+    assert batch.shape == (1, 3, 96, 96) and batch.dtype == np.float32
+    assert placement.box_to_input((0, 0, 96, 192)) == (0, 0, 96, 96)
+    assert placement.map_to_image(np.ones((96, 96), np.float32)).shape == (192, 96)
+    last = onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, [1, 32, 40, 3])
+    small = onnx.helper.make_tensor_value_info("size", onnx.TensorProto.INT64, [2])
+    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.UINT8, [1, 32, 40, 3])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["pixels"], ["out"])], "g", [small, last], [out])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    assert model_card(tmp_path / "m.onnx").preprocess.apply(np.zeros((9, 9, 3), np.uint8))[0].shape == (1, 32, 40, 3)
+    (tmp_path / "m.onnx").write_text("not a model")
+    with pytest.raises(InputError, match="not an ONNX model"):
+        model_card(tmp_path / "m.onnx")

@@ -169,7 +169,7 @@ def test_empty_heat_is_drawn(heat: np.ndarray) -> None:
 
 def test_heat_and_pictures_of_wrong_shape_are_refused() -> None:
     for heat in (np.zeros((3, 7, 7)), np.zeros((0, 7))):
-        with pytest.raises(InputError, match="heat map"):
+        with pytest.raises(InputError, match="heatmap"):
             overlay(noise(8, 8), heat)
     with pytest.raises(InputError, match="uint8 RGB"):
         overlay(np.zeros((8, 8, 3)), np.zeros((7, 7)))

@@ -177,12 +177,12 @@ def test_undo_shows_what_the_network_saw(name: str, layout: str) -> None:
     [
         ({"layout": "NHCW"}, "NHCW"),
         ({"resize": "lettrbox"}, "letterbox"),
-        ({"channels": "GRAY", "mean": (0.1, 0.2, 0.3)}, "GRAY has 1"),
-        ({"std": (0.0,)}, "not 0"),
+        ({"channels": "GRAY", "mean": (0.1, 0.2, 0.3)}, "GRAY needs 1"),
+        ({"std": (0.0,)}, "must not be 0"),
         ({"mean": (float("nan"),)}, "finite"),
         ({"crop_fraction": 0.0}, "crop_fraction"),
         ({"size": (0, 224)}, "size"),
-        ({"dtype": "uint8", **PRESETS["imagenet"]}, "grey levels"),
+        ({"dtype": "uint8", **PRESETS["imagenet"]}, "only 5 levels"),
         ({"dtype": "bool"}, "bool"),
     ],
 )
@@ -201,7 +201,7 @@ def test_only_rgb_pictures_are_taken() -> None:
 def test_a_description_says_it_all() -> None:
     text = Preprocess(resize="crop", **PRESETS["imagenet"]).describe()
     assert text == (
-        "RGB 224×224 NCHW float32, short side resized, centre 0.875 cropped, bilinear, "
+        "RGB 224×224 NCHW float32, short side resized, centre crop 0.875, bilinear, "
         "(x/255 − (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)"
     )
     assert Preprocess(size=None, scale=1.0).describe().endswith("own size NCHW float32, raw pixels 0 … 255")

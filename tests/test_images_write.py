@@ -57,7 +57,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_folders_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="does not exist"):
         write_png(tmp_path / "sub" / "a.png", PICTURE)
     (tmp_path / "dir.png").mkdir()
     with pytest.raises(InputError, match="is a folder"):

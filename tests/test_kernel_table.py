@@ -107,7 +107,7 @@ def test_the_command(monkeypatch, capsys):
 
 
 def test_there_is_no_table_for_others():
-    with pytest.raises(InputError, match="there is one for cuda"):
+    with pytest.raises(InputError, match="choose one of cuda"):
         predict(Graph.read(model([node("Relu", ["x"], ["y"])], {"x": [1]}, {"y": None})).stub()[0], "openvino")
 
 

@@ -102,7 +102,7 @@ def test_symlink_out_of_the_folder(tmp_path):
     [
         (b"", "empty"),
         (b"hello, this is no model\n" * 10, "not an ONNX model"),
-        (small_cnn().SerializeToString()[:-200], "not an ONNX model|elements|no graph|produced"),
+        (small_cnn().SerializeToString()[:-200], "not an ONNX model|elements|no graph|produce"),
         (small_cnn().SerializeToString()[:40], "not an ONNX model|no graph"),
         (b"\x08\x08", "no graph"),
         (b"    ORTM    ", "ort format"),
@@ -139,9 +139,9 @@ def test_unsorted_nodes_are_sorted():
 @pytest.mark.parametrize(
     ("nodes", "outputs", "says"),
     [
-        ([node("Relu", ["nowhere"], ["y"])], {"y": [1]}, "nothing produces"),
-        ([node("Relu", ["x"], ["y"]), node("Neg", ["x"], ["y"])], {"y": [1]}, "produced twice"),
-        ([node("Relu", ["x"], ["y"])], {"z": [1]}, "nothing produces the output"),
+        ([node("Relu", ["nowhere"], ["y"])], {"y": [1]}, "no node produces"),
+        ([node("Relu", ["x"], ["y"]), node("Neg", ["x"], ["y"])], {"y": [1]}, "two nodes produce"),
+        ([node("Relu", ["x"], ["y"])], {"z": [1]}, "no node produces the output"),
     ],
 )
 def test_invalid_graphs(nodes, outputs, says):

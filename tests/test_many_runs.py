@@ -406,15 +406,15 @@ def test_progress_is_told():
 
 
 @pytest.mark.parametrize(("method", "options", "says"), [
-    ("occlusion", {"patch": "wide"}, "no number of pixels"),
+    ("occlusion", {"patch": "wide"}, "must be in pixels"),
     ("occlusion", {"patch": (1, 2, 3)}, "does not fit"),
     ("occlusion", {"fill": "gray"}, "did you mean 'grey'"),
     ("occlusion", {"size": 3}, "no option 'size'"),
     ("rise", {"keep": 0.0}, "0 < keep"),
-    ("rise", {"score": "logit"}, "none of score, probability"),
-    ("integrated-gradients", {"steps": 0}, "at least one step"),
-    ("integrated-gradients", {"baseline": "inpaint"}, "around the patch"),
-    ("smooth-grad", {"samples": 0}, "at least one sample"),
+    ("rise", {"score": "logit"}, "must be one of score, probability"),
+    ("integrated-gradients", {"steps": 0}, "needs steps ≥ 1"),
+    ("integrated-gradients", {"baseline": "inpaint"}, "smaller than the image"),
+    ("smooth-grad", {"samples": 0}, "samples must be ≥ 1"),
 ])  # fmt: skip
 def test_options_are_checked(method, options, says):
     with pytest.raises(InputError, match=says):
@@ -428,5 +428,5 @@ def test_fills(fill):
 
 
 def test_many_runs_are_no_graph_to_export(tmp_path):
-    with pytest.raises(UnsupportedError, match="no single graph"):
+    with pytest.raises(UnsupportedError, match="cannot be a single graph"):
         analyzer.export(CNN, tmp_path / "m.onnx", "rise")

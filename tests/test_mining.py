@@ -144,7 +144,7 @@ def test_a_killed_run_goes_on_where_it_was(place: Path, brute, tmp_path: Path) -
 def test_a_folder_may_hold_several_runs(place: Path, brute, tmp_path: Path) -> None:
     run(place, folder=tmp_path)
     other = run(place, folder=tmp_path, k=3)
-    assert other.resumed == 0 and "a run with other k" in other.doubt
+    assert other.resumed == 0 and "a run with different k" in other.doubt
     assert run(place, folder=tmp_path).resumed == run(place, folder=tmp_path, k=3).resumed == COUNT
     for state in tmp_path.glob("*.state"):
         state.write_bytes(b"PK garbage")

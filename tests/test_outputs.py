@@ -121,7 +121,7 @@ def test_no_command_overwrites_an_input(run, place, name):
         for target in [*inputs_of(arguments), "./pics/../m.onnx", str(place / "m.onnx"), "link", "hard"]:
             code, err = run(name, *arguments, *(["-o", "other.onnx"] if name == "-" else []), option, target)
             assert code == 2, (option, target, err)
-            if not err.startswith("error: a report") and "not written as" not in err:
+            if not err.startswith("error: a report") and "cannot be written as" not in err:
                 assert "input" in err and "overwritten" in err, (option, target, err)
             assert kept(place, before), (option, target)
 

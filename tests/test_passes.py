@@ -20,7 +20,7 @@ import pytest
 from analyzer.data import Sample, find_pictures
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.images import write_png
-from analyzer.passes import Loaded, Pass, run
+from analyzer.passes import Loaded, Pass, merge, run
 from analyzer.passes.codec import decode, encode
 from analyzer.passes.journal import Journal
 from analyzer.passes.tree import Block, Tree
@@ -104,6 +104,26 @@ def test_a_folder_that_a_shard_works_in_is_not_merged(tmp_path: Path) -> None:
         run(Sums(), samples(), tmp_path)
     journal.close()
     assert run(Sums(), samples(), tmp_path).result == WHOLE
+
+
+def test_shards_of_several_folders_are_brought_together(tmp_path: Path) -> None:
+    first, second, whole = tmp_path / "first", tmp_path / "second", tmp_path / "whole"
+    run(Sums(), samples(), first, shard=(1, 3))
+    run(Sums(), samples(), first, shard=(2, 3))
+    assert merge([first], whole) == {"sums": ["3/3"]}
+    journal = Journal(second, "sums", Sums().identity, (3, 3))
+    with pytest.raises(InputError, match="working on this shard"):
+        merge([first, second], whole)
+    journal.close()
+    run(Sums(), samples(), second, shard=(3, 3))
+    assert merge([first, second], whole) == {"sums": []} == merge([whole, first], whole)
+    work = Sums()
+    assert run(work, samples(), whole).result == WHOLE and not work.steps
+    with pytest.raises(InputError, match="no shard"):
+        merge([first, tmp_path], whole)
+    run(Sums(about="something else"), samples(), tmp_path / "other", shard=(1, 3))
+    with pytest.raises(InputError, match="different runs"):
+        merge([first, tmp_path / "other"], whole)
 
 
 def test_what_cannot_be_loaded_is_left_out_and_told(tmp_path: Path) -> None:
@@ -297,8 +317,12 @@ def test_killed_at_random_moments_and_resumed(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs file locks")
 def test_shards_of_a_command_in_any_order(photographs: Path, tmp_path: Path, straight: dict[str, Any]) -> None:
-    for shard in ("2/3", "3/3", "1/3"):
-        words = [*call("mine", tmp_path, photographs, 2), "--shard", shard]
+    folders = [tmp_path / name for name in ("a", "b")]
+    for shard, folder in (("2/3", folders[0]), ("3/3", folders[1]), ("1/3", folders[0])):
+        words = [*call("mine", folder, photographs, 2), "--shard", shard]
         subprocess.run(words, check=True, capture_output=True)
+    words = [sys.executable, str(ROOT / "cli.py"), "merge", *map(str, folders), "-o", str(tmp_path)]
+    said = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert "mine: all shards" in said.stdout
     done = subprocess.run(call("mine", tmp_path, photographs, 4), check=True, capture_output=True, text=True)
     assert outcome("mine", tmp_path, done.stdout) == straight["mine"]

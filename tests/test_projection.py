@@ -108,7 +108,7 @@ def test_units_by_name(explainer: Explainer) -> None:
     for text, words in (("16", "channel 16"), ("3@6,0", "6×6"), ("3@1", "6×6")):
         with pytest.raises(NotFoundError, match=words):
             parse_unit(units, text)
-    with pytest.raises(InputError, match="no unit"):
+    with pytest.raises(InputError, match="is not a unit"):
         parse_unit(units, "three")
 
 

@@ -144,7 +144,7 @@ def test_saturated_scores_are_explained_as_in_the_float_network(softmax):
     narrow = quantised(net, IMAGES, {LOGITS: 0.2})
     twin, explainer = Explainer(net), Explainer(narrow)
     found = explainer.explain(IMAGES, "gradient")
-    assert (found.tied >= 2).all() and "classes tie at the ceiling of the output's quantiser" in found.doubt
+    assert (found.tied >= 2).all() and "classes tie at the maximum of the output's quantiser" in found.doubt
     assert "'logits/quantise'" in found.doubt
     for method in ("gradient", "grad-cam", "guided-backprop"):
         raw = explainer.explain(IMAGES, method).raw
@@ -172,7 +172,7 @@ def test_other_quantisers_stay_masked_and_are_named():
         found = explainer.explain(IMAGES, method)
         assert not found.raw.any()
         for said in found.diagnosis:
-            assert "'g/quantise' (100% of its values saturate)" in said
+            assert "'g/quantise' (100% of its values are saturated)" in said
 
 
 def test_audit_and_explain_say_that_scores_tie(tmp_path, capsys, monkeypatch):
@@ -195,7 +195,7 @@ def test_audit_and_explain_say_that_scores_tie(tmp_path, capsys, monkeypatch):
         main()
     captured = capsys.readouterr()
     result = json.loads(captured.out)["results"][0]
-    assert "tie at the ceiling" in result["doubt"] and "tie at the ceiling" in captured.err
+    assert "tie at the maximum" in result["doubt"] and "tie at the maximum" in captured.err
     assert "bit for bit" in captured.err
     assert result["maps"][0]["class"] == result["top"][0]["class"]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -183,3 +186,50 @@ command(["--threads", "1"])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == ["1", "1", "1"], done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_sessions_share_one_pool_where_the_process_is_ours(tmp_path):
+    onnx.save(small_cnn(), tmp_path / "m.onnx")
+    np.save(tmp_path / "picture.npy", IMAGES)
+    script = f"""
+import os
+os.cpu_count = lambda: 16
+import numpy as np
+from analyzer.attribution import Explainer
+from analyzer.runtime import share_threads
+image, before = np.load({str(tmp_path / "picture.npy")!r}), len(os.listdir("/proc/self/task"))
+if SHARED:
+    share_threads(16)
+explainers = [Explainer({str(tmp_path / "m.onnx")!r}, threads=16) for _ in range(3)]
+found = [e.explain(image, m, 1).raw.sum() for e in explainers for m in ("grad-cam", "gradient", "guided-backprop")]
+print(len(os.listdir("/proc/self/task")) - before, float(sum(found)).hex())
+"""
+    shared, own = (_printed(script.replace("SHARED", said)).split() for said in ("True", "False"))
+    assert shared[1] == own[1]
+    assert int(shared[0]) < 2 * 16 < 8 * 16 < int(own[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_threads_of_the_command_line_do_not_grow_with_its_sessions():
+    script = """
+import os, sys
+os.cpu_count = lambda: 16
+from analyzer.commands.boundary import run
+from analyzer.runtime import Session
+create, seen = Session.__init__, []
+def counted(*args, **options):
+    create(*args, **options)
+    seen.append(len(os.listdir("/proc/self/task")))
+Session.__init__ = counted
+sys.argv = "onnx-analyzer explain models/digits_cnn.onnx examples/digits_chelsea.png --threads 16".split()
+sys.argv += "-m grad-cam -m occlusion -m ablation-cam -m rise".split()
+assert run() == 0
+print(len(seen), max(seen))
+"""
+    sessions, most = map(int, _printed(script).split()[-2:])
+    assert sessions > 3 and most < 2 * 16
+
+
+def _printed(script: str) -> str:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -116,3 +116,15 @@ def test_the_budget_of_kept_sessions_is_a_public_name_and_an_option(monkeypatch)
     names = [p.name for p in SessionOptions.parameters()]
     given = SessionOptions(dict.fromkeys(names) | {"session_memory": 1.5}).keywords()
     assert LIVE.budget == 3 << 29 and "session_memory" not in given
+
+
+def test_weights_of_a_large_model_stay_where_they_are_mapped(mapped, monkeypatch):
+    packed = Explainer(mapped)
+    expected = packed.explain(IMAGE, "gradient", 1).raw
+    monkeypatch.setattr("analyzer.runtime.session.MAPPED", 0)
+    lean = Explainer(mapped)
+    np.testing.assert_allclose(lean.explain(IMAGE, "gradient", 1).raw, expected, rtol=1e-4, atol=1e-6)
+    small = lean.session(lean.graph({"x": IMAGE.shape}))
+    monkeypatch.undo()
+    large = packed.session(packed.graph({"x": IMAGE.shape}))
+    assert small.nbytes < large.nbytes - sum(w.nbytes for w in packed.loaded.detached.values()) / 2

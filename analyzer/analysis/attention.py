@@ -19,7 +19,7 @@ class Attention:
 
     Attributes:
         weights: A, (…, L, M).
-        read: the same as what follows reads it: behind its own quantiser, where it has one.
+        read: the same tensor as its consumers read it: after its own quantiser, if it has one.
         scores: the node of Q Kᵀ.
         values: V.
     """

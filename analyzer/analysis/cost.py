@@ -1,4 +1,4 @@
-"""What a model costs: multiply–accumulates by operator, and parameters."""
+"""Cost of a model: multiply–accumulates by operator, and parameters."""
 
 from __future__ import annotations
 

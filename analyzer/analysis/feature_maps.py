@@ -1,4 +1,4 @@
-"""The feature maps of a model, and the one to explain by where the user names none."""
+"""The feature maps of a model, and the default layer."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def map_of_open_sizes(graph: Graph, known: FeatureMap) -> FeatureMap:
         layout = own
     elif any(not isinstance(d, int) for i in graph.inputs for d in (i.shape or [None])[1:]):
         if "L" in layout.axes or value.shape is None:
-            raise UnsupportedError(f"{known.name!r} is a grid of tokens whose height and width are open")
+            raise UnsupportedError(f"{known.name!r} is a token grid whose height and width are not fixed")
         layout = Layout.of(layout.axes, value.shape)
     return FeatureMap(value, layout, graph.producer(value))
 
@@ -93,10 +93,10 @@ def _unknown_operators(graph: Graph) -> list[str]:
 
 
 def default_layer(graph: Graph, target: Value) -> FeatureMap:
-    """The feature map to explain `target` by, where the user names none.
+    """The feature map to explain `target` by if the user chooses none.
 
     The last one that all later feature maps depend on: the map before the pooling of a CNN, the last map of the
-    backbone of a detector. Where a transformer reads its answer from a class token, the other tokens behind the last
+    backbone of a detector. Where a transformer reads its answer from a class token, the other tokens after the last
     attention have no influence, so the map that the last attention reads is taken. Where the target is a map itself
     (a segmenter), the last one of the coarsest maps that a convolution reads.
 
@@ -108,13 +108,13 @@ def default_layer(graph: Graph, target: Value) -> FeatureMap:
     maps = [m for m in maps if len(m.size) == axes] or maps  # what a recurrent layer reads has lost the height
     if not maps and (strange := _unknown_operators(graph)):
         raise UnsupportedError(
-            f"{graph.name}: no feature map is known between the input and {target.name!r}, "
-            f"since no operator of this name is: {', '.join(strange)}",
-            "name a layer behind these nodes with --layer",
+            f"{graph.name}: no feature map found between the input and {target.name!r}: "
+            f"unknown operators: {', '.join(strange)}",
+            "name a layer after these nodes with --layer",
         )
     if not maps:
         raise UnsupportedError(
-            f"{graph.name}: no feature map lies between the input and {target.name!r}",
+            f"{graph.name}: no feature map between the input and {target.name!r}",
             "name a layer with --layer (see `inspect`), or use a gradient method such as `gradient`",
         )
     if any(m.name == target.name for m in maps):

@@ -1,4 +1,4 @@
-"""Convolution kernels: which frequencies they pass, which of them are dead or the same, what their stride folds."""
+"""Convolution kernels: their spectra, dead and duplicate filters, and aliasing by their stride."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FilterBank:
         strides: (vertical, horizontal), in pixels of the convolution's input.
         groups: of the convolution.
         reads_image: its input is the image, perhaps transposed, padded or scaled.
-        transposed: a ConvTranspose, which writes with its kernels what others read.
+        transposed: whether it is a ConvTranspose.
     """
 
     name: str
@@ -70,7 +70,7 @@ class FilterBank:
 
     @property
     def aliased(self) -> np.ndarray:
-        """(K,) share of a filter's energy above what its stride can carry, |f| > 1 / (2 s): it folds to lower ones."""
+        """(K,) share of a filter's energy above its stride's Nyquist limit, |f| > 1 / (2 s), which aliases."""
         if self.transposed:
             return np.zeros(len(self.weights))
         rows, columns = self._frequencies()
@@ -86,12 +86,12 @@ class FilterBank:
 
     @property
     def dead(self) -> np.ndarray:
-        """(K,) filters whose norm is below a thousandth of the layer's median: they see nothing."""
+        """(K,) filters whose norm is below a thousandth of the layer's median."""
         return self.norms <= DEAD * np.median(self.norms)
 
     @property
     def duplicates(self) -> list[tuple[int, int, float]]:
-        """Pairs of live filters with |cosine| ≥ 0.99, strongest first; negative where one is the other's negative."""
+        """Pairs of live filters with |cosine| ≥ 0.99, most similar first; negative if they have opposite signs."""
         flat = self.weights.reshape(len(self.weights), -1).astype(np.float64)
         if flat.shape[1] < (9 if self.groups > 1 else 4):
             return []
@@ -113,11 +113,11 @@ class FilterBank:
 
 
 def filter_bank(graph: Graph, layer: str = "auto") -> FilterBank:
-    """The kernels of a convolution: of the node or tensor called `layer` (or of the convolution right before it), of
-    the first one for "auto".
+    """The kernels of the convolution `layer`: a node, its output, or a tensor directly after it; "auto" is the first
+    convolution.
 
     Raises:
-        NotFoundError: no such tensor or node. UnsupportedError: no convolution with fixed weights is there.
+        NotFoundError: no such tensor or node. UnsupportedError: no convolution with constant weights there.
     """
     node = _first(graph) if layer == "auto" else _convolution(graph, find_tensors(graph, layer)[0])
     if node is None:
@@ -127,7 +127,7 @@ def filter_bank(graph: Graph, layer: str = "auto") -> FilterBank:
     weights = constant(graph, node.inputs[1], MOVING)
     if weights is None or weights.ndim != 4:
         raise UnsupportedError(
-            f"{graph.name}: the kernels of {node.name!r} are {'not fixed' if weights is None else 'not images'}",
+            f"{graph.name}: kernels of {node.name!r} are not {'constant' if weights is None else 'two-dimensional'}",
             "choose another convolution",
         )
     if node.op == "ConvTranspose":

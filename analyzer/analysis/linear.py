@@ -1,4 +1,4 @@
-"""What is linear: layers with weights, and whatever keeps y = Σ_k W_ck mean_ij A_kij + b behind a feature map A."""
+"""What is linear: layers with weights, and whatever keeps y = Σ_k W_ck mean_ij A_kij + b after a feature map A."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def last_linear(graph: Graph, logits: Value) -> tuple[Value, np.ndarray] | None:
     return value, np.ascontiguousarray(rows * np.float32(node.attrs.get("alpha", 1.0)))
 
 
-# ---- Behind a feature map ----
+# ---- After a feature map ----
 
 # Whether what is linear in the map is averaged over space: start from {map: False}, remember its size as a list.
-LINEAR: Table[bool] = Table("linear behind global pooling")
+LINEAR: Table[bool] = Table("linear after global pooling")
 linear = functools.partial(transfer, table=LINEAR)
 
 

@@ -22,7 +22,7 @@ from analyzer.graph.through import MOVING, origin
 
 _AVERAGES = {"MaxPool": "AveragePool", "GlobalMaxPool": "GlobalAveragePool", "ReduceMax": "ReduceMean"}
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger")
-MASK = -50.0  # added to the scores in front of a softmax, it leaves next to nothing
+MASK = -50.0  # added to the scores before a softmax, it makes their weight negligible
 
 
 def positive_weights(graph: Graph) -> Graph:
@@ -39,8 +39,8 @@ def positive_weights(graph: Graph) -> Graph:
     quantized = [n.name for n in graph.forward_nodes() if n.op in _QUANTIZED]
     if quantized:
         raise UnsupportedError(
-            f"{graph.name} is quantised ({len(quantized)} nodes)",
-            "prove the receptive field on the float model; its structure is the same",
+            f"{graph.name} is quantised ({len(quantized)} nodes), so its receptive field cannot be checked",
+            "check the floating-point model, which has the same structure",
         )
     source = replace(graph.source, proto=copied(graph.source.proto), detached=dict(graph.source.detached))
     arrays = {name: array for node in graph.forward_nodes() for name, array in _replacements(graph, node)}

@@ -33,25 +33,25 @@ Gates: TypeAlias = Literal["global", "cut"]
 class ReceptiveField:
     """Which pixels a unit of a tensor depends on, per spatial axis of the image (height first, then width).
 
-    Unit i covers the pixels [−P + i·S, −P + i·S + r − 1]; near the border part of them lies outside the image. There
-    the image counts as continued: padding that repeats or mirrors what is further in adds nothing to the interval.
+    Unit i covers the pixels [−P + i·S, −P + i·S + r − 1]; near the border part of them lies outside the image. Padding
+    that repeats or mirrors pixels does not change the interval.
 
     Attributes:
-        size: r in pixels, the largest over all units; None for an axis that is seen as a whole (or whose units differ
-            beyond telling), and None instead of the tuple where all axes are seen as a whole.
-        stride: S, pixels between neighbouring units; a Fraction where units are denser than pixels; None where it
-            is not one number.
+        size: r in pixels, the largest over all units; None for an axis that is seen as a whole (or whose units have no
+            common formula), and None instead of the tuple if all axes are seen as a whole.
+        stride: S, pixels between neighbouring units; a Fraction if units are denser than pixels; None if it is not a
+            single number.
         padding: P, so that the middles of the intervals are −P + i·S + (r − 1)/2 (on average, where `affine` is
             False); None where a padding is not known.
         is_global: every axis of the image is seen as a whole.
         global_axes: the same per axis.
-        exact: `interval` is the tightest there is; else it may be wider than what is read, never narrower.
+        exact: whether `interval` is tight; otherwise it may be wider than the true one, never narrower.
         aligned: wherever branches met, they had the same stride and the same centres.
-        affine: the formula holds for every unit as it stands; else `interval` knows better (after upsampling, units
-            come in phases that see differently).
-        axes: the tensor's axes that walk over the image; an index has one entry for each.
-        local: the same with gates cut: without the statistics of normalisations and without what is pooled over the
-            whole image and then only scales the tensor (squeeze-and-excitation).
+        affine: whether the formula is exact for every unit; otherwise use `interval` (after upsampling, units have
+            different phases).
+        axes: the tensor's axes that correspond to positions in the image; an index has one entry for each.
+        local: the receptive field with gates cut: without the statistics of normalisations, and without values that
+            are pooled over the whole image and only scale the tensor (squeeze-and-excitation).
     """
 
     size: tuple[int | None, ...] | None
@@ -88,7 +88,7 @@ class ReceptiveField:
         given = (index,) if isinstance(index, int | np.integer) else tuple(index)
         if len(given) != len(self.axes):
             raise InputError(
-                f"an index here has {len(self.axes)} entries, not {len(given)}",
+                f"the index must have {len(self.axes)} entries, not {len(given)}",
                 f"one for each of the tensor's axes {list(self.axes)}",
             )
         hulls = self._reach.at(dict(zip(self.axes, given, strict=True)))
@@ -156,9 +156,9 @@ def receptive_field(
     Args:
         model: a Graph, or anything `Graph.read` takes: path, bytes, ModelProto.
         wrt: the tensor whose elements are the pixels; the image input when None.
-        gates: "global" counts what a normalisation's statistics and a squeeze-and-excitation see; "cut" does not.
+        gates: "global" includes the statistics of normalisations and squeeze-and-excitation; "cut" does not.
         axes: the spatial axes of `wrt`; found from its shape and its first consumers when None.
-        input_shapes: sizes to fix for inputs whose dimensions are symbolic, where a model is read.
+        input_shapes: {input: sizes} to fix symbolic dimensions when a model is read.
     """
     if gates not in ("global", "cut"):
         raise InputError(f"gates must be 'global' or 'cut', not {gates!r}")
@@ -179,7 +179,7 @@ def _spatial_axes(graph: Graph, image: Value) -> tuple[int, ...]:
     if image.shape is None:
         raise InputError(
             f"{graph.name}: the rank of {image.name!r} is not known",
-            "give its shape, for example --shape input:1x3x224x224",
+            "set its shape, for example --shape input:1x3x224x224",
         )
     rank = len(image.shape)
     if rank == 4:
@@ -235,7 +235,7 @@ class _Reach:
             for digit in reversed(self.field.axes[axis]):
                 outermost = digit is self.field.axes[axis][0]
                 if outermost and digit.count is not None and not 0 <= rest < digit.count:
-                    raise InputError(f"there is no unit {position} on axis {axis} of this tensor")
+                    raise InputError(f"unit {position} is out of range on axis {axis} of this tensor")
                 rest, place[digit] = (0, rest) if outermost else divmod(rest, digit.count or 1)
         return [_hull_at(paths, place) for paths in self.paths(kept=place)]
 

@@ -1,7 +1,7 @@
-"""What is a rectifier, and what is another activation that tends to a line: tables over single nodes.
+"""Rectifiers, and other activations that approach a line: tables over single nodes.
 
 A rectifier is what computes max(x, 0), whichever operator an exporter wrote it with: Relu, Clip from 0 (ReLU6 too),
-Max with 0, and QuantizeLinear with the lowest zero point right behind a linear operator. The other activations tend to
+Max with 0, and QuantizeLinear with the lowest zero point right after a linear operator. The other activations tend to
 0 or a line below and to x above: LeakyRelu, PRelu, Elu, …, and products x g(x) with a gate that saturates, however they
 are composed.
 """

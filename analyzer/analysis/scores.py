@@ -1,4 +1,4 @@
-"""Which floating-point scores are behind an output, and what quantises a model.
+"""The floating-point scores that an output is computed from, and the quantisers of a model.
 
 Found backwards from the output, by the producers of tensors.
 """
@@ -30,7 +30,7 @@ class Logits:
 
 
 def logits(graph: Graph, output: Value) -> Logits:
-    """The floating-point scores behind `output`: before Softmax, LogSoftmax or Sigmoid where one ends the graph.
+    """The floating-point scores of `output`: before Softmax, LogSoftmax or Sigmoid, if one ends the graph.
 
     Reshaping, casting and (de)quantising after them keep the order of the classes and are passed through.
     """

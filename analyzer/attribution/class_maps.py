@@ -1,4 +1,4 @@
-"""Grad-CAM of every class at once: one forward, and the tail's gradient for batches of classes."""
+"""Grad-CAM of every class at once: one forward pass, then the nodes after the layer for batches of classes."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def class_maps(
     """ReLU(Σ_k w_ck A_k), w_ck = mean_ij ∂y_c/∂A_kij, of one picture: (classes, h, w) float32, unnormalised.
 
     Args:
-        model: a Model or Explainer, which keeps the sessions; or path, bytes or ModelProto.
-        image: as for `Explainer.explain`, one picture.
-        classes: all of them when None.
+        model: a Model or Explainer, whose sessions are reused; or path, bytes or ModelProto.
+        image: the input of one picture, as for `Explainer.explain`.
+        classes: class indices; None for all.
         layer, output: as for `Explainer.explain`.
 
     Raises:
-        InputError: several pictures, or no such class.
-        UnsupportedError: as `explain`; or the number of classes is open, or the layer has no axis for pictures.
+        InputError: more than one picture, or a class that does not exist.
+        UnsupportedError: as `explain`; also if the number of classes is not fixed, or the layer has no batch axis.
     """
     model = model if isinstance(model, Model) else Model(model)
     feeds = model.feeds(image)
     name = image_input(model.plain).name
     if len(feeds[name]) != 1:
-        raise InputError(f"class maps are of one picture, these are {len(feeds[name])}")
+        raise InputError(f"class maps take one picture at a time, not {len(feeds[name])}")
     shapes = sizes_of(feeds)
     run = model.kept(
         ("class maps", layer, output, tuple(sorted(shapes.items()))), lambda: _ClassMaps(model, shapes, layer, output)
@@ -55,19 +55,17 @@ def class_maps(
 
 
 class _ClassMaps:
-    """The sessions of one layer: up to it, and behind it for a batch of classes."""
+    """The sessions of one layer: one up to it, and one after it for a batch of classes."""
 
     def __init__(self, model: Model, shapes: dict[str, tuple[int, ...]], layer: str, output: str | None) -> None:
         graph = model.graph(shapes)
         self.scores = find_scores(graph, output)
         self.feature = pick_layer(graph, layer, self.scores.logits)
         if self.feature.layout.axes[0] != "N":
-            raise UnsupportedError(
-                f"the first axis of {self.feature.name!r} does not count images", "choose another layer"
-            )
+            raise UnsupportedError(f"the first axis of {self.feature.name!r} is not the batch", "choose another layer")
         self.classes = self.scores.classes or 0
         if not self.classes:
-            raise UnsupportedError(f"{graph.name}: the number of classes is not known from the file")
+            raise UnsupportedError(f"{graph.name}: the file does not fix the number of classes")
         self.count = CLASSES_PER_RUN if self.scores.batched and not model.fixed_batch else 1
         batched = {n: (self.count, *s[1:]) if n == image_input(graph).name else s for n, s in shapes.items()}
         wide = model.graph(batched)
@@ -106,7 +104,7 @@ class _ClassMaps:
     def maps(self, feeds: dict[str, np.ndarray], classes: Sequence[int] | None) -> np.ndarray:
         chosen = np.arange(self.classes) if classes is None else np.asarray(classes, np.int64)
         if not chosen.size:
-            raise InputError("no class is given")
+            raise InputError("no classes given")
         if chosen.min() < 0:
             raise InputError(f"class {chosen.min()} does not exist")
         check_class(self.scores, int(chosen.max()))

@@ -109,8 +109,8 @@ def _single_graph(job: Job) -> Method:
     method = find_method(job.method, job.options)
     if method.runs:
         raise UnsupportedError(
-            f"{method.name} evaluates the model many times: it is no single graph",
-            "use one of the others, such as grad-cam",
+            f"{method.name} runs the model many times, so it cannot be a single graph",
+            "use a single-run method, such as grad-cam",
         )
     return method
 

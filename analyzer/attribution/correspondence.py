@@ -1,8 +1,8 @@
-"""Correspondence: does a network notice that the same part is missing from different pictures?
+"""Correspondence: whether a network reacts in the same way if the same part is missing from different pictures.
 
 Zeiler & Fergus 2014 (1311.2901), section 4.3: with a part occluded in picture i, ε_i = f(x_i) − f(x̃_i) is the change of
 a layer's features, and Δ = Σ_{i≠j} H(sign ε_i, sign ε_j) how much the changes differ between pictures. A Δ below that
-of random occlusion says that the layer finds corresponding parts in different pictures.
+of random occlusion means that the layer recognises corresponding parts in different pictures.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Consistency:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """All results, the occluded pictures as the network saw them, {picture: {part: (h, w, 3) uint8}}, and the pictures
-    that were left out because a layer is not finite, {picture: why}."""
+    """All results, the occluded pictures as the network sees them, {picture: {part: (h, w, 3) uint8}}, and the pictures
+    that were skipped because a layer is not finite, {picture: why}."""
 
     rows: list[Consistency]
     occluded: dict[str, dict[str, np.ndarray]]
@@ -85,7 +85,7 @@ def correspondence(
             counts[part] = counts.get(part, 0) + 1
     parts = [part for part, count in counts.items() if count > 1]
     if not parts:
-        raise InputError("no part is marked in two pictures", "mark the same part, by the same name, in several")
+        raise InputError("no part is marked in two pictures", "use the same name for a part in several pictures")
     probe = Probe(model, layers, preprocess)
     rng = np.random.default_rng(seed)
     changes: dict[str, dict[str, list[np.ndarray]]] = {layer: {} for layer in probe.layers}
@@ -155,7 +155,7 @@ def _cells(box: tuple[float, float, float, float], seen: np.ndarray, name: str, 
     x0, y0, x1, y1 = (round(b) for b in box)
     rows, columns = (max(0, y0), min(seen.shape[0], y1)), (max(0, x0), min(seen.shape[1], x1))
     if rows[0] >= rows[1] or columns[0] >= columns[1]:
-        raise InputError(f"the network sees nothing of {part!r} in {name!r}: its box lies outside")
+        raise InputError(f"the box of {part!r} in {name!r} is outside the area that the network sees")
     return slice(*rows), slice(*columns)
 
 
@@ -189,5 +189,5 @@ def read_boxes(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(found, dict) or not all(isinstance(parts, dict) for parts in found.values()):
-        raise InputError(f"{path}: holds no boxes", 'write {"picture.jpg": {"left eye": [x0, y0, x1, y1]}, …}')
+        raise InputError(f"{path}: not a boxes file", 'write {"picture.jpg": {"left eye": [x0, y0, x1, y1]}, …}')
     return {str(place.parent / name): parts for name, parts in found.items()}

@@ -44,14 +44,14 @@ def diagnose_map(run: Explained, raw: np.ndarray, image: int, target: int | str)
         return ""
     if run.layer:
         return _flat(run, image, target)
-    return f"every value is {raw.flat[0]:g}" if raw.any() else _zero_gradient(run, image, target)
+    return f"constant map: every value is {raw.flat[0]:g}" if raw.any() else _zero_gradient(run, image, target)
 
 
 def diagnose_runs(raw: np.ndarray) -> str:
     """The same for a method of many runs."""
     if raw.max() > raw.min():
         return ""
-    return f"every value is {raw.flat[0]:g}: nothing that was done to the image or the layer speaks for the target"
+    return f"constant map: every value is {raw.flat[0]:g}; no change to the image or the layer changes the score"
 
 
 def diagnose_not_finite(origin: Origin | None, many_runs: bool) -> str:
@@ -59,14 +59,14 @@ def diagnose_not_finite(origin: Origin | None, many_runs: bool) -> str:
     if origin is not None:
         return not_finite(origin)
     if many_runs:
-        return "the model's values are not finite for some of the altered pictures that the method gave it"
-    return "the gradient is not finite although the forward pass is: it overflows"
+        return "the model's values are not finite for some of the perturbed pictures"
+    return "the gradient overflows: it is not finite although the forward pass is"
 
 
 def _zero_gradient(run: Explained, image: int, target: int | str) -> str:
     return _blocking_quantiser(run, image, target) or (
-        f"the gradient of {run.compiled.scores.logits.name!r} is zero everywhere: every path to the input is blocked "
-        "(dead or saturated units)"
+        f"empty map: the gradient of {run.compiled.scores.logits.name!r} is zero everywhere; dead or saturated "
+        "units block every path to the input"
     )
 
 
@@ -76,24 +76,25 @@ def _flat(run: Explained, image: int, target: int | str) -> str:
     found, spatial = _found(run, target, _layer_and_gradient)
     activations = found["activations"][image].astype(np.float64)
     if not activations.any():
-        return f"the layer {layer!r} is zero everywhere for this image: all its units are dead"
+        return f"empty map: the layer {layer!r} is zero everywhere for this image. Try another layer"
     if activations.max() == activations.min() or _no_space(activations, spatial):
-        return f"the layer {layer!r} has the same activations at every position for this image"
+        return f"constant map: {layer!r} has the same activations at every position for this image. Try another layer"
     if "gradient" not in found:
-        return f"the map of {layer!r} has one value only"
+        return f"constant map: all values of the map of {layer!r} are equal"
     gradient = found["gradient"][image].astype(np.float64)
     if not gradient.any():
         if blocked := _blocking_quantiser(run, image, target):
             return blocked
-        tail = f"; {run.compiled.scores.stripped[0]} is already left out" if run.compiled.scores.stripped else ""
+        stripped = run.compiled.scores.stripped
+        tail = f" (the final {stripped[0]} is already removed)" if stripped else ""
         return (
-            f"the gradient of the target with respect to {layer!r} is zero for this image: "
-            f"units behind the layer are saturated or dead{tail}"
+            f"empty map: the gradient of the target with respect to {layer!r} is zero for this image; "
+            f"units after the layer are saturated or dead{tail}"
         )
     axes = tuple(a - 1 for a in spatial)
     if (gradient.mean(axis=axes) <= 0).all():
-        return f"no channel of {layer!r} speaks for the target: all its channel weights are ≤ 0"
-    return f"no position of {layer!r} speaks for the target: the weighted sum is ≤ 0 everywhere, and ReLU cuts it"
+        return f"empty map: all channel weights of {layer!r} are ≤ 0. Try layer-cam or another layer"
+    return f"empty map: the weighted sum of {layer!r} is ≤ 0 everywhere, so its ReLU is 0. Try another layer"
 
 
 def _blocking_quantiser(run: Explained, image: int, target: int | str) -> str:
@@ -107,11 +108,11 @@ def _blocking_quantiser(run: Explained, image: int, target: int | str) -> str:
             found.values[f"{part}_{at}"][image if len(found.values[f"{part}_{at}"]) > 1 else 0] for part in _PARTS
         )
         if after.any() and not before.any():
-            said.append(f"{name} ({1 - inside.mean():.0%} of its values saturate)")
+            said.append(f"{name} ({1 - inside.mean():.0%} of its values are saturated)")
     if not said:
         return ""
-    several = "s" * (len(said) > 1)
-    return f"the gradient stops at the quantiser{several} {', '.join(said[:3])}: what lies beyond its range is cut off"
+    several, clip = ("s", "clip") if len(said) > 1 else ("", "clips")
+    return f"empty map: no gradient passes the quantiser{several} {', '.join(said[:3])}, which {clip} values"
 
 
 def _no_space(activations: np.ndarray, spatial: tuple[int, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Activation maximisation: the input that drives a unit, channel, class or direction most, by gradient ascent.
+"""Activation maximisation by gradient ascent: the input that activates a unit, channel, class or direction most.
 
 max_z  a(T(x(z))) − R(x), with x(z) a parametrisation of the picture, T a random transform per step and R what
 Yosinski et al. 2015 (1506.06579) apply between steps. The gradient is that of the appended graph; parametrisation and
@@ -32,19 +32,20 @@ SCALES = (1.0, 0.975, 1.025, 0.95, 1.05)
 
 @dataclass(frozen=True)
 class DreamOptions:
-    """How the input is found; the defaults are lucid's, in fewer steps.
+    """Options of the optimisation; the defaults are lucid's, with fewer steps.
 
     Attributes:
-        steps, rate: of Adam for "fourier"; of normalised ascent for "pixels", where a step of 1 is 1/100 of the range.
+        steps, rate: number of steps and learning rate, of Adam for "fourier" and of normalised ascent for "pixels",
+            where a rate of 1 is 1/100 of the range of values.
         parametrisation: "fourier" (decorrelated frequencies, each scaled by 1/f) or "pixels".
-        decorrelate: mix colours by ImageNet's, so that steps are equally large along its axes.
-        jitter: pixels that the picture is moved by at most, each step.
-        degrees: that it is turned by at most. rescale: scale it by one of 0.95 … 1.05.
-        decay: share of x − ½ that is taken away each step (Yosinski's θ_decay).
+        decorrelate: use the principal axes of ImageNet's colours, so that steps are equally large along each.
+        jitter: largest shift of the picture in pixels, per step.
+        degrees: largest rotation, per step. rescale: scale by a random factor from 0.95 to 1.05.
+        decay: share of x − ½ that is subtracted per step (Yosinski's θ_decay).
         blur: sigma of the Gaussian applied every `blur_every` steps (θ_b_width, θ_b_every).
-        clip_norm: percentile of pixels of the smallest norm that are set to ½ (θ_n_pct).
-        clip_contribution: percentile of pixels of the smallest contribution |Σ x ⊙ ∂a/∂x| set to ½ (θ_c_pct).
-        seed: of all that is random.
+        clip_norm: percentage of pixels, those with the smallest norm, that are set to ½ (θ_n_pct).
+        clip_contribution: percentage of pixels, those with the smallest |Σ x ⊙ ∂a/∂x|, that are set to ½ (θ_c_pct).
+        seed: seed of all random numbers.
     """
 
     steps: int = 128
@@ -64,13 +65,13 @@ class DreamOptions:
 
 @dataclass
 class Dream:
-    """What was found.
+    """The result of an optimisation.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        score: of the image itself, with no transform: the unit's activation, or its mean over the positions.
-        scores: of each step.
-        stopped: why the climb ended early, "" where it did not.
+        score: activation of the unit (or its mean over the positions) for the image without a random transform.
+        scores: the score at each step.
+        stopped: why the optimisation ended early, or "".
     """
 
     image: np.ndarray
@@ -100,7 +101,7 @@ class Dreamer:
         if float_image(graph)[0].name != self.image:
             kind = graph[self.image].dtype
             raise UnsupportedError(
-                f"{graph.name}: the input {self.image!r} holds {kind}, so there is no gradient to climb",
+                f"{graph.name}: the input {self.image!r} is {kind}, so it has no gradient to ascend",
                 "use the floating-point model",
             )
         self.units = Units.of(graph, layer)
@@ -113,16 +114,16 @@ class Dreamer:
         options: DreamOptions | None = None,
         progress: Callable[[], None] | None = None,
     ) -> Dream:
-        """Climb.
+        """Run the optimisation.
 
         Args:
-            channel: of the layer, or a direction: weights of all channels, (K,).
-            position: WHOLE for the mean over all positions, STRONGEST for the one in the middle.
+            channel: channel of the layer, or a direction: weights of all channels, (K,).
+            position: a position, WHOLE for the mean over all positions, STRONGEST for the one in the middle.
             options: see `DreamOptions`.
             progress: called after each step.
 
         Raises:
-            NotFoundError: no such unit. InputError: options that make no sense.
+            NotFoundError: no such unit. InputError: invalid options.
             UnsupportedError: no gradient reaches the input.
         """
         options = options or DreamOptions()
@@ -151,7 +152,7 @@ class Dreamer:
     def _why_not_finite(self, pixels: np.ndarray) -> str:
         feeds = {self.image: self._tensor(pixels)}
         origin = find_origins(self.model, feeds, [0], [self.units.name])[0]
-        return not_finite(origin) if origin else "the gradient is not finite although the forward pass is"
+        return not_finite(origin) if origin else "the gradient overflows: it is not finite although the forward pass is"
 
     def _weights(self, channel: int | np.ndarray, position: int) -> np.ndarray:
         """(1, K, P): a = Σ w ⊙ A."""
@@ -251,7 +252,7 @@ class Fourier:
         pixels = self.pixels()
         planes = ((gradient * pixels * (1 - pixels)) @ self.mix).transpose(2, 0, 1)
         spectrum = np.fft.rfft2(planes) / (self.shape[0] * self.shape[1])
-        # A frequency of the half plane stands for its mirror image too, but for the columns that mirror themselves.
+        # A frequency of the half plane also represents its mirror image, except in the columns that mirror themselves.
         spectrum[..., 1 : (self.shape[1] + 1) // 2] *= 2
         spectrum = spectrum * self.scale
         return np.stack([spectrum.real, spectrum.imag])
@@ -302,5 +303,5 @@ def _parametrisation(options: DreamOptions, shape: tuple[int, int, int], rng: np
     if options.parametrisation not in _PARAMETRISATIONS:
         raise InputError(f"no parametrisation {options.parametrisation!r}", "choose fourier or pixels")
     if options.steps < 1:
-        raise InputError(f"{options.steps} steps lead nowhere")
+        raise InputError(f"steps must be at least 1, not {options.steps}")
     return _PARAMETRISATIONS[options.parametrisation](options, shape, rng)

@@ -1,4 +1,4 @@
-"""The model as a function, for methods that evaluate it many times: scores, gradients, and the tail behind a layer.
+"""The model as a function, for methods that evaluate it many times: scores, gradients, and the tail after a layer.
 
 A method of many runs (`@method(…, runs=True)`) is given an `Evaluator` of one image and returns its values for all
 targets at once, (T, …), and what else it has to say as {name: (T, …)}. Images and masks are made as they are needed, a
@@ -154,7 +154,7 @@ class Evaluator:
     def tail_scores(self, make: Make, count: int, what: str = "score") -> np.ndarray:
         """(T, count): the scores when the layer is multiplied by masks, (n, …) broadcastable to it each.
 
-        Only the nodes behind the layer run; what they read beside it is computed once.
+        Only the nodes after the layer run; their other inputs are computed once.
         """
         return self._evaluate("tail", make, count, [what])[what]
 
@@ -315,12 +315,12 @@ class Evaluator:
         return program
 
     def _cut(self, graph: Graph, program: Program, names: list[str]) -> None:
-        """Where the graph is cut into head and tail: the layer, and what is computed beside it and read behind it."""
+        """Where the graph is cut into head and tail: the layer, and other tensors of the head that the tail reads."""
         assert program.feature is not None
         layer = program.feature
         if layer.layout.axes[0] != "N":
             raise UnsupportedError(
-                f"{graph.name}: the first axis of {layer.name!r} does not count images", "choose another --layer"
+                f"{graph.name}: the first axis of {layer.name!r} is not the batch", "choose another --layer"
             )
         program.names = [layer.name, *frontier(graph, layer.name, names)]
         for name in program.names:
@@ -334,8 +334,8 @@ class Evaluator:
             shape = graph[name].shape
             if shape is not None and math.prod(d for d in shape if isinstance(d, int)) not in (0, batch) and batch > 1:
                 raise InputError(
-                    f"{graph.name}: the target has shape {list(shape)} for {batch} images: not a number for each",
-                    "give a target whose first axis counts images",
+                    f"{graph.name}: the target has shape {list(shape)} for {batch} images, not one number per image",
+                    "use a target whose first axis is the batch",
                 )
 
 

@@ -1,4 +1,4 @@
-"""`Explainer`: a model that can be asked by keyword."""
+"""`Explainer`: a model with a keyword interface."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from analyzer.attribution.runner import Progress, answer
 
 
 class Explainer(Model):
-    """A model, ready to be explained again and again: normalised once, sessions kept per question and shape.
+    """A model for repeated explanations: normalised once, with sessions cached per question and shape.
 
     Args:
         model, provider, cache, options: as for `Model`.
-        labels: class names, so that targets can be given by label where a question brings none of its own.
+        labels: class names for targets given by label; a question's own labels take precedence.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Explainer(Model):
         arrays: Mapping[str, np.ndarray] | None = None,
         progress: Progress | None = None,
     ) -> list[Attribution]:
-        """`explain` by several methods or over several layers, in one run of one session.
+        """`explain` for several methods or layers, in one run of one session.
 
         Returns:
-            An Attribution per job, in their order.
+            One Attribution per job, in order.
 
         Raises:
             As `analyzer.explain`.

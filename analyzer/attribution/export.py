@@ -50,30 +50,30 @@ def export(
 ) -> Path:
     """Write the model with an added output `heatmap`: (N, H, W) in [0, 1], float32.
 
-    The file holds standard operators only; any onnxruntime runs it without this package. The original outputs come
-    first and keep their names. A model whose scores have no batch axis is written for one image.
+    The file has only standard operators, so any onnxruntime can run it without this package. The original outputs come
+    first and keep their names. If the model's scores have no batch axis, the file takes one image.
 
-    Before the file gets its name it is run as its users will run it, in a plain session at the default level: on random
-    input, of two sizes and two batches where these are open. The file's metadata (`onnx-analyzer`) say what was done
-    and measured: `receipt`, the largest relative difference of the original outputs, `heatmap_difference`, that of the
-    heatmap from what `explain` gives, and `executed`, the sizes.
+    Before the file gets its final name, it is run in a plain session at the default level, on random input, with two
+    sizes and two batch sizes if these are open. The file's metadata (`onnx-analyzer`) record the result: `receipt`, the
+    largest relative difference of the original outputs; `heatmap_difference`, the relative L2 distance of the heatmap
+    from that of `explain`; and `executed`, the input sizes.
 
     Args:
         model: path, bytes or ModelProto.
         path: where to write.
         method, layer, options: as for `explain`.
         target: "top1" (of each image, when the model runs), a class index, a label, or an expression.
-        input_shapes: fixes symbolic sizes; only token grids need it.
-        runtime: "onnxruntime", or "tensorrt" for a file that TensorRT's own parser takes: it leaves out what that
-            rejects, and gradients of MaxPool take longer elsewhere. Fix the sizes of the input as well.
+        input_shapes: {input: sizes} to fix symbolic sizes; only token grids need it.
+        runtime: "onnxruntime", or "tensorrt" for a file that TensorRT's parser accepts: it avoids operators that the
+            parser rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes as well.
 
     Raises:
-        InputError, NotFoundError, UnsupportedError: as `explain`. UnsupportedError too where the file does not run, or
-            not as `explain` does; nothing is written then.
+        InputError, NotFoundError, UnsupportedError: as `explain`. UnsupportedError also if the file does not run or
+            differs from `explain`; nothing is written then.
     """
     explainer = Explainer(model, labels=labels)
     if any(v.name == OUTPUT for v in explainer.plain.outputs):
-        raise InputError(f"the model already has an output {OUTPUT!r}", "it seems to be exported already")
+        raise InputError(f"the model already has an output {OUTPUT!r}", "it seems to be an exported model already")
     slot = target if is_expression(target) else resolve_class(target, labels)
     question = Question((Job(method, layer, options),), target, output, labels, runtime=runtime)
     (compiled,) = compile_question(explainer, question, [slot], input_shapes)
@@ -137,13 +137,13 @@ class Trial:
             best = min(best or runs, runs, key=lambda runs: max(run.distance for run in runs))
         for run in best:
             if not run.good:
-                about = "heatmap differs from what explain gives"
+                about = "heatmap differs from that of `explain`"
                 if run.distance <= LARGEST_DISTANCE:
-                    about = "model's outputs differ from those of the model as it came"
+                    about = "outputs differ from those of the original model"
                 raise UnsupportedError(
-                    f"{self.name}: at {_text(run.sizes)} the exported {about} "
+                    f"{self.name}: at {_text(run.sizes)} the exported model's {about} "
                     f"(relative difference {max(run.distance, run.difference):.2g})",
-                    "nothing was written; try another method or layer, and please report it",
+                    "nothing was written; try another method or layer, and please report this",
                 )
         if best:
             self.record.setdefault("receipt", max(run.difference for run in best))
@@ -170,7 +170,7 @@ class Trial:
         try:
             before = Plain.original(loaded.path if loaded.path is not None else loaded.serialized())
         except Exception as error:
-            self.record["receipt"] = f"not measured: onnxruntime does not load the model: {_sentence(error)}"
+            self.record["receipt"] = f"not measured: onnxruntime cannot load the model: {_sentence(error)}"
             return []
         for feeds in self._feeds(before, seed):
             try:
@@ -180,7 +180,7 @@ class Trial:
             if len(answers) == 2:
                 break
         if not answers:
-            self.record["receipt"] = f"not measured: the model itself does not run: {reasons[0]}"
+            self.record["receipt"] = f"not measured: the original model does not run: {reasons[0]}"
         return answers
 
     def _loaded(self) -> Plain | None:
@@ -192,8 +192,8 @@ class Trial:
             missing = "NOT_IMPLEMENTED" in str(error) or "NotImplemented" in type(error).__name__
             if not (missing and "receipt" in self.record):
                 raise UnsupportedError(
-                    f"{self.name}: onnxruntime does not load the exported model: {reason}",
-                    "nothing was written; try another method or layer, and please report it",
+                    f"{self.name}: onnxruntime cannot load the exported model: {reason}",
+                    "nothing was written; try another method or layer, and please report this",
                 ) from None
             self.record["heatmap_difference"] = f"not measured: {reason}"
             return None
@@ -219,7 +219,7 @@ class Trial:
         if reasons and (all_run or not found):
             raise UnsupportedError(
                 f"{self.name}: the exported model does not run {reasons[0]}",
-                "nothing was written; fix sizes that the model takes: " + self._example(),
+                "nothing was written; fix the input sizes, for example " + self._example(),
             )
         return found
 
@@ -247,9 +247,9 @@ class Trial:
         self.explainer.drop_sessions()
         if found.layer != self.compiled.layer:
             raise UnsupportedError(
-                f"{self.name}: at {_text(_sizes(feeds))} explain chooses the layer {found.layer!r}, "
-                f"export {self.compiled.layer!r}",
-                "nothing was written; name the layer (--layer) or fix the sizes: " + self._example(),
+                f"{self.name}: at {_text(_sizes(feeds))}, `explain` chooses the layer {found.layer!r} and "
+                f"`export` {self.compiled.layer!r}",
+                "nothing was written; name the layer with --layer, or fix the sizes, for example " + self._example(),
             )
         expected = found.heatmap
         if expected.shape != heat.shape or not np.array_equal(np.isfinite(expected), np.isfinite(heat)):

@@ -1,4 +1,4 @@
-"""Feature maps: the activations of chosen tensors, and what their channels do."""
+"""Feature maps: the activations of chosen tensors, and statistics of their channels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def features(
         {tensor name: array} in the order of the graph.
 
     Raises:
-        NotFoundError: there is no such tensor; near misses are suggested.
+        NotFoundError: no such tensor; the hint suggests similar names.
     """
     loaded = Model(model, provider, **session_options)
     feeds = loaded.feeds(inputs)
@@ -49,7 +49,7 @@ def chosen_tensors(graph: Graph, layers: Iterable[str]) -> list[str]:
 
 
 class Taps:
-    """A session that gives chosen intermediate tensors; the model's own outputs are left out unless chosen."""
+    """A session whose outputs are the chosen tensors instead of the model's outputs."""
 
     def __init__(self, model: Model, graph: Graph, names: Sequence[str]) -> None:
         self.outputs = graph.outputs_for(names)
@@ -73,7 +73,7 @@ class ChannelStatistics:
 
     @property
     def dead(self) -> np.ndarray:
-        """Channels with one value everywhere."""
+        """Channels with the same value everywhere."""
         return self.low == self.high
 
 

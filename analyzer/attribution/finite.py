@@ -34,7 +34,7 @@ class Origin:
     def __str__(self) -> str:
         where = f"node {self.node!r}, tensor {self.tensor!r}" if self.node else f"tensor {self.tensor!r}"
         if self.kind == "0":
-            return f"the target is of a tensor that is 0 everywhere, from {self.operator} ({where})"
+            return f"the target reads a tensor that is 0 everywhere, from {self.operator} ({where})"
         return f"{self.kind} first appears at {self.operator} ({where})"
 
 

@@ -1,4 +1,4 @@
-"""What a model is, and which layers and targets it offers."""
+"""Inspection of a model: inputs, outputs, operators, feature maps, and the default layer and target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invariance: how far features move, and the class's probability falls, as the picture is moved, scaled and turned.
+"""Invariance: change of features and of the class's probability as the picture is moved, scaled and rotated.
 
 Zeiler & Fergus 2014 (1311.2901), section 4.1 and figure 5: the Euclidean distance between the feature vectors of the
 transformed picture and of the picture as it is.
@@ -92,9 +92,9 @@ def invariance(
 
     Args:
         pictures: {name: (H, W, 3) uint8 RGB}.
-        targets: {name: true class}; the model's own first choice where there is none.
+        targets: {name: true class}; for other pictures, the model's top class.
         transforms: names of `TRANSFORMS`.
-        fill: the 0 … 255 grey that shows beyond the picture's border.
+        fill: grey value (0 … 255) outside the picture.
 
     Raises:
         NotFoundError: no such layer or transform. InputError: no such class.

@@ -14,7 +14,7 @@ from analyzer.graph.through import dequantized, is_transparent
 
 
 def float_image(graph: Graph) -> tuple[Value, str]:
-    """(the image as the first floating-point tensor, its axes): an integer image is taken behind its Cast or
+    """(the image as the first floating-point tensor, its axes): an integer image is read after its Cast or
     DequantizeLinear.
 
     Raises:
@@ -30,8 +30,8 @@ def float_image(graph: Graph) -> tuple[Value, str]:
         following = [n for n in value.outputs if is_transparent(n, ("Transpose",))]
         if len(following) != 1:
             raise UnsupportedError(
-                f"{graph.name}: the input {image.name!r} holds {image.dtype} and is not turned into floating-point "
-                "numbers by one Cast or DequantizeLinear, so there is no gradient with respect to it",
+                f"{graph.name}: the input {image.name!r} has type {image.dtype} and is not converted to floating point "
+                "by a single Cast or DequantizeLinear, so there is no gradient with respect to it",
                 "use a CAM method",
             )
         node = following[0]
@@ -81,8 +81,8 @@ def pick_layer(graph: Graph, name: str, target: Value) -> FeatureMap:
     shape = "of unknown shape" if value.shape is None else f"with shape {list(value.shape)}"
     near = ", ".join(repr(m) for m in list(maps)[-3:])
     raise UnsupportedError(
-        f"{value.name!r} ({shape}) is no feature map: no channels over space can be told",
-        f"the last feature maps are {near}" if near else "see `inspect`",
+        f"{value.name!r} ({shape}) is not a feature map: its channel and spatial axes are not known",
+        f"the last feature maps are {near}" if near else "list feature maps with `inspect`",
     )
 
 

@@ -26,5 +26,5 @@ def check_linear_head(ctx: Context) -> None:
         why = f"{hidden.label} {hidden.reason or 'is not linear'}"
     raise UnsupportedError(
         f"no CAM for {layer.name!r}: {why}",
-        "use grad-cam, which needs no such head, or name the layer before the pooling with --layer",
+        "use grad-cam, which works with any head, or name the layer before the pooling with --layer",
     )

@@ -1,4 +1,4 @@
-"""From heatmaps to boxes and masks, how well they fit given boxes, and which channels a class rests on.
+"""Boxes and masks from heatmaps, how well they match given boxes, and the channels that contribute to a class.
 
 Boxes are (x0, y0, x1, y1) in pixels of the heatmap, which spans [0, W] × [0, H]. Heat is scaled to its maximum.
 """
@@ -41,7 +41,7 @@ def regions(heat: np.ndarray, threshold: float = 0.2, smallest: float = 0.001) -
 
     Args:
         heat: (H, W); NaN where nothing is known.
-        smallest: parts below this share of the picture are left out, but for the largest of all.
+        smallest: parts smaller than this share of the picture are dropped, except the largest part.
     """
     from analyzer.images import connected_components
 
@@ -77,7 +77,7 @@ def points_inside(heat: np.ndarray, box: Sequence[float], tolerance: float = 0) 
     """The pointing game (Zhang et al. 2016, 1608.00507): whether the centre of the hottest pixel lies in the box.
 
     Args:
-        tolerance: pixels by which it may lie outside; 15 in the official protocol.
+        tolerance: distance in pixels by which it may miss the box; 15 in the official protocol.
     """
     if not (heat > 0).any():
         return False
@@ -123,7 +123,7 @@ def class_units(
 ) -> tuple[np.ndarray, str]:
     """((N, K), layer): c_k = Σ_ij g_kij A_kij, what each channel of the layer adds to the target score.
 
-    Behind the layer, global average pooling and a linear layer make it W_ck mean_ij A_kij, CAM's class-specific units
+    If global average pooling and a linear layer follow, it is W_ck mean_ij A_kij, CAM's class-specific units
     (Zhou et al. 2016, section 5), and Σ_k c_k = y − b.
     """
     feeds = model.feeds(inputs)

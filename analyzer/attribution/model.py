@@ -1,4 +1,4 @@
-"""A loaded model: its graphs, its sessions, and what it may be fed."""
+"""A loaded model: its graphs, its sessions and its inputs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ T = TypeVar("T")
 
 
 class Model:
-    """A file, loaded once and normalised for each size that it is asked for. Nothing of it changes afterwards.
+    """A model file, loaded once and normalised for each input size in use. Immutable.
 
-    Threads may share it. `runtime.pool.LIVE` bounds the sessions and normal forms of all models together.
+    Threads can share it. `runtime.pool.LIVE` limits the total size of the sessions and normalised graphs of all models.
 
     Args:
         model: path, bytes or ModelProto.
         provider: "cpu", "cuda", "cuda:1" or "auto".
-        cache: where rewritten graphs are kept between processes; nowhere when None.
+        cache: cache of rewritten graphs on disk; None for no cache.
         options: passed on to `runtime.Session` (threads, level, allow_fallback, memory_limit).
     """
 
@@ -156,7 +156,7 @@ class Model:
         names = [i.name for i in self.plain.inputs]
         if not isinstance(inputs, Mapping):
             if len(names) > 1:
-                raise InputError(f"the model has {len(names)} inputs: {', '.join(names)}", "give {name: array}")
+                raise InputError(f"the model has {len(names)} inputs: {', '.join(names)}", "pass {name: array}")
             inputs = {names[0]: inputs}
         feeds = {}
         for name, array in inputs.items():
@@ -165,7 +165,7 @@ class Model:
             feeds[name] = self._checked(self.plain[name], np.asarray(array))
         missing = [n for n in names if n not in feeds]
         if missing:
-            raise InputError(f"no value for the input {', '.join(map(repr, missing))}")
+            raise InputError(f"missing input {', '.join(map(repr, missing))}")
         return feeds
 
     def _checked(self, given: Value, array: np.ndarray) -> np.ndarray:
@@ -185,7 +185,7 @@ class Model:
             if not fits:
                 raise InputError(f"input {given.name!r} takes the shape [{text}], not {list(array.shape)}")
         if is_float(given) and not np.isfinite(array).all():
-            raise InputError(f"input {given.name!r} holds NaN or infinite values")
+            raise InputError(f"input {given.name!r} has NaN or infinite values")
         return array
 
     def reading(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> Callable[[Value], np.ndarray]:

@@ -19,8 +19,8 @@ def resize_to_image(ctx: Context, heat: Value) -> Value:
     space = [i for i, a in enumerate(ctx.image_axes) if a in "DHW"]
     if len(space) != op.rank(heat) - 1:
         raise UnsupportedError(
-            f"a map of {op.rank(heat) - 1} axes cannot be laid over an input with {len(space)}",
-            "ask for the raw map",
+            f"a map with {op.rank(heat) - 1} axes cannot be resized to an input with {len(space)} spatial axes",
+            "use the raw map",
         )
     wide = op.Unsqueeze(heat, [1])
     size = op.Concat(op.shape(wide, 0, 2), *(op.shape(ctx.image, a, a + 1) for a in space), axis=0)

@@ -1,8 +1,8 @@
-"""Projections: what a unit of a feature map is about, carried back to the pixels of one image.
+"""Projections: units of a feature map projected back to the pixels of an image.
 
 R = J̃ᵀ s, with s the activation of the chosen units and 0 elsewhere, and J̃ the Jacobian of the layer under a policy:
 "deconvnet" (Zeiler & Fergus 2014, 1311.2901, section 2.1), "guided" (Springenberg et al. 2014, 1412.6806, section
-3.4) or "gradient". Max-pooling is undone by its switches, which are an object of their own.
+3.4) or "gradient". Max-pooling is inverted with its switches (see `Switches`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ INT64 = np.dtype(np.int64)
 class Switches(Mapping[str, np.ndarray]):
     """{pooled tensor: where the maximum of each window was}: int64, shaped as the tensor.
 
-    Indices are ONNX's: into the pool's input laid out flat, images included. They are all that a deconvnet needs of a
-    picture besides the feature map it starts from: save them, use them again, or use another picture's.
+    Indices are ONNX's: into the pool's flattened input, including the batch axis. Besides the feature map it starts
+    from, they are all that a deconvnet needs of a picture. They can be saved, reused, or replaced by another picture's.
     """
 
     indices: dict[str, np.ndarray]
@@ -49,7 +49,7 @@ class Switches(Mapping[str, np.ndarray]):
         return len(self.indices)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write them as .npz, whole or not at all."""
+        """Write them to an .npz file, atomically."""
         from analyzer.images import write_npz
 
         write_npz(path, self.indices)
@@ -59,7 +59,7 @@ class Switches(Mapping[str, np.ndarray]):
         """Read what `save` wrote.
 
         Raises:
-            InputError: no such file, or it holds something else.
+            InputError: no such file, or not a switches file.
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
@@ -67,21 +67,21 @@ class Switches(Mapping[str, np.ndarray]):
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: holds no switches ({error})") from None
+            raise InputError(f"{path}: not a switches file ({error})") from None
         if any(a.dtype != INT64 for a in indices.values()):
-            raise InputError(f"{path}: holds no switches: they are int64 indices")
+            raise InputError(f"{path}: not a switches file: its arrays must be int64 indices")
         return cls(indices)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Units carried back to pixels, one per image.
+    """Units projected back to pixels, one per image.
 
     Attributes:
         pixels: R, shaped as the image input (as floating-point numbers).
-        axes: what its axes are: "NCHW" or "NHWC".
-        channel, position, activation: (N,) the units that were chosen and what they said; for all positions of a
-            channel, position is −2 and activation the highest.
+        axes: axes of `pixels`, "NCHW" or "NHWC".
+        channel, position, activation: (N,) the projected units and their activations; for all positions of a channel,
+            position is −2 and activation the highest.
         layer: name of the tensor.
         policy: name of the rules.
     """
@@ -96,14 +96,14 @@ class Projection:
 
 
 class Projector:
-    """Projects units of one layer, for images of one shape, by one session.
+    """Projects units of one layer, for images of one shape, with one session.
 
     Args:
         model: the model.
         shapes: {input: sizes}, the batch included.
         layer: tensor or node of the file, or "auto".
         policy: "deconvnet", "guided" or "gradient".
-        swapped: switches are given with every run instead of being computed.
+        swapped: switches are passed to every run instead of being computed.
 
     Raises:
         NotFoundError: no such layer or policy. UnsupportedError: a gradient rule is missing on the way.
@@ -171,10 +171,10 @@ class Projector:
 
         Args:
             feeds: {input: array}, of the shapes that were given.
-            channel, position: one for all images or one each; STRONGEST, and WHOLE for every position.
+            channel, position: one for all images or one per image; STRONGEST is allowed, and WHOLE for all positions.
 
         Raises:
-            NotFoundError: no such unit. InputError: switches of another shape, or none where they are wanted.
+            NotFoundError: no such unit. InputError: switches of another shape, or missing switches.
         """
         count = self.units.shape[0]
         channels, positions = (np.broadcast_to(np.asarray(a, np.int64), (count,)) for a in (channel, position))
@@ -191,7 +191,7 @@ class Projector:
         found = switches.get(name) if switches is not None else None
         shape = list(known_shape(value))
         if found is None:
-            raise InputError(f"no switches for the pooled tensor {name!r}", "take them from the same model")
+            raise InputError(f"no switches for the pooled tensor {name!r}", "use switches saved from the same model")
         if list(found.shape) != shape:
             raise InputError(f"the switches of {name!r} have the shape {list(found.shape)}, not {shape}")
         return found
@@ -231,11 +231,11 @@ def project(
     policy: str = "deconvnet",
     switches: Switches | None = None,
 ) -> Projection:
-    """Carry units of `layer` back to the pixels of each image: see `Projector`.
+    """Project units of `layer` back to the pixels of each image; see `Projector`.
 
     Args:
         inputs: the preprocessed array, (N, …) in the model's own layout, or {input: array}.
-        switches: of another picture, or of a file; the picture's own when None.
+        switches: switches of another picture or from a file; None for the picture's own.
     """
     feeds = model.feeds(inputs)
     projector = Projector(model, sizes_of(feeds), layer, policy, switches is not None)

@@ -1,4 +1,4 @@
-"""What is asked of a model."""
+"""A question about a model: methods, targets and everything else that the answer depends on."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Question:
-    """Methods, targets and all else that an answer depends on, but the model and its inputs. A value.
+    """Everything that an answer depends on except the model and its inputs: methods, targets and more. A value.
 
-    With the model's identity and our code it is the whole key under which anything may be kept.
+    Together with the model's identity and onnx-analyzer's code, it is the complete cache key of an answer.
 
     Attributes:
         jobs: methods with their layers and options; they share one run.
         target: see `analyzer.explain`.
-        output: the output that holds the scores; the first that looks like classes when None.
+        output: name of the output with the scores; None for the first one that looks like class scores.
         labels: class names, so that a target can be a label.
-        arrays: further names that a target may use.
+        arrays: {name: array} for use in a target.
         references: {name: inputs of a reference picture}, for `.cosine(name)` in a target.
-        grey: what the model is given for a mid-grey picture, (1, …), where the preprocessing is known.
-        runtime: what the graph is made for; see `Policy.on`.
+        grey: the model's input for a mid-grey picture, (1, …), if the preprocessing is known.
+        runtime: the runtime that the graph is written for; see `Policy.on`.
     """
 
     jobs: tuple[Job, ...] = (Job(),)
@@ -88,7 +88,7 @@ class Question:
             return [np.full(count, resolve_class(target, self.labels), np.int64)]
         given = list(target) if isinstance(target, Sequence | np.ndarray) else [target]
         if not given:
-            raise InputError("no target is given", "give 'top1', a class index or a label")
+            raise InputError("no target is given", "pass 'top1', a class index or a label")
         if any(is_expression(t) for t in given):
             return [t if is_expression(t) else np.full(count, resolve_class(t, self.labels)) for t in given]
         classes = [resolve_class(t, self.labels) for t in given]

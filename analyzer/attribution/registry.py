@@ -15,6 +15,7 @@ from typing import Any
 
 from analyzer.analysis.feature_maps import FeatureMap
 from analyzer.analysis.scores import output_quantisers
+from analyzer.docstrings import docstring
 from analyzer.errors import UnsupportedError
 from analyzer.gradient import GRADIENT, Policy, pullback
 from analyzer.gradient.policies import passing
@@ -181,7 +182,7 @@ class Method:
     @property
     def formula(self) -> str:
         """The first line of the recipe's docstring."""
-        return (self.recipe.__doc__ or "").strip().splitlines()[0]
+        return docstring(self.recipe).strip().partition("\n")[0]
 
     @property
     def options(self) -> dict[str, Any]:

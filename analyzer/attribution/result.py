@@ -1,18 +1,19 @@
-"""What an explanation is: `Attribution`."""
+"""The result of an explanation: `Attribution`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 
 @dataclass
 class Attribution:
-    """What a method says about a batch.
+    """The maps of one method for a batch of images.
 
-    Rows are images, or (image, target) pairs where several targets were asked for: image by image.
+    Rows are images, or (image, target) pairs if there are several targets, ordered by image.
 
     Attributes:
         raw: the method's own values, float32: (rows, h, w) unnormalised for CAM-like methods, shaped as the input
@@ -23,12 +24,12 @@ class Attribution:
         layer: name of the feature map, or "" for methods that need none.
         method: name of the method.
         image: index of the image per row.
-        diagnosis: a sentence per row whose map is empty, constant or not finite; "" where all is well.
-        stripped: squashing functions that were left out in front of the target (Softmax…).
-        tied: (N,) how many classes tie at the ceiling of the output's quantiser; 0 where the top class is alone.
-        details: what else the method says, a row each: `completeness` of integrated gradients and full-grad, `score`
-            and `top` at every position of occlusion…
-        doubt: why a class may be none here, as `Scores.doubt`; "" where all is well, and for expressions.
+        diagnosis: for each row, a sentence if the map is empty, constant or not finite, otherwise "".
+        stripped: squashing functions (Softmax…) that were removed after the target.
+        tied: (N,) number of classes that tie at the maximum of the output's quantiser; 0 if the top class is unique.
+        details: further results of the method, one entry per row: `completeness` of integrated gradients and
+            full-grad, `score` and `top` at every position of occlusion…
+        doubt: why the output may not be class scores (see `Scores.doubt`); "" if it is, and for expressions.
     """
 
     raw: np.ndarray
@@ -44,7 +45,7 @@ class Attribution:
     doubt: str = ""
     tied: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    @property
+    @cached_property
     def legible(self) -> np.ndarray:
         """(rows,) whether the map, and the score of the class that it is of, are finite."""
         scores = self.scores_of_rows
@@ -52,7 +53,7 @@ class Attribution:
         scored = np.isfinite(scores[np.arange(len(scores)), np.where(known, self.target, 0)])
         return finite_rows(self.raw) & (scored | ~known)
 
-    @property
+    @cached_property
     def scores_of_rows(self) -> np.ndarray:
         """(rows, classes): the scores of the image of each row."""
         pictures = self.image - self.image.min()

@@ -61,8 +61,8 @@ def _batches(model: Model, count: int) -> list[np.ndarray]:
     fixed = model.fixed_batch or count
     if count % fixed:
         raise InputError(
-            f"the model takes batches of {fixed}, and {count} images do not fill them",
-            f"give a multiple of {fixed} images",
+            f"the model takes batches of {fixed}, and {count} is not a multiple of {fixed}",
+            f"pass a multiple of {fixed} images",
         )
     return [np.arange(start, start + fixed) for start in range(0, count, fixed)]
 

@@ -53,21 +53,21 @@ def tied_classes(
 
 
 def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
-    """`Scores.doubt`, and what only a run shows: rows that are no images, as boxes behind NonMaxSuppression."""
+    """`Scores.doubt`, and what only a run shows: rows that are not images, such as boxes after NonMaxSuppression."""
     if scores.doubt or not scores.batched or not output.ndim or len(output) == count:
         return scores.doubt
     return (
-        f"{scores.output.name!r} gave {len(output)} rows for {count} image{'s' * (count > 1)}: they are no scores of "
-        "classes; name the tensor that held the scores before boxes were chosen, by an expression (docs/targets.md)"
+        f"{scores.output.name!r} has {len(output)} rows for {count} image{'s' * (count > 1)}, so they are not class "
+        "scores; write the target as an expression of the scores before boxes are selected (docs/targets.md)"
     )
 
 
 def tie_of(tied: np.ndarray, quantiser: str) -> str:
-    """Says how many classes tie at the ceiling of the output's quantiser; "" where none do."""
+    """How many classes tie at the maximum of the output's quantiser, as a sentence; "" if none do."""
     if not quantiser:
         return ""
     where = "" if len(tied) == 1 else f" for {np.count_nonzero(tied)} of {len(tied)} images"
     return (
-        f"{tied.max()} classes tie at the ceiling of the output's quantiser (node {quantiser!r}){where}: its range is "
-        "too narrow to tell them apart, and top1 is the first of them"
+        f"{tied.max()} classes tie at the maximum of the output's quantiser (node {quantiser!r}){where}: its range is "
+        "too narrow to separate them, and top1 is the first of them"
     )

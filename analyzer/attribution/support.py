@@ -86,7 +86,7 @@ def _wanted(field: ReceptiveField, axis: int, size: int) -> int:
 def _twin(model: Model) -> Graph:
     image = image_input(model.plain)
     if image.dtype == np.float16:
-        raise UnsupportedError("the range of float16 is too small for a proof", "prove it on the float32 model")
+        raise UnsupportedError("the range of float16 is too small for this check", "check the float32 model")
     return positive_weights(model.plain)
 
 

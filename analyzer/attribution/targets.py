@@ -1,4 +1,4 @@
-"""Targets: which number the explanation is of, as cotangents of tensors of the graph."""
+"""Targets: the number to explain, as cotangents of tensors of the graph."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Scores:
 
     Attributes:
         output: the model's output.
-        logits: the tensor behind it, before a squashing function.
-        stripped: what was left out between the two (operator names).
-        batched: whether the first axis of `logits` counts images.
-        space: axes of `logits` that carry space (a segmenter); a class is then scored by its mean over them.
+        logits: the tensor that the output is computed from, before a squashing function.
+        stripped: the operators that were removed between the two.
+        batched: whether the first axis of `logits` is the batch.
+        space: spatial axes of `logits` (a segmenter); the score of a class is then its mean over them.
     """
 
     output: Value
@@ -59,7 +59,7 @@ class Scores:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes, where it is fixed."""
+        """Number of classes, None if it is not fixed."""
         shape = self.logits.shape
         if shape is None:
             return None
@@ -68,7 +68,7 @@ class Scores:
 
     @property
     def doubt(self) -> str:
-        """Why a class may be none: the numbers stand along several axes, as a detector's; "" where along one."""
+        """Why the output may not be class scores: it has several axes, as a detector's; "" if it has one."""
         shape = (self.output.shape if not self.space else None) or self.logits.shape or []
         wide = [i for i, d in enumerate(shape) if d != 1 and i not in self.space and (i or not self.batched)]
         if len(wide) < 2:
@@ -81,8 +81,8 @@ class Scores:
         length = told[axis]
         index = min(4, length - 1) if isinstance(length, int) else 4
         return (
-            f"{name} [{sizes}] holds no one score per class: a class is an index into all its numbers, and top1 the "
-            "highest of them, wherever it stands; say which of them count by an expression, such as "
+            f"{name} [{sizes}] does not have one score per class: a class is an index into all its numbers, and top1 "
+            "is the highest of them. Select the numbers that matter with an expression, such as "
             f"'{name}[{':, ' * axis}{index}].max()' (docs/targets.md)"
         )
 
@@ -143,7 +143,7 @@ def find_scores(graph: Graph, output: str | None = None) -> Scores:
             return Scores(value, found.value, found.stripped, batched, space)
     names = ", ".join(f"{v.name!r} ({v.dtype})" for v in candidates)
     raise UnsupportedError(
-        f"{graph.name}: no output is a differentiable score: {names}", "name a floating-point tensor as the target"
+        f"{graph.name}: no output is a differentiable score: {names}", "use a floating-point tensor as the target"
     )
 
 
@@ -203,7 +203,7 @@ def resolve_class(given: Any, labels: Sequence[str] | None) -> int:
         raise InputError(f"a target is 'top1', a class index, a label or an expression, not {given!r}")
     if isinstance(given, int | np.integer):
         if given < 0:
-            raise InputError(f"class {given} is negative", "give an index from 0, or 'top1'")
+            raise InputError(f"class {given} is negative; indices start at 0", "pass an index ≥ 0, or 'top1'")
         return int(given)
     if given in ("top1", "top-1"):
         return TOP1
@@ -212,7 +212,7 @@ def resolve_class(given: Any, labels: Sequence[str] | None) -> int:
     if labels is None:
         raise NotFoundError(
             f"no label {given!r}: the labels of this model are not known",
-            "give a class index, or the labels with --labels FILE",
+            "pass a class index, or the labels with --labels FILE",
         )
     exact = [i for i, label in enumerate(labels) if label.lower() == given.lower()]
     part = [i for i, label in enumerate(labels) if given.lower() in [p.strip().lower() for p in label.split(",")]]
@@ -283,7 +283,7 @@ def expression(op: Builder, text: str, arrays: Arrays | None = None) -> Value:
     if not hasattr(value, "name"):
         raise InputError(f"target {text!r} is a number; name a tensor of the model")
     if not is_float(value):
-        raise InputError(f"target {text!r} holds {value.dtype}, which has no gradient", "use .where(condition)")
+        raise InputError(f"target {text!r} has type {value.dtype}, which has no gradient", "use .where(condition)")
     rank = op.rank(value)
     if rank == 0:
         return op.Reshape(value, [1])
@@ -306,7 +306,7 @@ class _Expression:
     def _value(self, tree: ast.expr) -> Value:
         value = self.visit(tree)
         if not hasattr(value, "name"):
-            raise InputError(f"target {self.text!r}: {ast.unparse(tree)} is no tensor")
+            raise InputError(f"target {self.text!r}: {ast.unparse(tree)} is not a tensor")
         return value
 
     def _name(self, tree: ast.Name) -> Value:
@@ -314,7 +314,7 @@ class _Expression:
         given = self.arrays.get(name)
         if given is not None and name not in self.op.graph:
             if callable(given):
-                raise InputError(f"target {self.text!r}: {name} can only stand in .cosine({name})")
+                raise InputError(f"target {self.text!r}: {name} can only be used in .cosine({name})")
             return self.op.constant(np.asarray(given), name)
         value = self.op.graph[name]
         self.batched = self.batched and self._counts_images(value)
@@ -346,7 +346,7 @@ class _Expression:
     def _compare(self, tree: ast.Compare) -> Value:
         name = _COMPARISONS.get(type(tree.ops[0]))
         if name is None or len(tree.ops) > 1:
-            raise InputError(f"target {self.text!r}: only one of == < <= > >= can compare")
+            raise InputError(f"target {self.text!r}: only a single == < <= > >= is allowed")
         return getattr(self.op, name)(*self._pair(tree.left, tree.comparators[0]))
 
     def _pair(self, left: ast.expr, right: ast.expr) -> tuple[Any, Any]:
@@ -374,7 +374,7 @@ class _Expression:
     def _axis(self, tree: ast.expr, rank: int) -> int:
         axis = self._integer(tree)
         if axis is None or not -rank <= axis < rank:
-            raise InputError(f"target {self.text!r}: there is no axis {axis} among {rank}")
+            raise InputError(f"target {self.text!r}: axis {axis} is out of range for rank {rank}")
         return axis % rank
 
     # ---- What can be called ----
@@ -416,7 +416,7 @@ class _Expression:
         given = self.arrays.get(name)
         if given is None:
             raise InputError(
-                f"target {self.text!r}: no array {name!r} is given", "give a reference picture with --reference"
+                f"target {self.text!r}: no array {name!r} was passed", "pass a reference picture with --reference"
             )
         array = np.asarray(given(value) if callable(given) else given, np.float32).reshape(-1)
         flat = op.Reshape(value, [0, -1] if self.batched else [1, -1], allowzero=0)
@@ -448,7 +448,7 @@ class _Expression:
                 index = self._integer(part)
                 size = op.dim(value, axis)
                 if index is None or (size is not None and not -size <= index < size):
-                    raise InputError(f"target {self.text!r}: index {index} is outside axis {axis} of size {size}")
+                    raise InputError(f"target {self.text!r}: index {index} is out of range for axis {axis} ({size})")
                 end = index + 1 if index != -1 else np.iinfo(np.int64).max
                 value = op.Slice(value, [index], [end], [axis])
                 # The batch axis stays: the score is one number per image.

@@ -1,4 +1,4 @@
-"""Units of one picture carried back to its pixels, with their receptive fields, as numbers and as a figure."""
+"""Units of one picture projected back to its pixels, with their receptive fields, as data and as a figure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from analyzer.images import Preprocess, decode, draw_boxes, grid, signed_view
 
 @dataclass(frozen=True)
 class UnitView:
-    """One unit: where it is, what it said, the pixels it depends on and its projection.
+    """One unit: its position, its activation, the pixels it depends on, and its projection.
 
     Attributes:
         position: (y, x) in the layer; None for all positions of the channel.
-        field: (x0, y0, x1, y1), the part of its receptive field that lies in the picture.
+        field: (x0, y0, x1, y1), the part of its receptive field inside the picture.
         pixels: the projection, (H, W, C) in RGB order.
     """
 
@@ -42,8 +42,8 @@ class UnitViews:
     """Units of `layer` on one picture.
 
     Attributes:
-        seen: what the network was given of the picture, (H, W, 3) uint8.
-        diagnosis: where NaN or ∞ first appears; "" where there is none.
+        seen: the picture as the network sees it, (H, W, 3) uint8.
+        diagnosis: where NaN or ∞ first appears; "" if all values are finite.
     """
 
     layer: str
@@ -58,7 +58,7 @@ class UnitViews:
         return np.stack([unit.pixels for unit in self.units])
 
     def figure(self) -> np.ndarray:
-        """A row per unit: the picture with its receptive field, the projection in colours and signed, both close up."""
+        """One row per unit: the picture with its receptive field, the projection (signed, in colours), close-ups."""
         tiles, names = [], []
         for unit in self.units:
             x0, y0, x1, y1 = unit.field
@@ -84,11 +84,11 @@ def view_units(
     policy: str = "deconvnet",
     switches: Switches | None = None,
 ) -> UnitViews:
-    """Project each of `units` to the picture that `preprocess` made `array` of.
+    """Project each of `units` back to the picture from which `preprocess` made `array`.
 
     Args:
         units: as for `parse_unit`.
-        switches: of another picture; this one's own when None.
+        switches: switches of another picture; None for this picture's own.
 
     Raises:
         InputError: not a unit. NotFoundError: no such unit. UnsupportedError: a gradient rule is missing.
@@ -120,7 +120,7 @@ def view_units(
 
 
 def switches_from(model: Model, preprocess: Preprocess, source: str, layer: str) -> Switches:
-    """The switches in a .npz file, or of another picture."""
+    """The switches from an .npz file, or of another picture."""
     if Path(source).suffix == ".npz":
         return Switches.load(source)
     return read_switches(model, preprocess.apply(decode(source))[0], layer)

@@ -60,7 +60,7 @@ class Units:
             feature = pick_layer(graph, layer, find_scores(graph).logits if layer == "auto" else graph.outputs[0])
             value, layout = feature.value, feature.layout
             if layout.axes[:1] != "N":
-                raise UnsupportedError(f"{feature.name!r} ({layout}) does not begin with the axis of the images")
+                raise UnsupportedError(f"{feature.name!r} ({layout}) does not have the batch as its first axis")
         shape, grid = fixed_sizes(value.shape), fixed_sizes(layout.grid)
         if shape is None or grid is None:
             raise UnsupportedError(
@@ -181,7 +181,7 @@ def parse_unit(units: Units, text: str) -> tuple[int, int]:
             position = units.position(tuple(int(p) for p in place_text.split(",")))
     except ValueError:
         raise InputError(
-            f"{text!r} is no unit", "write CHANNEL, CHANNEL@y,x, CHANNEL@all, or max for the strongest activation"
+            f"{text!r} is not a unit", "write CHANNEL, CHANNEL@y,x, CHANNEL@all, or max for the strongest activation"
         ) from None
     units.check(channel, position)
     return channel, position

@@ -2,7 +2,7 @@
 
 stdout is data, stderr everything else. Exit codes: 0 ok, 1 findings, 2 usage, bad input or an environment that refuses
 (a full disk, no temporary folder), 3 unsupported, 4 provider or runtime failure, 5 partial, 70 a bug of ours, 130
-interrupted.
+interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations

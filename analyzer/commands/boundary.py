@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
 import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -22,15 +25,25 @@ TRACEBACK = "ONNX_ANALYZER_TRACEBACK"  # environment variable: show where an err
 def run() -> int:
     """Run the command line of this process; its exit code. Every error becomes one sentence on stderr."""
     open_streams()
+    handled: list[int] = []
     try:
+        handled = _end_in_order()
         code = _guarded()
         sys.stdout.flush()
     except BaseException as error:
-        code = _told(error)
-    if isinstance(sys.stdout, Stream):  # this process is ours, and all is said: an interrupt leaves no traceback now
+        # An extension that is being imported makes an ImportError of it.
+        code = _told(Ended() if _received else error)
+    if is_own_process():  # all is said: an interrupt leaves no traceback now
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in handled:
+        signal.signal(number, signal.SIG_DFL)
     _abandon_unwritten()
     return code
+
+
+def is_own_process() -> bool:
+    """Whether nothing but the command line runs in this process."""
+    return isinstance(sys.stdout, Stream)
 
 
 def _guarded() -> int:
@@ -42,12 +55,46 @@ def _guarded() -> int:
     return code if isinstance(code, int) else 0
 
 
+# ---- Signals ----
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows: no SIGHUP
+
+
+CLEANING = 5.0  # seconds in which more such signals (a terminal's and its shell's) do not cut the cleaning short
+_received: list[tuple[float, int]] = []  # when, and which
+
+
+class Ended(BaseException):
+    """A signal asks us to end. As an interrupt, it passes every `finally` on its way: no temporary file is left."""
+
+
+def _end_in_order() -> list[int]:
+    """Signals to end raise `Ended`, these do; one that our parent had ignored (`nohup`) is still ignored."""
+    if threading.current_thread() is not threading.main_thread():  # it may not set handlers
+        return []
+    _received.clear()
+    handled = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, _end)
+    return handled
+
+
+def _end(number: int, frame: object) -> None:
+    now = time.monotonic()
+    if not _received or now - _received[-1][0] > CLEANING:
+        _received.append((now, number))
+        raise Ended
+
+
 # ---- Errors ----
 
 
 def _told(error: BaseException) -> int:
-    """Says what went wrong, in a sentence; the exit code."""
+    """Says what went wrong, in a sentence; the exit code. Where JSON is asked for, stdout gets a document of it too."""
+    import click
+
     text, code = _explained(error)
+    said = error.format_message() if isinstance(error, click.ClickException) else text.removeprefix("error: ")
     if os.environ.get(TRACEBACK):
         import traceback
 
@@ -55,7 +102,23 @@ def _told(error: BaseException) -> int:
     if text:
         with suppress(Exception):
             print(text, file=sys.stderr, flush=True)
+    if code in (2, 3, 4, 70) and _wants_json():
+        with suppress(Exception):  # stdout may be what cannot be written to
+            _print_error(*said.partition("\n  hint: ")[::2], code)
     return code
+
+
+def _wants_json() -> bool:
+    """Whether the command line asks for JSON, however it is wrong otherwise."""
+    words = sys.argv[1:]
+    return "--format=json" in words or ("--format", "json") in itertools.pairwise(words)
+
+
+def _print_error(message: str, hint: str, code: int) -> None:
+    from analyzer.commands.common import print_json
+
+    print_json("error", {"error": message, "hint": hint, "exit_code": code})
+    sys.stdout.flush()
 
 
 def _explained(error: BaseException) -> tuple[str, int]:
@@ -69,6 +132,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
             return "", error.code if isinstance(error.code, int) else 70 if error.code else 0
         case KeyboardInterrupt() | click.Abort():
             return "interrupted", 130
+        case Ended():
+            return "terminated", 128 + _received[-1][1]
         case click.ClickException():
             with suppress(Exception):
                 error.show(sys.stderr)
@@ -79,6 +144,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
             return "error: out of memory\n  hint: use a smaller batch or picture, or fix the input's --shape", 4
         case RecursionError():
             return "error: nested too deeply: the model or a file has more levels than can be followed", 3
+        case ImportError() | AttributeError() if broken := _broken():
+            return f"error: {broken}", 2
         case ImportError():
             hint = "python -m pip install --force-reinstall onnx-analyzer; see `onnx-analyzer doctor`"
             return f"error: a package cannot be imported: {_line(error)}\n  hint: {hint}", 2
@@ -95,12 +162,34 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500]
 
 
+def _broken() -> str:
+    """A package that lost its files to the removal of another one: importing it works, and gives nothing."""
+    with suppress(Exception):
+        from analyzer.runtime.installed import empty_packages
+
+        for problem, advice in empty_packages():
+            return f"{problem}\n  hint: {advice}"
+    return ""
+
+
 def _refusal(error: OSError) -> str:
     """«No space left on device: 'heat.png'»"""
     said = error.strerror or _line(error) or type(error).__name__
     named = f": {os.fsdecode(error.filename)!r}" if isinstance(error.filename, str | bytes) else ""
     temporary = error.errno == errno.ENOENT and "temporary directory" in said
-    return said + named + ("\n  hint: set TMPDIR to a folder that can be written to" if temporary else "")
+    if temporary:
+        return said + named + "\n  hint: set TMPDIR to a folder that can be written to"
+    return (
+        said + named + ("" if _has_folder() else "\n  hint: the working directory was deleted; change to another one")
+    )
+
+
+def _has_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 # ---- Streams ----

@@ -27,7 +27,7 @@ from analyzer.commands.options import (
     several,
 )
 
-MODES = {"as-shipped": "all", "semantics": "disable"}  # graph optimisation of both sides
+MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of both sides; see `runtime.Session`
 
 
 class Compare(Given):
@@ -150,7 +150,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
         "run": {
             "reference ran on": ran_on(ours.receipt),
             "candidate ran on": ran_on(theirs.receipt),
-            "optimisation": options["level"],
+            "optimisation": options["level"] or "all",
             "threads": str(options["threads"]),
             "TF32": "off",
             "layers": f"at most {SAMPLE} elements of each"

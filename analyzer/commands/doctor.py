@@ -9,10 +9,11 @@ from analyzer.commands.options import Formatted
 
 
 @Formatted.command("doctor")
-def command(given: Formatted) -> None:
+def command(given: Formatted) -> int:
     """Say what is installed, which execution providers can really be created, and what to do if CUDA cannot."""
     from analyzer.errors import ProviderError
     from analyzer.runtime import diagnose
+    from analyzer.runtime.installed import reinstall
 
     report = diagnose()
     if given.form == "json":
@@ -26,5 +27,8 @@ def command(given: Formatted) -> None:
             click.echo(f"\nproblem: {problem}")
         for advice in report.advice:
             click.echo(f"\nadvice: {advice}")
+    if report.problems:
+        return 2
     if "works" not in report.providers.values():
-        raise ProviderError("no execution provider works", "pip install --force-reinstall onnxruntime-gpu")
+        raise ProviderError("no execution provider works", reinstall("onnxruntime"))
+    return 0

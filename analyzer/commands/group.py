@@ -7,6 +7,7 @@ import importlib
 import click
 
 from analyzer.commands.names import COMMANDS
+from analyzer.docstrings import docstring
 
 
 class Commands(click.Group):
@@ -55,3 +56,7 @@ def cli() -> None:
     3 unsupported model or method, 4 provider or runtime failure, 5 some pictures
     failed, 70 internal error, 130 interrupted.
     """
+
+
+if cli.callback:
+    cli.help = docstring(cli.callback)

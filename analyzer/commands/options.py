@@ -16,6 +16,7 @@ from click import Choice
 from analyzer.commands import complete
 from analyzer.commands.renamed import Command
 from analyzer.commands.stdout import through_stdout, to_stdout
+from analyzer.docstrings import docstring
 from analyzer.files import claim, protect
 
 if TYPE_CHECKING:
@@ -124,6 +125,17 @@ WRITE, WRITE_FILE = OutputPath(stdout=True), OutputPath(stdout=True, dir_okay=Fa
 WRITE_REPORT, WRITE_FOLDER = OutputPath(dir_okay=False), OutputPath(file_okay=False)
 
 
+class Option(click.Option):
+    """A number has to be finite: no range of click's refuses NaN."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        given = super().type_cast_value(ctx, value)
+        for number in given if isinstance(given, tuple) else (given,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise click.BadParameter(f"{number} is not a finite number", ctx, self)
+        return given
+
+
 @dataclass(frozen=True)
 class Field:
     """An argument or option of a `Given`, as click makes it."""
@@ -141,7 +153,7 @@ def option(flags: str, about: str = "", old: str = "", **how: Any) -> Any:
         old: earlier names, which keep working with a note on stderr.
     """
     how = {"show_default": "default" in how, "help": about or None} | how
-    return Field(click.Option, tuple(flags.split()), how, old)
+    return Field(Option, tuple(flags.split()), how, old)
 
 
 def several(flags: str, about: str = "", **how: Any) -> Any:
@@ -195,7 +207,7 @@ class Given:
             fields = cls.fields()
             parameters = [f.kind([n, *f.flags], **f.how) for n, f in fields.items()]
             parameters.append(click.Option(["-q", "--quiet"], **QUIET))
-            made = click.command(name, cls=Command, params=parameters)(called)
+            made = click.command(name, cls=Command, params=parameters, help=docstring(function))(called)
             made.renamed = {old: f.flags[-1] for f in fields.values() for old in f.old.split()}
             return made
 
@@ -376,8 +388,12 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV
 
 
 def _bound_threads(context: click.Context, parameter: click.Parameter, threads: int | None) -> int | None:
-    """Bounds those of NumPy and OpenCV as well, which read these when they are imported: by then it has to be known."""
+    """Bounds those of NumPy and OpenCV as well, which read these when they are imported: by then it has to be known.
+
+    More threads than CPUs gain nothing, and each takes memory: there are no more than those.
+    """
     if threads is not None:
+        threads = min(threads, os.cpu_count() or 1)
         os.environ |= dict.fromkeys(THREADS, str(threads))
     return threads
 
@@ -414,12 +430,16 @@ class SessionOptions(Given):
             many: it works through many pictures, several of them at once: each session has one thread unless
                 --threads says otherwise.
         """
+        from analyzer.commands.boundary import is_own_process
+        from analyzer.runtime import share_threads
         from analyzer.runtime.pool import limit_memory
         from analyzer.store import user_cache
 
         if self.session_memory is not None:
             limit_memory(int(self.session_memory * 2**30))
         threads = self.threads or (1 if many else None)
+        if is_own_process():
+            share_threads(threads)
         limit = None if self.memory_limit is None else int(self.memory_limit * 2**30)
         given = {"allow_fallback": self.allow_fallback, "threads": threads}
         return given | {"memory_limit": limit, "cache": user_cache()}

@@ -1,4 +1,4 @@
-"""What is known of pictures: boxes and classes, from JSON files."""
+"""Annotations of pictures: boxes and classes, from JSON files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from analyzer.files import protect
 
 def read_boxes(path: str | None) -> dict[str, np.ndarray]:
     """{picture's file name: (n, 4) boxes}, from {picture: [box, …]}, {picture: {label: box}} or {picture: {"boxes":
-    [box, …]}}; nothing where there is no file.
+    [box, …]}}; empty if no file is given.
 
     Raises:
-        InputError: not readable, or not of that form.
+        InputError: the file cannot be read, or has another form.
     """
     if path is None:
         return {}
@@ -32,10 +32,10 @@ def read_boxes(path: str | None) -> dict[str, np.ndarray]:
 
 
 def read_labelled_boxes(path: str | None) -> dict[str, dict[str, list[float]]]:
-    """{picture's file name: {label: [x0, y0, x1, y1]}}; nothing where there is no file.
+    """{picture's file name: {label: [x0, y0, x1, y1]}}; empty if no file is given.
 
     Raises:
-        InputError: not readable, or not of that form.
+        InputError: the file cannot be read, or has another form.
     """
     if path is None:
         return {}
@@ -54,10 +54,10 @@ def read_labelled_boxes(path: str | None) -> dict[str, dict[str, list[float]]]:
 
 
 def read_classes(path: str | None) -> dict[str, int]:
-    """{picture's file name: class}; nothing where there is no file.
+    """{picture's file name: class}; empty if no file is given.
 
     Raises:
-        InputError: not readable, or not of that form.
+        InputError: the file cannot be read, or has another form.
     """
     if path is None:
         return {}

@@ -24,16 +24,16 @@ def find_pictures(
     limit: int | None = None,
     annotations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Sample]:
-    """Samples as they are; or files, folders with all pictures below them and patterns (`photos/*.jpg`), both sorted by
-    name, and text files with a path a line (relative to the file; `#` begins a comment). "-" is a picture on stdin.
-    Each picture counts once.
+    """Find pictures: in folders (recursively) and by patterns (`photos/*.jpg`), both sorted by name, from text files
+    with one path per line (relative to the file; `#` starts a comment), or single files; "-" reads a picture from
+    stdin. Duplicates are dropped. Samples are returned unchanged.
 
     Args:
-        limit: use only so many, evenly spread.
-        annotations: {file name: what is known of that picture}.
+        limit: use at most this many, evenly spread.
+        annotations: {file name: annotations of that picture}, see `Sample`.
 
     Raises:
-        InputError: a source does not exist, or there is no picture at all.
+        InputError: a source does not exist, or there are no pictures.
     """
     given = list(sources)
     samples = [source for source in given if isinstance(source, Sample)]
@@ -41,7 +41,7 @@ def find_pictures(
         return samples
     found: dict[Path, None] = {}
     for source in given:
-        assert not isinstance(source, Sample), "samples and files are not mixed"
+        assert not isinstance(source, Sample), "samples and files cannot be mixed"
         found |= dict.fromkeys([Path(STDIN)] if source == STDIN else _expand(Path(source)))
     if not found:
         folders = ", ".join(str(source) for source in given)
@@ -73,5 +73,5 @@ def _expand(source: Path) -> list[Path]:
     try:
         lines = [line.split("#")[0].strip() for line in source.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError:
-        raise InputError(f"{source}: is no text file", "a list holds one path a line") from None
+        raise InputError(f"{source}: not a text file", "a list file has one path per line") from None
     return [source.parent / line for line in lines if line]

@@ -1,4 +1,4 @@
-"""One thing that a pass looks at."""
+"""One item that a pass processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from analyzer.files import content_hash
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture, and what is known of it.
+    """A picture and its annotations.
 
     Attributes:
-        id: what results call it.
-        number: its place among all samples of the run, from 0: the order of results, in which ties go to the first.
-        source: its file or its bytes; or anything that the pass takes and that has a `content` (a hash) of its own.
-        annotations: labels, boxes and the like, as plain data.
+        id: name of the sample in results.
+        number: index among all samples of the run; it determines the order of results, and ties go to the first.
+        source: file or bytes; or any object that the pass accepts and that has a `content` attribute (a hash).
+        annotations: labels, boxes and so on, as plain data.
     """
 
     id: str
@@ -30,7 +30,7 @@ class Sample:
 
     @property
     def content(self) -> str:
-        """A hash of what the sample holds, without annotations; "" where it cannot be read."""
+        """A hash of the source, without annotations; "" if it cannot be read."""
         if isinstance(self.source, bytes):
             return hashlib.sha256(self.source).hexdigest()
         if not isinstance(self.source, Path):

@@ -21,10 +21,10 @@ def append_vjp(
     wrt: Sequence[str],
     policy: str | Policy | dict[str, Rule] | Table = "gradient",
 ) -> Vjp:
-    """v ↦ Jᵀv: the model with its vector-Jacobian product appended, in plain ONNX operators.
+    """v ↦ Jᵀv: the model with its vector-Jacobian product appended, in standard ONNX operators.
 
     Args:
-        model: the model or its path; it is normalised to opset 21 first and otherwise left as it is.
+        model: the model or its path; it is converted to opset 21 and otherwise unchanged.
         outputs: tensors to differentiate (outputs, or any floating-point tensor of the file).
         wrt: tensors to differentiate with respect to: inputs, initializers or intermediate tensors of the file.
         policy: "gradient", "guided", "deconvnet", a `Policy`, or {operator: rule} to replace rows of the gradient's
@@ -33,7 +33,7 @@ def append_vjp(
     Raises:
         InputError: the model cannot be read, or a tensor is not of floating-point type.
         NotFoundError: there is no tensor or policy of that name.
-        UnsupportedError: operators on the way have no rule; all of them are named.
+        UnsupportedError: operators between `wrt` and `outputs` have no rule; the message lists all of them.
     """
     chosen = find_policy(policy)
     graph = Graph.read(model, inline=inlined_operators(chosen))

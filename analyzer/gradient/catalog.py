@@ -1,4 +1,4 @@
-"""The operator table: how each standard operator is differentiated. It is generated, never kept by hand."""
+"""The operator table: how each standard operator is differentiated. It is generated from the rules."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def catalog() -> list[Row]:
 
 
 def _unfused(op: str, domain: str) -> Row:
-    return Row(op, domain, "un-fused", "taken apart into standard operators, then differentiated")
+    return Row(op, domain, "un-fused", "decomposed into standard operators, then differentiated")
 
 
 def _row(name: str) -> Row:
@@ -48,14 +48,12 @@ def _row(name: str) -> Row:
     if ("", name) in FUSED:
         return _unfused(name, "")
     if name in FOLLOWED:
-        return Row(
-            name, "", "followed", "a sequence or optional known before the model runs is replaced by its tensors"
-        )
+        return Row(name, "", "followed", "replaced by its tensors, where they are known before the model runs")
     if ("", name) in NOT_DIFFERENTIABLE:
         return Row(name, "", "nothing flows", NOT_DIFFERENTIABLE["", name])
     if name in function_operators():
-        return Row(name, "", "function body", "inlined by its schema's function body, then differentiated")
+        return Row(name, "", "function body", "replaced by its schema's function body, then differentiated")
     schema = onnx.defs.get_schema(name)
     if schema.deprecated:
-        return Row(name, "", "function body", f"deprecated; converted when the model is brought to opset {OPSET}")
+        return Row(name, "", "function body", f"deprecated; converted to opset {OPSET}, then differentiated")
     return Row(name, "", "no rule", "")

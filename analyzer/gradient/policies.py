@@ -1,10 +1,10 @@
 """Policies: the gradient table with the rows of the rectifiers replaced.
 
-What a rectifier is, `analysis.rectifiers` says. Everything else keeps its gradient; MaxPool's gradient already is
-unpooling with the switches.
+`analysis.rectifiers` defines rectifiers. Everything else keeps its gradient; MaxPool's gradient already is unpooling
+with the switches.
 
-The papers define no more than that, nor do the frameworks' own versions. The policies ending in "-all" extend the
-definition, by our choice, to the other activations that tend to x above (`ACTIVATIONS`). Guided backpropagation is then
+The papers and the frameworks' implementations define only that. The policies ending in "-all" extend the definition
+(our choice) to other activations that approach x for large x (`ACTIVATIONS`). Guided backpropagation is then
 x̄ = f′(x) ⊙ 1[x > 0] ⊙ max(ȳ, 0), deconvnet x̄ = max(ȳ, 0).
 """
 
@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from analyzer.analysis.rectifiers import ACTIVATIONS, RECTIFIERS, gated_input, rectified_input
+from analyzer.docstrings import docstring
 from analyzer.errors import NotFoundError, suggest
 from analyzer.gradient.policy import Policy
 from analyzer.gradient.registry import Builder, Primal, Rule, Table, Value
@@ -39,7 +40,7 @@ def _rectifier_rows(rule: Callable[[Builder, Primal, Rule, Value, int], Any]) ->
                 return plain(op, node, ct)
             return (None,) * index + (rule(op, node, plain, ct, index),)
 
-        rectifier_vjp.__doc__ = rule.__doc__
+        rectifier_vjp.__doc__ = docstring(rule)
         return rectifier_vjp
 
     return {name: row(name) for _, name in RECTIFIERS.rows}
@@ -111,7 +112,7 @@ GUIDED = _at_rectifiers("guided", "Guided backpropagation.", _guided_vjp)
 DECONVNET = _at_rectifiers("deconvnet", "The deconvolutional network.", _deconvnet_vjp)
 REDIRECTED = _at_rectifiers(
     "redirected",
-    "The gradient through rectifiers that it would open: for gradient ascent where all of them block.",
+    "The gradient that also passes closed rectifiers it would open; for gradient ascent from inactive units.",
     _redirected_vjp,
 )
 GUIDED_ALL = _at_activations(GUIDED, guided=True)
@@ -123,7 +124,7 @@ def find_policy(given: str | Policy | Mapping[str, Rule] | Table) -> Policy:
     """A policy as it is, by its name, by a full table, or by {operator: rule} over the gradient's table.
 
     Raises:
-        NotFoundError: there is no policy of that name.
+        NotFoundError: no policy of that name.
     """
     if isinstance(given, Policy):
         return given

@@ -1,4 +1,4 @@
-"""A policy: which rule each operator is differentiated by. A value, so that variants of a gradient are data."""
+"""A policy: the rule by which each operator is differentiated. It is a value, so variants of a gradient are data."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Default = Literal["gradient", "refuse"]
 
 @dataclass(frozen=True)
 class Policy:
-    """Rules by (domain, operator), what holds for all other operators, and parameters that the rules read.
+    """Rules by (domain, operator), what applies to all other operators, and parameters that the rules read.
 
     Attributes:
-        name: what `plan`, captions and errors call it.
-        about: what it is, in a sentence.
+        name: name in `plan`, captions and errors.
+        about: description, one sentence.
         rows: the policy's own rows; see `row` for writing one.
-        default: "gradient": any other operator keeps its row of the gradient's table. "refuse": it has none, and a
-            pullback through it is an error that names all such nodes.
-        parameters: numbers and words that rules read as `node.parameter("epsilon")`.
-        idioms: what is asked before the equations: onnxruntime's; see `on`.
-        treats: which nodes the policy has a say in, where a row looks at more than the operator; all of `rows` if None.
+        default: "gradient": other operators use the gradient's table. "refuse": they have no rule, and a pullback
+            through them is an error that lists all such nodes.
+        parameters: numbers and strings that rules read as `node.parameter("epsilon")`.
+        idioms: idioms that are tried before the equations, onnxruntime's by default; see `on`.
+        treats: nodes to which the policy's rows apply, if that depends on more than the operator; None for all.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Policy:
         """This policy with the idioms of a runtime.
 
         Raises:
-            NotFoundError: there is no runtime of that name.
+            NotFoundError: no runtime of that name.
         """
         return replace(self, idioms=idioms_for(runtime))
 

@@ -1,12 +1,12 @@
 """The table of gradient rules: one row per operator, filled by `@vjp`; faster forms of them, filled by `@idiom`.
 
 A rule is a function `(op, node, *cotangents)`. It appends nodes with `op` (a Builder) and returns one value per
-input of `node`: the cotangent that flows to it, or None where nothing flows. What rules would all repeat is the
-pass's work: the result may be broadcast wider than the input, of another float type, or be computed for an input
-nobody asked for (unused nodes are dropped); `node.needs(i)` tells where that would be expensive.
+input of `node`: its cotangent, or None if it has no gradient. The reverse pass does what all rules would
+repeat: a result may be broadcast to a larger shape than the input, have another float type, or belong to an input whose
+gradient is not needed (unused nodes are dropped). If computing it is expensive, check `node.needs(i)` first.
 
-A rule is the equation. What a runtime computes faster, or at all, is an idiom beside it: a function with the same
-arguments and the same value, asked first, which gives NotImplemented where it does not apply.
+A rule is the equation. A form that a runtime computes faster, or the only one it supports, is an idiom: a function with
+the same arguments and the same value, which is tried first and returns NotImplemented if it does not apply.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from analyzer.docstrings import docstring
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Body as Body
 from analyzer.graph import Builder, Graph, Node, Value
@@ -40,11 +41,11 @@ class Primal:
 
     `inputs` and `outputs` hold a Value (in float32 where the model computes in half precision; `node` has them as
     they are), or None where an optional one is omitted; trailing omitted ones are filled up, so `x, w, b = node.inputs`
-    can be written for Conv with or without a bias. `wanted` are the tensors on the way to those whose gradient is asked
-    for, `asked` these themselves. `finite` tells that ȳ is finite: no operator with a pole lies after the node, so that
-    a mask may be a product. `captures` are the outer tensors that bodies read: rules of such nodes return their
-    cotangents behind those of the inputs. `pull` is the pullback through a body: `node.pull(op, cotangents, wrt)`.
-    `parameters` are those of the policy: `node.parameter("epsilon")`. `idioms` are asked before the equations.
+    works for Conv with or without a bias. `asked` are the tensors whose gradient is requested, `wanted` all tensors
+    between these and the outputs. `finite` means that ȳ is finite: no operator with a pole comes after the node, so
+    masks can be products. `captures` are the outer tensors that bodies read: rules of such nodes return their
+    cotangents after those of the inputs. `pull` is the pullback through a body: `node.pull(op, cotangents, wrt)`.
+    `parameters` are those of the policy: `node.parameter("epsilon")`. `idioms` are tried before the equations.
     """
 
     node: Node
@@ -102,7 +103,7 @@ class Primal:
         return op.node(self.op, *self.inputs, **attrs)
 
     def needs(self, index: int) -> bool:
-        """Whether the gradient of input `index` is wanted by anyone."""
+        """Whether the gradient of input `index` is needed."""
         given = self.node.inputs
         return index < len(given) and given[index].name in self.wanted
 
@@ -111,7 +112,7 @@ class Primal:
         return value.name not in self.asked and len(self.graph.consumers(value)) == 1
 
     def const(self, index: int) -> Any:
-        """What input `index` holds before the model runs (NumPy array), else None."""
+        """The value of input `index` if it is known before the model runs (NumPy array), else None."""
         value = self.inputs[index] if index < len(self.inputs) else None
         if value is None:
             return None
@@ -119,12 +120,12 @@ class Primal:
         return known if known is None or value is self.node.inputs[index] else known.astype(value.dtype)
 
     def refuse(self, why: str, hint: str = "") -> UnsupportedError:
-        """The error to raise where this node cannot be differentiated: `raise node.refuse("…")`."""
+        """The error to raise if this node cannot be differentiated: `raise node.refuse("…")`."""
         return UnsupportedError(f"cannot differentiate {self.op} (node {self.name!r}): {why}", hint)
 
 
 class Equation:
-    """A rule, or a part that rules share, in its plain form; a call asks its idioms first.
+    """A rule, or a part that rules share, in its plain form; a call tries its idioms first.
 
     `ops` are the operators whose gradient it is, or is a part of.
     """
@@ -143,7 +144,7 @@ class Equation:
 
 @dataclass(frozen=True)
 class Idiom:
-    """Another form of an equation, for some runtimes: the same value, or NotImplemented where it does not apply."""
+    """Another form of an equation, for some runtimes: the same value, or NotImplemented if it does not apply."""
 
     of: Equation
     runtimes: tuple[str, ...]
@@ -156,7 +157,7 @@ class Idiom:
     @property
     def about(self) -> str:
         """The first paragraph of its docstring: what it replaces, and why."""
-        return " ".join((self.form.__doc__ or "").strip().split("\n\n")[0].split())
+        return " ".join(docstring(self.form).strip().split("\n\n")[0].split())
 
 
 Idioms: TypeAlias = Mapping[Equation, tuple[Idiom, ...]]
@@ -164,10 +165,10 @@ Idioms: TypeAlias = Mapping[Equation, tuple[Idiom, ...]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table: the rule and the versions of the operator it holds for.
+    """A row of the table: the rule and the operator versions it applies to.
 
-    `integer`: its integer results carry cotangents as well, in units of one step. `pole`: whether a node's slope is
-    without bound near some input, or infinite there.
+    `integer`: its integer results carry cotangents as well, in units of one step. `pole`: whether a node's slope
+    is unbounded near some input, or infinite there.
     """
 
     op: str
@@ -180,7 +181,7 @@ class Entry:
     @property
     def equation(self) -> str:
         """The first line of the rule's docstring."""
-        return (self.rule.__doc__ or "").strip().splitlines()[0] if self.rule.__doc__ else ""
+        return docstring(self.rule).strip().partition("\n")[0]
 
 
 def is_float(value: Value) -> bool:
@@ -206,10 +207,10 @@ def vjp(
     """Registers a rule for `ops`.
 
     Args:
-        since: the first operator-set version whose meaning the rule has.
+        since: the first operator-set version that the rule is valid for.
         integer: the operator quantises or computes with quantised numbers: gradients flow through integer results.
-        pole: the slope has no bound (1/x near 0), or `(graph, node)` tells of which nodes that holds: masks before such
-            a node choose, as 0 · ∞ would be NaN.
+        pole: whether the slope is unbounded (1/x near 0), or a function `(graph, node)` that says so: masks before
+            such a node use Where, because 0 · ∞ is NaN.
     """
 
     def register(rule: Rule) -> Equation:
@@ -224,14 +225,14 @@ def vjp(
 
 
 def part(*ops: str) -> Callable[[Rule], Equation]:
-    """Declares a part of the rules of `ops` that idioms may stand in for."""
+    """Declares a part of the rules of `ops` that idioms can replace."""
     return functools.partial(Equation, ops)
 
 
 def idiom(of: Equation, *runtimes: str) -> Callable[[Rule], Rule]:
-    """Registers another form of an equation for some runtimes, for every one where none is named.
+    """Registers another form of an equation for the named runtimes, or for all if none is named.
 
-    Its docstring says what it replaces, why, and what a runtime has to do with it.
+    Its docstring says what it replaces, why, and what depends on the runtime.
     """
     if unknown := set(runtimes) - set(RUNTIMES):
         raise ValueError(f"no runtime {', '.join(sorted(unknown))}")

@@ -59,7 +59,7 @@ def _carries(node: Node, output: Value, influenced: set[str], policy: Policy) ->
 
 
 def _poles(graph: Graph, outputs: Iterable[str], policy: Policy) -> Callable[[Node], bool]:
-    """Tells whether a node has a pole, or one beside or behind it, on the way to the outputs.
+    """Whether a node has a pole, or one beside or after it, on the way to the outputs.
 
     Beside: the infinity there may be multiplied with what is computed from the node.
     """
@@ -193,7 +193,7 @@ def missing_rules(graph: Graph, nodes: Sequence[Node], policy: Policy) -> Unsupp
     ]
     return UnsupportedError(
         f"{graph.name}: no {policy.name} rule for {'; '.join(lines)}, on the way from the target to the layer",
-        "choose a layer behind or a target before these nodes; `plan` shows them all",
+        "choose a layer after, or a target before, these nodes; `plan` lists them all",
     )
 
 
@@ -209,7 +209,7 @@ class Vjp:
         cotangents: {output: name of the new graph input that takes its cotangent}.
         gradients: {tensor: name of the new graph output, shaped and typed as the tensor}.
         disconnected: tensors of `wrt` the outputs do not depend on; their gradients are zeros.
-        graph: the graph behind `model`.
+        graph: the graph of `model`.
     """
 
     graph: Graph
@@ -231,8 +231,8 @@ def append_vjp_to(graph: Graph, outputs: Sequence[str], wrt: Sequence[str], poli
         if not is_float(graph[name]) or (graph[name].dtype is None):
             kind = graph[name].dtype
             raise InputError(
-                f"{name!r} holds {kind or 'values of unknown type'}, which has no gradient",
-                "name a floating-point tensor",
+                f"{name!r} has {f'type {kind}' if kind else 'an unknown type'}, which has no gradient",
+                "use a floating-point tensor",
             )
     seeds = {
         name: graph.add_input(f"{prefix}/cotangent/{name}", graph[name].dtype, graph[name].shape) for name in outputs

@@ -224,7 +224,7 @@ class Builder:
         return self.reshape_like(value, model) if lead else value
 
     def _sum_to_at_run_time(self, value: Value, model: Value) -> Value:
-        """Sums over the axes where `model`, its shape filled up with ones in front, has 1 and `value` has not."""
+        """Sums over the axes where `model`, its shape padded with leading ones, has 1 and `value` has not."""
         wide, narrow = self.shape(value), self.shape(model)
         missing = self.Sub(self.Shape(wide), self.Shape(narrow))
         padded = self.Concat(self.Expand(np.array([1], np.int64), missing), narrow, axis=0)
@@ -334,7 +334,7 @@ class Builder:
 
     def _is(self, value: Value | None, number: float) -> bool:
         if not isinstance(value, gs.Constant) or math.prod(fixed_sizes(value.shape) or (0,)) != 1:
-            return False  # told from the shape: the numbers of large weights are not here
+            return False  # by shape only: the values of large weights are not loaded here
         known = self.const(value)
         return known is not None and known.item() == number
 

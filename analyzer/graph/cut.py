@@ -1,4 +1,4 @@
-"""The part of a graph behind chosen tensors: they become its inputs."""
+"""The part of a graph after chosen tensors, which become its inputs."""
 
 from __future__ import annotations
 

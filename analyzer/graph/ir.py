@@ -118,7 +118,7 @@ class Graph(Scope):
         return any(value.name == v.name for v in taken)
 
     def outputs_for(self, names: Iterable[str]) -> dict[str, str]:
-        """{tensor: the output that gives it}: an output of the model as it is, else one that is added."""
+        """{tensor: its output}: an existing output of the model, or one that is added."""
         own = {v.name for v in self.outputs}
         return {name: name if name in own else self.add_output(self[name]).name for name in names}
 
@@ -127,7 +127,7 @@ class Graph(Scope):
         return initializers(self.forward_nodes(), {v.name for v in self.inputs})
 
     def parameters(self) -> list[Initializer]:
-        """The weights: `sum(p.size for p in graph.parameters())` is how many numbers were learned."""
+        """The weights: `sum(p.size for p in graph.parameters())` is the number of parameters."""
         return [i for i in self.initializers() if i.role == "weight"]
 
     # ---- Writing ----
@@ -170,8 +170,8 @@ class Graph(Scope):
         total = sum(w.nbytes for w in weights.values())
         if total > PROTOBUF_LIMIT:
             raise InputError(
-                f"{self.name} has {total / 2**30:.1f} GiB of weights, more than one protobuf can hold",
-                "save it to a file instead: the weights then go beside it as external data",
+                f"{self.name} has {total / 2**30:.1f} GiB of weights, which is over protobuf's limit of 2 GiB",
+                "save it to a file instead; the weights are then stored beside it as external data",
             )
         for tensor in proto.graph.initializer:
             if tensor.name in weights:

@@ -1,7 +1,7 @@
-"""From a path, bytes or ModelProto to a `Source`: the graph with its weights set aside.
+"""Load a path, bytes or ModelProto as a `Source`: the graph with its weights kept outside the protobuf.
 
-Weights live in NumPy arrays (memory-mapped where the file keeps them as external data) and never travel through
-protobuf again: the proto that the passes work on holds stubs, so it stays small for a model of any size.
+Weights are NumPy arrays (memory-mapped if the file has them as external data) and are not copied into protobuf again:
+the proto that the passes work on has stubs, so it is small for a model of any size.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Opened: TypeAlias = io.BufferedReader | io.BytesIO  # a file, or the bytes of wh
 
 
 def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
-    """Read `model` and set its weights aside.
+    """Read `model` and move its weights out of the protobuf.
 
     Args:
         model: path of an `.onnx` file (external data beside it), its bytes, or a `ModelProto` (left untouched).
@@ -85,7 +85,7 @@ def _opened(path: Path) -> Iterator[Opened]:
         size = status.st_size
         if size >= MAX_FILE_BYTES:
             raise InputError(
-                f"{path} has {size / 2**30:.1f} GiB, but a protobuf file ends at 2 GiB",
+                f"{path} has {size / 2**30:.1f} GiB, which is over protobuf's limit of 2 GiB",
                 "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
             )
         protect(path)
@@ -130,7 +130,7 @@ def _read(file: Opened, path: Path | None) -> Source:
         source.sha256 = digest.result()
     if path is not None and state is not None:
         if state_of(path) != state:
-            raise InputError(f"{path}: the file changed while it was read", "wait until it is written")
+            raise InputError(f"{path}: the file changed while it was read", "try again when the file is complete")
         source.files[path] = state
     return source
 
@@ -153,13 +153,13 @@ def _parse(data: bytes, path: Path | None) -> onnx.ModelProto:
     if not data:
         raise InputError(f"{where}: the file is empty, not an ONNX model")
     if data[4:8] == b"ORTM":
-        raise InputError(f"{where} is in onnxruntime's own .ort format", "give the .onnx file it was converted from")
+        raise InputError(f"{where} is in onnxruntime's own .ort format", "use the .onnx file it was converted from")
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
     except Exception:
         raise InputError(
-            f"{where} is not an ONNX model: it does not parse as protobuf (truncated, or another kind of file)"
+            f"{where} is not an ONNX model: it is not valid protobuf (truncated, or another kind of file)"
         ) from None
     return proto
 
@@ -167,13 +167,13 @@ def _parse(data: bytes, path: Path | None) -> onnx.ModelProto:
 def _check(proto: onnx.ModelProto, path: Path | None) -> None:
     where = str(path) if path else "the model"
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
-        raise InputError(f"{where} is not an ONNX model: it holds no graph")
+        raise InputError(f"{where} is not an ONNX model: it has no graph")
     if not proto.graph.output:
         raise InputError(f"{where}: the graph has no outputs, so there is nothing to explain")
     names = [v.name for v in [*proto.graph.input, *proto.graph.output, *proto.graph.initializer]]
     names += [n for node in proto.graph.node for n in [*node.input, *node.output]]
     if not all(isinstance(n, str) for n in names):
-        raise InputError(f"{where}: the name of a tensor is no UTF-8 text; the file is damaged")
+        raise InputError(f"{where}: a tensor name is not valid UTF-8; the file is damaged")
     if not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
         if proto.ir_version >= 3 and any(n.domain in ("", "ai.onnx") for n in proto.graph.node):
             raise InputError(f"{where}: the model imports no version of the ai.onnx operator set")
@@ -201,15 +201,15 @@ def _sort(graph: onnx.GraphProto, where: str) -> None:
     for node in graph.node:
         for name in filter(None, node.output):
             if name in produced or (name in given):
-                raise InputError(f"{where}: the tensor {name!r} is produced twice; the graph is not valid ONNX")
+                raise InputError(f"{where}: two nodes produce the tensor {name!r}; the graph is not valid ONNX")
             produced.add(name)
     for node in graph.node:
         for name in [*node.input, *captured(node)]:
             if name not in given and name not in produced:
-                raise InputError(f"{where}: node {node.name or node.op_type!r} reads {name!r}, which nothing produces")
+                raise InputError(f"{where}: node {node.name or node.op_type!r} reads {name!r}, which no node produces")
     for output in graph.output:
         if output.name not in given and output.name not in produced:
-            raise InputError(f"{where}: nothing produces the output {output.name!r}")
+            raise InputError(f"{where}: no node produces the output {output.name!r}")
     order = _topological(list(graph.node), given, where)
     if any(a is not b for a, b in zip(order, graph.node, strict=True)):
         replace_all(graph.node, order)

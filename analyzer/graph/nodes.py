@@ -34,8 +34,8 @@ def known_shape(value: Value) -> Shape:
     """
     if value.shape is None:
         raise UnsupportedError(
-            f"the rank of {value.name!r} is not known from the file",
-            "give the input's shape, for example --shape input:1x3x224x224",
+            f"the rank of {value.name!r} is not known",
+            "set the input's shape, for example --shape input:1x3x224x224",
         )
     return value.shape
 

@@ -1,7 +1,7 @@
 """Writes a model so that stock onnxruntime's optimiser leaves its meaning alone, at every level.
 
 The rewrites are exact, and each answers one defect that was measured in onnxruntime 1.31.1. Graphs without quantised
-operators, and without zeros padded in front of a pool, stay as they are.
+operators, and without zeros padded before a pool, stay as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from analyzer.graph.protos import Names, all_graphs, attribute, bodies_of, copied, replace_all
 
-# What onnxruntime moves quantisation through: behind its DequantizeLinear, or before its QuantizeLinear.
+# What onnxruntime moves quantisation through: after its DequantizeLinear, or before its QuantizeLinear.
 MOVERS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _OPSET_OF_OUTPUT_DTYPE = 21
 _TYPE = onnx.TensorProto
@@ -59,7 +59,7 @@ def make_portable(proto: onnx.ModelProto) -> None:
 
 # ---- Signed 8-bit quantisation ----
 #
-# onnxruntime's QDQPropagation puts a pair QuantizeLinear, DequantizeLinear behind an operator that only moves values
+# onnxruntime's QDQPropagation puts a pair QuantizeLinear, DequantizeLinear after an operator that only moves values
 # (MOVERS) and reads a DequantizeLinear; and before one that a QuantizeLinear reads. From opset 21 on its new
 # QuantizeLinear states output_dtype, and QDQS8ToU8 then makes the zero point unsigned and leaves output_dtype INT8: the
 # model does not load. Where a QuantizeLinear is already, none is put, so the pairs are written out here, without
@@ -158,7 +158,7 @@ def _hold_what_cannot_move(
 ) -> None:
     """Replaces DQ → mover with DQ → Sum → mover for int32, 4-bit integers and float8, and int8 without zero point.
 
-    onnxruntime would quantise behind the mover, or give it the quantised values, and has no kernels for either; below
+    onnxruntime would quantise after the mover, or give it the quantised values, and has no kernels for either; below
     opset 21 it takes uint8 where no zero point says the type. A Sum of one is the identity that no optimiser takes out.
     """
     readers, _ = _readers(graph)
@@ -181,7 +181,7 @@ def _hold_before_products(
 ) -> None:
     """Replaces DQ → MatMul → Add with DQ → Sum → MatMul → Add for signed 8-bit tensors of more than two axes.
 
-    MatMulAddFusion makes MatMul and Add a Reshape, which quantisation is moved behind, and a Gemm.
+    MatMulAddFusion makes MatMul and Add a Reshape, after which quantisation is moved, and a Gemm.
     """
     readers, elsewhere = _readers(graph)
     written: list[onnx.NodeProto] = []

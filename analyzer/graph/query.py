@@ -1,4 +1,4 @@
-"""Where things are in a graph: what depends on what, the image, tensors by name, sizes for open inputs."""
+"""Queries: dependencies between tensors, the image input, tensors by name, sizes for open inputs."""
 
 from __future__ import annotations
 

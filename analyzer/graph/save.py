@@ -1,4 +1,4 @@
-"""Write a model to a file: whole or not at all."""
+"""Write a model to a file, atomically."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def save(
     outputs: list[str] | None = None,
     check: Callable[[Path], dict[str, str]] | None = None,
 ) -> Path:
-    """Write `graph` with all that was appended to it.
+    """Write `graph`, including everything that was appended to it.
 
-    One file where the weights fit into a protobuf; else they go beside it as `<name>.data`. Both are written into a
-    temporary folder beside `path` and moved, so an interrupted write leaves nothing behind.
+    Writes one file if the weights fit into a protobuf; otherwise they go beside it as `<name>.data`. Both are written
+    into a temporary folder beside `path` and moved, so an interrupted write leaves nothing behind.
 
     Args:
-        check: given the written file before it has its name. What it gives is added to the file's metadata; where it
-            raises, nothing is left.
+        check: called with the written file before it gets its final name. Its result is added to the file's metadata;
+            if it raises an error, nothing is written.
 
     Raises:
         OutputError: the folder does not exist or cannot be written to.

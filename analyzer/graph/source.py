@@ -1,4 +1,4 @@
-"""A model as it came: its proto with stubs for large weights, the weights themselves, and the files they are from."""
+"""A loaded model: its proto with stubs for large weights, the weights, and the files they come from."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ DETACHABLE = {  # types that NumPy has
 
 @dataclass
 class Source:
-    """A model as it came.
+    """A loaded model.
 
     Attributes:
-        proto: with stubs for the initializers of 4 KiB and more. detached: {name: array} of these.
-        path: the file it was read from. sha256: of that file alone, or of the bytes given; "" of a ModelProto.
-        files: every file that was read, as it was then. mapped: those that weights are mapped from.
+        proto: the model, with stubs for initializers of 4 KiB and more. detached: {name: array} of these.
+        path: the file. sha256: hash of that file alone, or of the given bytes; "" for a ModelProto.
+        files: every file that was read, with its state at that time. mapped: those that weights are mapped from.
         inlined: hash of the external data that went into `proto`.
     """
 
@@ -61,7 +61,7 @@ class Source:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of every byte of the model, external data included: `sha256` where there is none.
+        """A hash of every byte of the model, including external data; `sha256` if there is none.
 
         Raises:
             InputError: as `check_unchanged`.
@@ -81,7 +81,7 @@ class Source:
         return digest.hexdigest()
 
     def check_unchanged(self) -> None:
-        """Sees to it that weights that are mapped from files are those that were loaded.
+        """Check that files with mapped weights have not changed.
 
         Raises:
             InputError: such a file has changed since.
@@ -121,7 +121,7 @@ def state_of(path: Path) -> FileState | None:
         return None
 
 
-# ---- Weights set aside ----
+# ---- Weights outside the protobuf ----
 
 
 def embed(source: Source) -> None:
@@ -134,15 +134,15 @@ def embed(source: Source) -> None:
         total += length
         if total > LARGEST_EMBEDDED:
             raise UnsupportedError(
-                f"{source.name}: more than {LARGEST_EMBEDDED / 2**30:.1f} GiB of external data belong to bodies of "
-                "control flow, to functions or to types that NumPy lacks",
+                f"{source.name}: more than {LARGEST_EMBEDDED / 2**30:.1f} GiB of external data belong to "
+                "control-flow bodies, to functions or to types that NumPy does not have",
                 "move them to initializers of the main graph, as float32 or float16",
             )
         with target.open("rb") as file:
             file.seek(offset)
             data = file.read(length)
         if len(data) < length or state_of(target) != source.files[target]:
-            raise InputError(f"{target}: the file changed while it was read", "wait until it is written")
+            raise InputError(f"{target}: the file changed while it was read", "try again when the file is complete")
         tensor.ClearField("data_location")
         del tensor.external_data[:]
         tensor.raw_data = data
@@ -237,7 +237,7 @@ def check_dims(tensor: onnx.TensorProto, stored: int) -> None:
     count = math.prod(tensor.dims)
     if stored != count:
         raise InputError(
-            f"weight {tensor.name!r} says {list(tensor.dims)} = {count} elements but holds {stored}",
+            f"weight {tensor.name!r} declares {list(tensor.dims)} = {count} elements but has {stored}",
             "the file is damaged; export it again",
         )
 
@@ -253,10 +253,10 @@ def _external(tensor: onnx.TensorProto, source: Source) -> tuple[Path, int, int]
         inside = bool(location) and not os.path.isabs(location) and target.is_relative_to(root)
         state = state_of(target) if target.is_file() else None
     except (OSError, ValueError):
-        raise InputError(f"weight {tensor.name!r}: external data {location[:80]!r} is no file name") from None
+        raise InputError(f"weight {tensor.name!r}: external data {location[:80]!r} is not a file name") from None
     if not inside:
         raise InputError(
-            f"weight {tensor.name!r}: external data {location!r} lies outside the model's folder",
+            f"weight {tensor.name!r}: external data {location!r} is outside the model's folder",
             "keep the data file beside the .onnx file",
         )
     if state is None:
@@ -273,7 +273,7 @@ def _external(tensor: onnx.TensorProto, source: Source) -> tuple[Path, int, int]
         raise InputError(f"weight {tensor.name!r}: unreadable external data record {info}") from None
     packed = tensor.data_type not in DETACHABLE
     if min(length, offset) < 0 or (length != math.prod(tensor.dims) * itemsize(tensor) and not packed):
-        raise InputError(f"weight {tensor.name!r} says {list(tensor.dims)} but its external data has {length} bytes")
+        raise InputError(f"weight {tensor.name!r} declares {list(tensor.dims)} but has {length} bytes of external data")
     if offset + length > state.size:
         raise InputError(
             f"weight {tensor.name!r}: external data file {target} ends before byte {offset + length}",

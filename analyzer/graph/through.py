@@ -67,7 +67,7 @@ def dequantized(value: Value) -> Value | None:
 
 
 def constant(graph: Graph, value: Value, also: Collection[str] = ()) -> np.ndarray | None:
-    """The numbers of a weight behind what casts and (de)quantises it; `also`: those of MOVING to look through."""
+    """The values of a weight after its casts and (de)quantisation; `also`: those of MOVING to look through."""
     known = graph.detached.get(value.name)
     known = graph.constant(value) if known is None else known
     node = graph.producer(value)

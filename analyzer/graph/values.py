@@ -34,7 +34,7 @@ def evaluate(node: Any, known: Callable[[Any], np.ndarray | None], shapes: Seque
         with np.errstate(all="ignore"):
             result = _RULES[node.op](node, *arrays)
     except Exception:
-        return None  # an operator on values it does not allow; the runtime will say so
+        return None  # values that the operator does not allow; the runtime will report it
     results = result if isinstance(result, list) else [result]
     if any(r is None or np.size(r) > LIMIT for r in results):
         return None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from analyzer.errors import UnsupportedError
+from analyzer.errors import InputError
 
 MAX_PIXELS = 100_000_000
 
@@ -21,16 +21,16 @@ def opencv() -> Any:
     """The cv2 module, its own pixel limit set to `MAX_PIXELS` unless the environment already sets one.
 
     Raises:
-        UnsupportedError: OpenCV is missing, or needs a system library that is.
+        InputError: OpenCV is missing or broken, or needs a system library that is missing.
     """
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    hint = "see `onnx-analyzer doctor`; opencv-python-headless needs no display libraries"
     try:
         import cv2
     except ImportError as error:
-        raise UnsupportedError(
-            f"OpenCV cannot be imported: {error}",
-            "install opencv-python, or opencv-python-headless on a machine without display libraries",
-        ) from error
+        raise InputError(f"OpenCV cannot be imported: {error}", hint) from error
+    if not hasattr(cv2, "imdecode"):  # only its folder is left
+        raise InputError("the package cv2 is empty: another build of OpenCV was removed", hint)
     return cv2
 
 

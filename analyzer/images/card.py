@@ -1,4 +1,4 @@
-"""What goes with a model file: preprocessing, labels, default layer and task.
+"""The card of a model file: preprocessing, labels, default layer and task.
 
 Taken from explicit flags, else from `<model>.toml` beside the model, else from the model's table in `models.toml` in
 its folder, else guessed from the input's shape and type. Flags replace single keys of a file.
@@ -26,8 +26,8 @@ class ModelCard:
 
     Attributes:
         preprocess: picture to tensor.
-        labels: class names by index, None where nobody gave them.
-        default_layer: tensor or node whose map is shown unless another is asked for.
+        labels: class names by index, None if not given.
+        default_layer: tensor or node to explain by, unless another one is chosen.
         task: classification, detection, …, as written in the file.
         source: where the preprocessing comes from, guesses and all.
     """
@@ -40,11 +40,11 @@ class ModelCard:
 
     @property
     def description(self) -> str:
-        """What is done to a picture, and why: for the command line to print."""
+        """The preprocessing and where it comes from, as a sentence."""
         return f"{self.preprocess.describe()}; {self.source}"
 
     def label(self, index: int) -> str:
-        """The name of class `index`, or the index itself where it has none."""
+        """The name of class `index`, or the index itself if it has no name."""
         named = self.labels is not None and 0 <= index < len(self.labels) and self.labels[index]
         return str(named or index)
 
@@ -55,21 +55,24 @@ def model_card(
     input_shape: Sequence[int | str | None] | None = None,
     input_dtype: Any = None,
 ) -> ModelCard:
-    """The card of a model: flags over its TOML file over a guess from its input.
+    """The card of a model: flags override its TOML file, which overrides a guess from its input.
 
     Args:
-        model_path: the ONNX file, whose folder is looked into; None for a model that has none.
+        model_path: the ONNX file; TOML files are searched in its folder. None for a model without a file.
         flags: keys of `PREPROCESS_KEYS` and `MODEL_KEYS`, as values or as the strings of a command line
-            ("0.5,0.5,0.5", "1/255", "224x224"); `_` may stand for `-`, None is not given.
-        input_shape: of the model's picture input, rank 4 or 3 (no batch), dynamic sizes as None, a name or −1.
-        input_dtype: its element type, anything NumPy understands.
+            ("0.5,0.5,0.5", "1/255", "224x224"); `_` is accepted for `-`; None means not given.
+        input_shape: shape of the model's picture input, rank 4 or 3 (no batch); dynamic sizes are None, a name or −1.
+            Read from the file if it is None.
+        input_dtype: its element type, as NumPy accepts it.
 
     Raises:
-        InputError: an unknown key, a bad value, a contradiction with the input; names the file and the key.
+        InputError: an unknown key, an invalid value, or a contradiction with the input; the message names file and key.
     """
     file, table = _table_of(Path(model_path)) if model_path is not None else (None, {})
     told = _file_keys(table, str(file))
     asked = _flag_keys(flags or {})
+    if input_shape is None and model_path is not None and Path(model_path).is_file():
+        input_shape, input_dtype = _picture_input(Path(model_path))
     guess = InputGuess(input_shape, input_dtype)
     try:
         preprocess = Preprocess(**_fields(guess, _merged(told, asked)))
@@ -84,6 +87,24 @@ def model_card(
         asked.get("task", told.get("task")),
         _source(guess, told, asked, file),
     )
+
+
+def _picture_input(path: Path) -> tuple[list[int | str | None] | None, Any]:
+    """(shape, element type) of the input that holds the picture: the first with four axes, else of the highest rank."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except DecodeError as error:
+        raise InputError(f"{path}: not an ONNX model ({error})") from error
+    weights = {tensor.name for tensor in graph.initializer}
+    tensors = [i.type.tensor_type for i in graph.input if i.name not in weights and i.type.HasField("tensor_type")]
+    if not tensors:
+        return None, None
+    picture = next((t for t in tensors if len(t.shape.dim) == 4), max(tensors, key=lambda t: len(t.shape.dim)))
+    shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in picture.shape.dim]
+    return shape, onnx.helper.tensor_dtype_to_np_dtype(picture.elem_type)
 
 
 # ---- the files -----------------------------------------------------------------------------------------------
@@ -128,7 +149,7 @@ def _file_keys(table: Mapping[str, Any], file: str) -> dict[str, Any]:
     rest = {key: value for key, value in table.items() if key != "preprocess" and key not in NOTE_KEYS}
     stray = [key for key in rest if key in PREPROCESS_KEYS]
     if stray:
-        raise InputError(f"{file}: {', '.join(map(repr, stray))} must stand in the table 'preprocess'")
+        raise InputError(f"{file}: {', '.join(map(repr, stray))} must be in the table 'preprocess'")
     known = (*MODEL_KEYS, "preprocess", *NOTE_KEYS)
     return _checked(nested, PREPROCESS_KEYS, PREPROCESS_KEYS, file) | _checked(rest, MODEL_KEYS, known, file)
 
@@ -153,11 +174,11 @@ def _checked(
         try:
             values[key] = parsers[key](value)
         except ValueError as error:
-            raise InputError(f"{file}: {key} is {str(value)[:60]!r}, it must be {error}") from error
+            raise InputError(f"{file}: {key} is {str(value)[:60]!r}, must be {error}") from error
     return values
 
 
-# ---- keys and their values: each parser returns the value, or says by ValueError what it must be -----------------
+# ---- keys and their values: each parser returns the value, or raises ValueError("what it must be") -----------------
 
 
 def _number(value: Any) -> float:
@@ -301,14 +322,14 @@ def _labels(keys: Mapping[str, Any], file: Path | None) -> tuple[str, ...] | Non
     if "labels-file" not in keys:
         return keys.get("labels")
     if "labels" in keys:
-        raise InputError(f"{file or 'flags'}: labels and labels-file are both given, one is enough")
+        raise InputError(f"{file or 'flags'}: labels and labels-file are both set; use only one")
     if file is None:
         return load_labels(keys["labels-file"])
     path = (file.parent / keys["labels-file"]).resolve()
     if not path.is_relative_to(file.parent.resolve()):
         raise InputError(
-            f"{file}: labels-file {keys['labels-file']!r} leaves the folder of the model",
-            "copy it there, or pass it as a flag",
+            f"{file}: labels-file {keys['labels-file']!r} is outside the model's folder",
+            "copy the file there, or pass it as a flag",
         )
     return load_labels(path)
 

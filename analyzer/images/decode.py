@@ -75,7 +75,7 @@ def decode(source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS)
     if pixels is None:
         version = opencv().__version__
         raise InputError(
-            f"{name}: OpenCV {version} cannot decode this {header.format} file, it is damaged, truncated or unusual",
+            f"{name}: OpenCV {version} cannot decode this {header.format} file (damaged, truncated or unusual)",
             "save it again as PNG or JPEG",
         )
     if header.transparent_grey is not None and pixels.ndim == 2:
@@ -96,12 +96,12 @@ def read_header(source: str | os.PathLike[str] | bytes, name: str = "the picture
         raise InputError(f"{name}: empty file")
     reader = next((read for magic, read in _READERS if re.match(magic, data, re.DOTALL)), None)
     if reader is None:
-        raise InputError(f"{name}: {_what_is(data)}", f"readable formats are {READABLE}")
+        raise InputError(f"{name}: {_what_is(data)}", f"supported formats are {READABLE}")
     try:
         header = reader(data)
     except (_MalformedError, struct.error, IndexError, ValueError) as error:
-        reason = str(error) if isinstance(error, _MalformedError) else "its header is damaged or cut short"
-        raise InputError(f"{name}: cannot be decoded: {reason}") from error
+        reason = str(error) if isinstance(error, _MalformedError) else "its header is damaged or truncated"
+        raise InputError(f"{name}: cannot be decoded ({reason})") from error
     if header.width < 1 or header.height < 1:
         raise InputError(f"{name}: a {header.format} file of {header.width}×{header.height} pixels")
     return header
@@ -118,7 +118,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file", _near_files(path)) from error
     except IsADirectoryError as error:
-        raise InputError(f"{path}: is a folder, a picture is needed") from error
+        raise InputError(f"{path}: is a folder, not a picture") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if len(data) > MAX_FILE_BYTES:
@@ -131,7 +131,7 @@ def _near_files(path: Path) -> str:
         with os.scandir(path.parent) as entries:
             names = [entry.name for entry in itertools.islice(entries, 10_000)]
     except OSError:
-        return f"there is no folder {str(path.parent)!r} either"
+        return f"the folder {str(path.parent)!r} does not exist"
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
     return f"did you mean {', '.join(repr(name) for name in near)}?" if near else ""
 
@@ -150,7 +150,7 @@ _UNREADABLE = {
 def _what_is(data: bytes) -> str:
     for magic, what in _UNREADABLE.items():
         if re.match(magic, data, re.DOTALL):
-            return f"{what}, which is not read here"
+            return f"{what}, which is not supported"
     if all(byte >= 32 or byte in b"\t\n\r" for byte in data[:512]):
         return "text, not a picture"
     return "not a picture of a known format"
@@ -216,7 +216,7 @@ def _png(data: bytes) -> Header:
         (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             if zlib.crc32(body, zlib.crc32(kind)) != checksum:
-                raise _MalformedError(f"damaged PNG, wrong checksum of a {kind.decode()} chunk")
+                raise _MalformedError(f"damaged PNG: wrong checksum in a {kind.decode()} chunk")
             kept.append(data[at : at + 12 + length])
         if kind == b"eXIf":
             orientation = _orientation(body)
@@ -248,7 +248,7 @@ def _jpeg(data: bytes) -> Header:
     if size is None:
         raise _MalformedError("no size in the JPEG header")
     if marker is None:
-        raise _MalformedError("truncated JPEG, it ends before its end-of-image marker")
+        raise _MalformedError("truncated JPEG: no end-of-image marker")
     return Header("JPEG", size[1], size[0], data, orientation)
 
 
@@ -297,7 +297,7 @@ def _tiff(data: bytes) -> Header:
         raise _MalformedError("no size in the TIFF directory")
     photometric = tags.get(262, 1)
     if photometric in (8, 9, 10):
-        raise _MalformedError("a TIFF in CIE Lab colours, convert it to RGB first")
+        raise _MalformedError("TIFF in CIE Lab colours; convert it to RGB first")
     return Header("TIFF", tags[256], tags[257], data, extra_samples=tags.get(338, 0), colour_only=photometric in (5, 6))
 
 

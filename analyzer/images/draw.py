@@ -89,7 +89,7 @@ def signed_view(gradient: np.ndarray, mode: str = "signed", *, title: str = "", 
     if values.ndim != 3 or 0 in values.shape or (mode == "normalised" and values.shape[2] not in (1, 3)):
         raise InputError(f"a gradient of shape {np.shape(gradient)} is not (H, W) or (H, W, channels)")
     if mode not in _VIEWS:
-        raise InputError(f"there is no view {mode!r} of a gradient", suggest(mode, _VIEWS) or ", ".join(_VIEWS))
+        raise InputError(f"no gradient view {mode!r}", suggest(mode, _VIEWS) or ", ".join(_VIEWS))
     picture, bar = _VIEWS[mode](values)
     if not (title or colorbar):
         return picture
@@ -267,13 +267,13 @@ def _tag(
 
 def _picture(image: np.ndarray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise InputError(f"a picture is (H, W, 3) uint8 RGB, this is {image.shape} {image.dtype}")
+        raise InputError(f"a picture must be (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
 
 
 def _heat(heatmap: np.ndarray) -> np.ndarray:
     heat = np.asarray(heatmap, np.float32)
     if heat.ndim != 2 or 0 in heat.shape:
-        raise InputError(f"a heat map is (height, width), this is {heat.shape}")
+        raise InputError(f"a heatmap must be (height, width), not {heat.shape}")
     return heat
 
 

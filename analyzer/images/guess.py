@@ -31,8 +31,8 @@ class InputGuess:
         self.text = self.dtype + ("" if shape is None else f"[{', '.join(map(_dim, shape))}]")
         if shape is not None and len(shape) not in (3, 4):
             raise InputError(
-                f"the model's input {self.text} is not a picture: (N, C, H, W) or (N, H, W, C) is needed",
-                "give the input as a .npy array",
+                f"the model's input {self.text} is not a picture: its shape must be (N, C, H, W) or (N, H, W, C)",
+                "pass the input as a .npy array",
             )
         dims = [None] * 3 if shape is None else list(shape)[-3:]
         self.dims = [d if isinstance(d, int) and d > 0 else None for d in dims]
@@ -62,17 +62,20 @@ class InputGuess:
         count, wanted = self.channel_count(chosen.layout), CHANNELS[chosen.channels]
         if count is not None and count != wanted:
             raise InputError(
-                f"the model's input {self.text} has {count} channels as {chosen.layout}, {chosen.channels} {wanted}",
-                "set layout or channels, or give the input as a .npy array",
+                f"the input {self.text} has {count} channels as {chosen.layout}, {chosen.channels} has {wanted}",
+                "set layout or channels, or pass the input as a .npy array",
             )
         sides = self.sides(chosen.layout)
         if chosen.size and any(side not in (None, given) for side, given in zip(sides, chosen.size, strict=True)):
             raise InputError(
                 f"size {chosen.size[0]}×{chosen.size[1]} does not fit the model's input {self.text} as {chosen.layout}",
-                "leave size out: the input fixes it",
+                "omit size: the input fixes it",
             )
         if self.known and chosen.dtype != self.dtype:
-            raise InputError(f"dtype {chosen.dtype} does not fit the model's input {self.text}", "leave dtype out")
+            raise InputError(
+                f"dtype {chosen.dtype} does not fit the model's input {self.text}",
+                "omit dtype: the input fixes it",
+            )
 
 
 def customary_preset(layout: str, channels: str, dtype: str) -> str:
@@ -88,9 +91,9 @@ def _dtype_name(dtype: Any) -> str:
     try:
         name = np.dtype("float32" if dtype is None else dtype).name
     except TypeError as error:
-        raise InputError(f"the model's input of type {dtype!r} takes no pictures") from error
+        raise InputError(f"a model input of type {dtype!r} cannot be a picture") from error
     if name not in DTYPES:
-        raise InputError(f"the model's input of type {name} takes no pictures", "give the input as a .npy array")
+        raise InputError(f"a model input of type {name} cannot be a picture", "pass the input as a .npy array")
     return name
 
 

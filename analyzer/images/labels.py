@@ -42,9 +42,9 @@ def load_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     except RecursionError as error:
         raise InputError(f"{path}: JSON nested too deeply") from error
     except ValueError as error:
-        raise InputError(f"{path}: {error}", "one name a line, in the order of the classes, always works") from error
+        raise InputError(f"{path}: {error}", "write one name per line, in the order of the classes") from error
     if not any(names):
-        raise InputError(f"{path}: holds no class names")
+        raise InputError(f"{path}: no class names found")
     return names
 
 
@@ -61,7 +61,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except IsADirectoryError as error:
-        raise InputError(f"{path}: is a folder, a text file is needed") from error
+        raise InputError(f"{path}: is a folder, not a text file") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if len(data) > MAX_TEXT_BYTES:

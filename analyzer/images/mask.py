@@ -1,4 +1,4 @@
-"""Masks that are given as pictures."""
+"""Masks from picture files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from analyzer.images.preprocess import Preprocess
 
 
 def read_mask(path: str | os.PathLike[str], preprocess: Preprocess) -> np.ndarray:
-    """(H, W) whether a pixel of the model's input is selected: above half the picture's maximum.
+    """(H, W) bool: pixels of the model's input that the mask selects, those above half its maximum.
 
     Args:
-        preprocess: of the pictures that the mask lies over.
+        preprocess: preprocessing of the pictures that the mask belongs to.
     """
     placed = preprocess.replace(mean=(0.0,), std=(1.0,), scale=1.0, dtype="float32")
     pixels = placed.apply(decode(path))[0][0]

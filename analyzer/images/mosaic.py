@@ -90,7 +90,7 @@ def mosaic(
         ground: colour between tiles.
     """
     if not blocks:
-        raise InputError("there is nothing to draw")
+        raise InputError("nothing to draw")
     largest = max(max(t.shape[:2]) for b in blocks for g in b.groups for t in g)
     side = side or (largest * max(1, 64 // largest) if largest < 64 else min(largest, 112))
     drawn = []

@@ -1,4 +1,4 @@
-"""Where the network's pixels came from: one affine map per axis, `input = image · scale + offset`.
+"""Where the network's pixels come from: one affine map per axis, `input = image · scale + offset`.
 
 Coordinates are continuous and x comes first in points and boxes: pixel i spans [i, i + 1), its centre is i + ½. So a
 picture of width W spans [0, W] whatever its resolution, and a map of any resolution lies over it.
@@ -56,9 +56,13 @@ class Placement:
     @property
     def covered(self) -> np.ndarray:
         """(H, W) bool: pixels of the picture whose centre the network saw."""
-        rows, columns = self._centres()
-        height, width = self.input_size
-        return ((rows > 0) & (rows < height))[:, None] & ((columns > 0) & (columns < width))
+        rows, columns = self._covered()
+        return rows[:, None] & columns
+
+    @property
+    def whole(self) -> bool:
+        """Whether the network saw all of the picture."""
+        return all(bool(axis.all()) for axis in self._covered())
 
     def map_to_image(self, heat: np.ndarray) -> np.ndarray:
         """A map over the network's input as (H, W, …) float32 in the picture's own pixels.
@@ -70,7 +74,7 @@ class Placement:
             heat: (h, w) or (h, w, …) of any resolution, lying over the whole network input.
         """
         if heat.ndim < 2 or 0 in heat.shape[:2]:
-            raise InputError(f"a map of shape {heat.shape} has no rows and columns to lay over the picture")
+            raise InputError(f"a map of shape {heat.shape} has no height and width, so it cannot be placed")
         moved = self.scale != (1.0, 1.0) or self.offset != (0.0, 0.0)
         if not moved and tuple(heat.shape[:2]) == self.input_size == self.image_size:
             return heat.astype(np.float32)
@@ -78,8 +82,13 @@ class Placement:
         rows, columns = self._centres()
         steps = (self.scale[0] * finer[0], self.scale[1] * finer[1])
         result = sample(heat, rows * finer[0], columns * finer[1], steps)
-        result[~self.covered] = 0
+        if not self.whole:
+            result[~self.covered] = 0
         return result
+
+    def _covered(self) -> tuple[np.ndarray, ...]:
+        """`covered` per axis."""
+        return tuple((c > 0) & (c < size) for c, size in zip(self._centres(), self.input_size, strict=True))
 
     def _centres(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixel centres of the picture, in network input coordinates, per axis."""

@@ -42,7 +42,7 @@ def plot(
 ) -> np.ndarray:
     """The panels in rows of `columns`, one legend for all below them: (H, W, 3) uint8 RGB."""
     if not panels:
-        raise InputError("there is nothing to plot")
+        raise InputError("nothing to plot")
     drawn = [_panel(panel, panel_size, _colours(panels)) for panel in panels]
     height, width = drawn[0].shape[:2]
     rows = -(-len(drawn) // columns)

@@ -1,6 +1,6 @@
-"""From a picture to the network's input tensor, remembering where each pixel came from.
+"""Preprocessing: from a picture to the network's input tensor, and where each of its pixels comes from.
 
-`x = (pixel · scale − mean) / std`, per channel, after the picture was brought to the network's size.
+`x = (pixel · scale − mean) / std`, per channel, after the picture is resized to the network's size.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Preprocess:
             right and bottom).
         crop_fraction: 0.875 is 224 of 256.
         interpolation: bilinear, bicubic, area or nearest, PIL's (see `resample`).
-        antialias: False for frameworks that shrink without smoothing (OpenCV, TensorFlow's default).
+        antialias: False for frameworks that downsample without smoothing (OpenCV, TensorFlow's default).
         pad_value: the letterbox's grey, a 0 … 255 pixel.
         dtype: of the tensor. Integers are rounded and saturated; int8 wants mean 128, pixel − 128.
     """
@@ -77,35 +77,37 @@ class Preprocess:
         for field, known in _CHOICES.items():
             value = getattr(self, field)
             if value not in known:
-                raise InputError(f"{field} {value!r} is none of {', '.join(known)}", suggest(str(value), known))
+                raise InputError(
+                    f"{field} must be one of {', '.join(known)}, not {value!r}", suggest(str(value), known)
+                )
         for field in ("mean", "std"):
             if len(getattr(self, field)) not in (1, CHANNELS[self.channels]):
                 raise InputError(
-                    f"{field} has {len(getattr(self, field))} values, {self.channels} has {CHANNELS[self.channels]}"
+                    f"{field} has {len(getattr(self, field))} values; {self.channels} needs {CHANNELS[self.channels]}"
                 )
         if self.size is not None and not all(1 <= side <= 1 << 16 for side in self.size):
-            raise InputError(f"size {self.size} is not a height and a width in pixels")
+            raise InputError(f"size must be a height and a width in pixels, not {self.size}")
         if not np.all(np.isfinite([self.scale, self.pad_value, *self.mean, *self.std])):
-            raise InputError("scale, pad_value, mean and std are finite numbers")
+            raise InputError("scale, pad_value, mean and std must be finite")
         if self.scale == 0 or 0 in self.std:
-            raise InputError("scale and std are not 0")
+            raise InputError("scale and std must not be 0")
         if not 0 < self.crop_fraction <= 1:
-            raise InputError(f"crop_fraction {self.crop_fraction} is not in (0, 1]")
+            raise InputError(f"crop_fraction must be in (0, 1], not {self.crop_fraction}")
         if self.dtype in _INTEGERS and abs(255 * self.scale / max(self.std)) < 64:
             levels = int(abs(255 * self.scale / max(self.std))) + 1
             raise InputError(
-                f"an {self.dtype} input would keep only {levels} grey levels of (x · {self.scale:.4g} − mean) / std",
-                "integer inputs take raw pixels: preset 'raw'",
+                f"the type {self.dtype} would keep only {levels} levels of (x · {self.scale:.4g} − mean) / std",
+                "use raw pixels for integer inputs: preset 'raw'",
             )
 
     def shape(self, batch: int) -> tuple[int, ...]:
-        """(batch, …): that of so many inputs.
+        """(batch, …), the shape of the input tensor for a batch.
 
         Raises:
-            InputError: the size is that of each picture.
+            InputError: the size is not fixed.
         """
         if self.size is None:
-            raise InputError("the size of the picture is not fixed", "fix it, for example with --size 224x224")
+            raise InputError("the input size is not fixed", "fix it, for example with --size 224x224")
         return (batch, *self.apply(np.zeros((8, 8, 3), np.uint8))[0].shape[1:])
 
     def apply(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
@@ -118,7 +120,7 @@ class Preprocess:
             (1, C, h, w) or (1, h, w, C) of `dtype`, and the placement.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise InputError(f"a picture is (H, W, 3) uint8 RGB, this is {image.shape} {image.dtype}")
+            raise InputError(f"a picture must be (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
         pixels, placement = _PLACE[self.resize](self, self._channels_of(image))
         values = (pixels.astype(np.float64) * self.scale - np.array(self.mean)) / np.array(self.std)
         if self.layout == "NCHW":
@@ -126,7 +128,7 @@ class Preprocess:
         return np.ascontiguousarray(_cast(values, self.dtype)[None]), placement
 
     def undo(self, tensor: np.ndarray) -> np.ndarray:
-        """What the network saw: the (h, w, 3) uint8 RGB picture of one input tensor of `apply`."""
+        """The (h, w, 3) uint8 RGB picture that the network sees, from one input tensor of `apply`."""
         values = np.asarray(tensor, np.float64).reshape(tensor.shape[-3:])
         if self.layout == "NCHW":
             values = values.transpose(1, 2, 0)
@@ -239,9 +241,9 @@ _PLACE: dict[str, Callable[[Preprocess, np.ndarray], tuple[np.ndarray, Placement
 
 _FITS = {
     "resize": "stretched",
-    "crop": "short side resized, centre {0.crop_fraction:g} cropped",
-    "letterbox": "letterboxed on {0.pad_value:g}",
-    "letterbox-corner": "letterboxed into the top left corner on {0.pad_value:g}",
+    "crop": "short side resized, centre crop {0.crop_fraction:g}",
+    "letterbox": "letterboxed with {0.pad_value:g}",
+    "letterbox-corner": "letterboxed at the top left with {0.pad_value:g}",
 }
 
 _CHOICES = {

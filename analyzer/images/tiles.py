@@ -63,7 +63,7 @@ def channel_grid(
     """
     features = np.asarray(features, np.float32)
     if features.ndim != 3 or 0 in features.shape:
-        raise InputError(f"a feature map is (channels, height, width), this is {features.shape}")
+        raise InputError(f"a feature map must be (channels, height, width), not {features.shape}")
     if labels is not None and len(labels) != len(features):
         raise InputError(f"{len(features)} channels and {len(labels)} labels")
     shown = features[:max_channels]

@@ -43,7 +43,7 @@ class Warp:
             edge: continue the picture by its border pixels; else what lies beyond is filled.
         """
         if scale <= 0 or not math.isfinite(scale):
-            raise InputError(f"a scale of {scale} is not above 0")
+            raise InputError(f"the scale must be above 0, not {scale}")
         height, width = size
         y, x = np.mgrid[:height, :width].astype(np.float64)
         x, y = x + 0.5 - width / 2 - shift[0], y + 0.5 - height / 2 - shift[1]

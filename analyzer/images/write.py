@@ -28,9 +28,9 @@ def encode(rgb: np.ndarray, format: str = ".png") -> bytes:
         InputError: another format, or a picture that it cannot hold.
     """
     if format.lower() not in FORMATS:
-        raise InputError(f"pictures are not written as {format or 'a file without extension'}", f"use {_LIST}")
+        raise InputError(f"a picture cannot be written as {format or 'a file without extension'}", f"use {_LIST}")
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
-        raise InputError(f"a picture is (H, W, 3) uint8 RGB, this is {rgb.shape} {rgb.dtype}")
+        raise InputError(f"a picture must be (H, W, 3) uint8 RGB, not {rgb.shape} {rgb.dtype}")
     with quiet() as cv2:
         options = {
             ".png": [cv2.IMWRITE_PNG_COMPRESSION, 6],
@@ -53,7 +53,9 @@ def write_png(path: str | os.PathLike[str], rgb: np.ndarray) -> None:
     """
     suffix = Path(path).suffix
     if suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: pictures are not written as {suffix or 'a file without extension'}", f"use {_LIST}")
+        raise InputError(
+            f"{path}: a picture cannot be written as {suffix or 'a file without extension'}", f"use {_LIST}"
+        )
     atomic_write(path, encode(rgb, suffix))
 
 
@@ -87,7 +89,7 @@ _LIST = ", ".join(FORMATS)
 
 def _no_objects(path: str | os.PathLike[str], array: np.ndarray) -> None:
     if np.asanyarray(array).dtype.hasobject:
-        raise InputError(f"{path}: an array of Python objects is not written")
+        raise InputError(f"{path}: arrays of Python objects cannot be written")
 
 
 def file_name(tensor: str) -> str:

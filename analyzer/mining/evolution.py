@@ -1,4 +1,4 @@
-"""Feature evolution: the strongest activation of chosen channels over the checkpoints of a training, projected back.
+"""Feature evolution: the strongest activation of chosen channels over training checkpoints, projected back to pixels.
 
 Zeiler & Fergus 2014 (1311.2901), section 4, figure 4: a sudden jump is where the strongest activation comes from
 another picture than before.
@@ -29,8 +29,8 @@ class Evolution:
 
     Attributes:
         checkpoints: their names. layer: name of the tensor.
-        patches: {channel: its strongest patch per checkpoint}; None where nothing activates it.
-        not_finite: {checkpoint: {picture: where NaN or ∞ first appears}}, of the pictures that were left out.
+        patches: {channel: its strongest patch per checkpoint}; None if nothing activates it.
+        not_finite: {checkpoint: {picture: where NaN or ∞ first appears}}, of skipped pictures.
     """
 
     checkpoints: tuple[str, ...]
@@ -73,8 +73,8 @@ def evolution(
 
     Args:
         checkpoints: files of one network, in the order of training.
-        channels: which; the `count` strongest of the last checkpoint when None.
-        policy: "deconvnet", "guided" or "gradient"; None for patches alone.
+        channels: channel indices; None for the `count` strongest of the last checkpoint.
+        policy: "deconvnet", "guided" or "gradient"; None for patches only.
         progress: called with the number of pictures, over all checkpoints.
 
     Raises:
@@ -82,7 +82,7 @@ def evolution(
         NotFoundError: a checkpoint has no such layer.
     """
     if len(checkpoints) < 2:
-        raise InputError("an evolution needs at least two checkpoints")
+        raise InputError("pass at least two checkpoints")
     samples = find_pictures(pictures)
     chosen, steps, not_finite = list(channels or ()), [], {}
     for path in reversed(checkpoints):

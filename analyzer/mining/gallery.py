@@ -1,4 +1,4 @@
-"""The gallery: one HTML file with everything in it, and the same as data."""
+"""The gallery: one self-contained HTML file, and the same content as data."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_gallery(
 
 def _count(result: MiningResult) -> str:
     failed = f", {len(result.failed)} could not be read" if result.failed else ""
-    left = f", {len(result.not_finite)} left out because values are not finite" if result.not_finite else ""
+    left = f", {len(result.not_finite)} skipped because values are not finite" if result.not_finite else ""
     return f"{len(result.samples)} pictures{failed}{left}"
 
 
@@ -59,7 +59,7 @@ def _section(index: int, result: MiningResult, layer: LayerPatches, side: int) -
     statistics = result.statistics[layer.layer]
     dead = int(statistics.dead.sum())
     pairs = len(statistics.correlated())
-    about = f"{len(statistics.mean)} channels, {dead} dead, {pairs} pairs that correlate above 0.95"
+    about = f"{len(statistics.mean)} channels, {dead} dead, {pairs} pairs with a correlation above 0.95"
     parts = [f'<h2 id="layer-{index}">{html.escape(layer.layer)}</h2><p>{about}</p><div class="cards">']
     for channel, patches in layer.channels.items():
         columns = int(np.ceil(np.sqrt(len(patches))))
@@ -93,7 +93,7 @@ def _histogram(statistics: PeakStatistics, channel: int) -> str:
         for i, c in enumerate(counts)
         if c
     )
-    words = "peaks per picture: 0 or less, then half octaves from 2⁻¹⁰ to 2¹⁰"
+    words = "histogram of the maximum per picture: ≤ 0, then half octaves from 2⁻¹⁰ to 2¹⁰"
     return f'<svg viewBox="0 0 {6 * len(counts)} 28" width="100%" height="28"><title>{words}</title>{bars}</svg>'
 
 

@@ -1,4 +1,4 @@
-"""The pass that mines: reduced in the graph, ranked, added up."""
+"""The pass behind `mine`: activations are reduced in the graph, then ranked and summed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class MiningResult:
     Attributes:
         samples: the pictures; `rankings[layer].images` are numbers into it.
         rankings, statistics: per layer.
-        failed: {picture: the error that kept it out}.
-        resumed: pictures that an earlier run had finished.
-        not_finite: {picture: where NaN or ∞ first appears}; layers that it reaches leave the picture out.
-        doubt: what to tell of the folder, "" where there is nothing.
+        failed: {picture: error}, pictures that could not be used.
+        resumed: number of pictures that an earlier run had finished.
+        not_finite: {picture: where NaN or ∞ first appears}; affected layers skip the picture.
+        doubt: a warning about the folder, or "".
     """
 
     samples: Sequence[Sample]
@@ -62,8 +62,8 @@ def mine(
 
     Args:
         pictures: samples, or files, folders, patterns and lists.
-        preprocess: picture to input tensor; of a fixed size.
-        batch: pictures per run; the model's own where it is fixed.
+        preprocess: preprocessing, with a fixed size.
+        batch: pictures per run; if the model's batch size is fixed, that is used instead.
         folder, shard, workers, progress: see `passes.run`.
 
     Raises:
@@ -95,9 +95,9 @@ class Mining(InputPass[dict[str, Any]]):
         self, explainer: Explainer, layers: Sequence[str], preprocess: Preprocess, k: int = 9, batch: int = 8
     ) -> None:
         if preprocess.size is None:
-            raise InputError("mining needs pictures of one size", "fix it, for example with --size 224x224")
+            raise InputError("mining needs a fixed input size", "fix it, for example with --size 224x224")
         if k < 1:
-            raise InputError(f"the {k} strongest activations are none", "give 1 or more")
+            raise InputError(f"k must be at least 1, not {k}", "pass 1 or more")
         super().__init__(explainer, preprocess)
         self.layers, self.k = list(layers), k
         self.batch = explainer.fixed_batch or batch

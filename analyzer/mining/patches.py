@@ -1,4 +1,4 @@
-"""The patches behind the strongest activations, and what in them the unit responded to."""
+"""The patches of the strongest activations, and what the unit responds to in them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Patch:
     """One of the k strongest activations of a channel.
 
     Attributes:
-        picture: number among the pictures. place: (y, x) in the layer. value: the activation.
+        picture: index of the picture. place: (y, x) in the layer. value: the activation.
         window: (start, stop) of rows and columns of the network's input that the unit sees, inside the image.
-        pixels: (h, w, 3) uint8 RGB, what of the window the network saw, on the canvas that all patches of the layer
-            share; pale grey beyond the border.
-        projection: the same of the unit's projection, mid-grey where it is zero; None where none was asked for.
+        pixels: (h, w, 3) uint8 RGB, the window as the network sees it, on a canvas of the same size for all patches of
+            the layer; pale grey outside the picture.
+        projection: the same for the unit's projection, mid-grey where it is zero; None if not requested.
     """
 
     picture: int
@@ -175,7 +175,7 @@ class _Collector:
 
 
 def check_projectable(explainer: Explainer, layers: Sequence[str], policy: str) -> None:
-    """UnsupportedError where a gradient rule is missing between the image and a layer: told before hours of mining."""
+    """Raise UnsupportedError if a gradient rule is missing between the image and a layer, before hours of mining."""
     graph = explainer.plain
     image, _ = float_image(graph)
     rules = find_policy(policy)

@@ -1,4 +1,4 @@
-"""The k strongest of many, per channel, kept while they go by."""
+"""The k strongest activations per channel, as a running ranking."""
 
 from __future__ import annotations
 

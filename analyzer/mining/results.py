@@ -1,4 +1,4 @@
-"""What mining found, as files and as a row per layer."""
+"""Results of mining, as files and as one row per layer."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def write_results(
     count: int = 16,
     policy: str | None = "deconvnet",
 ) -> list[str]:
-    """Write a figure per layer, a gallery and all data; the names of the files.
+    """Write a figure per layer, a gallery and all data; returns the names of the files.
 
     Args:
-        title: of the gallery.
-        channels: to draw, of every layer; the `count` strongest of each where there are none.
-        policy: as for `project`; None for patches alone.
+        title: title of the gallery.
+        channels: channels to draw, of every layer; if empty, the `count` strongest of each.
+        policy: as for `project`; None for patches only.
 
     Raises:
         NotFoundError: a layer has no such channel.

@@ -1,4 +1,4 @@
-"""What each channel does over all pictures, from numbers that can be added up."""
+"""Statistics of each channel over all pictures, from sums."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class PeakStatistics:
 
     @property
     def dead(self) -> np.ndarray:
-        """(K,) channels that no picture drove above 0, or whose peak never varied."""
+        """(K,) channels that are not above 0 for any picture, or whose peak is constant."""
         return (self.highest <= 0) | ((self.count > 1) & (self.highest == self.lowest))
 
     @property

@@ -1,6 +1,7 @@
 """Passes over many samples: what is done to each, how it adds up, and the engine that runs it."""
 
 from analyzer.passes.base import InputPass, Loaded, Pass
+from analyzer.passes.journal import merge
 from analyzer.passes.local import Outcome, run
 
-__all__ = ["InputPass", "Loaded", "Outcome", "Pass", "run"]
+__all__ = ["InputPass", "Loaded", "Outcome", "Pass", "merge", "run"]

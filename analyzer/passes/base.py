@@ -21,7 +21,7 @@ class Loaded(NamedTuple):
 
 
 class Pass(ABC, Generic[T]):
-    """What is done to every sample, and how what was found adds up.
+    """Work on every sample, and how partial results are merged.
 
     An engine calls `setup` once in every process, `load` and `step` from several threads at once, and joins partial
     results by `merge`. Which samples make a batch, and which results are merged, depends on the order of the samples

@@ -54,7 +54,7 @@ def _described(value: Any, arrays: list[np.ndarray]) -> Any:
         return [type(value).__name__, *(_described(entry, arrays) for entry in value)]
     if type(value) in _PLAIN:
         return value
-    raise TypeError(f"a partial result holds a {type(value).__name__}, which is not kept")
+    raise TypeError(f"a partial result contains a {type(value).__name__}, which cannot be saved")
 
 
 def _restored(value: Any, stream: io.BytesIO) -> Any:

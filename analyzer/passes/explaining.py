@@ -24,7 +24,7 @@ class Explaining(Asking):
     Args:
         targets: as they were asked for, in the order of the question's.
         overlays, raws: {picture: file to write}.
-        top: how many classes are told.
+        top: number of classes to report.
         drawing: `alpha` and `colormap` of overlays.
         progress: of methods that run the model many times.
     """
@@ -55,14 +55,19 @@ class Explaining(Asking):
     def _explained(self, picture: str, image: np.ndarray, array: np.ndarray, placement: Any) -> dict[str, Any]:
         found = answer(self.model, self.asked(image.shape), array, self.progress)
         result: dict[str, Any] = {"picture": picture, "top": self._classes(found[0]), "maps": []}
+        result["outputs"] = [
+            {"name": v.name, "shape": v.shape and list(v.shape), "type": str(v.dtype)} for v in self.model.plain.outputs
+        ]
         result["doubt"] = found[0].doubt or None
         out, raw = self.overlays.get(picture), self.raws.get(picture)
-        heats, titles, hidden = [], [], ~placement.covered
+        heats, titles = [], []
+        hidden = None if placement.whole else ~placement.covered
         for attribution in found:
             legible = attribution.legible
             for row in range(len(attribution.heatmap)):
                 heat = placement.map_to_image(attribution.heatmap[row])
-                heat[hidden] = np.nan  # what the model was not shown
+                if hidden is not None:
+                    heat[hidden] = np.nan  # what the model was not shown
                 result["maps"].append(self._about(attribution, row, heat, bool(legible[row])))
                 if out:
                     heats.append(heat)
@@ -96,7 +101,7 @@ class Explaining(Asking):
 
     def _about(self, attribution: Attribution, row: int, heat: np.ndarray, legible: bool) -> dict[str, Any]:
         """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
-        y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
+        y, x = divmod(int(heat.argmax() if np.isfinite(heat.max()) else np.nanargmax(heat)), heat.shape[1])
         index = int(attribution.target[row])
         if not legible and self.targets[row % len(self.targets)] == "top1":
             index = -1  # no class is the highest
@@ -105,7 +110,7 @@ class Explaining(Asking):
             "class": index if index >= 0 else None,
             "label": self.card.label(index) if index >= 0 else None,
             "layer": attribution.layer or None,
-            "maximum": [int(x), int(y)] if legible else None,
+            "maximum": [x, y] if legible else None,
             "diagnosis": attribution.diagnosis[row] or None,
             "details": {name: values[row].tolist() for name, values in attribution.details.items()},
         }

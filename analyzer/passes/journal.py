@@ -11,6 +11,7 @@ with each block. So nothing here is ever stale, and any file can be deleted at a
 from __future__ import annotations
 
 import os
+import re
 import struct
 import time
 import zlib
@@ -60,7 +61,9 @@ class Journal:
                 raise OutputError(f"{self._log}: cannot be written ({error.strerror or error})") from error
             if not _lock(file):
                 file.close()
-                raise InputError(f"{self._log}: another process is at work here", "wait for it, or use another folder")
+                raise InputError(
+                    f"{self._log}: another process is using this folder", "wait for it, or use another folder"
+                )
             if self._log.exists() and os.path.samestat(self._log.stat(), os.fstat(file.fileno())):
                 return file
             file.close()  # it was removed between opening and locking
@@ -78,7 +81,7 @@ class Journal:
             if path.suffix == ".journal":
                 with path.open("rb") as file:
                     if not _lock(file):
-                        raise InputError(f"{path}: another process is at work on this shard", "wait for it")
+                        raise InputError(f"{path}: another process is working on this shard", "wait until it finishes")
             found += _records(path)
         return [Block(**record) for record in found if "level" in record]
 
@@ -90,7 +93,7 @@ class Journal:
         last = max(states, key=lambda path: path.stat().st_mtime)
         other: dict[str, Any] = next((record["identity"] for record in _records(last)), {})
         differing = [name for name, value in self.identity.items() if other.get(name) != value]
-        return f"{self.folder} holds a run with other {', '.join(differing) or 'code'}: this one starts anew"
+        return f"{self.folder} has results of a run with different {', '.join(differing) or 'code'}; starting over"
 
     def append(self, block: Block) -> None:
         """Add a finished batch."""
@@ -150,3 +153,48 @@ def _lock(file: IO[bytes]) -> bool:
     except OSError:
         return False
     return True
+
+
+_SHARD = re.compile(r"(?P<run>(?P<name>.+)-\w{16})\.(?P<index>\d+)-of-(?P<count>\d+)\.(state|journal)")
+
+
+def merge(folders: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Brings the shards of one run together that were done in several folders.
+
+    A run of the whole into that folder then takes what they did, and does what is left.
+
+    Returns:
+        {name of the pass: shards that no folder holds, as "3/4"}.
+
+    Raises:
+        InputError: a folder holds no shard, or one is still being done; the folders are of different runs.
+        OutputError: `into` cannot be written.
+    """
+    found = {folder: _shards(folder) for folder in map(Path, folders)}
+    runs = {folder: {match["run"] for match in shards.values()} for folder, shards in found.items()}
+    for folder, shards in found.items():
+        if not shards:
+            raise InputError(f"{folder} has no shard", "pass folders that runs with --shard wrote to")
+        if runs[folder].isdisjoint(runs[next(iter(found))]):
+            raise InputError(
+                f"{next(iter(found))} and {folder} have shards of different runs",
+                "all shards need the same model, preprocessing, options and kind of processor",
+            )
+    target = make_folder(Path(into))
+    for path in (path for shards in found.values() for path in shards):
+        place = target / path.name
+        with path.open("rb") as file:
+            if not _lock(file):
+                raise InputError(f"{path}: another process is working on this shard", "wait for it")
+            if not place.exists() or not place.samefile(path):
+                atomic_write(place, file.read())
+    missing: dict[str, set[str]] = {}
+    for match in _shards(target).values():
+        every = {f"{i}/{match['count']}" for i in range(1, int(match["count"]) + 1)}
+        missing[match["name"]] = missing.get(match["name"], every) - {f"{match['index']}/{match['count']}"}
+    return {name: sorted(left) for name, left in missing.items()}
+
+
+def _shards(folder: Path) -> dict[Path, re.Match[str]]:
+    """The files of shards in a folder."""
+    return {path: match for path in sorted(folder.glob("*")) if (match := _SHARD.fullmatch(path.name))}

@@ -67,9 +67,9 @@ def run(
         AnalyzerError: what `step` raises, unless the pass is tolerant.
     """
     if not samples:
-        raise InputError("there are no pictures", "give pictures, folders or a list file")
+        raise InputError("no pictures found", "pass pictures, folders or a list file")
     if not 1 <= shard[0] <= shard[1]:
-        raise InputError(f"there is no shard {shard[0]} of {shard[1]}", "write it as 1/4 … 4/4")
+        raise InputError(f"no shard {shard[0]} of {shard[1]}", "write it as 1/4 … 4/4")
     running = _Running(work, samples, shard, progress or (lambda count: None), folder is not None)
     journal = Journal(Path(folder), work.name, running.identity, shard) if folder is not None else None
     doubt = journal.doubt() if journal else ""

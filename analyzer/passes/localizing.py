@@ -40,7 +40,7 @@ class Localizing(Asking):
         masks: {picture: what the files of its masks begin with}; see `beginnings`.
         threshold: see `regions`.
         several: a box for every connected part.
-        units: how many channels that speak for a target are told.
+        units: number of channels to report, those that contribute most to the target.
         progress: of methods that run the model many times.
     """
 

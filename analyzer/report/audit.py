@@ -9,22 +9,35 @@ from typing import Any
 from analyzer.report.page import findings_table, page, shown, table
 
 DEFINITIONS = {
-    "contract": "mean highest probability, and accuracy where labels are known, when pictures are prepared in other "
-    "ways; size: of the numbers that are fed, in units of the declared ones",
-    "dead": "channels with one value everywhere, on all pictures",
-    "saturated": "channels of which more than half of the values are the layer's highest, on every picture: the upper "
-    "end of a clip, a sigmoid or a quantiser",
-    "corner on padding": "share of the corner unit's receptive field that lies outside the picture",
-    "label kept when shifted": "share of shifts by 4 pixels, in four directions, that leave the top class as it is",
-    "random head": "rank correlation of the map with that of the model with its last weights shuffled; low is right",
-    "other class": "rank correlation of the map with that of another class; low is right",
-    "deletion, insertion": "area under the class's probability as pixels are taken out, or put in, highest heat first "
-    "(Petsiuk et al. 2018); beside it the same for random cells",
-    "average drop": "share of the probability that is lost where the picture is multiplied by the map, the picture's "
-    "mean elsewhere (Chattopadhay et al. 2018)",
-    "border, corners": "share of the map on the outer tenth, in the corners, over their share of the area; 1 is even",
-    "maxima together": "largest share of the maxima that lie within a tenth of the picture of one of them",
-    "pointing game": "share of pictures whose maximum lies in a given box (Zhang et al. 2016)",
+    "confidence, accuracy": "mean probability of the top class; share of pictures with the right top class, if "
+    "labels are given",
+    "input contract": "mean top probability, and accuracy if labels are given, under each preprocessing; size: "
+    "magnitude of the input values relative to the declared preprocessing's. Finding if another one is better by "
+    "more than 0.1 (without labels, only among those of similar size)",
+    "dead": "channels that have the same value everywhere, on all pictures; finding above a quarter of a layer",
+    "saturated": "channels with more than half of their values at the layer's maximum on every picture, such as the "
+    "upper bound of a clip, a sigmoid or a quantiser; finding above a quarter of a layer",
+    "saturated scores": "share of pictures whose top scores tie at the maximum of the output's quantiser; finding "
+    "above 5 %",
+    "corner on padding": "share of a corner unit's receptive field that lies outside the picture",
+    "label kept when shifted": "share of 4-pixel shifts, in four directions, that do not change the top class; "
+    "finding below 80 %",
+    "change when shifted": "mean change of the top class's probability for these shifts",
+    "random head": "rank correlation of the map with that of the model with its last weights shuffled; lower is "
+    "better, finding above 0.7",
+    "other class": "rank correlation of the map with that of another class; lower is better, finding above 0.9",
+    "deletion, insertion": "area under the curve of the class's probability as pixels are removed, or inserted, in "
+    "order of heat (Petsiuk et al. 2018); “random”: the same for random cells. Finding if the map is worse in both",
+    "average drop": "share of the class's probability that is lost when cold pixels fade to the picture's mean: heat "
+    "· picture + (1 − heat) · mean (Chattopadhay et al. 2018)",
+    "border, corners": "share of the heat in the outer tenth on each side, or in the corners (a fifth of each side), "
+    "divided by its share of the area; 1 is uniform, finding above 1.5 (border) or 2 (corners)",
+    "maxima together": "largest share of the maxima that lie within a tenth of the picture's size of one maximum; "
+    "finding above 60 % if there are at least 8 pictures",
+    "peak of mean map": "highest value of the mean of all maps",
+    "degenerate maps, not finite": "number of empty or constant maps, and of pictures with NaN or ∞; finding if any",
+    "pointing game": "share of pictures whose maximum lies inside a given box (Zhang et al. 2016)",
+    "energy in boxes": "share of the heat inside the given boxes",
 }
 
 
@@ -38,7 +51,7 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
     identity = report["identity"]
     title = f"Audit of {identity['model']}"
     found = document["findings"]
-    words = "nothing found" if not found else f"{len(found)} finding{'s' if len(found) > 1 else ''}"
+    words = "no findings" if not found else f"{len(found)} finding{'s' if len(found) > 1 else ''}"
     plain = {k: v for k, v in identity.items() if not isinstance(v, dict)}
     plain |= {k: ", ".join(f"{n} {c}" for n, c in v.items()) for k, v in identity.items() if isinstance(v, dict)}
     keys = sorted({k for row in report["contract"].values() for k in row})
@@ -77,7 +90,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     """The findings and the summary."""
     report = document["audit"]
     lines = [f"# Audit of {report['identity']['model']}", ""]
-    lines += [f"- **{f['code']}** {f['where']}: {f['words']}" for f in document["findings"]] or ["- nothing found"]
+    lines += [f"- **{f['code']}** {f['where']}: {f['words']}" for f in document["findings"]] or ["- no findings"]
     lines += ["", "| | |", "|---|---|"]
     lines += [f"| {k.replace('_', ' ')} | {v:.4g} |" for k, v in report["summary"].items()]
     return "\n".join(lines) + "\n"

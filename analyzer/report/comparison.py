@@ -15,16 +15,23 @@ CODES = (
     "not-finite", "input-differs", "weight-differs", "saturated", "features-diverge", "labels-differ", "scores-drift",
     "outputs-differ", "evidence-moves",
 )  # fmt: skip
+FIGURES = {
+    "rank_correlation": "rank correlation", "top_iou": "top IoU", "maximum_shift": "shift of the maximum",
+    "rank_correlation_low": "lowest rank correlation",
+}  # fmt: skip
 DEFINITIONS = {
-    "cosine": "⟨a, b⟩ / ‖a‖ ‖b‖ of a layer's activations, the mean over pictures",
-    "SQNR": "10 log₁₀(Σ a² / Σ (a − b)²) over all pictures, decibels; 200 where both are equal",
-    "rank correlation": "Spearman's, between the two heatmaps of a picture; the median over pictures",
-    "top IoU": "overlap over union of the highest fifth of the two heatmaps; the median",
-    "shift of the maximum": "distance between the maxima in picture diagonals; the median",
-    "score drift": "max |a − b| / max |a| over the scores of a picture",
-    "output error": "of outputs that are no vector of classes: RMS(a − b) / RMS(a), the largest over the slices along "
-    "the output's shortest axis; RMS(a) is over all pictures, at least a tenth of the largest slice's, and slices of "
-    "probabilities are one",
+    "label agreement": "share of pictures with the same top class, or with the same classes above ½ for sigmoid scores",
+    "cosine": "⟨a, b⟩ / (‖a‖ ‖b‖) of a layer's activations; mean over pictures",
+    "SQNR": "10 log₁₀(Σ a² / Σ (a − b)²) over all pictures, in decibels; 200 if both are equal",
+    "rank correlation": "Spearman's rank correlation of the two heatmaps of a picture; median over pictures",
+    "top IoU": "intersection over union of the highest fifth of each heatmap; median over pictures",
+    "shift of the maximum": "distance between the maxima, as a share of the picture's diagonal; median over pictures",
+    "score drift": "max |a − b| / max |a| over the scores of a picture, a the reference's and b the candidate's",
+    "output error": "for outputs other than class scores: RMS(a − b) / RMS(a), the largest over the slices along the "
+    "output's shortest axis. RMS(a) is taken over all pictures and is at least a tenth of the largest slice's; slices "
+    "of probabilities count as one slice",
+    "max error, 99% error": "largest |a − b| of a layer over all pictures, and its 99th percentile, mean over pictures",
+    "relative error": "‖a − b‖ / ‖a‖ of a weight, dequantised",
 }
 
 
@@ -32,8 +39,8 @@ def verdict(findings: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) ->
     """One line."""
     if not findings:
         left = len({row["picture"] for row in report.get("not_finite", ())})
-        told = f" on all but {left} of {report['pictures']} pictures, where both are not finite" if left else ""
-        return f"agrees: the candidate says, sees and looks at the same{told}"
+        skipped = f"; {left} of {report['pictures']} pictures skipped: neither side is finite" if left else ""
+        return f"pass: outputs, layers and evidence agree{skipped}"
     return f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {findings[0]['words']}"
 
 
@@ -42,18 +49,18 @@ def coverage(report: Mapping[str, Any]) -> list[str]:
     rows, outputs = report.get("compared", []), report["outputs"]
     values = [row for row in rows if row["kind"] == "values" and not row.get("sorted")]
     scores = [row["output"] for row in rows if row["kind"] == "scores"]
-    told = [*(f"{n} (class scores)" for n in scores), *(f"{r['output']} ({r['error_mean']:.2%})" for r in values)]
-    lines = [f"outputs compared: {', '.join(told)}"] if told else []
+    names = [*(f"{n} (class scores)" for n in scores), *(f"{r['output']} ({r['error_mean']:.2%})" for r in values)]
+    lines = [f"outputs compared: {', '.join(names)}"] if names else []
     lines += [
-        f"not judged: {row['output']}: its rows are ordered by {row['sorted']}, which may order them otherwise "
+        f"not judged: {row['output']}: {row['sorted']} sorts its rows, and the order may differ "
         f"({row['error_mean']:.2%})"
         for row in rows
         if row.get("sorted")
     ]
     if rows and outputs["label_agreement"] is None and outputs["judged"]:
-        lines.append("labels not compared: the scores are no vector of classes")
+        lines.append("labels not compared: the output is not one score per class")
     if outputs.get("compared_after"):
-        lines.append(f"scores compared after {outputs['compared_after']}, with which only one of the files ends")
+        lines.append(f"scores compared after {outputs['compared_after']}: only one of the files ends with it")
     lines += [f"not compared: {row['output']} ({row['side']}): {row['why']}" for row in report.get("not_compared", ())]
     for row in report.get("not_finite", ()):
         who = "both sides" if row["side"] == "both" else f"the {row['side']}"
@@ -154,7 +161,7 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
         f'<p class="{"bad" if findings else "good"}">{escape(verdict(findings, document["comparison"]))}</p>',
         findings_table(findings),
         _summary(report),
-        shown("Pictures that agree least", figures),
+        shown("Pictures with the least agreement", figures),
         _layers(report),
         _weights(report),
         _about(document),
@@ -178,7 +185,7 @@ def _summary(report: Mapping[str, Any]) -> str:
     )
     rows += [[line.partition(": ")[0], line.partition(": ")[2]] for line in coverage(report)]
     for method, row in report["evidence"].items():
-        words = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in row.items())
+        words = ", ".join(f"{FIGURES.get(k, k.replace('_', ' '))} {v:.3f}" for k, v in row.items())
         rows.append([method, words])
     for method, why in report["unavailable"].items():
         rows.append([method, f"not available: {why}"])
@@ -190,13 +197,13 @@ def _layers(report: Mapping[str, Any]) -> str:
     if not layers:
         return ""
     jump = report["largest_jump"]
-    told = (
-        f"<p>The noise grows most at <code>{escape(jump['layer'])}</code>: "
+    largest = (
+        f"<p>SQNR drops most at <code>{escape(jump['layer'])}</code>: "
         f"from {jump['before_db']:.1f} to {jump['at_db']:.1f} dB.</p>"
     )
     rows = [[r["layer"], r["candidate"], r["rule"], *(float(r[k]) for k in COLUMNS)] for r in layers]
-    rows_table = table(["layer", "candidate's", "matched by", *COLUMNS.values()], rows)
-    return f'<h2>Layers</h2>{told}{_curve(layers)}<div class="scroll" tabindex="0">{rows_table}</div>'
+    rows_table = table(["layer", "candidate layer", "matched by", *COLUMNS.values()], rows)
+    return f'<h2>Layers</h2>{largest}{_curve(layers)}<div class="scroll" tabindex="0">{rows_table}</div>'
 
 
 def _curve(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -227,11 +234,11 @@ def _about(document: Mapping[str, Any]) -> str:
     sides = {side: document["comparison"][side] for side in ("reference", "candidate")}
     rows = [[side, about["model"], about.get("identity", about["sha256"])] for side, about in sides.items()]
     for side, plan in document["comparison"].get("plan", {}).items():
-        rows.append([f"{side}, its kernels while layers are read", plan["words"] or "the same", ""])
+        rows.append([f"{side}: change of kernels while layers are read", plan["words"] or "none", ""])
     run = [[k, v] for k, v in document.get("run", {}).items()]
     return (
         "<h2>What was compared</h2>"
-        + table(["", "model", "SHA-256, external data included"], rows)
+        + table(["", "model", "SHA-256, including external data"], rows)
         + table(["", ""], run)
         + "<h2>Definitions</h2>"
         + table(["", ""], [[k, v] for k, v in DEFINITIONS.items()])

@@ -73,7 +73,7 @@ def remarks(bank: FilterBank) -> list[str]:
     if bank.aliased[live].mean() > 0.5:
         share = f"{bank.aliased[live].mean():.0%}"
         lines.append(
-            f"{bank.layer}: stride {max(bank.strides)} folds {share} of the energy: aliasing, try a smaller one"
+            f"{bank.layer}: stride {max(bank.strides)} aliases {share} of the energy; a smaller stride may help"
         )
     if bank.reads_image and bank.bands[live].mean(axis=0)[1] < 0.15:
         lines.append(f"{bank.layer}: hardly any middle frequencies: a smaller kernel or stride may help")

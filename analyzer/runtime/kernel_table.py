@@ -21,7 +21,7 @@ _FOLDER = Path(__file__).parent / "kernels"
 _TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.DOUBLE: "float64"}
 # Bodies are looked into by the provider itself; constants are folded before it is asked.
 SKIPPED = frozenset({"Constant", "If", "Loop", "Scan"})
-# Attributes that say how much, not how.
+# Attributes with quantities, which do not change the choice of a kernel.
 _SIZES = frozenset({"axis", "batch_axis", "batch_dims", "blocksize", "group", "hidden_size", "num_groups", "to"})
 
 
@@ -128,5 +128,5 @@ def _table(provider: str) -> dict[str, Any]:
     file = _FOLDER / f"{provider}.json"
     if not file.exists():
         known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.json")))
-        raise InputError(f"no table of kernels for the provider {provider!r}", f"there is one for {known}")
-    return dict(json.loads(file.read_text()))
+        raise InputError(f"no table of kernels for the provider {provider!r}", f"choose one of {known}")
+    return dict(json.loads(file.read_text(encoding="utf-8")))

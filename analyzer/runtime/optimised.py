@@ -1,4 +1,4 @@
-"""The kernels that onnxruntime really runs, after its optimisation."""
+"""The kernels that onnxruntime runs after its optimisation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def kernels(graph: Graph, provider: str, outputs: Sequence[str], **options: Any)
             Session(graph, provider, outputs=outputs, plan_file=file, **options)
         except UnsupportedError as error:
             if "serialization failed" in error.message:
-                raise OutputError(f"{folder}: cannot be written to", "free space there, or set TMPDIR") from None
+                raise OutputError(f"{folder}: cannot be written to", "free some space there, or set TMPDIR") from None
             raise
         nodes = onnx.load(file, load_external_data=False).graph.node
         return dict(sorted(Counter(n.op_type for n in nodes).items()))
@@ -61,5 +61,5 @@ def kernel_difference(plain: Mapping[str, int], tapped: Mapping[str, int]) -> di
     if integer[1] < integer[0]:
         words.append(f"{integer[0] - integer[1]} of {integer[0]} integer kernels run in floating point")
     if computing:
-        words.append("fused otherwise: " + ", ".join(f"{op} {a} → {b}" for op, (a, b) in computing.items()))
+        words.append(", ".join(f"{op} {a} → {b}" for op, (a, b) in computing.items()))
     return {"same": not computing, "kernels": changed, "integer": integer, "words": "; ".join(words)}

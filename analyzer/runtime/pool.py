@@ -1,4 +1,4 @@
-"""Things that are made once, used by several threads and kept within a budget: above all live sessions."""
+"""A cache with a memory budget, shared by threads; its main use is live sessions."""
 
 from __future__ import annotations
 
@@ -108,9 +108,9 @@ def _parts(value: Any) -> list[Any]:
 
 
 def limit_memory(budget: int) -> None:
-    """Bounds what the sessions kept in this process hold together, in bytes; those in use live on.
+    """Limit the total memory of the cached sessions of this process, in bytes. Sessions in use stay alive.
 
-    Without it they may hold half of the memory that is available when the first is kept.
+    The default is half of the memory that is available when the first session is cached.
     """
     LIVE.budget = budget
 
@@ -153,5 +153,5 @@ def _cached(group: Path) -> int:
 
 def give_back() -> None:
     """Asks the C library to return freed memory to the system, where it can."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no library without a name
         ctypes.CDLL(None).malloc_trim(0)

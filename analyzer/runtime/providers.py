@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.metadata
-import importlib.util
 import platform
 from dataclasses import dataclass, field
 from typing import Any
 
-from analyzer.errors import ProviderError, suggest
+from analyzer.errors import InputError, NotFoundError, ProviderError, suggest
+from analyzer.runtime.installed import problems, versions
 
 NAMES = {
     "cpu": "CPUExecutionProvider",
@@ -19,6 +18,9 @@ NAMES = {
     "openvino": "OpenVINOExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
     "directml": "DmlExecutionProvider",
+}
+ALIASES = {"gpu": "cuda", "nvidia": "cuda", "trt": "tensorrt", "dml": "directml"} | {
+    full.lower(): name for name, full in NAMES.items()
 }
 INSTALL = "pip install 'onnx-analyzer[cuda]' and an NVIDIA driver, or choose --provider cpu"
 
@@ -30,17 +32,17 @@ def resolve(provider: str) -> list[tuple[str, dict[str, Any]]]:
     on the GPU: CUDA comes behind it. The CPU comes last: shape arithmetic has no GPU kernels, and needs none.
 
     Raises:
-        ProviderError: the name is not known, or the installed onnxruntime was built without it.
+        NotFoundError: the name is not known. InputError: its index is no number.
+        ProviderError: the installed onnxruntime was built without it, or it cannot be used.
     """
     name, _, index = provider.partition(":")
     if name == "auto":
         return resolve("cuda") if cuda_problem() is None else resolve("cpu")
     if name not in NAMES:
-        raise ProviderError(
-            f"no execution provider {provider!r}", suggest(name, NAMES) or f"choose one of {', '.join(NAMES)}, auto"
-        )
+        meant = f"did you mean {ALIASES[name.lower()]!r}?" if name.lower() in ALIASES else suggest(name, NAMES)
+        raise NotFoundError(f"no execution provider {provider!r}", meant or f"choose one of {', '.join(NAMES)}, auto")
     if index and not index.isdigit():
-        raise ProviderError(f"{provider!r}: the device index must be a number", "for example cuda:0")
+        raise InputError(f"{provider!r}: the device index must be a number", "for example cuda:0")
     import onnxruntime as ort
 
     if NAMES[name] not in ort.get_available_providers():
@@ -117,31 +119,17 @@ class Report:
 
 def diagnose() -> Report:
     """Looks at what is installed and creates a small session on each provider that is compiled in."""
-    report = Report()
-    for name in ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "onnx-graphsurgeon", "opencv-python", "click"):
-        try:
-            report.versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            report.versions[name] = "not installed"
-    for twin in ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"):
-        if report.versions["opencv-python"] == "not installed" and importlib.util.find_spec("cv2"):
-            try:
-                report.versions["opencv-python"] = f"{importlib.metadata.version(twin)} ({twin})"
-            except importlib.metadata.PackageNotFoundError:
-                continue
-    report.versions["python"] = platform.python_version()
-    owners = [n for n in ("onnxruntime", "onnxruntime-gpu") if report.versions[n] != "not installed"]
+    report = Report(versions={**versions(), "python": platform.python_version()})
+    for problem, advice in problems():
+        report.problems.append(problem)
+        if advice not in report.advice:
+            report.advice.append(advice)
     try:
         import onnxruntime as ort
-    except ImportError as error:
-        report.problems.append(f"onnxruntime cannot be imported: {error}")
-        report.advice.append("pip install onnxruntime-gpu (Linux x86-64, Windows) or pip install onnxruntime")
+
+        ort.get_available_providers()
+    except (ImportError, AttributeError):
         return report
-    if len(owners) == 2:
-        report.problems.append(
-            "onnxruntime and onnxruntime-gpu are both installed; they share one folder and the last one installed wins"
-        )
-        report.advice.append("pip uninstall -y onnxruntime onnxruntime-gpu, then install only one of them")
     report.limits = runtime_limits()
     for provider in ort.get_available_providers():
         report.providers[provider] = _try(provider)

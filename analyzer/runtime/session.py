@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,6 +27,12 @@ BY_DEPTH = 4096  # nodes from which they do
 # times as quick, so that graphs as large as real models have get it; equal nodes are one node as they are appended.
 SLOW_OPTIMIZERS = ["NchwcTransformer", "CommonSubexpressionElimination"]
 LARGE = 16384  # nodes from which they are left out, unless a level is asked for
+# Kernels copy weights into a form of their own, in every session anew. From this size on a session of the CPU reads
+# them where they are mapped: at 1.3 GiB a gradient then takes 0.08 instead of 2.8 GiB and is there after 6 instead of
+# 19 s, and each further one takes 1.5 times as long (benchmarks/large.py). One size for every machine, since results
+# differ in their last bits.
+MAPPED = 1 << 30  # bytes of weights
+_SHARED: list[bool] = []  # holds something once `share_threads` was called
 # A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
 # could otherwise ask for gigabytes while the session is created.
 FOLDING_LIMIT = 64 << 20
@@ -76,8 +83,11 @@ class Session:
         as_it_is = model if isinstance(model, str | bytes) else None
         allow_fallback = allow_fallback or as_it_is is not None
         proto, weights = _parts(model, outputs)
-        self.nbytes = weight_bytes + held(proto, weights)  # before the stubs are told where their weights are
-        options = _options(ort, threads, level or "all", 4 * weight_bytes + sum(w.nbytes for w in weights.values()))
+        size = sum(w.nbytes for w in weights.values())
+        mapped = level is None and name == NAMES["cpu"] and size >= MAPPED
+        # Before the stubs are told where their weights are.
+        self.nbytes = weight_bytes + held(proto, weights, packed=not mapped)
+        options = _options(ort, threads, level or "all", 4 * weight_bytes + size)
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)
             options.add_session_config_entry(_PLAN_WEIGHTS, f"{Path(plan_file).name}.weights")
@@ -85,12 +95,15 @@ class Session:
             options.enable_profiling, options.profile_file_prefix = True, str(trace)
         if name != NAMES["cpu"]:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        size = len(proto.graph.node)
-        if size >= BY_DEPTH:
+        depth = len(proto.graph.node)
+        if depth >= BY_DEPTH:
             sort_by_depth(proto.graph)
         disabled = DISABLED_OPTIMIZERS if as_it_is is None else []
-        if level is None and size >= LARGE:
+        if level is None and depth >= LARGE:
             disabled = [*disabled, *SLOW_OPTIMIZERS]
+        if mapped:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            disabled = [*disabled, "NchwcTransformer"]
         given: AbstractContextManager[tuple[Any, Any]] = nullcontext((as_it_is, {}))
         if as_it_is is None:
             given = handed(proto, weights, options)
@@ -101,13 +114,13 @@ class Session:
                 raise explain_failure(error, proto.graph.name) from None
         self.provider = self._session.get_providers()[0]
         if self.provider != name:
-            raise ProviderError(f"asked for {name} but onnxruntime chose {self.provider}", "run `onnx-analyzer doctor`")
+            raise ProviderError(f"{name} requested, but onnxruntime uses {self.provider}", "run `onnx-analyzer doctor`")
         self.fallbacks = self._fallbacks(proto) if name != NAMES["cpu"] else []
         if self.fallbacks and not allow_fallback:
             raise ProviderError(
-                f"{len(self.fallbacks)} floating-point nodes have no kernel on {name} and fell to the CPU: "
+                f"{len(self.fallbacks)} floating-point nodes have no kernel for {name} and fall back to the CPU: "
                 + ", ".join(self.fallbacks[:5]),
-                "pass --allow-fallback to accept that, or use --provider cpu",
+                "pass --allow-fallback to allow this, or use --provider cpu",
             )
         self.inputs: dict[str, Any] = {i.name: i for i in self._session.get_inputs()}
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
@@ -143,7 +156,7 @@ class Session:
         unknown = [n for n in feeds if n not in self.inputs]
         missing = [n for n in self.inputs if n not in feeds]
         if unknown or missing:
-            parts = [f"no input {n!r}" for n in unknown] + [f"input {n!r} is not given" for n in missing]
+            parts = [f"no input {n!r}" for n in unknown] + [f"missing input {n!r}" for n in missing]
             raise InputError("; ".join(parts) + f"; the model's inputs are {', '.join(map(repr, self.inputs))}")
         return {name: check_array(np.asarray(array), self.inputs[name]) for name, array in feeds.items()}
 
@@ -174,7 +187,7 @@ def _parts(model: Runnable, outputs: Sequence[str] | None) -> tuple[onnx.ModelPr
 def _limit_memory(providers: Sequence[tuple[str, dict[str, Any]]], limit: int) -> None:
     options = dict(providers).get(NAMES["cuda"])
     if options is None:
-        raise InputError(f"{providers[0][0]} has no memory limit", "it is for --provider cuda")
+        raise InputError(f"{providers[0][0]} has no memory limit", "the limit requires --provider cuda")
     options["gpu_mem_limit"] = limit
 
 
@@ -183,8 +196,10 @@ def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> An
         raise InputError(f"no optimisation level {level!r}", f"choose one of {', '.join(LEVELS)}")
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    if threads:
-        options.intra_op_num_threads = threads
+    if _SHARED:
+        options.use_per_session_threads = False
+    elif threads:
+        options.intra_op_num_threads = min(threads, os.cpu_count() or 1)
     options.graph_optimization_level = {
         "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
         "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -195,6 +210,20 @@ def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> An
     limit = max(FOLDING_LIMIT, weight_bytes)
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(limit))
     return options
+
+
+def share_threads(threads: int | None) -> None:
+    """From now on all sessions of this process use one pool of so many threads; the runtime's choice when None.
+
+    A pool for each session makes many idle threads, and those that have just run keep a core busy for a while. It is
+    for a process of our own: onnxruntime then refuses sessions that bring their own threads.
+    """
+    import onnxruntime as ort
+
+    if threads != 1 and not _SHARED:
+        with suppress(Exception):  # there is one already
+            ort.set_global_thread_pool_sizes(min(threads or 0, os.cpu_count() or 1), 1)
+            _SHARED.append(True)
 
 
 def check_array(array: np.ndarray, given: Any) -> np.ndarray:
@@ -225,8 +254,8 @@ def explain_failure(error: Exception, name: str) -> Exception:
     unknown = re.search(r"([\w.:]+)\(-?\d+\) is not a registered function/op", text)
     if unknown:
         return UnsupportedError(
-            f"{name}: onnxruntime does not know the operator {unknown[1]}",
-            "it needs a custom operator library, which is never loaded unasked; export with standard operators",
+            f"{name}: onnxruntime has no operator {unknown[1]}",
+            "it needs a custom operator library, which onnx-analyzer does not load; export with standard operators",
         )
     if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
         return UnsupportedError(f"{name}: onnxruntime has no kernel for a node: {text}")

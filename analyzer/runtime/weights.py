@@ -84,9 +84,13 @@ def _spilled(weights: Mapping[str, np.ndarray], folder: Path) -> dict[str, tuple
 _PACKING = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "MatMulInteger", "ConvInteger"})
 
 
-def held(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> int:
+def held(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray], packed: bool = True) -> int:
     """Bytes that a session holds: packed and copied weights, mapped ones left out, and the largest set of tensors that
-    are alive at once, as far as sizes are known."""
+    are alive at once, as far as sizes are known.
+
+    Args:
+        packed: whether kernels keep weights in a form of their own.
+    """
     readers: dict[str, list[str]] = {}
     last: dict[str, int] = {}
     for at, node in enumerate(proto.graph.node):
@@ -95,8 +99,8 @@ def held(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> int:
             last[name] = at
     total = min(LARGEST_COPY, sum(w.nbytes for w in weights.values() if not w.flags.c_contiguous))
     for name, array in weights.items():
-        packed = [op in _PACKING for op in readers.get(name, [])]
-        total += array.nbytes * (sum(packed) + (not all(packed) and _mapped(array) is None))
+        packing = [packed and op in _PACKING for op in readers.get(name, [])]
+        total += array.nbytes * (sum(packing) + (not all(packing) and _mapped(array) is None))
     sizes = {v.name: _size(v.type.tensor_type) for v in [*proto.graph.value_info, *proto.graph.output]}
     alive = most = 0
     for at, node in enumerate(proto.graph.node):

@@ -1,4 +1,4 @@
-"""One model over a folder of pictures: what a reviewer wants to know before it is deployed."""
+"""Audit of one model over pictures: what a reviewer needs to know before deployment."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ def audit(
     Args:
         pictures: in memory, or samples, whose annotations may hold a `label`, and `boxes` in pixels.
         method: the map that is audited.
-        probes: how many of the pictures the costlier checks use (presets, sanity checks, deletion and insertion).
+        probes: number of pictures for the expensive checks (presets, sanity checks, deletion and insertion).
         folder, workers, progress: see `passes.run`.
 
     Raises:
-        InputError: there is no picture.
+        InputError: no pictures.
     """
     samples = [s if isinstance(s, Sample) else Sample(s.name, i, s) for i, s in enumerate(pictures)]
     if not samples:
-        raise InputError("there is no picture to audit on", "give --data a folder of pictures")
+        raise InputError("no pictures to audit on", "pass a folder of pictures with --data")
     work = Auditing(explainer, preprocess, method, probes, seed)
     done = run(work, samples, folder, workers, progress=progress)
     return replace(done.result, failed=done.failed, doubt=done.doubt)
@@ -196,7 +196,7 @@ class Auditing(InputPass[dict[str, Any]]):
 
     def finish(self, total: dict[str, Any] | None) -> Audit:
         if total is None:
-            raise InputError("there is no picture to audit on", "none of those that were given can be read")
+            raise InputError("no pictures to audit on", "none of the given pictures can be read")
         self._look(total["shape"])
         return Audit(*assembled(self.side, self.preprocess, self.method, total))
 

@@ -1,4 +1,4 @@
-"""Two builds of a model over the same pictures: do they say the same, see the same, and look at the same?"""
+"""Comparison of two builds of a model over the same pictures: outputs, layers and evidence."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ Map = tuple[np.ndarray, str]  # heatmap (H, W), diagnosis
 
 @dataclass
 class Pair:
-    """A picture's name, its tensors for both sides, and what is known of it.
+    """A picture's name, its tensors for both sides, and its annotations.
 
     Attributes:
-        reference, candidate: (1, …) as each side takes it.
+        reference, candidate: (1, …), the input of each side.
         label: true class, None where unknown.
         boxes: (n, 4), x0 y0 x1 y1 in pixels of the reference's input.
     """
@@ -68,7 +68,7 @@ class Pair:
 class Comparison:
     """Everything that was measured; `report` is the same as plain data.
 
-    `maps` holds {picture: {method: (reference, candidate)}} heatmaps (H, W) of the pictures kept for the eye.
+    `maps` has {picture: {method: (reference, candidate)}}: heatmaps (H, W) of the pictures to show.
     `failed` and `doubt` are those of `passes.Outcome`.
     """
 
@@ -101,11 +101,11 @@ def compare(
         folder, workers, progress: see `passes.run`.
 
     Raises:
-        InputError: there is no picture, or the models' scores do not have as many classes.
+        InputError: no pictures, or the two models have different numbers of classes.
     """
     samples = [s if isinstance(s, Sample) else Sample(s.name, i, s) for i, s in enumerate(pictures)]
     if not samples:
-        raise InputError("there is no picture to compare on", "give --data a folder of pictures")
+        raise InputError("no pictures to compare on", "pass a folder of pictures with --data")
     done = run(Comparing(reference, candidate, methods, keep, preprocess), samples, folder, workers, progress=progress)
     return replace(done.result, failed=done.failed, doubt=done.doubt)
 
@@ -175,7 +175,7 @@ class Comparing(Pass[dict[str, Any]]):
 
     def finish(self, total: dict[str, Any] | None) -> Comparison:
         if total is None:
-            raise InputError("there is no picture to compare on", "none of those that were given can be read")
+            raise InputError("no pictures to compare on", "none of the given pictures can be read")
         part = _Partial.of(total)
         self.contract = part.contract
         self._match([Match(*m) for m in part.matches], part.watched)
@@ -515,7 +515,7 @@ def paired_outputs(reference: Side, candidate: Side) -> tuple[list[tuple[str, st
                 left[1].remove(theirs)
     rest = []
     for kind, side, names in (("reference", reference, left[0]), ("candidate", candidate, left[1])):
-        rest += [{"output": n, "side": kind, "why": "the other side has none like it"} for n in names]
+        rest += [{"output": n, "side": kind, "why": "the other side has no such output"} for n in names]
         others = side.other_outputs.items()
         rest += [{"output": n, "side": kind, "why": why} for n, why in others if n != side.scores.output.name]
     return pairs, rest

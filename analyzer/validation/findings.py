@@ -1,4 +1,4 @@
-"""What an audit says of a model: the report, put together from what its pictures showed, and its findings."""
+"""An audit's report, assembled from the results of its pictures, and its findings."""
 
 from __future__ import annotations
 
@@ -89,12 +89,17 @@ def _layer_rows(side: Side, channels: Mapping[str, np.ndarray]) -> list[dict[str
 
 
 def alternatives(declared: Preprocess) -> dict[str, Preprocess]:
-    """The declared preprocessing, its channels the other way round, and the customary normalisations."""
+    """The declared preprocessing, its channels the other way round, and the customary normalisations.
+
+    Of a grey input only those that do not distinguish channels.
+    """
     found = {"declared": declared}
     if declared.channels in ("RGB", "BGR"):
         found["channels swapped"] = declared.replace(channels="BGR" if declared.channels == "RGB" else "RGB")
     if declared.dtype == "float32":
         for name, values in PRESETS.items():
+            if declared.channels == "GRAY" and ("channels" in values or len(values["mean"]) > 1):
+                continue
             wanted = {k: v for k, v in values.items() if k in ("scale", "mean", "std", "channels")}
             found[name] = declared.replace(**wanted)
     return found
@@ -146,7 +151,7 @@ def _together(rows: list[dict[str, Any]]) -> float:
 
 
 def findings(report: dict[str, Any]) -> list[Finding]:
-    """What a reviewer should look at; each with the value and the limit it broke."""
+    """What a reviewer should check; each finding with its value and the threshold."""
     summary, found = report["summary"], []
 
     def find(code: str, where: str, value: float, limit: float, words: str) -> None:
@@ -155,7 +160,7 @@ def findings(report: dict[str, Any]) -> list[Finding]:
     bad = [row for row in report["rows"] if "not_finite" in row]
     if bad:
         names = f"{', '.join(row['picture'] for row in bad[:3])}{' …' if len(bad) > 3 else ''}"
-        words = f"{len(bad)} of {report['pictures']} pictures are left out ({names}): {bad[0]['not_finite']}"
+        words = f"{len(bad)} of {report['pictures']} pictures skipped ({names}): {bad[0]['not_finite']}"
         find("not-finite", bad[0]["picture"], len(bad) / report["pictures"], 0.0, words)
     if len(bad) == report["pictures"]:
         return found
@@ -165,45 +170,46 @@ def findings(report: dict[str, Any]) -> list[Finding]:
     fair = [n for n, row in contract.items() if key == "accuracy" or 1 / 3 < row["size"] < 3]
     best = max(fair, key=lambda n: contract[n][key], default="declared")
     if best in contract and "declared" in contract and contract[best][key] > contract["declared"][key] + 0.1:
-        words = f"{best!r} gives {key} {contract[best][key]:.2f}, the declared preset {contract['declared'][key]:.2f}"
+        words = (
+            f"{key} is {contract[best][key]:.2f} with {best!r} and {contract['declared'][key]:.2f} with the declared "
+            "preprocessing"
+        )
         find("preprocessing-doubtful", best, contract[best][key] - contract["declared"][key], 0.1, words)
     for row in report["layers"]:
         share = row["dead"] / row["channels"]
         if share > 0.25:
-            find(
-                "dead-channels", row["layer"], share, 0.25, f"{row['dead']} of {row['channels']} channels never change"
-            )
+            words = f"{row['dead']} of {row['channels']} channels are constant on all pictures"
+            find("dead-channels", row["layer"], share, 0.25, words)
         share = row["saturated"] / row["channels"]
         if share > 0.25:
-            words = f"{row['saturated']} of {row['channels']} channels are mostly at the layer's highest value"
+            words = f"{row['saturated']} of {row['channels']} channels are mostly at the layer's maximum"
             find("saturated-channels", row["layer"], share, 0.25, words)
     if summary.get("saturated_scores", 0) > TIED:
         words = (
-            f"the top scores of {summary['saturated_scores']:.0%} of the pictures tie at the ceiling of the output's "
-            "quantiser: its range was calibrated too narrow"
+            f"the top scores of {summary['saturated_scores']:.0%} of the pictures tie at the maximum of the output's "
+            "quantiser: its calibrated range is too narrow"
         )
         find("saturated-scores", "", summary["saturated_scores"], TIED, words)
     if summary.get("label_kept_when_shifted", 1) < 0.8:
         kept = summary["label_kept_when_shifted"]
-        find(
-            "shift-sensitive", "", kept, 0.8, f"the label survives a shift by {SHIFT} pixels in {kept:.0%} of the cases"
-        )
+        words = f"only {kept:.0%} of {SHIFT}-pixel shifts keep the label"
+        find("shift-sensitive", "", kept, 0.8, words)
     if summary.get("random_head", 0) > 0.7:
-        words = "the map hardly changes when the model's head is shuffled: it does not explain the decision"
+        words = "the map hardly changes when the last weights are shuffled: it does not explain the decision"
         find("sanity-parameters", report["identity"]["method"], summary["random_head"], 0.7, words)
     if summary.get("other_class", 0) > 0.9:
-        words = "the map of another class is nearly the same: it does not tell classes apart"
+        words = "the map of another class is nearly the same: it does not separate classes"
         find("sanity-labels", report["identity"]["method"], summary["other_class"], 0.9, words)
     areas = [summary.get(f"{kind}{order}") for kind in ("deletion", "insertion") for order in ("", "_random")]
     if None not in areas and areas[0] > areas[1] and areas[2] < areas[3]:
-        words = "what the map marks matters less to the score than places at random"
+        words = "the regions that the map marks affect the score less than random regions"
         find("unfaithful", report["identity"]["method"], summary["deletion"], summary["deletion_random"], words)
     for name, limit in (("border", 1.5), ("corners", 2.0)):
         if summary.get(name, 0) > limit:
-            words = f"the maps put {summary[name]:.1f} times more on the {name} than the area would: padding, a mark?"
+            words = f"{name}: {summary[name]:.1f} times the heat expected from their area; check padding and watermarks"
             find("border-evidence", name, summary[name], limit, words)
     if report["pictures"] >= 8 and summary["maxima_together"] > 0.6:
-        words = f"{summary['maxima_together']:.0%} of the maxima lie at one place of the picture: a watermark, a frame?"
+        words = f"{summary['maxima_together']:.0%} of the maxima are at the same position; check for a watermark"
         find("fixed-position", "", summary["maxima_together"], 0.6, words)
     if summary["degenerate_maps"]:
         words = f"{summary['degenerate_maps']} maps are empty or constant"

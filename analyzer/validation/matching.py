@@ -18,7 +18,7 @@ _DECORATION = re.compile(
     r"(_DequantizeLinear_Output|_QuantizeLinear_Output|_QuantizeLinear_Input|_dequantized?|_cast_\d+|_cast|_fp(16|32)|:0)+$"
 )
 POOR, SURE = 0.9, 0.99  # cosines below which a match by name is doubted, and above which another one convinces
-ALIKE = 0.6  # the lowest cosine at which two layers of the same shape are taken for one
+ALIKE = 0.6  # the lowest cosine at which two layers of the same shape are matched
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Match:
 def match_by_name(reference: Sequence[str], candidate: Graph) -> list[Match]:
     """A match for every reference layer whose name the candidate has, in the order given.
 
-    A layer that the candidate quantises is looked at behind its DequantizeLinear: reading it before would turn the
+    A layer that the candidate quantises is read after its DequantizeLinear: reading it before would turn the
     integer kernels back to floating point.
     """
     plain = {undecorated(n): n for n, v in reversed(list(candidate.values.items())) if v.inputs}

@@ -87,7 +87,7 @@ class Side:
     @property
     def other_outputs(self) -> dict[str, str]:
         """{output that cannot be compared: what it holds}"""
-        return {v.name: f"it holds {v.dtype or 'no tensor'}" for v in self.graph.outputs if v.name not in self.outputs}
+        return {v.name: f"type {v.dtype or 'unknown'}" for v in self.graph.outputs if v.name not in self.outputs}
 
     def sorted_by(self, output: str) -> str:
         """The node that orders an output's rows by what it found (TopK, NonMaxSuppression), "" where none does."""
@@ -339,11 +339,11 @@ class Side:
         """
         known, here = self._recorded, self.explainer.environment
         if known and known != here:
-            words = [f"{k} {known.get(k)} there, {here[k]} here" for k in here if known.get(k) != here[k]]
+            words = [f"{k}: {known.get(k)} there, {here[k]} here" for k in here if known.get(k) != here[k]]
             raise InputError(
-                f"{self.name}: the store holds a record of this model from elsewhere, but not all of it "
+                f"{self.name}: the store has an incomplete record of this model from another environment "
                 f"({'; '.join(words)})",
-                "record the same pictures there, or use another --store",
+                "record the missing pictures there, or use another --store",
             )
         return make()
 

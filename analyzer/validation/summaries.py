@@ -67,21 +67,21 @@ def input_difference(reference: np.ndarray, candidate: np.ndarray) -> dict[str, 
     """
     a, b = (_channels_first(x) for x in (reference, candidate))
     if a.shape != b.shape:
-        return {"kind": "shape", "words": f"the inputs have sizes {list(a.shape)} and {list(b.shape)}"}
+        return {"kind": "shape", "words": f"the inputs have different shapes: {list(a.shape)} and {list(b.shape)}"}
     scale = float(np.abs(a).max()) or 1.0
     if np.abs(a - b).max() <= 1e-3 * scale:
         return None
     if a.shape[0] == 3 and np.abs(a[::-1] - b).max() <= 1e-3 * scale:
-        return {"kind": "channels", "words": "the channels are in the opposite order (RGB, BGR)"}
+        return {"kind": "channels", "words": "the channels are in reverse order (RGB or BGR)"}
     slopes = [np.polyfit(x.ravel(), y.ravel(), 1) for x, y in zip(a, b, strict=True)]
     rest = max(float(np.abs(np.polyval(s, x.ravel()) - y.ravel()).max()) for s, x, y in zip(slopes, a, b, strict=True))
     if rest <= 1e-2 * (float(np.abs(b).max()) or 1.0):
         words = ", ".join(f"× {s[0]:.3g} {'+' if s[1] >= 0 else '−'} {abs(s[1]):.3g}" for s in slopes)
         return {
             "kind": "scale",
-            "words": f"the candidate's pixels are the reference's {words}: another mean, std or scale",
+            "words": f"the candidate's input is the reference's {words}: mean, std or scale differ",
         }
-    return {"kind": "values", "words": "the two sides are fed different pixels (size, crop or interpolation)"}
+    return {"kind": "values", "words": "the two sides get different input pixels: check size, crop and interpolation"}
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:

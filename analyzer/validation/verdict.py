@@ -1,4 +1,4 @@
-"""Thresholds, and what a comparison finds by them: stable codes, each with a sentence."""
+"""Thresholds of a comparison, and the findings that violate them: stable codes, each with a sentence."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from analyzer.errors import InputError, suggest
 
-EQUAL_DB = 60.0  # signal over noise from which two layers hold the same but for rounding
+EQUAL_DB = 60.0  # SQNR above which two layers are equal up to rounding
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is still agreement; a TOML file or flags replace single values.
+    """Limits of agreement; a TOML file or flags override single values.
 
     Attributes:
         label_agreement: least share of pictures with the same top class.
@@ -23,9 +23,9 @@ class Thresholds:
         feature_cosine: least mean cosine of a layer's activations.
         evidence_correlation: least median rank correlation of the class maps.
         evidence_iou: least median overlap of the highest fifth of the class maps.
-        output_error: largest mean relative error of an output that is no vector of classes.
+        output_error: largest mean relative error of an output other than class scores.
         weight_error: largest relative difference of a weight.
-        saturated: largest share of a quantised layer beyond its range.
+        saturated: largest share of a quantised layer's values outside its range.
     """
 
     label_agreement: float = 0.95
@@ -40,7 +40,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Finding:
-    """`code` is stable; `where` names a layer, weight or method; `value` broke `limit`."""
+    """`code` is stable; `where` names a layer, weight or method; `value` violates `limit`."""
 
     code: str
     where: str
@@ -53,7 +53,7 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
     """Thresholds from a TOML file (a `[thresholds]` table, or the file itself), then from `overrides`.
 
     Raises:
-        InputError: the file cannot be read, or a name in it is no threshold.
+        InputError: the file cannot be read, or has a name that is not a threshold.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -66,14 +66,14 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
     known = [f.name for f in fields(Thresholds)]
     for name, value in values.items():
         if name not in known:
-            raise InputError(f"no threshold {name!r}", suggest(name, known) or f"there are {', '.join(known)}")
+            raise InputError(f"no threshold {name!r}", suggest(name, known) or f"choose one of {', '.join(known)}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"the threshold {name} must be a number, not {value!r}")
     return Thresholds(**{k: float(v) for k, v in values.items()})
 
 
 def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
-    """What a comparison's report finds, the causes first."""
+    """The findings of a comparison's report, causes first."""
     findings = [*_not_finite(report), *_inputs(report), *_weights(report, limits), *_layers(report, limits)]
     findings += [*_outputs(report, limits), *_evidence(report, limits)]
     return findings
@@ -95,13 +95,13 @@ def _not_finite(report: Mapping[str, Any]) -> list[Finding]:
         own = [row for row in rows if row["side"] == side]
         if own:
             where, other = own[0]["where"], "reference" if side == "candidate" else "candidate"
-            words = f"{where}: the {side} is not finite on {len(own)} of {count} pictures where the {other} is"
+            words = f"{where}: NaN or ∞ in the {side} but not in the {other}, on {len(own)} of {count} pictures"
             words += f" ({', '.join(row['picture'] for row in own[:3])}{' …' if len(own) > 3 else ''})"
             words += f": {own[0]['why']}" if own[0]["why"] else ""
             found.append(Finding("not-finite", where, len(own) / count, 0.0, words))
     both = [row for row in rows if row["side"] == "both"]
     if both and not found and not report["outputs"].get("judged", count):
-        words = f"both sides are not finite on every picture, so no scores were compared: {both[0]['why']}"
+        words = f"NaN or ∞ in both sides on every picture, so no scores were compared: {both[0]['why']}"
         found.append(Finding("not-finite", both[0]["where"], 1.0, 0.0, words))
     return found
 
@@ -113,7 +113,7 @@ def _weights(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
             row["weight"],
             row["relative_error"],
             limits.weight_error,
-            f"the weight of {row['node'] or row['weight']} differs by {row['relative_error']:.1%} of its norm"
+            f"the weight of {row['node'] or row['weight']} differs by {row['relative_error']:.1%} (relative L2 norm)"
             + (f": {row['words']}" if row["words"] else ""),
         )
         for row in report["weights"]
@@ -125,7 +125,7 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     found = []
     for row in report.get("ranges", ()):  # missing in early saved reports
         if row["saturated"] > limits.saturated:
-            words = f"{row['saturated']:.1%} of the reference's values lie beyond the quantised range"
+            words = f"{row['saturated']:.1%} of the reference's values lie outside the candidate's quantised range"
             found.append(Finding("saturated", row["layer"], row["saturated"], limits.saturated, words))
     diverged = [r for r in report["layers"] if r["cosine"] < limits.feature_cosine or not r["finite"]]
     if diverged:
@@ -135,7 +135,7 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
             if not first["finite"]
             else f"cosine {first['cosine']:.3f}, SQNR {first['sqnr_db']:.1f} dB"
         )
-        words = f"first divergence at {first['layer']} ({kind}); {len(diverged)} layers diverge"
+        words = f"first divergence at {first['layer']} ({kind}); layers that diverge: {len(diverged)}"
         found.append(Finding("features-diverge", first["layer"], first["cosine"], limits.feature_cosine, words))
     return found
 
@@ -145,8 +145,8 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     for row in report.get("compared", ()):  # missing in early saved reports
         if row["kind"] == "values" and row["error_mean"] > limits.output_error and not row.get("sorted"):
             size = f"{row['error_mean']:.1%}" if row["error_mean"] < 10 else f"{row['error_mean']:.0f} times"
-            words = f"the output {row['output']!r} differs by {size} of its size on average"
-            words += f", most in {row['part']}" if row["part"] else ""
+            words = f"the mean error of the output {row['output']!r} is {size} of its magnitude"
+            words += f", largest in {row['part']}" if row["part"] else ""
             found.append(Finding("outputs-differ", row["output"], row["error_mean"], limits.output_error, words))
     if outputs["label_agreement"] is not None and outputs["label_agreement"] < limits.label_agreement:
         words = (
@@ -154,7 +154,7 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
         )
         found.append(Finding("labels-differ", "", outputs["label_agreement"], limits.label_agreement, words))
     if outputs["score_drift_mean"] is not None and outputs["score_drift_mean"] > limits.score_drift:
-        words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest on average"
+        words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest score on average"
         found.append(Finding("scores-drift", "", outputs["score_drift_mean"], limits.score_drift, words))
     return found
 
@@ -164,9 +164,13 @@ def _evidence(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     for method, row in report["evidence"].items():
         if method == "gradient":
             continue  # quantisation moves single pixels of a gradient at will; it is shown, not judged
-        for key, limit in (("rank_correlation", limits.evidence_correlation), ("top_iou", limits.evidence_iou)):
+        figures = (
+            ("rank_correlation", limits.evidence_correlation, "rank correlation"),
+            ("top_iou", limits.evidence_iou, "top IoU"),
+        )
+        for key, limit, name in figures:
             if row[key] < limit:
-                words = f"{method} looks elsewhere: median {key.replace('_', ' ')} {row[key]:.3f}"
+                words = f"{method} maps differ: median {name} {row[key]:.3f}"
                 found.append(Finding("evidence-moves", method, row[key], limit, words))
     return found
 

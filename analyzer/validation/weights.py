@@ -145,14 +145,14 @@ def _permuted(a: np.ndarray, b: np.ndarray) -> str:
         return ""
     a, b = a.astype(np.float64), b.astype(np.float64)
     if np.allclose(a[:, ::-1], b, atol=1e-3 * np.abs(a).max()):
-        return "its input channels are in the opposite order (RGB, BGR)"
+        return "its input channels are in reverse order (RGB or BGR)"
     return ""
 
 
 def saturated_share(graph: Graph, name: str, reference: np.ndarray) -> float | None:
     """Share of the reference's elements that lie beyond the range of the candidate's quantised layer `name`.
 
-    None where the layer is not behind a DequantizeLinear.
+    None if no DequantizeLinear makes the layer.
     """
     node = graph.producer(graph[name]) if name in graph else None
     if node is None or node.op != "DequantizeLinear":

@@ -29,6 +29,8 @@ SAMPLES = [
     Sample("Trilu", (normal(2, 4, 5),), types=ALL),
     Sample("Trilu", (normal(4, 4), np.array(-1, np.int64)), {"upper": 0}, note="lower"),
     Sample("Compress", (normal(4, 3), np.array([True, False, True, True])), {"axis": 0}),
+    Sample("Compress", (normal(4, 3), np.array([True, False, True])), {"axis": 1}, note="columns"),
+    Sample("Compress", (normal(2, 4, 3), np.array([True, False, True])), {"axis": -2}, note="counted from the end"),
     Sample("Compress", (normal(2, 3), np.array([True, False, True, False, True])), note="flat"),
     Sample("ReverseSequence", (normal(4, 3, 2), ints(1, 4, 3))),
     *(

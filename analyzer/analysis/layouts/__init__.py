@@ -9,7 +9,7 @@ that trail is lost too, the grids seen so far pick it up again (`shapes`). A vis
     Conv       [1, 64, 4, 4]   NCHW  a window: N, C and space, whatever came before
     Reshape    [1, 64, 16]     NCL   space flattened to tokens, 4×4
     Transpose  [1, 16, 64]     NLC
-    Concat     [1, 17, 64]     NLC   tokens 4×4 + 1 in front
+    Concat     [1, 17, 64]     NLC   tokens 4×4 + 1 at the start
     Reshape    [1, 17, 4, 16]  –     C is two digits now, heads and what is in them: no feature map
     Reshape    [1, 17, 64]     NLC   the digits of C are together again
 """

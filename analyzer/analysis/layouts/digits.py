@@ -122,7 +122,7 @@ def _letter(axes: Axes, index: int) -> tuple[str, tuple[int, ...]]:
     rows = list(_runs(digits))
     if [letter for letter, _ in rows] == ["H", "W"] and all(whole):
         return "L", tuple(size for _, size in rows)
-    if rows and all(whole) and [letter for letter, _ in rows[1:]] in ([], ["C"]):  # C behind: pixels made of channels
+    if rows and all(whole) and [letter for letter, _ in rows[1:]] in ([], ["C"]):  # C last: pixels made of channels
         return rows[0][0], (math.prod(size for _, size in rows),)
     return "?", ()
 

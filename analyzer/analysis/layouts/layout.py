@@ -54,7 +54,7 @@ class Layout:
         if "L" not in self.axes:
             return self.axes
         size = "×".join(str(g) if g else "?" for g in self.grid)
-        front = f" + {self.prefix} in front" if self.prefix else ""
+        front = f" + {self.prefix} at the start" if self.prefix else ""
         return f"{self.axes} tokens {size}{front}" + (f" + {self.suffix} at the end" if self.suffix else "")
 
 

@@ -75,7 +75,7 @@ class Seen:
         return None
 
     def regained(self, op: Site) -> Layout | None:
-        """Tokens behind attention heads or a merged batch: a Reshape to (N, L, C) whose L tokens are a grid seen.
+        """Tokens after attention heads or a merged batch: a Reshape to (N, L, C) whose L tokens are a grid seen.
 
         L was an axis of what is reshaped: tokens put together from several axes may have another order.
         """

@@ -36,7 +36,7 @@ def _steps(steps: Sequence[int], stride: int) -> Taps:
 
 
 def _padding(op: Site, axis: int, rank: int, reach: int, stride: int, size: Size) -> tuple[int, int]:
-    """(least, most) padding in front of an axis: they differ where SAME padding meets an unknown size."""
+    """(least, most) padding before an axis: they differ where SAME padding meets an unknown size."""
     auto = op.attr("auto_pad", "NOTSET")
     if auto in ("NOTSET", ""):
         begin = op.attr("pads", [0] * 2 * rank)[axis]

@@ -20,7 +20,7 @@ from analyzer.graph.query import ancestors, descendants, image_input
 
 @method("attention-rollout", "map", "Abnar & Zuidema 2020, 2005.00928, eq. 1", needs_gradient=False)
 def attention_rollout(ctx: Context) -> Value:
-    """R = Π_b (½ mean_heads A_b + ½ I), read at the class token; averaged over all tokens where there is none"""
+    """R = Π_b (½ mean_heads A_b + ½ I), read at the class token, or averaged over all tokens if there is none"""
     op = ctx.op
     found, layout = _attention(ctx)
     rollout = None
@@ -35,7 +35,7 @@ def attention_rollout(ctx: Context) -> Value:
 
 @method("gradient-rollout", "map", "Chefer et al. 2021, 2103.15679, eq. 5–6")
 def gradient_rollout(ctx: Context) -> Value:
-    """R ← R + Ā_b R from R = I, Ā_b = mean_heads ReLU(∂y/∂A_b ⊙ A_b), read at the class token; averaged where none"""
+    """R ← R + Ā_b R from R = I, Ā_b = mean_heads ReLU(∂y/∂A_b ⊙ A_b), read at the class token (if none, averaged)"""
     op = ctx.op
     found, layout = _attention(ctx)
     relevance = _identity(ctx, layout)
@@ -71,9 +71,9 @@ def _attention(ctx: Context) -> tuple[list[Attention], Layout]:
             found.append(attention)
     if len(sizes) != 1 or not found or next(iter(sizes))[0] not in tokens:
         why = (
-            "no softmax over tokens lies on the way to the target" if not sizes
-            else f"its blocks attend over different tokens: {sorted(map(str, sizes))}" if len(sizes) > 1
-            else f"the grid of the tokens, {next(iter(sizes))}, is not known"
+            "the target depends on no softmax over tokens" if not sizes
+            else f"its blocks have different numbers of tokens: {sorted(map(str, sizes))}" if len(sizes) > 1
+            else f"the spatial layout of its {next(iter(sizes))[0]} tokens is not known"
         )  # fmt: skip
         raise UnsupportedError(f"{graph.name}: no attention rollout: {why}", "use grad-cam")
     return found, tokens[next(iter(sizes))[0]]
@@ -87,8 +87,8 @@ def _by_head(ctx: Context, value: Value) -> Value:
     batch = (image_input(ctx.graph).shape or [None])[0]
     if not isinstance(batch, int):
         raise UnsupportedError(
-            f"{ctx.graph.name}: batch and heads share the first axis of {value.name!r}, and the batch is not fixed",
-            "fix the batch with --shape",
+            f"{ctx.graph.name}: batch and heads share the first axis of {value.name!r}, and the batch size is open",
+            "fix the batch size with --shape",
         )
     return ctx.op.Reshape(value, [batch, -1, *shape[-2:]])
 

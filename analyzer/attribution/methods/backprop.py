@@ -15,7 +15,7 @@ from analyzer.graph import Value
 def _by_activations(rectifiers: Policy, everywhere: Policy) -> Callable[[str], Policy]:
     def chosen(activations: str) -> Policy:
         if activations not in ("relu", "all"):
-            raise InputError(f"no activations {activations!r}", "give 'relu' (as the papers have it) or 'all'")
+            raise InputError(f"no activations {activations!r}", "choose 'relu' (as in the papers) or 'all'")
         return rectifiers if activations == "relu" else everywhere
 
     return chosen

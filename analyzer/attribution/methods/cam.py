@@ -16,7 +16,7 @@ from analyzer.graph import Value
 
 @method("cam", "cam", "Zhou et al. 2016, 1512.04150")
 def cam(ctx: Context) -> Value:
-    """M = Σ_k W_ck A_k, W the weights of the linear layer behind global average pooling.
+    """M = Σ_k W_ck A_k, W the weights of the linear layer after global average pooling
 
     The head is checked to be linear: y = Σ_k W_ck mean_ij A_kij + b. Then ∂y/∂A_kij = W_ck / Z, so that the weights
     can be read off as W_ck = Σ_ij g_kij, in whatever way the exporter wrote pooling and layer.
@@ -38,7 +38,7 @@ def grad_cam_plus_plus(ctx: Context, eps: float = 1e-6) -> Value:
     """L = ReLU(Σ_k w_k A_k), w_k = Σ_ij α_kij ReLU(g_kij), α = g² / (2 g² + Σ_ab A_kab g³ + ε), 0 where g = 0
 
     With the paper's Y = exp(y) the second and third derivatives are exp(y) g² and exp(y) g³ for networks that are
-    piecewise linear behind the layer; the factor exp(y) cancels in α and scales all of w, so it is left out. α is
+    piecewise linear after the layer; the factor exp(y) cancels in α and scales all of w, so it is left out. α is
     not normalised. ε keeps positions with a tiny gradient, where the denominator may cross 0, from ruling the sum;
     its value is pytorch-grad-cam's.
     """
@@ -76,7 +76,7 @@ def layer_cam(ctx: Context) -> Value:
 
 @method("eigen-cam", "cam", "Muhammad & Yeasin 2020, 2008.00299", needs_gradient=False)
 def eigen_cam(ctx: Context) -> Value:
-    """L = Ā v, Ā the (Z × K) map centred per channel, v its first right singular vector, turned towards mean_k A_k
+    """L = Ā v, Ā the (Z × K) map centred per channel, v its first right singular vector, with the sign of mean_k A_k
 
     No class enters. The singular vector comes from repeated squaring of the smaller Gram matrix; its sign, which
     decomposition leaves open, is the one that agrees with the mean activation.

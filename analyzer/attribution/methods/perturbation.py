@@ -41,7 +41,7 @@ def occlusion(
             are cut off at the border.
         stride: half of the patch where 0.
         fill: one of `FILLS` or a number in the values of the preprocessed image.
-        score: "score", or "probability" behind the model's squashing function, as in the paper.
+        score: "score", or "probability" after the model's squashing function, as in the paper.
     """
     check_choice("score", score, SCORES)
     size = model.size
@@ -85,7 +85,7 @@ def rise(
     """
     check_choice("score", score, SCORES)
     if masks < 1 or cells < 1 or not 0 < keep <= 1:
-        raise InputError(f"rise needs masks ≥ 1, cells ≥ 1 and 0 < keep ≤ 1, not {masks}, {cells}, {keep}")
+        raise InputError(f"rise needs masks ≥ 1, cells ≥ 1, 0 < keep ≤ 1, not {masks}, {cells}, {keep}")
     size = model.size
     total = np.zeros((len(model.slots), *size))
 
@@ -140,7 +140,7 @@ def _weighted(weights: np.ndarray, maps: np.ndarray) -> np.ndarray:
     return np.maximum(np.tensordot(weights, maps.astype(np.float64), 1), 0)
 
 
-# ---- A feature map: only what lies behind it runs ----
+# ---- Methods that change a feature map: only the nodes after it run ----
 
 
 @method("ablation-cam", "cam", "Desai & Ramaswamy 2020, Ablation-CAM, WACV", needs_gradient=False, runs=True)
@@ -172,7 +172,7 @@ def ablation_cam(model: Evaluator) -> Found:
 
 @method("recipro-cam", "cam", "Byun & Lee 2022, 2209.14074", needs_gradient=False, runs=True)
 def recipro_cam(model: Evaluator, gaussian: bool = False, score: str = "probability") -> Found:
-    """L_ij = y(A ⊙ M_ij), M_ij 1 at position (i, j) and 0 elsewhere; class and register tokens stay
+    """L_ij = y(A ⊙ M_ij), M_ij 1 at position (i, j) and 0 elsewhere; class and register tokens are kept
 
     Args:
         gaussian: M_ij as the binomial 3 × 3 window around the position instead, as in the paper's second variant.
@@ -250,9 +250,9 @@ def filled(model: Evaluator, fill: Any) -> np.ndarray:
     if fill == "grey":
         return np.asarray((image.min() + image.max()) / 2) if model.grey is None else model.grey
     if fill == "inpaint":
-        raise InputError("inpainting needs an image around the patch", "choose zero, grey, mean, blur or a number")
+        raise InputError("inpainting needs a patch smaller than the image", "choose zero, grey, mean, blur or a number")
     if len(space) != 2:
-        raise UnsupportedError("blur fills pictures, and this input has no height and width", "choose mean or zero")
+        raise UnsupportedError("blur needs an input with height and width", "choose mean or zero")
     from analyzer.images import gaussian_blur
 
     axis = model.axes.index("C")
@@ -263,7 +263,7 @@ def filled(model: Evaluator, fill: Any) -> np.ndarray:
 def check_choice(option: str, given: Any, choices: tuple[str, ...]) -> None:
     """InputError where an option is none of its choices."""
     if given not in choices:
-        raise InputError(f"{option} {given!r} is none of {', '.join(choices)}", suggest(str(given), choices))
+        raise InputError(f"{option} must be one of {', '.join(choices)}, not {given!r}", suggest(str(given), choices))
 
 
 def _sides(option: str, given: Any, size: tuple[int, ...], default: list[int]) -> list[int]:
@@ -272,7 +272,7 @@ def _sides(option: str, given: Any, size: tuple[int, ...], default: list[int]) -
     try:
         sides = [int(p) for p in parts] if isinstance(parts, list | tuple) else [int(parts)]
     except (TypeError, ValueError):
-        raise InputError(f"{option} {given!r} is no number of pixels", "write 16, or 16x24 (height x width)") from None
+        raise InputError(f"{option} must be in pixels, not {given!r}", "write 16 or 16x24 (height x width)") from None
     sides = sides * len(size) if len(sides) == 1 else sides
     if len(sides) != len(size) or any(s < 0 for s in sides):
         raise InputError(f"{option} {given!r} does not fit an image of {len(size)} axes", "write 16 or 16x24")

@@ -21,7 +21,7 @@ def integrated_gradients(model: Evaluator, steps: int = 50, baseline: str | floa
         baseline: x₀, one of `FILLS` or a number.
     """
     if steps < 1:
-        raise InputError(f"integrated gradients need at least one step, not {steps}")
+        raise InputError(f"integrated-gradients needs steps ≥ 1, not {steps}")
     image = model.image.astype(np.float64)
     start = np.broadcast_to(filled(model, baseline), image.shape).astype(np.float64)
     points, weights = np.polynomial.legendre.leggauss(steps)
@@ -61,7 +61,7 @@ def var_grad(model: Evaluator, samples: int = 25, noise: float = 0.15, seed: int
 def _moments(model: Evaluator, samples: int, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(T, …) mean and mean square of the gradients."""
     if samples < 1 or noise < 0:
-        raise InputError(f"{samples} samples with noise {noise}: give at least one sample and no negative noise")
+        raise InputError(f"samples must be ≥ 1 and noise ≥ 0, not samples={samples}, noise={noise}")
     image = model.image
     sigma = noise * float(image.max() - image.min())
     sums = np.zeros((2, len(model.slots), *image.shape))

@@ -18,7 +18,7 @@ BLOCKS, WIDE = 32, 128 * 9
 
 @idiom(input_bar)
 def by_turned_windows(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) -> Value:
-    """With strides of 1 x̄ is a Conv with the weights turned round: its kernels are faster than ConvTranspose's."""
+    """Stride 1: x̄ is a Conv with the weights rotated by 180°, whose kernels are faster than ConvTranspose's."""
     weights = _weights(op, w, windows)
     if weights is None or windows.pads is None or set(windows.strides) != {1}:
         return NotImplemented
@@ -51,7 +51,7 @@ def by_points_on_the_grid(op: Builder, node: Primal, ct: Value, w: Value, window
 @idiom(input_bar)
 def by_depthwise_conv_over_gaps(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) -> Value:
     """Depthwise windows with strides of 2: ȳ is placed on the grid of x, then convolved. onnxruntime has a depthwise
-    kernel of Conv, none of ConvTranspose."""
+    kernel for Conv but none for ConvTranspose."""
     weights = _weights(op, w, windows)
     if weights is None or windows.pads is None or weights.shape[:2] != (node.attr("group"), 1):
         return NotImplemented
@@ -114,7 +114,7 @@ def _phase(
 
 @idiom(input_bar)
 def by_even_pads(op: Builder, node: Primal, ct: Value, w: Value, windows: Windows) -> Value:
-    """With known sizes the ConvTranspose pads by itself, and no Pad follows: evenly, as CUDA takes no other padding."""
+    """With known sizes, ConvTranspose does the padding and no Pad follows; the padding is even, as CUDA requires."""
     if windows.kernel is None:
         return NotImplemented
     sizes, counts = op.const(windows.sizes(node.x)), op.const(windows.sizes(ct))
@@ -183,7 +183,7 @@ def _pads_over_gaps(op: Builder, node: Primal, ct: Value, windows: Windows) -> l
 
 
 def gapped(op: Builder, node: Primal, value: Value, strides: list[int]) -> Value | None:
-    """(N, C, s h, s w): finite values with s − 1 zeros behind each, s = 2; None where that is not quick to get."""
+    """(N, C, s h, s w): finite values with s − 1 zeros after each, s = 2; None where that is not quick to get."""
     wide = repeated(op, value, strides) if node.finite else None
     extent = None if wide is None or wide.shape is None else fixed_sizes(wide.shape[2:])
     if strides != [2, 2] or wide is None or extent is None:

@@ -91,7 +91,7 @@ def gelu_in_one_pass(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @idiom(clip_vjp, "onnxruntime", "tensorrt")
 def relu6_behind_convolution(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """The mask of a ReLU6 right behind a convolution is read off y instead of x, so that onnxruntime still computes
+    """The mask of a ReLU6 directly after a convolution is read off y instead of x, so that onnxruntime still computes
     both in one pass and never stores x. Bounds are excluded, as in the frameworks' own ReLU6."""
     channels = _fused_relu6(node)
     if channels is None:
@@ -104,7 +104,7 @@ def _is_inside(op: Builder, y: Value, channels: int, hi: float) -> Value:
     """1[0 < y < hi] of a y in [0, hi]: where y − hi 1[y > 0] is negative, in float32 exactly.
 
     That difference is written as a BatchNormalization and an Add, which the runtime, in its blocked layout, makes one
-    pass of together with the HardSigmoid behind.
+    pass of together with the HardSigmoid after it.
     """
     scale, zero, one = (op.constant(np.full(channels, v, np.float32)) for v in (-hi, 0, 1))
     below = op.BatchNormalization(is_positive(op, y), scale, zero, zero, one, epsilon=0.0)
@@ -112,7 +112,7 @@ def _is_inside(op: Builder, y: Value, channels: int, hi: float) -> Value:
 
 
 def _fused_relu6(node: Primal) -> int | None:
-    """The channels of a ReLU6 right behind a convolution, None of other clips."""
+    """The channels of a ReLU6 directly after a convolution, None of other clips."""
     below, above, producer = node.const(1), node.const(2), node.graph.producer(node.x)
     shape = node.y.shape or ()
     channels = shape[1] if len(shape) > 1 else None
@@ -143,8 +143,8 @@ def silu_product(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 
 @idiom(mul_vjp)
 def gelu_product(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """x (1 + erf(c x)) is differentiated as a whole, x̄ = ȳ ⊙ (1 + erf(c x) + x 2c/√π e^(−c² x²)). Nothing of it is read
-    but x, so that the runtime still fuses the GELU; its factor ½, in ȳ = k ȳ′, is taken into the numbers."""
+    """x (1 + erf(c x)) is differentiated as a whole, x̄ = ȳ ⊙ (1 + erf(c x) + x 2c/√π e^(−c² x²)). The gradient reads
+    only x, so that the runtime still fuses the GELU; the factor ½, in ȳ = k ȳ′, is merged into the constants."""
     for index, (x, gate) in enumerate((node.inputs, node.inputs[::-1])):
         c = _gelu_scale(node, x, gate)
         if c is not None:

@@ -10,8 +10,8 @@ from analyzer.gradient.rules.linear import left_bar
 
 @idiom(left_bar)
 def by_turned_squares(op: Builder, node: Primal, ct: Value) -> Value:
-    """Square weights are transposed in the file instead of in the graph: OpenVINO 2026.4 takes B and Bᵀ for each other
-    where both are read and their shapes are the same. It costs a copy of these weights, but no time."""
+    """Square weights are transposed in the file instead of in the graph: OpenVINO 2026.4 confuses B and Bᵀ
+    if both are read and have the same shape. This costs a copy of these weights, but no time."""
     b, known = node.inputs[1], _weights(op, node)
     if known is None or known.shape[0] != known.shape[1]:
         return NotImplemented
@@ -20,7 +20,7 @@ def by_turned_squares(op: Builder, node: Primal, ct: Value) -> Value:
 
 @idiom(left_bar)
 def by_gemm(op: Builder, node: Primal, ct: Value) -> Value:
-    """Ȳ Bᵀ with weights B is a Gemm, which packs them as they lie: no transposed copy is held."""
+    """Ȳ Bᵀ with weights B is a Gemm, which packs B as it is: no transposed copy is stored."""
     a, b = node.inputs
     if _weights(op, node) is None or op.rank(a) == 1:
         return NotImplemented

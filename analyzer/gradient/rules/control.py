@@ -42,7 +42,7 @@ def _cotangents(op: Builder, pairs: Sequence[tuple[Value, Cotangent]]) -> dict[s
 
 @vjp("If", pole=True)
 def if_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]:
-    """y = then(x) if c, else other(x)   ⇒   x̄ = thenᵀ(ȳ) if c, else otherᵀ(ȳ); x what the branches capture"""
+    """y = then(x) if c, else other(x)   ⇒   x̄ = thenᵀ(ȳ) if c, else otherᵀ(ȳ); x the captured tensors"""
     wanted = _wanted(node)
     branches = {}
     for name in ("then_branch", "else_branch"):

@@ -58,7 +58,7 @@ def dropout_vjp(op: Builder, node: Primal, ct: Value, *_: Cotangent) -> Cotangen
     """y = x (inference)   ⇒   x̄ = ȳ"""
     training = node.const(2)
     if node.inputs[2] is not None and (training is None or training.any()):
-        raise node.refuse("it drops at random (training mode)", "export the model for inference")
+        raise node.refuse("it is in training mode (random)", "export the model for inference")
     return ct
 
 
@@ -388,7 +388,7 @@ def mish_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @vjp("Gelu")
 def gelu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = x Φ(x)   ⇒   x̄ = ȳ ⊙ (Φ(x) + x φ(x)), φ and Φ the normal density and distribution, or tanh's likeness"""
+    """y = x Φ(x)   ⇒   x̄ = ȳ ⊙ (Φ(x) + x φ(x)), φ and Φ the normal density and distribution, or by tanh"""
     x = node.x
     if node.attr("approximate") == "tanh":
         # Φ ≈ (1 + tanh u) / 2, u = √(2/π) (x + 0.044715 x³)

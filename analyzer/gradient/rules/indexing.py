@@ -65,13 +65,13 @@ def gather_nd_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @vjp("ScatterElements", since=11)
 def scatter_elements_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = x, u at indices   ⇒   x̄ = ȳ, 0 at the indices; ū = ȳ at the indices; sums, products, extrema: of all there"""
+    """y = x, u at indices   ⇒   x̄ = ȳ, 0 at the indices; ū = ȳ at the indices; sums, products, extrema: over all"""
     return _scattered(op, node, ct, _Places(op, node.inputs[1], node.attr("axis")))
 
 
 @vjp("ScatterND", since=11)
 def scatter_nd_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = x, u at N-dimensional indices   ⇒   x̄, ū as of ScatterElements"""
+    """y = x, u at N-dimensional indices   ⇒   x̄, ū as for ScatterElements"""
     return _scattered(op, node, ct, _Places(op, node.inputs[1], None))
 
 
@@ -177,7 +177,7 @@ def trilu_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @vjp("Compress")
 def compress_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = the slices of x that a condition chooses   ⇒   x̄ = ȳ at their places, 0 elsewhere"""
+    """y = the slices of x that a condition selects   ⇒   x̄ = ȳ at their places, 0 elsewhere"""
     chosen = op.Squeeze(op.NonZero(node.inputs[1]), [0])
     axis = node.attr("axis")
     if axis is not None:
@@ -188,12 +188,12 @@ def compress_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @vjp("ReverseSequence")
 def reverse_sequence_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = x with the first lᵢ steps of each row turned round   ⇒   x̄ = ȳ turned round likewise"""
+    """y = x with the first lᵢ steps of each row reversed   ⇒   x̄ = ȳ reversed in the same way"""
     axes = {"batch_axis": node.attr("batch_axis"), "time_axis": node.attr("time_axis")}
     return op.ReverseSequence(ct, node.inputs[1], **axes)
 
 
 @vjp("MaxUnpool", since=9)
 def max_unpool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = x at indices into y laid out flat, 0 elsewhere   ⇒   x̄ = ȳ at the indices"""
+    """y = x at indices into the flattened y, 0 elsewhere   ⇒   x̄ = ȳ at the indices"""
     return op.Gather(op.Reshape(ct, [-1]), node.inputs[1])

@@ -18,7 +18,7 @@ def transposed(op: Builder, matrix: Value) -> Value:
 
 @vjp("MatMul", since=9)
 def matmul_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """Y = A B   ⇒   Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ; the pass sums over broadcast stacks"""
+    """Y = A B   ⇒   Ā = Ȳ Bᵀ, B̄ = Aᵀ Ȳ; summed over broadcast axes"""
     a, b = node.inputs
     row, column = op.rank(a) == 1, op.rank(b) == 1
     ct = op.Unsqueeze(ct, [-1]) if column else ct
@@ -42,7 +42,7 @@ def left_bar(op: Builder, node: Primal, ct: Value) -> Value:
 
 @vjp("Gemm", since=7)
 def gemm_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """Y = α A B + β C   ⇒   Ā = α Ȳ Bᵀ, B̄ = α Aᵀ Ȳ, C̄ = β Ȳ; A, B perhaps given transposed"""
+    """Y = α A B + β C   ⇒   Ā = α Ȳ Bᵀ, B̄ = α Aᵀ Ȳ, C̄ = β Ȳ; A, B possibly transposed"""
     a, b, c = node.inputs
     alpha, ta, tb = node.attr("alpha"), node.attr("transA"), node.attr("transB")
     a_bar = b_bar = None
@@ -91,7 +91,7 @@ def _operand_bar(op: Builder, node: Primal, ct: Value, terms: Sequence[str], res
     value = op.Einsum(ct, *(v for _, v in others), equation=",".join([result, *(t for t, _ in others)]) + "->" + found)
     if found == term:
         return value
-    # Axes that were summed away are repeated; a label that stands twice took the diagonal.
+    # Axes that were summed are repeated; a label that occurs twice selected the diagonal.
     value = op.Unsqueeze(value, [i for i, c in enumerate(once) if c not in seen]) if found != once else value
     value = value if once == term else _on_diagonals(op, node, value, term, x)
     return op.Expand(value, op.shape(x))

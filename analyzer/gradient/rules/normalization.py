@@ -157,7 +157,7 @@ def softmax_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = softmax(x)   ⇒   x̄ = y ⊙ (ȳ − Σ ȳ ⊙ y), the sum over `axis`"""
     y = node.y
     if _is_guarded(node):
-        # Rows that are masked altogether are NaN, and replaced behind: nothing flows there.
+        # Rows that are masked completely are NaN, and replaced afterwards: no gradient flows there.
         y = op.Where(op.IsNaN(y), op.scalar(0, y), y)
     along = op.ReduceSum(op.Mul(ct, y), [node.attr("axis")], keepdims=1)
     return op.Mul(y, op.Sub(ct, along))

@@ -16,7 +16,7 @@ def _spatial(op: Builder, x: Value) -> list[int]:
 
 @vjp("MaxPool", since=8)
 def max_pool_vjp(op: Builder, node: Primal, ct: Value, *_: Cotangent) -> Cotangent:
-    """y = max of each window   ⇒   x̄ = Σ ȳ of the windows whose first maximum it is (unpooling with the switches)"""
+    """y = max of each window   ⇒   x̄ = Σ ȳ over the windows whose first maximum it is (unpooling with the switches)"""
     return unpool(op, max_pool_switches(op, node.node), ct, node.x)
 
 
@@ -43,7 +43,7 @@ def _count(op: Builder, x: Value) -> Value:
 
 @vjp("AveragePool", since=7)
 def average_pool_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = mean of each window   ⇒   x̄ = Σ ȳ / n over the windows it is in, n the elements that a window averages"""
+    """y = mean of each window   ⇒   x̄ = Σ ȳ / n over the windows it is in, n the number of elements averaged"""
     windows = Windows(op, node)
     return share_out(op, node, op.Div(ct, _counts(op, node, windows)), windows)
 

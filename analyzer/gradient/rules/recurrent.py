@@ -34,7 +34,7 @@ def rnn_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]
 
 @vjp("GRU", since=7)
 def gru_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]:
-    """z, r = f(W xₜ + R hₜ₋₁ + b), c = g(W xₜ + R (r ⊙ hₜ₋₁) + b), hₜ = (1 − z) c + z hₜ₋₁   ⇒   as of RNN"""
+    """z, r = f(W xₜ + R hₜ₋₁ + b), c = g(W xₜ + R (r ⊙ hₜ₋₁) + b), hₜ = (1 − z) c + z hₜ₋₁   ⇒   as for RNN"""
     size = node.attr("hidden_size")
 
     def step_of(inputs: Sequence[Any], functions: Sequence[Activation]) -> Step:
@@ -62,7 +62,7 @@ def gru_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]
 
 @vjp("LSTM", since=7)
 def lstm_vjp(op: Builder, node: Primal, *cts: Cotangent) -> tuple[Cotangent, ...]:
-    """i, o, f, g of W xₜ + R hₜ₋₁ + P ⊙ c + b, cₜ = f cₜ₋₁ + i g, hₜ = o h(cₜ)   ⇒   as of RNN; c̄₀ and P̄ too"""
+    """i, o, f, g of W xₜ + R hₜ₋₁ + P ⊙ c + b, cₜ = f cₜ₋₁ + i g, hₜ = o h(cₜ)   ⇒   as for RNN; c̄₀ and P̄ too"""
     size = node.attr("hidden_size")
 
     def step_of(inputs: Sequence[Any], functions: Sequence[Activation]) -> Step:

@@ -113,7 +113,7 @@ def cumsum_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 
 @vjp("CumProd")
 def cumprod_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """yᵢ = Πⱼ≤ᵢ xⱼ   ⇒   x̄ⱼ = Σᵢ≥ⱼ ȳᵢ yᵢ / xⱼ; for the first xⱼ = 0, with y as it is when xⱼ = 1; 0 behind it"""
+    """yᵢ = Πⱼ≤ᵢ xⱼ   ⇒   x̄ⱼ = Σᵢ≥ⱼ ȳᵢ yᵢ / xⱼ; for the first xⱼ = 0, with y for xⱼ = 1; 0 after it"""
     x, axis = node.inputs
     exclusive, reverse = node.attr("exclusive"), node.attr("reverse")
 
@@ -130,7 +130,7 @@ def cumprod_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 
 @vjp("Range", since=11)
 def range_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """yᵢ = start + i δ   ⇒   start̄ = Σ ȳ, δ̄ = Σ i ȳ; none for the limit, which only sets how many"""
+    """yᵢ = start + i δ   ⇒   start̄ = Σ ȳ, δ̄ = Σ i ȳ; none for the limit, which only sets the count"""
     count = op.Squeeze(op.Shape(ct), [0])
     steps = op.cast(op.Range(np.int64(0), count, np.int64(1)), ct.dtype)
     return op.ReduceSum(ct, keepdims=0), None, op.ReduceSum(op.Mul(ct, steps), keepdims=0)

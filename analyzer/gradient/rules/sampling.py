@@ -157,7 +157,7 @@ def _grid_axis(op: Builder, node: Primal, places: Value, axis: int, column: int)
 
 @vjp("AffineGrid", since=20)
 def affine_grid_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y_p = θ (p, 1)   ⇒   θ̄ = Σ ȳ_p (p, 1)ᵀ; the places p are what unit matrices give"""
+    """y_p = θ (p, 1)   ⇒   θ̄ = Σ ȳ_p (p, 1)ᵀ; p the points of the unit grid"""
     rank = op.rank(ct) - 2
     units = np.zeros((rank + 1, rank, rank + 1), node.x.dtype)
     units[:, 0] = np.eye(rank + 1)
@@ -170,7 +170,7 @@ def affine_grid_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @vjp("DeformConv", since=19)
 def deform_conv_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = W c + b, c = m ⊙ x at the window's places moved by `offset`   ⇒   W̄ = ȳ cᵀ, c̄ = Wᵀ ȳ, then as of GridSample
+    """y = W c + b, c = m ⊙ x at the window's places moved by `offset`   ⇒   W̄ = ȳ cᵀ, c̄ = Wᵀ ȳ, then as for GridSample
 
     G groups of offsets, K places in a window of r axes, L windows: places are (N G, K L), columns (N G, C/G, K L).
     """
@@ -236,7 +236,7 @@ def _split_channels(op: Builder, x: Value, parts: int) -> Value:
 
 @vjp("RoiAlign", since=10)
 def roi_align_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = M_h x M_wᵀ per region, rows of M the mean of linear weights   ⇒   x̄ = Σ M_hᵀ ȳ M_w; regions count as given
+    """y = M_h x M_wᵀ per region, rows of M the mean of linear weights   ⇒   x̄ = Σ M_hᵀ ȳ M_w; regions are constants
 
     With mode="max" onnxruntime takes the largest term of the linear sums: ȳ goes to it, shared evenly at ties.
     """

@@ -70,7 +70,7 @@ def tile_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
 
 @vjp("Concat", since=4)
 def concat_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = x₁ ‖ x₂ ‖ …   ⇒   x̄ᵢ = the part of ȳ where xᵢ stands"""
+    """y = x₁ ‖ x₂ ‖ …   ⇒   x̄ᵢ = the part of ȳ at xᵢ"""
     axis = node.attr("axis") % op.rank(node.y)
     sizes = [op.shape(x, axis, axis + 1) for x in node.inputs]
     ends = [op.ReduceSum(op.Concat(*sizes[: i + 1], axis=0), keepdims=1) for i in range(len(sizes))]
@@ -83,7 +83,7 @@ def concat_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
 
 @vjp("Split", since=2)
 def split_vjp(op: Builder, node: Primal, *cts: Cotangent) -> Cotangent:
-    """y₁ ‖ y₂ ‖ … = x   ⇒   x̄ = ȳ₁ ‖ ȳ₂ ‖ …, zeros for parts that nobody reads"""
+    """y₁ ‖ y₂ ‖ … = x   ⇒   x̄ = ȳ₁ ‖ ȳ₂ ‖ …, zeros for unused parts"""
     axis = node.attr("axis") % op.rank(node.x)
     some = next(ct for ct in cts if ct is not None)
     made = [y if y is not None else some for y in node.outputs]
@@ -94,7 +94,7 @@ def split_vjp(op: Builder, node: Primal, *cts: Cotangent) -> Cotangent:
 @vjp("Slice", since=10)
 def slice_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """y = x[start : end : step]   ⇒   x̄ = ȳ at these places, zeros elsewhere"""
-    # The same slice of a tensor of positions tells where each element came from.
+    # The same slice of a tensor of positions gives the origin of each element.
     x = node.x
     count = op.ReduceProd(op.shape(x), keepdims=0)
     positions = op.Reshape(op.Range(np.int64(0), count, np.int64(1)), op.shape(x))

@@ -12,7 +12,7 @@ TWO = np.int64(2)
 
 @vjp("DFT", since=20)
 def dft_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
-    """y = F x, x cut or filled up to n   ⇒   x̄ = Fᴴ ȳ, and F ȳ / n for y = Fᴴ x / n; half spectra filled up"""
+    """y = F x, x truncated or zero-padded to n   ⇒   x̄ = Fᴴ ȳ, and F ȳ / n for y = Fᴴ x / n; half spectra completed"""
     x, length, axis = node.inputs
     ct = _ranked(ct, op.rank(x))
     axis = op.value([-2]) if axis is None else op.Reshape(axis, [1])
@@ -67,7 +67,7 @@ def _cut_last(op: Builder, value: Value, x: Value) -> Value:
 
 @vjp("STFT", since=17)
 def stft_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = F (w ⊙ frames of x)   ⇒   frames: w ⊙ Fᴴ ȳ, added up where they overlap; w̄ = Σ frames ⊙ Fᴴ ȳ"""
+    """y = F (w ⊙ frames of x)   ⇒   frames: w ⊙ Fᴴ ȳ, summed where they overlap; w̄ = Σ frames ⊙ Fᴴ ȳ"""
     x, step, window, length = node.inputs
     ct = _ranked(ct, 4)
     count = op.Reshape(length, [1]) if length is not None else op.shape(window)

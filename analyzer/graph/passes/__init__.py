@@ -86,6 +86,6 @@ def normalize(model: Any, inline: Iterable[str] = (), input_shapes: dict[str, tu
             sizes = ", ".join(f"{name!r} of {'×'.join(map(str, shape))}" for name, shape in request.input_shapes)
             raise UnsupportedError(
                 f"{source.name}: after the pass {step.name!r}: " + "; ".join(broken[:5]),
-                f"it was read for {sizes}; if that is not a size it takes, give one (--size, --shape)" if sizes else "",
+                f"read for {sizes}; if the model takes another size, set it (--size, --shape)" if sizes else "",
             )
     return source

@@ -136,7 +136,7 @@ def pads_left(source: Source) -> Iterable[str]:
 def plain_sizes_pass(source: Source, request: Request) -> None:
     """Says otherwise what onnx infers wrong sizes from.
 
-    Drops ceil_mode where the window it would gain starts behind the picture: there is none. Writes out that STFT is
+    Drops ceil_mode where the window it would gain starts beyond the picture: there is none. Writes out that STFT is
     one-sided where the file leaves it to the default.
     """
     write_defaults((n for n in all_nodes(source.proto.graph) if n.op_type == "STFT"), opsets(source.proto))

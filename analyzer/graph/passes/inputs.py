@@ -44,7 +44,7 @@ def input_shapes_pass(source: Source, request: Request) -> None:
             dims.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
         for dim, size in zip(dims, shape, strict=True):
             if dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != size:
-                raise InputError(f"input {name!r} has the shape {_shape_text(dims)} in the file, not {list(shape)}")
+                raise InputError(f"input {name!r} has the fixed shape {_shape_text(dims)}, not {list(shape)}")
             dim.dim_value = size
 
 

@@ -122,7 +122,7 @@ def _space_to_depth(newer: Newer) -> list[onnx.NodeProto]:
 
 def _stash_type(newer: Newer) -> list[onnx.NodeProto]:
     if newer.attrs["stash_type"] != TensorProto.FLOAT:
-        raise newer.refuse("it counts in less than float32", "export it with stash_type=1")
+        raise newer.refuse("it accumulates in less than float32", "export it with stash_type=1")
     return _dropped("stash_type")(newer)
 
 
@@ -159,7 +159,7 @@ def _modulo(newer: Newer) -> list[onnx.NodeProto]:
 
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-# By operator: an input whose type stands by itself since then, or another meaning under the same schema.
+# By operator: an input that has a type of its own since then, or another meaning under the same schema.
 MEANINGS: dict[tuple[str, int], Row] = {
     ("QuantizeLinear", 23): Row("x is cast to the type of the scale", _scale_of_its_own_type),
     ("Mod", 28): Row("fmod=0 of floats, by fmod=1", _modulo),
@@ -298,7 +298,7 @@ def _typed(now: onnx.defs.OpSchema, newer: Newer) -> list[onnx.NodeProto]:
             name = TensorProto.DataType.Name(kind).lower()
             raise newer.refuse(
                 f"{formal.name} is of type {name}, which it takes only after opset {OPSET}",
-                "keep the weights alone in that type, or export with another",
+                "use that type for weights only, or export with another type",
             )
     variables = {formal.type_str for _, formal in strange}
     wide = [i for i, kind, formal in reads if formal.type_str in variables and kind in _HALVES]

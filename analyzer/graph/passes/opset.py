@@ -51,7 +51,7 @@ def set_aside_pass(source: Source, request: Request) -> None:
     batched = next((n for n in all_nodes(source.proto.graph) if n.op_type == "Scan" and version < 9), None)
     if batched is not None:
         raise UnsupportedError(
-            f"{source.name}: Scan (node {batched.name!r}) runs over a batch, as before opset 9",
+            f"{source.name}: Scan (node {batched.name!r}) has a batch axis, as Scan had before opset 9",
             "export the model again with opset 9 or newer",
         )
     source.proto.opset_import.append(onnx.helper.make_opsetid(ASIDE, 1))
@@ -160,7 +160,7 @@ def opset_pass(source: Source, request: Request) -> None:
         converted = onnx.version_converter.convert_version(source.proto, OPSET)
     except Exception as error:
         if version > OPSET - 8 and all(n.domain != ASIDE for n in all_nodes(source.proto.graph)):
-            return  # rules name the versions they hold for, and say so where this one is not among them
+            return  # rules name the versions they support, and raise an error for others
         reason = " ".join(str(error).split())
         raise UnsupportedError(
             f"{source.name}: opset {version} cannot be converted to {OPSET}: {reason[-300:]}",

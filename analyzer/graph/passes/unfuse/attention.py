@@ -19,7 +19,7 @@ def multi_head_attention(e: Emit, f: Fused) -> list[str]:
     (N, T, heads, 2, d), and where q is as well, (N, S, heads, 3, d).
     """
     if f[8] or f[9]:
-        raise f.refuse("it writes into a cache that it shares with the caller")
+        raise f.refuse("it writes to a cache that the caller shares")
     heads = f.attr("num_heads")
     if not f[1]:
         packed = f[0]
@@ -71,9 +71,9 @@ def _by_head(e: Emit, x: str, heads: int) -> str:
 def attention(e: Emit, f: Fused) -> list[str]:
     """q, k, v = split(x W + b), then as MultiHeadAttention."""
     if f.attr("do_rotary", 0):
-        raise f.refuse("it turns queries and keys (do_rotary)")
+        raise f.refuse("it applies rotary embeddings itself (do_rotary)")
     if f[6]:
-        raise f.refuse("it writes into a cache that it shares with the caller")
+        raise f.refuse("it writes to a cache that the caller shares")
     packed = e.MatMul(f[0], f[1])
     return _self_attention(e, f, e.Add(packed, f[2]) if f[2] else packed, 3, f[4])
 
@@ -82,7 +82,7 @@ def attention(e: Emit, f: Fused) -> list[str]:
 def quantised_attention(e: Emit, f: Fused) -> list[str]:
     """As Attention, with x and W in eight bits."""
     if f.attr("do_rotary", 0):
-        raise f.refuse("it turns queries and keys (do_rotary)")
+        raise f.refuse("it applies rotary embeddings itself (do_rotary)")
     packed = e.MatMul(e.DequantizeLinear(f[0], f[3], f[6]), real_weight(e, f, 1, 4, 7))
     return _self_attention(e, f, e.Add(packed, f[2]) if f[2] else packed, 5, f[8])
 
@@ -136,7 +136,7 @@ def _seen(e: Emit, f: Fused, mask: str, index: int, length: str) -> str:
         return e.Unsqueeze(through, [1, 2] if len(shape) == 2 else [1])
     batch = f.shape(0)[0]
     if len(shape) != 1 or shape[0] not in (batch, 2 * batch if isinstance(batch, int) else None):
-        raise f.refuse(f"its mask has a form that is not known, {list(shape)} for a batch of {batch}")
+        raise f.refuse(f"its mask has an unknown form, {list(shape)} for a batch of {batch}")
     mask = e.Cast(mask, to=onnx.TensorProto.INT64)
     place = e.Range(np.int64(0), e.Squeeze(length, [0]), np.int64(1))
     column = [-1, 1, 1, 1]
@@ -167,7 +167,7 @@ def rotary_embedding(e: Emit, f: Fused) -> str:
     if f.attr("is_packed_batching", 0):
         raise f.refuse("its sequences are packed without padding")
     if f.attr("scale", 1.0) != 1.0:
-        raise f.refuse("it has a scale of its own, which the runtime does not read")
+        raise f.refuse("it has a custom scale, which the runtime ignores")
     flat, turned = len(f.shape(0)) == 3, 2 * f.array(2).shape[1]
     heads = f.attr("num_heads", 0)
     size = np.array([0, 0, heads, -1] if heads else [0, 0, -1, turned], np.int64)

@@ -99,8 +99,8 @@ class _Blocked:
 
     def _refuse(self, why: str) -> UnsupportedError:
         return UnsupportedError(
-            f"{self.name} is in the blocked layout of one machine's kernels (com.microsoft.nchwc), and {why}",
-            "give the file that was not optimised, or optimise it at most to the level `extended`",
+            f"{self.name} is optimised for one machine (blocked layout, com.microsoft.nchwc), and {why}",
+            "use the file before optimisation, or optimise it to the level `extended` at most",
         )
 
     # ---- Which tensors have which channels ----
@@ -128,7 +128,7 @@ class _Blocked:
             if op in _POOLS:
                 self._join(f[0], f.node.output[0])
             elif op != "ReorderInput":
-                raise self._refuse(f"{op} (node {f.node.name!r}) is not known")
+                raise self._refuse(f"{op} (node {f.node.name!r}) is not supported")
             return every
         if not given:
             return every

@@ -30,9 +30,9 @@ def matmul_nbits(e: Emit, f: Fused) -> str:
     if f[4]:
         raise f.refuse("its columns are permuted (g_idx)", "quantise it again without act_order")
     if f.attr("weight_prepacked", 0):
-        raise f.refuse("its weights are laid out for one kind of GPU (weight_prepacked)")
+        raise f.refuse("its weights are packed for one kind of GPU (weight_prepacked)")
     if bits not in (2, 4, 8):
-        raise f.refuse(f"it has {bits} bits", "quantise it to 2, 4 or 8 bits")
+        raise f.refuse(f"it has {bits}-bit weights", "quantise it to 2, 4 or 8 bits")
     blocks = -(-rows // block)
     q = unpacked(f.array(1).reshape(columns, -1), bits)[:, :rows]
     scales = f.array(2).reshape(columns, blocks)

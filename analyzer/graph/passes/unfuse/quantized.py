@@ -135,7 +135,7 @@ def dynamic_quantize_lstm(e: Emit, f: Fused) -> list[str]:
         "clip": f.attr("clip"),
         "input_forget": f.attr("input_forget"),
     }
-    strange["activations of its own"] = {n.decode().lower() for n in f.attr("activations", [])} - {"sigmoid", "tanh"}
+    strange["custom activations"] = {n.decode().lower() for n in f.attr("activations", [])} - {"sigmoid", "tanh"}
     for what, present in strange.items():
         if present:
             raise f.refuse(f"it has {what}")

@@ -89,8 +89,8 @@ class Fused:
         """The number of axes of an input, None where it will never be known."""
         return None if self.last and self[index] not in self.shapes else len(self.shape(index))
 
-    def refuse(self, why: str, hint: str = "give the file that was not optimised") -> UnsupportedError:
-        return UnsupportedError(f"cannot take {self.node.op_type} apart (node {self.node.name!r}): {why}", hint)
+    def refuse(self, why: str, hint: str = "use the file before optimisation") -> UnsupportedError:
+        return UnsupportedError(f"cannot decompose {self.node.op_type} (node {self.node.name!r}): {why}", hint)
 
 
 class Emit:
@@ -162,7 +162,7 @@ def _take_apart(source: Source, shapes: Shapes, last: bool) -> list[UnsupportedE
         try:
             results = TABLE[node.domain, node.op_type](emit, fused)
         except _UndeterminedError as unknown:
-            waiting.append(fused.refuse(str(unknown), "give the sizes of the input (--size, --shape)"))
+            waiting.append(fused.refuse(str(unknown), "set the input size with --size or --shape"))
             nodes.append(node)
             continue
         replace_outputs(emit, results, node)
@@ -198,23 +198,23 @@ def replace_outputs(emit: Emit, results: str | Sequence[str], node: onnx.NodePro
 LEFT: dict[str, str] = {
     **dict.fromkeys(
         ("PackedAttention", "PackedMultiHeadAttention", "RemovePadding", "RestorePadding", "PagedAttention"),
-        "tokens of several sequences are packed without padding",
+        "several sequences are packed into one without padding",
     ),
     **dict.fromkeys(
         ("GroupQueryAttention", "SparseAttention", "DecoderAttention", "DecoderMaskedSelfAttention",
          "DecoderMaskedMultiHeadAttention", "BeamSearch", "GreedySearch", "Sampling"),
-        "a text decoder with its cache",
+        "text decoder with a cache",
     ),
     **dict.fromkeys(("LongformerAttention", "RelativePositionBias", "GatedRelativePositionBias"), "text models only"),
     **dict.fromkeys(
         ("QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization", "QOrderedMatMul", "QuantizeWithOrder",
          "DequantizeWithOrder"),
-        "weights are in the order of one kind of GPU",
+        "weights are laid out for one kind of GPU",
     ),
-    **dict.fromkeys(("MatMulNBitsMlp", "MatMulNBitsQkv"), "several layers at once, for WebGPU"),
+    **dict.fromkeys(("MatMulNBitsMlp", "MatMulNBitsQkv"), "several layers fused for WebGPU"),
     **dict.fromkeys(("MatMulFpQ4", "MatMulBlockQuantizedFp4Weight", "MatMulBlockQuantizedFp8Weight", "QMoE", "MoE"),
-                    "a packing of weights that is not known"),
-    "QEmbedLayerNormalization": "eight-bit embeddings of words",
-    "SparseToDenseMatMul": "a sparse matrix",
-    "EPContext": "a network compiled for one device",
+                    "unknown packing of weights"),
+    "QEmbedLayerNormalization": "8-bit word embeddings",
+    "SparseToDenseMatMul": "sparse matrix",
+    "EPContext": "network compiled for one device",
 }  # fmt: skip

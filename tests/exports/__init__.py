@@ -1,0 +1,1 @@
+"""Small networks as exporters write them, with gradients of torch.autograd in float64: made by `make.py`."""
