@@ -82,6 +82,13 @@ def test_one_room_per_library(library, room):
     assert {p.relative_to(ROOT / "analyzer").parts[0] for p in users} <= {room}
 
 
+def test_commands_only_parse_call_and_print():
+    """No arrays, no graphs; the shell's completion reads names of tensors from the file itself."""
+    for path in (ROOT / "analyzer" / "commands").glob("*.py"):
+        read = {name.split(".")[0] for name in imports(path)}
+        assert not read & {"numpy", "cv2", "csv", *(() if path.name == "complete.py" else ("onnx",))}, path.name
+
+
 def test_the_loop_knows_no_operator():
     text = (ROOT / "analyzer/gradient/reverse.py").read_text()
     assert not any(op in text for op in ("Conv", "Relu", "MatMul", "Softmax", "MaxPool"))

@@ -534,7 +534,7 @@ def test_the_command_says_what_was_run(tmp_path, capsys, monkeypatch):
         main()
     assert done.value.code == 0
     said = capsys.readouterr().out
-    assert "executed by onnxruntime at 1×3×12×12; 2×3×12×12" in said and "heatmap, relative distance" in said
+    assert "run by onnxruntime with inputs of 1×3×12×12; 2×3×12×12" in said and "heatmap, relative distance" in said
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

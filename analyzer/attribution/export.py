@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 
 from analyzer.attribution.compiler import Compiled, compile_question
 from analyzer.attribution.explainer import Explainer
@@ -295,3 +297,10 @@ def _text(sizes: Mapping[str, Sequence[int]]) -> str:
 def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : |Load model from \S* failed: ?", "", text)[:300]
+
+
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `export` stored in its file: target, layer, differences and the sizes at which it was run."""
+    written = onnx.load(path, load_external_data=False)
+    found: dict[str, Any] = json.loads(next(p.value for p in written.metadata_props if p.key == "onnx-analyzer"))
+    return found

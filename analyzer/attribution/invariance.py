@@ -65,6 +65,16 @@ class Curve:
     target: int
     diagnosis: str = ""
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest probability; NaN where none is a number."""
+        return float(np.fmin.reduce(self.probability)), float(np.fmax.reduce(self.probability))
+
+    @property
+    def largest(self) -> dict[str, float]:
+        """{layer: the largest distance as a share of the norm}"""
+        return {n: float(np.fmax.reduce(d) / (self.norms[n] or 1)) for n, d in self.distances.items()}
+
 
 def invariance(
     model: Model,

@@ -50,28 +50,23 @@ def command(given: Export) -> None:
     Example:
       onnx-analyzer export model.onnx -m grad-cam -o with_heatmap.onnx
     """
-    import json
-
-    import onnx
-
     from analyzer.attribution import Explainer
-    from analyzer.attribution.export import OUTPUT, export
+    from analyzer.attribution.export import OUTPUT, export, read_record
     from analyzer.images import load_labels
 
     model, method, layer = given.model, given.method, given.layer or "auto"
     names = load_labels(given.labels) if given.labels else None
     sizes = parse_shapes(given.shapes, Explainer(model).plain.inputs) if given.shapes else None
     path = export(model, given.out, method, given.target, layer, names, sizes, given.output, given.runtime)
-    written = onnx.load(path, load_external_data=False)
-    record = json.loads(next(p.value for p in written.metadata_props if p.key == "onnx-analyzer"))
+    record = read_record(path)
     if given.form == "json":
         print_json("export", {"path": str(path), "output": OUTPUT, **record})
     else:
         click.echo(
             f"{path}: output {OUTPUT!r} added ({method} of {record['target']}, layer {record['layer'] or 'none'})"
         )
-        click.echo(f"original outputs: largest relative difference on random input {_number(record['receipt'])}")
-        click.echo(f"heatmap: relative distance from the result of explain {_number(record['heatmap_difference'])}")
+        click.echo(f"original outputs, largest relative difference on random input: {_number(record['receipt'])}")
+        click.echo(f"heatmap, relative distance from the result of explain: {_number(record['heatmap_difference'])}")
         runs = "; ".join(", ".join("×".join(map(str, s)) for s in run.values()) for run in record["executed"])
         click.echo(f"run by onnxruntime with inputs of {runs}" if runs else "not run on this machine")
 

@@ -66,8 +66,6 @@ def command(given: Invariance) -> None:
     Example:
       onnx-analyzer invariance model.onnx a.jpg b.jpg -l conv1 -o curves.png
     """
-    import numpy as np
-
     from analyzer.attribution.invariance import invariance
     from analyzer.attribution.targets import TOP1, resolve_class
     from analyzer.errors import InputError
@@ -95,16 +93,11 @@ def command(given: Invariance) -> None:
         write_png(out, figure(curves, given.relative, card.label))
     if beside:
         write_text(beside, as_csv(curves))
-    cells = [
-        (
-            c.picture,
-            c.transform,
-            card.label(c.target),
-            f"{np.fmin.reduce(c.probability):.3f} … {np.fmax.reduce(c.probability):.3f}",
-            ", ".join(f"{np.fmax.reduce(d) / (c.norms[n] or 1):.0%}" for n, d in c.distances.items()),
-        )
-        for c in curves
-    ]
+    cells = []
+    for c in curves:
+        low, high = c.range
+        largest = ", ".join(f"{share:.0%}" for share in c.largest.values())
+        cells.append((c.picture, c.transform, card.label(c.target), f"{low:.3f} … {high:.3f}", largest))
     rows = [vars(c) | {"diagnosis": c.diagnosis or None} for c in curves]
     text = table(cells, ("picture", "transform", "class", "probability", "largest distance / norm, per layer"))
     finish(
