@@ -200,7 +200,7 @@ BAD_CALLS = {
     "label": ([*EXPLAIN, "-t", "tabby"], 2, "tabby"),
     "expression": ([*EXPLAIN, "-t", "logits[:, 99999].max("], 2, "logits"),
     "method": ([*EXPLAIN, "-m", "gradcam"], 2, "grad-cam"),
-    "provider": ([*EXPLAIN, "-p", "tpu"], 4, "tpu"),
+    "provider": ([*EXPLAIN, "-p", "tpu"], 2, "tpu"),
     "preset": (["explain", "model.onnx", "picture.png", "--preset", "imagnet"], 2, "imagenet"),
     "folder of the result": ([*EXPLAIN[:-1], "nowhere/never.png"], 2, "nowhere"),
     "layer behind the target": ([*EXPLAIN, "-l", "logits", "-t", "logits"], (2, 3), ""),
