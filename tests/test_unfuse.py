@@ -293,6 +293,7 @@ NOISE = {2: 0.6, 4: 0.15, 8: 0.01}  # of the gradient, by the number of bits
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_weight_only_quantisation(bits, block, symmetric, level):
     """The forward is the runtime's own; the last block is not full. Level 4 computes in eight bits."""
+    pytest.importorskip("onnx_ir", reason="needs the torch extra")
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     given, weight = dense(72, 40)
