@@ -18,7 +18,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("analyzer", "tests", "models", "benchmarks")  # packages of the project, which a run imports from its copy
 LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", ".*_cache", ".venv", "build", "dist", "shared")
-PASSED, FAILED, BROKEN, UNKNOWN = 0, 1, 2, 4  # pytest's exit codes: a file that cannot be imported, no such test
+LATE, PASSED, FAILED, BROKEN, UNKNOWN = (
+    -1,
+    0,
+    1,
+    2,
+    4,
+)  # out of time; pytest: a file that cannot be imported, no such test
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,11 @@ class Verdict:
 
     @property
     def killed(self) -> bool:
-        """Whether a test noticed: it failed, could not even be collected, crashed, or never ended."""
-        return self.code in (FAILED, BROKEN, -1) or self.code > 128
+        """Whether a test noticed: it failed, could not even be collected, or crashed.
+
+        Where time ran out nothing is known: the machine may be busy.
+        """
+        return self.code in (FAILED, BROKEN) or self.code > 128
 
     @property
     def survived(self) -> bool:
@@ -87,7 +96,7 @@ class Copy:
         if not done:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        code = -1 if not done else os.waitstatus_to_exitcode(status)
+        code = LATE if not done else os.waitstatus_to_exitcode(status)
         output = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
         return Verdict(128 - code if done and code < 0 else code, time.monotonic() - start, output)
 
