@@ -205,7 +205,7 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(name: str) -> None:
 def test_findings_name_where_and_what() -> None:
     by_code = {f.code: f for f in verdict.judge(compared()["comparison"], verdict.Thresholds())}
     assert by_code["labels-differ"].words == "labels agree on 50.0% of 4 pictures"
-    assert by_code["features-diverge"].words.endswith("(cosine 0.500, SQNR 3.0 dB); 2 layers diverge")
+    assert by_code["features-diverge"].words.endswith("(cosine 0.500, SQNR 3.0 dB); layers that diverge: 2")
     assert by_code["not-finite"].value == 0.25 and "1 of 4 pictures" in by_code["not-finite"].words
     assert "by 50.0% of its norm" in by_code["weight-differs"].words
     assert "by 50.0% of its size" in by_code["outputs-differ"].words
@@ -372,7 +372,7 @@ def test_differences_of_weights() -> None:
     renamed = weights.weight_differences(network(W1, W2), network(W1, 2 * W2, ("p", "q")))
     assert [(r["weight"], r["rule"]) for r in renamed] == [("w2", "values")]
     swapped = weights.weight_differences(network(W1, W2), network(W1[:, ::-1], W2))
-    assert swapped[0]["words"] == "its input channels are in the opposite order (RGB, BGR)"
+    assert swapped[0]["words"] == "its input channels are in reverse order (RGB or BGR)"
     other = weights.weight_differences(network(W1, W2), network(-W1, W2, ("p", "q")))
     assert [(r["weight"], r["rule"], round(r["relative_error"], 4)) for r in other] == [("w1", "place", 2)]
 

@@ -129,7 +129,7 @@ def test_no_command_overwrites_an_input(run, place, name):
 def test_options_tested_are_all_there_are():
     known = {"-o": "out", "--raw": "raw", "--report": "report", "--maps": "maps", "--save-switches": "save_switches"}
     tested = {(name, known[option]) for name, (_, options) in CALLS.items() for option in options}
-    folders = {("localize", "masks"), ("features", "out"), ("mine", "out")}
+    folders = {("localize", "masks"), ("features", "out"), ("mine", "out"), ("merge", "out")}
     stores = {(name, "store") for name in ("explain", "localize", "compare", "audit", "record")}
     assert {(n, p.name) for n, p in parameters() if isinstance(p.type, OutputPath)} == tested | folders | stores
 

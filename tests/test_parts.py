@@ -160,7 +160,7 @@ def test_a_map_that_is_cut_to_nothing_says_by_what() -> None:
     """Channel weights are means over positions, whatever single columns say."""
     columns = np.array([3.0, -2, -2, -2])
     for weights, words in (
-        (np.broadcast_to(columns, (2, 4, 4)), "all its channel weights are ≤ 0"),
+        (np.broadcast_to(columns, (2, 4, 4)), "all channel weights of 'r' are ≤ 0"),
         (np.stack([np.full((4, 4), 0.1), np.full((4, 4), -4.0)]), "the weighted sum is ≤ 0 everywhere"),
     ):
         nodes = [
@@ -371,7 +371,7 @@ def test_maps_of_several_channels_and_of_none() -> None:
     assert all(np.allclose(found[..., k], placement.map_to_image(heat[..., k]), atol=1e-6) for k in range(5))
     assert placement.map_to_image(heat[..., :0]).shape == (4, 6, 0)
     for bad in (heat[0, 0], heat[:0, :, 0], heat[:, :0, 0]):
-        with pytest.raises(InputError, match="no rows and columns"):
+        with pytest.raises(InputError, match="no height and width"):
             placement.map_to_image(bad)
     same = Placement((2, 3), (2, 3), (1.0, 1.0), (0.0, 0.0))
     assert same.map_to_image(heat[..., 0]) is not heat and np.array_equal(same.map_to_image(heat), heat)

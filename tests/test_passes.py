@@ -214,7 +214,11 @@ def test_pictures_are_files_folders_patterns_and_lists(tmp_path: Path) -> None:
     assert names(tmp_path / "list.txt", tmp_path) == ["b.png", "a.png", "c.jpg", "d.png"]
     assert names(tmp_path / "*.png") == ["a.png", "b.png"] and names(tmp_path, limit=2) == ["a.png", "c.jpg"]
     assert find_pictures([tmp_path / "a.png"], annotations={"a.png": {"label": 3}})[0].annotations["label"] == 3
-    for given, words in ((tmp_path / "nowhere", "no such"), (tmp_path / "*.gif", "no such"), (tmp_path / "sub2", "no")):
+    for given, words in (
+        (tmp_path / "nowhere", "no such"),
+        (tmp_path / "*.gif", "no file matches"),
+        (tmp_path / "sub2", "no"),
+    ):
         with pytest.raises(AnalyzerError, match=words):
             find_pictures([given])
 

@@ -196,7 +196,7 @@ def test_a_store_does_not_mix_runtimes(tmp_path, monkeypatch):
     monkeypatch.setattr("analyzer.runtime.host.runtime_version", lambda: "0.1")
     elsewhere = Side(REFERENCE, given[0].reference.shape, store=Store(tmp_path))
     assert elsewhere.output(given[0].reference).shape == (10,)
-    with pytest.raises(InputError, match=r"onnxruntime .* there, 0\.1 here"):
+    with pytest.raises(InputError, match=r"onnxruntime: .* there, 0\.1 here"):
         elsewhere.output(given[1].reference)
 
 

@@ -113,7 +113,7 @@ def test_the_budget_of_kept_sessions_is_a_public_name_and_an_option(monkeypatch)
     monkeypatch.setattr(LIVE, "budget", None)
     analyzer.limit_memory(1 << 20)
     assert LIVE.budget == 1 << 20
-    names = [p.name for p in SessionOptions.parameters()]
+    names = list(SessionOptions.fields())
     given = SessionOptions(dict.fromkeys(names) | {"session_memory": 1.5}).keywords()
     assert LIVE.budget == 3 << 29 and "session_memory" not in given
 
