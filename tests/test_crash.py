@@ -18,6 +18,7 @@ from analyzer.commands import COMMANDS, boundary, cli, main
 from analyzer.errors import InputError, OutputError, ProviderError, UnsupportedError
 from analyzer.images import write_png
 from analyzer.passes.journal import Journal
+from analyzer.passes.tree import Block
 from tests.models import small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +58,9 @@ def place(tmp_path_factory) -> Path:
     for i in range(2):
         write_png(folder / f"{i}.png", np.random.default_rng(i).integers(0, 255, (12, 12, 3), np.uint8))
     for shard, name in (((1, 2), "first"), ((2, 2), "second")):
-        Journal(folder / name, "mine", {}, shard).close()
+        journal = Journal(folder / name, "mine", {}, shard)
+        journal.append(Block(0, shard[0] - 1, {}, {}, ""))
+        journal.close()
     parts = {f"{i}.png": {"eye": [1, 1, 4, 4], "nose": [6, 6, 9, 9]} for i in range(2)}
     (folder / "parts.json").write_text(json.dumps(parts))
     return folder
