@@ -183,6 +183,7 @@ def test_a_signal_to_end_leaves_no_file(place, tmp_path, name):
     before = (
         "import os, signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # and so does what nohup runs
         "import analyzer.graph.save as save\n"
         "save.PROTOBUF_LIMIT = 0\n"
         "def ended(file, proto):\n"

@@ -207,7 +207,7 @@ def test_findings_name_where_and_what() -> None:
     assert by_code["labels-differ"].words == "labels agree on 50.0% of 4 pictures"
     assert by_code["features-diverge"].words.endswith("(cosine 0.500, SQNR 3.0 dB); layers that diverge: 2")
     assert by_code["not-finite"].value == 0.25 and "1 of 4 pictures" in by_code["not-finite"].words
-    assert "by 50.0% of its norm" in by_code["weight-differs"].words
+    assert "differs by 50.0%" in by_code["weight-differs"].words
     assert "by 50.0% of its size" in by_code["outputs-differ"].words
 
 

@@ -161,7 +161,7 @@ def test_a_map_that_is_cut_to_nothing_says_by_what() -> None:
     columns = np.array([3.0, -2, -2, -2])
     for weights, words in (
         (np.broadcast_to(columns, (2, 4, 4)), "all channel weights of 'r' are ≤ 0"),
-        (np.stack([np.full((4, 4), 0.1), np.full((4, 4), -4.0)]), "the weighted sum is ≤ 0 everywhere"),
+        (np.stack([np.full((4, 4), 0.1), np.full((4, 4), -4.0)]), "the weighted sum of 'r' is ≤ 0 everywhere"),
     ):
         nodes = [
             node("Conv", ["x", "eye"], ["c"]),
