@@ -208,7 +208,7 @@ def test_findings_name_where_and_what() -> None:
     assert by_code["features-diverge"].words.endswith("(cosine 0.500, SQNR 3.0 dB); layers that diverge: 2")
     assert by_code["not-finite"].value == 0.25 and "1 of 4 pictures" in by_code["not-finite"].words
     assert "differs by 50.0%" in by_code["weight-differs"].words
-    assert "by 50.0% of its size" in by_code["outputs-differ"].words
+    assert "is 50.0% of its magnitude" in by_code["outputs-differ"].words
 
 
 def test_thresholds_of_a_file_and_of_flags(tmp_path: Path) -> None:
