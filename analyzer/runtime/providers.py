@@ -10,6 +10,7 @@ from typing import Any
 
 from analyzer.errors import InputError, NotFoundError, ProviderError, suggest
 from analyzer.runtime.installed import problems, versions
+from analyzer.runtime.threads import plain_options
 
 NAMES = {
     "cpu": "CPUExecutionProvider",
@@ -154,9 +155,7 @@ def _try(provider: str) -> str:
 def _session(model: bytes, provider: str) -> Any:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(model, options, [provider])
+    return ort.InferenceSession(model, plain_options(), [provider])
 
 
 def _smallest_model(opset: int = 13, ir: int = 8) -> bytes:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from analyzer.graph import Graph
-from analyzer.runtime.session import DISABLED_OPTIMIZERS, Session, plain_options
+from analyzer.runtime.session import DISABLED_OPTIMIZERS, Session
+from analyzer.runtime.threads import plain_options
 
 _KINDS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +15,7 @@ from analyzer.errors import InputError, ProviderError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.graph.protos import sort_by_depth
 from analyzer.runtime.providers import NAMES, resolve
+from analyzer.runtime.threads import plain_options
 from analyzer.runtime.weights import handed, held
 
 # Wrong in onnxruntime 1.31: a zero Pad before a MaxPool is folded into its padding of −∞.
@@ -32,7 +32,6 @@ LARGE = 16384  # nodes from which they are left out, unless a level is asked for
 # 19 s, and each further one takes 1.5 times as long (benchmarks/large.py). One size for every machine, since results
 # differ in their last bits.
 MAPPED = 1 << 30  # bytes of weights
-_SHARED: list[bool] = []  # holds something once `share_threads` was called
 # A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
 # could otherwise ask for gigabytes while the session is created.
 FOLDING_LIMIT = 64 << 20
@@ -85,7 +84,7 @@ class Session:
         proto, weights = _parts(model, outputs)
         size = sum(w.nbytes for w in weights.values())
         mapped = level is None and name == NAMES["cpu"] and size >= MAPPED
-        # Before the stubs are told where their weights are.
+        # Measured here, because `handed` then writes the place of each weight into the model.
         self.nbytes = weight_bytes + held(proto, weights, packed=not mapped)
         options = _options(ort, threads, level or "all", 4 * weight_bytes + size)
         if plan_file is not None:
@@ -95,11 +94,11 @@ class Session:
             options.enable_profiling, options.profile_file_prefix = True, str(trace)
         if name != NAMES["cpu"]:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        depth = len(proto.graph.node)
-        if depth >= BY_DEPTH:
+        nodes = len(proto.graph.node)
+        if nodes >= BY_DEPTH:
             sort_by_depth(proto.graph)
         disabled = DISABLED_OPTIMIZERS if as_it_is is None else []
-        if level is None and depth >= LARGE:
+        if level is None and nodes >= LARGE:
             disabled = [*disabled, *SLOW_OPTIMIZERS]
         if mapped:
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -205,33 +204,6 @@ def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> An
     limit = max(FOLDING_LIMIT, weight_bytes)
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(limit))
     return options
-
-
-def plain_options(threads: int | None = None) -> Any:
-    """onnxruntime's own options, quiet, with so many threads or those that this process shares."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    if _SHARED:
-        options.use_per_session_threads = False
-    elif threads:
-        options.intra_op_num_threads = min(threads, os.cpu_count() or 1)
-    return options
-
-
-def share_threads(threads: int | None) -> None:
-    """From now on all sessions of this process use one pool of so many threads; the runtime's choice when None.
-
-    A pool for each session makes many idle threads, and those that have just run keep a core busy for a while. It is
-    for a process of our own: onnxruntime then refuses sessions that bring their own threads.
-    """
-    import onnxruntime as ort
-
-    if threads != 1 and not _SHARED:
-        with suppress(Exception):  # there is one already
-            ort.set_global_thread_pool_sizes(min(threads or 0, os.cpu_count() or 1), 1)
-            _SHARED.append(True)
 
 
 def check_array(array: np.ndarray, given: Any) -> np.ndarray:
