@@ -9,10 +9,13 @@ from copy import deepcopy
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from analyzer.commands.names import COMMANDS
 from analyzer.version import JSON_SCHEMA
+from tests.models import model, node
 from tests.test_golden import CALLS, GOLDEN, WITHOUT_JSON
 
 jsonschema = pytest.importorskip("jsonschema", reason="documents are validated with the package jsonschema")
@@ -97,3 +100,37 @@ def test_an_error_is_a_document_on_stdout_and_the_same_sentence_on_stderr(words:
         text=True,
     )
     assert not text.stdout, "without JSON an error leaves stdout empty"
+
+
+CNN, PICTURE = "models/digits_cnn.onnx", "examples/digits_chelsea.png"
+NOTHING = {
+    "filters without a spectrum": "filters POINTS -l c",
+    "a unit that is a whole channel": f"project {CNN} {PICTURE} -u 3@all",
+    "a channel that no picture activates": f"evolution POINTS POINTS --data {PICTURE} -l r -u 0 -o OUT/drawn.png",
+    "a class without a label": f"dream {CNN} -t 4 --steps 1 -o OUT/dream.png",
+    "no true boxes": f"localize {CNN} {PICTURE} --top-channels 2",
+    "a target that is no class": f"explain {CNN} {PICTURE} -t probabilities[:,2:5].max() -m gradient",
+}
+
+
+def pointwise() -> onnx.ModelProto:
+    """A 1×1 convolution whose first channel never rises above 0."""
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"]),
+        node("Relu", ["c"], ["r"]),
+        node("GlobalAveragePool", ["r"], ["p"]),
+        node("Flatten", ["p"], ["logits"]),
+    ]
+    arrays = {"w": np.ones((2, 3, 1, 1), np.float32), "b": np.array([-1e4, 0], np.float32)}
+    return model(nodes, {"x": [1, 3, 12, 12]}, {"logits": [1, 2]}, arrays)
+
+
+@pytest.mark.parametrize("what", NOTHING)
+def test_documents_with_something_missing_are_as_the_schema_says(what: str, tmp_path: Any) -> None:
+    points = tmp_path / "points.onnx"
+    onnx.save(pointwise(), points)
+    words = NOTHING[what].replace("OUT", str(tmp_path)).replace("POINTS", str(points)).split()
+    done = subprocess.run([sys.executable, "cli.py", *words, "--format", "json"], capture_output=True, text=True)
+    document = json.loads(done.stdout)
+    CHECK.validate(document)
+    assert document["kind"] == words[0], document
