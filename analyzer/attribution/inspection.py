@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from analyzer.analysis.feature_maps import feature_maps
@@ -12,6 +12,12 @@ from analyzer.attribution.model import Model
 from analyzer.attribution.question import Question
 from analyzer.attribution.targets import find_scores
 from analyzer.errors import UnsupportedError
+from analyzer.graph import Value
+
+
+def tensors(values: Iterable[Value]) -> list[dict[str, Any]]:
+    """Name, element type and shape of each, as plain data."""
+    return [{"name": v.name, "type": str(v.dtype), "shape": None if v.shape is None else list(v.shape)} for v in values]
 
 
 def describe(model: Model, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -26,8 +32,8 @@ def describe(model: Model, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, An
         "opsets": {o.domain or "ai.onnx": o.version for o in original.opset_import},
         "nodes": len(original.graph.node),
         "parameters": sum(p.size for p in graph.parameters()),
-        "inputs": [{"name": v.name, "type": str(v.dtype), "shape": v.shape} for v in model.plain.inputs],
-        "outputs": [{"name": v.name, "type": str(v.dtype), "shape": v.shape} for v in model.plain.outputs],
+        "inputs": tensors(model.plain.inputs),
+        "outputs": tensors(model.plain.outputs),
         "operators": dict(
             Counter(f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in original.graph.node).most_common()
         ),

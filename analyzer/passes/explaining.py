@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.attribution import Attribution, answer
+from analyzer.attribution.inspection import tensors
 from analyzer.attribution.runner import Progress
 from analyzer.attribution.targets import ranked
 from analyzer.images import ColourBar, grid, overlay, write_npy, write_png
@@ -55,9 +56,7 @@ class Explaining(Asking):
     def _explained(self, picture: str, image: np.ndarray, array: np.ndarray, placement: Any) -> dict[str, Any]:
         found = answer(self.model, self.asked(image.shape), array, self.progress)
         result: dict[str, Any] = {"picture": picture, "top": self._classes(found[0]), "maps": []}
-        result["outputs"] = [
-            {"name": v.name, "shape": v.shape and list(v.shape), "type": str(v.dtype)} for v in self.model.plain.outputs
-        ]
+        result["outputs"] = tensors(self.model.plain.outputs)
         result["doubt"] = found[0].doubt or None
         out, raw = self.overlays.get(picture), self.raws.get(picture)
         heats, titles = [], []
