@@ -97,10 +97,15 @@ def say_written(place: str | Path) -> None:
         click.echo(f"written: {place}")
 
 
+def is_quiet() -> bool:
+    """Whether --quiet was given."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get("quiet"))
+
+
 def note(text: str) -> None:
     """A line for the person, on stderr, unless --quiet was given."""
-    context = click.get_current_context(silent=True)
-    if context is None or not context.meta.get("quiet"):
+    if not is_quiet():
         click.echo(text, err=True)
 
 
@@ -116,12 +121,17 @@ def tell_left_out(outcome: LeftOut) -> None:
     if outcome.doubt:
         note(f"note: {outcome.doubt}")
     for picture, error in outcome.failed.items():
-        click.echo(f"error: {error}" if str(error).startswith(picture) else f"error: {picture}: {error}", err=True)
+        tell_failed(picture, error)
 
 
-def failed_as_data(outcome: LeftOut) -> list[dict[str, str]]:
+def tell_failed(picture: str, error: AnalyzerError) -> None:
+    """Says on stderr why a picture could not be used."""
+    click.echo(f"error: {error}" if str(error).startswith(picture) else f"error: {picture}: {error}", err=True)
+
+
+def failed_as_data(failed: Mapping[str, AnalyzerError]) -> list[dict[str, str]]:
     """The same for JSON."""
-    return [{"picture": picture, "error": error.message} for picture, error in outcome.failed.items()]
+    return [{"picture": picture, "error": error.message} for picture, error in failed.items()]
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
@@ -145,8 +155,7 @@ def shape_text(shape: Sequence[Any] | None) -> str:
 
 def shows_progress() -> bool:
     """Whether stderr is a terminal and --quiet was not given."""
-    context = click.get_current_context(silent=True)
-    return sys.stderr.isatty() and not (context is not None and context.meta.get("quiet"))
+    return sys.stderr.isatty() and not is_quiet()
 
 
 class Progress:
@@ -178,19 +187,18 @@ def each_picture(
     """
     from analyzer.errors import AnalyzerError, OutputError
 
-    results, failed = [], []
+    results, failed = list[T](), dict[str, AnalyzerError]()
     progress = Progress(len(samples), what)
     for sample in samples:
-        picture = sample.id
         try:
             results.append(work(sample))
         except AnalyzerError as error:
             if len(samples) == 1 or strict() or isinstance(error, OutputError):
                 raise
-            failed.append({"picture": picture, "error": error.message})
-            click.echo(f"error: {error}" if str(error).startswith(picture) else f"error: {picture}: {error}", err=True)
+            failed[sample.id] = error
+            tell_failed(sample.id, error)
         progress.step()
-    return results, failed
+    return results, failed_as_data(failed)
 
 
 class RunProgress:

@@ -141,7 +141,7 @@ def command(given: Explain) -> int:
     if given.verbose:
         report_receipt(model, given.model)
     if given.form == "json":
-        print_json("explain", {"model": given.model, "results": done.result, "failed": failed_as_data(done)})
+        print_json("explain", {"model": given.model, "results": done.result, "failed": failed_as_data(done.failed)})
     else:
         for result in done.result:
             print_result(result, len(samples) > 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from analyzer.commands import complete
-from analyzer.commands.common import each_picture, note, print_json, table
+from analyzer.commands.common import each_picture, note, print_json, say_written, table
 from analyzer.commands.options import (
     WRITE_FOLDER,
     Given,
@@ -104,4 +104,4 @@ def print_results(results: list[dict[str, Any]]) -> None:
     click.echo(table(rows, ("picture", "tensor", "shape", "dead channels", "range")))
     written = sorted({e[k] for r in results for e in r["layers"] for k in ("grid", "arrays") if k in e})
     for place in written:
-        click.echo(f"written: {place}")
+        say_written(place)

@@ -131,7 +131,7 @@ def command(given: Localize) -> int:
                 note(f"warning: {result['picture']}: {t['target']}: {t['diagnosis']}")
     if given.form == "json":
         document = {"model": given.model, "method": method, "results": results}
-        print_json("localize", document | {"summary": summary, "failed": failed_as_data(done)})
+        print_json("localize", document | {"summary": summary, "failed": failed_as_data(done.failed)})
     else:
         print_results(results, summary)
     return 5 if done.failed else 0
