@@ -72,21 +72,13 @@ class OutputPath(click.Path):
         return path
 
 
-class IntRange(click.IntRange):
-    """As click's; bounds are named in errors only."""
+class Range(click.ParamType):
+    """What is common to our ranges beside click's: bounds are named in errors only, and NaN is in no range."""
 
-    def _describe_range(self) -> str:
-        return ""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
-            self.fail(f"{value!r} is not a whole number{_bounds(self)}", param, ctx)
-
-
-class FloatRange(click.FloatRange):
-    """As click's; NaN is in no range, and bounds are named in errors only."""
+    noun: str
+    min: Any
+    max: Any
+    min_open: bool
 
     def _describe_range(self) -> str:
         return ""
@@ -97,16 +89,23 @@ class FloatRange(click.FloatRange):
         except click.BadParameter:
             found = math.nan
         if math.isnan(found):
-            self.fail(f"{value!r} is not a number{_bounds(self)}", param, ctx)
+            self.fail(f"{value!r} is not {self.noun}{self._bounds()}", param, ctx)
         return found
 
+    def _bounds(self) -> str:
+        if self.min is not None and self.max is not None:
+            return f" from {self.min:g} to {self.max:g}"
+        if self.min is not None:
+            return f" above {self.min:g}" if self.min_open else f" of at least {self.min:g}"
+        return ""
 
-def _bounds(kind: click.IntRange | click.FloatRange) -> str:
-    if kind.min is not None and kind.max is not None:
-        return f" from {kind.min:g} to {kind.max:g}"
-    if kind.min is not None:
-        return f" above {kind.min:g}" if kind.min_open else f" of at least {kind.min:g}"
-    return ""
+
+class IntRange(Range, click.IntRange):
+    noun = "a whole number"
+
+
+class FloatRange(Range, click.FloatRange):
+    noun = "a number"
 
 
 class Channel(IntRange):
