@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from analyzer.commands import COMMANDS, cli, main
+from analyzer.commands import COMMANDS, cli
 from analyzer.images import write_png
 from tests.models import small_cnn
 
@@ -31,21 +31,6 @@ def place(tmp_path_factory) -> Path:
     write_png(folder / "picture.png", noise)
     write_png(folder / "second.png", noise[::-1])
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, place):
-    """run(*arguments) → (exit code, stdout, stderr), in the folder of the model."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(place)
-        monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 # ---- What works ----

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +18,6 @@ import analyzer
 from analyzer import report
 from analyzer.analysis.receptive_field import receptive_field
 from analyzer.attribution.invariance import TRANSFORMS
-from analyzer.commands import main
 from analyzer.graph import Graph
 from analyzer.graph.load import load
 from analyzer.images import Preprocess, colourise, write_png
@@ -72,19 +70,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_png(folder / "spot.png", spot())
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: Path) -> Run:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(place)
-        monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 # ---- explain: the classes, the place, the colours ----
