@@ -28,8 +28,8 @@ BY_DEPTH = 4096  # nodes from which they do
 SLOW_OPTIMIZERS = ["NchwcTransformer", "CommonSubexpressionElimination"]
 LARGE = 16384  # nodes from which they are left out, unless a level is asked for
 # Kernels copy weights into a form of their own, in every session anew. From this size on a session of the CPU reads
-# them where they are mapped: at 1.3 GiB a gradient then takes 0.08 instead of 2.8 GiB and is there after 6 instead of
-# 19 s, and each further one takes 1.5 times as long (benchmarks/large.py). One size for every machine, since results
+# them where they are mapped: at 2.5 GiB a gradient then takes 0.2 instead of 5.2 GiB and is there after 5 instead of
+# 26 s, and each further one takes 1.4 times as long (benchmarks/large.py). One size for every machine, since results
 # differ in their last bits.
 MAPPED = 1 << 30  # bytes of weights
 # A constant larger than this (and than the model itself) is computed at run time: a few bytes of a hostile file
