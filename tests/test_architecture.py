@@ -18,6 +18,7 @@ LEVEL = {
     "runtime": 2, "store": 2, "data": 2,
     "analysis": 3,
     "gradient": 4,
+    "tasks": 4.5,
     "attribution": 5,
     "passes": 6,
     "mining": 7, "validation": 7,

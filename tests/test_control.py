@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from analyzer import append_vjp
 from analyzer.analysis.feature_maps import default_layer
 from analyzer.attribution import Explainer
-from analyzer.attribution.targets import find_scores
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Graph
 from analyzer.runtime import Session
+from analyzer.tasks import recognise
 from tests.models import node
 
 DOUBLE, INT64, BOOL = TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL
@@ -326,7 +326,7 @@ def test_maps_are_followed_through_bodies(kind):
     graph = explainer.graph({})
     assert graph["r"].shape == [1, 4, 8, 6] and graph["y"].shape == [1, 4]
     assert ("Loop" in [n.op for n in graph.forward_nodes()]) == (kind not in ("constant", "scan"))
-    layer = default_layer(graph, find_scores(graph).logits)
+    layer = default_layer(graph, recognise(graph).logits)
     assert layer.name == "r" and str(layer.layout) == "NCHW"
     x = normal(1, 3, 8, 6).astype(np.float32)
     feeds = {"x": x, "trips": np.array(3)} if "trips" in [v.name for v in graph.inputs] else x

@@ -21,10 +21,10 @@ from onnxruntime.quantization import (
 from analyzer import append_vjp
 from analyzer.analysis.feature_maps import FeatureMap, default_layer, feature_maps
 from analyzer.attribution import Explainer
-from analyzer.attribution.targets import find_scores
 from analyzer.graph import Graph, through
 from analyzer.graph.protos import copied, replace_all
 from analyzer.runtime import Session
+from analyzer.tasks import recognise
 from tests import architectures as nets
 from tests.models import model, node, small_cnn
 
@@ -74,7 +74,7 @@ def test_a_detector_with_expected_box_sides(size):
     for sizes in ({}, {"x": (1, 3, 16, 16)}):
         graph = explainer.graph(sizes)
         assert "expected" not in {m.name for m in feature_maps(graph)}
-        assert default_layer(graph, find_scores(graph).logits).name == "trunk"
+        assert default_layer(graph, recognise(graph).logits).name == "trunk"
 
 
 def tokens(unrolled: bool) -> ModelProto:
@@ -114,7 +114,7 @@ def tokens(unrolled: bool) -> ModelProto:
 @pytest.mark.parametrize("unrolled", [False, True])
 def test_tokens_are_found_again_behind_a_merged_batch(unrolled):
     graph = Explainer(tokens(unrolled)).graph({})
-    assert default_layer(graph, find_scores(graph).logits).name == ("wide" if unrolled else "r")
+    assert default_layer(graph, recognise(graph).logits).name == ("wide" if unrolled else "r")
 
 
 # ---- Transformers ----
@@ -124,7 +124,7 @@ X = np.random.default_rng(1).random((1, 3, 16, 20), np.float32)
 
 def chosen(given: ModelProto) -> FeatureMap:
     graph = Explainer(given).graph({})
-    return default_layer(graph, find_scores(graph).logits)
+    return default_layer(graph, recognise(graph).logits)
 
 
 def maps_of(given: ModelProto, methods: Sequence[str], image: np.ndarray = X, target: int = 1) -> list[np.ndarray]:

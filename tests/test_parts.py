@@ -17,7 +17,6 @@ from analyzer.attribution.evaluator import channel_mask, position_mask
 from analyzer.attribution.export import _difference
 from analyzer.attribution.invariance import TRANSFORMS
 from analyzer.attribution.result import Attribution, joined
-from analyzer.attribution.targets import _unlike_classes
 from analyzer.attribution.units import Units
 from analyzer.errors import InputError
 from analyzer.gradient.rules import poles
@@ -129,16 +128,6 @@ def test_parts_are_joined_row_by_row() -> None:
 
 
 # ---- Targets, sizes, what export measures ----
-
-
-@pytest.mark.parametrize(
-    ("shape", "rank"),
-    [((1, 5), 0), (("N", 2), 0), ((1, 5, 1, 1), 1), ((1, 1, 5), 1), ((1, 1), 2), ((1, 5, 3, 3), 2), ((1, 1, 1, 1), 2)],
-    ids=str,
-)
-def test_outputs_that_look_like_classes(shape: tuple, rank: int) -> None:
-    net = model([node("Identity", ["x"], ["y"])], {"x": list(shape)}, {"y": list(shape)})
-    assert _unlike_classes(Graph.read(net.SerializeToString())["x"]) == rank
 
 
 def test_inputs_with_open_sizes_take_any_and_fixed_ones_their_own() -> None:

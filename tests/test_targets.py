@@ -9,12 +9,14 @@ import pytest
 import analyzer
 from analyzer.attribution import Explainer, Job, Question, answer
 from analyzer.attribution.localization import class_units
-from analyzer.attribution.targets import expression, find_scores, ranked
 from analyzer.errors import InputError, NotFoundError
 from analyzer.graph import Builder, Graph
 from analyzer.graph.query import image_input
 from analyzer.images import decode, model_card
 from analyzer.runtime import Session
+from analyzer.tasks import recognise
+from analyzer.tasks.base import ranked
+from analyzer.tasks.targets import expression
 from analyzer.validation import Side
 from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node
@@ -67,7 +69,7 @@ def iou(a: np.ndarray, b: tuple[float, ...]) -> float:
 )
 def test_what_holds_no_scores_of_classes_is_doubted(shape, example):
     net = model([node("Reshape", ["x", "s"], ["y"])], {"x": [1, *shape]}, {"y": list(shape)}, {"s": np.array(shape)})
-    doubt = find_scores(Graph.read(net)).doubt
+    doubt = recognise(Graph.read(net)).doubt
     assert example in doubt and bool(doubt) == bool(example)
 
 
@@ -300,9 +302,9 @@ def test_the_class_that_is_named_is_explained(kind, count):
             single = explainer.explain(x[i : i + 1], "gradient", int(named[i]))
             raw = explainer.explain(x, "gradient").raw[i]
             assert np.allclose(single.raw[0], raw, atol=1e-5, equal_nan=True)
-        scores = find_scores(explainer.graph({"x": x[:1].shape}))
+        scores = recognise(explainer.graph({"x": x[:1].shape}))
         graph = explainer.graph({"x": x[:1].shape})
-        logits = graph.add_output(find_scores(graph).flat(Builder(graph, "t")), "t/flat").name
+        logits = graph.add_output(recognise(graph).flat(Builder(graph, "t")), "t/flat").name
         others += int(Session(graph, outputs=[logits]).run({"x": x[:1]})[logits].argmax() != named[0])
         assert scores.classes == found.scores.shape[1]
     if kind in ("segmenter", "reshaped segmenter", "every position a class", "saturated"):

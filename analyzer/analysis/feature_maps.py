@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from analyzer.analysis.attention import attentions
@@ -92,7 +93,7 @@ def _unknown_operators(graph: Graph) -> list[str]:
     return [f"{op} (node {name!r})" for op, name in found.items()]
 
 
-def default_layer(graph: Graph, target: Value) -> FeatureMap:
+def default_layer(graph: Graph, target: Value, read: Collection[str] = ()) -> FeatureMap:
     """The feature map to explain `target` by if the user chooses none.
 
     The last one that all later feature maps depend on: the map before the pooling of a CNN, the last map of the
@@ -100,10 +101,15 @@ def default_layer(graph: Graph, target: Value) -> FeatureMap:
     attention have no influence, so the map that the last attention reads is taken. Where the target is a map itself
     (a segmenter), the last one of the coarsest maps that a convolution reads.
 
+    Args:
+        read: tensors that the target is made of; none of them is chosen where there is another map.
+
     Raises:
         UnsupportedError: the target depends on no feature map.
     """
     maps = feature_maps(graph, target)
+    itself = any(m.name == target.name for m in maps)
+    maps = [m for m in maps if m.name not in read] or maps
     axes = sum(a in "DHW" for a in image_layout(graph, image_input(graph)) or "")
     maps = [m for m in maps if len(m.size) == axes] or maps  # what a recurrent layer reads has lost the height
     if not maps and (strange := _unknown_operators(graph)):
@@ -117,10 +123,10 @@ def default_layer(graph: Graph, target: Value) -> FeatureMap:
             f"{graph.name}: no feature map between the input and {target.name!r}",
             "name a layer with --layer (see `inspect`), or use a gradient method such as `gradient`",
         )
-    if any(m.name == target.name for m in maps):
-        read = [m for m in maps if any(n.op in _CONVOLUTIONS for n in readers(m.value))] or maps
-        coarsest = min(_area(m) for m in read)
-        return next(m for m in reversed(read) if _area(m) == coarsest)
+    if itself:
+        convolved = [m for m in maps if any(n.op in _CONVOLUTIONS for n in readers(m.value))] or maps
+        coarsest = min(_area(m) for m in convolved)
+        return next(m for m in reversed(convolved) if _area(m) == coarsest)
     chosen = _common(graph, maps)
     if chosen.layout.prefix or chosen.layout.suffix:
         return _before_last_attention(graph, maps, target) or chosen

@@ -48,6 +48,15 @@ class GraphCache:
     def keep_compiled(self, key: Any, about: dict[str, Any], stub: Stub) -> None:
         self._put("compiled", key, *stub, about)
 
+    def noted(self, key: Any) -> Any:
+        """Plain data that was kept under `key`, or None."""
+        found = self._get("note", key)
+        return None if found is None else unpacked(found[ABOUT])
+
+    def note(self, key: Any, data: Any) -> None:
+        if self.known:
+            self.cache.put(self._key("note", key), {ABOUT: packed(data)})
+
     def _key(self, kind: str, key: Any) -> str:
         return key_of(kind, self.loaded.identity, onnx.__version__, np.__version__, repr(key))
 

@@ -12,13 +12,14 @@ from analyzer.attribution.compiler import PREFIX
 from analyzer.attribution.layers import channels_first, float_image, pick_layer
 from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.registry import Context
-from analyzer.attribution.targets import check_class, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient.registry import cotangent_type
 from analyzer.graph import Builder, Graph
 from analyzer.graph.cut import behind, frontier
 from analyzer.graph.query import image_input
 from analyzer.runtime import Session
+from analyzer.tasks import recognise
+from analyzer.tasks.base import check_class
 
 CLASSES_PER_RUN = 64
 
@@ -59,7 +60,7 @@ class _ClassMaps:
 
     def __init__(self, model: Model, shapes: dict[str, tuple[int, ...]], layer: str, output: str | None) -> None:
         graph = model.graph(shapes)
-        self.scores = find_scores(graph, output)
+        self.scores = recognise(graph, output)
         self.feature = pick_layer(graph, layer, self.scores.logits)
         if self.feature.layout.axes[0] != "N":
             raise UnsupportedError(f"the first axis of {self.feature.name!r} is not the batch", "choose another layer")
@@ -78,18 +79,18 @@ class _ClassMaps:
     def _tail(self, model: Model, graph: Graph, output: str | None) -> tuple[Session, str, list[str]]:
         """(session that gives (classes, K) weights, its output, what it may read of the head; the layer first)"""
         op = Builder(graph, PREFIX)
-        scores = find_scores(graph, output)
+        scores = recognise(graph, output)
         last = last_linear(graph, scores.logits) if not scores.space else None
         if last is not None:
             value, rows = last
             self.rows = lambda classes: rows[classes]
             seed = graph.add_input(f"{PREFIX}/rows", rows.dtype, [self.count, rows.shape[1]])
         else:
-            value = scores.flat(op)
             self.rows = lambda classes: classes
             chosen = graph.add_input(f"{PREFIX}/classes", np.dtype(np.int64), [self.count])
             line = op.constant(np.arange(self.classes, dtype=np.int64))
-            seed = op.cast(op.Equal(op.Unsqueeze(chosen, [1]), line), cotangent_type(value))
+            value, seed = scores.spread(op, op.Equal(op.Unsqueeze(chosen, [1]), line))
+            seed = op.cast(seed, cotangent_type(value))
         self.chosen = graph.new_inputs[-1].name
         image, axes = float_image(graph)
         feature = pick_layer(graph, self.feature.name, scores.logits)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analyzer.analysis.feature_maps import FeatureMap, map_of_open_sizes
+from analyzer.attribution.asked import task_of
 from analyzer.attribution.layers import float_image, pick_layer
 from analyzer.attribution.methods import find_method
 from analyzer.attribution.model import Model
@@ -14,12 +15,13 @@ from analyzer.attribution.postprocess import FLOAT32, heatmap
 from analyzer.attribution.question import Job, Question, Slot
 from analyzer.attribution.registry import Context, Method
 from analyzer.attribution.seeds import PREFIX, arrays_of, seeded
-from analyzer.attribution.targets import Arrays, Scores, expression, find_scores
 from analyzer.errors import AnalyzerError, UnsupportedError
 from analyzer.gradient.idioms import idioms_for
-from analyzer.graph import Builder, Graph, Value, loose
+from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.query import fillings, image_input
 from analyzer.runtime import Session
+from analyzer.tasks import Task, task_from
+from analyzer.tasks.targets import Arrays, expression
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -34,8 +36,8 @@ class Compiled:
     graph: Graph | None
     method: Method
     layer: str
-    slots: list[tuple[str, str, str]]
-    scores: Scores
+    slots: list[tuple[str, str, str, str]]
+    scores: Task
     outputs: list[str]
     target_inputs: list[str]
     details: list[dict[str, str]] = field(default_factory=list)
@@ -49,7 +51,8 @@ class Compiled:
     def names(self) -> list[str]:
         """Every output that is read."""
         slots = [*self.slots, *(d.values() for d in self.details)]
-        return list(dict.fromkeys([self.scores.output.name, *(n for slot in slots for n in slot)]))
+        said = [self.scores.output.name, *(role.output for role in self.scores.others if role.task is not None)]
+        return list(dict.fromkeys([*said, *(n for slot in slots for n in slot if n)]))
 
 
 def compile_question(
@@ -69,7 +72,7 @@ def compile_question(
     methods = [_single_graph(job) for job in question.jobs]
     graph, arrays = model.graph(shapes), arrays_of(model, question)
     op = Builder(graph, PREFIX)
-    scores = find_scores(graph, question.output)
+    scores = task_of(model, question, graph)
     image, axes = float_image(graph)
     outputs, target_inputs = [v.name for v in graph.outputs], list[str]()
     batch = next(iter(image_input(graph).shape or ()), None)
@@ -94,9 +97,11 @@ def compile_question(
             ctx = Context(op, target.seeds, target.about, image, axes, feature, policy=policy, idioms=idioms)
             raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)
             heat = heatmap(ctx, raw, method.kind)
-            names = (("raw", raw), ("heatmap", heat), ("class", target.classes))
-            given = [graph.add_output(value, f"{PREFIX}/{name}{suffix}").name for name, value in names]
-            compiled.slots.append((given[0], given[1], given[2]))
+            names = {"raw": raw, "heatmap": heat, "class": target.classes}
+            if isinstance(slot, str):
+                names["value"] = op.cast(target.about, FLOAT32)
+            given = [graph.add_output(value, f"{PREFIX}/{name}{suffix}").name for name, value in names.items()]
+            compiled.slots.append((given[0], given[1], given[2], given[3] if len(given) > 3 else ""))
             compiled.details.append(
                 {name: graph.add_output(v, f"{PREFIX}/{name}{suffix}").name for name, v in ctx.details.items()}
             )
@@ -142,7 +147,7 @@ def choose_layer(
             if isinstance(slot, str):
                 score = expression(Builder(known, PREFIX), slot, arrays)
             else:
-                score = find_scores(known, question.output).logits
+                score = task_of(model, question, known).logits
             return map_of_open_sizes(graph, pick_layer(known, "auto", score))
         except AnalyzerError:
             continue
@@ -182,26 +187,18 @@ def _described(done: Sequence[Compiled]) -> dict[str, Any]:
         "methods": [one.described() for one in done],
         "outputs": first.outputs,
         "target_inputs": first.target_inputs,
-        "scores": {
-            "output": [scores.output.name, scores.output.shape],
-            "logits": [scores.logits.name, scores.logits.shape],
-            "stripped": scores.stripped,
-            "batched": scores.batched,
-            "space": scores.space,
-        },
+        "scores": scores.as_data(),
     }
 
 
 def _restored(about: Mapping[str, Any]) -> list[Compiled]:
-    known = about["scores"]
-    output, logits = (loose(*known[name]) for name in ("output", "logits"))
-    scores = Scores(output, logits, tuple(known["stripped"]), known["batched"], tuple(known["space"]))
+    scores = task_from(about["scores"])
     return [
         Compiled(
             None,
             find_method(one["method"], {}),
             one["layer"],
-            [(a, b, c) for a, b, c in one["slots"]],
+            [(a, b, c, d) for a, b, c, d in one["slots"]],
             scores,
             about["outputs"],
             about["target_inputs"],

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from analyzer.attribution.asked import task_of
 from analyzer.attribution.compiler import Compiled
 from analyzer.attribution.finite import Origin, not_finite
 from analyzer.attribution.layers import float_image, pick_layer
@@ -15,7 +16,6 @@ from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.question import Question
 from analyzer.attribution.registry import Context
 from analyzer.attribution.seeds import arrays_of, seeded
-from analyzer.attribution.targets import find_scores
 from analyzer.gradient import GRADIENT, pullback
 from analyzer.gradient.registry import primal
 from analyzer.gradient.rules.quantization import FLOAT32, within_range
@@ -171,7 +171,7 @@ def _found(run: Explained, target: int | str, read: Callable[[Context, Explained
     def made() -> tuple[Session | None, dict[str, str], list[str], Any]:
         graph, inputs = run.model.graph(shapes), list[str]()
         op = Builder(graph, "diagnosis")
-        scores = find_scores(graph, run.compiled.scores.output.name)
+        scores = task_of(run.model, run.question, graph)
         batch = next(iter(image_input(graph).shape or ()), None)
         seeds, _, about = seeded(op, inputs, slot, scores, "", batch, arrays_of(run.model, run.question))
         image, axes = float_image(graph)

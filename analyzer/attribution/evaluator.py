@@ -17,18 +17,19 @@ import numpy as np
 
 from analyzer.analysis.feature_maps import FeatureMap
 from analyzer.analysis.layouts import Layout
+from analyzer.attribution.asked import task_of
 from analyzer.attribution.layers import channels_first, float_image, pick_layer
 from analyzer.attribution.linear_head import check_linear_head
 from analyzer.attribution.model import Model
 from analyzer.attribution.question import Job, Question
 from analyzer.attribution.registry import Context, Method
 from analyzer.attribution.seeds import PREFIX, arrays_of, seeded
-from analyzer.attribution.targets import Scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.cut import behind, frontier
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.runtime import Session
+from analyzer.tasks import Task
 
 IMAGES = 16  # of one run, at most
 NUMBERS = {"cpu": 320_000, "gpu": 2_500_000}  # in the images of one run: two of 224×224; more leave a core's cache
@@ -47,7 +48,7 @@ class Program:
     image_axes: str
     targets: list[str]
     outputs: dict[str, list[str]]
-    scores: Scores
+    scores: Task
     feature: FeatureMap | None = None
     names: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -124,6 +125,11 @@ class Evaluator:
                 softmax where it has none) or "top" (the class with the highest score, int64).
         """
         return self._evaluate("scores", make, count, [what])[what]
+
+    @property
+    def plain_scores(self) -> np.ndarray:
+        """(T,) the scores of the image itself."""
+        return self.scores(lambda index: np.repeat(self.image[None], len(index), axis=0), 1)[:, 0]
 
     def scores_and_labels(self, make: Make, count: int, what: str = "score") -> tuple[np.ndarray, np.ndarray]:
         """`scores`, and the (T, count) classes with the highest score."""
@@ -275,7 +281,7 @@ class Evaluator:
     def _compile(self, kind: str, batch: int, check: Callable[[Context], None] | None) -> Program:
         graph, arrays = self.model.graph(self._shapes(batch)), arrays_of(self.model, self.question)
         op = Builder(graph, PREFIX)
-        scores = find_scores(graph, self.question.output)
+        scores = task_of(self.model, self.question, graph)
         image, axes = float_image(graph)
         outputs: dict[str, list[str]] = {}
         targets: list[str] = []
@@ -347,7 +353,7 @@ _INTEGERS = {
 }
 
 
-def _scores(op: Builder, seeds: Any, scores: Scores | None) -> dict[str, Value]:
+def _scores(op: Builder, seeds: Any, scores: Task | None) -> dict[str, Value]:
     """(N,) each: the score of a target, its probability, and the class with the highest score."""
     float32 = np.dtype(np.float32)
     ((name, seed),) = seeds.items()
@@ -358,8 +364,7 @@ def _scores(op: Builder, seeds: Any, scores: Scores | None) -> dict[str, Value]:
     if scores is None:
         top = op.cast(op.Mul(score, 0.0), np.dtype(np.int64))
         return {"score": score, "probability": score, "top": op.Sub(top, np.int64(1))}
-    squash = op.Sigmoid(tensor) if "Sigmoid" in "".join(scores.stripped) else op.Softmax(tensor, axis=1)
-    probability = op.cast(op.ReduceSum(op.Mul(squash, seed), [1], keepdims=0), float32)
+    probability = op.cast(scores.probability(op, tensor, seed), float32)
     return {"score": score, "probability": probability, "top": op.ArgMax(scores.shown(op), axis=1, keepdims=0)}
 
 

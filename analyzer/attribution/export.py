@@ -6,18 +6,19 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 
+from analyzer.attribution.asked import slot_of, task_of
 from analyzer.attribution.compiler import Compiled, compile_question
 from analyzer.attribution.explainer import Explainer
 from analyzer.attribution.question import Job, Question
 from analyzer.attribution.result import Attribution
-from analyzer.attribution.targets import TOP1, is_expression, resolve_class
+from analyzer.attribution.runner import answer
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.files import guard
 from analyzer.graph.nodes import fixed_sizes
@@ -25,6 +26,9 @@ from analyzer.graph.query import fillings, single_batch
 from analyzer.graph.save import save
 from analyzer.plain import as_json
 from analyzer.runtime import Plain, random_feeds, relative
+from analyzer.tasks import Declared
+from analyzer.tasks.base import TOP1
+from analyzer.tasks.recognise import NOTHING
 
 OUTPUT = "heatmap"
 # Rounding alone moves a few pixels of a map, at kinks of ReLU and steps of quantisers, and scores by steps.
@@ -46,6 +50,7 @@ def export(
     input_shapes: dict[str, tuple[int, ...]] | None = None,
     output: str | None = None,
     runtime: str = "onnxruntime",
+    declared: Declared = NOTHING,
     **options: Any,
 ) -> Path:
     """Write the model with an added output `heatmap`: (N, H, W) in [0, 1], float32.
@@ -66,6 +71,7 @@ def export(
         input_shapes: {input: sizes} to fix symbolic sizes; only token grids need it.
         runtime: "onnxruntime", or "tensorrt" for a file that TensorRT's parser accepts: it avoids operators that the
             parser rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes as well.
+        declared: what the model's card says of its task.
 
     Raises:
         InputError, NotFoundError, UnsupportedError: as `explain`. UnsupportedError also if the file does not run or
@@ -74,8 +80,8 @@ def export(
     explainer = Explainer(model, labels=labels)
     if any(v.name == OUTPUT for v in explainer.plain.outputs):
         raise InputError(f"the model already has an output {OUTPUT!r}", "it seems to be an exported model already")
-    slot = target if is_expression(target) else resolve_class(target, labels)
-    question = Question((Job(method, layer, options),), target, output, labels, runtime=runtime)
+    question = Question((Job(method, layer, options),), target, output, labels, runtime=runtime, declared=declared)
+    slot = slot_of(task_of(explainer, question, explainer.graph(input_shapes)), question, target)
     (compiled,) = compile_question(explainer, question, [slot], input_shapes)
     alone = {} if compiled.scores.batched else single_batch(explainer.plain.inputs)
     if alone:
@@ -88,7 +94,7 @@ def export(
     record = {"method": method, "layer": compiled.layer, "target": str(target), "output": compiled.scores.output.name}
 
     def explained(feeds: Mapping[str, np.ndarray]) -> Attribution:
-        return explainer.explain(feeds, method, "top1" if slot == TOP1 else slot, layer, output, **options)
+        return answer(explainer, replace(question, target="top1" if slot == TOP1 else slot), feeds)[0]
 
     def tried(file: Path) -> dict[str, str]:
         trial = Trial(explainer, compiled, file, explained)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from analyzer.analysis.feature_maps import feature_maps
+from analyzer.attribution.asked import task_of
 from analyzer.attribution.compiler import choose_layer
 from analyzer.attribution.model import Model
 from analyzer.attribution.question import Question
-from analyzer.attribution.targets import find_scores
 from analyzer.errors import UnsupportedError
-from analyzer.graph import Value
+from analyzer.graph import Builder, Graph, Value
+from analyzer.tasks import Declared, Task
+from analyzer.tasks.base import TOP1
+from analyzer.tasks.recognise import NOTHING
+from analyzer.tasks.targets import expression
 
 
 def tensors(values: Iterable[Value]) -> list[dict[str, Any]]:
@@ -20,7 +24,23 @@ def tensors(values: Iterable[Value]) -> list[dict[str, Any]]:
     return [{"name": v.name, "type": str(v.dtype), "shape": None if v.shape is None else list(v.shape)} for v in values]
 
 
-def describe(model: Model, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def _default_layer(
+    model: Model, question: Question, graph: Graph, task: Task, sizes: Mapping[str, tuple[int, ...]]
+) -> str:
+    """The layer by which the default target is explained."""
+    slot, about = task.slot(TOP1), task.logits
+    if isinstance(slot, str):
+        graph = model.graph(sizes)
+        about = expression(Builder(graph, "inspect"), slot)
+    return choose_layer(model, question, "auto", graph, about, slot if isinstance(slot, str) else None, sizes).name
+
+
+def describe(
+    model: Model,
+    sizes: Mapping[str, tuple[int, ...]],
+    declared: Declared = NOTHING,
+    labels: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Inputs, outputs, operators, feature maps, default layer and target, as plain data."""
     graph = model.graph(sizes)
     original = model.loaded.proto
@@ -40,6 +60,7 @@ def describe(model: Model, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, An
         "stripped": [],
     }
     report |= dict.fromkeys(("default_layer", "no_layer", "target", "no_target", "doubt"), "")
+    report |= {"task": None, "heads": []}
     maps = feature_maps(graph)
     report["feature_maps"] = [
         {
@@ -52,10 +73,14 @@ def describe(model: Model, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, An
         for m in maps
     ]
     try:
-        scores = find_scores(graph)
-        report["target"], report["stripped"] = scores.logits.name, list(scores.stripped)
-        report["doubt"] = scores.doubt
-        report["default_layer"] = choose_layer(model, Question(), "auto", graph, scores.logits, shapes=sizes).name
+        question = Question(declared=declared, labels=labels)
+        task = task_of(model, question, graph)
+        report["target"], report["stripped"] = task.logits.name, list(task.stripped)
+        report["doubt"] = task.doubt
+        report["task"] = {"kind": task.kind, "output": task.output.name, "role": task.role, "evidence": task.evidence}
+        report["task"]["words"] = ["top1", *task.words]
+        report["heads"] = [{"output": r.output, "role": r.role} for r in task.others]
+        report["default_layer"] = _default_layer(model, question, graph, task, sizes)
     except UnsupportedError as error:
         report["no_layer" if report["target"] else "no_target"] = error.message
     return report

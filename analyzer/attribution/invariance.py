@@ -14,10 +14,10 @@ import numpy as np
 
 from analyzer.attribution.model import Model
 from analyzer.attribution.probes import Probe
-from analyzer.attribution.targets import check_class
 from analyzer.errors import NotFoundError, suggest
 from analyzer.images import Preprocess
 from analyzer.images.warp import Warp
+from analyzer.tasks.base import check_class
 
 
 @dataclass(frozen=True)

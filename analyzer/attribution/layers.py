@@ -10,7 +10,7 @@ from analyzer.errors import UnsupportedError
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import find_tensors, image_input, image_layout
-from analyzer.graph.through import dequantized, is_transparent
+from analyzer.graph.through import MOVING, dequantized, is_transparent
 
 
 def float_image(graph: Graph) -> tuple[Value, str]:
@@ -41,8 +41,8 @@ def float_image(graph: Graph) -> tuple[Value, str]:
     return value, axes
 
 
-def explained_map(graph: Graph, target: Value) -> Value:
-    """The file's own tensor that an expression scores, where that is one feature map (a segmenter's); else `target`."""
+def tensors_read(graph: Graph, target: Value) -> dict[str, Value]:
+    """The file's own tensors that a target reads."""
     own = {o.name for n in graph.forward_nodes() for o in n.outputs}
     waiting, read = [target], dict[str, Value]()
     while waiting:
@@ -52,11 +52,26 @@ def explained_map(graph: Graph, target: Value) -> Value:
             read[value.name] = value
         elif producer is not None:
             waiting += [i for i in producer.inputs if i.name]
-    if target.name in own or len(read) != 1:
+    return read
+
+
+def explained_map(graph: Graph, target: Value) -> Value:
+    """The file's own tensor that an expression scores, where that is one feature map (a segmenter's); else `target`."""
+    read = tensors_read(graph, target)
+    if len(read) != 1:
         return target
     (only,) = read.values()
     is_map = any(m.name == only.name and "L" not in m.layout.axes for m in feature_maps(graph))
     return only if is_map else target
+
+
+def _before_moves(value: Value) -> list[Value]:
+    """The tensor, and those before it that hold the same numbers in other places."""
+    found = [value]
+    while value.inputs and is_transparent(value.inputs[0], MOVING):
+        value = value.inputs[0].inputs[0]
+        found.append(value)
+    return found
 
 
 def pick_layer(graph: Graph, name: str, target: Value) -> FeatureMap:
@@ -68,7 +83,8 @@ def pick_layer(graph: Graph, name: str, target: Value) -> FeatureMap:
         NotFoundError: there is none of that name. UnsupportedError: it has no channels over space.
     """
     if name == "auto":
-        return default_layer(graph, explained_map(graph, target))
+        same = {moved.name for value in tensors_read(graph, target).values() for moved in _before_moves(value)}
+        return default_layer(graph, explained_map(graph, target), same)
     values = find_tensors(graph, name)
     maps = {m.name: m for m in feature_maps(graph)}
     chosen = [maps[v.name] for v in values if v.name in maps]

@@ -16,10 +16,12 @@ from analyzer.attribution.model import Model
 from analyzer.attribution.registry import Context
 from analyzer.attribution.seeds import seeded
 from analyzer.attribution.shown import shown_scores
-from analyzer.attribution.targets import TOP1, class_scores, find_scores, is_expression, resolve_class
 from analyzer.errors import InputError
 from analyzer.graph import Builder
 from analyzer.graph.query import image_input
+from analyzer.tasks import recognise
+from analyzer.tasks.base import TOP1
+from analyzer.tasks.targets import is_expression, resolve_class
 
 Box = tuple[float, float, float, float]
 
@@ -129,14 +131,14 @@ def class_units(
     feeds = model.feeds(inputs)
     graph = model.graph_of(feeds)
     op = Builder(graph, "units")
-    scores = find_scores(graph, output)
+    scores = recognise(graph, output)
     given = target if is_expression(target) else resolve_class(target, labels)
     read: list[str] = []
     top = given == TOP1 and model.quantised
     seeds, _, about = seeded(op, read, None if top else given, scores)
     if top:
-        shown = class_scores(scores, shown_scores(model, feeds, scores), len(feeds[image_input(graph).name]))
-        feeds = feeds | {read[0]: shown.argmax(axis=-1)}
+        shown = scores.read(shown_scores(model, feeds, scores), len(feeds[image_input(graph).name]))
+        feeds = feeds | {read[0]: scores.best(shown)}
     feature = pick_layer(graph, layer, about)
     image, axes = float_image(graph)
     ctx = Context(op, seeds, about, image, axes, feature)

@@ -43,6 +43,7 @@ class Model:
         self.session_options = options
         self.cache = GraphCache(cache, self.loaded) if cache is not None else None
         self._stamp = _stamp_of(self.loaded.path)
+        self._remembered: dict[Hashable, Any] = {}
         self._owner, self._sources = object(), object()  # of sessions, and of normal forms, in the pool
         for owner in (self._owner, self._sources):
             weakref.finalize(self, LIVE.drop, owner)
@@ -120,6 +121,15 @@ class Model:
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, kept for this model under `key` as long as there is room."""
         return LIVE.get(self._owner, key, make)
+
+    def remembered(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, kept for this model under `key`; for small things, of which the latest are kept."""
+        if key not in self._remembered:
+            if len(self._remembered) >= 64:
+                self._remembered.clear()
+            self._remembered[key] = make()
+        found: T = self._remembered[key]
+        return found
 
     def drop_sessions(self) -> None:
         """Forgets the sessions that are kept, and their memory."""

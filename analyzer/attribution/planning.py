@@ -6,16 +6,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from analyzer.attribution.asked import slot_of, task_of
 from analyzer.attribution.compiler import Shapes, choose_layer, compile_question
 from analyzer.attribution.layers import float_image
 from analyzer.attribution.methods import find_method
 from analyzer.attribution.model import Model
 from analyzer.attribution.question import Question
 from analyzer.attribution.seeds import arrays_of
-from analyzer.attribution.targets import expression, find_scores, is_expression, resolve_class
 from analyzer.gradient.reverse import route as route_of
 from analyzer.graph import Builder
 from analyzer.runtime.kernel_table import Prediction, predict
+from analyzer.tasks.targets import expression
 
 
 @dataclass
@@ -50,7 +51,8 @@ def predict_fallbacks(model: Model, question: Question, provider: str, shapes: S
     (job,) = question.jobs
     if find_method(job.method, job.options).runs:
         return predict(model.graph(shapes).stub()[0], provider)
-    (compiled,) = compile_question(model, question, [_slot(question)], shapes)
+    slot = slot_of(task_of(model, question, model.graph(shapes)), question, question.target)
+    (compiled,) = compile_question(model, question, [slot], shapes)
     assert compiled.graph is not None
     return predict(compiled.graph.stub(compiled.names)[0], provider)
 
@@ -58,13 +60,14 @@ def predict_fallbacks(model: Model, question: Question, provider: str, shapes: S
 def make_plan(model: Model, question: Question, shapes: Shapes | None = None) -> MethodPlan:
     """The plan of the question's one job; raises as `compile_question` does, but for missing rules, which it lists."""
     (job,) = question.jobs
-    method, slot, arrays = find_method(job.method, job.options), _slot(question), arrays_of(model, question)
+    method, arrays = find_method(job.method, job.options), arrays_of(model, question)
     graph = model.graph(shapes)
+    slot = slot_of(task_of(model, question, graph), question, question.target)
     stripped: tuple[str, ...] = ()
     if isinstance(slot, str):
         about = expression(Builder(graph, "plan"), slot, arrays)
     else:
-        scores = find_scores(graph, question.output)
+        scores = task_of(model, question, graph)
         about, stripped = scores.logits, scores.stripped
     feature = None
     if method.needs_layer:
@@ -86,9 +89,3 @@ def make_plan(model: Model, question: Question, shapes: Shapes | None = None) ->
     plan.missing = [f"{n.op} ({n.name})" for n in route.missing]
     plan.overridden = [n.name for n in route.nodes if policy.has_its_own(graph, n)]
     return plan
-
-
-def _slot(question: Question) -> str | int:
-    """The question's one target: an expression, or a class."""
-    target = question.target
-    return str(target) if is_expression(target) else resolve_class(target, question.labels)

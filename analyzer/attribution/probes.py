@@ -10,9 +10,9 @@ import numpy as np
 from analyzer.attribution.features import chosen_tensors
 from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.model import Model
-from analyzer.attribution.targets import class_scores, find_scores
 from analyzer.attribution.units import Units
 from analyzer.images import Preprocess
+from analyzer.tasks import recognise
 
 BATCH = 8
 
@@ -50,7 +50,7 @@ class Probe:
         graph = model.graph({model.image: preprocess.shape(self.batch)})
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
         self.layers = [Units.of(graph, name).name for name in names]
-        self._scores = find_scores(graph)
+        self._scores = recognise(graph)
         self._taps = {name: graph.add_output(graph[name]).name for name in self.layers}
         self._output = graph.add_output(self._scores.output).name
         outputs = [*self._taps.values(), self._output]
@@ -76,7 +76,7 @@ class Probe:
         features = {
             name: joined[output].reshape(len(pictures), -1).astype(np.float32) for name, output in self._taps.items()
         }
-        scores = class_scores(self._scores, joined[self._output], len(pictures)).astype(np.float64)
+        scores = self._scores.read(joined[self._output], len(pictures)).astype(np.float64)
         return Responses(features, scores if self._scores.stripped else probabilities(scores))
 
 

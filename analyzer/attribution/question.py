@@ -10,11 +10,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from analyzer.attribution.targets import is_expression, resolve_class
 from analyzer.errors import InputError
+from analyzer.tasks import Declared
+from analyzer.tasks.base import Slot
+from analyzer.tasks.targets import is_expression, is_word, resolve_class
 
 Inputs: TypeAlias = "np.ndarray | Mapping[str, np.ndarray]"
-Slot: TypeAlias = "str | int | None"  # an expression, a class, or a class that is given at run time
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class Question:
     Attributes:
         jobs: methods with their layers and options; they share one run.
         target: see `analyzer.explain`.
-        output: name of the output with the scores; None for the first one that looks like class scores.
+        output: name of the output that is explained; None for the one that looks most like an answer.
         labels: class names, so that a target can be a label.
         arrays: {name: array} for use in a target.
         references: {name: inputs of a reference picture}, for `.cosine(name)` in a target.
         grey: the model's input for a mid-grey picture, (1, …), if the preprocessing is known.
         runtime: the runtime that the graph is written for; see `Policy.on`.
+        declared: what the model's card says of its task.
     """
 
     jobs: tuple[Job, ...] = (Job(),)
@@ -51,6 +53,7 @@ class Question:
     references: Mapping[str, Inputs] = field(default_factory=dict)
     grey: np.ndarray | None = None
     runtime: str = "onnxruntime"
+    declared: Declared = field(default_factory=Declared)
 
     @cached_property
     def key(self) -> str:
@@ -76,25 +79,29 @@ class Question:
         return {}
 
     def slots(self, count: int) -> list[Any]:
-        """For each target an expression, or the class of each of `count` images, (count,) int64.
+        """For each target an expression, a word, or the class of each of `count` images, (count,) int64.
 
         Raises:
             InputError: no target is given, or one is none. NotFoundError: no such label.
         """
         target = self.target
-        if is_expression(target):
+        if self._is_text(target):
             return [target]
         if isinstance(target, str | int | np.integer) and not isinstance(target, bool):
             return [np.full(count, resolve_class(target, self.labels), np.int64)]
         given = list(target) if isinstance(target, Sequence | np.ndarray) else [target]
         if not given:
             raise InputError("no target is given", "pass 'top1', a class index or a label")
-        if any(is_expression(t) for t in given):
-            return [t if is_expression(t) else np.full(count, resolve_class(t, self.labels)) for t in given]
+        if any(self._is_text(t) for t in given):
+            return [t if self._is_text(t) else np.full(count, resolve_class(t, self.labels)) for t in given]
         classes = [resolve_class(t, self.labels) for t in given]
         if len(classes) == count and count > 1:
             return [np.array(classes, np.int64)]
         return [np.full(count, c, np.int64) for c in classes]
+
+    def _is_text(self, target: Any) -> bool:
+        """Whether a target is an expression or a word, not a class."""
+        return is_expression(target) or is_word(target, self.labels)
 
 
 def _add(digest: Any, value: Any) -> None:
@@ -111,6 +118,8 @@ def _add(digest: Any, value: Any) -> None:
         digest.update(f"list {len(value)}".encode())
         for entry in value:
             _add(digest, entry)
+    elif isinstance(value, Declared):
+        _add(digest, (value.task, value.outputs, value.decode))
     elif isinstance(value, Job):
         _add(digest, (value.method, value.layer, value.options))
     else:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+
+from analyzer.tasks import Task
 
 
 @dataclass
@@ -29,7 +32,13 @@ class Attribution:
         tied: (N,) number of classes that tie at the maximum of the output's quantiser; 0 if the top class is unique.
         details: further results of the method, one entry per row: `completeness` of integrated gradients and
             full-grad, `score` and `top` at every position of occlusion…
-        doubt: why the output may not be class scores (see `Scores.doubt`); "" if it is, and for expressions.
+        doubt: why the output may not mean what it seems to (see `Task.doubt`); "" if it does, and for expressions.
+        value: (rows,) the number that is explained: the score of the class as the model outputs it, or the value of
+            the expression.
+        names: what each row explains, as the user asked for it or as the model says it; "" for a class.
+        task: what the output means.
+        first: index of the first image.
+        said: for each image, {output: array}, quantised numbers as what they mean.
     """
 
     raw: np.ndarray
@@ -44,6 +53,11 @@ class Attribution:
     details: dict[str, np.ndarray] = field(default_factory=dict)
     doubt: str = ""
     tied: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    value: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    names: list[str] = field(default_factory=list)
+    task: Task | None = None
+    said: list[dict[str, np.ndarray]] = field(default_factory=list)
+    first: int = 0
 
     @cached_property
     def legible(self) -> np.ndarray:
@@ -56,8 +70,23 @@ class Attribution:
     @cached_property
     def scores_of_rows(self) -> np.ndarray:
         """(rows, classes): the scores of the image of each row."""
-        pictures = self.image - self.image.min()
-        return self.scores[np.minimum(pictures, len(self.scores) - 1)]
+        return self.scores[np.minimum(self.image - self.first, len(self.scores) - 1)]
+
+    def rows(self, kept: np.ndarray) -> Attribution:
+        """Some of the rows.
+
+        Args:
+            kept: (rows,) bool.
+        """
+        if kept.all():
+            return self
+        part: dict[str, Any] = {
+            name: getattr(self, name)[kept] for name in ("raw", "heatmap", "target", "image", "value")
+        }
+        lists: dict[str, Any] = {
+            n: [x for x, k in zip(getattr(self, n), kept, strict=True) if k] for n in ("diagnosis", "names")
+        }
+        return replace(self, **part, **lists, details={n: d[kept] for n, d in self.details.items()})
 
 
 def joined(parts: Sequence[Attribution]) -> Attribution:
@@ -67,7 +96,7 @@ def joined(parts: Sequence[Attribution]) -> Attribution:
         return first
     arrays = {
         name: np.concatenate([getattr(p, name) for p in parts])
-        for name in ("raw", "heatmap", "scores", "target", "image", "tied")
+        for name in ("raw", "heatmap", "scores", "target", "image", "tied", "value")
     }
     return Attribution(
         layer=first.layer,
@@ -76,6 +105,10 @@ def joined(parts: Sequence[Attribution]) -> Attribution:
         stripped=first.stripped,
         details={n: np.concatenate([p.details[n] for p in parts]) for n in first.details},
         doubt="; ".join(dict.fromkeys(p.doubt for p in parts if p.doubt)),
+        first=first.first,
+        names=[n for p in parts for n in p.names],
+        task=first.task,
+        said=[s for p in parts for s in p.said],
         **arrays,
     )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from analyzer.attribution.asked import has_reference, predicted, task_for
 from analyzer.attribution.compiler import Compiled, ready
 from analyzer.attribution.diagnosis import Explained, diagnose_map, diagnose_not_finite, diagnose_runs
 from analyzer.attribution.evaluator import Evaluator
@@ -17,10 +18,12 @@ from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.postprocess import heatmaps
 from analyzer.attribution.question import Inputs, Job, Question
 from analyzer.attribution.result import Attribution, joined
-from analyzer.attribution.shown import doubt_of, shown_scores, tie_of, tied_classes
-from analyzer.attribution.targets import TOP1, Scores, check_class, class_scores, find_scores, tensors_named, top1
+from analyzer.attribution.shown import doubt_of, shown_outputs, tie_of, tied_classes
 from analyzer.errors import InputError
 from analyzer.graph.query import image_input
+from analyzer.tasks import Prediction, Task
+from analyzer.tasks.base import TOP1, check_class
+from analyzer.tasks.targets import is_word, tensors_named
 
 Feeds: TypeAlias = dict[str, np.ndarray]
 Progress: TypeAlias = Callable[[str, int, int], None]  # (method, images done, images in all)
@@ -40,7 +43,56 @@ def answer(model: Model, question: Question, inputs: Inputs, progress: Progress 
     model.loaded.check_unchanged()
     feeds = model.feeds(inputs)
     count = len(feeds[model.image])
-    run = _Asked(model, question, question.slots(count), progress)
+    task = task_for(model, question, feeds)
+    targets = question.slots(count)
+    if any(_depends_on_picture(task, t) for t in targets):
+        return _one_by_one(model, question, feeds, progress)
+    names = [_name_of(t) for t in targets]
+    reference = has_reference(question)
+    targets = [t if isinstance(t, str) or task.by_class else task.slot(int(t[0]), reference) for t in targets]
+    return _answered(_Asked(model, question, task, targets, names, progress), feeds, count)
+
+
+def _depends_on_picture(task: Task, target: Any) -> bool:
+    """Whether a target is a word, or a class of each image of a task of which a class is an expression."""
+    return is_word(target) if isinstance(target, str) else not task.by_class and len(set(target.tolist())) > 1
+
+
+def _name_of(target: Any) -> Any:
+    """What a row of the target is called: an expression by itself, a class by its index (−1 for top1)."""
+    return target if isinstance(target, str) else int(target[0])
+
+
+def _one_by_one(model: Model, question: Question, feeds: Feeds, progress: Progress | None) -> list[Attribution]:
+    """Image by image, since what a target means depends on what the model says of the image."""
+    count = len(feeds[model.image])
+    rows = list[list[Attribution]]()
+    for i in range(count):
+        single = {n: a[i : i + 1] if a.ndim and len(a) == count else a for n, a in feeds.items()}
+        task = task_for(model, question, single)
+        names, targets = list[Any](), list[Any]()
+        for target in question.slots(count):
+            found = predicted(model, question, single, target) if is_word(target) else [target]
+            for one in found:
+                if isinstance(one, Prediction):
+                    slot: Any = one.slot
+                    names.append(f"{one.target} {one.label}".strip() if isinstance(slot, str) else slot)
+                else:
+                    slot = one if isinstance(one, str) else task.slot(int(one[i]), has_reference(question))
+                    names.append(one if isinstance(one, str) else int(one[i]))
+                targets.append(slot if isinstance(slot, str) else np.full(1, slot, np.int64))
+        answers = _answered(_Asked(model, question, task, targets, names, progress), single, 1)
+        rows.append([replace(a, image=a.image + i, first=i) for a in answers])
+    return [joined([row[j] for row in rows]) for j in range(len(question.jobs))]
+
+
+def _answered(run: _Asked, feeds: Feeds, count: int) -> list[Attribution]:
+    """An Attribution for each job."""
+    model, question = run.model, run.question
+    nothing = not run.targets
+    if nothing:  # the model says nothing of what was asked: one map shows its scores, and is left out
+        run.targets, run.names = [run.task.slot(0)], [""]
+        run.targets = [t if isinstance(t, str) else np.full(count, t, np.int64) for t in run.targets]
     often = [find_method(job.method, job.options).runs for job in question.jobs]
     once = tuple(job for job, many in zip(question.jobs, often, strict=True) if not many)
     rows: list[list[Attribution]] = []
@@ -53,7 +105,8 @@ def answer(model: Model, question: Question, inputs: Inputs, progress: Progress 
                 for job, many in zip(question.jobs, often, strict=True)
             ]
         )
-    return [joined([row[i] for row in rows]) for i in range(len(question.jobs))]
+    found = [joined([row[i] for row in rows]) for i in range(len(question.jobs))]
+    return [a.rows(np.zeros(len(a.image), bool) if nothing else run.said_rows(a)) for a in found]
 
 
 def _batches(model: Model, count: int) -> list[np.ndarray]:
@@ -67,15 +120,46 @@ def _batches(model: Model, count: int) -> list[np.ndarray]:
     return [np.arange(start, start + fixed) for start in range(0, count, fixed)]
 
 
+def _outputs_of(task: Task) -> list[str]:
+    """The output that is explained, and others that are rows of classes or values."""
+    return [task.output.name, *(role.output for role in task.others if role.task is not None)]
+
+
+def _value(found: Sequence[np.ndarray], shown: np.ndarray, image: int) -> float:
+    """The number that is explained: that of an expression, the last of what was found, or the score of a class."""
+    if len(found) > 3:
+        return float(found[3].reshape(-1)[image if found[3].size > 1 else 0])
+    index = int(found[2][image if len(found[2]) > 1 else 0])
+    return float(shown[index]) if 0 <= index < len(shown) else float("nan")
+
+
+class _Said(NamedTuple):
+    """What the model says of some images: its outputs for each, (N, classes) scores, and which of them tie."""
+
+    outputs: list[dict[str, np.ndarray]]
+    shown: np.ndarray
+    tied: tuple[np.ndarray, str]
+
+
 class _Asked:
     """A question about some images.
 
     Args:
         targets: for each target an expression, or the class of each image.
+        names: what each target is called: a text, or a class (−1 for top1).
     """
 
-    def __init__(self, model: Model, question: Question, targets: list[Any], progress: Progress | None) -> None:
-        self.model, self.question, self.targets, self.progress = model, question, targets, progress
+    def __init__(
+        self,
+        model: Model,
+        question: Question,
+        task: Task,
+        targets: list[Any],
+        names: list[Any],
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.question, self.task = model, question, task
+        self.targets, self.names, self.progress = targets, names, progress
 
     def once(self, feeds: Feeds, indices: np.ndarray, jobs: tuple[Job, ...]) -> list[Attribution]:
         """By methods that are one graph, in one run."""
@@ -95,23 +179,27 @@ class _Asked:
             assert first.session is not None
             return first.session.run(dict(feeds) | dict(zip(first.target_inputs, chosen, strict=True)), names)
 
+        task, outputs = first.scores, _outputs_of(first.scores)
         if self.model.quantised:
-            shown = class_scores(first.scores, shown_scores(self.model, feeds, first.scores), count)
-            found = run([top1(c, shown) for c in classes])
+            said = shown_outputs(self.model, feeds, outputs)
+            shown = task.read(said[outputs[0]], count)
+            found = run([task.top1(c, shown) for c in classes])
         else:
             found = run(classes)
-            shown = class_scores(first.scores, found[first.scores.output.name], count)
+            said = {name: found[name] for name in outputs}
+            shown = task.read(said[outputs[0]], count)
             # NaN, and means that differ in their last bits, are the only ways in which the graph takes another class.
             named = [found[n[2]] for n, slot in zip(first.slots, slots, strict=True) if slot is None]
-            wanted = [top1(c, shown) for c in classes]
+            wanted = [task.top1(c, shown) for c in classes]
             if any((w != n).any() for w, n in zip(wanted, named, strict=True)):
                 found = run(wanted)
         tied = (np.zeros(len(shown), np.int64), "")
         if classes:
             tied = tied_classes(self.model, feeds, first.scores, shown)
-        return [self._read(one, found, shown, tied, feeds, indices, slots) for one in compiled]
+        about = _Said([{n: task.of(a, i, count) for n, a in said.items()} for i in range(count)], shown, tied)
+        return [self._read(one, found, about, feeds, indices, slots) for one in compiled]
 
-    def _mixes_images(self, scores: Scores, count: int) -> bool:
+    def _mixes_images(self, scores: Task, count: int) -> bool:
         """Whether the scores have no axis that counts images, although the model takes several of them."""
         return count > 1 and not scores.batched and not self.model.fixed_batch
 
@@ -124,15 +212,15 @@ class _Asked:
         self,
         compiled: Compiled,
         found: Mapping[str, np.ndarray],
-        shown: np.ndarray,
-        tied: tuple[np.ndarray, str],
+        said: _Said,
         feeds: Feeds,
         indices: np.ndarray,
         slots: Sequence[str | None],
     ) -> Attribution:
         """What a run gave for one method, beside the scores."""
         count = len(indices)
-        per_slot = [tuple(found[n] for n in slot) for slot in compiled.slots]
+        shown, tied = said.shown, said.tied
+        per_slot = [tuple(found[n] for n in slot if n) for slot in compiled.slots]
         order = [(i, k) for i in range(count) for k in range(len(per_slot))]
         target = np.array([per_slot[k][2][i if len(per_slot[k][2]) > 1 else 0] for i, k in order], np.int64)
         result = Attribution(
@@ -149,6 +237,11 @@ class _Asked:
                 for name in (compiled.details[0] if compiled.details else {})
             },
             tied=tied[0],
+            value=np.array([_value(per_slot[k], shown[min(i, len(shown) - 1)], i) for i, k in order]),
+            names=[self._called(k, said.outputs[i]) for i, k in order],
+            task=compiled.scores,
+            said=said.outputs,
+            first=int(indices[0]),
         )
         if (target >= 0).any():
             doubt = doubt_of(compiled.scores, found[compiled.scores.output.name], count)
@@ -162,7 +255,7 @@ class _Asked:
 
     def _empty_where_not_finite(self, result: Attribution, feeds: Feeds, many_runs: bool = False) -> np.ndarray:
         """Empties the heatmaps that are not legible, says where NaN or ∞ began; (rows,) where nothing is said."""
-        pictures = result.image - result.image.min()
+        pictures = result.image - result.first
         legible = result.legible
         result.heatmap[~legible] = 0
         bad = ~legible | np.isnan(result.scores_of_rows).any(axis=1)
@@ -175,22 +268,39 @@ class _Asked:
                 result.diagnosis[row] = diagnose_not_finite(origins[int(pictures[row])], many_runs)
         return ~bad
 
+    def _called(self, k: int, said: Mapping[str, np.ndarray]) -> str:
+        """What the k-th target is called for an image; "" for a class."""
+        name = self.names[k]
+        if isinstance(name, str):
+            return name
+        return "" if self.task.by_class else self.task.title(name, said[self.task.output.name], self.question.labels)
+
+    def said_rows(self, result: Attribution) -> np.ndarray:
+        """(rows,) False where top1 was asked for an image of which the model says nothing."""
+        silent = [self.task.says_nothing(s[self.task.output.name]) for s in result.said]
+        default = [isinstance(name, int) and name == TOP1 for name in self.names]
+        asked = np.array(default * (len(result.image) // len(default)))
+        return np.asarray(~(asked & np.array(silent)[result.image - result.first]))
+
     def often(self, feeds: Feeds, indices: np.ndarray, job: Job) -> Attribution:
         """By a method that evaluates the model many times: image by image, all targets at once."""
         chosen = find_method(job.method, job.options)
         graph = self.model.graph_of(feeds)
         image = image_input(graph)
-        scores = find_scores(graph, self.question.output)
+        scores = self.task
         if not all(isinstance(t, str) for t in self.targets) and self._mixes_images(scores, len(indices)):
             rows = range(len(indices))
             return joined([self.often(self._single(feeds, i), indices[i : i + 1], job) for i in rows])
         batched = frozenset(n for n, a in feeds.items() if a.ndim and len(a) == len(feeds[image.name]))
         fixed = self.model.fixed_batch or (None if scores.batched else 1)
-        values = class_scores(scores, shown_scores(self.model, feeds, scores), len(indices))
+        said = shown_outputs(self.model, feeds, _outputs_of(scores))
+        values = scores.read(said[scores.output.name], len(indices))
         tied = tied_classes(self.model, feeds, scores, values)
         raws, targets, details, layer = [], [], [], ""
+        numbers = list[float]()
         for row in range(len(indices)):
-            slots = [t if isinstance(t, str) else int(top1(t[indices[row]], values[row])) for t in self.targets]
+            mine = values[row : row + 1]
+            slots = [t if isinstance(t, str) else int(scores.top1(t[indices[row]], mine)[0]) for t in self.targets]
             for slot in slots:
                 if not isinstance(slot, str):
                     check_class(scores, slot)
@@ -199,11 +309,13 @@ class _Asked:
                 self.model, self.question, chosen, one, batched, slots, job.layer, fixed, self.progress
             )
             with np.errstate(all="ignore"):  # what is not finite is found below
-                raw, said = chosen.recipe(evaluator, **job.options)
+                raw, more = chosen.recipe(evaluator, **job.options)
             raws.append(raw.astype(np.float32))
-            details.append(said)
+            details.append(more)
             targets += [TOP1 if isinstance(s, str) else s for s in slots]
             layer = evaluator.feature.name if chosen.needs_layer else ""
+            plain = evaluator.plain_scores if any(isinstance(s, str) for s in slots) else np.zeros(len(slots))
+            numbers += [plain[k] if isinstance(s, str) else values[row][s] for k, s in enumerate(slots)]
         raw = np.concatenate(raws)
         drawn = np.where(np.isfinite(raw), raw, 0)
         result = Attribution(
@@ -218,7 +330,12 @@ class _Asked:
             details={name: np.concatenate([d[name] for d in details]) for name in details[0]},
             doubt="; ".join(filter(None, [scores.doubt, tie_of(*tied)])) if max(targets) >= 0 else "",
             tied=tied[0],
+            value=np.array(numbers, np.float64),
+            task=scores,
+            said=[{n: scores.of(a, i, len(indices)) for n, a in said.items()} for i in range(len(indices))],
+            first=int(indices[0]),
         )
+        result.names = [self._called(k, s) for s in result.said for k in range(len(self.targets))]
         unsaid = self._empty_where_not_finite(result, feeds, many_runs=True)
         for row in np.flatnonzero(unsaid).tolist():
             result.diagnosis[row] = diagnose_runs(raw[row])

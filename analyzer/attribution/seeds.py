@@ -8,8 +8,10 @@ import numpy as np
 
 from analyzer.attribution.model import Model
 from analyzer.attribution.question import Question, Slot
-from analyzer.attribution.targets import TOP1, Arrays, Scores, check_class, expression, seed
 from analyzer.graph import Builder, Value
+from analyzer.tasks import Task
+from analyzer.tasks.base import TOP1, check_class, seed
+from analyzer.tasks.targets import Arrays, expression
 
 PREFIX = "xai"
 
@@ -31,7 +33,7 @@ def seeded(
     op: Builder,
     target_inputs: list[str],
     slot: Slot,
-    scores: Scores,
+    scores: Task,
     suffix: str = "",
     batch: Any = None,
     arrays: Arrays | None = None,
@@ -51,5 +53,5 @@ def seeded(
     else:
         check_class(scores, slot)
         classes = op.constant(np.array([slot], np.int64))
-    flat, cotangent, resolved = seed(op, scores, classes, known)
-    return Seeded({flat.name: cotangent}, resolved, scores.logits)
+    tensor, cotangent, resolved = seed(op, scores, classes, known)
+    return Seeded({tensor.name: cotangent}, resolved, scores.logits)

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from analyzer.analysis.scores import output_quantisers
 from analyzer.attribution.model import Model, sizes_of
-from analyzer.attribution.targets import Scores
 from analyzer.runtime import Session
+from analyzer.tasks import Task
 
 
-def shown_scores(model: Model, feeds: Mapping[str, np.ndarray], scores: Scores) -> np.ndarray:
+def shown_scores(model: Model, feeds: Mapping[str, np.ndarray], scores: Task) -> np.ndarray:
     """What the model outputs as its scores: of a quantised file, what that gives as it is deployed, bit for bit."""
     name = scores.output.name
+    return shown_outputs(model, feeds, [name])[name]
+
+
+def shown_outputs(model: Model, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The same for several outputs."""
     session = model.deployed if model.quantised else None
     if session is None:
-        key = ("scores", tuple(sorted(sizes_of(feeds).items())), name)
-        session = model.kept(key, lambda: model.session(model.graph_of(feeds), [name]))
-    return session.run(feeds, [name])[name]
+        key = ("scores", tuple(sorted(sizes_of(feeds).items())), *names)
+        session = model.kept(key, lambda: model.session(model.graph_of(feeds), names))
+    found = session.run(feeds, names)
+    return {name: found[name] for name in names}
 
 
-def tied_classes(
-    model: Model, feeds: dict[str, np.ndarray], scores: Scores, shown: np.ndarray
-) -> tuple[np.ndarray, str]:
+def tied_classes(model: Model, feeds: dict[str, np.ndarray], scores: Task, shown: np.ndarray) -> tuple[np.ndarray, str]:
     """((N,) classes that tie at the ceiling of a quantiser between the last layer and the scores, its node)"""
     none = np.zeros(len(shown), np.int64)
     if not model.quantised or scores.space:
@@ -52,8 +56,8 @@ def tied_classes(
     return none, ""
 
 
-def doubt_of(scores: Scores, output: np.ndarray, count: int) -> str:
-    """`Scores.doubt`, and what only a run shows: rows that are not images, such as boxes after NonMaxSuppression."""
+def doubt_of(scores: Task, output: np.ndarray, count: int) -> str:
+    """`Task.doubt`, and what only a run shows: rows that are not images, such as boxes after NonMaxSuppression."""
     if scores.doubt or not scores.batched or not output.ndim or len(output) == count:
         return scores.doubt
     return (

@@ -12,12 +12,12 @@ import numpy as np
 from analyzer.analysis import ReceptiveField
 from analyzer.analysis.layouts import Layout
 from analyzer.attribution.layers import pick_layer
-from analyzer.attribution.targets import find_scores
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import find_tensors
+from analyzer.tasks import recognise
 
 STRONGEST = -1  # as a channel: the one with the strongest activation; as a position: that of the channel
 WHOLE = -2  # as a position: every position of the channel
@@ -57,7 +57,7 @@ class Units:
         if named is not None and named.shape is not None and len(named.shape) == 2 and is_float(named):
             value, layout = named, Layout("NC")
         else:
-            feature = pick_layer(graph, layer, find_scores(graph).logits if layer == "auto" else graph.outputs[0])
+            feature = pick_layer(graph, layer, recognise(graph).logits if layer == "auto" else graph.outputs[0])
             value, layout = feature.value, feature.layout
             if layout.axes[:1] != "N":
                 raise UnsupportedError(f"{feature.name!r} ({layout}) does not have the batch as its first axis")

@@ -96,10 +96,11 @@ def command(given: Dream) -> None:
       onnx-analyzer dream model.onnx -t 281 -o cat.png
     """
     from analyzer.attribution.dream import Dreamer, DreamOptions
-    from analyzer.attribution.targets import find_scores, resolve_class
     from analyzer.attribution.units import STRONGEST, WHOLE, parse_unit
     from analyzer.errors import InputError
     from analyzer.images import grid, write_png
+    from analyzer.tasks import recognise
+    from analyzer.tasks.targets import resolve_class
 
     chosen, targets, settings = given.chosen, given.targets, dict(vars(given.climb))
     if given.climb.rate is None:
@@ -107,7 +108,7 @@ def command(given: Dream) -> None:
     if bool(chosen) == bool(targets):
         raise InputError("give either units or classes to maximize", "-u CHANNEL with -l LAYER, or -t CLASS")
     explainer, card = given.setup.load(given.model, given.labels)
-    name = find_scores(explainer.plain).logits.name if targets else given.layer or card.default_layer or "auto"
+    name = recognise(explainer.plain).logits.name if targets else given.layer or card.default_layer or "auto"
     dreamer = Dreamer(explainer, name, card.preprocess)
     if targets:
         units = [(resolve_class(t, card.labels), WHOLE) for t in targets]

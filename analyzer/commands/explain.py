@@ -109,6 +109,7 @@ def command(given: Explain) -> int:
     from analyzer.images.mask import read_mask
     from analyzer.passes import run
     from analyzer.passes.explaining import Explaining
+    from analyzer.tasks import Declared
 
     targets = given.targets or ("top1",)
     asked = options_of(given.methods or ("grad-cam",), parse_options(given.options))
@@ -126,6 +127,7 @@ def command(given: Explain) -> int:
         card.labels,
         {} if given.mask is None else {"mask": read_mask(given.mask, card.preprocess)},
         {} if given.reference is None else {"reference": card.preprocess.apply(decode(given.reference))[0]},
+        declared=Declared.of(card),
     )
     drawing = {"alpha": given.alpha, "colormap": given.colormap}
     single = RunProgress() if len(samples) == 1 else None
@@ -138,7 +140,14 @@ def command(given: Explain) -> int:
         for m in result["maps"]:
             if m["diagnosis"]:
                 note(f"warning: {result['picture']}: {m['method']}: {m['diagnosis']}")
+    if done.result and len(model.plain.outputs) > 1 and not given.output:
+        chosen = done.result[0]["task"]["output"]
+        others = ", ".join(v.name for v in model.plain.outputs if v.name != chosen)
+        note(f"note: output {chosen} is explained; for another one ({others}), add --output NAME")
     if given.verbose:
+        if done.result:
+            task = done.result[0]["task"]
+            note(f"task: {task['kind']}: {task['evidence']}")
         report_receipt(model, given.model)
     if given.form == "json":
         print_json("explain", {"model": given.model, "results": done.result, "failed": failed_as_data(done.failed)})
@@ -152,14 +161,26 @@ def print_result(result: dict[str, Any], several: bool) -> None:
     """The classes as a table, then one line per map."""
     if several:
         click.echo(f"\n{result['picture']}")
-    click.echo(
-        table([(c["class"], c["label"], f"{c['score']:.4g}") for c in result["top"]], ("class", "label", "score"))
-    )
+    task = result["task"]
+    unit = task["unit"] or "score"
+    if result["top"]:
+        rows = [(c["class"], c["label"], f"{c['score']:.4g}") for c in result["top"]]
+        click.echo(table(rows, ("class", "label", unit)))
+    elif "text" in result:
+        click.echo(f"text: {result['text'] or '(none)'}")
+    elif result["predictions"]:
+        click.echo(table([(p["label"], f"{p['score']:.4g}") for p in result["predictions"]], ("", unit)))
+    for head in result["heads"]:
+        said = ", ".join(f"{p['label']} ({p['score']:.3g})" for p in head["predictions"])
+        click.echo(f"output {head['output']}: {said or head['role']}")
+    if result["nothing"]:
+        click.echo(result["nothing"])
     for m in result["maps"]:
         where = f" at layer {m['layer']}" if m["layer"] else ""
         if m["maximum"]:
             x, y = m["maximum"]
-            click.echo(f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={x}, y={y}")
+            value = "" if m["value"] is None else f" ({m['value']:.4g})"
+            click.echo(f"{m['method']} of {m['label'] or m['target']}{value}{where}: maximum at x={x}, y={y}")
         else:
             click.echo(f"{m['method']}{where}: empty, because values are not finite")
         if "completeness" in m["details"] and m["maximum"]:

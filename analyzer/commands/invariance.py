@@ -67,10 +67,11 @@ def command(given: Invariance) -> None:
       onnx-analyzer invariance model.onnx a.jpg b.jpg -l conv1 -o curves.png
     """
     from analyzer.attribution.invariance import invariance
-    from analyzer.attribution.targets import TOP1, resolve_class
     from analyzer.errors import InputError
     from analyzer.images import decode, write_png
     from analyzer.report.invariance import as_csv, figure
+    from analyzer.tasks.base import TOP1
+    from analyzer.tasks.targets import resolve_class
 
     out, targets = given.out, given.targets
     beside = Path(out).with_suffix(".csv") if out and not isinstance(out, ToStdout) else None

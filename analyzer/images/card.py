@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ class ModelCard:
         preprocess: picture to tensor.
         labels: class names by index, None if not given.
         default_layer: tensor or node to explain by, unless another one is chosen.
-        task: classification, detection, …, as written in the file.
+        task: classification, segmentation, …, as written in the file.
         source: where the preprocessing comes from, guesses and all.
+        outputs: {output: role}; the role "main" names the output that is explained.
+        decode: how text is decoded, as written in the file.
     """
 
     preprocess: Preprocess
@@ -37,6 +39,8 @@ class ModelCard:
     default_layer: str | None = None
     task: str | None = None
     source: str = ""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    decode: str | None = None
 
     @property
     def description(self) -> str:
@@ -86,6 +90,8 @@ def model_card(
         asked.get("default-layer", told.get("default-layer")),
         asked.get("task", told.get("task")),
         _source(guess, told, asked, file),
+        asked.get("outputs", told.get("outputs", {})),
+        asked.get("decode", told.get("decode")),
     )
 
 
@@ -223,6 +229,12 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _roles(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(role, str) and role for role in value.values()):
+        raise ValueError('a table of roles by output, such as { scores = "main", boxes = "boxes" }')
+    return dict(value)
+
+
 def _one_of(known: Iterable[str]) -> Callable[[Any], str]:
     names = tuple(known)
 
@@ -256,6 +268,8 @@ MODEL_KEYS: dict[str, Callable[[Any], Any]] = {
     "labels-file": _text,
     "default-layer": _text,
     "task": _text,
+    "outputs": _roles,
+    "decode": _text,
 }
 
 # For people and other programs; `about` may be a table of anything.

@@ -125,6 +125,28 @@ def draw_boxes(
     return figure(shown, title) if title else shown
 
 
+def draw_mask(image: np.ndarray, mask: np.ndarray, *, alpha: float = 0.55) -> np.ndarray:
+    """The picture with a colour over every class of a segmentation, and the outline of each.
+
+    Args:
+        mask: (H, W) class of every pixel of the picture, 0 for none.
+    """
+    _picture(image)
+    shown = fit(image).copy()
+    height, width = shown.shape[:2]
+    rows = (np.arange(height) * mask.shape[0] // height)[:, None]
+    classes = np.asarray(mask)[rows, np.arange(width) * mask.shape[1] // width]
+    result = 0.6 * _grey(shown) + 0.4 * shown
+    for index in np.unique(classes[classes != 0]).tolist():
+        colour = np.array(_BOX_COLOURS[(index - 1) % len(_BOX_COLOURS)], np.float64)
+        inside = classes == index
+        result[inside] += alpha * (colour - result[inside])
+        outlines, _ = opencv().findContours(inside.astype(np.uint8), opencv().RETR_LIST, opencv().CHAIN_APPROX_NONE)
+        result = np.ascontiguousarray(result)
+        opencv().drawContours(result, outlines, -1, colour.tolist(), max(1, height // 300))
+    return np.rint(np.clip(result, 0, 255)).astype(np.uint8)
+
+
 def figure(picture: np.ndarray, title: str = "", bar: ColourBar | None = None) -> np.ndarray:
     """`picture` on white with its title above and its colour bar at the right, nothing resized."""
     size = text_size(picture)

@@ -15,13 +15,13 @@ from analyzer.analysis.scores import quantisation
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import Taps, channels_first
 from analyzer.attribution.finite import find_origins
-from analyzer.attribution.targets import Scores, class_scores, find_scores
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import ancestors, image_input
 from analyzer.graph.through import readers
 from analyzer.runtime import Session, kernel_difference, kernels
 from analyzer.store import Store, key_of, packed, unpacked
+from analyzer.tasks import Task, recognise
 
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
 
@@ -68,8 +68,8 @@ class Side:
         return self.explainer.graph({self.input: self.shape})
 
     @cached_property
-    def scores(self) -> Scores:
-        return find_scores(self.graph, self._scored)
+    def scores(self) -> Task:
+        return recognise(self.graph, self._scored)
 
     def score_by(self, output: str) -> None:
         """Take the scores from that output, if it can hold them and nothing has been asked for yet."""
@@ -152,7 +152,7 @@ class Side:
         return self.classes_of(self.all_outputs(array)[self.scores.output.name])
 
     def classes_of(self, scores: np.ndarray) -> np.ndarray:
-        return class_scores(self.scores, scores, 1).ravel()
+        return self.scores.read(scores, 1).ravel()
 
     def all_outputs(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """Every output that holds real numbers, quantised ones as what they mean, float64."""
@@ -161,7 +161,7 @@ class Side:
         return {n: (np.asarray(found[n], np.float64) - zero) * scale for n, (zero, scale) in self._read.items()}
 
     def squashed(self, scores: np.ndarray, how: str) -> np.ndarray:
-        """Scores after a Softmax, LogSoftmax or Sigmoid that only the other side's file ends with."""
+        """Task after a Softmax, LogSoftmax or Sigmoid that only the other side's file ends with."""
         if how in ("Sigmoid", "HardSigmoid"):
             return np.asarray(1 / (1 + np.exp(-np.clip(scores, -700, 700))))
         layout = self._layouts.get(self.scores.output.name)

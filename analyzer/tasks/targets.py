@@ -1,194 +1,18 @@
-"""Targets: the number to explain, as cotangents of tensors of the graph."""
+"""Targets as people write them: a class, a label, or an expression over tensors of the graph."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from analyzer.analysis.layouts import layouts
-from analyzer.analysis.scores import logits
-from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
+from analyzer.errors import InputError, NotFoundError, suggest
 from analyzer.gradient.reverse import is_float
-from analyzer.graph import Builder, Graph, Value
-from analyzer.graph.nodes import count, fixed_sizes, known_shape
-
-TOP1 = -1  # in the run-time input `target`: the class with the highest score
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The classes of a model.
-
-    Attributes:
-        output: the model's output.
-        logits: the tensor that the output is computed from, before a squashing function.
-        stripped: the operators that were removed between the two.
-        batched: whether the first axis of `logits` is the batch.
-        space: spatial axes of `logits` (a segmenter); the score of a class is then its mean over them.
-    """
-
-    output: Value
-    logits: Value
-    stripped: tuple[str, ...]
-    batched: bool
-    space: tuple[int, ...] = ()
-
-    def flat(self, op: Builder) -> Value:
-        """The logits as (N, classes), appended."""
-        return self._by_class(op, self.logits)
-
-    def shown(self, op: Builder) -> Value:
-        """What the model outputs as (N, classes), appended: `class_scores` in a type that ArgMax has kernels for."""
-        value, shown, shape = self.output, self.output.shape, self.logits.shape
-        if (
-            shown is not None
-            and shape is not None
-            and (shown[:1] != shape[:1] or (self.space and len(shown) != len(shape)))
-        ):
-            value = op.reshape_like(value, self.logits)
-        return self._by_class(op, op.cast(value, _COMPARABLE.get(str(value.dtype), np.dtype(np.float32))))
-
-    def _by_class(self, op: Builder, value: Value) -> Value:
-        value = op.ReduceMean(value, list(self.space), keepdims=0) if self.space else value
-        return op.Reshape(value, [0, -1] if self.batched else [1, -1], allowzero=0)
-
-    @property
-    def classes(self) -> int | None:
-        """Number of classes, None if it is not fixed."""
-        shape = self.logits.shape
-        if shape is None:
-            return None
-        sizes = [d for i, d in enumerate(shape) if i not in self.space and (i or not self.batched)]
-        return count(sizes)
-
-    @property
-    def doubt(self) -> str:
-        """Why the output may not be class scores: it has several axes, as a detector's; "" if it has one."""
-        shape = (self.output.shape if not self.space else None) or self.logits.shape or []
-        wide = [i for i, d in enumerate(shape) if d != 1 and i not in self.space and (i or not self.batched)]
-        if len(wide) < 2:
-            return ""
-        name = self.output.name if self.output.name.isidentifier() else f'"{self.output.name}"'
-        told = self.output.shape or shape
-        sizes = ", ".join(str(d) if isinstance(d, int) else "?" for d in told)
-        lengths = {i: d for i, d in enumerate(told) if i and isinstance(d, int) and d > 1}
-        axis = min(lengths, key=lengths.__getitem__, default=len(told) - 1)
-        length = told[axis]
-        index = min(4, length - 1) if isinstance(length, int) else 4
-        return (
-            f"{name} [{sizes}] does not have one score per class: a class is an index into all its numbers, and top1 "
-            "is the highest of them. Select the numbers that matter with an expression, such as "
-            f"'{name}[{':, ' * axis}{index}].max()' (docs/targets.md)"
-        )
-
-
-_COMPARABLE = {name: np.dtype(np.float64) for name in ("float64", "int32", "uint32", "int64", "uint64")}
-
-
-def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
-    """(N, classes) as the model outputs them; a segmenter's are means over space.
-
-    What lies between the logits and the output keeps the order of the numbers, so that they are read in the shape of
-    the logits, whose axes are known.
-    """
-    if scores.space:
-        shape = known_shape(scores.logits)
-        sizes = fixed_sizes(shape)
-        if sizes is not None:
-            output = output.reshape(sizes)
-        if output.ndim == len(shape):
-            output = output.mean(axis=scores.space, dtype=np.result_type(output.dtype, np.float32))
-    return output.reshape(count if scores.batched else 1, -1)
-
-
-def check_class(scores: Scores, index: int) -> None:
-    """InputError where the model has no class of that index."""
-    width = scores.classes
-    if width is not None and index >= width:
-        raise InputError(f"class {index} does not exist: the model has {width} classes (0 to {width - 1})")
-
-
-def top1(classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """`classes`, TOP1 replaced by the class with the highest of `scores`, the first of several."""
-    return np.where(classes == TOP1, scores.argmax(axis=-1), classes)
-
-
-def ranked(scores: np.ndarray) -> np.ndarray:
-    """The classes of one picture, highest score first, in the order in which `argmax` takes them."""
-    return np.argsort(np.where(np.isnan(scores), -np.inf, -scores.astype(np.float64)), kind="stable")
-
-
-def find_scores(graph: Graph, output: str | None = None) -> Scores:
-    """The output that holds the scores: the one named, else the first floating-point one that looks like classes.
-
-    Raises:
-        UnsupportedError: no output can be a score.
-    """
-    candidates = [graph[output]] if output is not None else sorted(graph.outputs, key=_unlike_classes)
-    for value in candidates:
-        found = logits(graph, value)
-        if is_float(found.value) and found.value.dtype is not None:
-            batch = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else None
-            shape = found.value.shape
-            batched = shape is None or (len(shape) > 1 and (shape[0] == batch or not isinstance(shape[0], int)))
-            layout = layouts(graph).get(found.value.name)
-            space = layout.spatial if layout is not None and layout.is_map and layout.axes in _SEGMENTER else ()
-            if shape is None or all(shape[a] == 1 for a in space) or not _same_axes(value, found.value):
-                space = ()
-            return Scores(value, found.value, found.stripped, batched, space)
-    names = ", ".join(f"{v.name!r} ({v.dtype})" for v in candidates)
-    raise UnsupportedError(
-        f"{graph.name}: no output is a differentiable score: {names}", "use a floating-point tensor as the target"
-    )
-
-
-def _same_axes(a: Value, b: Value) -> bool:
-    """Whether the two have the same sizes, axes of size 1 left out; what is not known counts as the same."""
-    if a.shape is None or b.shape is None:
-        return False
-    left, right = ([d for d in shape if d != 1] for shape in (a.shape, b.shape))
-    return len(left) == len(right) and all(
-        m == n or not isinstance(m, int) or not isinstance(n, int) for m, n in zip(left, right, strict=True)
-    )
-
-
-_SEGMENTER = ("NCHW", "NHWC")
-
-
-def _unlike_classes(value: Value) -> int:
-    """0 for (N, classes), 1 for (N, classes, 1, 1), 2 for anything else."""
-    shape = value.shape or []
-    wide = [d for d in shape[1:] if d != 1]
-    return 2 if len(wide) != 1 else int(len(shape) > 2)
-
-
-def seed(op: Builder, scores: Scores, classes: Value, known: bool = False) -> tuple[Value, Value, Value]:
-    """(logits as (N, classes), their cotangent, the classes chosen): one-hot rows.
-
-    TOP1 is the class with the highest output, not the one with the highest logit: over positions, and where rounding
-    or saturation makes scores equal, the two differ.
-
-    Args:
-        classes: (N,) int64.
-        known: no class is TOP1.
-    """
-    flat, chosen = scores.flat(op), classes
-    if not known:
-        top = op.ArgMax(scores.shown(op), axis=1, keepdims=0)
-        chosen = op.Where(op.Less(classes, np.int64(0)), top, classes)
-    width = op.dim(flat, 1)
-    if width is not None:
-        indices = op.constant(np.arange(width, dtype=np.int64)[None], "classes")
-    else:
-        limit = op.Squeeze(op.shape(flat, 1, 2), [0])
-        indices = op.Range(np.int64(0), limit, np.int64(1))
-    return flat, op.cast(op.Equal(indices, op.Unsqueeze(chosen, [1])), flat.dtype), chosen
-
+from analyzer.graph import Builder, Value
+from analyzer.tasks.base import TOP1
 
 # ---- Labels ----
 
@@ -231,7 +55,14 @@ def _some(labels: Sequence[str]) -> str:
 
 _REDUCTIONS = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin"}
 _ARITHMETIC = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul", ast.Div: "Div"}
-_COMPARISONS = {ast.Eq: "Equal", ast.Lt: "Less", ast.LtE: "LessOrEqual", ast.Gt: "Greater", ast.GtE: "GreaterOrEqual"}
+_COMPARISONS = {
+    ast.Eq: "Equal",
+    ast.NotEq: "",
+    ast.Lt: "Less",
+    ast.LtE: "LessOrEqual",
+    ast.Gt: "Greater",
+    ast.GtE: "GreaterOrEqual",
+}
 _NAMED = re.compile(r'"([^"]+)"')
 
 Arrays = Mapping[str, "np.ndarray | Callable[[Value], np.ndarray]"]
@@ -240,6 +71,17 @@ Arrays = Mapping[str, "np.ndarray | Callable[[Value], np.ndarray]"]
 def is_expression(target: Any) -> bool:
     """Whether a target is more than a class: `boxes[:, 4:].max()`, `"output:0"[0, 3] - "output:0"[0, 5]`."""
     return isinstance(target, str) and bool(re.search(r"[\[\]().\"]", target)) and target not in ("top1", "top-1")
+
+
+_WORD = re.compile(r"positive|all|text|character:\d+|(?P<output>.+):(?P<target>[^:]*)")
+
+
+def is_word(target: Any, labels: Sequence[str] | None = None) -> bool:
+    """Whether a target means what the model says of a picture: `positive`, `all`, `text`, `character:3`, or
+    `OUTPUT:TARGET`, a target of another output. A label that is called so is a class."""
+    if not isinstance(target, str) or is_expression(target) or not _WORD.fullmatch(target):
+        return False
+    return labels is None or target.lower() not in (name.lower() for name in labels)
 
 
 def tensors_named(text: str) -> list[str]:
@@ -346,8 +188,9 @@ class _Expression:
     def _compare(self, tree: ast.Compare) -> Value:
         name = _COMPARISONS.get(type(tree.ops[0]))
         if name is None or len(tree.ops) > 1:
-            raise InputError(f"target {self.text!r}: only a single == < <= > >= is allowed")
-        return getattr(self.op, name)(*self._pair(tree.left, tree.comparators[0]))
+            raise InputError(f"target {self.text!r}: only a single == != < <= > >= is allowed")
+        pair = self._pair(tree.left, tree.comparators[0])
+        return getattr(self.op, name)(*pair) if name else self.op.Not(self.op.Equal(*pair))
 
     def _pair(self, left: ast.expr, right: ast.expr) -> tuple[Any, Any]:
         a, b = self.visit(left), self.visit(right)

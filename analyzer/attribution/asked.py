@@ -1,0 +1,121 @@
+"""What a question is about: the task of the model, and targets that depend on what the model says of a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from analyzer.attribution.model import Model, sizes_of
+from analyzer.attribution.question import Question
+from analyzer.attribution.shown import shown_outputs
+from analyzer.errors import AnalyzerError, InputError
+from analyzer.graph import Graph
+from analyzer.graph.query import fillings
+from analyzer.tasks import Prediction, Task, recognise, task_from
+from analyzer.tasks.base import TOP1, check_class
+from analyzer.tasks.targets import is_expression, resolve_class
+
+
+def task_of(model: Model, question: Question, graph: Graph) -> Task:
+    """The task of a question, its tensors in `graph`; where sizes are open, as it is recognised with fixed sizes.
+
+    Raises:
+        As `recognise`.
+    """
+    for sizes in fillings(graph):
+        try:
+            found = recognise(model.graph(sizes), question.output, question.declared, question.labels)
+        except AnalyzerError:
+            continue
+        if found.output.name in graph.values and found.logits.name in graph.values:
+            return replace(found, output=graph[found.output.name], logits=graph[found.logits.name])
+    return recognise(graph, question.output, question.declared, question.labels)
+
+
+def task_for(model: Model, question: Question, feeds: Mapping[str, np.ndarray]) -> Task:
+    """The same for inputs of these sizes, kept."""
+    declared, labels, sizes = question.declared, tuple(question.labels or ()), tuple(sizes_of(feeds).items())
+    key = (
+        *("task", question.output, declared.task, declared.decode),
+        *(tuple(declared.outputs.items()), labels, sizes),
+    )
+
+    def made() -> Task:
+        known = model.cache.noted(key) if model.cache else None
+        if known is not None:
+            return task_from(known)
+        task = task_of(model, question, model.graph_of(feeds))
+        task.check_labels(question.labels)
+        if model.cache:
+            model.cache.note(key, task.as_data())
+        return task
+
+    return model.remembered(key, made)
+
+
+def slot_of(task: Task, question: Question, target: Any) -> str | int:
+    """One target that does not depend on a picture, as what can be compiled.
+
+    Raises:
+        InputError: it depends on the picture.
+    """
+    if is_expression(target):
+        return str(target)
+    if isinstance(target, str) and target in task.words and target != "all":
+        target = "top1" if target == "text" else target
+    index = resolve_class(target, question.labels)
+    if index != TOP1 and task.by_class:
+        check_class(task, index)
+    return task.slot(index, has_reference(question))
+
+
+def has_reference(question: Question) -> bool:
+    """Whether there is something that embeddings can be compared with."""
+    return "reference" in question.references or "reference" in question.arrays
+
+
+def predicted(model: Model, question: Question, feeds: Mapping[str, np.ndarray], word: str) -> list[Prediction]:
+    """The targets that a word such as `all`, `character:3` or `age:top1` means for one picture.
+
+    Raises:
+        InputError: the task has no such word. NotFoundError: no such output, or no such prediction.
+    """
+    task, names = task_for(model, question, feeds), [v.name for v in model.plain.outputs]
+    output = max((n for n in names if word.startswith(f"{n}:")), key=len, default=None)
+    if output is not None:
+        question, word = replace(question, output=output), word[len(output) + 1 :]
+        task = task_for(model, question, feeds)
+    said = shown_outputs(model, feeds, [task.output.name])[task.output.name]
+    found = task.resolve(word, said, question.labels)
+    if found is None and output is not None:
+        found = [_of_output(task, question, said, word)]
+    if found is None:
+        known = ", ".join(task.words)
+        raise InputError(
+            f"target {word!r} is not defined for {task.kind}",
+            f"the words for it are {known}" if known else "use an expression, or name another output with --output",
+        )
+    if output is None:
+        return found
+    prefix = f"{output}:"
+    return [replace(p, target=prefix + p.target, slot=_as_expression(task, p.slot)) for p in found]
+
+
+def _of_output(task: Task, question: Question, said: np.ndarray, target: str) -> Prediction:
+    """A class of another output."""
+    index = resolve_class(target or "top1", question.labels)
+    slot = task.slot(index, has_reference(question))
+    if isinstance(slot, str):
+        return Prediction(target, task.title(index, said, question.labels), float("nan"), None, slot)
+    scores = task.read(said, 1)
+    index = int(task.top1(np.array([index]), scores)[0])
+    check_class(task, index)
+    return Prediction(target, task.label(index, question.labels), float(scores[0, index]), index, index)
+
+
+def _as_expression(task: Task, slot: str | int) -> str:
+    """A class of an output that is not the question's."""
+    return slot if isinstance(slot, str) else task.expression(slot)

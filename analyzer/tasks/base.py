@@ -1,0 +1,309 @@
+"""A task: what the output that is explained means, and what can be asked of it.
+
+One class per kind; `recognise` chooses one. Inside a graph, a task of classes gives a row of scores per picture, from
+which a class can be chosen at run time; every other target becomes an expression (`expressions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from analyzer.analysis.layouts import layouts
+from analyzer.errors import InputError
+from analyzer.graph import Builder, Graph, Value
+from analyzer.graph.nodes import count
+
+TOP1 = -1  # as a class: the one that the task explains by default
+Slot: TypeAlias = "str | int | None"  # an expression, a class, or a class that is given at run time
+Labels: TypeAlias = "Sequence[str] | None"
+
+
+@dataclass(frozen=True)
+class Role:
+    """An output of the model, and what it holds; its task where that is a row of classes or values."""
+
+    output: str
+    role: str
+    task: Task | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Something that the model says of a picture.
+
+    Attributes:
+        target: what to ask for to explain it, as on the command line.
+        label: its name.
+        score: as the model outputs it, in units of `Task.unit`.
+        index: the class, or the number of the value; None where there is none.
+        slot: what explains it: an expression, or a class.
+    """
+
+    target: str
+    label: str
+    score: float
+    index: int | None
+    slot: str | int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two answers agree, by the measure of the task: 1 is full agreement, unless `measure` says otherwise."""
+
+    measure: str
+    value: float
+    agrees: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """The output that is explained, and how to read it.
+
+    Attributes:
+        output: the model's output.
+        logits: the tensor that the output is computed from, before a squashing function or an ArgMax.
+        stripped: the operators that were removed between the two.
+        batched: whether the first axis of `logits` counts pictures.
+        space: spatial axes of `logits`.
+        evidence: why it was recognised as this kind, in words.
+        others: the model's other outputs, and what they seem to hold.
+    """
+
+    output: Value
+    logits: Value
+    stripped: tuple[str, ...] = ()
+    batched: bool = True
+    space: tuple[int, ...] = ()
+    evidence: str = ""
+    others: tuple[Role, ...] = ()
+
+    kind: ClassVar[str] = "raw"
+    role: ClassVar[str] = "numbers of unknown meaning"
+    by_class: ClassVar[bool] = True  # whether a class can be chosen at run time; otherwise targets are expressions
+    ranked: ClassVar[bool] = True  # whether a higher number is a likelier class
+
+    # ---- Inside a graph ----
+
+    def flat(self, op: Builder) -> Value:
+        """The logits as (N, classes), appended."""
+        return self._rows(op, self.logits)
+
+    def shown(self, op: Builder) -> Value:
+        """What the model outputs as (N, classes), appended, in a type that ArgMax has kernels for."""
+        value, shown, shape = self.output, self.output.shape, self.logits.shape
+        if shown is not None and shape is not None and shown[:1] != shape[:1]:
+            value = op.reshape_like(value, self.logits)
+        return self._rows(op, op.cast(value, COMPARABLE.get(str(value.dtype), np.dtype(np.float32))))
+
+    def spread(self, op: Builder, chosen: Value) -> tuple[Value, Value]:
+        """(a tensor, its cotangent) that stand for the score of the classes that are chosen.
+
+        Args:
+            chosen: (N, classes), 1 for the class of a picture and 0 for others.
+        """
+        flat = self.flat(op)
+        return flat, op.cast(chosen, flat.dtype)
+
+    def probability(self, op: Builder, tensor: Value, cotangent: Value) -> Value:
+        """(N,) the probability of what `spread` stands for; by a softmax where the model has no other function."""
+        rows = op.Sigmoid(tensor) if self._sigmoid else op.Softmax(tensor, axis=1)
+        return op.ReduceSum(op.Mul(rows, cotangent), [1], keepdims=0)
+
+    @property
+    def _sigmoid(self) -> bool:
+        return any("Sigmoid" in name for name in self.stripped)
+
+    def _rows(self, op: Builder, value: Value) -> Value:
+        return op.Reshape(value, [0, -1] if self.batched else [1, -1], allowzero=0)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes (numbers, for other kinds) per picture, None if it is not fixed."""
+        shape = self.logits.shape
+        return None if shape is None else count([d for i, d in enumerate(shape) if i or not self.batched])
+
+    # ---- What is to be explained ----
+
+    def slot(self, target: int, reference: bool = False) -> str | int:
+        """A class, or TOP1, as what can be compiled; an expression where `by_class` is False.
+
+        Args:
+            reference: whether there is a picture to compare with.
+        """
+        return target
+
+    def expression(self, index: int) -> str:
+        """The score of a class as an expression, for when another output's classes are chosen at run time."""
+        if self.space or not self.batched or len(self.logits.shape or ()) != 2:
+            raise InputError(
+                f"classes of output {self.output.name!r} can only be explained alone",
+                f"use --output {self.output.name}",
+            )
+        return f"{quoted(self.logits.name)}[:, {index}]"
+
+    def title(self, target: int, output: np.ndarray, labels: Labels = None) -> str:
+        """What a target that is an expression is called.
+
+        Args:
+            target: a class, or TOP1.
+            output: of one picture.
+        """
+        return self.label(target, labels)
+
+    # ---- What the model says ----
+
+    def of(self, output: np.ndarray, index: int, count: int) -> np.ndarray:
+        """The part of an output that is of one of `count` pictures."""
+        return output[index : index + 1] if count > 1 and len(output) == count else output
+
+    def read(self, output: np.ndarray, count: int) -> np.ndarray:
+        """(N, classes) as the model outputs them."""
+        return output.reshape(count if self.batched else 1, -1)
+
+    def best(self, scores: np.ndarray) -> np.ndarray:
+        """(N,) the class that TOP1 stands for, the first of several."""
+        return np.asarray(scores.argmax(axis=-1))
+
+    def top1(self, classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """`classes`, TOP1 replaced by `best`."""
+        return np.where(classes == TOP1, self.best(scores), classes)
+
+    def predictions(self, output: np.ndarray, labels: Labels = None) -> list[Prediction]:
+        """What the model says of one picture, the surest first.
+
+        Args:
+            output: of that picture, quantised numbers as what they mean.
+        """
+        return []
+
+    def resolve(self, word: str, output: np.ndarray, labels: Labels = None) -> list[Prediction] | None:
+        """The predictions that a word such as `positive` or `character:3` means; None for no such word."""
+        return self.predictions(output, labels) if word == "all" else None
+
+    @property
+    def threshold(self) -> float:
+        """Scores above it are positive."""
+        return 0.0
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Targets that can be asked for by a word."""
+        return ("all",)
+
+    def label(self, index: int, labels: Labels) -> str:
+        """The name of a class."""
+        return labels[index] if labels is not None and 0 <= index < len(labels) and labels[index] else str(index)
+
+    @property
+    def unit(self) -> str:
+        """What a score is: "probability", "logit"…"""
+        return ""
+
+    def says_nothing(self, output: np.ndarray) -> bool:
+        """Whether there is nothing to explain by default in the output for one picture."""
+        return False
+
+    @property
+    def nothing(self) -> str:
+        """What to say where there is nothing to explain."""
+        return "the model predicts nothing"
+
+    def check_labels(self, labels: Labels) -> None:
+        """InputError if there are more or fewer names than classes."""
+        wanted = self.label_counts
+        if labels is not None and wanted and len(labels) not in wanted:
+            text = " or ".join(map(str, wanted))
+            raise InputError(
+                f"{len(labels)} labels are given, and output {self.output.name!r} has {self.classes} classes",
+                f"give {text} labels, one per line, in the order of the classes",
+            )
+
+    @property
+    def label_counts(self) -> tuple[int, ...]:
+        """How many labels fit; () for any number."""
+        return ()
+
+    @property
+    def doubt(self) -> str:
+        """Why the numbers may not mean what they seem to; "" where they do."""
+        return ""
+
+    # ---- Comparing and drawing ----
+
+    def agreement(self, reference: np.ndarray, candidate: np.ndarray) -> Agreement:
+        """How far two outputs for one picture agree; here, whether the same class is the highest."""
+        same = bool((self.best(self.read(reference, 1)) == self.best(self.read(candidate, 1))).all())
+        return Agreement("top class", float(same), same)
+
+    def mask(self, output: np.ndarray) -> np.ndarray | None:
+        """(h, w) the class of every pixel of the model's input, 0 for background; None for tasks without masks."""
+        return None
+
+    # ---- As data ----
+
+    def as_data(self) -> dict[str, Any]:
+        """All of it, for `task_from`."""
+        data: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("output", "logits"):
+            value = data[name]
+            data[name] = [value.name, value.shape, str(value.dtype)]
+        data["others"] = [[r.output, r.role, r.task.as_data() if r.task else None] for r in self.others]
+        return {"class": type(self).__name__, **data}
+
+    def described(self) -> str:
+        """What kind of task it is, and why, in one sentence."""
+        return f"{self.kind}: {self.evidence}"
+
+
+COMPARABLE = {name: np.dtype(np.float64) for name in ("float64", "int32", "uint32", "int64", "uint64")}
+
+
+def check_class(task: Task, index: int) -> None:
+    """InputError where the model has no class of that index."""
+    width = task.classes
+    if width is not None and index >= width:
+        raise InputError(f"class {index} does not exist: the model has {width} classes (0 to {width - 1})")
+
+
+def ranked(scores: np.ndarray) -> np.ndarray:
+    """The classes of one picture, highest score first, in the order in which `argmax` takes them."""
+    return np.argsort(np.where(np.isnan(scores), -np.inf, -scores.astype(np.float64)), kind="stable")
+
+
+def seed(op: Builder, task: Task, classes: Value, known: bool = False) -> tuple[Value, Value, Value]:
+    """(a tensor, its cotangent, the classes chosen) of one class per picture.
+
+    TOP1 is the class that the output ranks highest, not the one with the highest logit: over positions, and where
+    rounding or saturation makes scores equal, the two differ.
+
+    Args:
+        classes: (N,) int64.
+        known: no class is TOP1.
+    """
+    chosen = classes
+    if not known:
+        top = op.ArgMax(task.shown(op), axis=1, keepdims=0)
+        chosen = op.Where(op.Less(classes, np.int64(0)), top, classes)
+    width = task.classes
+    if width is not None:
+        indices = op.constant(np.arange(width, dtype=np.int64)[None], "classes")
+    else:
+        limit = op.Squeeze(op.shape(task.flat(op), 1, 2), [0])
+        indices = op.Range(np.int64(0), limit, np.int64(1))
+    tensor, cotangent = task.spread(op, op.Equal(indices, op.Unsqueeze(chosen, [1])))
+    return tensor, cotangent, chosen
+
+
+def quoted(name: str) -> str:
+    """A tensor's name as an expression takes it."""
+    return name if name.isidentifier() else f'"{name}"'
+
+
+def channel_of(graph: Graph, value: Value) -> int | None:
+    """The axis of the classes of a map; None where it is not known."""
+    layout = layouts(graph).get(value.name)
+    return layout.channel if layout is not None and layout.is_map else None
