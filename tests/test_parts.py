@@ -115,7 +115,7 @@ def test_a_row_is_legible_where_its_map_and_its_score_are_finite(bad: float) -> 
 def test_scores_of_rows_are_those_of_their_pictures() -> None:
     found = attribution(image=np.array([0, 0, 1, 1]), target=np.array([0, 1, 0, 1]), raw=np.ones((4, 2, 2)))
     assert found.scores_of_rows.tolist() == [[0.1, 0.9], [0.1, 0.9], [0.7, 0.3], [0.7, 0.3]]
-    assert attribution(image=np.array([5, 6])).scores_of_rows.tolist() == [[0.1, 0.9], [0.7, 0.3]]
+    assert attribution(image=np.array([5, 6]), first=5).scores_of_rows.tolist() == [[0.1, 0.9], [0.7, 0.3]]
 
 
 def test_parts_are_joined_row_by_row() -> None:

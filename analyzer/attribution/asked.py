@@ -13,10 +13,12 @@ from analyzer.attribution.question import Question
 from analyzer.attribution.shown import shown_outputs
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.graph import Graph
+from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import fillings
 from analyzer.tasks import Prediction, Task, recognise, task_from
 from analyzer.tasks.base import TOP1, check_class
 from analyzer.tasks.targets import is_expression, resolve_class
+from analyzer.tasks.text import Text
 
 
 def task_of(model: Model, question: Question, graph: Graph) -> Task:
@@ -25,14 +27,38 @@ def task_of(model: Model, question: Question, graph: Graph) -> Task:
     Raises:
         As `recognise`.
     """
-    for sizes in fillings(graph):
+    for sizes in fillings(graph, batch=2):  # two, so that the axis of the pictures is told from one of size 1
         try:
             found = recognise(model.graph(sizes), question.output, question.declared, question.labels)
         except AnalyzerError:
             continue
         if found.output.name in graph.values and found.logits.name in graph.values:
-            return replace(found, output=graph[found.output.name], logits=graph[found.logits.name])
-    return recognise(graph, question.output, question.declared, question.labels)
+            found = replace(found, output=graph[found.output.name], logits=graph[found.logits.name])
+            return _with_blank(model, question, found)
+    return _with_blank(model, question, recognise(graph, question.output, question.declared, question.labels))
+
+
+def _with_blank(model: Model, question: Question, task: Task) -> Task:
+    """A text recogniser's blank, where nothing tells it: the first or the last class, whichever an empty picture has
+    at more steps."""
+    if not isinstance(task, Text) or task.blank != 0 or question.declared.decode not in (None, "ctc"):
+        return task
+    last = (task.classes or 1) - 1
+
+    def counted() -> bool:
+        for sizes in [*fillings(model.plain, batch=1), {}]:
+            try:
+                graph = model.graph(sizes)
+                fixed = [fixed_sizes(v.shape or [None]) for v in graph.inputs]
+                feeds = {v.name: np.zeros(s, v.dtype) for v, s in zip(graph.inputs, fixed, strict=True) if s}
+                (said,) = model.run(graph, feeds, [graph.add_output(graph[task.logits.name], "blank").name])
+            except AnalyzerError:
+                continue
+            best = said.argmax(axis=-1)
+            return bool((best == last).sum() > (best == 0).sum())
+        return False
+
+    return replace(task, blank=last) if model.remembered(("blank", task.logits.name), counted) else task
 
 
 def task_for(model: Model, question: Question, feeds: Mapping[str, np.ndarray]) -> Task:

@@ -115,4 +115,4 @@ def joined(parts: Sequence[Attribution]) -> Attribution:
 
 def finite_rows(array: np.ndarray) -> np.ndarray:
     """(N,) whether all values of a row are finite."""
-    return np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+    return np.isfinite(array).all(axis=tuple(range(1, array.ndim)))

@@ -33,7 +33,7 @@ class Embedding(Task):
         return f"({name} * {name}).sum()"
 
     def title(self, target: int, output: np.ndarray, labels: Labels = None) -> str:
-        return "all features" if target == TOP1 else f"dimension {target}"
+        return "embedding" if target == TOP1 else f"dimension {target}"
 
     @property
     def words(self) -> tuple[str, ...]:

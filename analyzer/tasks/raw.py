@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from analyzer.tasks.base import Task, quoted
+import math
+
+import numpy as np
+
+from analyzer.graph.nodes import fixed_sizes
+from analyzer.tasks.base import Labels, Task, quoted
 
 
 class Raw(Task):
     """Nothing is known: a target is an index into all numbers, and by default the highest of them is explained."""
 
     kind = "raw"
+
+    def label(self, index: int, labels: Labels) -> str:
+        """Where the number stands: `output[0, 3, 17]`."""
+        sizes = fixed_sizes(self.logits.shape or [])
+        if sizes is None or not 0 <= index < math.prod(sizes[int(self.batched) :]):
+            return f"number {index}"
+        place = np.unravel_index(index, sizes[int(self.batched) :])
+        return f"{quoted(self.logits.name)}[{', '.join([':'] * self.batched + [str(int(i)) for i in place])}]"
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -136,7 +136,8 @@ def recognise(graph: Graph, output: str | None = None, declared: Declared = NOTH
     best = min(range(len(found)), key=lambda i: _rank(found[i], usable[i]))
     task, view = found[best], usable[best]
     if isinstance(task, Segmentation):
-        task = replace(task, background=background_of(labels) if not isinstance(task, Mask) else 0)
+        one = isinstance(task, Mask)
+        task = replace(task, background=0 if one else background_of(labels), certain=one or labels is not None)
     if isinstance(task, Text):
         task = replace(task, blank=_blank(task, declared.decode, labels))
     others = {v.name: v for v in graph.outputs if v.name != view.output.name}
@@ -262,6 +263,8 @@ class _View:
     @cached_property
     def layout(self) -> Layout | None:
         """The axes of the logits, where they are a map: channels over space of which not all sizes are 1."""
+        if self.output.shape is not None and len(self.output.shape) < 3 and "ArgMax" not in self.stripped:
+            return None
         found = layouts(self.graph).get(self.logits.name)
         if found is None and len(self.shape) == 4 and self._as_fine_as_picture:
             found = Layout.of("NCHW", self.shape)

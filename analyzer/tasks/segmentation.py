@@ -9,6 +9,7 @@ import numpy as np
 
 from analyzer.gradient.registry import cotangent_type
 from analyzer.graph import Builder, Value
+from analyzer.graph.nodes import fixed_sizes, known_shape
 from analyzer.tasks.base import COMPARABLE, Agreement, Labels, Prediction, Task
 
 _BACKGROUND = {"background", "__background__", "_background_", "bg", "void", "other", "others", "unlabeled", "none"}
@@ -23,10 +24,12 @@ class Segmentation(Task):
     Attributes:
         channel: the axis of the classes in `logits`.
         background: the class that is explained only when asked for; None if there is none.
+        certain: whether that class is known to be the background; otherwise, it is listed with the others.
     """
 
     channel: int = 1
     background: int | None = 0
+    certain: bool = False
 
     kind: ClassVar[str] = "segmentation"
     role: ClassVar[str] = "class scores of every pixel"
@@ -42,12 +45,18 @@ class Segmentation(Task):
         won = self._won(op, self._scores(op, logits))
         positions = op.size(logits, self.space)
         shape = [1] * op.rank(logits)
-        shape[self.channel], shape[0] = self.classes or -1, -1 if self.batched else 1
+        if self.batched:
+            shape[0] = -1
+        shape[self.channel] = self.classes or -1
         mine = op.Mul(op.Reshape(op.cast(chosen, logits.dtype), shape), won)
-        return logits, op.Div(self._merged(op, mine), positions)
+        cotangent = op.Div(self._merged(op, mine), positions)
+        if self.batched:
+            return logits, cotangent
+        return op.Unsqueeze(logits, [0]), op.Unsqueeze(cotangent, [0])
 
     def probability(self, op: Builder, tensor: Value, cotangent: Value) -> Value:
-        rows = op.Sigmoid(tensor) if self._sigmoid else op.Softmax(tensor, axis=self.channel)
+        axis = self.channel + (0 if self.batched else 1)
+        rows = op.Sigmoid(tensor) if self._sigmoid else op.Softmax(tensor, axis=axis)
         axes = list(range(1, op.rank(tensor)))
         return op.ReduceSum(op.Mul(rows, cotangent), axes, keepdims=0)
 
@@ -89,7 +98,15 @@ class Segmentation(Task):
         """(N, …) the class of every position."""
         if "ArgMax" in self.stripped:
             return output.astype(np.int64)
-        return np.asarray(output.argmax(axis=self.channel))
+        return np.asarray(self._shaped(output).argmax(axis=self.channel))
+
+    def _shaped(self, output: np.ndarray) -> np.ndarray:
+        """The output with the axes of the logits."""
+        shape = known_shape(self.logits)
+        sizes = fixed_sizes(shape[int(self.batched) :])
+        if output.ndim == len(shape) or sizes is None:
+            return output
+        return output.reshape([-1, *sizes] if self.batched else sizes)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
         if self.background is None or scores.shape[-1] <= self.background:
@@ -100,11 +117,12 @@ class Segmentation(Task):
 
     def predictions(self, output: np.ndarray, labels: Labels = None) -> list[Prediction]:
         shares = self.read(output, 1)[0]
-        order = [i for i in np.argsort(-shares, kind="stable").tolist() if shares[i] > 0 and i != self.background]
+        left_out = self.background if self.certain else None
+        order = [i for i in np.argsort(-shares, kind="stable").tolist() if shares[i] > 0 and i != left_out]
         return [Prediction(str(i), self.label(i, labels), float(shares[i]), i, i) for i in order]
 
     def says_nothing(self, output: np.ndarray) -> bool:
-        return not self.predictions(output)
+        return bool(self.best(self.read(output, 1))[0] == self.background)
 
     @property
     def unit(self) -> str:
@@ -161,7 +179,7 @@ class Mask(Segmentation):
         return op.ReduceSum(signed, list(range(1, op.rank(tensor))), keepdims=0)
 
     def _pixels(self, output: np.ndarray) -> np.ndarray:
-        return np.asarray(output > self.threshold, np.int64)
+        return np.asarray(self._shaped(output) > self.threshold, np.int64)
 
     def label(self, index: int, labels: Labels) -> str:
         if labels is not None and len(labels) == 2:

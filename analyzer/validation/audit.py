@@ -12,7 +12,7 @@ import numpy as np
 from analyzer.analysis.feature_maps import feature_maps
 from analyzer.attribution import Explainer
 from analyzer.data import Sample
-from analyzer.errors import AnalyzerError, InputError
+from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.images import Preprocess, decode
 from analyzer.passes import InputPass, Loaded, run
 from analyzer.store import key_of
@@ -122,6 +122,12 @@ class Auditing(InputPass[dict[str, Any]]):
             return
         array = self.preprocess.apply(first.item.pixels)[0]
         self._look(array.shape)
+        if not self.side.scores.by_class:
+            raise UnsupportedError(
+                f"{self.side.scores.output.name!r} has no classes ({self.side.scores.described()}), and an audit "
+                "measures the probability of classes",
+                "explain its pictures, or compare it with a reference",
+            )
         self.randomised = Explainer(
             randomised_head(self.explainer, self.seed), self.explainer.provider, **self.explainer.session_options
         )
@@ -163,6 +169,8 @@ class Auditing(InputPass[dict[str, Any]]):
         array, placement = self.preprocess.apply(picture.pixels)
         part: dict[str, Any] = {"mean": None, "classes": {}, "channels": {}, "contract": {}, "shape": array.shape}
         found = self.explainer.explain(array, self.method)
+        if not len(found.heatmap):  # nothing but background, which is then what is audited
+            found = self.explainer.explain(array, self.method, 0)
         if not found.legible[0] or np.isnan(found.scores[0]).any() or np.isposinf(found.scores[0]).any():
             said = {"picture": picture.name, "top": None, "not_finite": found.diagnosis[0] or "a score is infinite"}
             return part | {"rows": [said]}
@@ -273,7 +281,7 @@ class Auditing(InputPass[dict[str, Any]]):
         found = {}
         for name, how in alternatives(self.preprocess).items():
             scores = self._probabilities(how.apply(picture.pixels)[0])
-            top = int(scores.argmax())
+            top = self.side.top_of(scores)
             right = None if picture.label is None else bool(np.isfinite(scores).all() and top == picture.label)
             found[name] = float(scores[top]), right
         return found

@@ -208,7 +208,11 @@ class Comparing(Pass[dict[str, Any]]):
     def _scored(self, picture: Pair, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
         """The row's figures: None where scores that are not finite, or no vector of classes, do not give them."""
         classes = [side.classes_of(given) for side, given in zip(self.sides, (ours, theirs), strict=True)]
-        row: dict[str, Any] = {"top": [int(c.argmax()) for c in classes], "agree": None, "score_drift": None}
+        row: dict[str, Any] = {
+            "top": [s.top_of(c) for s, c in zip(self.sides, classes, strict=True)],
+            "agree": None,
+            "score_drift": None,
+        }
         ours, theirs = ours.ravel(), theirs.ravel()
         poisoned = any(np.isnan(o).any() or np.isposinf(o).any() for o in (ours, theirs))
         if poisoned or any(one_sided(ours, theirs)):

@@ -184,7 +184,11 @@ class Side:
         """The top class, or for a sigmoid's scores every class above ½."""
         if "Sigmoid" in self.scores.stripped:
             return np.flatnonzero(scores > 0.5).tolist()
-        return [int(scores.argmax())]
+        return [self.top_of(scores)]
+
+    def top_of(self, scores: np.ndarray) -> int:
+        """The class that is explained by default, of the scores of all classes."""
+        return int(self.scores.best(scores[None])[0])
 
     def heatmap(self, array: np.ndarray, method: str, target: int, layer: str = "auto") -> tuple[np.ndarray, str]:
         """A method's map of one picture, (H, W), and its diagnosis ("" where all is well).
@@ -194,7 +198,12 @@ class Side:
         """
 
         def explained() -> dict[str, np.ndarray]:
-            found = self.explainer.explain(array, method, target, layer)
+            found = self.explainer.explain(array, method, target if self.scores.by_class else "top1", layer)
+            if not len(found.heatmap):
+                return {
+                    "heatmap": np.zeros(found.heatmap.shape[1:], np.float32),
+                    "diagnosis": packed(self.scores.nothing),
+                }
             return {"heatmap": found.heatmap[0], "diagnosis": packed(found.diagnosis[0])}
 
         found = self._kept(explained, "heatmap, 2", method, target, layer, array)
@@ -213,7 +222,7 @@ class Side:
         self.tap([*self.layers, *self.rectified])
         self.features(array)
         self.kernels()
-        top = int(self.classes(array).argmax())
+        top = self.top_of(self.classes(array))
         if not all(np.isfinite(values).all() for values in self.all_outputs(array).values()):
             self.why_not_finite(array)
         missing = {}
