@@ -61,7 +61,9 @@ class Explainer(Model):
             As `analyzer.explain`.
         """
         names = self.labels if labels is None else labels
-        return answer(self, Question(tuple(jobs), target, output, names, arrays or {}), inputs, progress)
+        return answer(
+            self, Question(tuple(jobs), target, output, names, arrays or {}, declared=self.declared), inputs, progress
+        )
 
     def compile(
         self,
@@ -73,4 +75,5 @@ class Explainer(Model):
         **options: Any,
     ) -> Compiled:
         """The model with one method appended; see `compiler.compile_question`."""
-        return compile_question(self, Question((Job(method, layer, options),), output=output), targets, shapes)[0]
+        question = Question((Job(method, layer, options),), output=output, declared=self.declared)
+        return compile_question(self, question, targets, shapes)[0]

@@ -257,7 +257,8 @@ class Trial:
                 f"`export` {self.compiled.layer!r}",
                 "nothing was written; name the layer with --layer, or fix the sizes, for example " + self._example(),
             )
-        expected = found.heatmap
+        expected = np.zeros(heat.shape[:1] + found.heatmap.shape[1:], found.heatmap.dtype)
+        expected[found.image] = found.heatmap  # no row where there is nothing to explain
         if expected.shape != heat.shape or not np.array_equal(np.isfinite(expected), np.isfinite(heat)):
             return np.inf
         a, b = (m[np.isfinite(expected)].astype(np.float64) for m in (expected, heat))

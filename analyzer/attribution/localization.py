@@ -131,7 +131,7 @@ def class_units(
     feeds = model.feeds(inputs)
     graph = model.graph_of(feeds)
     op = Builder(graph, "units")
-    scores = recognise(graph, output)
+    scores = recognise(graph, output, model.declared, labels)
     given = target if is_expression(target) else resolve_class(target, labels)
     read: list[str] = []
     top = given == TOP1 and model.quantised

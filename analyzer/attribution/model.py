@@ -21,6 +21,8 @@ from analyzer.runtime import Session, environment
 from analyzer.runtime.pool import LIVE
 from analyzer.runtime.session import Runnable
 from analyzer.store import Cache
+from analyzer.tasks.base import Labels
+from analyzer.tasks.recognise import NOTHING, Declared
 
 T = TypeVar("T")
 
@@ -29,6 +31,8 @@ class Model:
     """A model file, loaded once and normalised for each input size in use. Immutable.
 
     Threads can share it. `runtime.pool.LIVE` limits the total size of the sessions and normalised graphs of all models.
+    `declared` and `labels` are what its card says of its task: whoever reads the card sets them before the first
+    question.
 
     Args:
         model: path, bytes or ModelProto.
@@ -44,6 +48,8 @@ class Model:
         self.cache = GraphCache(cache, self.loaded) if cache is not None else None
         self._stamp = _stamp_of(self.loaded.path)
         self._remembered: dict[Hashable, Any] = {}
+        self.declared: Declared = NOTHING
+        self.labels: Labels = None
         self._owner, self._sources = object(), object()  # of sessions, and of normal forms, in the pool
         for owner in (self._owner, self._sources):
             weakref.finalize(self, LIVE.drop, owner)

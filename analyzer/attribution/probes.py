@@ -50,7 +50,7 @@ class Probe:
         graph = model.graph({model.image: preprocess.shape(self.batch)})
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
         self.layers = [Units.of(graph, name).name for name in names]
-        self._scores = recognise(graph)
+        self._scores = recognise(graph, None, model.declared, model.labels)
         self._taps = {name: graph.add_output(graph[name]).name for name in self.layers}
         self._output = graph.add_output(self._scores.output).name
         outputs = [*self._taps.values(), self._output]

@@ -191,7 +191,7 @@ class _Asked:
             # NaN, and means that differ in their last bits, are the only ways in which the graph takes another class.
             named = [found[n[2]] for n, slot in zip(first.slots, slots, strict=True) if slot is None]
             wanted = [task.top1(c, shown) for c in classes]
-            if any((w != n).any() for w, n in zip(wanted, named, strict=True)):
+            if any(((w != n) & (n >= 0)).any() for w, n in zip(wanted, named, strict=True)):
                 found = run(wanted)
         tied = (np.zeros(len(shown), np.int64), "")
         if classes:

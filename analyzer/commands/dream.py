@@ -108,7 +108,11 @@ def command(given: Dream) -> None:
     if bool(chosen) == bool(targets):
         raise InputError("give either units or classes to maximize", "-u CHANNEL with -l LAYER, or -t CLASS")
     explainer, card = given.setup.load(given.model, given.labels)
-    name = recognise(explainer.plain).logits.name if targets else given.layer or card.default_layer or "auto"
+    name = (
+        recognise(explainer.plain, None, explainer.declared, card.labels).logits.name
+        if targets
+        else given.layer or card.default_layer or "auto"
+    )
     dreamer = Dreamer(explainer, name, card.preprocess)
     if targets:
         units = [(resolve_class(t, card.labels), WHOLE) for t in targets]

@@ -52,12 +52,15 @@ def command(given: Export) -> None:
     """
     from analyzer.attribution import Explainer
     from analyzer.attribution.export import OUTPUT, export, read_record
-    from analyzer.images import load_labels
+    from analyzer.commands.pictures import read_task
 
     model, method, layer = given.model, given.method, given.layer or "auto"
-    names = load_labels(given.labels) if given.labels else None
-    sizes = parse_shapes(given.shapes, Explainer(model).plain.inputs) if given.shapes else None
-    path = export(model, given.out, method, given.target, layer, names, sizes, given.output, given.runtime)
+    explainer = Explainer(model)
+    names = read_task(explainer, given.labels)
+    sizes = parse_shapes(given.shapes, explainer.plain.inputs) if given.shapes else None
+    declared = explainer.declared
+    del explainer
+    path = export(model, given.out, method, given.target, layer, names, sizes, given.output, given.runtime, declared)
     record = read_record(path)
     if given.form == "json":
         print_json("export", {"path": str(path), "output": OUTPUT, **record})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -27,10 +28,12 @@ def command(given: Inspect) -> None:
     """Show a model's inputs, outputs, operators, feature maps, default layer and default target."""
     from analyzer.attribution import Explainer
     from analyzer.attribution.inspection import describe
+    from analyzer.commands.pictures import read_task
 
     explainer = Explainer(given.model)
     sizes = parse_shapes(given.shapes, explainer.plain.inputs)
-    report = describe(explainer, sizes)
+    labels = read_task(explainer, None)
+    report = describe(explainer, sizes, explainer.declared, labels)
     if given.form == "json":
         print_json("inspect", report)
         return
@@ -51,12 +54,26 @@ def command(given: Inspect) -> None:
         ]
         left = f" (last of each size; all {len(maps)} with --all)" if len(shown) < len(maps) else ""
         click.echo(f"\nfeature maps{left}\n" + table(rows, ("tensor", "layout", "size", "channels")))
+    _say_task(report)
     click.echo(f"\ndefault layer: {report['default_layer'] or 'none: ' + report['no_layer']}")
     click.echo(f"target: {report['target'] or 'none: ' + report['no_target']}")
     if report["doubt"]:
         click.echo(f"note: {report['doubt']}")
     if report["stripped"]:
         click.echo(f"operators skipped after the target: {', '.join(report['stripped'])}")
+
+
+def _say_task(report: dict[str, Any]) -> None:
+    """What kind of model it is, why, and what to write if that is wrong."""
+    task = report["task"]
+    if task is None:
+        return
+    click.echo(f"\ntask: {task['kind']}, by output {task['output']} ({task['role']}): {task['evidence']}")
+    for head in report["heads"]:
+        click.echo(f"output {head['output']}: {head['role']}")
+    click.echo(f"targets: {', '.join(task['words'])}, a class, or an expression (docs/targets.md)")
+    place = str(Path(report["file"]).with_suffix(".toml"))
+    click.echo(f'if this is wrong, write task = "…" to {place}, or choose an output with --output')
 
 
 def _one_per_size(maps: list[dict[str, Any]]) -> list[dict[str, Any]]:

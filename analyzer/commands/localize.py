@@ -115,7 +115,7 @@ def command(given: Localize) -> int:
     masks = beginnings(make_folder(given.masks), [sample.id for sample in samples]) if given.masks else {}
     model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
     layer = given.layer or card.default_layer or "auto"
-    question = Question((Job(method, layer, asked),), output=given.output, labels=card.labels)
+    question = Question((Job(method, layer, asked),), output=given.output, labels=card.labels, declared=model.declared)
     single = RunProgress() if len(samples) == 1 else None
     how = given.threshold, given.several, given.units, single
     work = Localizing(model, question, card, given.targets, drawn, masks, *how)

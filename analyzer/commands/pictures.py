@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 
 def read_card(model: Model, labels: str | None, flags: dict[str, Any]) -> ModelCard:
-    """The preprocessing, labels and default layer of the model: flags first, then TOML files, then its input."""
+    """The preprocessing, labels, task and default layer of the model: flags first, then TOML files, then its input.
+
+    The model knows its task and labels from then on.
+    """
     from analyzer.errors import UnsupportedError
     from analyzer.graph.query import image_input
     from analyzer.images import model_card
+    from analyzer.tasks import Declared
 
     graph = model.plain
     image = image_input(graph)
@@ -25,7 +29,21 @@ def read_card(model: Model, labels: str | None, flags: dict[str, Any]) -> ModelC
             "pictures need an input with four axes, such as [N, 3, H, W]; for others, use the Python API",
         )
     flags = {**flags, "labels_file": labels}
-    return model_card(model.loaded.path, flags, image.shape, image.dtype)
+    card = model_card(model.loaded.path, flags, image.shape, image.dtype)
+    model.declared, model.labels = Declared.of(card), card.labels
+    return card
+
+
+def read_task(model: Model, labels: str | None) -> tuple[str, ...] | None:
+    """The labels, for a command that reads no pictures; the model knows its task and labels from then on."""
+    from analyzer.errors import UnsupportedError
+    from analyzer.images import load_labels
+
+    try:
+        return read_card(model, labels, {}).labels
+    except UnsupportedError:  # no pictures: there is no card to read
+        model.labels = load_labels(labels) if labels else None
+        return model.labels
 
 
 def first_shapes(samples: Sequence[Sample], cards: Sequence[ModelCard]) -> list[tuple[int, ...]]:

@@ -47,13 +47,14 @@ def command(given: Plan) -> None:
     """Show which nodes a method would differentiate, and by which rules, without running the model."""
     from analyzer.attribution import Job, Model, Question
     from analyzer.attribution.planning import make_plan, predict_fallbacks
+    from analyzer.commands.pictures import read_task
     from analyzer.errors import UnsupportedError
 
     loaded = Model(given.model)
     sizes = parse_shapes(given.shapes, loaded.plain.inputs)
-    question = Question(
-        (Job(given.method, given.layer or "auto", parse_options(given.options)),), given.target, given.output
-    )
+    labels = read_task(loaded, None)
+    job = Job(given.method, given.layer or "auto", parse_options(given.options))
+    question = Question((job,), given.target, given.output, labels, declared=loaded.declared)
     plan = make_plan(loaded, question, sizes)
     fallbacks = None
     if given.provider and not plan.missing:

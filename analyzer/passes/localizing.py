@@ -83,11 +83,15 @@ class Localizing(Asking):
         result: dict[str, Any] = {"picture": picture, "targets": [], "doubt": found.doubt, "sweeps": []}
         masks = Places(self.masks[picture].parent) if picture in self.masks else None
         boxes, names, files = [], [], []
-        for row, asked in enumerate(wanted):
+        task = found.task
+        assert task is not None
+        alike = len(found.heatmap) == len(wanted)
+        for row in range(len(found.heatmap)):
+            asked = wanted[row] if alike else found.names[row] or str(found.target[row])
             heat = placement.map_to_image(found.heatmap[row])
             heat[~placement.covered] = np.nan
             index = int(found.target[row])
-            name = self.card.label(index) if index >= 0 else asked
+            name = task.label(index, self.card.labels) if index >= 0 else found.names[row] or asked
             entry, mask = self._boxes(name, heat)
             if masks:
                 place = masks.place(f"{self.masks[picture].name}.{name.replace('/', '_')}", ".png")
@@ -101,7 +105,7 @@ class Localizing(Asking):
             entry["diagnosis"] = found.diagnosis[row] or None
             if self.units:
                 how = (job.layer, question.output, question.labels)
-                shares, layer = class_units(self.model, array, asked, *how)
+                shares, layer = class_units(self.model, array, index if index >= 0 else asked, *how)
                 best = (-shares[0]).argsort(kind="stable")[: self.units]
                 entry["units"] = {"layer": layer, "channels": best.tolist(), "contributions": shares[0][best].tolist()}
             result["targets"].append(entry)

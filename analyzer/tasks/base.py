@@ -99,6 +99,10 @@ class Task:
             value = op.reshape_like(value, self.logits)
         return self._rows(op, op.cast(value, COMPARABLE.get(str(value.dtype), np.dtype(np.float32))))
 
+    def top(self, op: Builder) -> Value:
+        """(N,) the class that TOP1 stands for, −1 where there is nothing to explain."""
+        return op.ArgMax(self.shown(op), axis=1, keepdims=0)
+
     def spread(self, op: Builder, chosen: Value) -> tuple[Value, Value]:
         """(a tensor, its cotangent) that stand for the score of the classes that are chosen.
 
@@ -286,8 +290,7 @@ def seed(op: Builder, task: Task, classes: Value, known: bool = False) -> tuple[
     """
     chosen = classes
     if not known:
-        top = op.ArgMax(task.shown(op), axis=1, keepdims=0)
-        chosen = op.Where(op.Less(classes, np.int64(0)), top, classes)
+        chosen = op.Where(op.Less(classes, np.int64(0)), task.top(op), classes)
     width = task.classes
     if width is not None:
         indices = op.constant(np.arange(width, dtype=np.int64)[None], "classes")

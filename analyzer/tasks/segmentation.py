@@ -10,7 +10,7 @@ import numpy as np
 from analyzer.gradient.registry import cotangent_type
 from analyzer.graph import Builder, Value
 from analyzer.graph.nodes import fixed_sizes, known_shape
-from analyzer.tasks.base import COMPARABLE, Agreement, Labels, Prediction, Task
+from analyzer.tasks.base import COMPARABLE, TOP1, Agreement, Labels, Prediction, Task
 
 _BACKGROUND = {"background", "__background__", "_background_", "bg", "void", "other", "others", "unlabeled", "none"}
 AGREEING = 0.9  # IoU from which two masks agree
@@ -39,6 +39,10 @@ class Segmentation(Task):
         shape = self.logits.shape
         size = None if shape is None else shape[self.channel]
         return size if isinstance(size, int) else None
+
+    def top(self, op: Builder) -> Value:
+        seen = op.ReduceMax(self.shown(op), [1], keepdims=0)
+        return op.Where(op.Greater(seen, op.scalar(0, seen)), super().top(op), op.constant(np.array([TOP1], np.int64)))
 
     def spread(self, op: Builder, chosen: Value) -> tuple[Value, Value]:
         logits = op.cast(self.logits, cotangent_type(self.logits))  # sums of half precision overflow

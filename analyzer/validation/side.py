@@ -69,7 +69,7 @@ class Side:
 
     @cached_property
     def scores(self) -> Task:
-        return recognise(self.graph, self._scored)
+        return recognise(self.graph, self._scored, self.explainer.declared, self.explainer.labels)
 
     def score_by(self, output: str) -> None:
         """Take the scores from that output, if it can hold them and nothing has been asked for yet."""
