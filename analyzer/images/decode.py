@@ -107,6 +107,18 @@ def read_header(source: str | os.PathLike[str] | bytes, name: str = "the picture
     return header
 
 
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether the file starts as a picture does; a pipe is left unread."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError:
+        return False
+    return any(re.match(magic, start, re.DOTALL) for magic, _ in _READERS)
+
+
 def _read(path: Path) -> bytes:
     protect(path)
     try:
