@@ -201,7 +201,7 @@ def test_only_rgb_pictures_are_taken() -> None:
 def test_a_description_says_it_all() -> None:
     text = Preprocess(resize="crop", **PRESETS["imagenet"]).describe()
     assert text == (
-        "RGB 224×224 NCHW float32, short side resized, centre crop 0.875, bilinear, "
+        "RGB 224×224 NCHW float32, short side resized, center crop 0.875, bilinear, "
         "(x/255 − (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)"
     )
     assert Preprocess(size=None, scale=1.0).describe().endswith("own size NCHW float32, raw pixels 0 … 255")

@@ -309,7 +309,7 @@ def _tiff(data: bytes) -> Header:
         raise _MalformedError("no size in the TIFF directory")
     photometric = tags.get(262, 1)
     if photometric in (8, 9, 10):
-        raise _MalformedError("TIFF in CIE Lab colours; convert it to RGB first")
+        raise _MalformedError("TIFF in CIE Lab colors; convert it to RGB first")
     return Header("TIFF", tags[256], tags[257], data, extra_samples=tags.get(338, 0), colour_only=photometric in (5, 6))
 
 

@@ -245,7 +245,8 @@ def score(rows: Sequence[dict[str, Any]]) -> str:
     lines.append("")
     for row in rows:
         if not row["killed"]:
-            lines.append(f"- {row['file']}, {row['function'] or 'at import'}: `{' '.join(row['old'].split())}` → "
+            where = f"`{row['function']}`" if row["function"] else "at import"
+            lines.append(f"- `{row['file']}`, {where}: `{' '.join(row['old'].split())}` → "
                          f"`{' '.join(row['new'].split())}`: {row.get('why') or 'SURVIVED'}")  # fmt: skip
     return "\n".join(lines)
 
