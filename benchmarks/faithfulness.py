@@ -35,7 +35,7 @@ MODELS: dict[str, tuple[Path, dict[str, Any], str]] = {
         {"preset": "imagenet", "resize": "crop", "size": (224, 224)},
         "photographs",
     ),
-    "MobileNetV2 (uint8, quantised TFLite)": (
+    "MobileNetV2 (uint8, quantized TFLite)": (
         CORPUS / "models" / "mobilenet_v2_1.0_224_quant.onnx",
         {"preset": "raw"},
         "photographs",
@@ -48,7 +48,7 @@ PHOTOGRAPHS = (
     "coral_dragonfly.bmp", "ort_kitten_224.png", "ort_fish_720.png", "ort_dog.jpeg", "orie_goldfish.jpg",
 )  # fmt: skip
 DIGITS = ("digits_chelsea.png", "digits_coffee.png", "digits_rocket.png", "digits_camera.png")
-BASELINES = ("random", "centre")
+BASELINES = ("random", "center")
 KEPT = ROOT / "benchmarks" / "cache" / "faithfulness.json"
 
 
@@ -162,7 +162,7 @@ def page(tables: dict[str, dict[str, Any]], steps: int) -> str:
         "# Faithfulness\n\nWritten by `python -m benchmarks.faithfulness`. Deletion and insertion scores "
         "(Petsiuk et al. 2018): the area under the probability of the class while the hottest pixels are replaced by "
         "the mean pixel (lower is better), or inserted into the blurred picture (higher is better). Baselines: "
-        "*random* is noise, *centre* is the closeness to the picture's centre. All methods use their default options "
+        "*random* is noise, *center* is the closeness to the picture's center. All methods use their default options "
         f"and layer, with {steps} steps per curve. Scores are means over {len(PHOTOGRAPHS)} photographs of the corpus, "
         "for the model's top class; for the included models, over every digit with a probability above ½ in the "
         f"pictures of `examples/`. Seconds are medians per picture on {platform.machine()}, a shared machine with 2 "

@@ -44,8 +44,8 @@ def measure(name: str, count: int) -> dict[str, list[tuple[np.ndarray, bool, flo
         wanted = [(d, b) for d, b in zip(picture.labels, picture.boxes, strict=True) if scores[d] > 0.5]
         if not wanted:
             continue
-        for method in ("random", "centre", *METHODS):
-            if method in ("random", "centre"):
+        for method in ("random", "center", *METHODS):
+            if method in ("random", "center"):
                 heats = np.stack([baseline(method, (96, 96), f"{index}")] * len(wanted))
                 heats = (heats - heats.min()) / (heats.max() - heats.min())
             else:
@@ -70,7 +70,7 @@ def rows(table: dict[str, list[tuple[np.ndarray, bool, float]]]) -> list[str]:
     for method, values in table.items():
         sweeps = np.stack([v[0] for v in values])
         best = int(sweeps.mean(axis=0).argmax())
-        name = f"*{method}*" if method in ("random", "centre") else f"`{method}`"
+        name = f"*{method}*" if method in ("random", "center") else f"`{method}`"
         figures = (
             f"{sweeps[:, THRESHOLDS.index(0.2)].mean():.3f} | {THRESHOLDS[best]:g} | {sweeps[:, best].mean():.3f} | "
             f"{(sweeps[:, best] >= 0.5).mean():.1%} | {np.mean([v[1] for v in values]):.1%} | "
@@ -87,12 +87,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "localization.md")
     given = parser.parse_args()
     parts = [
-        "# Localisation\n\nWritten by `python -m benchmarks.localization`, for every digit with a probability above ½ "
+        "# Localization\n\nWritten by `python -m benchmarks.localization`, for every digit with a probability above ½ "
         f"in {given.pictures} held-out pictures. The heat is thresholded at a share of its maximum, and the box of its "
         "largest connected part is compared with the digit's true box: at 0.2, as in Zhou et al. 2016, and at the "
         "method's best threshold from 0.05 to 0.95 (MaxBoxAcc, Choe et al. 2020). *Pointing game*: share of digits "
         "whose hottest pixel is inside the box. *Heat inside*: share of the heat inside the box. Baselines: *random* "
-        "is noise, *centre* is the closeness to the picture's centre.\n"
+        "is noise, *center* is the closeness to the picture's center.\n"
     ]
     for name in MODELS:
         table = measure(name, given.pictures)

@@ -58,7 +58,7 @@ JITTER = 1e-4  # steps: what float32 moves before a rounding to whole numbers
 # (network, treatment), as patterns → why it differs. An entry that matches no difference is an error.
 _TIES = (
     "means over 2 × 2 integers are ties in rounding, and a network with random weights depends on them. From the first "
-    "AveragePool on, onnxruntime's optimisation levels give different numbers for the file itself (12,248 of 126,440 "
+    "AveragePool on, onnxruntime's optimization levels give different numbers for the file itself (12,248 of 126,440 "
     "for qdq u8u8, 14,373 of 195,152 for qdq s8s8 symmetric); the exported map and that of a graph with the gradient "
     "can have either"
 )
@@ -476,21 +476,21 @@ class Worker:
 STATUSES = ("agrees", "refused", "differs", "unjudged")
 INTRODUCTION = """## Converted files
 
-`python -m benchmarks.treated` applies {treatments} settings of converters, quantisers, optimisers and simplifiers to
+`python -m benchmarks.treated` applies {treatments} settings of converters, quantizers, optimizers and simplifiers to
 {networks} small networks. Weights are random, except for the digits networks (the demo models) and keras (from the
 corpus). Every resulting file is explained and checked:
 
 - Input gradient, guided backpropagation and Grad-CAM at the default layer, compared with torch's autograd in
   float64: of the float32 file if the conversion keeps the mathematics or rounds to float16, otherwise of the converted
   file as read by `tests/straight_through.py` (rounding counts as the identity; saturated values have gradient 0).
-  Relative L2 distance ≤ 1e-4, for float16 2e-3, for quantised files 1e-3; or, if larger, ten times (float32) or three
+  Relative L2 distance ≤ 1e-4, for float16 2e-3, for quantized files 1e-3; or, if larger, ten times (float32) or three
   times the effect of the precision alone on the reference: tensors rounded to the type, or a change of 1e-4 steps
   before each rounding, which flips ties and near ties. At least one of three pictures must agree.
 - The default layer has the name of the float32 file's, or its activations (cosine ≥ 0.95).
-- The top class and the scores agree with a plain session of the file: bit-identical for quantised files, within 2e-5
+- The top class and the scores agree with a plain session of the file: bit-identical for quantized files, within 2e-5
   for float32 and 5e-3 for float16.
 - The exported Grad-CAM runs in a plain session at its default level and has the same heatmap: mean absolute difference
-  ≤ 1e-3, for float16 2e-2, for quantised files 5e-2, or within the noise of the map.
+  ≤ 1e-3, for float16 2e-2, for quantized files 5e-2, or within the noise of the map.
 
 Entries are the numbers of files that agree, and of those that are refused or differ.
 """

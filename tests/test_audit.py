@@ -16,6 +16,7 @@ from analyzer.attribution import Explainer
 from analyzer.commands import main
 from analyzer.graph import Graph
 from analyzer.images import decode, model_card
+from analyzer.report import files
 from analyzer.report.audit import DEFINITIONS
 from analyzer.validation.audit import Auditing, Picture, audit, shortcut_signs
 from analyzer.validation.findings import findings
@@ -168,6 +169,10 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     maps = tmp_path / "maps.png"
     code, _, _ = run(str(MODEL), "--data", str(ROOT / "examples"), "--maps", str(maps))
     assert code == 0 and decode(maps).ndim == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "mean_maps", lambda *_: pytest.fail("nobody sees these maps"))
+        for ending in ("md", "json"):
+            assert run(str(MODEL), str(EXAMPLES[0]), "--report", str(tmp_path / f"one.{ending}"))[0] == 0
     page = (tmp_path / "audit.html").read_text()
     assert "https://" not in page and "data:image/png" in page
     figures = json.loads((tmp_path / "audit.json").read_text())["audit"]["summary"]

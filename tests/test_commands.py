@@ -548,6 +548,14 @@ WISHES = {
     "a unit where channels are ranked": (["mine", "model.onnx", ".", "-o", "m", "-u", "1@2,2"], "give its number"),
     "a pattern that matches nothing": (["explain", "model.onnx", "*.jpeg"], "no file matches *.jpeg"),
     "one model to compare": (["compare", "model.onnx"], "two models"),
+    "no number for a method": (
+        ["explain", "model.onnx", "picture.png", "second.png", "-m", "smooth-grad", "-O", "noise=nan"],
+        "the option noise of smooth-grad is nan",
+    ),
+    "too large a number": (
+        ["localize", "model.onnx", "picture.png", "-m", "rise", "-O", "keep=1e999"],
+        "the option keep of rise is inf",
+    ),
 }
 
 
@@ -557,6 +565,21 @@ def test_everyday_mistakes_get_a_next_step(run, place, name):
     arguments, words = WISHES[name]
     code, out, err = run(*arguments)
     assert code == 2 and words in err and not out, err
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_models_come_first(run, place, name):
+    (place / "folder").mkdir(exist_ok=True)
+    command = cli.get_command(click.Context(cli), name)
+    order = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
+    if not {"MODEL", "REFERENCE", "CHECKPOINTS..."} & set(order):
+        return
+    needed = [f"{max(p.opts, key=len)}=x" for p in command.params if p.required and isinstance(p, click.Option)]
+    for given, kind in (("picture.png", "picture"), ("folder", "folder")):
+        code, out, err = run(name, given, *["model.onnx"] * (len(order) - 1), *needed)
+        assert code == 2 and err.startswith(f"error: {given} is a {kind}, not an ONNX model\n") and not out, err
+        hint = f"  hint: models come first: onnx-analyzer {name} {' '.join(order)}\n" if len(order) > 1 else ""
+        assert err.partition("\n")[2] == hint
 
 
 def test_a_folder_for_a_single_picture(run, place):

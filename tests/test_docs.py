@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -23,6 +24,35 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+BRITISH = re.compile(
+    r"\w*(?:colour|\bgrey|centre|behaviour|neighbour|favour|honour|labelled|modelled|licence|catalogue|artefact)\w*|"
+    r"\w*(?:initial|local|maxim|minim|normal|optim|organ|parametr|quant|recogn|regular|serial|standard|summar|visual)"
+    r"is(?:e|ed|es|er|ers|ing|ation|ations|able)\b",
+    re.IGNORECASE,
+)
+CODES = {"name, dequantised"}  # of the JSON, where the spelling of codes and keys stays
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_pages_are_in_american_english(page):
+    """Help and the equations of operators and methods are in the generated pages; code has its own names."""
+    assert not BRITISH.findall(re.sub(r"`[^`\n]+`", "", page.read_text(encoding="utf-8")))
+
+
+def test_messages_are_in_american_english():
+    """Texts of more than one word in the code; docstrings, which are for us, are free."""
+    found = []
+    for path in sorted((ROOT / "analyzer").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+        texts = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        for text in texts:
+            ours = " " not in text.value or text.value in CODES or id(text) in docstrings
+            found += [] if ours else [f"{path.name}:{text.lineno}: {w}" for w in BRITISH.findall(text.value)]
+    assert not found
+    assert BRITISH.findall("the grey centres of Colours, quantised") == ["grey", "centres", "Colours", "quantised"]
 
 
 def test_every_room_is_in_the_architecture_page():

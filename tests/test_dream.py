@@ -11,7 +11,7 @@ import pytest
 
 from analyzer import features
 from analyzer.attribution import Explainer
-from analyzer.attribution.dream import Dreamer, DreamOptions, Fourier
+from analyzer.attribution.dream import COLOURS, Dreamer, DreamOptions, Fourier
 from analyzer.attribution.units import STRONGEST
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.images import Preprocess
@@ -36,6 +36,14 @@ def test_the_fourier_gradient_is_the_derivative(size: tuple[int, int]) -> None:
         picture.state = before + sign * step * along
         values.append(float((picture.pixels().astype(np.float64) * target).sum()))
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=2e-2, abs=1e-2)
+
+
+def test_the_axes_of_colours_are_principal_ones() -> None:
+    """C = U √S of the covariance of ImageNet's colours: CᵀC = S, but for the published rounding of entries to 0.01."""
+    products, sums = COLOURS.T @ COLOURS, np.abs(COLOURS).sum(axis=0)
+    rounding = 0.005 * (sums[:, None] + sums)
+    assert (np.abs(products - np.diag(np.diag(products))) < rounding).all()
+    assert (np.diff(np.diag(products)) < 0).all() and (COLOURS[:, 0] > 0.25).all()  # brightness varies most
 
 
 @pytest.mark.parametrize("options", [{}, {"parametrisation": "pixels", "rate": 1.0, "decay": 0.01, "blur": 0.5}])

@@ -20,7 +20,7 @@ from analyzer.commands import COMMANDS, cli
 from analyzer.commands.options import SessionOptions
 from analyzer.errors import InputError, NotFoundError
 from analyzer.images import _opencv, write_png
-from analyzer.runtime import Session, resolve
+from analyzer.runtime import Session, environment, resolve
 from tests.models import small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -259,6 +259,13 @@ def test_threads_are_bounded_by_the_machine(monkeypatch, tmp_path):
         monkeypatch.setenv(name, "1")
     command(["--threads", "100000"], standalone_mode=False)
     assert seen == [os.cpu_count()] and os.environ["OMP_NUM_THREADS"] == str(os.cpu_count())
+
+
+def test_the_threads_that_are_recorded_are_those_that_run():
+    cpus = os.cpu_count() or 1
+    assert environment("cpu", threads=cpus + 20)["threads"] == str(cpus)
+    assert environment("cpu", threads=1)["threads"] == "1"
+    assert environment("cpu")["threads"].startswith("as the runtime chooses")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -478,6 +479,28 @@ def test_an_export_that_differs_from_explain_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UnsupportedError, match="heatmap differs"):
         analyzer.export(small_cnn(), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("factor", "refused"), [(1.04, False), (1.07, True)])
+def test_a_heatmap_may_differ_by_a_twentieth(tmp_path, monkeypatch, factor, refused):
+    """The relative L2 distance of h from 1.04 h is 0.04 / 1.04, and that from 1.07 h is 0.065."""
+    explain = Explainer.explain
+
+    def brighter(*args: Any, **options: Any) -> analyzer.Attribution:
+        found = explain(*args, **options)
+        found.heatmap = found.heatmap * np.float32(factor)
+        return found
+
+    monkeypatch.setattr(Explainer, "explain", brighter)
+    with pytest.raises(UnsupportedError, match="heatmap differs") if refused else nullcontext():
+        analyzer.export(small_cnn(), tmp_path / "m.onnx")
+    assert bool(list(tmp_path.iterdir())) != refused
+
+
+def test_rounding_where_an_output_is_zero_is_no_difference():
+    zero = np.zeros((1, 4), np.float32)
+    assert export_module._difference(zero, zero + np.float32(1e-6)) == pytest.approx(1e-6)
+    assert export_module._difference(zero, zero + np.float32(0.5)) == 0.5 > export_module.LARGEST_DIFFERENCE
 
 
 def test_an_export_with_other_outputs_is_refused(tmp_path, monkeypatch):

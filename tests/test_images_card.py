@@ -44,7 +44,7 @@ def test_the_input_says_most(shape, dtype, expected) -> None:
     assert (how.layout, how.channels, how.size) == (layout, channels, size)
     assert (how.scale, how.mean, how.std) == tuple(PRESETS[preset][key] for key in ("scale", "mean", "std"))
     assert how.dtype == np.dtype(dtype or "float32").name
-    assert "normalisation" in card.source and "guessed" in card.source
+    assert "normalization" in card.source and "guessed" in card.source
 
 
 def test_int8_is_pixel_minus_128() -> None:
@@ -113,7 +113,7 @@ def test_shared_file_of_a_folder(tmp_path: Path) -> None:
     card = model_card(tmp_path / "net.onnx", input_shape=[1, 3, None, None])
     assert card.labels == ("a", "b") and card.preprocess.size == (192, 224)
     assert (card.preprocess.scale, card.preprocess.std) == (1 / 255, (0.5,))
-    assert model_card(tmp_path / "third.onnx", input_shape=SHAPE).source.startswith("normalisation guessed")
+    assert model_card(tmp_path / "third.onnx", input_shape=SHAPE).source.startswith("normalization guessed")
 
 
 def test_flags_replace_single_keys(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_only_rgb_pictures_are_taken() -> None:
 def test_a_description_says_it_all() -> None:
     text = Preprocess(resize="crop", **PRESETS["imagenet"]).describe()
     assert text == (
-        "RGB 224×224 NCHW float32, short side resized, centre crop 0.875, bilinear, "
+        "RGB 224×224 NCHW float32, short side resized, center crop 0.875, bilinear, "
         "(x/255 − (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)"
     )
     assert Preprocess(size=None, scale=1.0).describe().endswith("own size NCHW float32, raw pixels 0 … 255")
@@ -288,6 +288,15 @@ def test_a_fine_map_is_averaged_onto_a_coarse_picture() -> None:
     _, placement = Preprocess().apply(noise(28, 28))
     checks = np.indices((224, 224)).sum(axis=0) % 2
     assert np.abs(placement.map_to_image(checks)[2:-2, 2:-2] - 0.5).max() < 0.01
+
+
+def test_each_axis_of_a_map_is_averaged_by_its_own_fineness() -> None:
+    """Every eighth row lit, and the columns as fine as the picture: an eighth everywhere; the same turned."""
+    _, placement = Preprocess(size=(28, 28)).apply(noise(28, 28))
+    stripes = np.zeros((224, 28), np.float32)
+    stripes[::8] = 1
+    for heat in (stripes, stripes.T):
+        assert np.abs(placement.map_to_image(heat)[2:-2, 2:-2] - 1 / 8).max() < 1e-6
 
 
 def test_no_map_no_picture() -> None:

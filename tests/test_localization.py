@@ -149,9 +149,9 @@ def test_the_command_without_boxes(run):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("{", "cannot read boxes"), ("[1, 2]", "no labelled boxes"),
-    ('{"a.png": {"one": [1, 2, 3]}}', "'a.png' has no labelled boxes"),
-    ('{"a.png": [[1, 2, 3, 4]]}', "'a.png' has no labelled boxes"),
+    ("{", "cannot read boxes"), ("[1, 2]", "no labeled boxes"),
+    ('{"a.png": {"one": [1, 2, 3]}}', "'a.png' has no labeled boxes"),
+    ('{"a.png": [[1, 2, 3, 4]]}', "'a.png' has no labeled boxes"),
 ])  # fmt: skip
 def test_bad_boxes_are_one_clear_error(run, tmp_path, text, says):
     (tmp_path / "boxes.json").write_text(text)

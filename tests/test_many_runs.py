@@ -201,6 +201,18 @@ def test_ablation_cam_is_brute_force(net, layer, output):
     assert np.allclose(found.raw[0], expected, atol=1e-5 * np.abs(expected).max() + 1e-7)
 
 
+def test_ablation_cam_of_an_image_of_integers_is_that_of_the_same_numbers():
+    floats = small_cnn(softmax=False)
+    integers = onnx.ModelProto.FromString(floats.SerializeToString())
+    integers.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    integers.graph.node[0].input[0] = "numbers"
+    integers.graph.node.insert(0, node("Cast", ["x"], ["numbers"], to=onnx.TensorProto.FLOAT))
+    image = RNG.integers(0, 256, (1, 3, 12, 12), np.uint8)
+    found = explain(integers, image, "ablation-cam", 1), explain(floats, image.astype(np.float32), "ablation-cam", 1)
+    assert found[0].raw.max() > 0
+    np.testing.assert_allclose(found[0].raw, found[1].raw, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_recipro_cam_is_brute_force(gaussian):
     found = explain(residual(), IMAGE, "recipro-cam", 1, "a", gaussian=gaussian, score="score").raw[0]

@@ -19,7 +19,7 @@ from analyzer.validation import audit as auditing
 from analyzer.validation import findings as found_in
 from analyzer.validation import metrics, summaries, verdict, weights
 from analyzer.validation.audit import Auditing, Picture, shortcut_signs
-from analyzer.validation.compare import Pair, compare
+from analyzer.validation.compare import Pair, compare, doubtful
 from analyzer.validation.matching import Match, match_by_activations, match_by_name, undecorated, without_shifted_names
 from analyzer.validation.randomised import randomised_head
 from analyzer.validation.side import SAMPLE, Side, sampled
@@ -277,6 +277,24 @@ def test_names_that_have_shifted_give_way() -> None:
     ]
 
 
+@pytest.mark.parametrize("namesake", [np.array([128.0, 0, 0, 0, 0]), np.array([99.0, 13, 5, 2, 1])], ids=["1", "0.99"])
+def test_a_layer_that_has_its_namesake_is_not_given_to_another(namesake: np.ndarray) -> None:
+    """r1 is broken, and as r2 has its own namesake (cosine 1, or SURE itself), r1 cannot be that under another name."""
+    broken, same = np.array([0.0, 0, 0, 0, 128]), np.array([128.0, 0, 0, 0, 0])
+    ours, theirs = {"r1": namesake, "r2": same}, {"r1": broken, "r2": namesake, "r3": same}
+    assert metrics.cosine_of(ours["r2"], theirs["r2"]) in (1, 0.99)
+    shapes = dict.fromkeys(("r1", "r2", "r3"), (5,))
+    matches = [Match(n, n, "name") for n in ("r1", "r2")]
+    assert [(m.reference, m.candidate) for m in match_by_activations(ours, theirs)] == [("r1", "r2"), ("r2", "r3")]
+    assert without_shifted_names(matches, ours, theirs, shapes, shapes) == matches
+
+
+def test_names_are_doubted_where_a_layer_is_unlike_its_namesake() -> None:
+    one, matches = RNG.standard_normal((2, 4)), [Match("a", "b", "name alike")]
+    for other, doubted in ((one, False), (3 * one, False), (-one, True), (one[:1], True)):
+        assert doubtful(matches, {"a": one}, {"b": other}) == doubted
+
+
 # ---- Summaries ----
 
 
@@ -523,6 +541,20 @@ def test_shifts_of_an_audit(audited: Audited) -> None:
     assert found["label_kept"] == np.mean(kept) and np.isclose(found["change"], np.mean(change), atol=1e-6)
 
 
+def test_a_label_is_kept_by_the_shifts_that_leave_the_picture_in_its_half() -> None:
+    """A bright column at x = 4 of 12, classes "left" and "right": only the shift to the right crosses the middle."""
+    halves = np.zeros((2, 12, 12))
+    halves[0, :, :6] = halves[1, :, 6:] = 1
+    arrays = {"w": np.ones((1, 3, 1, 1)), "v": halves.reshape(2, -1).T}
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Flatten", ["c"], ["f"]), node("MatMul", ["f", "v"], ["y"])]
+    floats = {name: array.astype(np.float32) for name, array in arrays.items()}
+    pixels = np.zeros((12, 12, 3), np.uint8)
+    pixels[:, 4] = 255
+    explainer = Explainer(model(nodes, {"x": [1, 3, 12, 12]}, {"y": [1, 2]}, floats))
+    (row,) = auditing.audit(explainer, Preprocess(size=(12, 12)), [Picture("p", pixels)]).report["rows"]
+    assert row["top"] == 0 and row["shift"]["label_kept"] == 0.75
+
+
 def test_faithfulness_of_an_audit(audited: Audited) -> None:
     heat = RNG.uniform(0, 1, (12, 12))
     top, x = 2, audited.array
@@ -629,6 +661,40 @@ def test_outputs_are_compared_in_whatever_layout_the_files_have(broken: bool) ->
     assert not found["not_compared"]
 
 
+def test_the_drift_of_scores_is_over_the_largest_score() -> None:
+    shifted = small_cnn(softmax=False)
+    for tensor in shifted.graph.initializer:
+        if tensor.name == "b3":
+            array = onnx.numpy_helper.to_array(tensor) + np.array([0, 0.5, 0, 0], np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, "b3"))
+    files, array = (small_cnn(softmax=False), shifted), RNG.random((1, 3, 12, 12)).astype(np.float32)
+    (scores,) = ort.InferenceSession(files[0].SerializeToString()).run(None, {"x": array})
+    found = compare(*(Side(m, array.shape) for m in files), [Pair("p", array, array)], methods=()).report
+    expected = 0.5 / np.abs(scores).max()
+    assert not np.isclose(expected, 0.5) and np.isclose(found["rows"][0]["score_drift"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("second", [3.0, -3.0])
+def test_all_labels_of_a_sigmoid_must_agree_although_one_file_gives_logits(second: float) -> None:
+    """The top label is the same; the second is above ½ in the reference."""
+
+    def labels(biases: list[float], squashed: bool) -> onnx.ModelProto:
+        weights = {"w": np.zeros((2, 3, 1, 1), np.float32), "v": np.zeros((2, 3), np.float32)}
+        nodes = [
+            node("Conv", ["x", "w"], ["c"]),
+            node("GlobalAveragePool", ["c"], ["g"]),
+            node("Flatten", ["g"], ["f"]),
+            node("Gemm", ["f", "v", "b"], ["y" if not squashed else "logits"]),
+        ]
+        nodes += [node("Sigmoid", ["logits"], ["y"])] if squashed else []
+        return model(nodes, {"x": [1, 3, 4, 4]}, {"y": [1, 3]}, weights | {"b": np.array(biases, np.float32)})
+
+    files = labels([5, 3, -5], True), labels([5, second, -5], False)
+    array = np.ones((1, 3, 4, 4), np.float32)
+    (row,) = compare(*(Side(m, array.shape) for m in files), [Pair("p", array, array)], methods=()).report["rows"]
+    assert row["top"] == [0, 0] and row["agree"] == (second > 0)
+
+
 def test_partial_audits_add_up(audited: Audited) -> None:
     def part(name: str, low: float, high: float, share: float, top: int) -> dict[str, Any]:
         heat = np.full((2, 2), high)
@@ -645,4 +711,6 @@ def test_partial_audits_add_up(audited: Audited) -> None:
         assert both["channels"]["r"].ravel().tolist() == [-3, 5, 0.25] and (both["mean"] == 8).all()
         assert both["classes"][0][0] == 2 and (both["classes"][0][1] == 7).all() and both["classes"][1][0] == 1
         assert both["contract"] == {"raw": [(2, None), (1, None), (5, None)]}
+    for both in (merge(one, two), merge(two, one)):
+        assert both["channels"]["r"].ravel().tolist() == [-3, 2, 0.5]
     assert merge(none, none)["mean"] is None

@@ -104,6 +104,11 @@ def test_options_of_a_session_do_not_clash_with_the_diagnosis():
     assert "standardise" in found.diagnosis[0]
 
 
+def test_the_node_is_named_for_fewer_pictures_than_the_file_takes_at_once():
+    origin = find_origins(Explainer(standardising(batch=2)), {"x": FLAT}, [0])[0]
+    assert (origin.node, origin.kind) == ("standardise", "NaN")
+
+
 def test_infinity_is_named_where_it_begins():
     found = Explainer(overflowing()).explain(np.concatenate([FLAT, NOISE[:1]]), target=0)
     assert "∞ first appears at Mul (node 'second', tensor 'twice')" in found.diagnosis[1]

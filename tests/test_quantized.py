@@ -144,7 +144,7 @@ def test_saturated_scores_are_explained_as_in_the_float_network(softmax):
     narrow = quantised(net, IMAGES, {LOGITS: 0.2})
     twin, explainer = Explainer(net), Explainer(narrow)
     found = explainer.explain(IMAGES, "gradient")
-    assert (found.tied >= 2).all() and "classes tie at the maximum of the output's quantiser" in found.doubt
+    assert (found.tied >= 2).all() and "classes tie at the maximum of the output's quantizer" in found.doubt
     assert "'logits/quantise'" in found.doubt
     for method in ("gradient", "grad-cam", "guided-backprop"):
         raw = explainer.explain(IMAGES, method).raw

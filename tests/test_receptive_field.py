@@ -599,6 +599,14 @@ def test_integers_have_no_gradient():
     assert verify_receptive_field(explainer, "b", field).startswith("not checked: ")
 
 
+def test_a_gradient_that_is_zero_everywhere_proves_nothing():
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("Floor", ["a"], ["b"])]
+    explainer = Explainer(model(nodes, {"x": [1, 1, 8, 8]}, {"b": None}, {"w": ones(2, 1, 3, 3)}))
+    field = receptive_field(explainer.plain)["b"]
+    assert field.size == (3, 3)
+    assert verify_receptive_field(explainer, "b", field) == "not checked: the gradient of 'b' is 0 everywhere"
+
+
 def test_command(tmp_path):
     path = tmp_path / "cnn.onnx"
     onnx.save(small_cnn(), path)

@@ -352,6 +352,7 @@ def test_another_preprocessing_that_does_much_better_is_named() -> None:
     (found,) = audits.findings(contract(accuracy=0.75))
     assert (found.code, found.where, found.value, found.limit) == ("preprocessing-doubtful", "raw", 0.25, 0.1)
     assert audits.findings(contract(accuracy=0.59)) == [] == audits.findings(contract(confidence=0.9))
+    assert [f.where for f in audits.findings(contract(accuracy=0.61))] == ["raw"]
     for size, fair in ((3.1, False), (2.9, True), (0.34, True), (0.32, False)):  # larger inputs are surer by themselves
         rows = {"declared": {"confidence": 0.5, "size": 1.0}, "raw": {"confidence": 0.9, "size": size}}
         assert bool(audits.findings(audited() | {"contract": rows})) == fair, size
@@ -485,6 +486,31 @@ def test_the_maps_of_an_audit_are_means(place: Path) -> None:
     for top in set(tops):
         own = [heat for heat, t in zip(heats, tops, strict=True) if t == top]
         assert np.allclose(found.maps[f"class {top} ({len(own)})"], np.mean(own, axis=0), atol=1e-6)
+
+
+def test_an_audit_shows_eight_classes_and_probes_sixteen_pictures() -> None:
+    """A grey of brightness v is of the class whose k is nearest to 12 v: 2 k · 12 v − k² is highest there."""
+    from analyzer.attribution import Explainer
+    from analyzer.validation.audit import Picture, audit
+    from tests.models import node
+
+    k = np.arange(10)
+    weights = {"eye": np.eye(3)[:, :, None, None], "w": np.outer(np.ones(3) / 3, 2 * 12 * k), "b": -(k**2)}
+    nodes = [
+        node("Conv", ["x", "eye"], ["c"]),
+        node("GlobalAveragePool", ["c"], ["g"]),
+        node("Flatten", ["g"], ["f"]),
+        node("Gemm", ["f", "w", "b"], ["y"]),
+    ]
+    floats = {name: array.astype(np.float32) for name, array in weights.items()}
+    explainer = Explainer(model(nodes, {"x": [1, 3, 4, 4]}, {"y": [1, 10]}, floats))
+    classes = [9, 9, 9, *range(9), 9, 9, 9, 8, 8, 7]
+    pictures = [Picture(str(i), np.full((4, 4, 3), round(255 * c / 12), np.uint8)) for i, c in enumerate(classes)]
+    found = audit(explainer, Preprocess(size=(4, 4)), pictures)
+    assert [row["top"] for row in found.report["rows"]] == classes
+    shown = ["class 9 (6)", "class 8 (3)", "class 7 (2)", *(f"class {c} (1)" for c in range(5))]
+    assert list(found.maps) == ["all pictures", *shown]
+    assert [i for i, row in enumerate(found.report["rows"]) if "sanity" in row] == list(range(16))
 
 
 def test_a_picture_whose_overlay_is_gone_is_explained_again(run: Run, place: Path) -> None:

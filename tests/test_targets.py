@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 import analyzer
 from analyzer.attribution import Explainer, Job, Question, answer
 from analyzer.attribution.localization import class_units
+from analyzer.attribution.units import Units
 from analyzer.errors import InputError, NotFoundError
 from analyzer.graph import Builder, Graph
 from analyzer.graph.query import image_input
@@ -19,7 +21,7 @@ from analyzer.tasks.base import ranked
 from analyzer.tasks.targets import expression
 from analyzer.validation import Side
 from tests.corpus import CORPUS, needs_corpus
-from tests.models import model, node
+from tests.models import model, node, small_cnn
 
 RNG = np.random.default_rng(0)
 
@@ -83,6 +85,8 @@ def test_the_doubt_is_told_of_classes_only():
         analyzer.explain(detector(), x, "occlusion", t, output="scores").doubt for t in (4, "scores[:, :, 1].max()")
     ]
     assert "scores [2, 6, 3]" in found[0] and not found[1]
+    for method in ("gradient", "occlusion"):
+        assert analyzer.explain(detector(), x, method, 0, output="scores").doubt == found[0]
 
 
 def test_boxes_that_were_chosen_are_doubted():
@@ -254,12 +258,16 @@ def head(*end: object, shape: list, size: int = 8, classes: int = 5, seed: int =
 
 
 SOFTMAX = node("Softmax", ["logits"], ["p"], axis=1)
-OUT = {name: np.array(shape) for name, shape in (("flat", [0, 5, -1]), ("all", [0, -1]), ("one", [5, 8, 8]))}
+OUT = {
+    name: np.array(shape)
+    for name, shape in (("flat", [0, 5, -1]), ("all", [0, -1]), ("one", [5, 8, 8]), ("ten", [0, 10, 4, 8]))
+}
 HEADS = {
     "segmenter": (node("Softmax", ["logits"], ["y"], axis=1),),
     "reshaped segmenter": (SOFTMAX, node("Reshape", ["p", "flat"], ["y"])),
     "every position a class": (SOFTMAX, node("Reshape", ["p", "all"], ["y"])),
     "last channels": (SOFTMAX, node("Transpose", ["p"], ["y"], perm=[0, 2, 3, 1])),
+    "other grid": (SOFTMAX, node("Reshape", ["p", "ten"], ["y"])),
     "sigmoids": (node("Sigmoid", ["logits"], ["y"]),),
     "saturated": (node("Mul", ["logits", "fifty"], ["m"]), node("HardSigmoid", ["m"], ["h"]),
                   node("Reshape", ["h", "all"], ["y"])),
@@ -274,7 +282,8 @@ HEADS = {
                      node("Sqrt", ["f"], ["q"]), node("Softmax", ["f"], ["s"]), node("Mul", ["q", "s"], ["y"])),
 }  # fmt: skip
 SHAPES = {"segmenter": ["N", 5, 8, 8], "reshaped segmenter": ["N", 5, 64], "every position a class": ["N", 320],
-          "last channels": ["N", 8, 8, 5], "sigmoids": ["N", 5, 8, 8], "saturated": ["N", 320], "no batch": [5, 8, 8],
+          "other grid": ["N", 10, 4, 8], "last channels": ["N", 8, 8, 5],
+          "sigmoids": ["N", 5, 8, 8], "saturated": ["N", 320], "no batch": [5, 8, 8],
           "time first": [8, "N", 5]}  # fmt: skip
 
 
@@ -315,8 +324,27 @@ def test_the_class_that_is_named_is_explained(kind, count):
         highest = highest.mean(axis=tuple(axes)) if axes else highest.reshape(1, -1)
         others += int(highest.argmax() != named[0])
         assert scores.classes == found.scores.shape[1]
+        if kind in ("segmenter", "every position a class", "other grid"):  # of which the grid is not the logits'
+            assert scores.classes == (5 if kind == "segmenter" else 320)
     if kind in ("segmenter", "reshaped segmenter", "every position a class", "saturated"):
         assert others, "the highest logit is always the highest output: the case shows nothing"
+
+
+def test_an_expression_over_a_map_is_explained_at_the_layer_of_its_classes():
+    net, x = net_of("segmenter", 0), RNG.standard_normal((1, 3, 8, 8)).astype(np.float32)
+    explainer = Explainer(net)
+    one, other = (
+        explainer.explain(x, "grad-cam", target) for target in (2, "logits[:, 2].where(logits.argmax(1) == 2).mean()")
+    )
+    assert one.layer == other.layer == "r1"
+    assert np.allclose(one.raw, other.raw, atol=1e-6)
+
+
+def test_units_are_those_of_the_layer_before_the_scores_wherever_these_are_in_the_file():
+    net = small_cnn(softmax=False)
+    net.graph.output.insert(0, onnx.helper.make_tensor_value_info("r1", onnx.TensorProto.FLOAT, ["N", 8, 12, 12]))
+    explainer, x = Explainer(net), RNG.standard_normal((1, 3, 12, 12)).astype(np.float32)
+    assert Units.of(explainer.graph({"x": x.shape})).name == explainer.explain(x).layer == "r2"
 
 
 @pytest.mark.parametrize("kind", ["segmenter", "reshaped segmenter", "saturated", "half precision", "integers"])

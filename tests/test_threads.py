@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,8 @@ import pytest
 
 import analyzer
 from analyzer import api
-from analyzer.attribution import Job, Model, Question, answer
-from analyzer.runtime.pool import Pool
+from analyzer.attribution import Explainer, Job, Model, Question, answer
+from analyzer.runtime.pool import LIVE, Pool
 from tests.models import small_cnn
 
 THREADS, ROUNDS = 8, 5
@@ -135,6 +136,16 @@ def test_sessions_of_all_models_together_are_few():
 class Held:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
+
+
+def test_a_model_that_is_gone_leaves_nothing_in_the_pool():
+    model = Explainer(small_cnn())
+    model.explain(np.zeros((1, 3, 12, 12), np.float32))
+    owners = {model._owner, model._sources}
+    assert owners <= {owner for owner, _ in LIVE._kept}
+    del model
+    gc.collect()
+    assert not owners & {owner for owner, _ in LIVE._kept}
 
 
 def test_a_pool_keeps_what_fits_its_budget_and_always_the_last():

@@ -39,7 +39,7 @@ def positive_weights(graph: Graph) -> Graph:
     quantized = [n.name for n in graph.forward_nodes() if n.op in _QUANTIZED]
     if quantized:
         raise UnsupportedError(
-            f"{graph.name} is quantised ({len(quantized)} nodes), so its receptive field cannot be checked",
+            f"{graph.name} is quantized ({len(quantized)} nodes), so its receptive field cannot be checked",
             "check the floating-point model, which has the same structure",
         )
     source = replace(graph.source, proto=copied(graph.source.proto), detached=dict(graph.source.detached))

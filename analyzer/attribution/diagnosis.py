@@ -112,7 +112,7 @@ def _blocking_quantiser(run: Explained, image: int, target: int | str) -> str:
     if not said:
         return ""
     several, clip = ("s", "clip") if len(said) > 1 else ("", "clips")
-    return f"empty map: no gradient passes the quantiser{several} {', '.join(said[:3])}, which {clip} values"
+    return f"empty map: no gradient passes the quantizer{several} {', '.join(said[:3])}, which {clip} values"
 
 
 def _no_space(activations: np.ndarray, spatial: tuple[int, ...]) -> bool:

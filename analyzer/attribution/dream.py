@@ -301,7 +301,7 @@ _PARAMETRISATIONS: Mapping[str, Any] = {"fourier": Fourier, "pixels": Pixels}
 
 def _parametrisation(options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator) -> Any:
     if options.parametrisation not in _PARAMETRISATIONS:
-        raise InputError(f"no parametrisation {options.parametrisation!r}", "choose fourier or pixels")
+        raise InputError(f"no parametrization {options.parametrisation!r}", "choose fourier or pixels")
     if options.steps < 1:
         raise InputError(f"steps must be at least 1, not {options.steps}")
     return _PARAMETRISATIONS[options.parametrisation](options, shape, rng)

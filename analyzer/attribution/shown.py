@@ -72,6 +72,6 @@ def tie_of(tied: np.ndarray, quantiser: str) -> str:
         return ""
     where = "" if len(tied) == 1 else f" for {np.count_nonzero(tied)} of {len(tied)} images"
     return (
-        f"{tied.max()} classes tie at the maximum of the output's quantiser (node {quantiser!r}){where}: its range is "
+        f"{tied.max()} classes tie at the maximum of the output's quantizer (node {quantiser!r}){where}: its range is "
         "too narrow to separate them, and top1 is the first of them"
     )

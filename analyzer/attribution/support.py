@@ -42,7 +42,7 @@ def verify_receptive_field(model: Model, name: str, field: ReceptiveField) -> st
             or is the whole image, of which strides may leave out the end.
         "smaller: …": it lies inside of what is claimed to be exact.
         "differs: …": it reaches further than claimed.
-        "not checked: …": there is no gradient, and why.
+        "not checked: …": there is no gradient, or it is 0 everywhere.
     """
     try:
         found = [_along(model, name, field, axis) for axis in range(len(field.extents))]
@@ -126,11 +126,13 @@ def _compared(graph: Graph, name: str, claim: ReceptiveField, axis: int) -> str:
     reach = claim.interval(index)[axis] or whole
     interval = (max(reach[0], whole[0]), min(reach[1], whole[1]))
     lit = np.flatnonzero(support)
-    box = (int(lit[0]), int(lit[-1]) + 1) if lit.size else (0, 0)
+    if not lit.size:
+        raise UnsupportedError(f"the gradient of {name!r} is 0 everywhere")
+    box = (int(lit[0]), int(lit[-1]) + 1)
     if box == interval:
         return "equal"
     text = f": pixels {box[0]} to {box[1] - 1} of axis {axis}, not {interval[0]} to {interval[1] - 1}"
-    if lit.size and (box[0] < interval[0] or box[1] > interval[1]):
+    if box[0] < interval[0] or box[1] > interval[1]:
         return "differs" + text
     if claim.global_axes[axis]:
         return "inside" + text

@@ -80,7 +80,7 @@ def command(given: Audit) -> int:
     from analyzer.data import read_boxes, read_classes
     from analyzer.images import write_png
     from analyzer.plain import rounded
-    from analyzer.report.files import AUDITS, check_ending, mean_maps, write_audit
+    from analyzer.report.files import AUDITS, check_ending, mean_maps, shows_maps, write_audit
     from analyzer.validation.audit import audit
     from analyzer.validation.findings import findings
     from analyzer.validation.verdict import as_data
@@ -105,14 +105,13 @@ def command(given: Audit) -> int:
         "seed": given.seed,
         "probes": given.probes,
     }
-    if given.report or given.maps:
-        figure = mean_maps(done.maps, card.label)
-        if given.report:
-            write_audit(given.report, document, figure)
-            note(f"written: {given.report}")
-        if given.maps:
-            write_png(given.maps, figure)
-            note(f"written: {given.maps}")
+    figure = mean_maps(done.maps, card.label) if given.maps or shows_maps(given.report) else None
+    if given.report:
+        write_audit(given.report, document, figure)
+        note(f"written: {given.report}")
+    if given.maps and figure is not None:
+        write_png(given.maps, figure)
+        note(f"written: {given.maps}")
     show(document, given.form)
     if document["findings"] and not given.exit_zero:
         return 1

@@ -14,6 +14,7 @@ from analyzer.commands.options import (
     METHOD,
     PROVIDER,
     READ_FILE,
+    READ_MODEL,
     WRITE_REPORT,
     DataSet,
     Given,
@@ -31,8 +32,8 @@ MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of bo
 
 
 class Compare(Given):
-    reference: str | None = argument(type=READ_FILE, required=False, metavar="REFERENCE")
-    candidate: str | None = argument(type=READ_FILE, required=False, metavar="CANDIDATE")
+    reference: str | None = argument(type=READ_MODEL, required=False, metavar="REFERENCE")
+    candidate: str | None = argument(type=READ_MODEL, required=False, metavar="CANDIDATE")
     data: DataSet = group(DataSet)
     boxes: str | None = option(
         "--boxes", 'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}.', type=READ_FILE, metavar="FILE"

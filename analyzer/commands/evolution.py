@@ -5,7 +5,7 @@ from __future__ import annotations
 from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
     READ,
-    READ_FILE,
+    READ_MODEL,
     WRITE_FILE,
     Given,
     IntRange,
@@ -24,7 +24,7 @@ from analyzer.commands.options import (
 
 
 class Evolution(Given):
-    checkpoints: tuple[str, ...] = argument(nargs=-1, required=True, type=READ_FILE)
+    checkpoints: tuple[str, ...] = argument(nargs=-1, required=True, type=READ_MODEL)
     data: tuple[str, ...] = several(
         "-d --data",
         "Pictures: a file, folder, glob pattern or text file with one path per line. Repeatable.",

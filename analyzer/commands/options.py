@@ -46,6 +46,21 @@ class InputPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class ModelPath(InputPath):
+    """A model's file. What is a picture or a folder is refused with the order of the arguments."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from analyzer.errors import InputError
+        from analyzer.images import is_picture
+
+        kind = "folder" if os.path.isdir(value) else "picture" if is_picture(value) else ""
+        if kind and ctx is not None:
+            _, *order = ctx.command.collect_usage_pieces(ctx)
+            first = f"models come first: {ctx.command_path} {' '.join(order)}"
+            raise InputError(f"{value} is a {kind}, not an ONNX model", first if len(order) > 1 else "")
+        return super().convert(value, param, ctx)
+
+
 class OutputPath(click.Path):
     """A file that the command writes, or a folder for such files: `file_okay`, `dir_okay`.
 
@@ -119,7 +134,7 @@ class Channel(IntRange):
         return super().convert(value, param, ctx)
 
 
-READ, READ_FILE = InputPath(), InputPath(dir_okay=False)
+READ, READ_FILE, READ_MODEL = InputPath(), InputPath(dir_okay=False), ModelPath(dir_okay=False)
 WRITE, WRITE_FILE = OutputPath(stdout=True), OutputPath(stdout=True, dir_okay=False)
 WRITE_REPORT, WRITE_FOLDER = OutputPath(dir_okay=False), OutputPath(file_okay=False)
 
@@ -235,7 +250,7 @@ def group(kind: type[Given]) -> Any:
 
 POLICIES = ("deconvnet", "guided", "gradient")
 
-model_argument = argument(type=READ_FILE)
+model_argument = argument(type=READ_MODEL)
 format_option = option("--format", "Output format.", type=Choice(["text", "json"]), default="text")
 layer_option = option(
     "-l --layer",
@@ -403,7 +418,7 @@ class SessionOptions(Given):
     allow_fallback: bool = option("--allow-fallback", "Run nodes without a GPU kernel on the CPU.", is_flag=True)
     threads: int | None = option(
         "--threads",
-        "Number of CPU threads per session.",
+        "Number of CPU threads per session, at most the number of CPUs.",
         type=IntRange(1),
         callback=_bound_threads,
         is_eager=True,

@@ -49,7 +49,7 @@ def read_labelled_boxes(path: str | None) -> dict[str, dict[str, list[float]]]:
             isinstance(b, list) and len(b) == 4 and all(isinstance(v, int | float) for v in b) for b in entry.values()
         )
         if not fits:
-            raise InputError(f"{path}: {name!r} has no labelled boxes", hint)
+            raise InputError(f"{path}: {name!r} has no labeled boxes", hint)
     return dict(given)
 
 

@@ -6,7 +6,7 @@ Importing this package does not import OpenCV: that happens when the first pictu
 from analyzer.images.card import ModelCard, model_card
 from analyzer.images.colour import COLORMAPS, colormap, colourise
 from analyzer.images.components import connected_components
-from analyzer.images.decode import decode, read_header
+from analyzer.images.decode import decode, is_picture, read_header
 from analyzer.images.draw import ColourBar, draw_boxes, figure, fit, overlay, signed_view
 from analyzer.images.fill import gaussian_blur, inpaint
 from analyzer.images.labels import load_labels
@@ -37,6 +37,7 @@ __all__ = [
     "gaussian_blur",
     "grid",
     "inpaint",
+    "is_picture",
     "load_labels",
     "model_card",
     "overlay",

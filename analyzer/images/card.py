@@ -355,7 +355,7 @@ def _source(guess: InputGuess, told: Mapping[str, Any], asked: Mapping[str, Any]
     parts = [f"from {file.name}"] if file and told.keys() & PREPROCESS_KEYS.keys() else []
     if flags:
         parts.append(f"{'with' if parts else 'from'} the flag{'s' * (len(flags) > 1)} {', '.join(flags)}")
-    guessed = [] if any(key in keys for key in _NORMALISATION) else ["normalisation"]
+    guessed = [] if any(key in keys for key in _NORMALISATION) else ["normalization"]
     if "layout" not in keys and not guess.known_layout:
         guessed.append("layout")
     if "size" not in keys and None in guess.sides(keys.get("layout", guess.layout)):

@@ -33,7 +33,7 @@ def colormap(name: str) -> np.ndarray:
     """
     if name not in COLORMAPS:
         raise NotFoundError(
-            f"no colour map {name!r}", suggest(name, COLORMAPS) or f"choose one of {', '.join(COLORMAPS)}"
+            f"no color map {name!r}", suggest(name, COLORMAPS) or f"choose one of {', '.join(COLORMAPS)}"
         )
     table = _anchored(_DIVERGING[name]) if name in _DIVERGING else _sequential(name)
     table.flags.writeable = False

@@ -107,6 +107,18 @@ def read_header(source: str | os.PathLike[str] | bytes, name: str = "the picture
     return header
 
 
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether the file starts as a picture does; a pipe is left unread."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError:
+        return False
+    return any(re.match(magic, start, re.DOTALL) for magic, _ in _READERS)
+
+
 def _read(path: Path) -> bytes:
     protect(path)
     try:
@@ -297,7 +309,7 @@ def _tiff(data: bytes) -> Header:
         raise _MalformedError("no size in the TIFF directory")
     photometric = tags.get(262, 1)
     if photometric in (8, 9, 10):
-        raise _MalformedError("TIFF in CIE Lab colours; convert it to RGB first")
+        raise _MalformedError("TIFF in CIE Lab colors; convert it to RGB first")
     return Header("TIFF", tags[256], tags[257], data, extra_samples=tags.get(338, 0), colour_only=photometric in (5, 6))
 
 

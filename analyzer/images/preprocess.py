@@ -241,7 +241,7 @@ _PLACE: dict[str, Callable[[Preprocess, np.ndarray], tuple[np.ndarray, Placement
 
 _FITS = {
     "resize": "stretched",
-    "crop": "short side resized, centre crop {0.crop_fraction:g}",
+    "crop": "short side resized, center crop {0.crop_fraction:g}",
     "letterbox": "letterboxed with {0.pad_value:g}",
     "letterbox-corner": "letterboxed at the top left with {0.pad_value:g}",
 }

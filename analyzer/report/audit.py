@@ -16,8 +16,8 @@ DEFINITIONS = {
     "more than 0.1 (without labels, only among those of similar size)",
     "dead": "channels that have the same value everywhere, on all pictures; finding above a quarter of a layer",
     "saturated": "channels with more than half of their values at the layer's maximum on every picture, such as the "
-    "upper bound of a clip, a sigmoid or a quantiser; finding above a quarter of a layer",
-    "saturated scores": "share of pictures whose top scores tie at the maximum of the output's quantiser; finding "
+    "upper bound of a clip, a sigmoid or a quantizer; finding above a quarter of a layer",
+    "saturated scores": "share of pictures whose top scores tie at the maximum of the output's quantizer; finding "
     "above 5 %",
     "corner on padding": "share of a corner unit's receptive field that lies outside the picture",
     "label kept when shifted": "share of 4-pixel shifts, in four directions, that do not change the top class; "

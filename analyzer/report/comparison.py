@@ -31,7 +31,7 @@ DEFINITIONS = {
     "output's shortest axis. RMS(a) is taken over all pictures and is at least a tenth of the largest slice's; slices "
     "of probabilities count as one slice",
     "max error, 99% error": "largest |a − b| of a layer over all pictures, and its 99th percentile, mean over pictures",
-    "relative error": "‖a − b‖ / ‖a‖ of a weight, dequantised",
+    "relative error": "‖a − b‖ / ‖a‖ of a weight, dequantized",
 }
 
 

@@ -53,7 +53,12 @@ def write_comparison(path: str, document: Mapping[str, Any], figures: Sequence[t
     write_text(path, text)
 
 
-def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray) -> None:
+def shows_maps(path: str | None) -> bool:
+    """Whether a report of that name has figures: only HTML; None is no report."""
+    return path is not None and Path(path).suffix in (".html", ".htm")
+
+
+def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray | None = None) -> None:
     """HTML with the mean maps, Markdown or JSON.
 
     Raises:
@@ -66,9 +71,8 @@ def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray) -> Non
         case ".json":
             text = _json(document)
         case _:
-            text = audit.html(
-                document, [("mean maps: of all pictures, and of the most frequent classes", encode(maps))]
-            )
+            caption = "mean maps: of all pictures, and of the most frequent classes"
+            text = audit.html(document, [] if maps is None else [(caption, encode(maps))])
     write_text(path, text)
 
 

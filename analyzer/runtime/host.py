@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analyzer.runtime.providers import NAMES, resolve, runtime_version
+from analyzer.runtime.threads import bounded
 
 
 def environment(provider: str = "cpu", **options: Any) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def environment(provider: str = "cpu", **options: Any) -> dict[str, Any]:
         ProviderError: as `resolve`.
     """
     name, device = resolve(provider)[0]
-    threads = options.get("threads") or f"as the runtime chooses for {_cores()} cores"
+    threads = bounded(options.get("threads")) or f"as the runtime chooses for {_cores()} cores"
     return {
         "provider": name,
         "onnxruntime": runtime_version(),

@@ -192,7 +192,7 @@ def _limit_memory(providers: Sequence[tuple[str, dict[str, Any]]], limit: int) -
 
 def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> Any:
     if level not in LEVELS:
-        raise InputError(f"no optimisation level {level!r}", f"choose one of {', '.join(LEVELS)}")
+        raise InputError(f"no optimization level {level!r}", f"choose one of {', '.join(LEVELS)}")
     options = plain_options(threads)
     options.graph_optimization_level = {
         "disable": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,

@@ -23,7 +23,7 @@ def plain_options(threads: int | None = None) -> Any:
     if _SHARED:
         options.use_per_session_threads = False
     else:
-        options.intra_op_num_threads = _bounded(threads)
+        options.intra_op_num_threads = bounded(threads)
     return options
 
 
@@ -37,10 +37,10 @@ def share_threads(threads: int | None) -> None:
 
     if threads != 1 and not _SHARED:
         with suppress(Exception):  # there is one already
-            ort.set_global_thread_pool_sizes(_bounded(threads), 1)
+            ort.set_global_thread_pool_sizes(bounded(threads), 1)
             _SHARED.append(True)
 
 
-def _bounded(threads: int | None) -> int:
+def bounded(threads: int | None) -> int:
     """The number for onnxruntime, at most one thread per CPU; 0 leaves the choice to it."""
     return min(threads or 0, os.cpu_count() or 1)

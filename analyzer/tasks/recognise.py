@@ -180,10 +180,10 @@ def task_from(data: Mapping[str, Any]) -> Task:
 _PREFERRED = (Classification, Segmentation, Text, Embedding, Regression, Dense, Raw)
 
 
-def _rank(task: Task, view: _View) -> tuple[int, int, int]:
+def _rank(task: Task, view: _View) -> tuple[int, int, int, int]:
     """Lower is more like an answer: no boxes, a better known kind, an output that ends with a squashing function."""
     kind = next(i for i, k in enumerate(_PREFERRED) if isinstance(task, k))
-    return int(bool(view.looks)), kind, int(not task.stripped)
+    return int(bool(view.looks)), kind, int("ArgMax" in task.stripped), int(not task.stripped)
 
 
 def _blank(task: Text, decode: str | None, labels: Labels) -> int | None:
@@ -207,6 +207,7 @@ _VALUES = re.compile(
 )
 _EMBEDDINGS = re.compile(r"(embed|feature|feat([^a-z]|$)|descriptor|reid|(^|[^a-z])emb([^a-z]|$))")
 _MASKS = re.compile(r"(mask|seg|alpha|matte|logit|class|label|prob)")
+_SCORES = re.compile(r"(score|logit|class|cls|label|prob|conf)")
 _MAPS = re.compile(r"(depth|disp|flow|normal|heat|sr([^a-z]|$)|denois|restor|image|pic|rgb)")
 _LINES = re.compile(r"(text|ctc|ocr|(^|[^a-z])rec([^a-z]|$)|char|plate|word)")
 _LINEAR = ("Gemm", "MatMul", "Conv", "QGemm", "QLinearMatMul", "QLinearConv", "FusedConv", "FusedGemm", "FusedMatMul")
@@ -263,7 +264,7 @@ class _View:
     @cached_property
     def layout(self) -> Layout | None:
         """The axes of the logits, where they are a map: channels over space of which not all sizes are 1."""
-        if self.output.shape is not None and len(self.output.shape) < 3 and "ArgMax" not in self.stripped:
+        if not self._keeps_axes:
             return None
         found = layouts(self.graph).get(self.logits.name)
         if found is None and len(self.shape) == 4 and self._as_fine_as_picture:
@@ -271,6 +272,17 @@ class _View:
         if found is None or not found.is_map or "L" in found.axes or len(found.axes) != len(self.shape):
             return None
         return None if len(found.spatial) < 2 or all(self.shape[a] == 1 for a in found.spatial) else found
+
+    @property
+    def _keeps_axes(self) -> bool:
+        """Whether the output has the grid of the logits, or the classes and a row of positions."""
+        shown = self.output.shape
+        if shown is None or "ArgMax" in self.stripped:
+            return True
+        if len(shown) != len(self.shape):
+            return len(shown) == 3 and len(self.shape) > 3 and shown[1] == self.shape[1]
+        pairs = zip(shown, self.shape, strict=True)
+        return all(a == b or not isinstance(a, int) or not isinstance(b, int) for a, b in pairs)
 
     @property
     def _as_fine_as_picture(self) -> bool:
@@ -309,8 +321,10 @@ class _View:
             return "points"
         if _BOXES.search(self.name):
             return "boxes"
-        alone = len(self.graph.outputs) == 1
-        return "boxes" if last == 4 and not alone and len(self.shape) in (2, 3, 4) else ""
+        if last != 4 or len(self.shape) not in (2, 3, 4) or _SCORES.search(self.name):
+            return ""
+        others = [_View(self.graph, v) for v in self.graph.outputs if v.name != self.output.name]
+        return "boxes" if any(v.stripped or _SCORES.search(v.name) for v in others) else ""
 
     @cached_property
     def last(self) -> Node | None:
@@ -555,7 +569,8 @@ class _View:
         if len(self.shape) > 1 and not self.batched and self.shape[0] != 1:
             return True
         others = [_View(self.graph, v) for v in self.graph.outputs if v.name != self.output.name]
-        return any(v.looks and len(v.wide) > 1 and v.layout is None for v in others) or (
+        rows = len(self.shape) == 1
+        return any(v.looks and (rows or len(v.wide) > 1) and v.layout is None for v in others) or (
             len(self.shape) == 3 and self.shape[2] == 1 and len(others) > 1
         )
 

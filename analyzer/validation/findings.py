@@ -187,7 +187,7 @@ def findings(report: dict[str, Any]) -> list[Finding]:
     if summary.get("saturated_scores", 0) > TIED:
         words = (
             f"the top scores of {summary['saturated_scores']:.0%} of the pictures tie at the maximum of the output's "
-            "quantiser: its calibrated range is too narrow"
+            "quantizer: its calibrated range is too narrow"
         )
         find("saturated-scores", "", summary["saturated_scores"], TIED, words)
     if summary.get("label_kept_when_shifted", 1) < 0.8:

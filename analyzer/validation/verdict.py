@@ -125,7 +125,7 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     found = []
     for row in report.get("ranges", ()):  # missing in early saved reports
         if row["saturated"] > limits.saturated:
-            words = f"{row['saturated']:.1%} of the reference's values lie outside the candidate's quantised range"
+            words = f"{row['saturated']:.1%} of the reference's values lie outside the candidate's quantized range"
             found.append(Finding("saturated", row["layer"], row["saturated"], limits.saturated, words))
     diverged = [r for r in report["layers"] if r["cosine"] < limits.feature_cosine or not r["finite"]]
     if diverged:

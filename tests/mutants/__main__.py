@@ -3,6 +3,7 @@
 python -m tests.mutants own                 the list of own.toml: each must be noticed
 python -m tests.mutants some --count 30     as many of those generated ones that were noticed before: each must be
 python -m tests.mutants sample --lines DIR  draws them, runs each against the tests of its line, writes drawn.json
+python -m tests.mutants again TESTS         runs those that survived against these test files, writes drawn.json
 python -m tests.mutants score               the score of drawn.json, and what survived
 """
 
@@ -45,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     some.add_argument("--count", type=int, default=30)
     drawn = commands.add_parser("sample")
     drawn.add_argument("--lines", type=Path, required=True, help="folder of what tests.mutants.lines wrote")
-    drawn.add_argument("--again", action="store_true", help="only those that survived")
+    again = commands.add_parser("again")
+    again.add_argument("tests", nargs="+", help="files, or files::names")
+    again.add_argument("--only", default="", help="those in files whose name starts with this text")
     commands.add_parser("score")
     given = parser.parse_args(arguments)
     if given.command == "own":
@@ -53,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command == "some":
         return run_some(given.count)
     if given.command == "sample":
-        return run_sample(given.lines, given.again)
+        return run_sample(given.lines)
+    if given.command == "again":
+        return run_again(given.tests, given.only)
     write_score()
     return 0
 
@@ -115,18 +120,16 @@ def _table(names: Sequence[tuple[str, str]], found: Sequence[Verdict]) -> int:
 # ---- Generated ones ----
 
 
-def run_sample(folder: Path, again: bool) -> int:
+def run_sample(folder: Path) -> int:
     tests = _tests(folder)
     before = json.loads(DRAWN.read_text(encoding="utf-8")) if DRAWN.exists() else []
-    known = {_key(row): row for row in before if row["killed"] or row.get("why")}
     rows = []
     drawn = sample(ROOT, list(AREAS.values()), SEED)
     seen = {_key(row) for row in before}
     drawn.sort(key=lambda mutant: _key(vars(mutant)) in seen)  # the new ones first
     with Copy() as copy:
         for index, mutant in enumerate(drawn):
-            row = known.get(_key(vars(mutant))) if again else None
-            row = row or _verdict(copy, mutant, tests)
+            row = _verdict(copy, mutant, tests)
             rows.append(row)
             print(f"{index + 1}/{len(drawn)} {'killed' if row['killed'] else 'SURVIVED'} {mutant.file}:{mutant.line} "
                   f"{mutant.old!r} → {mutant.new!r} {row['test']}", flush=True)  # fmt: skip
@@ -186,14 +189,35 @@ def _chosen(mutant: Mutant, tests: dict[str, Any]) -> list[str]:
     return [*chosen, *TABLES] if outside else chosen
 
 
+def run_again(tests: Sequence[str], only: str = "") -> int:
+    """Those that survived and have no reason to, against other tests."""
+    rows = json.loads(DRAWN.read_text(encoding="utf-8"))
+    alive = [row for row in rows if not row["killed"] and not row.get("why") and row["file"].startswith(only)]
+    there = _there(alive)
+    found = []
+    with Copy() as copy:
+        for row, mutant in _told(there):
+            content = mutant.applied((ROOT / row["file"]).read_bytes())
+            found.append(copy.changed(row["file"], content, tests, 600))
+            if found[-1].killed:
+                row |= {"killed": True, "test": found[-1].test or tests[0]}
+                DRAWN.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return _table([(f"{m.file}:{m.line}", f"{m.old} → {m.new}") for _, m in there], found)
+
+
+def _there(rows: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], Mutant]]:
+    """The rows whose mutants the code still has, with these."""
+    by_key = {
+        _key(vars(m)): m for file in sorted({r["file"] for r in rows}) if (ROOT / file).exists()
+        for m in mutants(ROOT, file)
+    }  # fmt: skip
+    return [(row, by_key[_key(row)]) for row in rows if _key(row) in by_key]
+
+
 def run_some(count: int) -> int:
     """As many as that of the generated ones that were killed, each by the test that killed it."""
     rows = [row for row in json.loads(DRAWN.read_text(encoding="utf-8")) if row["killed"]]
-    by_file: dict[str, dict[str, Mutant]] = {}
-    for file in sorted({row["file"] for row in rows}):
-        if (ROOT / file).exists():
-            by_file[file] = {_key(vars(m)): m for m in mutants(ROOT, file)}
-    there = [(row, by_file[row["file"]][_key(row)]) for row in rows if _key(row) in by_file.get(row["file"], {})]
+    there = _there(rows)
     if len(there) < count:
         print(
             f"only {len(there)} of {len(rows)} mutants of {DRAWN.name} are still there: draw them again (docs/tests.md)"
@@ -221,7 +245,8 @@ def score(rows: Sequence[dict[str, Any]]) -> str:
     lines.append("")
     for row in rows:
         if not row["killed"]:
-            lines.append(f"- {row['file']}, {row['function'] or 'at import'}: `{' '.join(row['old'].split())}` → "
+            where = f"`{row['function']}`" if row["function"] else "at import"
+            lines.append(f"- `{row['file']}`, {where}: `{' '.join(row['old'].split())}` → "
                          f"`{' '.join(row['new'].split())}`: {row.get('why') or 'SURVIVED'}")  # fmt: skip
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
     """The method of that name, its options checked.
 
     Raises:
-        NotFoundError: no such method. InputError: no such option.
+        NotFoundError: no such method. InputError: no such option, or one that is NaN or infinite.
     """
     if name not in METHODS:
         hint = f"{suggest(name, METHODS)} The methods are: {', '.join(METHODS)}".strip()
@@ -28,6 +29,9 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
         if option not in found.options:
             known = ", ".join(found.options) or "none"
             raise InputError(f"{name} has no option {option!r}; its options: {known}", suggest(option, found.options))
+        value = options[option]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"the option {option} of {name} is {value}, not a finite number")
     return found
 
 
@@ -35,13 +39,16 @@ def options_of(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, di
     """{method: its options}: each option goes to every method that has it.
 
     Raises:
-        NotFoundError: no such method. InputError: an option that none of them has.
+        NotFoundError: no such method. InputError: an option that none of them has, or that is NaN or infinite.
     """
     known = {method: find_method(method, {}).options for method in methods}
     for name in given:
         if not any(name in options for options in known.values()):
             find_method(methods[0], {name: given[name]})
-    return {method: {n: v for n, v in given.items() if n in options} for method, options in known.items()}
+    found = {method: {n: v for n, v in given.items() if n in options} for method, options in known.items()}
+    for method, options in found.items():
+        find_method(method, options)
+    return found
 
 
 __all__ = ["METHODS", "Method", "find_method", "options_of"]

@@ -76,7 +76,7 @@ def layer_cam(ctx: Context) -> Value:
 
 @method("eigen-cam", "cam", "Muhammad & Yeasin 2020, 2008.00299", needs_gradient=False)
 def eigen_cam(ctx: Context) -> Value:
-    """L = Ā v, Ā the (Z × K) map centred per channel, v its first right singular vector, with the sign of mean_k A_k
+    """L = Ā v, Ā the (Z × K) map centered per channel, v its first right singular vector, with the sign of mean_k A_k
 
     No class enters. The singular vector comes from repeated squaring of the smaller Gram matrix; its sign, which
     decomposition leaves open, is the one that agrees with the mean activation.

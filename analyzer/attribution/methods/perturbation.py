@@ -250,7 +250,8 @@ def filled(model: Evaluator, fill: Any) -> np.ndarray:
     if fill == "grey":
         return np.asarray((image.min() + image.max()) / 2) if model.grey is None else model.grey
     if fill == "inpaint":
-        raise InputError("inpainting needs a patch smaller than the image", "choose zero, grey, mean, blur or a number")
+        others = ", ".join(f for f in FILLS if f != fill)
+        raise InputError("inpainting needs a patch smaller than the image", f"choose {others} or a number")
     if len(space) != 2:
         raise UnsupportedError("blur needs an input with height and width", "choose mean or zero")
     from analyzer.images import gaussian_blur

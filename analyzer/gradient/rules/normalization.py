@@ -111,7 +111,7 @@ def layer_normalization_vjp(
 
 @vjp("InstanceNormalization", since=6)
 def instance_normalization_vjp(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
-    """y = γ x̂ + β, x̂ standardised over each picture and channel   ⇒   x̄ = r (g − mean g − x̂ mean(g x̂)), g = γ ȳ"""
+    """y = γ x̂ + β, x̂ standardized over each picture and channel   ⇒   x̄ = r (g − mean g − x̂ mean(g x̂)), g = γ ȳ"""
     x, gamma, _ = node.inputs
     axes = list(range(2, op.rank(x)))
     x_hat, r = _standardized(op, x, axes, node.attr("epsilon"))

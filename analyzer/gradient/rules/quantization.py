@@ -81,7 +81,7 @@ def _per_block(op: Builder, node: Primal, products: Value) -> Value:
 
 @vjp("DynamicQuantizeLinear", since=11, integer=True)
 def dynamic_quantize_linear_vjp(op: Builder, node: Primal, ct: Cotangent, *_: Cotangent) -> Cotangent:
-    """q, s, z = x quantised over its own range   ⇒   x̄ = q̄ / s (straight through; s and z count as constants)"""
+    """q, s, z = x quantized over its own range   ⇒   x̄ = q̄ / s (straight through; s and z count as constants)"""
     return None if ct is None else op.Div(ct, node.outputs[1])
 
 

@@ -99,8 +99,8 @@ class _Blocked:
 
     def _refuse(self, why: str) -> UnsupportedError:
         return UnsupportedError(
-            f"{self.name} is optimised for one machine (blocked layout, com.microsoft.nchwc), and {why}",
-            "use the file before optimisation, or optimise it to the level `extended` at most",
+            f"{self.name} is optimized for one machine (blocked layout, com.microsoft.nchwc), and {why}",
+            "use the file before optimization, or optimize it to the level `extended` at most",
         )
 
     # ---- Which tensors have which channels ----

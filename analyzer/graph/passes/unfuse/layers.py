@@ -196,7 +196,7 @@ def skip_simplified_layer_normalization(e: Emit, f: Fused) -> list[str]:
 def simplified_layer_normalization(e: Emit, f: Fused) -> list[str]:
     axis = f.attr("axis", -1)
     if axis != -1:
-        raise f.refuse("it normalises over more than the last axis")
+        raise f.refuse("it normalizes over more than the last axis")
     return list(_rms(e, f[0], f[1], f.attr("epsilon", 1e-5), axis))
 
 

@@ -28,11 +28,11 @@ def matmul_nbits(e: Emit, f: Fused) -> str:
     """Y = A ((Q − z) s)ᵀ + bias, Q (N, K) of `bits` bits, z and s one per block of `block_size` along K."""
     bits, block, rows, columns = (f.attr(n, 4) for n in ("bits", "block_size", "K", "N"))
     if f[4]:
-        raise f.refuse("its columns are permuted (g_idx)", "quantise it again without act_order")
+        raise f.refuse("its columns are permuted (g_idx)", "quantize it again without act_order")
     if f.attr("weight_prepacked", 0):
         raise f.refuse("its weights are packed for one kind of GPU (weight_prepacked)")
     if bits not in (2, 4, 8):
-        raise f.refuse(f"it has {bits}-bit weights", "quantise it to 2, 4 or 8 bits")
+        raise f.refuse(f"it has {bits}-bit weights", "quantize it to 2, 4 or 8 bits")
     blocks = -(-rows // block)
     q = unpacked(f.array(1).reshape(columns, -1), bits)[:, :rows]
     scales = f.array(2).reshape(columns, blocks)

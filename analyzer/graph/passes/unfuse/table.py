@@ -89,7 +89,7 @@ class Fused:
         """The number of axes of an input, None where it will never be known."""
         return None if self.last and self[index] not in self.shapes else len(self.shape(index))
 
-    def refuse(self, why: str, hint: str = "use the file before optimisation") -> UnsupportedError:
+    def refuse(self, why: str, hint: str = "use the file before optimization") -> UnsupportedError:
         return UnsupportedError(f"cannot decompose {self.node.op_type} (node {self.node.name!r}): {why}", hint)
 
 
