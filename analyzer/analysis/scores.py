@@ -17,7 +17,7 @@ from analyzer.graph.through import KEEPING, is_transparent
 
 # ---- Logits ----
 
-_SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}
+SQUASHING = {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"}
 _KEEPING_ORDER = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
@@ -40,7 +40,7 @@ def logits(graph: Graph, output: Value) -> Logits:
         node = graph.producer(value)
         if node is None or node.domain:
             break
-        if node.op in _SQUASHING:
+        if node.op in SQUASHING:
             best, value = node.inputs[0], node.inputs[0]
             stripped.append(node.op)
             break
@@ -110,7 +110,7 @@ def output_quantisers(graph: Graph, names: Iterable[str]) -> list[Node]:
             waiting += [i for i in node.inputs if i.name]
         elif node.domain:
             continue
-        elif node.op in _MOVING | _SQUASHING:
+        elif node.op in _MOVING | SQUASHING:
             waiting += node.inputs if node.op == "Concat" else node.inputs[:1]
         elif node.op == "Add" and any(graph.constant(i) is not None for i in node.inputs):
             waiting += [i for i in node.inputs if graph.constant(i) is None]

@@ -6,6 +6,7 @@ import numpy as np
 
 from analyzer.analysis.feature_maps import FeatureMap, default_layer, feature_maps
 from analyzer.analysis.layouts import Layout, layouts
+from analyzer.analysis.scores import SQUASHING
 from analyzer.errors import UnsupportedError
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Value
@@ -66,9 +67,9 @@ def explained_map(graph: Graph, target: Value) -> Value:
 
 
 def _before_moves(value: Value) -> list[Value]:
-    """The tensor, and those before it that hold the same numbers in other places."""
+    """The tensor, and those before it that hold the same numbers in other places, or before a squashing function."""
     found = [value]
-    while value.inputs and is_transparent(value.inputs[0], MOVING):
+    while value.inputs and is_transparent(value.inputs[0], MOVING | SQUASHING):
         value = value.inputs[0].inputs[0]
         found.append(value)
     return found

@@ -28,7 +28,7 @@ PAGE, MARKS = ROOT / "docs" / "tests.md", ("<!-- score -->", "<!-- end -->")
 SEED = 15
 AREAS = {
     "gradient/rules": (["analyzer/gradient/rules"], 110),
-    "attribution": (["analyzer/attribution"], 130),
+    "attribution": (["analyzer/attribution", "analyzer/tasks"], 130),
     "images/placement": (["analyzer/images/placement.py"], 20),
     "validation": (["analyzer/validation"], 80),
 }
