@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from networks import SIDE, WithSigmoid
+from networks import SIDE
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import nn
@@ -21,18 +21,25 @@ INPUT, OUTPUT = "image", "probabilities"
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
-def export(network: nn.Module, path: Path, dynamo: bool, opset: int) -> None:
-    """Writes `probabilities` (batch, 10) = sigmoid(network(`image` (batch, 3, 96, 96))), float32, batch dynamic."""
-    model = WithSigmoid(network).eval()
-    example = torch.zeros(2, 3, SIDE, SIDE)
-    names = {"input_names": [INPUT], "output_names": [OUTPUT], "opset_version": opset}
+def export(
+    model: nn.Module,
+    path: Path,
+    dynamo: bool,
+    opset: int,
+    shape: tuple[int, int, int] = (3, SIDE, SIDE),
+    output: str = OUTPUT,
+) -> None:
+    """Writes `output` = model(`image` (batch, *shape)), float32, batch dynamic."""
+    model.eval()
+    example = torch.zeros(2, *shape)
+    names = {"input_names": [INPUT], "output_names": [output], "opset_version": opset}
     with warnings.catch_warnings(action="ignore"), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
         if dynamo:
             shapes = {"image": {0: torch.export.Dim("batch")}}
             torch.onnx.export(model, (example,), file, dynamo=True, external_data=False, dynamic_shapes=shapes, **names)
         else:
-            axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}
+            axes = {INPUT: {0: "batch"}, output: {0: "batch"}}
             torch.onnx.export(model, (example,), str(file), dynamo=False, dynamic_axes=axes, **names)
         save(onnx.load(file), path)
 

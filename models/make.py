@@ -1,7 +1,8 @@
 """Makes models/, examples/ and tests/references/ from nothing but Python packages: `python models/make.py`.
 
-It wants `pip install '.[torch]'` and, where no weights are kept in build/ yet, some 20 minutes on two idle CPU cores.
-Trained weights stay in build/cnn.pt and build/vit.pt, and a second run starts from them; `--train` trains again.
+It wants `pip install '.[torch]'` and, where no weights are kept in build/ yet, some 25 minutes on two idle CPU cores.
+Trained weights stay in build/, and a second run starts from them; `--train` trains again, `--only reader` makes only
+the files of one network.
 """
 
 from __future__ import annotations
@@ -18,16 +19,30 @@ import references
 import showcase
 import torch
 from export import export, save, to_float16, to_int8
-from networks import CNN, ViT
+from networks import CNN, LINE, SIDE, Reader, Segmenter, ViT, WithSigmoid, WithSoftmax
 from torch import nn
-from training import Pool, pool, preprocess, train_cnn, train_vit
+from training import (
+    Pool,
+    line_pool,
+    mask_pool,
+    measure_lines,
+    measure_masks,
+    pool,
+    preprocess,
+    train_cnn,
+    train_reader,
+    train_segmenter,
+    train_vit,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS, BUILD = ROOT / "models", ROOT / "build"
 TRAINING, HELD_OUT, CALIBRATION = 24_000, 2_000, 512  # pictures
+SMALL_TRAINING, SMALL_HELD_OUT = 4_000, 1_000  # pictures of the segmenter, and lines of the reader
 BATCH = 64
-CNN_STEPS, VIT_STEPS = 4_000, 5_000
-CNN_PRESET, VIT_PRESET = "imagenet", "-1-1"
+CNN_STEPS, VIT_STEPS, SEGMENTER_STEPS, READER_STEPS = 4_000, 5_000, 900, 1_200
+CNN_PRESET, VIT_PRESET, SEGMENTER_PRESET, READER_PRESET = "imagenet", "-1-1", "imagenet", "-1-1"
+NETWORKS = ("cnn", "vit", "segmenter", "reader")
 REFERENCE = ROOT / "examples" / "digits_rocket.png"
 
 
@@ -47,8 +62,8 @@ def export_cnn(network: CNN, held_out: Pool) -> dict[str, dict]:
     """Writes the four files of the CNN; their cards by file name."""
     calibration = pool("train", 3, CALIBRATION).pixels
     plain, dynamo, half, int8 = (MODELS / f"digits_cnn{kind}.onnx" for kind in ("", "_dynamo", "_fp16", "_int8"))
-    export(network, plain, dynamo=False, opset=17)
-    export(network, dynamo, dynamo=True, opset=18)
+    export(WithSigmoid(network), plain, dynamo=False, opset=17)
+    export(WithSigmoid(network), dynamo, dynamo=True, opset=18)
     save(to_float16(onnx.load(plain)), half)
     to_int8(plain, int8, preprocess(calibration, CNN_PRESET).numpy())
     what = "Residual CNN, global average pooling, linear layer, sigmoid: which digits are in the picture"
@@ -67,10 +82,46 @@ def export_cnn(network: CNN, held_out: Pool) -> dict[str, dict]:
 def export_vit(network: ViT, held_out: Pool) -> dict[str, dict]:
     """Writes the file of the vision transformer; its card by file name."""
     path = MODELS / "digits_vit.onnx"
-    export(network, path, dynamo=True, opset=18)
+    export(WithSigmoid(network), path, dynamo=True, opset=18)
     what = "Vision transformer behind three convolutions, class token, sigmoid: which digits are in the picture"
     made = f"{VIT_STEPS} steps of {BATCH} composed pictures, labels of pictures, windows and patches; dynamo exporter"
     return {path.name: cards.card(path, VIT_PRESET, what, made, held_out)}
+
+
+def export_segmenter(network: Segmenter) -> dict[str, dict]:
+    """Writes the file of the segmenter; its card by file name."""
+    path = MODELS / "digits_segmenter.onnx"
+    export(network, path, dynamo=False, opset=17, output="logits")
+    pixels, masks = mask_pool("held-out", 6, SMALL_HELD_OUT)
+    card = cards.table(
+        path,
+        "segmentation",
+        ("background", *cards.LABELS),
+        "Encoder to stride 8, decoder to stride 2, enlarged to the input's size: which digit every pixel belongs to",
+        f"{SEGMENTER_STEPS} steps of {BATCH} composed pictures, masks of where digits are opaque; TorchScript exporter",
+        {"preset": SEGMENTER_PRESET, "layout": "NCHW", "size": [SIDE, SIDE], "resize": "resize"},
+        measure_masks(cards.predict(path, pixels, SEGMENTER_PRESET).argmax(1), masks),
+        {},
+    )
+    return {path.name: card}
+
+
+def export_reader(network: Reader) -> dict[str, dict]:
+    """Writes the file of the reader of lines; its card by file name."""
+    path = MODELS / "digits_reader.onnx"
+    export(WithSoftmax(network), path, dynamo=True, opset=18, shape=(1, *LINE))
+    lines, texts = line_pool("held-out", 7, SMALL_HELD_OUT)
+    card = cards.table(
+        path,
+        "text recognition",
+        ("blank", *"0123456789"),
+        "Convolutions to one row of 32 steps, softmax over a blank and ten digits: a line of digits, by CTC",
+        f"{READER_STEPS} steps of {BATCH} composed lines of four to six digits, CTC loss; dynamo exporter",
+        {"preset": READER_PRESET, "layout": "NCHW", "channels": "GRAY", "size": list(LINE), "resize": "resize"},
+        measure_lines(cards.predict(path, lines, READER_PRESET), texts),
+        {"decode": "ctc-blank-first"},
+    )
+    return {path.name: card}
 
 
 def write_references(cnn: CNN, vit: ViT) -> None:
@@ -87,18 +138,39 @@ def write_references(cnn: CNN, vit: ViT) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", action="store_true", help="train again where weights are kept")
+    parser.add_argument("--only", choices=NETWORKS, action="append", help="make the files of this network; repeatable")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    again = arguments.train
+    again, only = arguments.train, arguments.only or NETWORKS
     source = functools.cache(lambda: pool("train", 1, TRAINING))
-    cnn = trained(BUILD / "cnn.pt", again, CNN(), lambda: train_cnn(source(), CNN_STEPS, seed=0, size=BATCH))
-    vit = trained(BUILD / "vit.pt", again, ViT(), lambda: train_vit(source(), VIT_STEPS, seed=0, size=BATCH))
-    held_out = pool("held-out", 2, HELD_OUT)
+    held_out = functools.cache(lambda: pool("held-out", 2, HELD_OUT))
+    made: dict[str, dict] = {}
+    if "cnn" in only:
+        cnn = trained(BUILD / "cnn.pt", again, CNN(), lambda: train_cnn(source(), CNN_STEPS, seed=0, size=BATCH))
+        made |= export_cnn(cnn, held_out())
+    if "vit" in only:
+        vit = trained(BUILD / "vit.pt", again, ViT(), lambda: train_vit(source(), VIT_STEPS, seed=0, size=BATCH))
+        made |= export_vit(vit, held_out())
+    if "segmenter" in only:
+        made |= export_segmenter(trained(BUILD / "segmenter.pt", again, Segmenter(), new_segmenter))
+    if "reader" in only:
+        made |= export_reader(trained(BUILD / "reader.pt", again, Reader(), new_reader))
     showcase.write(ROOT / "examples")
-    cards.write(export_cnn(cnn, held_out) | export_vit(vit, held_out), MODELS)
+    cards.write(made, MODELS)
     print(cards.figures(MODELS))
-    write_references(cnn, vit)
+    if "cnn" in only and "vit" in only:
+        write_references(cnn, vit)
+
+
+def new_segmenter() -> Segmenter:
+    pixels, masks = mask_pool("train", 4, SMALL_TRAINING)
+    return train_segmenter(pixels, masks, SEGMENTER_STEPS, seed=0, preset=SEGMENTER_PRESET, size=BATCH)
+
+
+def new_reader() -> Reader:
+    lines, texts = line_pool("train", 5, SMALL_TRAINING)
+    return train_reader(lines, texts, READER_STEPS, seed=0, preset=READER_PRESET, size=BATCH)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Two small multi-label classifiers over the ten digits: a residual CNN and a vision transformer.
+"""Small networks over the ten digits: two multi-label classifiers, a segmenter and a reader of lines.
 
-`forward` gives logits (N, 10); `WithSigmoid` wraps a network for export, so that files give probabilities.
+The classifiers' `forward` gives logits (N, 10); `WithSigmoid` wraps one for export, so that files give probabilities.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import torch
 from pictures import CLASSES
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 SIDE = 96  # input height and width, pixels
+LINE = (32, 128)  # input height and width of the reader
 
 
 class ConvBlock(nn.Sequential):
     """y = ReLU(BN(W ∗ x)), a 3×3 convolution."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int | tuple[int, int] = 1) -> None:
         super().__init__(
             nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
         )
@@ -120,6 +122,62 @@ class ViT(nn.Module):
         grid = self.position[:, 1:].unflatten(1, (self.cells, self.cells))
         window = grid[:, row : row + cells, column : column + cells].flatten(1, 2)
         return torch.cat([self.position[:, :1], window], 1)
+
+
+class Segmenter(nn.Module):
+    """Logits (N, 11, H, W), background first: an encoder to stride 8 and a decoder to stride 2, then enlarged twice.
+
+    The decoder adds what the encoder had at the same stride (Lin et al. 2017, Feature Pyramid Networks).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvBlock(3, 16, stride=2)
+        self.stage1 = nn.Sequential(ConvBlock(16, 32, stride=2), Residual(32))
+        self.stage2 = nn.Sequential(ConvBlock(32, 44, stride=2), Residual(44), Residual(44))
+        self.reduce2, self.up2 = nn.Conv2d(44, 32, 1), ConvBlock(32, 24)
+        self.reduce1, self.up1 = nn.Conv2d(24, 16, 1), ConvBlock(16, 16)
+        self.head = nn.Conv2d(16, 1 + CLASSES, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        stride2 = self.stem(image)
+        stride4 = self.stage1(stride2)
+        stride8 = self.stage2(stride4)
+        x = self.up2(enlarged(self.reduce2(stride8)) + stride4)
+        x = self.up1(enlarged(self.reduce1(x)) + stride2)
+        return enlarged(self.head(x))
+
+
+def enlarged(x: Tensor) -> Tensor:
+    return interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class Reader(nn.Module):
+    """Logits (N, T, 11) of a grey line (N, 1, 32, 4 T), the blank first: one step per four columns, for CTC."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(ConvBlock(1, 16, stride=2), ConvBlock(16, 32, stride=2), Residual(32))
+        self.stage = nn.Sequential(ConvBlock(32, 48, stride=(2, 1)), ConvBlock(48, 64, stride=(2, 1)))
+        self.collapse = nn.Sequential(
+            nn.Conv2d(64, 64, (2, 3), padding=(0, 1), bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
+        )
+        self.head = nn.Linear(64, 1 + CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        columns = self.collapse(self.stage(self.stem(image))).squeeze(2)
+        return self.head(columns.transpose(1, 2))
+
+
+class WithSoftmax(nn.Module):
+    """p = softmax(logits) over the last axis"""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image).softmax(-1)
 
 
 class WithSigmoid(nn.Module):

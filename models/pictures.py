@@ -33,11 +33,13 @@ class Picture:
     """`pixels` (H, W, 3) uint8 RGB, `labels` of the digits in it, `boxes` (digits, 4) float32 x0, y0, x1, y1 in pixels.
 
     A box spans whole pixels: x0 and y0 are its first column and row, x1 and y1 one past its last.
+    `mask` (H, W) uint8 is 1 + the digit where its opacity is above one half, 0 elsewhere.
     """
 
     pixels: np.ndarray
     labels: tuple[int, ...]
     boxes: np.ndarray
+    mask: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -118,16 +120,41 @@ class Composer:
         """One picture of the given size; `photo` chooses the photograph by its index in the split."""
         rng = self.rng
         pixels = self.background(height, width, photo)
+        mask = np.zeros((height, width), np.uint8)
         labels: list[int] = []
         boxes: list[np.ndarray] = []
         for label in rng.permutation(CLASSES)[: rng.choice(self.counts)]:
-            sample = rng.choice(np.flatnonzero(self.material.labels == label))
-            opacity, box = self.place(self.material.strokes[sample], height, width, boxes)
+            opacity = self.digit(int(label), min(height, width))
+            box = self.place(opacity, height, width, boxes)
             if box is not None:
-                self.paint(pixels, opacity, box)
+                self.paint(pixels, mask, int(label), opacity, box)
                 labels.append(int(label))
                 boxes.append(box)
-        return Picture(pixels, tuple(labels), np.array(boxes, np.float32).reshape(-1, 4))
+        return Picture(pixels, tuple(labels), np.array(boxes, np.float32).reshape(-1, 4), mask)
+
+    def line(self, height: int = 32, width: int = 128, photo: int | None = None) -> Picture:
+        """One line of digits from left to right, each drawn by lot; those that there is no room for are left out.
+
+        The digits stand one to six 128ths of the width apart, each up to a twelfth of the height above or below the
+        middle.
+        """
+        rng = self.rng
+        pixels = self.background(height, width, photo)
+        mask = np.zeros((height, width), np.uint8)
+        wanted = [int(label) for label in rng.integers(CLASSES, size=rng.choice(self.counts))]
+        drawn = [(label, self.digit(label, height)) for label in wanted]
+        drawn = [(label, opacity) for label, opacity in drawn if len(opacity) <= height - 2]
+        steps = np.cumsum([o.shape[1] + rng.integers(width, 6 * width + 1) // 128 for _, o in drawn])
+        room = width - 2 * (width // 64)
+        count = int((steps <= room).sum())
+        start = width // 64 + rng.integers(room - steps[count - 1] + 1)
+        boxes = []
+        for (label, opacity), end in zip(drawn[:count], start + steps, strict=False):
+            h, w = opacity.shape
+            top = np.clip((height - h) // 2 + rng.integers(-(height // 12), height // 12 + 1), 1, height - h - 1)
+            boxes.append(np.array([end - w, top, end, top + h]))
+            self.paint(pixels, mask, label, opacity, boxes[-1])
+        return Picture(pixels, tuple(label for label, _ in drawn[:count]), np.array(boxes, np.float32), mask)
 
     def batch(self, count: int, height: int = 96, width: int = 96) -> list[Picture]:
         return [self.picture(height, width) for _ in range(count)]
@@ -149,39 +176,43 @@ class Composer:
         gain = rng.uniform(0.75, 1.15) * rng.uniform(0.92, 1.08, 3)
         return cv2.convertScaleAbs(part.astype(np.float32) * gain.astype(np.float32))
 
-    def place(
-        self, field: np.ndarray, height: int, width: int, taken: list[np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """A digit's opacity inside its box, and the box (x0, y0, x1, y1) apart from the taken ones, or None.
+    def digit(self, label: int, side: int) -> np.ndarray:
+        """The opacity of a digit inside its box, (h, w) in [0, 1]; `side` is the shorter one of the picture.
 
         The digit is scaled, stretched by up to a fifth, sheared, turned by up to 20°, its stroke thinner or thicker.
         """
         rng = self.rng
-        size = rng.uniform(*self.digit_size) * min(height, width)
+        field = self.material.strokes[rng.choice(np.flatnonzero(self.material.labels == label))]
+        size = rng.uniform(*self.digit_size) * side
         scale = size / DIGIT
         stretch = np.exp(rng.uniform(-0.18, 0.18))
         angle, shear = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(-0.2, 0.2)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         linear = scale * turn @ np.array([[1, shear], [0, 1]]) @ np.diag([stretch, 1 / stretch])
-        side = int(np.ceil(2 * size))
-        offset = np.full(2, side / 2) - linear @ np.full(2, FIELD / 2)
+        around = int(np.ceil(2 * size))
+        offset = np.full(2, around / 2) - linear @ np.full(2, FIELD / 2)
         smooth = cv2.GaussianBlur(field, (0, 0), 0.35 / scale) if scale < 0.7 else field
-        moved = cv2.warpAffine(smooth, np.column_stack([linear, offset]), (side, side), flags=cv2.INTER_LINEAR)
+        moved = cv2.warpAffine(smooth, np.column_stack([linear, offset]), (around, around), flags=cv2.INTER_LINEAR)
         t = np.clip((moved.astype(np.float32) / 255 - rng.uniform(0.3, 0.45)) / max(0.06, 0.1 / scale), -0.5, 0.5) + 0.5
         opacity = t * t * (3 - 2 * t)
         x, y, w, h = cv2.boundingRect((opacity > 0.4).astype(np.uint8))
-        opacity = opacity[y : y + h, x : x + w]
+        return opacity[y : y + h, x : x + w]
+
+    def place(self, opacity: np.ndarray, height: int, width: int, taken: list[np.ndarray]) -> np.ndarray | None:
+        """A box (x0, y0, x1, y1) for a digit, apart from the taken ones; None where none was found."""
+        rng = self.rng
+        h, w = opacity.shape
         margin = max(2, round(0.02 * min(height, width)))
         if w + 2 * margin >= width or h + 2 * margin >= height:
-            return opacity, None
+            return None
         for _ in range(30):
             x0, y0 = rng.integers(margin, width - w - margin), rng.integers(margin, height - h - margin)
             box = np.array([x0, y0, x0 + w, y0 + h])
             if all(apart(box, other, margin) for other in taken):
-                return opacity, box
-        return opacity, None
+                return box
+        return None
 
-    def paint(self, pixels: np.ndarray, opacity: np.ndarray, box: np.ndarray) -> None:
+    def paint(self, pixels: np.ndarray, mask: np.ndarray, label: int, opacity: np.ndarray, box: np.ndarray) -> None:
         """Blends a light colour in where the digit is, over a soft dark edge that shows on light photographs."""
         rng = self.rng
         soft = max(1, round(0.02 * min(pixels.shape[:2])))
@@ -195,11 +226,17 @@ class Composer:
         under *= 1 - rng.uniform(0.5, 0.9) * edge[..., None]
         under += (rng.uniform(0.9, 1) * full)[..., None] * (self.colour() - under)
         pixels[y0:y1, x0:x1] = np.clip(under + 0.5, 0, 255)
+        mask[y0:y1, x0:x1][full > 0.5] = 1 + label
 
     def colour(self) -> np.ndarray:
         """A random light colour: (3,) float32 RGB."""
         hsv = np.array([[[self.rng.uniform(0, 360), self.rng.uniform(0, 0.6), 1]]], np.float32)
         return 255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
+
+
+def line_composer(split: str, seed: int) -> Composer:
+    """Makes lines of four to six digits."""
+    return Composer(split, seed, counts=(4, 5, 6), digit_size=(0.55, 0.8), crop=(0.15, 1.0))
 
 
 def apart(a: np.ndarray, b: np.ndarray, margin: int) -> bool:

@@ -1,4 +1,4 @@
-"""The example pictures: three digits on each held-out photograph, with their labels and boxes."""
+"""The example pictures: three digits on each held-out photograph, with their labels and boxes; and a line of digits."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import cv2
 from cards import LABELS
-from pictures import PHOTOS, Composer, Picture
+from pictures import PHOTOS, Composer, Picture, line_composer
 
 SIDE = 384  # pixels
 SEEDS = {"chelsea": 48, "coffee": 15, "rocket": 57, "camera": 39}
+LINE, LINE_SEED, LINE_PHOTO = (96, 384), 3, "coffee"  # height and width in pixels
 
 
 def compose(photo: str, seed: int) -> Picture:
@@ -19,17 +20,27 @@ def compose(photo: str, seed: int) -> Picture:
     return composer.picture(SIDE, SIDE, PHOTOS["held-out"].index(photo))
 
 
+def compose_line(seed: int) -> Picture:
+    """A line of digits on part of a held-out photograph."""
+    return line_composer("held-out", seed).line(*LINE, PHOTOS["held-out"].index(LINE_PHOTO))
+
+
+def save(file: Path, picture: Picture) -> None:
+    cv2.imwrite(str(file), picture.pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+
+
 def write(folder: Path) -> None:
-    """Writes digits_<photograph>.png, and boxes.json: {file: {label: [x0, y0, x1, y1]}}.
+    """Writes line.png, digits_<photograph>.png, and of these boxes.json: {file: {label: [x0, y0, x1, y1]}}.
 
     A box spans whole pixels: x0 and y0 are its first column and row, x1 and y1 one past its last.
     """
     folder.mkdir(exist_ok=True)
     boxes = {}
+    save(folder / "line.png", compose_line(LINE_SEED))
     for photo, seed in SEEDS.items():
         picture = compose(photo, seed)
         name = f"digits_{photo}.png"
-        cv2.imwrite(str(folder / name), picture.pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        save(folder / name, picture)
         boxes[name] = {LABELS[k]: [int(v) for v in box] for k, box in zip(picture.labels, picture.boxes, strict=True)}
     lines = [f"  {json.dumps(name)}: {json.dumps(table)}" for name, table in boxes.items()]
     (folder / "boxes.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -13,9 +13,9 @@ import numpy as np
 import pictures
 import sklearn.metrics
 import torch
-from networks import CNN, SIDE, ViT
+from networks import CNN, LINE, SIDE, Reader, Segmenter, ViT
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, ctc_loss
 
 # y = (x − mean) / std per channel of pixels in [0, 255], by the name of the normalisation preset.
 PRESETS = {
@@ -25,8 +25,8 @@ PRESETS = {
 
 
 def preprocess(pixels: np.ndarray, preset: str) -> Tensor:
-    """(N, H, W, 3) uint8 RGB to the network's (N, 3, H, W) float32."""
-    mean, std = (torch.tensor(values, dtype=torch.float32) for values in PRESETS[preset])
+    """(N, H, W, C) uint8, RGB or grey, to the network's (N, C, H, W) float32."""
+    mean, std = (torch.tensor(values[: pixels.shape[-1]], dtype=torch.float32) for values in PRESETS[preset])
     return ((torch.from_numpy(pixels).float() - mean) / std).permute(0, 3, 1, 2)
 
 
@@ -48,11 +48,45 @@ class Pool:
 
 def pool(split: str, seed: int, count: int, processes: int = 2) -> Pool:
     """`count` pictures of a split, the same ones for the same seed and count."""
+    return Pool(*_composed(_compose, split, seed, count, processes))
+
+
+def mask_pool(split: str, seed: int, count: int, processes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """`pool`'s pictures (N, 96, 96, 3) and their masks (N, 96, 96) of classes, background 0."""
+    pixels, masks = _composed(_compose_masks, split, seed, count, processes)
+    return pixels, masks
+
+
+def line_pool(split: str, seed: int, count: int, processes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Grey lines (N, 32, 128, 1) and their texts (N, 6): 1 + the digit, 0 after the last."""
+    pixels, texts = _composed(_compose_lines, split, seed, count, processes)
+    return pixels, texts
+
+
+def _composed(
+    compose: Callable[[str, int, int], tuple[np.ndarray, ...]], split: str, seed: int, count: int, processes: int
+) -> tuple[np.ndarray, ...]:
     part = 1000
     jobs = [(split, seed * 100_000 + k, min(part, count - k * part)) for k in range(math.ceil(count / part))]
     with multiprocessing.get_context("spawn").Pool(min(processes, len(jobs))) as workers:
-        parts = workers.starmap(_compose, jobs)
-    return Pool(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        parts = workers.starmap(compose, jobs)
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+
+
+def _compose_masks(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
+    cv2.setNumThreads(1)
+    made = pictures.Composer(split, seed).batch(count, SIDE, SIDE)
+    return np.stack([p.pixels for p in made]), np.stack([p.mask for p in made])
+
+
+def _compose_lines(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
+    cv2.setNumThreads(1)
+    composer = pictures.line_composer(split, seed)
+    made = [composer.line(*LINE) for _ in range(count)]
+    texts = np.zeros((count, max(composer.counts)), np.int64)
+    for row, picture in zip(texts, made, strict=True):
+        row[: len(picture.labels)] = 1 + np.array(picture.labels)
+    return np.stack([cv2.cvtColor(p.pixels, cv2.COLOR_RGB2GRAY)[..., None] for p in made]), texts
 
 
 def _compose(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
@@ -86,22 +120,20 @@ class Batches:
     """
 
     def __init__(self, source: Pool, preset: str, size: int, seed: int, patch: int = 8) -> None:
-        self.source, self.preset, self.size, self.patch = source, preset, size, patch
+        self.source, self.preset, self.patch = source, preset, patch
         self.rng = np.random.default_rng(seed)
-        self.order = np.empty(0, np.int64)
+        self.rows = shuffled(self.rng, len(source), size)
 
     def draw(self, window: int | None = None) -> tuple[Batch, int, int]:
         """A batch, and the row and column of its window."""
-        if len(self.order) < self.size:
-            self.order = np.concatenate([self.order, self.rng.permutation(len(self.source))])
-        rows, self.order = self.order[: self.size], self.order[self.size :]
+        rows = next(self.rows)
         cells = SIDE // self.patch
         span = window or cells
         row, column = (int(self.rng.integers(cells - span + 1)) for _ in range(2))
         shift = self.rng.integers(-6, 7, 2)
         ys = np.clip(np.arange(span * self.patch) + row * self.patch - shift[1], 0, SIDE - 1)
         xs = np.clip(np.arange(span * self.patch) + column * self.patch - shift[0], 0, SIDE - 1)
-        pixels = self.recolour(self.source.pixels[rows[:, None, None], ys[:, None], xs])
+        pixels = recolour(self.rng, self.source.pixels[rows[:, None, None], ys[:, None], xs])
         boxes = self.source.boxes[rows] + np.tile(shift - self.patch * np.array([column, row]), 2)
         overlap, inside = self.overlaps(boxes / self.patch, span)
         labels = self.source.labels[rows]
@@ -120,11 +152,22 @@ class Batches:
         area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
         return overlap.astype(np.float32), overlap.sum((2, 3)) / np.maximum(area, 1e-6)
 
-    def recolour(self, pixels: np.ndarray) -> np.ndarray:
-        rng = self.rng
-        out = np.take(pixels, rng.permutation(3), axis=-1).astype(np.float32)
-        gain, offset = rng.uniform(0.7, 1.2), rng.uniform(-25, 25)
-        return np.clip((out - 128) * gain + 128 + offset, 0, 255).astype(np.uint8)
+
+def recolour(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+    """Swaps the channels, then scales contrast and brightness."""
+    out = np.take(pixels, rng.permutation(pixels.shape[-1]), axis=-1).astype(np.float32)
+    gain, offset = rng.uniform(0.7, 1.2), rng.uniform(-25, 25)
+    return np.clip((out - 128) * gain + 128 + offset, 0, 255).astype(np.uint8)
+
+
+def shuffled(rng: np.random.Generator, count: int, size: int) -> Iterator[np.ndarray]:
+    """Endless batches of `size` of `count` rows, each row once before any comes again."""
+    order = np.empty(0, np.int64)
+    while True:
+        if len(order) < size:
+            order = np.concatenate([order, rng.permutation(count)])
+        rows, order = order[:size], order[size:]
+        yield rows
 
 
 def fit(
@@ -201,6 +244,51 @@ def train_vit(source: Pool, steps: int, seed: int, preset: str = "-1-1", size: i
     return network
 
 
+def train_segmenter(
+    pixels: np.ndarray, masks: np.ndarray, steps: int, seed: int, preset: str, size: int = 64
+) -> Segmenter:
+    """The segmenter: loss = cross-entropy of every pixel, the background's at half weight.
+
+    The first five sixths of the steps see windows of a quarter of the picture, which cost a quarter of the time.
+    """
+    torch.manual_seed(seed)
+    network = Segmenter().to(memory_format=torch.channels_last)
+    weight = torch.tensor([0.5] + [1.0] * pictures.CLASSES)
+    rng = np.random.default_rng(seed)
+    rows = shuffled(rng, len(pixels), size)
+
+    def loss(step: int) -> Tensor:
+        span = SIDE // 2 if step < steps * 5 // 6 else SIDE
+        y, x = rng.integers(SIDE - span + 1, size=2)
+        chosen, part = next(rows), (slice(y, y + span), slice(x, x + span))
+        images = preprocess(recolour(rng, pixels[chosen][:, *part]), preset)
+        return cross_entropy(network(images), torch.from_numpy(masks[chosen][:, *part]).long(), weight)
+
+    fit(network, loss, steps, peak=6e-3, decay=0.02, report=printer("segmenter", steps))
+    return network.to(memory_format=torch.contiguous_format)
+
+
+def train_reader(lines: np.ndarray, texts: np.ndarray, steps: int, seed: int, preset: str, size: int = 64) -> Reader:
+    """The reader: loss = CTC (Graves et al. 2006) of lines that are shifted by up to 2 rows and 6 columns."""
+    torch.manual_seed(seed)
+    network = Reader().to(memory_format=torch.channels_last)
+    rng = np.random.default_rng(seed)
+    rows = shuffled(rng, len(lines), size)
+    lengths = torch.from_numpy((texts > 0).sum(1))
+
+    def loss(step: int) -> Tensor:
+        chosen = next(rows)
+        shift = rng.integers((-2, -6), (3, 7))
+        ys, xs = (np.clip(np.arange(n) + d, 0, n - 1) for n, d in zip(LINE, shift, strict=True))
+        images = preprocess(recolour(rng, lines[chosen[:, None, None], ys[:, None], xs]), preset)
+        scores = network(images).log_softmax(2).transpose(0, 1)
+        steps_of = torch.full((size,), len(scores))
+        return ctc_loss(scores, torch.from_numpy(texts[chosen]), steps_of, lengths[chosen], blank=0)
+
+    fit(network, loss, steps, peak=6e-3, decay=0.02, report=printer("reader", steps))
+    return network.to(memory_format=torch.contiguous_format)
+
+
 def printer(name: str, steps: int) -> Callable[[int, float], None]:
     start = time.monotonic()
 
@@ -222,3 +310,28 @@ def measure(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float |
     precision = [sklearn.metrics.average_precision_score(t, p) for t, p in zip(targets.T, probabilities.T, strict=True)]
     exact = np.mean(np.all((probabilities > 0.5) == (targets > 0.5), axis=1))
     return {"mean-ap": round(float(np.mean(precision)), 4), "exact": round(float(exact), 4), "pictures": len(targets)}
+
+
+def measure_masks(found: np.ndarray, masks: np.ndarray) -> dict[str, float | int]:
+    """The mean over the digits of intersection over union, both over all pictures; the share of pixels that are right.
+
+    Args:
+        found: (N, H, W) the class of every pixel, as `masks`.
+    """
+    classes = range(1, 1 + pictures.CLASSES)
+    ious = [np.sum((found == k) & (masks == k)) / np.sum((found == k) | (masks == k)) for k in classes]
+    share = np.mean(found == masks)
+    return {"mean-iou": round(float(np.mean(ious)), 4), "pixels": round(float(share), 4), "pictures": len(masks)}
+
+
+def measure_lines(probabilities: np.ndarray, texts: np.ndarray) -> dict[str, float | int]:
+    """The share of lines that are read without a mistake.
+
+    Args:
+        probabilities: (N, T, 11), the blank first; repetitions and blanks are dropped.
+        texts: (N, 6), 0 after the last digit.
+    """
+    best = probabilities.argmax(2)
+    kept = (best > 0) & (np.diff(best, axis=1, prepend=0) != 0)
+    right = [np.array_equal(row[keep], text[text > 0]) for row, keep, text in zip(best, kept, texts, strict=True)]
+    return {"lines": round(float(np.mean(right)), 4), "pictures": len(texts)}
