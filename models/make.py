@@ -39,8 +39,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MODELS, BUILD = ROOT / "models", ROOT / "build"
 TRAINING, HELD_OUT, CALIBRATION = 24_000, 2_000, 512  # pictures
 SMALL_TRAINING, SMALL_HELD_OUT = 4_000, 1_000  # pictures of the segmenter, and lines of the reader
-BATCH = 64
-CNN_STEPS, VIT_STEPS, SEGMENTER_STEPS, READER_STEPS = 4_000, 5_000, 900, 1_200
+BATCH, SMALL_BATCH = 64, 32
+CNN_STEPS, VIT_STEPS, SEGMENTER_STEPS, READER_STEPS = 4_000, 5_000, 900, 1_000
 CNN_PRESET, VIT_PRESET, SEGMENTER_PRESET, READER_PRESET = "imagenet", "-1-1", "imagenet", "-1-1"
 NETWORKS = ("cnn", "vit", "segmenter", "reader")
 REFERENCE = ROOT / "examples" / "digits_rocket.png"
@@ -98,7 +98,7 @@ def export_segmenter(network: Segmenter) -> dict[str, dict]:
         "segmentation",
         ("background", *cards.LABELS),
         "Encoder to stride 8, decoder to stride 2, enlarged to the input's size: which digit every pixel belongs to",
-        f"{SEGMENTER_STEPS} steps of {BATCH} composed pictures, masks of where digits are opaque; TorchScript exporter",
+        f"{SEGMENTER_STEPS} steps of {SMALL_BATCH} composed pictures, masks of where digits are opaque; TorchScript exporter",
         {"preset": SEGMENTER_PRESET, "layout": "NCHW", "size": [SIDE, SIDE], "resize": "resize"},
         measure_masks(cards.predict(path, pixels, SEGMENTER_PRESET).argmax(1), masks),
         {},
@@ -116,7 +116,7 @@ def export_reader(network: Reader) -> dict[str, dict]:
         "text recognition",
         ("blank", *"0123456789"),
         "Convolutions to one row of 32 steps, softmax over a blank and ten digits: a line of digits, by CTC",
-        f"{READER_STEPS} steps of {BATCH} composed lines of four to six digits, CTC loss; dynamo exporter",
+        f"{READER_STEPS} steps of {SMALL_BATCH} composed lines of four to six digits, CTC loss; dynamo exporter",
         {"preset": READER_PRESET, "layout": "NCHW", "channels": "GRAY", "size": list(LINE), "resize": "resize"},
         measure_lines(cards.predict(path, lines, READER_PRESET), texts),
         {"decode": "ctc-blank-first"},
@@ -165,12 +165,12 @@ def main() -> None:
 
 def new_segmenter() -> Segmenter:
     pixels, masks = mask_pool("train", 4, SMALL_TRAINING)
-    return train_segmenter(pixels, masks, SEGMENTER_STEPS, seed=0, preset=SEGMENTER_PRESET, size=BATCH)
+    return train_segmenter(pixels, masks, SEGMENTER_STEPS, seed=0, preset=SEGMENTER_PRESET, size=SMALL_BATCH)
 
 
 def new_reader() -> Reader:
     lines, texts = line_pool("train", 5, SMALL_TRAINING)
-    return train_reader(lines, texts, READER_STEPS, seed=0, preset=READER_PRESET, size=BATCH)
+    return train_reader(lines, texts, READER_STEPS, seed=0, preset=READER_PRESET, size=SMALL_BATCH)
 
 
 if __name__ == "__main__":

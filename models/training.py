@@ -195,8 +195,8 @@ def fit(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         running += value.item()
-        if (step + 1) % 100 == 0:
-            report(step + 1, running / 100)
+        if (step + 1) % 50 == 0:
+            report(step + 1, running / 50)
             running = 0.0
     network.eval()
 
