@@ -59,7 +59,7 @@ def chain(nodes: int) -> onnx.ModelProto:
 
 def shown() -> np.ndarray:
     """A picture as digits_cnn takes it."""
-    return model_card(MODEL).preprocess.apply(decode(sorted(EXAMPLES.glob("*.png"))[0]))[0]
+    return model_card(MODEL).preprocess.apply(decode(sorted(EXAMPLES.glob("digits_*.png"))[0]))[0]
 
 
 def deep(nodes: int) -> float:

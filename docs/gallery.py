@@ -21,15 +21,25 @@ from analyzer.images import atomic_write, decode, encode, fit  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images" / "gallery"
 CNN, VIT = "models/digits_cnn.onnx", "models/digits_vit.onnx"
+SEGMENTER, READER = "models/digits_segmenter.onnx", "models/digits_reader.onnx"
 PICTURE, TARGET = "examples/digits_coffee.png", "eight"
 TRANSFORMERS = ("attention-rollout", "gradient-rollout")
 RELU = "/network/stage1/stage1.0/Relu_output_0"
+# What else is explained: title, arguments before the output.
+TASKS: dict[str, tuple[str, list[str]]] = {
+    "segmenter": ("Classes of a segmenter", ["explain", SEGMENTER, PICTURE, "-t", "all"]),
+    "reader": ("Characters of a text recognizer", ["explain", READER, "examples/line.png", "-t", "all"]),
+}
 # What draws besides `explain`: title, arguments before the output, the file to show (in the output folder, or itself).
 COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "features": ("Feature maps", ["features", CNN, PICTURE, "-l", RELU, "--max-channels", "16"], "*.png"),
     "filters": ("Filters of the first layer", ["filters", CNN, "-l", "/network/stem/stem.0/stem.0.0/Conv"], ""),
     "project": ("A unit carried back to the pixels", ["project", CNN, PICTURE, "-l", RELU, "-u", "3"], ""),
-    "mine": ("The strongest activations of channels", ["mine", CNN, "examples", "-l", RELU, "-k", "9"], "**/*.png"),
+    "mine": (
+        "The strongest activations of channels",
+        ["mine", CNN, "examples/digits_*.png", "-l", RELU, "-k", "9"],
+        "**/*.png",
+    ),
     "dream": ("What drives a channel most", ["dream", CNN, "-l", "/network/stage3/Relu_output_0", "-u", "5"], ""),
     "invariance": ("Features as a picture is turned", ["invariance", CNN, PICTURE], ""),
 }
@@ -59,6 +69,22 @@ def methods(folder: Path) -> list[str]:
     return rows
 
 
+def tasks(folder: Path) -> list[str]:
+    """A section per task."""
+    lines = []
+    for name, (title, arguments) in TASKS.items():
+        out = folder / f"{name}.png"
+        run(*arguments, "-o", str(out))
+        keep(out, name, 800)
+        lines += section(name, title, arguments)
+    return lines
+
+
+def section(name: str, title: str, arguments: list[str]) -> list[str]:
+    picture = f"![{title}](images/gallery/{name}.jpg)"
+    return [f"### {title}", "", f"`onnx-analyzer {' '.join(arguments)} -o …`", "", picture, ""]
+
+
 def commands(folder: Path) -> list[str]:
     """A section per command."""
     lines = []
@@ -67,8 +93,7 @@ def commands(folder: Path) -> list[str]:
         run(*arguments, "-o", str(out))
         source = sorted(out.glob(shown))[0] if shown else out
         keep(source, name, 800)
-        lines += [f"### {title}", "", f"`onnx-analyzer {' '.join(arguments)} -o …`", ""]
-        lines += [f"![{title}](images/gallery/{name}.jpg)", ""]
+        lines += section(name, title, arguments)
     return lines
 
 
@@ -84,6 +109,9 @@ def main() -> None:
             "",
             *methods(Path(folder)),
             "",
+            "## Other tasks",
+            "",
+            *tasks(Path(folder)),
             "## Looking inside",
             "",
             *commands(Path(folder)),

@@ -98,7 +98,7 @@ def export_segmenter(network: Segmenter) -> dict[str, dict]:
         "segmentation",
         ("background", *cards.LABELS),
         "Encoder to stride 8, decoder to stride 2, enlarged to the input's size: which digit every pixel belongs to",
-        f"{SEGMENTER_STEPS} steps of {SMALL_BATCH} composed pictures, masks of where digits are opaque; TorchScript exporter",
+        f"{SEGMENTER_STEPS} steps of {SMALL_BATCH} composed pictures, masks of their digits; TorchScript exporter",
         {"preset": SEGMENTER_PRESET, "layout": "NCHW", "size": [SIDE, SIDE], "resize": "resize"},
         measure_masks(cards.predict(path, pixels, SEGMENTER_PRESET).argmax(1), masks),
         {},

@@ -22,7 +22,7 @@ from tests.models import small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
-PICTURE = next((ROOT / "examples").glob("*.png"))
+PICTURE = next((ROOT / "examples").glob("digits_*.png"))
 
 
 def picture(model: Path) -> np.ndarray:

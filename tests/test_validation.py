@@ -26,7 +26,7 @@ from tests.models import model, node, small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "models" / "digits_cnn.onnx"
-EXAMPLES = sorted((ROOT / "examples").glob("*.png"))
+EXAMPLES = sorted((ROOT / "examples").glob("digits_*.png"))
 
 
 def pictures(card_of: Path = REFERENCE, change=lambda x: x) -> list[Pair]:
