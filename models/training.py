@@ -52,7 +52,10 @@ def pool(split: str, seed: int, count: int, processes: int = 2) -> Pool:
 
 
 def mask_pool(split: str, seed: int, count: int, processes: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """`pool`'s pictures (N, 96, 96, 3) and their masks (N, 96, 96) of classes, background 0."""
+    """Pictures (N, 96, 96, 3) and their masks (N, 96, 96) of classes, background 0.
+
+    Training pictures have more digits, three to five, so that each step sees more of them.
+    """
     pixels, masks = _composed(_compose_masks, split, seed, count, processes)
     return pixels, masks
 
@@ -75,7 +78,8 @@ def _composed(
 
 def _compose_masks(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
     cv2.setNumThreads(1)
-    made = pictures.Composer(split, seed).batch(count, SIDE, SIDE)
+    counts = (3, 4, 5) if split == "train" else (1, 2, 3)
+    made = pictures.Composer(split, seed, counts).batch(count, SIDE, SIDE)
     return np.stack([p.pixels for p in made]), np.stack([p.mask for p in made])
 
 

@@ -25,6 +25,7 @@ from tests.models import model, node, small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "digits_cnn.onnx"
+DATA = str(ROOT / "examples" / "digits_*.png")
 EXAMPLES = sorted((ROOT / "examples").glob("digits_*.png"))
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -162,12 +163,10 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     classes.write_text(json.dumps(first))
     for ending in ("html", "md", "json"):
         report = tmp_path / f"audit.{ending}"
-        code, out, err = run(
-            str(MODEL), "--data", str(ROOT / "examples" / "digits_*.png"), "--boxes", str(boxes), "--report", str(report)
-        )
+        code, out, err = run(str(MODEL), "--data", DATA, "--boxes", str(boxes), "--report", str(report))
         assert code == 0 and report.exists() and "nothing found" in out and "Traceback" not in err
     maps = tmp_path / "maps.png"
-    code, _, _ = run(str(MODEL), "--data", str(ROOT / "examples" / "digits_*.png"), "--maps", str(maps))
+    code, _, _ = run(str(MODEL), "--data", DATA, "--maps", str(maps))
     assert code == 0 and decode(maps).ndim == 3
     with monkeypatch.context() as patch:
         patch.setattr(files, "mean_maps", lambda *_: pytest.fail("nobody sees these maps"))
@@ -179,9 +178,9 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     defined = ", ".join(DEFINITIONS).split(", ")
     undefined = [name for name in figures if name.replace("_", " ").removesuffix(" random") not in defined]
     assert not undefined and "pointing_game" in figures and "deletion_random" in figures
-    code, out, _ = run(str(MODEL), "--data", str(ROOT / "examples" / "digits_*.png"), "--classes", str(classes), "--format", "json")
+    code, out, _ = run(str(MODEL), "--data", DATA, "--classes", str(classes), "--format", "json")
     assert code == 0 and "accuracy" in json.loads(out)["audit"]["summary"]
-    code, _, err = run(str(MODEL), "--data", str(ROOT / "examples" / "digits_*.png"), "--report", "audit.pdf")
+    code, _, err = run(str(MODEL), "--data", DATA, "--report", "audit.pdf")
     assert code == 2 and ".pdf" in err
 
 

@@ -214,7 +214,8 @@ def test_builds_of_one_network_have_the_same_gradient(build):
     """Cosine with the gradient of the float32 build, over the example pictures."""
     cosines = []
     card = model_card(ROOT / "models" / "digits_cnn.onnx", input_shape=["n", 3, 96, 96], input_dtype=np.float32)
-    images = np.concatenate([card.preprocess.apply(decode(p))[0] for p in sorted((ROOT / "examples").glob("digits_*.png"))])
+    pictures = sorted((ROOT / "examples").glob("digits_*.png"))
+    images = np.concatenate([card.preprocess.apply(decode(p))[0] for p in pictures])
     reference = Explainer(ROOT / "models" / "digits_cnn.onnx").explain(images, "gradient", target=3).raw
     found = Explainer(ROOT / "models" / f"{build}.onnx").explain(images, "gradient", target=3).raw
     for a, b in zip(reference.astype(np.float64), found.astype(np.float64), strict=True):
