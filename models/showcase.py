@@ -11,7 +11,7 @@ from pictures import PHOTOS, Composer, Picture, line_composer
 
 SIDE = 384  # pixels
 SEEDS = {"chelsea": 48, "coffee": 15, "rocket": 57, "camera": 39}
-LINE, LINE_SEED, LINE_PHOTO = (96, 384), 3, "coffee"  # height and width in pixels
+LINE, LINE_SEED, LINE_PHOTO = (96, 384), 2, "coffee"  # height and width in pixels
 
 
 def compose(photo: str, seed: int) -> Picture:
