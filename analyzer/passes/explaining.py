@@ -18,7 +18,6 @@ from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
 from analyzer.tasks import Prediction, Role
 from analyzer.tasks.classification import Classification, MultiLabel
-from analyzer.tasks.regression import Regression
 from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
 
@@ -102,17 +101,22 @@ class Explaining(Asking):
             shown = draw_mask(image, mask)
             for at in reversed(rows):
                 drawn.insert(at, shown)
-                titles.insert(at, "predicted mask")
+                titles.insert(at, "predicted: " + ", ".join(self._in_mask(found[0], mask)))
             columns += 1
         return grid(drawn, titles, columns, bar=ColourBar(self.drawing.get("colormap", "turbo")))
+
+    def _in_mask(self, attribution: Attribution, mask: np.ndarray) -> list[str]:
+        """The names of the classes of a mask, the largest first, three at most."""
+        classes, counts = np.unique(mask[mask != 0], return_counts=True)
+        largest = classes[np.argsort(-counts, kind="stable")].tolist()
+        return [self._label(attribution, index) for index in largest[:3]] or ["nothing"]
 
     def _said(self, attribution: Attribution) -> dict[str, Any]:
         """What the model says: its task, the highest classes, all predictions and those of the other outputs."""
         task = attribution.task
         assert task is not None
         said, labels = attribution.said[0], self.card.labels
-        predictions = task.predictions(said[task.output.name], labels)
-        shown = predictions if isinstance(task, Text | Regression) else predictions[: self.top]
+        shown = task.predictions(said[task.output.name], labels, None if isinstance(task, Text) else self.top)
         classes = isinstance(task, Classification | Segmentation)
         result: dict[str, Any] = {
             "task": {"kind": task.kind, "output": task.output.name, "unit": task.unit, "evidence": task.evidence},

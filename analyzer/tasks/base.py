@@ -176,11 +176,12 @@ class Task:
         """`classes`, TOP1 replaced by `best`."""
         return np.where(classes == TOP1, self.best(scores), classes)
 
-    def predictions(self, output: np.ndarray, labels: Labels = None) -> list[Prediction]:
+    def predictions(self, output: np.ndarray, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         """What the model says of one picture, the surest first.
 
         Args:
             output: of that picture, quantised numbers as what they mean.
+            limit: how many at most.
         """
         return []
 

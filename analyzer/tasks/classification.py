@@ -28,9 +28,9 @@ class Classification(Task):
         """Whether the file ends with an ArgMax: all that it says is the index of the class."""
         return "ArgMax" in self.stripped
 
-    def predictions(self, output: np.ndarray, labels: Labels = None) -> list[Prediction]:
+    def predictions(self, output: np.ndarray, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         scores = self.read(output, 1)[0]
-        order = ranked(scores)[: 1 if self._indexed else None]
+        order = ranked(scores)[: 1 if self._indexed else limit]
         return [Prediction(str(i), self.label(i, labels), float(scores[i]), i, i) for i in order.tolist()]
 
     def resolve(self, word: str, output: np.ndarray, labels: Labels = None) -> list[Prediction] | None:
