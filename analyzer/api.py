@@ -54,8 +54,8 @@ def explain(
         options: options of the method, and of the session: threads, level, allow_fallback, memory_limit.
 
     Returns:
-        Attribution: `.raw`, `.heatmap`, `.scores`, `.target`, `.value`, `.layer`, `.method`, `.diagnosis`, `.task`. There
-        is no row for an image of which the model says nothing, such as an empty mask.
+        Attribution: `.raw`, `.heatmap`, `.scores`, `.target`, `.value`, `.layer`, `.method`, `.diagnosis`, `.task`. No
+        row is there for an image of which the model says nothing, such as an empty mask.
 
     Raises:
         InputError: the model or the inputs cannot be used. NotFoundError: no such method, layer or label.

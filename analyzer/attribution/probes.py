@@ -50,9 +50,9 @@ class Probe:
         graph = model.graph({model.image: preprocess.shape(self.batch)})
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
         self.layers = [Units.of(graph, name).name for name in names]
-        self._scores = recognise(graph, None, model.declared, model.labels)
+        self.task = recognise(graph, None, model.declared, model.labels)
         self._taps = {name: graph.add_output(graph[name]).name for name in self.layers}
-        self._output = graph.add_output(self._scores.output).name
+        self._output = graph.add_output(self.task.output).name
         outputs = [*self._taps.values(), self._output]
         self._session = model.session(graph, outputs)
 
@@ -76,8 +76,8 @@ class Probe:
         features = {
             name: joined[output].reshape(len(pictures), -1).astype(np.float32) for name, output in self._taps.items()
         }
-        scores = self._scores.read(joined[self._output], len(pictures)).astype(np.float64)
-        return Responses(features, scores if self._scores.stripped else probabilities(scores))
+        scores = self.task.read(joined[self._output], len(pictures)).astype(np.float64)
+        return Responses(features, scores if self.task.stripped else probabilities(scores))
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:
