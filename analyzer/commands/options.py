@@ -14,7 +14,7 @@ import click
 from click import Choice
 
 from analyzer.commands import complete
-from analyzer.commands.renamed import Command
+from analyzer.commands.renamed import Command, arguments_of
 from analyzer.commands.stdout import through_stdout, to_stdout
 from analyzer.docstrings import docstring
 from analyzer.files import claim, protect
@@ -55,7 +55,7 @@ class ModelPath(InputPath):
 
         kind = "folder" if os.path.isdir(value) else "picture" if is_picture(value) else ""
         if kind and ctx is not None:
-            _, *order = ctx.command.collect_usage_pieces(ctx)
+            order = arguments_of(ctx)
             first = f"models come first: {ctx.command_path} {' '.join(order)}"
             raise InputError(f"{value} is a {kind}, not an ONNX model", first if len(order) > 1 else "")
         return super().convert(value, param, ctx)
