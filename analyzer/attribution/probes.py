@@ -76,7 +76,8 @@ class Probe:
         features = {
             name: joined[output].reshape(len(pictures), -1).astype(np.float32) for name, output in self._taps.items()
         }
-        scores = class_scores(self._scores, joined[self._output], len(pictures)).astype(np.float64)
+        shown = self._scores.quantisation.real(joined[self._output])
+        scores = class_scores(self._scores, shown, len(pictures)).astype(np.float64)
         return Responses(features, scores if self._scores.stripped else probabilities(scores))
 
 

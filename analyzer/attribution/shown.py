@@ -13,13 +13,16 @@ from analyzer.runtime import Session
 
 
 def shown_scores(model: Model, feeds: Mapping[str, np.ndarray], scores: Scores) -> np.ndarray:
-    """What the model outputs as its scores: of a quantised file, what that gives as it is deployed, bit for bit."""
+    """What the model outputs as its scores, quantised ones as the real numbers that they stand for.
+
+    Of a quantised file, what that gives as it is deployed, bit for bit.
+    """
     name = scores.output.name
     session = model.deployed if model.quantised else None
     if session is None:
         key = ("scores", tuple(sorted(sizes_of(feeds).items())), name)
         session = model.kept(key, lambda: model.session(model.graph_of(feeds), [name]))
-    return session.run(feeds, [name])[name]
+    return scores.quantisation.real(session.run(feeds, [name])[name])
 
 
 def tied_classes(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis.layouts import layouts
-from analyzer.analysis.scores import logits
+from analyzer.analysis.scores import REAL, Quantisation, logits, quantisation
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Value
@@ -30,6 +30,7 @@ class Scores:
         stripped: the operators that were removed between the two.
         batched: whether the first axis of `logits` is the batch.
         space: spatial axes of `logits` (a segmenter); the score of a class is then its mean over them.
+        quantisation: what the numbers of `output` stand for.
     """
 
     output: Value
@@ -37,6 +38,7 @@ class Scores:
     stripped: tuple[str, ...]
     batched: bool
     space: tuple[int, ...] = ()
+    quantisation: Quantisation = REAL
 
     def flat(self, op: Builder) -> Value:
         """The logits as (N, classes), appended."""
@@ -91,7 +93,7 @@ _COMPARABLE = {name: np.dtype(np.float64) for name in ("float64", "int32", "uint
 
 
 def class_scores(scores: Scores, output: np.ndarray, count: int) -> np.ndarray:
-    """(N, classes) as the model outputs them; a segmenter's are means over space.
+    """(N, classes) of what the model outputs, as real numbers; a segmenter's are means over space.
 
     What lies between the logits and the output keeps the order of the numbers, so that they are read in the shape of
     the logits, whose axes are known.
@@ -140,7 +142,7 @@ def find_scores(graph: Graph, output: str | None = None) -> Scores:
             space = layout.spatial if layout is not None and layout.is_map and layout.axes in _SEGMENTER else ()
             if shape is None or all(shape[a] == 1 for a in space) or not _same_axes(value, found.value):
                 space = ()
-            return Scores(value, found.value, found.stripped, batched, space)
+            return Scores(value, found.value, found.stripped, batched, space, quantisation(graph, value))
     names = ", ".join(f"{v.name!r} ({v.dtype})" for v in candidates)
     raise UnsupportedError(
         f"{graph.name}: no output is a differentiable score: {names}", "use a floating-point tensor as the target"

@@ -1,0 +1,114 @@
+"""Models that take or give whole numbers: what is shown is what these stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from analyzer.attribution import Explainer
+from analyzer.attribution.probes import Probe
+from analyzer.images import Preprocess, write_png
+from analyzer.validation.side import Side
+
+RNG = np.random.default_rng(16)
+KERNEL = RNG.normal(size=(6, 3, 3, 3)).astype(np.float32)
+WEIGHT = (3 * RNG.normal(size=(6, 5))).astype(np.float32)
+PICTURE = RNG.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+
+
+def net(
+    before: Sequence[onnx.NodeProto] = (),
+    kind: int = TensorProto.FLOAT,
+    shape: Sequence[int] = (1, 3, 12, 12),
+    uint8_out: bool = False,
+    **constants: np.ndarray,
+) -> onnx.ModelProto:
+    """`before` makes "real", (1, 3, 12, 12), of the input "x"; then Conv, Relu, GlobalAveragePool, Gemm, Softmax.
+
+    Args:
+        uint8_out: the probabilities are quantised, by 1/128 from 3 on.
+    """
+    tail = [
+        helper.make_node("Conv", ["real" if before else "x", "kernel"], ["conv"]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    constants |= {"kernel": KERNEL, "weight": WEIGHT}
+    out = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, 5])
+    if uint8_out:
+        tail.append(helper.make_node("QuantizeLinear", ["probabilities", "step", "zero"], ["q"]))
+        constants |= {"step": np.array(1 / 128, np.float32), "zero": np.array(3, np.uint8)}
+        out = helper.make_tensor_value_info("q", TensorProto.UINT8, [1, 5])
+    tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()]
+    given = helper.make_tensor_value_info("x", kind, shape)
+    graph = helper.make_graph([*before, *tail], "net", [given], [out], tensors)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def uint8_net(divisor: float = 255, **how: bool) -> onnx.ModelProto:
+    """The build of `net` that takes pixels, (1, 12, 12, 3), and divides them itself."""
+    before = [
+        helper.make_node("Cast", ["x"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["cast", "divisor"], ["unit"]),
+        helper.make_node("Transpose", ["unit"], ["real"], perm=[0, 3, 1, 2]),
+    ]
+    return net(before, TensorProto.UINT8, (1, 12, 12, 3), divisor=np.array(divisor, np.float32), **how)
+
+
+def dequantising_net(scale: float, zero: np.integer, **how: bool) -> onnx.ModelProto:
+    """The build of `net` whose input is quantised: (x − zero) · scale is what `net` takes."""
+    before = [helper.make_node("DequantizeLinear", ["x", "scale", "point"], ["real"])]
+    kind = helper.np_dtype_to_tensor_dtype(zero.dtype)
+    return net(before, kind, scale=np.array(scale, np.float32), point=np.array(zero), **how)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder of the builds and a picture."""
+    onnx.save(net(), tmp_path / "float.onnx")
+    onnx.save(uint8_net(), tmp_path / "uint8.onnx")
+    onnx.save(uint8_net(128), tmp_path / "wrong.onnx")
+    onnx.save(dequantising_net(1 / 255, np.int8(-128)), tmp_path / "int8.onnx")
+    onnx.save(uint8_net(uint8_out=True), tmp_path / "out.onnx")
+    write_png(tmp_path / "picture.png", PICTURE)
+    return tmp_path
+
+
+# ---- Scores ----
+
+
+def test_scores_are_real_numbers_wherever_they_are_read(run) -> None:
+    pixels = PICTURE[None]
+    real = Explainer(uint8_net(), threads=1).explain(pixels).scores
+    explainer = Explainer(uint8_net(uint8_out=True), threads=1)
+    found = explainer.explain(pixels)
+    np.testing.assert_allclose(found.scores, real, atol=0.51 / 128)
+    np.testing.assert_allclose(explainer.explain(pixels, method="occlusion", patch=6, stride=6).scores, found.scores)
+    how = Preprocess(size=(12, 12), layout="NHWC", scale=1.0, dtype="uint8")
+    np.testing.assert_allclose(Probe(explainer, ["relu"], how).run([PICTURE]).probabilities, found.scores)
+    side = Side(explainer, (1, 12, 12, 3))
+    np.testing.assert_allclose(side.classes(pixels), found.scores[0])
+    code, out, _ = run("explain", "out.onnx", "picture.png", "--format", "json")
+    assert code == 0
+    assert f"{real.max():.2f}"[:3] in out
+
+
+def test_ties_at_the_ceiling_are_still_counted() -> None:
+    made = net(uint8_out=True)
+    made.graph.initializer.append(numpy_helper.from_array(np.array(1 / 2048, np.float32), "fine"))
+    made.graph.node[-1].input[1] = "fine"  # the ceiling is 0.123
+    found = Explainer(made, threads=1).explain(PICTURE.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+    ceiling = np.float32((255 - 3) / 2048)
+    tied = int((found.scores == ceiling).sum())
+    assert found.tied.tolist() == [tied if tied > 1 else 0]
+    assert found.scores.max() == ceiling
