@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from analyzer.attribution import Explainer
 from analyzer.attribution.probes import Probe
-from analyzer.images import Preprocess, write_png
+from analyzer.images import Preprocess, model_card, write_png
 from analyzer.validation.side import Side
 
 RNG = np.random.default_rng(16)
@@ -112,3 +113,51 @@ def test_ties_at_the_ceiling_are_still_counted() -> None:
     tied = int((found.scores == ceiling).sum())
     assert found.tied.tolist() == [tied if tied > 1 else 0]
     assert found.scores.max() == ceiling
+
+
+# ---- Inputs ----
+
+
+@pytest.mark.parametrize("preset", ["0-1", "-1-1", "imagenet"])
+def test_a_preset_is_the_float_models(preset: str) -> None:
+    """An input that is not dequantised gets raw pixels, int8 those − 128."""
+    for dtype, shift in (("uint8", 0), ("int8", 128)):
+        card = model_card(None, {"preset": preset}, [1, 3, 12, 12], dtype)
+        np.testing.assert_array_equal(
+            card.preprocess.apply(PICTURE)[0][0].transpose(1, 2, 0) + np.int16(shift), PICTURE
+        )
+        assert preset in card.remark and dtype in card.remark
+    assert not model_card(None, {"preset": preset}, [1, 3, 12, 12], "float32").remark
+    assert not model_card(None, {"preset": "raw"}, [1, 3, 12, 12], "uint8").remark
+
+
+def test_a_dequantised_input_is_given_the_quantised_float_input() -> None:
+    """q = x / scale + zero point, unless that is the raw pixel up to rounding, or far from what the type holds."""
+    flags, shape = {"preset": "imagenet"}, [1, 3, 12, 12]
+    real = model_card(None, flags, shape, "float32").preprocess.apply(PICTURE)[0]
+    how = model_card(None, flags, shape, "int8", (-14.0, 0.0187)).preprocess
+    np.testing.assert_array_equal(how.apply(PICTURE)[0], np.clip(np.rint(real / 0.0187 - 14), -128, 127))
+    for quantisation in ((128.0, 1 / 128), (0.0, 1.0), (0.0, 1e-4)):
+        card = model_card(None, {"preset": "-1-1"}, shape, "uint8", quantisation)
+        np.testing.assert_array_equal(card.preprocess.apply(PICTURE)[0][0].transpose(1, 2, 0), PICTURE)
+        assert "raw pixels" in card.remark
+
+
+def test_one_preset_serves_both_sides_of_a_pair(run) -> None:
+    for build in ("uint8.onnx", "int8.onnx"):
+        code, out, err = run("compare", "float.onnx", build, "picture.png", "--preset", "0-1", "--format", "json")
+        assert code == 0, out + err
+        assert err.count("the normalization 0-1 is the float model's") == 1
+        assert json.loads(out)["findings"] == []
+    code, out, _ = run("compare", "float.onnx", "wrong.onnx", "picture.png", "--preset", "0-1", "--format", "json")
+    assert code == 1
+    assert "scale" in out
+
+
+def test_a_preset_explains_an_integer_build_as_its_float_twin(run) -> None:
+    maps = []
+    for build in ("float.onnx", "uint8.onnx"):
+        code, _, err = run("explain", build, "picture.png", "--preset", "0-1", "--raw", "map.npy")
+        assert code == 0 and ("raw pixels" in err) == (build == "uint8.onnx")
+        maps.append(np.load("map.npy"))
+    np.testing.assert_allclose(maps[1], maps[0], rtol=1e-4, atol=1e-6)

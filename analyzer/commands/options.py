@@ -361,7 +361,7 @@ class Preprocessing(Given):
 
     preset: str | None = option(
         "--preset",
-        "Pixel normalization: imagenet, 0-1, -1-1, caffe, raw or clip. "
+        "Pixel normalization of the float model: imagenet, 0-1, -1-1, caffe, raw or clip. "
         "Default: from the model's TOML file, or guessed.",
         metavar="NAME",
         shell_complete=complete.presets,

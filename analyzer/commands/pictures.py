@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def read_card(model: Model, labels: str | None, flags: dict[str, Any]) -> ModelCard:
     """The preprocessing, labels and default layer of the model: flags first, then TOML files, then its input."""
+    from analyzer.analysis.scores import input_quantisation
+    from analyzer.commands.common import note
     from analyzer.errors import UnsupportedError
     from analyzer.graph.query import image_input
     from analyzer.images import model_card
@@ -25,7 +27,10 @@ def read_card(model: Model, labels: str | None, flags: dict[str, Any]) -> ModelC
             "pictures need an input with four axes, such as [N, 3, H, W]; for others, use the Python API",
         )
     flags = {**flags, "labels_file": labels}
-    return model_card(model.loaded.path, flags, image.shape, image.dtype)
+    card = model_card(model.loaded.path, flags, image.shape, image.dtype, input_quantisation(graph, image))
+    if card.remark:
+        note(f"{graph.name}: {card.remark}")
+    return card
 
 
 def first_shapes(samples: Sequence[Sample], cards: Sequence[ModelCard]) -> list[tuple[int, ...]]:

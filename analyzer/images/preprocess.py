@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +93,7 @@ class Preprocess:
             raise InputError("scale and std must not be 0")
         if not 0 < self.crop_fraction <= 1:
             raise InputError(f"crop_fraction must be in (0, 1], not {self.crop_fraction}")
-        if self.dtype in _INTEGERS and abs(255 * self.scale / max(self.std)) < 64:
+        if few_levels(self.dtype, self.scale, self.std):
             levels = int(abs(255 * self.scale / max(self.std))) + 1
             raise InputError(
                 f"the type {self.dtype} would keep only {levels} levels of (x · {self.scale:.4g} − mean) / std",
@@ -161,6 +161,14 @@ class Preprocess:
         if any(value != 1 for value in self.std):
             text = f"({text}) / {_numbers(self.std)}"
         return "raw pixels 0 … 255" if text == "x" else text
+
+
+LEVELS = 64  # fewer of a pixel's 256 are a mistake
+
+
+def few_levels(dtype: str, scale: float, std: Sequence[float]) -> bool:
+    """Whether the integers `dtype` would keep few of the levels of a pixel."""
+    return dtype in _INTEGERS and abs(255 * scale / max(std)) < LEVELS
 
 
 _INTEGERS = tuple(name for name in DTYPES if "int" in name)
