@@ -11,9 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from analyzer.analysis.scores import input_quantisation
 from analyzer.attribution import Explainer
+from analyzer.attribution.dream import Dreamer, DreamOptions
 from analyzer.attribution.probes import Probe
-from analyzer.images import Preprocess, model_card, write_png
+from analyzer.images import Preprocess, decode, model_card, write_png
 from analyzer.validation.side import Side
 
 RNG = np.random.default_rng(16)
@@ -161,3 +163,28 @@ def test_a_preset_explains_an_integer_build_as_its_float_twin(run) -> None:
         assert code == 0 and ("raw pixels" in err) == (build == "uint8.onnx")
         maps.append(np.load("map.npy"))
     np.testing.assert_allclose(maps[1], maps[0], rtol=1e-4, atol=1e-6)
+
+
+# ---- Dreams ----
+
+
+@pytest.mark.parametrize("build", ["uint8.onnx", "int8.onnx"])
+def test_a_dream_of_an_integer_build_is_that_of_its_float_twin(build: str, place: Path) -> None:
+    options = DreamOptions(steps=12, jitter=1)
+    dreams = []
+    for file in ("float.onnx", build):
+        explainer = Explainer(place / file, threads=1)
+        given = explainer.plain[explainer.image]
+        flags = {"preset": "0-1"}
+        quantisation = input_quantisation(explainer.plain, given)
+        card = model_card(None, flags, given.shape, given.dtype, quantisation)
+        dreams.append(Dreamer(explainer, "logits", card.preprocess).run(2, options=options))
+    assert dreams[1].score == pytest.approx(dreams[0].score, rel=1e-3)
+    assert dreams[1].score > dreams[1].scores[0]
+    np.testing.assert_allclose(dreams[1].image.astype(int), dreams[0].image.astype(int), atol=2)
+
+
+def test_the_dream_command_takes_integer_inputs(run) -> None:
+    code, _, err = run("dream", "uint8.onnx", "-l", "logits", "-u", "1", "-o", "dream.png", "--steps", "4")
+    assert code == 0, err
+    assert decode("dream.png").shape[2] == 3

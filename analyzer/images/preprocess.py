@@ -125,7 +125,7 @@ class Preprocess:
         values = (pixels.astype(np.float64) * self.scale - np.array(self.mean)) / np.array(self.std)
         if self.layout == "NCHW":
             values = values.transpose(2, 0, 1)
-        return np.ascontiguousarray(_cast(values, self.dtype)[None]), placement
+        return np.ascontiguousarray(cast(values, self.dtype)[None]), placement
 
     def undo(self, tensor: np.ndarray) -> np.ndarray:
         """The (h, w, 3) uint8 RGB picture that the network sees, from one input tensor of `apply`."""
@@ -178,7 +178,8 @@ def _numbers(values: tuple[float, ...]) -> str:
     return f"{values[0]:g}" if len(set(values)) == 1 else "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
 
 
-def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
+def cast(values: np.ndarray, dtype: str) -> np.ndarray:
+    """`values` in that type; integers are rounded and saturated."""
     if dtype in _INTEGERS:
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)
