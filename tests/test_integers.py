@@ -15,7 +15,7 @@ from analyzer.analysis.scores import input_quantisation
 from analyzer.attribution import Explainer
 from analyzer.attribution.dream import Dreamer, DreamOptions
 from analyzer.attribution.probes import Probe
-from analyzer.images import Preprocess, decode, model_card, write_png
+from analyzer.images import Preprocess, decode, file_name, model_card, write_png
 from analyzer.validation.side import Side
 
 RNG = np.random.default_rng(16)
@@ -188,3 +188,33 @@ def test_the_dream_command_takes_integer_inputs(run) -> None:
     code, _, err = run("dream", "uint8.onnx", "-l", "logits", "-u", "1", "-o", "dream.png", "--steps", "4")
     assert code == 0, err
     assert decode("dream.png").shape[2] == 3
+
+
+# ---- Long names ----
+
+
+def test_file_names_are_short_and_differ() -> None:
+    names = [file_name(f"{'model/block_1/conv;' * 30}{i}") for i in range(3)]
+    names += [file_name("ж" * 99 + str(i)) for i in range(2)]
+    assert len(set(names)) == 5
+    assert all(len(n.encode()) <= 100 for n in names)
+    assert file_name("block1/relu:0") == "block1_relu_0"
+
+
+def test_tensors_of_long_names_are_written_to_files(run, place: Path) -> None:
+    made = net()
+    relu = "net/block_1/relu;net/block_1/conv;" * 15
+    for node in made.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [relu if n == "relu" else n for n in names]
+    onnx.save(made, place / "long.onnx")
+    write_png(place / f"{'p' * 240}.png", PICTURE)
+    (place / "out").mkdir()
+    for command in (
+        ["features", "long.onnx", "picture.png", f"{'p' * 240}.png", "-l", relu, "-o", "out"],
+        ["mine", "long.onnx", "picture.png", "-l", relu, "-o", "out"],
+        ["localize", "long.onnx", "picture.png", "-t", f'"{relu}"[:, 0].max()', "--masks", "out"],
+        ["explain", "long.onnx", "picture.png", "-l", relu, "-o", "out"],
+    ):
+        code, _, err = run(*command)
+        assert code == 0, (command[0], err)
