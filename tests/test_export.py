@@ -504,7 +504,7 @@ def test_rounding_where_an_output_is_zero_is_no_difference():
 
 def test_an_export_with_other_outputs_is_refused(tmp_path, monkeypatch):
     original = export_module.Plain.original
-    monkeypatch.setattr(export_module.Plain, "original", lambda given: _Changed(original(given)))
+    monkeypatch.setattr(export_module.Plain, "original", lambda *given: _Changed(original(*given)))
     with pytest.raises(UnsupportedError, match="outputs differ"):
         analyzer.export(small_cnn(), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ import numpy as np
 
 from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.question import Question
-from analyzer.attribution.shown import shown_outputs
+from analyzer.attribution.shown import shown_scores
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.graph import Graph
 from analyzer.graph.nodes import fixed_sizes
@@ -114,7 +114,7 @@ def predicted(model: Model, question: Question, feeds: Mapping[str, np.ndarray],
     if output is not None:
         question, word = replace(question, output=output), word[len(output) + 1 :]
         task = task_for(model, question, feeds)
-    said = shown_outputs(model, feeds, [task.output.name])[task.output.name]
+    said = shown_scores(model, feeds, task)
     found = task.resolve(word, said, question.labels)
     if found is None and output is not None:
         found = [_of_output(task, question, said, word)]

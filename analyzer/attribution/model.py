@@ -12,12 +12,14 @@ import numpy as np
 
 from analyzer.analysis.scores import is_quantised
 from analyzer.attribution.cache import GraphCache
+from analyzer.attribution.custom import measured
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import inlined_operators
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Source, Value, load, normalize
 from analyzer.graph.query import image_input
 from analyzer.runtime import Session, environment
+from analyzer.runtime.custom_ops import Libraries, libraries
 from analyzer.runtime.pool import LIVE
 from analyzer.runtime.session import Runnable
 from analyzer.store import Cache
@@ -38,14 +40,26 @@ class Model:
         model: path, bytes or ModelProto.
         provider: "cpu", "cuda", "cuda:1" or "auto".
         cache: cache of rewritten graphs on disk; None for no cache.
+        custom_ops: libraries with custom operators of the model: paths, or "onnxruntime-extensions". None are loaded
+            unless they are given here.
         options: passed on to `runtime.Session` (threads, level, allow_fallback, memory_limit).
     """
 
-    def __init__(self, model: Any, provider: str = "cpu", cache: Cache | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        provider: str = "cpu",
+        cache: Cache | None = None,
+        custom_ops: Libraries | None = None,
+        **options: Any,
+    ) -> None:
         self.loaded = load(model)
         self.provider = provider
+        if custom_ops:
+            options["custom_ops"] = libraries(custom_ops)
         self.session_options = options
-        self.cache = GraphCache(cache, self.loaded) if cache is not None else None
+        # Of a model with custom operators nothing is kept: its graphs depend on the libraries as well.
+        self.cache = GraphCache(cache, self.loaded) if cache is not None and not custom_ops else None
         self._stamp = _stamp_of(self.loaded.path)
         self._remembered: dict[Hashable, Any] = {}
         self.declared: Declared = NOTHING
@@ -69,6 +83,11 @@ class Model:
         """Where it runs; see `runtime.environment`."""
         return environment(self.provider, **self.session_options)
 
+    @property
+    def custom_ops(self) -> tuple[str, ...]:
+        """Paths of the libraries with its custom operators."""
+        return tuple(self.session_options.get("custom_ops", ()))
+
     # ---- Graphs ----
 
     def source(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Source:
@@ -79,7 +98,9 @@ class Model:
         def made() -> Source:
             found = self.cache.source(key) if self.cache else None
             if found is None:
-                found = normalize(self.loaded, inlined_operators(), dict(shapes or {}))
+                sizes = dict(shapes or {})
+                types = measured(self.loaded, sizes, self.provider, **self.session_options) if self.custom_ops else ()
+                found = normalize(self.loaded, inlined_operators(), sizes, types)
                 if self.cache:
                     self.cache.keep_source(key, found)
             return found

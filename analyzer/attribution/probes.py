@@ -76,7 +76,7 @@ class Probe:
         features = {
             name: joined[output].reshape(len(pictures), -1).astype(np.float32) for name, output in self._taps.items()
         }
-        scores = self.task.read(joined[self._output], len(pictures)).astype(np.float64)
+        scores = self.task.read(self.task.quantisation.real(joined[self._output]), len(pictures)).astype(np.float64)
         return Responses(features, scores if self.task.stripped else probabilities(scores))
 
 

@@ -22,7 +22,7 @@ class Attribution:
         raw: the method's own values, float32: (rows, h, w) unnormalised for CAM-like methods, shaped as the input
             for gradient-like ones.
         heatmap: (rows, H, W) in [0, 1] at the resolution of the input; 0 everywhere where `legible` is False.
-        scores: (N, classes) as the model outputs them.
+        scores: (N, classes) as the model outputs them; quantised ones as the real numbers that they stand for.
         target: class index per row; −1 where the target is an expression.
         layer: name of the feature map, or "" for methods that need none.
         method: name of the method.

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from analyzer.analysis.scores import Quantisation
 from analyzer.attribution.asked import has_reference, predicted, task_for
 from analyzer.attribution.compiler import Compiled, ready
 from analyzer.attribution.diagnosis import Explained, diagnose_map, diagnose_not_finite, diagnose_runs
@@ -120,9 +121,10 @@ def _batches(model: Model, count: int) -> list[np.ndarray]:
     return [np.arange(start, start + fixed) for start in range(0, count, fixed)]
 
 
-def _outputs_of(task: Task) -> list[str]:
-    """The output that is explained, and others that are rows of classes or values."""
-    return [task.output.name, *(role.output for role in task.others if role.task is not None)]
+def _outputs_of(task: Task) -> dict[str, Quantisation]:
+    """The output that is explained, others that are rows of classes or values, and what their numbers stand for."""
+    others = {role.output: role.task.quantisation for role in task.others if role.task is not None}
+    return {task.output.name: task.quantisation, **others}
 
 
 def _value(found: Sequence[np.ndarray], shown: np.ndarray, image: int) -> float:
@@ -182,12 +184,12 @@ class _Asked:
         task, outputs = first.scores, _outputs_of(first.scores)
         if self.model.quantised:
             said = shown_outputs(self.model, feeds, outputs)
-            shown = task.read(said[outputs[0]], count)
+            shown = task.read(said[task.output.name], count)
             found = run([task.top1(c, shown) for c in classes])
         else:
             found = run(classes)
-            said = {name: found[name] for name in outputs}
-            shown = task.read(said[outputs[0]], count)
+            said = {name: known.real(found[name]) for name, known in outputs.items()}
+            shown = task.read(said[task.output.name], count)
             # NaN, and means that differ in their last bits, are the only ways in which the graph takes another class.
             named = [found[n[2]] for n, slot in zip(first.slots, slots, strict=True) if slot is None]
             wanted = [task.top1(c, shown) for c in classes]

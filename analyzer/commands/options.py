@@ -376,7 +376,7 @@ class Preprocessing(Given):
 
     preset: str | None = option(
         "--preset",
-        "Pixel normalization: imagenet, 0-1, -1-1, caffe, raw or clip. "
+        "Pixel normalization of the float model: imagenet, 0-1, -1-1, caffe, raw or clip. "
         "Default: from the model's TOML file, or guessed.",
         metavar="NAME",
         shell_complete=complete.presets,
@@ -436,6 +436,12 @@ class SessionOptions(Given):
         type=FloatRange(0, min_open=True),
         metavar="GIB",
     )
+    custom_ops: tuple[str, ...] = several(
+        "--custom-ops",
+        "Library with custom operators of the model: a .so, .dylib or .dll file, or onnxruntime-extensions. "
+        "Repeatable.",
+        metavar="LIBRARY",
+    )
 
     def keywords(self, many: bool = False) -> dict[str, Any]:
         """Of an Explainer; the budget of kept sessions, which is the process's, is set.
@@ -455,7 +461,9 @@ class SessionOptions(Given):
         if is_own_process():
             share_threads(threads)
         limit = None if self.memory_limit is None else int(self.memory_limit * 2**30)
-        given = {"allow_fallback": self.allow_fallback, "threads": threads}
+        given: dict[str, Any] = {"allow_fallback": self.allow_fallback, "threads": threads}
+        if self.custom_ops:
+            given["custom_ops"] = self.custom_ops
         return given | {"memory_limit": limit, "cache": user_cache()}
 
 

@@ -16,6 +16,8 @@ def read_card(model: Model, labels: str | None, flags: dict[str, Any]) -> ModelC
 
     The model knows its task and labels from then on.
     """
+    from analyzer.analysis.scores import input_quantisation
+    from analyzer.commands.common import note
     from analyzer.errors import UnsupportedError
     from analyzer.graph.query import image_input
     from analyzer.images import model_card
@@ -29,7 +31,9 @@ def read_card(model: Model, labels: str | None, flags: dict[str, Any]) -> ModelC
             "pictures need an input with four axes, such as [N, 3, H, W]; for others, use the Python API",
         )
     flags = {**flags, "labels_file": labels}
-    card = model_card(model.loaded.path, flags, image.shape, image.dtype)
+    card = model_card(model.loaded.path, flags, image.shape, image.dtype, input_quantisation(graph, image))
+    if card.remark:
+        note(f"{graph.name}: {card.remark}")
     model.declared, model.labels = Declared.of(card), card.labels
     return card
 

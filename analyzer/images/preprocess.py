@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +93,7 @@ class Preprocess:
             raise InputError("scale and std must not be 0")
         if not 0 < self.crop_fraction <= 1:
             raise InputError(f"crop_fraction must be in (0, 1], not {self.crop_fraction}")
-        if self.dtype in _INTEGERS and abs(255 * self.scale / max(self.std)) < 64:
+        if few_levels(self.dtype, self.scale, self.std):
             levels = int(abs(255 * self.scale / max(self.std))) + 1
             raise InputError(
                 f"the type {self.dtype} would keep only {levels} levels of (x · {self.scale:.4g} − mean) / std",
@@ -125,7 +125,7 @@ class Preprocess:
         values = (pixels.astype(np.float64) * self.scale - np.array(self.mean)) / np.array(self.std)
         if self.layout == "NCHW":
             values = values.transpose(2, 0, 1)
-        return np.ascontiguousarray(_cast(values, self.dtype)[None]), placement
+        return np.ascontiguousarray(cast(values, self.dtype)[None]), placement
 
     def undo(self, tensor: np.ndarray) -> np.ndarray:
         """The (h, w, 3) uint8 RGB picture that the network sees, from one input tensor of `apply`."""
@@ -163,6 +163,14 @@ class Preprocess:
         return "raw pixels 0 … 255" if text == "x" else text
 
 
+LEVELS = 64  # fewer of a pixel's 256 are a mistake
+
+
+def few_levels(dtype: str, scale: float, std: Sequence[float]) -> bool:
+    """Whether the integers `dtype` would keep few of the levels of a pixel."""
+    return dtype in _INTEGERS and abs(255 * scale / max(std)) < LEVELS
+
+
 _INTEGERS = tuple(name for name in DTYPES if "int" in name)
 
 
@@ -170,7 +178,8 @@ def _numbers(values: tuple[float, ...]) -> str:
     return f"{values[0]:g}" if len(set(values)) == 1 else "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
 
 
-def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
+def cast(values: np.ndarray, dtype: str) -> np.ndarray:
+    """`values` in that type; integers are rounded and saturated."""
     if dtype in _INTEGERS:
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)

@@ -22,7 +22,7 @@ from analyzer.attribution.localization import (
 from analyzer.attribution.runner import Progress
 from analyzer.data import Sample
 from analyzer.files import Places
-from analyzer.images import draw_boxes, write_png
+from analyzer.images import draw_boxes, file_name, write_png
 from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
 
@@ -94,7 +94,7 @@ class Localizing(Asking):
             name = task.label(index, self.card.labels) if index >= 0 else found.names[row] or asked
             entry, mask = self._boxes(name, heat)
             if masks:
-                place = masks.place(f"{self.masks[picture].name}.{name.replace('/', '_')}", ".png")
+                place = masks.place(f"{self.masks[picture].name}.{file_name(name)}", ".png")
                 write_png(place, np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255)
                 entry["mask"] = str(place)
                 files.append(str(place))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from analyzer.analysis.scores import REAL
 from analyzer.graph import Builder, Value
 from analyzer.tasks.base import COMPARABLE, Labels, Prediction, Task, quoted, ranked
 
@@ -89,6 +90,8 @@ class Binary(Classification):
 
     def shown(self, op: Builder) -> Value:
         shown = self._rows(op, op.cast(self.output, COMPARABLE.get(str(self.output.dtype), np.dtype(np.float32))))
+        zero, scale = self.quantisation
+        shown = op.Mul(op.Sub(shown, zero), scale) if self.quantisation != REAL else shown
         negative = op.Sub(op.scalar(1, shown), shown) if self.unit == "probability" else op.Neg(shown)
         return op.Concat(negative, shown, axis=1)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from analyzer.analysis.feature_maps import default_layer, feature_maps
 from analyzer.analysis.layouts import Layout, layouts
-from analyzer.analysis.scores import quantisation
+from analyzer.analysis.scores import REAL, Quantisation, quantisation
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import Taps, channels_first
 from analyzer.attribution.finite import find_origins
@@ -79,10 +79,10 @@ class Side:
                 self.__dict__.pop(name, None)
 
     @cached_property
-    def outputs(self) -> dict[str, tuple[float, float]]:
-        """{output that holds real numbers: (zero point, scale) that make them}, the file's own order."""
+    def outputs(self) -> dict[str, Quantisation]:
+        """{output that holds real numbers: how they are quantised}, the file's own order."""
         found = {v.name: (quantisation(self.graph, v), v.dtype) for v in self.graph.outputs}
-        return {n: q for n, (q, dtype) in found.items() if q != (0.0, 1.0) or str(dtype) in FLOATS}
+        return {n: q for n, (q, dtype) in found.items() if q != REAL or str(dtype) in FLOATS}
 
     @property
     def other_outputs(self) -> dict[str, str]:
@@ -128,7 +128,7 @@ class Side:
         return self.explainer.kept(("plain", self.shape, *read), lambda: self.explainer.session(self._fresh(), read))
 
     @property
-    def _read(self) -> dict[str, tuple[float, float]]:
+    def _read(self) -> dict[str, Quantisation]:
         """`outputs`, the scores first; they may be integers without a scale."""
         scores = self.scores.output.name
         return {scores: quantisation(self.graph, self.scores.output)} | self.outputs
@@ -158,7 +158,7 @@ class Side:
         """Every output that holds real numbers, quantised ones as what they mean, float64."""
         session = (self.explainer.deployed if self.explainer.quantised else None) or self.plain
         found = self._kept(lambda: session.run({self.input: array}, list(self._read)), "outputs", array)
-        return {n: (np.asarray(found[n], np.float64) - zero) * scale for n, (zero, scale) in self._read.items()}
+        return {n: q.real(found[n]).astype(np.float64) for n, q in self._read.items()}
 
     def squashed(self, scores: np.ndarray, how: str) -> np.ndarray:
         """Task after a Softmax, LogSoftmax or Sigmoid that only the other side's file ends with."""
