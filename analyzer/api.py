@@ -31,6 +31,7 @@ def explain(
     labels: Sequence[str] | None = None,
     output: str | None = None,
     arrays: Mapping[str, np.ndarray] | None = None,
+    explain_input: str | None = None,
     **options: Any,
 ) -> Attribution:
     """Explain `target` by `method`, for a batch of images.
@@ -47,6 +48,7 @@ def explain(
         labels: class names, so that a target can be a label.
         output: name of the output with the scores, if it is ambiguous.
         arrays: {name: array} for use in an expression, such as a mask of pixels or the embedding of a reference.
+        explain_input: the input whose map is computed, for a model with several; the picture where it is None.
         options: options of the method, and of the session: threads, level, allow_fallback, memory_limit.
 
     Returns:
@@ -58,7 +60,9 @@ def explain(
             defined for the model. ProviderError: the execution provider cannot be used.
     """
     session = {name: options.pop(name) for name in _SESSION if name in options}
-    question = Question((Job(method, layer, options),), target, output, labels, arrays or {})
+    question = Question(
+        (Job(method, layer, options),), target, output, labels, arrays or {}, explain_input=explain_input
+    )
     return answer(_model(model, provider, session), question, inputs)[0]
 
 

@@ -21,7 +21,6 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
 from analyzer.graph import Builder
 from analyzer.images import Preprocess
-from analyzer.images.preprocess import CHANNELS
 from analyzer.images.warp import Warp, blur
 from analyzer.runtime import Session
 
@@ -129,7 +128,7 @@ class Dreamer:
         options = options or DreamOptions()
         weights = self._weights(channel, position)
         rng = np.random.default_rng(options.seed)
-        picture = _parametrisation(options, (*self.size, CHANNELS[self.preprocess.channels]), rng)
+        picture = _parametrisation(options, (*self.size, self.preprocess.channel_count), rng)
         scores: list[float] = []
         stopped = ""
         for step in range(options.steps):

@@ -16,7 +16,7 @@ from analyzer.attribution.model import Model
 from analyzer.attribution.probes import Probe
 from analyzer.attribution.targets import check_class
 from analyzer.errors import NotFoundError, suggest
-from analyzer.images import Preprocess
+from analyzer.images import Feeding, Preprocess
 from analyzer.images.warp import Warp
 
 
@@ -80,7 +80,7 @@ def invariance(
     model: Model,
     pictures: Mapping[str, np.ndarray],
     layers: Sequence[str],
-    preprocess: Preprocess,
+    preprocess: Preprocess | Feeding,
     targets: Mapping[str, int] | None = None,
     transforms: Sequence[str] = ("translation", "scaling", "rotation"),
     fill: float = 127.0,

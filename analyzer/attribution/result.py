@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -44,6 +44,24 @@ class Attribution:
     details: dict[str, np.ndarray] = field(default_factory=dict)
     doubt: str = ""
     tied: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def first(self, count: int) -> Attribution:
+        """Of the first `count` images only."""
+        if count >= len(self.scores):
+            return self
+        rows = self.image - self.image.min() < count
+        rows &= np.arange(len(rows)) < count * (len(rows) // len(self.scores))
+        return replace(
+            self,
+            raw=self.raw[rows],
+            heatmap=self.heatmap[rows],
+            scores=self.scores[:count],
+            target=self.target[rows],
+            image=self.image[rows],
+            diagnosis=[said for said, kept in zip(self.diagnosis, rows, strict=True) if kept],
+            details={name: values[rows] for name, values in self.details.items()},
+            tied=self.tied[:count],
+        )
 
     @cached_property
     def legible(self) -> np.ndarray:

@@ -19,7 +19,6 @@ from analyzer.attribution.question import Inputs, Job, Question
 from analyzer.attribution.result import Attribution, joined
 from analyzer.attribution.shown import doubt_of, shown_scores, tie_of, tied_classes
 from analyzer.attribution.targets import TOP1, Scores, check_class, class_scores, find_scores, tensors_named, top1
-from analyzer.errors import InputError
 from analyzer.graph.query import image_input
 
 Feeds: TypeAlias = dict[str, np.ndarray]
@@ -38,33 +37,29 @@ def answer(model: Model, question: Question, inputs: Inputs, progress: Progress 
         As `analyzer.explain`.
     """
     model.loaded.check_unchanged()
+    model = model.about(question.explain_input)
     feeds = model.feeds(inputs)
-    count = len(feeds[model.image])
+    count = len(feeds[model.image]) if feeds[model.image].ndim else 1
     run = _Asked(model, question, question.slots(count), progress)
     often = [find_method(job.method, job.options).runs for job in question.jobs]
     once = tuple(job for job, many in zip(question.jobs, often, strict=True) if not many)
     rows: list[list[Attribution]] = []
     for indices in _batches(model, count):
-        part = {n: a[indices] if a.ndim and len(a) == count else a for n, a in feeds.items()}
+        part = {n: a[indices] if model.counts_images(n) and len(a) == count else a for n, a in feeds.items()}
         together = iter(run.once(part, indices, once) if once else ())
-        rows.append(
-            [
-                run.often(part, indices, job) if many else next(together)
-                for job, many in zip(question.jobs, often, strict=True)
-            ]
-        )
+        found = [
+            run.often(part, indices, job) if many else next(together)
+            for job, many in zip(question.jobs, often, strict=True)
+        ]
+        rows.append([one.first(len(set(indices.tolist()))) for one in found])
     return [joined([row[i] for row in rows]) for i in range(len(question.jobs))]
 
 
 def _batches(model: Model, count: int) -> list[np.ndarray]:
-    """Indices of the images per run: all at once where the batch is free, else by the model's fixed batch."""
+    """Indices of the images per run: all at once where the batch is free, else by the model's fixed batch, of which
+    the last is filled up with the last image."""
     fixed = model.fixed_batch or count
-    if count % fixed:
-        raise InputError(
-            f"the model takes batches of {fixed}, and {count} is not a multiple of {fixed}",
-            f"pass a multiple of {fixed} images",
-        )
-    return [np.arange(start, start + fixed) for start in range(0, count, fixed)]
+    return [np.minimum(np.arange(start, start + fixed), count - 1) for start in range(0, count, fixed)]
 
 
 class _Asked:

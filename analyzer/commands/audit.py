@@ -95,7 +95,7 @@ def command(given: Audit) -> int:
     explainer, card = given.setup.load(given.model, given.labels, many=True)
     progress = Progress(len(samples), "audit")
     over = given.over.store, given.over.workers, progress.step
-    done = audit(explainer, card.preprocess, samples, given.method, given.probes, given.seed, *over)
+    done = audit(explainer, card.feeds, samples, given.method, given.probes, given.seed, *over)
     tell_left_out(done)
     content = rounded(done.report)
     document = {"audit": content, "findings": rounded(as_data(findings(content)))}

@@ -17,6 +17,7 @@ from analyzer.commands.common import (
     table,
     tell_doubt,
     tell_left_out,
+    tell_remark,
 )
 from analyzer.commands.options import (
     METHOD,
@@ -105,7 +106,6 @@ def command(given: Explain) -> int:
     """
     from analyzer.attribution import Job, Question
     from analyzer.attribution.methods import options_of
-    from analyzer.images import decode
     from analyzer.images.mask import read_mask
     from analyzer.passes import run
     from analyzer.passes.explaining import Explaining
@@ -118,6 +118,8 @@ def command(given: Explain) -> int:
     model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
     if given.verbose:
         note(f"preprocessing: {card.source}")
+        for line in card.feeds.describe():
+            note(line)
     layer = given.layer or card.default_layer or "auto"
     question = Question(
         tuple(Job(method, layer, options) for method, options in asked.items()),
@@ -125,7 +127,7 @@ def command(given: Explain) -> int:
         given.output,
         card.labels,
         {} if given.mask is None else {"mask": read_mask(given.mask, card.preprocess)},
-        {} if given.reference is None else {"reference": card.preprocess.apply(decode(given.reference))[0]},
+        {} if given.reference is None else {"reference": card.feeds.feed(given.reference).feeds},
     )
     drawing = {"alpha": given.alpha, "colormap": given.colormap}
     single = RunProgress() if len(samples) == 1 else None
@@ -135,6 +137,7 @@ def command(given: Explain) -> int:
     doubt = ""
     for result in done.result:
         doubt = tell_doubt(result["doubt"] or "", doubt)
+        tell_remark(result["picture"], result.pop("remark"))
         for m in result["maps"]:
             if m["diagnosis"]:
                 note(f"warning: {result['picture']}: {m['method']}: {m['diagnosis']}")
@@ -159,13 +162,26 @@ def print_result(result: dict[str, Any], several: bool) -> None:
         where = f" at layer {m['layer']}" if m["layer"] else ""
         if m["maximum"]:
             x, y = m["maximum"]
-            click.echo(f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={x}, y={y}")
+            frame = f" in frame {m['frame']}" if "frame" in m else ""
+            click.echo(f"{m['method']} of {m['label'] or 'expression'}{where}: maximum at x={x}, y={y}{frame}")
+        elif m.get("values"):
+            click.echo(numbers(m))
         else:
             click.echo(f"{m['method']}{where}: empty, because values are not finite")
         if "completeness" in m["details"] and m["maximum"]:
             click.echo("  " + completeness(m["method"], m["details"]["completeness"], m["details"]["difference"]))
+    for one in result["inputs"]:
+        if one["values"]:
+            click.echo(numbers(one))
     if "written" in result:
         say_written(result["written"])
+
+
+def numbers(found: dict[str, Any]) -> str:
+    """The gradient with respect to an input of numbers, as a line."""
+    shown = " ".join(f"{value:.4g}" for value in found["values"][:16])
+    more = f" … ({len(found['values'])} numbers)" if len(found["values"]) > 16 else ""
+    return f"{found['method']} of {found['label'] or 'expression'} with respect to {found['input']}: {shown}{more}"
 
 
 INCOMPLETE = {  # why, by method

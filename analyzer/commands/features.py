@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from analyzer.commands import complete
-from analyzer.commands.common import each_picture, note, print_json, say_written, table
+from analyzer.commands.common import each_picture, note, print_json, say_written, table, tell_remark
 from analyzer.commands.options import (
     WRITE_FOLDER,
     Given,
@@ -60,7 +60,6 @@ def command(given: Features) -> int:
     """
     from analyzer.attribution.features import Taps, chosen_tensors
     from analyzer.attribution.finite import say_not_finite
-    from analyzer.images import decode
     from analyzer.report import features
 
     samples = given.inputs.samples()
@@ -70,7 +69,9 @@ def command(given: Features) -> int:
 
     def work(sample: Sample) -> dict[str, Any]:
         nonlocal taps
-        feeds = explainer.feeds(card.preprocess.apply(decode(sample.source))[0])
+        fed = card.feeds.feed(sample.source)
+        tell_remark(sample.id, fed.remark)
+        feeds = explainer.batch([explainer.feeds(fed.feeds)])
         if taps is None:
             graph = explainer.graph_of(feeds)
             taps = Taps(explainer, graph, chosen_tensors(graph, given.layers))

@@ -375,11 +375,31 @@ class Preprocessing(Given):
     scale: str | None = option("--scale", "Factor for pixel values (0 to 255), such as 1/255.", metavar="X")
     layout: str | None = option("--layout", "Axis order of the model's input.", type=Choice(["NCHW", "NHWC"]))
     channels: str | None = option(
-        "--channels", "Channel order of the model's input.", type=Choice(["RGB", "BGR", "GRAY"])
+        "--channels", "Channel order of the model's input.", type=Choice(["RGB", "BGR", "GRAY", "RGBA"])
+    )
+    white: float | None = option(
+        "--white",
+        "Pixel value of white in pictures of more than 8 bits, such as 4095. Default: from the file, or 65535.",
+        type=FloatRange(1),
+        metavar="VALUE",
     )
     size: str | None = option("--size", "Input size, if the model does not fix it.", metavar="HEIGHTxWIDTH")
     resize: str | None = option(
         "--resize", "How to fit pictures to the input size.", type=Choice(["resize", "crop", "letterbox"])
+    )
+
+
+class OtherInputs(Given):
+    """What a model takes beside the picture, and which of its inputs is explained."""
+
+    given: tuple[str, ...] = several(
+        "--input",
+        "Value of another input of the model: a picture, .npy, .npz or video file, or numbers, such as meta=0,0,0; one "
+        "number fills the input. Repeatable. The picture goes to the one picture input that is not named.",
+        metavar="NAME=FILE|VALUE",
+    )
+    explain_input: str | None = option(
+        "--explain-input", "Input whose map is computed. Default: the picture's.", metavar="NAME"
     )
 
 
@@ -448,6 +468,7 @@ class Setup(Given):
     """How a model is given pictures, where it runs and how."""
 
     preprocess: Preprocessing = group(Preprocessing)
+    others: OtherInputs = group(OtherInputs)
     provider: str = provider_option
     session: SessionOptions = group(SessionOptions)
 
@@ -459,7 +480,8 @@ class Setup(Given):
         from analyzer.commands.pictures import read_card
 
         explainer = Explainer(model, self.provider, **self.session.keywords(many), **session)
-        return explainer, read_card(explainer, labels, vars(self.preprocess))
+        card = read_card(explainer, labels, vars(self.preprocess), self.others.given, self.others.explain_input)
+        return explainer.about(card.feeds.explained), card
 
 
 class OverPictures(Given):

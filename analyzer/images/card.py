@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from analyzer.errors import InputError, suggest
+from analyzer.images.feeding import Feeding
 from analyzer.images.guess import InputGuess, customary_preset
 from analyzer.images.labels import MAX_LABELS, load_labels, read_text
-from analyzer.images.preprocess import CHANNELS, DTYPES, INTERPOLATIONS, LAYOUTS, PRESETS, RESIZES, Preprocess
+from analyzer.images.preprocess import CHANNELS, DTYPES, INTERPOLATIONS, LAYOUTS, PRESETS, RESIZES, Preprocess, is_bands
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ModelCard:
         default_layer: tensor or node to explain by, unless another one is chosen.
         task: classification, detection, …, as written in the file.
         source: where the preprocessing comes from, guesses and all.
+        feeding: how all inputs of the model are fed, where that is known.
     """
 
     preprocess: Preprocess
@@ -37,6 +39,13 @@ class ModelCard:
     default_layer: str | None = None
     task: str | None = None
     source: str = ""
+    feeding: Feeding | None = None
+
+    @property
+    def feeds(self) -> Feeding:
+        """`feeding`, for commands that load a model with its inputs."""
+        assert self.feeding is not None, "a card that is read without a model's inputs"
+        return self.feeding
 
     @property
     def description(self) -> str:
@@ -189,7 +198,7 @@ def _number(value: Any) -> float:
 
 def _numbers(value: Any) -> tuple[float, ...]:
     values = value if isinstance(value, list | tuple) else [value]
-    if len(values) not in (1, 3):
+    if not values:
         raise ValueError("a number, or a list of one per channel")
     return tuple(_number(each) for each in values)
 
@@ -235,13 +244,20 @@ def _one_of(known: Iterable[str]) -> Callable[[Any], str]:
     return choice
 
 
+def _channels(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value if is_bands(value) else _one_of(CHANNELS)(value)
+
+
 PREPROCESS_KEYS: dict[str, Callable[[Any], Any]] = {
     "preset": _one_of(PRESETS),
     "mean": _numbers,
     "std": _numbers,
     "scale": _number,
     "layout": _one_of(LAYOUTS),
-    "channels": _one_of(CHANNELS),
+    "channels": _channels,
+    "white": _number,
     "size": _size,
     "resize": _one_of(RESIZES),
     "crop-fraction": _number,
