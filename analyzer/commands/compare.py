@@ -134,6 +134,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     others = given.others.given, given.others.explain_input
     cards = [read_card(e, None, vars(given.preprocess), *others) for e in explainers]
     explainers = [e.about(card.feeds.explained) for e, card in zip(explainers, cards, strict=True)]
+    samples = given.data.opened(samples, cards[0].feeds)
     shapes = first_shapes(samples, [card.feeds for card in cards])
     store = Store(given.over.store) if given.over.store else None
     ours, theirs = (Side(e, shape, store=store) for e, shape in zip(explainers, shapes, strict=True))

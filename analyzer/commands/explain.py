@@ -19,6 +19,7 @@ from analyzer.commands.common import (
     tell_left_out,
     tell_remark,
 )
+from analyzer.commands.film import Film
 from analyzer.commands.options import (
     METHOD,
     READ,
@@ -107,15 +108,19 @@ def command(given: Explain) -> int:
     from analyzer.attribution import Job, Question
     from analyzer.attribution.methods import options_of
     from analyzer.images.mask import read_mask
+    from analyzer.images.video import is_video
     from analyzer.passes import run
     from analyzer.passes.explaining import Explaining
 
     targets = given.targets or ("top1",)
     asked = options_of(given.methods or ("grad-cam",), parse_options(given.options))
     samples = given.inputs.samples()
-    overlays = destinations(given.out, given.inputs.pictures, samples, ".png")
-    raws = destinations(given.raw, given.inputs.pictures, samples, ".npy")
-    model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
+    many = len(samples) > 1 or any(is_video(sample.source) for sample in samples)
+    model, card = given.setup.load(given.model, given.labels, many=many)
+    samples, sources = given.inputs.opened(samples, card.feeds)
+    film = Film.of(given.out, samples)
+    overlays = film.places if film else destinations(given.out, sources, samples, ".png")
+    raws = destinations(given.raw, sources, samples, ".npy")
     if given.verbose:
         note(f"preprocessing: {card.source}")
         for line in card.feeds.describe():
@@ -131,8 +136,10 @@ def command(given: Explain) -> int:
     )
     drawing = {"alpha": given.alpha, "colormap": given.colormap}
     single = RunProgress() if len(samples) == 1 else None
-    work = Explaining(model, question, card, targets, overlays, raws, given.top, drawing, single)
-    done = run(work, samples, **given.over.keywords(given.out, Progress(len(samples), "explain")))
+    work = Explaining(model, question, card, targets, overlays, raws, given.top, drawing, single, film is not None)
+    done = run(work, samples, **given.over.keywords(None if film else given.out, Progress(len(samples), "explain")))
+    if film:
+        film.write(done.result, given.inputs.every)
     tell_left_out(done)
     doubt = ""
     for result in done.result:
@@ -148,6 +155,8 @@ def command(given: Explain) -> int:
     else:
         for result in done.result:
             print_result(result, len(samples) > 1)
+        if film and film.written:
+            say_written(film.written)
     return 5 if done.failed else 0
 
 
@@ -170,7 +179,7 @@ def print_result(result: dict[str, Any], several: bool) -> None:
             click.echo(f"{m['method']}{where}: empty, because values are not finite")
         if "completeness" in m["details"] and m["maximum"]:
             click.echo("  " + completeness(m["method"], m["details"]["completeness"], m["details"]["difference"]))
-    for one in result["inputs"]:
+    for one in result.get("inputs", ()):
         if one["values"]:
             click.echo(numbers(one))
     if "written" in result:

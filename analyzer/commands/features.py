@@ -64,6 +64,7 @@ def command(given: Features) -> int:
 
     samples = given.inputs.samples()
     explainer, card = given.setup.load(given.model)
+    samples, _ = given.inputs.opened(samples, card.feeds)
     places = Places(make_folder(given.out)) if given.out else None
     taps: Taps | None = None
 
@@ -75,7 +76,8 @@ def command(given: Features) -> int:
         if taps is None:
             graph = explainer.graph_of(feeds)
             taps = Taps(explainer, graph, chosen_tensors(graph, given.layers))
-        found = taps.run(feeds)
+        fixed = explainer.fixed_batch or 1
+        found = {n: a[: len(a) // fixed] if a.ndim and len(a) % fixed == 0 else a for n, a in taps.run(feeds).items()}
         said = say_not_finite(explainer, feeds, found.values(), list(found))
         if said:
             note(f"warning: {sample.id}: {said}")

@@ -66,6 +66,7 @@ def command(given: Mine) -> int:
     part = parse_shard(given.shard)
     samples = given.data.samples()
     explainer, card = given.setup.load(given.model, many=True)
+    samples = given.data.opened(samples, card.feeds)
     wanted = given.layers or (card.default_layer or "auto",)
     policy = None if given.policy == "none" else given.policy
     if policy:

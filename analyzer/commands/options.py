@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from analyzer.attribution import Explainer
     from analyzer.commands.common import Progress
     from analyzer.data import Sample
-    from analyzer.images import ModelCard
+    from analyzer.images import Feeding, ModelCard
 
 
 class ColorMap(click.ParamType):
@@ -311,6 +311,11 @@ colormap_option = functools.partial(
 )
 
 
+every_option = option(
+    "--every", "Use every Nth frame of a video.", type=IntRange(1), default=1, show_default=False, metavar="N"
+)
+
+
 class Formatted(Given):
     """Nothing but the output format."""
 
@@ -322,6 +327,13 @@ class Pictures(Given):
 
     pictures: tuple[str, ...] = argument(nargs=-1, required=True, type=READ)
     limit: int | None = limit_option
+    every: int = every_option
+
+    def opened(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[list[Sample], list[str]]:
+        """Frames of videos, clips of several pictures; see `pictures.opened`."""
+        from analyzer.commands.pictures import opened
+
+        return opened(samples, self.pictures, feeding, self.every)
 
     def samples(self, annotations: Mapping[str, Mapping[str, Any]] | None = None) -> list[Sample]:
         """The pictures in the files, folders, patterns and lists; `-` is the one on stdin."""
@@ -341,6 +353,13 @@ class DataSet(Given):
         metavar="PATH",
     )
     limit: int | None = limit_option
+    every: int = every_option
+
+    def opened(self, samples: Sequence[Sample], feeding: Feeding) -> list[Sample]:
+        """As for `Pictures`."""
+        from analyzer.commands.pictures import opened
+
+        return opened(samples, self.sources, feeding, self.every)[0]
 
     @property
     def sources(self) -> tuple[str, ...]:

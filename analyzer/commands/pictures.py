@@ -186,6 +186,78 @@ def _value(graph: Graph, text: str, slot: Slot, picture: Value | None, flags: di
     return read_value(text, slot, _picture_slot(slot, card, axes))
 
 
+def opened(
+    samples: Sequence[Sample], sources: Sequence[str], feeding: Feeding, every: int = 1
+) -> tuple[list[Sample], list[str]]:
+    """(what the model is given, one at a time; the names of the sources it is from).
+
+    Videos are opened frame by frame, and arrays that hold a batch row by row. A model of clips or volumes takes a
+    folder of pictures, or all pictures that are named, as one.
+
+    Args:
+        every: use every so manieth frame of a video.
+    """
+    found = _as_clips(samples, sources) if feeding.main.stacked else _one_by_one(samples, feeding, every)
+    if [sample.source for sample in found] == [sample.source for sample in samples]:
+        return list(samples), list(sources)
+    renumbered = [replace(sample, number=number) for number, sample in enumerate(found)]
+    whole = len(found) == 1 and feeding.main.stacked
+    return renumbered, [found[0].id] if whole else list(sources)
+
+
+def _one_by_one(samples: Sequence[Sample], feeding: Feeding, every: int) -> list[Sample]:
+    from analyzer.images.read import is_array, read_array
+    from analyzer.images.sources import Frame, Row
+    from analyzer.images.video import is_video, video
+
+    found = []
+    for sample in samples:
+        path = sample.source
+        if is_video(path):
+            frames = range(0, video(path).count(), every)
+            found += [replace(sample, id=f"{sample.id}:{at}", source=Frame(path, at)) for at in frames]
+        elif isinstance(path, Path) and path.is_file() and is_array(path):
+            array = read_array(path)
+            rows = len(array) if feeding.main.slot.fits(array) else 1
+            if rows > 1:
+                found += [replace(sample, id=f"{sample.id}:{at}", source=Row(path, at)) for at in range(rows)]
+            else:
+                found.append(sample)
+        else:
+            found.append(sample)
+    return found
+
+
+def _as_clips(samples: Sequence[Sample], sources: Sequence[str]) -> list[Sample]:
+    from analyzer.images.bands import page_count
+    from analyzer.images.read import is_array
+    from analyzer.images.sources import Together
+    from analyzer.images.video import is_video
+
+    def whole(sample: Sample) -> bool:
+        """Whether a file is a clip or volume by itself."""
+        path = sample.source
+        if is_array(path) or is_video(path):
+            return True
+        if isinstance(path, Path) and path.is_file() and path.suffix.lower() in (".tif", ".tiff"):
+            return page_count(path.read_bytes()) > 1
+        return False
+
+    folders = [Path(source) for source in sources if Path(source).is_dir()]
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        folder = next((f for f in folders if isinstance(sample.source, Path) and f in sample.source.parents), None)
+        groups.setdefault(sample.id if whole(sample) else str(folder or ""), []).append(sample)
+    found = []
+    for name, group in groups.items():
+        if len(group) == 1:
+            found += group
+        else:
+            parts = tuple(sample.source for sample in group)
+            found.append(replace(group[0], id=name or group[0].id, source=Together(parts)))
+    return found
+
+
 def first_shapes(samples: Sequence[Sample], feedings: Sequence[Feeding]) -> list[dict[str, tuple[int, ...]]]:
     """{input: shape} that each side makes of the first picture that can be read.
 

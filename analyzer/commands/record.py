@@ -53,6 +53,7 @@ def command(given: Record) -> int:
 
     samples = given.data.samples()
     explainer, card = given.setup.load(given.model, many=True, level=MODES[given.mode])
+    samples = given.data.opened(samples, card.feeds)
     (shape,) = first_shapes(samples, [card.feeds])
     side = Side(explainer, shape, store=Store(given.store))
     progress = Progress(len(samples), "record")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,9 +52,17 @@ def _content(source: Any) -> str:
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     try:
-        return content_hash(source) if isinstance(source, Path) else str(source.content)
+        if not isinstance(source, Path):
+            return str(source.content)
+        about = source.stat()
+        return _hashed(source, about.st_mtime_ns, about.st_size)
     except (OSError, AnalyzerError):
         return ""
+
+
+@functools.lru_cache(maxsize=256)  # a video has many frames
+def _hashed(path: Path, changed: int, size: int) -> str:
+    return content_hash(path)
 
 
 def evenly(count: int, wanted: int) -> Sequence[int]:

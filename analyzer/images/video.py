@@ -13,7 +13,7 @@ import numpy as np
 
 from analyzer.errors import InputError
 from analyzer.files import atomic_write, protect
-from analyzer.images._opencv import MAX_PIXELS, quiet
+from analyzer.images._opencv import MAX_PIXELS, opencv, quiet
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 WRITABLE = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -126,12 +126,15 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], rate
 
     check_writable(path)
     suffix = Path(path).suffix.lower()
-    with tempfile.TemporaryDirectory() as folder, quiet() as cv2:
+    cv2 = opencv()
+    with tempfile.TemporaryDirectory() as folder:
         place, writer, size = Path(folder) / f"video{suffix}", None, (0, 0)
         for frame in frames:
             if writer is None:
                 size = frame.shape[1] // 2 * 2 or 2, frame.shape[0] // 2 * 2 or 2
-                writer = cv2.VideoWriter(str(place), cv2.VideoWriter.fourcc(*WRITABLE[suffix]), max(rate, 0.1), size)
+                code = cv2.VideoWriter.fourcc(*WRITABLE[suffix])
+                with quiet():
+                    writer = cv2.VideoWriter(str(place), code, max(rate, 0.1), size)
                 if not writer.isOpened():
                     raise InputError(f"{path}: this OpenCV cannot write {suffix} videos", "try the other of .mp4, .avi")
             if frame.shape[1::-1] != size:

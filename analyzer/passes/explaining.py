@@ -29,6 +29,7 @@ class Explaining(Asking):
         top: number of classes to report.
         drawing: `alpha` and `colormap` of overlays.
         progress: of methods that run the model many times.
+        bare: overlays have neither title nor colour bar: frames of a video.
     """
 
     targets: Sequence[str] = ("top1",)
@@ -37,12 +38,13 @@ class Explaining(Asking):
     top: int = 5
     drawing: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
+    bare: bool = False
 
     name = "explain"
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {**super().identity, "top": self.top, "drawing": dict(self.drawing)}
+        return {**super().identity, "top": self.top, "drawing": dict(self.drawing), "bare": self.bare}
 
     def places(self, picture: str) -> list[str]:
         return [str(places.get(picture, "")) for places in (self.overlays, self.raws)]
@@ -59,8 +61,9 @@ class Explaining(Asking):
         result: dict[str, Any] = {"picture": picture, "top": self._classes(found[0]), "maps": []}
         result["outputs"] = tensors(self.model.plain.outputs)
         result["doubt"] = found[0].doubt or None
-        result["remark"] = fed.remark or None
-        result["inputs"] = self._other_inputs(fed)
+        result["remark"] = fed.remark
+        if others := self._other_inputs(fed):
+            result["inputs"] = others
         out, raw = self.overlays.get(picture), self.raws.get(picture)
         heats, titles = [], []
         for attribution in found:
@@ -75,7 +78,7 @@ class Explaining(Asking):
                     heats.append(heat)
                     titles.append(f"{attribution.method}: {self._name(attribution, row, bool(legible[row]))}")
         if out and len(heats) == 1:
-            write_png(out, fed.overlay(heats[0], titles[0], **self.drawing))
+            write_png(out, fed.overlay(heats[0], "" if self.bare else titles[0], not self.bare, **self.drawing))
         elif heats and out:
             drawn = [fed.overlay(heat, colorbar=False, **self.drawing) for heat in heats]
             bar = ColourBar(self.drawing.get("colormap", "turbo"))
