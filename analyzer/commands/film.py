@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from analyzer.data import Sample
 
 
@@ -67,7 +65,7 @@ class Film:
         self.written = self.out
 
 
-def _pictures(places: Sequence[Path]) -> Iterator[np.ndarray]:
+def _pictures(places: Sequence[Path]) -> Iterator[Any]:
     from analyzer.images import decode
 
     for place in places:

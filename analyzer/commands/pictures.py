@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from analyzer.attribution import Model
     from analyzer.data import Sample
     from analyzer.graph import Graph, Value
@@ -162,7 +160,7 @@ def _picture_slot(slot: Slot, card: ModelCard, axes: str) -> PictureSlot:
     return PictureSlot(slot, card.preprocess, axes if len(axes) == 5 else card.preprocess.layout)
 
 
-def _value(graph: Graph, text: str, slot: Slot, picture: Value | None, flags: dict[str, Any]) -> Given | np.ndarray:
+def _value(graph: Graph, text: str, slot: Slot, picture: Value | None, flags: dict[str, Any]) -> Given | Any:
     """What an input is given; a picture is prepared by the flags that fit it."""
     from analyzer.errors import InputError
     from analyzer.files import protect

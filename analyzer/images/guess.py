@@ -11,6 +11,7 @@ from analyzer.errors import InputError
 from analyzer.images.preprocess import DTYPES, Preprocess
 
 DYNAMIC_SIZE = 224
+MOST_BANDS = 32  # an input of more channels holds features, not a picture
 
 # 3 says more than 1, which may be a size or a batch; 4 may be either axis of a tiny picture.
 _SAYS = {3: 3, 4: 2, 1: 1}
@@ -51,7 +52,9 @@ class InputGuess:
         """The fields of `Preprocess` that shape and type give; 224 for a dynamic side."""
         height, width = (side or DYNAMIC_SIZE for side in self.sides(layout))
         count = self.channel_count(layout)
-        channels = {1: "GRAY", 3: "RGB", 4: "RGBA", None: "RGB"}.get(count, str(count))
+        channels = {1: "GRAY", 4: "RGBA"}.get(count or 3, "RGB")
+        if count is not None and count != 3 and channels == "RGB" and count <= MOST_BANDS:
+            channels = str(count)
         return {"layout": layout, "channels": channels, "size": (height, width), "dtype": self.dtype}
 
     def check(self, chosen: Preprocess) -> None:
@@ -64,7 +67,7 @@ class InputGuess:
         if count is not None and count != wanted:
             raise InputError(
                 f"the input {self.text} has {count} channels as {chosen.layout}, {chosen.colours} has {wanted}",
-                "set layout or channels",
+                "set layout or channels, or give the input as a .npy array",
             )
         sides = self.sides(chosen.layout)
         if chosen.size and any(side not in (None, given) for side, given in zip(sides, chosen.size, strict=True)):
