@@ -89,7 +89,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network(
         folder, "clip", {"clip": ([1, 4, 3, SIDE, SIDE], f)},
         [("Reshape", ["clip", "folded"], "frames", {}), ("Conv", ["frames", "k"], "c", conv),
-         ("Relu", ["c"], "map", {}), *HEAD, ("Reshape", ["flat", "row"], "rows", {}), ("ReduceMean", ["rows"], "mean", {"axes": [1], "keepdims": 0}),
+         ("Relu", ["c"], "map", {}), *HEAD, ("Reshape", ["flat", "row"], "rows", {}),
+         ("ReduceMean", ["rows"], "mean", {"axes": [1], "keepdims": 0}),
          ("Gemm", ["mean", "w"], "logits", {})],
         {"k": kernels(4, 3, 3, 3), "folded": np.array([4, 3, SIDE, SIDE]), "row": np.array([1, 4, 4]), **dense}, [1, 3],
     )  # fmt: skip
@@ -369,5 +370,5 @@ def test_a_video_is_explained_frame_by_frame(run, place, suffix: str) -> None:
 
 def test_rows_of_a_batch_are_pictures(run, place) -> None:
     np.save(place / "rows.npy", np.random.default_rng(7).random((3, 3, SIDE, SIDE), np.float32))
-    code, out, err = run("explain", "single.onnx", "rows.npy", "--format", "json")
+    code, out, _ = run("explain", "single.onnx", "rows.npy", "--format", "json")
     assert code == 0 and [r["picture"] for r in json.loads(out)["results"]] == [f"rows.npy:{at}" for at in range(3)]

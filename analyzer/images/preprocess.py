@@ -85,7 +85,8 @@ class Preprocess:
         for field in ("mean", "std"):
             if len(getattr(self, field)) not in (1, self.channel_count):
                 raise InputError(
-                    f"{field} has {len(getattr(self, field))} values; {self.colours} needs {self.channel_count}, one per channel"
+                    f"{field} has {len(getattr(self, field))} values; {self.colours} needs one, or {self.channel_count}, "
+                    "one per channel"
                 )
         if self.size is not None and not all(1 <= side <= 1 << 16 for side in self.size):
             raise InputError(f"size must be a height and a width in pixels, not {self.size}")
