@@ -193,7 +193,7 @@ def opened(
     folder of pictures, or all pictures that are named, as one.
 
     Args:
-        every: use every so manieth frame of a video.
+        every: use every Nth frame of a video.
     """
     found = _as_clips(samples, sources) if feeding.main.stacked else _one_by_one(samples, feeding, every)
     if [sample.source for sample in found] == [sample.source for sample in samples]:

@@ -84,10 +84,8 @@ class Preprocess:
                 )
         for field in ("mean", "std"):
             if len(getattr(self, field)) not in (1, self.channel_count):
-                raise InputError(
-                    f"{field} has {len(getattr(self, field))} values; {self.colours} needs one, or {self.channel_count}, "
-                    "one per channel"
-                )
+                count, wanted = len(getattr(self, field)), self.channel_count
+                raise InputError(f"{field} has {count} values; {self.colours} needs {wanted}, one per channel")
         if self.size is not None and not all(1 <= side <= 1 << 16 for side in self.size):
             raise InputError(f"size must be a height and a width in pixels, not {self.size}")
         if not np.all(np.isfinite([self.scale, self.pad_value, *self.mean, *self.std])):
