@@ -33,6 +33,7 @@ def explain(
     output: str | None = None,
     arrays: Mapping[str, np.ndarray] | None = None,
     task: str | None = None,
+    explain_input: str | None = None,
     **options: Any,
 ) -> Attribution:
     """Explain `target` by `method`, for a batch of images.
@@ -51,6 +52,7 @@ def explain(
         output: name of the output that is explained, if it is not the one that looks most like an answer.
         arrays: {name: array} for use in an expression, such as a mask of pixels or the embedding of a reference.
         task: what kind of model it is, such as "segmentation", if that is not what it looks like.
+        explain_input: the input whose map is computed, for a model with several; the picture where it is None.
         options: options of the method, and of the session: threads, level, allow_fallback, memory_limit.
 
     Returns:
@@ -63,7 +65,15 @@ def explain(
             defined for the model. ProviderError: the execution provider cannot be used.
     """
     session = {name: options.pop(name) for name in _SESSION if name in options}
-    question = Question((Job(method, layer, options),), target, output, labels, arrays or {}, declared=Declared(task))
+    question = Question(
+        (Job(method, layer, options),),
+        target,
+        output,
+        labels,
+        arrays or {},
+        declared=Declared(task),
+        explain_input=explain_input,
+    )
     return answer(_model(model, provider, session), question, inputs)[0]
 
 

@@ -24,7 +24,7 @@ from analyzer.graph import Builder
 from analyzer.graph.cut import behind
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.images import Preprocess
-from analyzer.images.preprocess import CHANNELS, cast
+from analyzer.images.preprocess import cast
 from analyzer.images.warp import Warp, blur
 from analyzer.runtime import Session
 
@@ -132,7 +132,7 @@ class Dreamer:
         options = options or DreamOptions()
         weights = self._weights(channel, position)
         rng = np.random.default_rng(options.seed)
-        picture = _parametrisation(options, (*self.size, CHANNELS[self.preprocess.channels]), rng)
+        picture = _parametrisation(options, (*self.size, self.preprocess.channel_count), rng)
         scores: list[float] = []
         stopped = ""
         for step in range(options.steps):

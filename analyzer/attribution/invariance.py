@@ -15,7 +15,7 @@ import numpy as np
 from analyzer.attribution.model import Model
 from analyzer.attribution.probes import Probe
 from analyzer.errors import NotFoundError, UnsupportedError, suggest
-from analyzer.images import Preprocess
+from analyzer.images import Feeding, Preprocess
 from analyzer.images.warp import Warp
 from analyzer.tasks.base import check_class
 
@@ -80,7 +80,7 @@ def invariance(
     model: Model,
     pictures: Mapping[str, np.ndarray],
     layers: Sequence[str],
-    preprocess: Preprocess,
+    preprocess: Preprocess | Feeding,
     targets: Mapping[str, int] | None = None,
     transforms: Sequence[str] = ("translation", "scaling", "rotation"),
     fill: float = 127.0,

@@ -59,6 +59,14 @@ class Attribution:
     said: list[dict[str, np.ndarray]] = field(default_factory=list)
     first: int = 0
 
+    def first_images(self, count: int) -> Attribution:
+        """Of the first `count` images only."""
+        if count >= len(self.scores):
+            return self
+        kept = self.image - self.first < count
+        kept &= np.arange(len(kept)) < count * (len(kept) // len(self.scores))
+        return replace(self.rows(kept), scores=self.scores[:count], tied=self.tied[:count], said=self.said[:count])
+
     @cached_property
     def legible(self) -> np.ndarray:
         """(rows,) whether the map, and the score of the class that it is of, are finite."""

@@ -20,7 +20,6 @@ from analyzer.attribution.postprocess import heatmaps
 from analyzer.attribution.question import Inputs, Job, Question
 from analyzer.attribution.result import Attribution, joined
 from analyzer.attribution.shown import doubt_of, shown_outputs, tie_of, tied_classes
-from analyzer.errors import InputError
 from analyzer.graph.query import image_input
 from analyzer.tasks import Prediction, Task
 from analyzer.tasks.base import TOP1, check_class
@@ -42,8 +41,9 @@ def answer(model: Model, question: Question, inputs: Inputs, progress: Progress 
         As `analyzer.explain`.
     """
     model.loaded.check_unchanged()
+    model = model.about(question.explain_input)
     feeds = model.feeds(inputs)
-    count = len(feeds[model.image])
+    count = len(feeds[model.image]) if feeds[model.image].ndim else 1
     task = task_for(model, question, feeds)
     targets = question.slots(count)
     if any(_depends_on_picture(task, t) for t in targets):
@@ -98,27 +98,22 @@ def _answered(run: _Asked, feeds: Feeds, count: int) -> list[Attribution]:
     once = tuple(job for job, many in zip(question.jobs, often, strict=True) if not many)
     rows: list[list[Attribution]] = []
     for indices in _batches(model, count):
-        part = {n: a[indices] if a.ndim and len(a) == count else a for n, a in feeds.items()}
+        part = {n: a[indices] if model.counts_images(n) and len(a) == count else a for n, a in feeds.items()}
         together = iter(run.once(part, indices, once) if once else ())
-        rows.append(
-            [
-                run.often(part, indices, job) if many else next(together)
-                for job, many in zip(question.jobs, often, strict=True)
-            ]
-        )
+        found = [
+            run.often(part, indices, job) if many else next(together)
+            for job, many in zip(question.jobs, often, strict=True)
+        ]
+        rows.append([one.first_images(len(set(indices.tolist()))) for one in found])
     found = [joined([row[i] for row in rows]) for i in range(len(question.jobs))]
     return [a.rows(np.zeros(len(a.image), bool) if nothing else run.said_rows(a)) for a in found]
 
 
 def _batches(model: Model, count: int) -> list[np.ndarray]:
-    """Indices of the images per run: all at once where the batch is free, else by the model's fixed batch."""
+    """Indices of the images per run: all at once where the batch is free, else by the model's fixed batch, of which
+    the last is filled up with the last image."""
     fixed = model.fixed_batch or count
-    if count % fixed:
-        raise InputError(
-            f"the model takes batches of {fixed}, and {count} is not a multiple of {fixed}",
-            f"pass a multiple of {fixed} images",
-        )
-    return [np.arange(start, start + fixed) for start in range(0, count, fixed)]
+    return [np.minimum(np.arange(start, start + fixed), count - 1) for start in range(0, count, fixed)]
 
 
 def _outputs_of(task: Task) -> dict[str, Quantisation]:

@@ -36,7 +36,7 @@ ELSEWHERE = {
     "--limit-of": "--threshold",
     "--dataset": "--data",
 }
-POSITIONAL = ("--image", "--images", "--input", "--picture", "--pictures", "--img", "-i", "--model", "--source")
+POSITIONAL = ("--image", "--images", "--picture", "--pictures", "--img", "-i", "--model", "--source")
 
 
 def arguments_of(context: click.Context) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.errors import InputError, suggest
+from analyzer.images.feeding import Feeding
 from analyzer.images.guess import InputGuess, customary_preset
 from analyzer.images.labels import MAX_LABELS, load_labels, read_text
 from analyzer.images.preprocess import (
@@ -29,6 +30,7 @@ from analyzer.images.preprocess import (
     RESIZES,
     Preprocess,
     few_levels,
+    is_bands,
 )
 
 
@@ -46,6 +48,7 @@ class ModelCard:
         decode: how text is decoded, as written in the file.
         remark: what an input of whole numbers is given in place of the normalisation of its float model, as a
             sentence; "" for others.
+        feeding: how all inputs of the model are fed, where that is known.
     """
 
     preprocess: Preprocess
@@ -56,6 +59,13 @@ class ModelCard:
     outputs: Mapping[str, str] = field(default_factory=dict)
     decode: str | None = None
     remark: str = ""
+    feeding: Feeding | None = None
+
+    @property
+    def feeds(self) -> Feeding:
+        """`feeding`, for commands that load a model with its inputs."""
+        assert self.feeding is not None, "a card that is read without a model's inputs"
+        return self.feeding
 
     @property
     def description(self) -> str:
@@ -215,7 +225,7 @@ def _number(value: Any) -> float:
 
 def _numbers(value: Any) -> tuple[float, ...]:
     values = value if isinstance(value, list | tuple) else [value]
-    if len(values) not in (1, 3):
+    if not values:
         raise ValueError("a number, or a list of one per channel")
     return tuple(_number(each) for each in values)
 
@@ -267,13 +277,20 @@ def _one_of(known: Iterable[str]) -> Callable[[Any], str]:
     return choice
 
 
+def _channels(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value if is_bands(value) else _one_of(CHANNELS)(value)
+
+
 PREPROCESS_KEYS: dict[str, Callable[[Any], Any]] = {
     "preset": _one_of(PRESETS),
     "mean": _numbers,
     "std": _numbers,
     "scale": _number,
     "layout": _one_of(LAYOUTS),
-    "channels": _one_of(CHANNELS),
+    "channels": _channels,
+    "white": _number,
     "size": _size,
     "resize": _one_of(RESIZES),
     "crop-fraction": _number,
