@@ -111,6 +111,7 @@ class Auditing(InputPass[dict[str, Any]]):
     ) -> None:
         super().__init__(explainer, preprocess)
         self.explainer, self.method, self.probes, self.seed = explainer, method, probes, seed
+        self._beside: dict[str, np.ndarray] = {}
         self.channel = self.preprocess.layout.index("C")
         if self.feeding.main.stacked:
             raise UnsupportedError(
