@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from analyzer.attribution import Attribution, Job, Model, Question, answer
+from analyzer.tasks import Declared
 
 _KEPT = 4
 _LARGEST = 256 << 20  # bytes of a model in memory that is kept
@@ -31,6 +32,8 @@ def explain(
     labels: Sequence[str] | None = None,
     output: str | None = None,
     arrays: Mapping[str, np.ndarray] | None = None,
+    task: str | None = None,
+    explain_input: str | None = None,
     **options: Any,
 ) -> Attribution:
     """Explain `target` by `method`, for a batch of images.
@@ -39,18 +42,22 @@ def explain(
         model: path, bytes or ModelProto. Sessions of recently used models are cached.
         inputs: the preprocessed array, (N, …) in the model's own layout and type, or {input: array}.
         method: see `analyzer.METHODS`.
-        target: "top1", a class index, a label, or an expression over tensors of the file such as
+        target: "top1" (what the model says, see docs/targets.md), a class index, a label, a word such as "positive",
+            "all" or "character:3", `OUTPUT:TARGET`, or an expression over tensors of the file such as
             `boxes[:, 4:].max()`. A sequence with as many entries as images (more than one) gives each image its own
             target; any other sequence explains every image for each target, in one forward pass.
         layer: "auto", or the name (or glob) of a tensor or node of the file.
         provider: "cpu", "cuda", "cuda:1" or "auto".
         labels: class names, so that a target can be a label.
-        output: name of the output with the scores, if it is ambiguous.
+        output: name of the output that is explained, if it is not the one that looks most like an answer.
         arrays: {name: array} for use in an expression, such as a mask of pixels or the embedding of a reference.
+        task: what kind of model it is, such as "segmentation", if that is not what it looks like.
+        explain_input: the input whose map is computed, for a model with several; the picture where it is None.
         options: options of the method, and of the session: threads, level, allow_fallback, memory_limit.
 
     Returns:
-        Attribution: `.raw`, `.heatmap`, `.scores`, `.target`, `.layer`, `.method`, `.diagnosis`.
+        Attribution: `.raw`, `.heatmap`, `.scores`, `.target`, `.value`, `.layer`, `.method`, `.diagnosis`, `.task`. No
+        row is there for an image of which the model says nothing, such as an empty mask.
 
     Raises:
         InputError: the model or the inputs cannot be used. NotFoundError: no such method, layer or label.
@@ -58,7 +65,15 @@ def explain(
             defined for the model. ProviderError: the execution provider cannot be used.
     """
     session = {name: options.pop(name) for name in _SESSION if name in options}
-    question = Question((Job(method, layer, options),), target, output, labels, arrays or {})
+    question = Question(
+        (Job(method, layer, options),),
+        target,
+        output,
+        labels,
+        arrays or {},
+        declared=Declared(task),
+        explain_input=explain_input,
+    )
     return answer(_model(model, provider, session), question, inputs)[0]
 
 

@@ -128,6 +128,18 @@ def _identity(path: AnyPath) -> Identity | None:
     return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
+def shortened(name: str, limit: int) -> str:
+    """`name` in at most `limit` bytes: where it is longer, its beginning and a hash of all of it."""
+    data = os.fsencode(name)
+    if len(data) <= limit:
+        return name
+    beginning = data[: limit - 9].decode(errors="ignore")
+    return f"{beginning}-{hashlib.sha256(data).hexdigest()[:8]}"
+
+
+NAME_LIMIT = 255  # bytes that file systems take
+
+
 class Places:
     """Names for the files of a folder, each given once: `cat.png`, then `cat-2.png`."""
 
@@ -136,7 +148,8 @@ class Places:
         self._given: set[str] = set()
 
     def place(self, stem: str, suffix: str) -> Path:
-        """A file that no other caller got, claimed as an output."""
+        """A file that no other caller got, claimed as an output; a stem too long for a file's name is `shortened`."""
+        stem = shortened(stem, NAME_LIMIT - len(suffix) - 8)
         name, count = f"{stem}{suffix}", 1
         while name.casefold() in self._given:
             count += 1

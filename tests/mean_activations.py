@@ -24,5 +24,5 @@ class MeanActivations(InputPass):
         self.taps = Taps(self.model, self.model.graph(), [self.layer])
 
     def step(self, batch):
-        maps = self.taps.run({self.model.image: np.concatenate([item for _, item in batch])})[self.layer]
+        maps = self.taps.run(self.model.batch([feeds for _, feeds in batch]))[self.layer][: len(batch)]
         return {"sum": maps.sum(axis=0, dtype=np.float64), "count": len(batch)}

@@ -571,7 +571,7 @@ def test_everyday_mistakes_get_a_next_step(run, place, name):
 def test_models_come_first(run, place, name):
     (place / "folder").mkdir(exist_ok=True)
     command = cli.get_command(click.Context(cli), name)
-    order = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
+    order = command.collect_usage_pieces(click.Context(command))[1:]
     if not {"MODEL", "REFERENCE", "CHECKPOINTS..."} & set(order):
         return
     needed = [f"{max(p.opts, key=len)}=x" for p in command.params if p.required and isinstance(p, click.Option)]

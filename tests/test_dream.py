@@ -92,10 +92,13 @@ def test_clipped_pixels_are_grey(options: dict) -> None:
     assert grey.mean() >= 0.25
 
 
-def test_integer_inputs_are_refused() -> None:
+def test_integer_inputs_that_are_converted_twice_are_refused() -> None:
     nodes = [
         node("Cast", ["x"], ["f"], to=onnx.TensorProto.FLOAT),
-        node("Conv", ["f", "w"], ["y"]),
+        node("Cast", ["x"], ["double"], to=onnx.TensorProto.DOUBLE),
+        node("Cast", ["double"], ["g"], to=onnx.TensorProto.FLOAT),
+        node("Add", ["f", "g"], ["h"]),
+        node("Conv", ["h", "w"], ["y"]),
     ]
     given = model(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 2, 6, 6]}, {"w": np.ones((2, 3, 3, 3), np.float32)})
     given.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8

@@ -149,6 +149,7 @@ def test_errors_of_outputs_add_up() -> None:
 
 def test_slices_of_probabilities_are_one_part() -> None:
     a = np.concatenate([RNG.uniform(0, 1, (1, 9, 2)), 50 + RNG.standard_normal((1, 9, 2))], axis=2)
+    a[0, 0, :2] = 0, 1  # both ends belong to them
     error = metrics.OutputError()
     b = a.copy()
     b[..., :2] += 0.1
@@ -391,6 +392,11 @@ def test_differences_of_weights() -> None:
     assert [(r["weight"], r["rule"]) for r in renamed] == [("w2", "values")]
     swapped = weights.weight_differences(network(W1, W2), network(W1[:, ::-1], W2))
     assert swapped[0]["words"] == "its input channels are in reverse order (RGB or BGR)"
+    step = np.zeros_like(W1)
+    step[0, 0, 0, 0] = np.abs(W1).max()
+    for share, said in ((0.0009, True), (0.0015, False)):  # a thousandth of the largest weight may be rounding
+        (row,) = weights.weight_differences(network(W1, W2), network(W1[:, ::-1] + share * step, W2))
+        assert bool(row["words"]) == said
     other = weights.weight_differences(network(W1, W2), network(-W1, W2, ("p", "q")))
     assert [(r["weight"], r["rule"], round(r["relative_error"], 4)) for r in other] == [("w1", "place", 2)]
 

@@ -591,6 +591,13 @@ def test_wrong_claims_are_found_out():
     assert verify_receptive_field(explainer, "p1", fields["c2"]).startswith("smaller: pixels")
 
 
+def test_less_than_a_claim_that_reaches_over_the_border_is_inside():
+    """Of c2's interval, 1 to 8 of 8 pixels, the last is over the border; p1 reads 4 to 7."""
+    explainer = Explainer(small_cnn(size=8))
+    claim = receptive_field(explainer.plain)["c2"]
+    assert verify_receptive_field(explainer, "p1", claim) == "inside"
+
+
 def test_integers_have_no_gradient():
     nodes = [node("Conv", ["x", "w"], ["a"]), node("ArgMax", ["a"], ["b"], axis=1)]
     explainer = Explainer(model(nodes, {"x": [1, 1, 8, 8]}, {"a": None}, {"w": ones(2, 1, 3, 3)}))

@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from analyzer import append_vjp
+from analyzer.attribution.planning import MethodPlan
 from analyzer.gradient.registry import GRADIENT, NOT_DIFFERENTIABLE
 from tests.models import model, node
 from tests.test_rules import SAMPLES
@@ -209,6 +210,13 @@ def test_every_rule_has_numbers_and_all_numbers_a_rule() -> None:
     sampled = {(s.domain, s.op) for s in SAMPLES if s.op not in BY_FUNCTION_BODY}
     assert sampled | {("", op) for op in CHECKS} == set(GRADIENT)
     assert not sampled & {("", op) for op in CHECKS}
+
+
+def test_a_plan_lists_what_is_missing_first() -> None:
+    plan = MethodPlan(
+        "gradient", "y", ["x"], counts={"Add": 1, "Conv": 9, "Odd": 2}, equations={"Add": "a", "Conv": "c"}
+    )
+    assert [row[:3] for row in plan.rows()] == [("Odd", 2, "NO RULE"), ("Conv", 9, "rule"), ("Add", 1, "rule")]
 
 
 def test_what_has_no_gradient_is_an_operator_and_has_a_reason() -> None:

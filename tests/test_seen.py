@@ -110,10 +110,10 @@ def test_the_maximum_is_x_then_y_of_the_spot(run: Run, method: str, file: str) -
 
 def test_what_the_crop_left_out_has_no_heat(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A square input of a wide picture: NaN, which is drawn without colour, all around what the model saw."""
-    from analyzer.passes import explaining
+    from analyzer.images import feeding
 
     heats: list[np.ndarray] = []
-    monkeypatch.setattr(explaining, "overlay", lambda image, heat, **_: heats.append(heat) or image)
+    monkeypatch.setattr(feeding, "overlay", lambda image, heat, **_: heats.append(heat) or image)
     assert run("explain", "square.onnx", "spot.png", "--preset", "0-1", "--resize", "crop", "-o", "crop.png")[0] == 0
     seen = np.zeros((HEIGHT, WIDTH), bool)
     seen[2:22, 6:26] = True  # 24 of 27 pixels of the shorter side: ⌊24 / 0.875⌋
@@ -381,7 +381,9 @@ def test_limits_of_memory_are_in_gib(monkeypatch: pytest.MonkeyPatch) -> None:
 
     said: list[int] = []
     monkeypatch.setattr(pool, "limit_memory", said.append)
-    given = SessionOptions({"allow_fallback": False, "threads": None, "memory_limit": 0.5, "session_memory": 2.0})
+    given = SessionOptions(
+        {"allow_fallback": False, "threads": None, "memory_limit": 0.5, "session_memory": 2.0} | {"custom_ops": ()}
+    )
     assert given.keywords()["memory_limit"] == 1 << 29 and said == [2 << 30]
 
 

@@ -459,6 +459,28 @@ def test_the_error_of_boxes_is_that_of_its_definition():
     assert report["compared"][1]["error_mean"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_outputs_of_other_names_are_paired_by_their_shapes():
+    other = detector(shift=5)
+    for index, (old, new) in enumerate((("scores", "confidence"), ("boxes", "corners"))):
+        other.graph.output[index].name = new
+        for one in other.graph.node:
+            one.input[:] = [new if n == old else n for n in one.input]
+            one.output[:] = [new if n == old else n for n in one.output]
+    found, report = over_noise(detector(), other)
+    pairs = [(r["output"], r["candidate"]) for r in report["compared"]]
+    assert pairs == [("scores", "confidence"), ("boxes", "corners")] and not report["not_compared"]
+    assert [(f.code, f.where) for f in found] == [("outputs-differ", "boxes")]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_pictures_that_agree_least_are_shown(turned):
+    given = pictures()[::-1] if turned else pictures()
+    sides = [Side(m, given[0].reference.shape) for m in (REFERENCE, REFERENCE.with_name("digits_cnn_int8.onnx"))]
+    done = compare(*sides, given, methods=("grad-cam",), keep=1)
+    agreed = {row["picture"]: row["evidence"]["grad-cam"]["rank_correlation"] for row in done.report["rows"]}
+    assert len(set(agreed.values())) == len(given) and list(done.maps) == [min(agreed, key=agreed.__getitem__)]
+
+
 def test_quantised_boxes_are_compared_by_what_they_stand_for():
     found, report = over_noise(detector(), detector(narrow=0.1))
     assert not found and 0 < report["compared"][1]["error_mean"] < 0.05

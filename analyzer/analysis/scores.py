@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import onnx
 
 from analyzer.graph.ir import Graph
@@ -73,18 +75,49 @@ def is_quantised(proto: onnx.ModelProto) -> bool:
 _QUANTISED_NAMES = ("QuantizeLinear", "QLinear", "QGemm", "QAttention", "QEmbed", "QMoE", "QOrdered")
 
 
-def quantisation(graph: Graph, output: Value) -> tuple[float, float]:
-    """Zero point and scale of what `output` holds; 0 and 1 where it is not quantised as a whole."""
+class Quantisation(NamedTuple):
+    """What a number stands for: (q − zero) · scale; 0 and 1 for real numbers."""
+
+    zero: float = 0.0
+    scale: float = 1.0
+
+    def real(self, array: np.ndarray) -> np.ndarray:
+        """The numbers that `array` stands for, in float32 if it is quantised; else `array`."""
+        if self == REAL:
+            return array
+        return np.asarray((array.astype(np.float64) - self.zero) * self.scale, np.float32)
+
+
+REAL = Quantisation()
+
+
+def quantisation(graph: Graph, output: Value) -> Quantisation:
+    """Of what `output` holds; that of real numbers if it is not quantised as a whole."""
     node = graph.producer(output)
     while node is not None and not node.domain and node.op in ("Identity", *_KEEPING_ORDER):
         node = graph.producer(node.inputs[0])
-    if node is None or node.op != "QuantizeLinear" or node.domain:
-        return 0.0, 1.0
+    return _step(graph, node) if node is not None and node.op == "QuantizeLinear" else REAL
+
+
+def input_quantisation(graph: Graph, given: Value) -> Quantisation:
+    """Of what an input holds, by the DequantizeLinear that alone reads it; that of real numbers if there is none."""
+    while len(given.outputs) == 1:
+        node = given.outputs[0]
+        if node.op == "DequantizeLinear":
+            return _step(graph, node)
+        if node.domain or node.op not in ("Identity", "Transpose", *_KEEPING_ORDER):
+            break
+        given = node.outputs[0]
+    return REAL
+
+
+def _step(graph: Graph, node: Node) -> Quantisation:
+    """Of a QuantizeLinear or DequantizeLinear with one constant scale."""
     known = [graph.constant(i) for i in node.inputs[1:] if i.name]
-    if not known or any(k is None or k.size != 1 for k in known):
-        return 0.0, 1.0
+    if node.domain or not known or any(k is None or k.size != 1 for k in known):
+        return REAL
     scale, *zero = (float(k.item()) for k in known if k is not None)
-    return (zero[0] if zero else 0.0), scale
+    return Quantisation(zero[0] if zero else 0.0, scale)
 
 
 _MOVING = KEEPING | {*_KEEPING_ORDER, "Transpose", "Slice", "Gather", "Split", "Concat"}

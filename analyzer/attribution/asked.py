@@ -10,7 +10,7 @@ import numpy as np
 
 from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.question import Question
-from analyzer.attribution.shown import shown_outputs
+from analyzer.attribution.shown import shown_scores
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.graph import Graph
 from analyzer.graph.nodes import fixed_sizes
@@ -63,6 +63,7 @@ def _with_blank(model: Model, question: Question, task: Task) -> Task:
 
 def task_for(model: Model, question: Question, feeds: Mapping[str, np.ndarray]) -> Task:
     """The same for inputs of these sizes, kept."""
+    feeds = filled(model, feeds)
     declared, labels, sizes = question.declared, tuple(question.labels or ()), tuple(sizes_of(feeds).items())
     key = (
         *("task", question.output, declared.task, declared.decode),
@@ -80,6 +81,15 @@ def task_for(model: Model, question: Question, feeds: Mapping[str, np.ndarray]) 
         return task
 
     return model.remembered(key, made)
+
+
+def filled(model: Model, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The inputs of some pictures, repeated to the batch that the file fixes."""
+    count = model.fixed_batch
+    if not count or not feeds[model.image].ndim or len(feeds[model.image]) == count:
+        return feeds
+    chosen = np.minimum(np.arange(count), len(feeds[model.image]) - 1)
+    return {n: a[chosen] if model.counts_images(n) else a for n, a in feeds.items()}
 
 
 def slot_of(task: Task, question: Question, target: Any) -> str | int:
@@ -114,7 +124,8 @@ def predicted(model: Model, question: Question, feeds: Mapping[str, np.ndarray],
     if output is not None:
         question, word = replace(question, output=output), word[len(output) + 1 :]
         task = task_for(model, question, feeds)
-    said = shown_outputs(model, feeds, [task.output.name])[task.output.name]
+    whole = filled(model, feeds)
+    said = task.of(shown_scores(model, whole, task), 0, len(whole[model.image]) if whole[model.image].ndim else 1)
     found = task.resolve(word, said, question.labels)
     if found is None and output is not None:
         found = [_of_output(task, question, said, word)]

@@ -11,7 +11,7 @@ from analyzer.attribution.asked import task_of
 from analyzer.attribution.layers import float_image, pick_layer
 from analyzer.attribution.methods import find_method
 from analyzer.attribution.model import Model
-from analyzer.attribution.postprocess import FLOAT32, heatmap
+from analyzer.attribution.postprocess import FLOAT32, heatmap, unfolded
 from analyzer.attribution.question import Job, Question, Slot
 from analyzer.attribution.registry import Context, Method
 from analyzer.attribution.seeds import PREFIX, arrays_of, seeded
@@ -69,6 +69,7 @@ def compile_question(
         UnsupportedError: a rule is missing, the target does not depend on the layer, or a method is not defined for
             this model or is no single graph.
     """
+    model = model.about(question.explain_input)
     methods = [_single_graph(job) for job in question.jobs]
     graph, arrays = model.graph(shapes), arrays_of(model, question)
     op = Builder(graph, PREFIX)
@@ -95,7 +96,7 @@ def compile_question(
                 feature = layers[key]
             policy = method.policy_for(job.options)
             ctx = Context(op, target.seeds, target.about, image, axes, feature, policy=policy, idioms=idioms)
-            raw = op.cast(method.recipe(ctx, **job.options), FLOAT32)
+            raw = unfolded(ctx, op.cast(method.recipe(ctx, **job.options), FLOAT32), method.kind)
             heat = heatmap(ctx, raw, method.kind)
             names = {"raw": raw, "heatmap": heat, "class": target.classes}
             if isinstance(slot, str):
@@ -159,7 +160,7 @@ def choose_layer(
 
 def ready(model: Model, question: Question, slots: Sequence[Slot], shapes: Shapes) -> list[Compiled]:
     """The question compiled, and a session over all of it; kept, and looked up in the model's cache."""
-    key = (question.compiled_key(slots), tuple(sorted(shapes.items())))
+    key = (question.compiled_key(slots), model.chosen, tuple(sorted(shapes.items())))
 
     def made() -> list[Compiled]:
         found = model.cache.compiled(key) if model.cache else None

@@ -20,7 +20,7 @@ import numpy as np
 from analyzer.attribution.model import Model
 from analyzer.attribution.probes import Probe
 from analyzer.errors import InputError
-from analyzer.images import Preprocess
+from analyzer.images import Feeding, Preprocess
 
 RANDOM = "random"
 
@@ -61,7 +61,7 @@ def correspondence(
     pictures: Mapping[str, np.ndarray],
     boxes: Boxes,
     layers: Sequence[str],
-    preprocess: Preprocess,
+    preprocess: Preprocess | Feeding,
     fill: float = 127.0,
     repeats: int = 10,
     seed: int = 0,
@@ -95,7 +95,7 @@ def correspondence(
         own = {part: box for part, box in boxes.get(name, {}).items() if part in parts}
         if not own:
             continue
-        placement = preprocess.apply(picture)[1]
+        placement = probe.preprocess.apply(picture)[1]
         seen = probe.seen(picture)
         places = {
             part: _cells(placement.box_to_input(_box(box, name, part)), seen, name, part) for part, box in own.items()

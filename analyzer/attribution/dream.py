@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.analysis.scores import input_quantisation
 from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.layers import float_image
 from analyzer.attribution.model import Model
@@ -20,8 +21,10 @@ from analyzer.attribution.units import STRONGEST, WHOLE, Units
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
 from analyzer.graph import Builder
+from analyzer.graph.cut import behind
+from analyzer.graph.nodes import fixed_sizes
 from analyzer.images import Preprocess
-from analyzer.images.preprocess import CHANNELS
+from analyzer.images.preprocess import cast
 from analyzer.images.warp import Warp, blur
 from analyzer.runtime import Session
 
@@ -84,12 +87,13 @@ class Dreamer:
     """Finds inputs for units of one layer.
 
     Args:
-        model: the model; its image input must be floating-point.
+        model: the model. Of an integer input, what it is converted or dequantised to is optimised, without rounding.
         layer: tensor or node of the file; for a class, that of the logits.
         preprocess: picture to input, of a fixed size.
 
     Raises:
-        NotFoundError: no such layer. UnsupportedError: integer input, or a missing gradient rule.
+        NotFoundError: no such layer. UnsupportedError: an integer input that is not converted to floating point by a
+        single Cast or DequantizeLinear, or a missing gradient rule.
     """
 
     def __init__(self, model: Model, layer: str, preprocess: Preprocess) -> None:
@@ -98,12 +102,11 @@ class Dreamer:
         assert preprocess.size is not None
         self.size, self.image = preprocess.size, model.image
         graph = model.graph({self.image: self.shape})
-        if float_image(graph)[0].name != self.image:
-            kind = graph[self.image].dtype
-            raise UnsupportedError(
-                f"{graph.name}: the input {self.image!r} is {kind}, so it has no gradient to ascend",
-                "use the floating-point model",
-            )
+        self.real, self.axes = float_image(graph)
+        self.quantisation = input_quantisation(graph, graph[self.image])
+        sizes = fixed_sizes(self.real.shape or ())
+        assert sizes is not None  # those of the input are
+        self._real_shape = sizes
         self.units = Units.of(graph, layer)
         self._sessions: dict[str, tuple[Session, list[str]]] = {}
 
@@ -129,7 +132,7 @@ class Dreamer:
         options = options or DreamOptions()
         weights = self._weights(channel, position)
         rng = np.random.default_rng(options.seed)
-        picture = _parametrisation(options, (*self.size, CHANNELS[self.preprocess.channels]), rng)
+        picture = _parametrisation(options, (*self.size, self.preprocess.channel_count), rng)
         scores: list[float] = []
         stopped = ""
         for step in range(options.steps):
@@ -150,7 +153,7 @@ class Dreamer:
         return Dream(np.ascontiguousarray(np.broadcast_to(levels, (*self.size, 3))), score, scores, stopped)
 
     def _why_not_finite(self, pixels: np.ndarray) -> str:
-        feeds = {self.image: self._tensor(pixels)}
+        feeds = {self.image: self._input(pixels)}
         origin = find_origins(self.model, feeds, [0], [self.units.name])[0]
         return not_finite(origin) if origin else "the gradient overflows: it is not finite although the forward pass is"
 
@@ -179,33 +182,42 @@ class Dreamer:
     def _climb(self, pixels: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """(a, ∂a/∂pixels) for a picture (H, W, C) in 0 … 1; where every rectifier on the way blocks, the gradient that
         goes through those it would open."""
-        how, feeds = self.preprocess, self._tensor(pixels)
+        how, given = self.preprocess, self._tensor(pixels)
         for policy in ("gradient", "redirected"):
-            score, found = self._gradient(policy, feeds, weights)
+            score, found = self._gradient(policy, given, weights)
             if found.any():
                 break
-        gradient = found.transpose(1, 2, 0) if how.layout == "NCHW" else found
-        gradient = gradient * (255 * how.scale / np.array(how.std, np.float32))
+        gradient = found.transpose(1, 2, 0) if self.axes == "NCHW" else found
+        gradient = gradient * (255 * how.scale * self.quantisation.scale / np.array(how.std, np.float32))
         return score, np.ascontiguousarray(gradient[..., self._order], np.float32)
 
     @property
     def _order(self) -> slice:
         return slice(None, None, -1 if self.preprocess.channels == "BGR" else 1)
 
-    def _tensor(self, pixels: np.ndarray) -> np.ndarray:
-        """What the model is given for a picture (H, W, C) in 0 … 1."""
+    def _values(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, C): what the model's input holds for a picture (H, W, C) in 0 … 1, not rounded."""
         how = self.preprocess
         mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
-        values = (pixels[..., self._order] * np.float32(255 * how.scale) - mean) / std
-        tensor = values.transpose(2, 0, 1) if how.layout == "NCHW" else values
-        dtype = self.model.plain[self.image].dtype
-        return np.ascontiguousarray(np.broadcast_to(tensor, self.shape), dtype)
+        return np.asarray((pixels[..., self._order] * np.float32(255 * how.scale) - mean) / std)
 
-    def _gradient(self, policy: str, feeds: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+    def _tensor(self, pixels: np.ndarray) -> np.ndarray:
+        """`self.real` for a picture (H, W, C) in 0 … 1."""
+        values = self.quantisation.real(self._values(pixels))
+        tensor = values.transpose(2, 0, 1) if self.axes == "NCHW" else values
+        return np.ascontiguousarray(np.broadcast_to(tensor, self._real_shape), self.real.dtype)
+
+    def _input(self, pixels: np.ndarray) -> np.ndarray:
+        """What the model is given for it."""
+        values, dtype = self._values(pixels), self.model.plain[self.image].dtype
+        tensor = values.transpose(2, 0, 1) if self.preprocess.layout == "NCHW" else values
+        return np.ascontiguousarray(np.broadcast_to(cast(tensor, dtype.name), self.shape))
+
+    def _gradient(self, policy: str, given: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         if policy not in self._sessions:
             self._sessions[policy] = self._session(policy)
         session, names = self._sessions[policy]
-        found = session.run({self.image: feeds, "dream/weights": weights}, names)
+        found = session.run({self.real.name: given, "dream/weights": weights}, names)
         return float(found[names[0]].flat[0]), found[names[1]][0].astype(np.float32)
 
     def _session(self, policy: str) -> tuple[Session, list[str]]:
@@ -222,6 +234,8 @@ class Dreamer:
         if gradient is None:
             raise UnsupportedError(f"{graph.name}: {units.name!r} does not depend on the image")
         names = [graph.add_output(op.cast(v, np.dtype(np.float32))).name for v in (score, gradient)]
+        if image.name != self.image:
+            graph = behind(graph, [image.name], names)
         return self.model.session(graph, names), names
 
 

@@ -8,7 +8,7 @@ batch at a time, so memory stays bounded; a model whose file fixes the batch is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -87,7 +87,10 @@ class Evaluator:
     def grey(self) -> np.ndarray | None:
         """The same of a mid-grey picture, where the preprocessing is known."""
         given = self.question.grey
-        return None if given is None else self._image_of(self.feeds | {self.model.image: given})
+        if given is None:
+            return None
+        given = dict(given) if isinstance(given, Mapping) else {self.model.image: given}
+        return self._image_of(self.feeds | given)
 
     def _image_of(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         name, batch = self._program("scores", self._batch(1)).image, self._batch(1)

@@ -37,10 +37,12 @@ class Explainer(Model):
         output: str | None = None,
         labels: Sequence[str] | None = None,
         arrays: Mapping[str, np.ndarray] | None = None,
+        explain_input: str | None = None,
         **options: Any,
     ) -> Attribution:
         """See `analyzer.explain`."""
-        return self.explain_all(inputs, [Job(method, layer, options)], target, output, labels, arrays)[0]
+        jobs = [Job(method, layer, options)]
+        return self.explain_all(inputs, jobs, target, output, labels, arrays, explain_input=explain_input)[0]
 
     def explain_all(
         self,
@@ -51,6 +53,7 @@ class Explainer(Model):
         labels: Sequence[str] | None = None,
         arrays: Mapping[str, np.ndarray] | None = None,
         progress: Progress | None = None,
+        explain_input: str | None = None,
     ) -> list[Attribution]:
         """`explain` for several methods or layers, in one run of one session.
 
@@ -61,9 +64,10 @@ class Explainer(Model):
             As `analyzer.explain`.
         """
         names = self.labels if labels is None else labels
-        return answer(
-            self, Question(tuple(jobs), target, output, names, arrays or {}, declared=self.declared), inputs, progress
+        question = Question(
+            tuple(jobs), target, output, names, arrays or {}, declared=self.declared, explain_input=explain_input
         )
+        return answer(self, question, inputs, progress)
 
     def compile(
         self,

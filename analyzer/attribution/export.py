@@ -174,7 +174,7 @@ class Trial:
         """(inputs, outputs) of the model as it came, at the first two sizes that it takes."""
         loaded, answers, reasons = self.explainer.loaded, list[tuple[_Arrays, _Arrays]](), list[str]()
         try:
-            before = Plain.original(loaded.path if loaded.path is not None else loaded.serialized())
+            before = Plain.original(loaded.path or loaded.serialized(), self.explainer.custom_ops)
         except Exception as error:
             self.record["receipt"] = f"not measured: onnxruntime cannot load the model: {_sentence(error)}"
             return []
@@ -192,7 +192,7 @@ class Trial:
     def _loaded(self) -> Plain | None:
         """The exported file in a plain session; None where a kernel is missing that the model misses too."""
         try:
-            return Plain(self.file)
+            return Plain(self.file, custom_ops=self.explainer.custom_ops)
         except Exception as error:
             reason = _sentence(error)
             missing = "NOT_IMPLEMENTED" in str(error) or "NotImplemented" in type(error).__name__

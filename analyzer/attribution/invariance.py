@@ -14,8 +14,8 @@ import numpy as np
 
 from analyzer.attribution.model import Model
 from analyzer.attribution.probes import Probe
-from analyzer.errors import NotFoundError, suggest
-from analyzer.images import Preprocess
+from analyzer.errors import NotFoundError, UnsupportedError, suggest
+from analyzer.images import Feeding, Preprocess
 from analyzer.images.warp import Warp
 from analyzer.tasks.base import check_class
 
@@ -80,7 +80,7 @@ def invariance(
     model: Model,
     pictures: Mapping[str, np.ndarray],
     layers: Sequence[str],
-    preprocess: Preprocess,
+    preprocess: Preprocess | Feeding,
     targets: Mapping[str, int] | None = None,
     transforms: Sequence[str] = ("translation", "scaling", "rotation"),
     fill: float = 127.0,
@@ -97,20 +97,27 @@ def invariance(
         fill: grey value (0 … 255) outside the picture.
 
     Raises:
-        NotFoundError: no such layer or transform. InputError: no such class.
+        NotFoundError: no such layer or transform. InputError: no such class. UnsupportedError: a model without
+            classes.
     """
     for name in transforms:
         if name not in TRANSFORMS:
             raise NotFoundError(f"no transform {name!r}", suggest(name, TRANSFORMS) or ", ".join(TRANSFORMS))
     probe = Probe(model, layers, preprocess)
+    if not probe.task.by_class:
+        raise UnsupportedError(
+            f"{probe.task.output.name!r} has no classes ({probe.task.described()}), and invariance measures the "
+            "probability of classes",
+            "measure features with the Python API, or choose another model",
+        )
     curves = []
     for name, picture in pictures.items():
         seen = probe.seen(picture)
         still = probe.run([seen])
         target = (targets or {}).get(name)
         if target is None:
-            target = int(still.probabilities[0].argmax())
-        check_class(probe._scores, target)
+            target = int(probe.task.best(still.probabilities)[0])
+        check_class(probe.task, target)
         for kind in transforms:
             size = (seen.shape[0], seen.shape[1])
             values = TRANSFORMS[kind].values(size)

@@ -22,10 +22,11 @@ def float_image(graph: Graph) -> tuple[Value, str]:
         UnsupportedError: no floating-point tensor stands for the image.
     """
     image = image_input(graph)
-    axes = image_layout(graph, image) if len(image.shape or ()) == 4 else ""
-    if not axes:
-        rank = len(image.shape or ())
-        axes = {2: "NC", 3: "NCW", 5: "NCDHW"}.get(rank, "N" + "?" * (rank - 1))
+    rank = len(image.shape or ())
+    if rank in (4, 5):
+        axes = image_layout(graph, image)
+    else:
+        axes = {0: "", 1: "C", 2: "NC", 3: "NCW"}.get(rank, "N" + "?" * (rank - 1))
     value = image
     while not is_float(value):
         following = [n for n in value.outputs if is_transparent(n, ("Transpose",))]

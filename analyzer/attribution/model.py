@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from analyzer.analysis.scores import is_quantised
 from analyzer.attribution.cache import GraphCache
+from analyzer.attribution.custom import measured
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import inlined_operators
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Source, Value, load, normalize
 from analyzer.graph.query import image_input
 from analyzer.runtime import Session, environment
+from analyzer.runtime.custom_ops import Libraries, libraries
 from analyzer.runtime.pool import LIVE
 from analyzer.runtime.session import Runnable
 from analyzer.store import Cache
@@ -38,14 +41,32 @@ class Model:
         model: path, bytes or ModelProto.
         provider: "cpu", "cuda", "cuda:1" or "auto".
         cache: cache of rewritten graphs on disk; None for no cache.
+        custom_ops: libraries with custom operators of the model: paths, or "onnxruntime-extensions". None are loaded
+            unless they are given here.
         options: passed on to `runtime.Session` (threads, level, allow_fallback, memory_limit).
+
+    Attributes:
+        chosen: the input that is explained, if another one than `image_input` takes by itself; see `about`.
     """
 
-    def __init__(self, model: Any, provider: str = "cpu", cache: Cache | None = None, **options: Any) -> None:
+    _whole: Model | None = None
+
+    def __init__(
+        self,
+        model: Any,
+        provider: str = "cpu",
+        cache: Cache | None = None,
+        custom_ops: Libraries | None = None,
+        **options: Any,
+    ) -> None:
         self.loaded = load(model)
         self.provider = provider
+        if custom_ops:
+            options["custom_ops"] = libraries(custom_ops)
         self.session_options = options
-        self.cache = GraphCache(cache, self.loaded) if cache is not None else None
+        # Of a model with custom operators nothing is kept: its graphs depend on the libraries as well.
+        self.cache = GraphCache(cache, self.loaded) if cache is not None and not custom_ops else None
+        self.chosen: str | None = None
         self._stamp = _stamp_of(self.loaded.path)
         self._remembered: dict[Hashable, Any] = {}
         self.declared: Declared = NOTHING
@@ -62,12 +83,34 @@ class Model:
         """
         if self.loaded.path is None:
             raise InputError("a model without a path cannot be sent to another process", "save it as a file first")
-        return _loaded_again, (type(self), self.loaded.path, self.provider, self.session_options)
+        return _loaded_again, (type(self), self.loaded.path, self.provider, self.session_options, self.chosen)
+
+    def about(self, name: str | None) -> Self:
+        """The same model with input `name` explained: maps and gradients are with respect to it; None changes nothing.
+
+        Raises:
+            InputError: it has no such input.
+        """
+        if name is None or name == self.image:
+            return self
+        if name not in (names := [i.name for i in self.plain.inputs]):
+            raise InputError(f"no input {name!r}; the model's inputs are {', '.join(map(repr, names))}")
+        other = copy.copy(self)
+        for kept in ("plain", "fixed_batch", "image"):
+            other.__dict__.pop(kept, None)
+        other.chosen, other._remembered = name, {}
+        other._whole = self  # its sessions and graphs live as long as either does
+        return other
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Where it runs; see `runtime.environment`."""
         return environment(self.provider, **self.session_options)
+
+    @property
+    def custom_ops(self) -> tuple[str, ...]:
+        """Paths of the libraries with its custom operators."""
+        return tuple(self.session_options.get("custom_ops", ()))
 
     # ---- Graphs ----
 
@@ -79,7 +122,9 @@ class Model:
         def made() -> Source:
             found = self.cache.source(key) if self.cache else None
             if found is None:
-                found = normalize(self.loaded, inlined_operators(), dict(shapes or {}))
+                sizes = dict(shapes or {})
+                types = measured(self.loaded, sizes, self.provider, **self.session_options) if self.custom_ops else ()
+                found = normalize(self.loaded, inlined_operators(), sizes, types)
                 if self.cache:
                     self.cache.keep_source(key, found)
             return found
@@ -88,7 +133,7 @@ class Model:
 
     def graph(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
         """A fresh graph to append to."""
-        return Graph(self.source(shapes))
+        return Graph(self.source(shapes), self.chosen)
 
     def graph_of(self, feeds: Mapping[str, np.ndarray]) -> Graph:
         """The same for the sizes of these inputs."""
@@ -125,8 +170,8 @@ class Model:
         return [found[name] for name in outputs]
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives, kept for this model under `key` as long as there is room."""
-        return LIVE.get(self._owner, key, make)
+        """What `make` gives, kept for this model and the input it explains under `key` as long as there is room."""
+        return LIVE.get(self._owner, key if self.chosen is None else (self.chosen, key), make)
 
     def remembered(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, kept for this model under `key`; for small things, of which the latest are kept."""
@@ -172,7 +217,10 @@ class Model:
         names = [i.name for i in self.plain.inputs]
         if not isinstance(inputs, Mapping):
             if len(names) > 1:
-                raise InputError(f"the model has {len(names)} inputs: {', '.join(names)}", "pass {name: array}")
+                raise InputError(
+                    f"the model has {len(names)} inputs: {', '.join(names)}",
+                    "give all of them: {name: array} in Python, --input NAME=FILE on the command line",
+                )
             inputs = {names[0]: inputs}
         feeds = {}
         for name, array in inputs.items():
@@ -183,6 +231,30 @@ class Model:
         if missing:
             raise InputError(f"missing input {', '.join(map(repr, missing))}")
         return feeds
+
+    def counts_images(self, name: str) -> bool:
+        """Whether the first axis of an input counts images: it is open, or as long as the batch that the file fixes."""
+        shape = self.plain[name].shape
+        if not shape:
+            return False
+        return shape[0] == self.fixed_batch if isinstance(shape[0], int) else True
+
+    def batch(self, parts: Sequence[Mapping[str, np.ndarray]], size: int | None = None) -> dict[str, np.ndarray]:
+        """The feeds of several images as one batch of `size`, filled up by repeating the last one.
+
+        Args:
+            size: the batch that the file fixes unless given, else the number of images.
+        """
+        size = size or self.fixed_batch or len(parts)
+        rows = [min(at, len(parts) - 1) for at in range(size)]
+
+        def whole(name: str) -> np.ndarray:
+            arrays = [part[name] for part in parts]
+            if not self.counts_images(name) or len(arrays[0]) != 1 or size == 1:
+                return arrays[0]
+            return np.concatenate([arrays[row] for row in rows])
+
+        return {name: whole(name) for name in parts[0]}
 
     def _checked(self, given: Value, array: np.ndarray) -> np.ndarray:
         """The array if it fits, a floating-point one in the input's type."""
@@ -215,8 +287,10 @@ class Model:
         return of
 
 
-def _loaded_again(kind: type[Model], path: Path, provider: str, options: dict[str, Any]) -> Model:
-    return kind(path, provider, **options)
+def _loaded_again(
+    kind: type[Model], path: Path, provider: str, options: dict[str, Any], chosen: str | None = None
+) -> Model:
+    return kind(path, provider, **options).about(chosen)
 
 
 def sizes_of(feeds: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

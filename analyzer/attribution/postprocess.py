@@ -14,7 +14,10 @@ FLOAT32 = np.dtype(np.float32)
 
 
 def resize_to_image(ctx: Context, heat: Value) -> Value:
-    """(N, h, w) to (N, H, W): bilinear, half-pixel centres (as cv2.resize and torch align_corners=False)."""
+    """(N, h, w) to (N, H, W): bilinear, half-pixel centres (as cv2.resize and torch align_corners=False).
+
+    The same over volumes. Frames of a clip that are folded into the batch, (N, D, h, w) here, are resized one by one.
+    """
     op = ctx.op
     space = [i for i, a in enumerate(ctx.image_axes) if a in "DHW"]
     if len(space) != op.rank(heat) - 1:
@@ -22,12 +25,26 @@ def resize_to_image(ctx: Context, heat: Value) -> Value:
             f"a map with {op.rank(heat) - 1} axes cannot be resized to an input with {len(space)} spatial axes",
             "use the raw map",
         )
+    if ctx.feature is not None and len(ctx.feature.layout.spatial) == 2 and len(space) == 3:
+        sides = (op.shape(ctx.image, a, a + 1) for a in space[1:])
+        return _resized(ctx, heat, op.Concat(op.shape(heat, 0, 2), *sides, axis=0))
     wide = op.Unsqueeze(heat, [1])
     size = op.Concat(op.shape(wide, 0, 2), *(op.shape(ctx.image, a, a + 1) for a in space), axis=0)
-    resized = op.Resize(
-        wide, None, None, size, mode="linear", coordinate_transformation_mode="half_pixel", nearest_mode="floor"
-    )
-    return op.Squeeze(resized, [1])
+    return op.Squeeze(_resized(ctx, wide, size), [1])
+
+
+def _resized(ctx: Context, value: Value, size: Value) -> Value:
+    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "floor"}
+    return ctx.op.Resize(value, None, None, size, **how)
+
+
+def unfolded(ctx: Context, raw: Value, kind: str) -> Value:
+    """(N · D, h, w) to (N, D, h, w): maps of the frames of clips, which the model folds into the batch."""
+    op, axes = ctx.op, ctx.image_axes
+    if kind == "gradient" or "D" not in axes or op.rank(raw) != 3:
+        return raw
+    lead = [op.shape(ctx.image, axes.index(a), axes.index(a) + 1) for a in "ND"]
+    return op.Reshape(raw, op.Concat(*lead, op.shape(raw, 1, 3), axis=0))
 
 
 def magnitude(ctx: Context, attribution: Value) -> Value:
@@ -53,6 +70,13 @@ def unit_range(ctx: Context, heat: Value) -> Value:
 def heatmap(ctx: Context, raw: Value, kind: str) -> Value:
     """(N, H, W) in [0, 1], float32."""
     raw = ctx.op.cast(raw, FLOAT32)
+    if not set("DHW") & set(ctx.image_axes):  # a row of numbers
+        if kind != "gradient":
+            raise UnsupportedError(
+                f"a map over a layer cannot be laid on the input {ctx.image.name!r}, which has no height and width",
+                "use a gradient method, such as --method gradient",
+            )
+        return unit_range(ctx, ctx.op.Abs(raw)) if ctx.op.rank(raw) > 1 else ctx.op.Abs(raw)
     return unit_range(ctx, magnitude(ctx, raw) if kind == "gradient" else resize_to_image(ctx, raw))
 
 
@@ -89,6 +113,11 @@ def unit_scaled(maps: np.ndarray) -> np.ndarray:
 
 def heatmaps(raw: np.ndarray, kind: str, image_axes: str, size: Sequence[int]) -> np.ndarray:
     """(rows, H, W) in [0, 1] from a method's own values."""
+    if not set("DHW") & set(image_axes):
+        return unit_scaled(np.abs(raw))
     if kind == "gradient":
         return unit_scaled(np.abs(raw).max(axis=image_axes.index("C")))
+    if len(size) == 3 and raw.ndim == 3:  # frames that are folded into the batch
+        raw = raw.reshape(-1, size[0], *raw.shape[1:])
+        size = size[1:]
     return unit_scaled(resized(raw, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from analyzer.attribution.features import chosen_tensors
 from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.model import Model
 from analyzer.attribution.units import Units
-from analyzer.images import Preprocess
+from analyzer.images import Feeding, Preprocess
 from analyzer.tasks import recognise
 
 BATCH = 8
@@ -42,17 +42,19 @@ class Probe:
         NotFoundError: no such layer. UnsupportedError: no output is a score. InputError: no fixed size.
     """
 
-    def __init__(self, model: Model, layers: Sequence[str], preprocess: Preprocess) -> None:
+    def __init__(self, model: Model, layers: Sequence[str], preprocess: Preprocess | Feeding) -> None:
+        self.feeding = Feeding.of(preprocess, model.image)
+        preprocess = self.feeding.preprocess
         self.preprocess, self.model = preprocess, model
         self._again = preprocess.replace(resize="resize")
         self.batch = model.fixed_batch or BATCH
         self._image = model.image
-        graph = model.graph({model.image: preprocess.shape(self.batch)})
+        graph = model.graph(self.feeding.shapes(self.batch, model))
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
         self.layers = [Units.of(graph, name).name for name in names]
-        self._scores = recognise(graph, None, model.declared, model.labels)
+        self.task = recognise(graph, None, model.declared, model.labels)
         self._taps = {name: graph.add_output(graph[name]).name for name in self.layers}
-        self._output = graph.add_output(self._scores.output).name
+        self._output = graph.add_output(self.task.output).name
         outputs = [*self._taps.values(), self._output]
         self._session = model.session(graph, outputs)
 
@@ -62,22 +64,25 @@ class Probe:
 
     def say(self, picture: np.ndarray) -> str:
         """Why the responses to a picture of the network's size are not finite."""
-        return not_finite(find_origins(self.model, {self._image: self._again.apply(picture)[0]}, [0], self.layers)[0])
+        return not_finite(find_origins(self.model, self._feeds([picture]), [0], self.layers)[0])
+
+    def _feeds(self, pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        again = replace(self.feeding, main=replace(self.feeding.main, preprocess=self._again))
+        return self.model.batch([again.feed(picture).feeds for picture in pictures], self.batch)
 
     def run(self, pictures: Sequence[np.ndarray]) -> Responses:
         """The responses to pictures of the network's size."""
         parts: list[dict[str, np.ndarray]] = []
         for start in range(0, len(pictures), self.batch):
-            chosen = [self._again.apply(p)[0] for p in pictures[start : start + self.batch]]
-            filled = chosen + [chosen[-1]] * (self.batch - len(chosen))
-            found = self._session.run({self._image: np.concatenate(filled)})
+            chosen = pictures[start : start + self.batch]
+            found = self._session.run(self._feeds(chosen))
             parts.append({name: array[: len(chosen)] for name, array in found.items()})
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         features = {
             name: joined[output].reshape(len(pictures), -1).astype(np.float32) for name, output in self._taps.items()
         }
-        scores = self._scores.read(joined[self._output], len(pictures)).astype(np.float64)
-        return Responses(features, scores if self._scores.stripped else probabilities(scores))
+        scores = self.task.read(self.task.quantisation.real(joined[self._output]), len(pictures)).astype(np.float64)
+        return Responses(features, scores if self.task.stripped else probabilities(scores))
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:

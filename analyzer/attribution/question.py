@@ -40,7 +40,8 @@ class Question:
         labels: class names, so that a target can be a label.
         arrays: {name: array} for use in a target.
         references: {name: inputs of a reference picture}, for `.cosine(name)` in a target.
-        grey: the model's input for a mid-grey picture, (1, …), if the preprocessing is known.
+        grey: the model's inputs for a mid-grey picture, (1, …), if the preprocessing is known.
+        explain_input: the input whose maps and gradients are asked for; None for the picture.
         runtime: the runtime that the graph is written for; see `Policy.on`.
         declared: what the model's card says of its task.
     """
@@ -51,7 +52,8 @@ class Question:
     labels: Sequence[str] | None = None
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     references: Mapping[str, Inputs] = field(default_factory=dict)
-    grey: np.ndarray | None = None
+    grey: Inputs | None = None
+    explain_input: str | None = None
     runtime: str = "onnxruntime"
     declared: Declared = field(default_factory=Declared)
 

@@ -22,7 +22,7 @@ class Attribution:
         raw: the method's own values, float32: (rows, h, w) unnormalised for CAM-like methods, shaped as the input
             for gradient-like ones.
         heatmap: (rows, H, W) in [0, 1] at the resolution of the input; 0 everywhere where `legible` is False.
-        scores: (N, classes) as the model outputs them.
+        scores: (N, classes) as the model outputs them; quantised ones as the real numbers that they stand for.
         target: class index per row; −1 where the target is an expression.
         layer: name of the feature map, or "" for methods that need none.
         method: name of the method.
@@ -58,6 +58,14 @@ class Attribution:
     task: Task | None = None
     said: list[dict[str, np.ndarray]] = field(default_factory=list)
     first: int = 0
+
+    def first_images(self, count: int) -> Attribution:
+        """Of the first `count` images only."""
+        if count >= len(self.scores):
+            return self
+        kept = self.image - self.first < count
+        kept &= np.arange(len(kept)) < count * (len(kept) // len(self.scores))
+        return replace(self.rows(kept), scores=self.scores[:count], tied=self.tied[:count], said=self.said[:count])
 
     @cached_property
     def legible(self) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from analyzer.analysis.scores import Quantisation
 from analyzer.attribution.asked import has_reference, predicted, task_for
 from analyzer.attribution.compiler import Compiled, ready
 from analyzer.attribution.diagnosis import Explained, diagnose_map, diagnose_not_finite, diagnose_runs
@@ -19,7 +20,6 @@ from analyzer.attribution.postprocess import heatmaps
 from analyzer.attribution.question import Inputs, Job, Question
 from analyzer.attribution.result import Attribution, joined
 from analyzer.attribution.shown import doubt_of, shown_outputs, tie_of, tied_classes
-from analyzer.errors import InputError
 from analyzer.graph.query import image_input
 from analyzer.tasks import Prediction, Task
 from analyzer.tasks.base import TOP1, check_class
@@ -41,8 +41,9 @@ def answer(model: Model, question: Question, inputs: Inputs, progress: Progress 
         As `analyzer.explain`.
     """
     model.loaded.check_unchanged()
+    model = model.about(question.explain_input)
     feeds = model.feeds(inputs)
-    count = len(feeds[model.image])
+    count = len(feeds[model.image]) if feeds[model.image].ndim else 1
     task = task_for(model, question, feeds)
     targets = question.slots(count)
     if any(_depends_on_picture(task, t) for t in targets):
@@ -97,32 +98,28 @@ def _answered(run: _Asked, feeds: Feeds, count: int) -> list[Attribution]:
     once = tuple(job for job, many in zip(question.jobs, often, strict=True) if not many)
     rows: list[list[Attribution]] = []
     for indices in _batches(model, count):
-        part = {n: a[indices] if a.ndim and len(a) == count else a for n, a in feeds.items()}
+        part = {n: a[indices] if model.counts_images(n) and len(a) == count else a for n, a in feeds.items()}
         together = iter(run.once(part, indices, once) if once else ())
-        rows.append(
-            [
-                run.often(part, indices, job) if many else next(together)
-                for job, many in zip(question.jobs, often, strict=True)
-            ]
-        )
+        found = [
+            run.often(part, indices, job) if many else next(together)
+            for job, many in zip(question.jobs, often, strict=True)
+        ]
+        rows.append([one.first_images(len(set(indices.tolist()))) for one in found])
     found = [joined([row[i] for row in rows]) for i in range(len(question.jobs))]
     return [a.rows(np.zeros(len(a.image), bool) if nothing else run.said_rows(a)) for a in found]
 
 
 def _batches(model: Model, count: int) -> list[np.ndarray]:
-    """Indices of the images per run: all at once where the batch is free, else by the model's fixed batch."""
+    """Indices of the images per run: all at once where the batch is free, else by the model's fixed batch, of which
+    the last is filled up with the last image."""
     fixed = model.fixed_batch or count
-    if count % fixed:
-        raise InputError(
-            f"the model takes batches of {fixed}, and {count} is not a multiple of {fixed}",
-            f"pass a multiple of {fixed} images",
-        )
-    return [np.arange(start, start + fixed) for start in range(0, count, fixed)]
+    return [np.minimum(np.arange(start, start + fixed), count - 1) for start in range(0, count, fixed)]
 
 
-def _outputs_of(task: Task) -> list[str]:
-    """The output that is explained, and others that are rows of classes or values."""
-    return [task.output.name, *(role.output for role in task.others if role.task is not None)]
+def _outputs_of(task: Task) -> dict[str, Quantisation]:
+    """The output that is explained, others that are rows of classes or values, and what their numbers stand for."""
+    others = {role.output: role.task.quantisation for role in task.others if role.task is not None}
+    return {task.output.name: task.quantisation, **others}
 
 
 def _value(found: Sequence[np.ndarray], shown: np.ndarray, image: int) -> float:
@@ -182,12 +179,12 @@ class _Asked:
         task, outputs = first.scores, _outputs_of(first.scores)
         if self.model.quantised:
             said = shown_outputs(self.model, feeds, outputs)
-            shown = task.read(said[outputs[0]], count)
+            shown = task.read(said[task.output.name], count)
             found = run([task.top1(c, shown) for c in classes])
         else:
             found = run(classes)
-            said = {name: found[name] for name in outputs}
-            shown = task.read(said[outputs[0]], count)
+            said = {name: known.real(found[name]) for name, known in outputs.items()}
+            shown = task.read(said[task.output.name], count)
             # NaN, and means that differ in their last bits, are the only ways in which the graph takes another class.
             named = [found[n[2]] for n, slot in zip(first.slots, slots, strict=True) if slot is None]
             wanted = [task.top1(c, shown) for c in classes]

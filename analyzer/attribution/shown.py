@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from analyzer.analysis.scores import output_quantisers
+from analyzer.analysis.scores import Quantisation, output_quantisers
 from analyzer.attribution.model import Model, sizes_of
 from analyzer.runtime import Session
 from analyzer.tasks import Task
 
 
 def shown_scores(model: Model, feeds: Mapping[str, np.ndarray], scores: Task) -> np.ndarray:
-    """What the model outputs as its scores: of a quantised file, what that gives as it is deployed, bit for bit."""
+    """What the model outputs as its scores, quantised ones as the real numbers that they stand for.
+
+    Of a quantised file, what that gives as it is deployed, bit for bit.
+    """
     name = scores.output.name
-    return shown_outputs(model, feeds, [name])[name]
+    return shown_outputs(model, feeds, {name: scores.quantisation})[name]
 
 
-def shown_outputs(model: Model, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The same for several outputs."""
+def shown_outputs(
+    model: Model, feeds: Mapping[str, np.ndarray], outputs: Mapping[str, Quantisation]
+) -> dict[str, np.ndarray]:
+    """The same for several outputs, and what the numbers of each stand for."""
+    names = list(outputs)
     session = model.deployed if model.quantised else None
     if session is None:
         key = ("scores", tuple(sorted(sizes_of(feeds).items())), *names)
         session = model.kept(key, lambda: model.session(model.graph_of(feeds), names))
     found = session.run(feeds, names)
-    return {name: found[name] for name in names}
+    return {name: known.real(found[name]) for name, known in outputs.items()}
 
 
 def tied_classes(model: Model, feeds: dict[str, np.ndarray], scores: Task, shown: np.ndarray) -> tuple[np.ndarray, str]:

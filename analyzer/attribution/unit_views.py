@@ -12,8 +12,9 @@ from analyzer.analysis import receptive_field
 from analyzer.attribution.finite import say_not_finite
 from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.projection import Projector, Switches, read_switches
+from analyzer.attribution.question import Inputs
 from analyzer.attribution.units import WHOLE, clipped, parse_unit, rgb
-from analyzer.images import Preprocess, decode, draw_boxes, grid, signed_view
+from analyzer.images import Feeding, Preprocess, draw_boxes, grid, signed_view
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class UnitViews:
 
 def view_units(
     model: Model,
-    array: np.ndarray,
-    preprocess: Preprocess,
+    array: Inputs,
+    preprocess: Preprocess | Feeding,
     layer: str = "auto",
     units: Sequence[str] = ("max",),
     policy: str = "deconvnet",
@@ -97,7 +98,8 @@ def view_units(
     projector = Projector(model, sizes_of(feeds), layer, policy, switches is not None)
     places = [parse_unit(projector.units, text) for text in units]
     fields = receptive_field(model.graph_of(feeds))
-    seen = preprocess.undo(array[0])
+    preprocess = Feeding.of(preprocess, model.image).preprocess
+    seen = preprocess.undo(feeds[model.image][0])
     size = (seen.shape[0], seen.shape[1])
     found, said = [], ""
     for channel, position in places:
@@ -119,8 +121,8 @@ def view_units(
     return UnitViews(projector.units.name, policy, seen, tuple(found), said)
 
 
-def switches_from(model: Model, preprocess: Preprocess, source: str, layer: str) -> Switches:
+def switches_from(model: Model, preprocess: Preprocess | Feeding, source: str, layer: str) -> Switches:
     """The switches from an .npz file, or of another picture."""
     if Path(source).suffix == ".npz":
         return Switches.load(source)
-    return read_switches(model, preprocess.apply(decode(source))[0], layer)
+    return read_switches(model, Feeding.of(preprocess, model.image).feed(source).feeds, layer)

@@ -93,9 +93,10 @@ def command(given: Audit) -> int:
     known = {name: {"boxes": boxes.get(name), "label": classes.get(name)} for name in boxes | classes}
     samples = given.data.samples(known)
     explainer, card = given.setup.load(given.model, given.labels, many=True)
+    samples = given.data.opened(samples, card.feeds)
     progress = Progress(len(samples), "audit")
     over = given.over.store, given.over.workers, progress.step
-    done = audit(explainer, card.preprocess, samples, given.method, given.probes, given.seed, *over)
+    done = audit(explainer, card.feeds, samples, given.method, given.probes, given.seed, *over)
     tell_left_out(done)
     content = rounded(done.report)
     document = {"audit": content, "findings": rounded(as_data(findings(content)))}

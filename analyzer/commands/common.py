@@ -116,6 +116,12 @@ def tell_doubt(doubt: str, told: str) -> str:
     return doubt or told
 
 
+def tell_remark(picture: str, remark: str | None) -> None:
+    """Says what should be known of how a picture was read."""
+    if remark:
+        note(f"note: {remark}" if remark.startswith(picture) else f"note: {picture}: {remark}")
+
+
 def tell_left_out(outcome: LeftOut) -> None:
     """Says what of a pass could not be used, and what its folder held: `failed` and `doubt`."""
     if outcome.doubt:

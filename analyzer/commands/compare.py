@@ -18,6 +18,7 @@ from analyzer.commands.options import (
     WRITE_REPORT,
     DataSet,
     Given,
+    OtherInputs,
     OverPictures,
     Preprocessing,
     SessionOptions,
@@ -75,6 +76,7 @@ class Compare(Given):
     over: OverPictures = group(OverPictures)
     exit_zero: bool = exit_zero_option
     preprocess: Preprocessing = group(Preprocessing)
+    others: OtherInputs = group(OtherInputs)
     form: str = option(
         "--format", "Output format.", type=Choice(["text", "json", "junit", "sarif", "markdown"]), default="text"
     )
@@ -130,8 +132,11 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     options = given.session.keywords(many=True) | {"level": MODES[given.mode]}
     asked = (reference, given.provider), (candidate, given.candidate_provider or given.provider)
     explainers = [Explainer(model, provider, **options) for model, provider in asked]
-    cards = [read_card(e, None, vars(given.preprocess)) for e in explainers]
-    shapes = first_shapes(samples, cards)
+    others = given.others.given, given.others.explain_input
+    cards = [read_card(e, None, vars(given.preprocess), *others) for e in explainers]
+    explainers = [e.about(card.feeds.explained) for e, card in zip(explainers, cards, strict=True)]
+    samples = given.data.opened(samples, cards[0].feeds)
+    shapes = first_shapes(samples, [card.feeds for card in cards])
     store = Store(given.over.store) if given.over.store else None
     ours, theirs = (Side(e, shape, store=store) for e, shape in zip(explainers, shapes, strict=True))
     progress = Progress(len(samples), "compare")
@@ -140,7 +145,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
         theirs,
         samples,
         given.methods or EVIDENCE,
-        preprocess=(cards[0].preprocess, cards[1].preprocess),
+        preprocess=(cards[0].feeds, cards[1].feeds),
         folder=given.over.store,
         workers=given.over.workers,
         progress=progress.step,
@@ -160,7 +165,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
             "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
         },
     }
-    return document, evidence_figures(done.maps, samples, cards[0].preprocess), 5 if done.failed else 0
+    return document, evidence_figures(done.maps, samples, cards[0].feeds), 5 if done.failed else 0
 
 
 def ran_on(receipt: dict[str, Any]) -> str:

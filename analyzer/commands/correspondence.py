@@ -63,7 +63,7 @@ def command(given: Correspondence) -> None:
     pictures = {name: decode(name) for name in marked}
     progress = Progress(len(pictures), "correspondence")
     layers = given.layers or (card.default_layer or "auto",)
-    how = card.preprocess, given.fill, given.repeats, given.seed
+    how = card.feeds, given.fill, given.repeats, given.seed
     found = correspondence(explainer, pictures, marked, layers, *how, progress.step)
     for name, why in found.left_out.items():
         note(f"warning: {name} is skipped: {why}")

@@ -9,6 +9,7 @@ from analyzer.commands.options import (
     WRITE_FILE,
     Given,
     IntRange,
+    OtherInputs,
     Preprocessing,
     argument,
     channels_option,
@@ -47,6 +48,7 @@ class Evolution(Given):
     out: str = option("-o --out", "PNG file to write, or - for stdout.", required=True, type=WRITE_FILE, metavar="FILE")
     provider: str = provider_option
     preprocess: Preprocessing = group(Preprocessing)
+    others: OtherInputs = group(OtherInputs)
     form: str = format_option
 
 
@@ -68,14 +70,14 @@ def command(given: Evolution) -> None:
     from analyzer.mining.evolution import evolution
 
     checkpoints = given.checkpoints
-    card = read_card(Explainer(checkpoints[-1]), None, vars(given.preprocess))
+    card = read_card(Explainer(checkpoints[-1]), None, vars(given.preprocess), given.others.given)
     samples = find_pictures(given.data, given.limit)
     progress = Progress(len(samples) * len(checkpoints), "evolution")
     found = evolution(
         checkpoints,
         samples,
         given.layer or card.default_layer or "auto",
-        card.preprocess,
+        card.feeds,
         given.chosen or None,
         given.draw,
         None if given.policy == "none" else given.policy,

@@ -17,7 +17,9 @@ from analyzer.commands.common import (
     table,
     tell_doubt,
     tell_left_out,
+    tell_remark,
 )
+from analyzer.commands.film import Film
 from analyzer.commands.options import (
     METHOD,
     READ,
@@ -105,8 +107,8 @@ def command(given: Explain) -> int:
     """
     from analyzer.attribution import Job, Question
     from analyzer.attribution.methods import options_of
-    from analyzer.images import decode
     from analyzer.images.mask import read_mask
+    from analyzer.images.video import is_video
     from analyzer.passes import run
     from analyzer.passes.explaining import Explaining
     from analyzer.tasks import Declared
@@ -114,11 +116,16 @@ def command(given: Explain) -> int:
     targets = given.targets or ("top1",)
     asked = options_of(given.methods or ("grad-cam",), parse_options(given.options))
     samples = given.inputs.samples()
-    overlays = destinations(given.out, given.inputs.pictures, samples, ".png")
-    raws = destinations(given.raw, given.inputs.pictures, samples, ".npy")
-    model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
+    many = len(samples) > 1 or any(is_video(sample.source) for sample in samples)
+    model, card = given.setup.load(given.model, given.labels, many=many)
+    samples, sources = given.inputs.opened(samples, card.feeds)
+    film = Film.of(given.out, samples)
+    overlays = film.places if film else destinations(given.out, sources, samples, ".png")
+    raws = destinations(given.raw, sources, samples, ".npy")
     if given.verbose:
         note(f"preprocessing: {card.source}")
+        for line in card.feeds.describe():
+            note(line)
     layer = given.layer or card.default_layer or "auto"
     question = Question(
         tuple(Job(method, layer, options) for method, options in asked.items()),
@@ -126,17 +133,20 @@ def command(given: Explain) -> int:
         given.output,
         card.labels,
         {} if given.mask is None else {"mask": read_mask(given.mask, card.preprocess)},
-        {} if given.reference is None else {"reference": card.preprocess.apply(decode(given.reference))[0]},
+        {} if given.reference is None else {"reference": card.feeds.feed(given.reference).feeds},
         declared=Declared.of(card),
     )
     drawing = {"alpha": given.alpha, "colormap": given.colormap}
     single = RunProgress() if len(samples) == 1 else None
-    work = Explaining(model, question, card, targets, overlays, raws, given.top, drawing, single)
-    done = run(work, samples, **given.over.keywords(given.out, Progress(len(samples), "explain")))
+    work = Explaining(model, question, card, targets, overlays, raws, given.top, drawing, single, film is not None)
+    done = run(work, samples, **given.over.keywords(None if film else given.out, Progress(len(samples), "explain")))
+    if film:
+        film.write(done.result, given.inputs.every)
     tell_left_out(done)
     doubt = ""
     for result in done.result:
         doubt = tell_doubt(result["doubt"] or "", doubt)
+        tell_remark(result["picture"], result.pop("remark"))
         for m in result["maps"]:
             if m["diagnosis"]:
                 note(f"warning: {result['picture']}: {m['method']}: {m['diagnosis']}")
@@ -154,6 +164,8 @@ def command(given: Explain) -> int:
     else:
         for result in done.result:
             print_result(result, len(samples) > 1)
+        if film and film.written:
+            say_written(film.written)
     return 5 if done.failed else 0
 
 
@@ -180,13 +192,26 @@ def print_result(result: dict[str, Any], several: bool) -> None:
         if m["maximum"]:
             x, y = m["maximum"]
             value = "" if m["value"] is None else f" ({m['value']:.4g})"
-            click.echo(f"{m['method']} of {m['label'] or m['target']}{value}{where}: maximum at x={x}, y={y}")
+            frame = f" in frame {m['frame']}" if "frame" in m else ""
+            click.echo(f"{m['method']} of {m['label'] or m['target']}{value}{where}: maximum at x={x}, y={y}{frame}")
+        elif m.get("values"):
+            click.echo(numbers(m))
         else:
             click.echo(f"{m['method']}{where}: empty, because values are not finite")
         if "completeness" in m["details"] and m["maximum"]:
             click.echo("  " + completeness(m["method"], m["details"]["completeness"], m["details"]["difference"]))
+    for one in result.get("inputs", ()):
+        if one["values"]:
+            click.echo(numbers(one))
     if "written" in result:
         say_written(result["written"])
+
+
+def numbers(found: dict[str, Any]) -> str:
+    """The gradient with respect to an input of numbers, as a line."""
+    shown = " ".join(f"{value:.4g}" for value in found["values"][:16])
+    more = f" … ({len(found['values'])} numbers)" if len(found["values"]) > 16 else ""
+    return f"{found['method']} of {found['label'] or 'expression'} with respect to {found['input']}: {shown}{more}"
 
 
 INCOMPLETE = {  # why, by method

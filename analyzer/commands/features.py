@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from analyzer.commands import complete
-from analyzer.commands.common import each_picture, note, print_json, say_written, table
+from analyzer.commands.common import each_picture, note, print_json, say_written, table, tell_remark
 from analyzer.commands.options import (
     WRITE_FOLDER,
     Given,
@@ -60,21 +60,24 @@ def command(given: Features) -> int:
     """
     from analyzer.attribution.features import Taps, chosen_tensors
     from analyzer.attribution.finite import say_not_finite
-    from analyzer.images import decode
     from analyzer.report import features
 
     samples = given.inputs.samples()
     explainer, card = given.setup.load(given.model)
+    samples, _ = given.inputs.opened(samples, card.feeds)
     places = Places(make_folder(given.out)) if given.out else None
     taps: Taps | None = None
 
     def work(sample: Sample) -> dict[str, Any]:
         nonlocal taps
-        feeds = explainer.feeds(card.preprocess.apply(decode(sample.source))[0])
+        fed = card.feeds.feed(sample.source)
+        tell_remark(sample.id, fed.remark)
+        feeds = explainer.batch([explainer.feeds(fed.feeds)])
         if taps is None:
             graph = explainer.graph_of(feeds)
             taps = Taps(explainer, graph, chosen_tensors(graph, given.layers))
-        found = taps.run(feeds)
+        fixed = explainer.fixed_batch or 1
+        found = {n: a[: len(a) // fixed] if a.ndim and len(a) % fixed == 0 else a for n, a in taps.run(feeds).items()}
         said = say_not_finite(explainer, feeds, found.values(), list(found))
         if said:
             note(f"warning: {sample.id}: {said}")

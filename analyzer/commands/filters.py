@@ -90,11 +90,11 @@ def command(given: Filters) -> None:
 
 def _channels(model: Model) -> str:
     """The order of the model's input channels, by its card."""
-    from analyzer.commands.pictures import read_card
+    from analyzer.commands.pictures import picture_card
     from analyzer.errors import AnalyzerError
 
     try:
-        return str(read_card(model, None, {}).preprocess.channels)
+        return str(picture_card(model).preprocess.channels)
     except AnalyzerError:
         return "RGB"
 

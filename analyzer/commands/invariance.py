@@ -87,7 +87,7 @@ def command(given: Invariance) -> None:
     images = {s.id: decode(s.source) for s in samples}
     progress = Progress(len(images) * len(chosen), "invariance")
     layers = given.layers or (card.default_layer or "auto",)
-    curves = invariance(explainer, images, layers, card.preprocess, known, chosen, given.fill, progress.step)
+    curves = invariance(explainer, images, layers, card.feeds, known, chosen, given.fill, progress.step)
     for picture, why in {c.picture: c.diagnosis for c in curves if c.diagnosis}.items():
         note(f"warning: {picture}: {why}")
     if out:

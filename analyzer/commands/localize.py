@@ -111,9 +111,10 @@ def command(given: Localize) -> int:
     method = given.method
     asked = options_of((method,), parse_options(given.options))[method]
     samples = given.inputs.samples(read_labelled_boxes(given.boxes))
-    drawn = destinations(given.out, given.inputs.pictures, samples, ".png")
-    masks = beginnings(make_folder(given.masks), [sample.id for sample in samples]) if given.masks else {}
     model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
+    samples, sources = given.inputs.opened(samples, card.feeds)
+    drawn = destinations(given.out, sources, samples, ".png")
+    masks = beginnings(make_folder(given.masks), [sample.id for sample in samples]) if given.masks else {}
     layer = given.layer or card.default_layer or "auto"
     question = Question((Job(method, layer, asked),), output=given.output, labels=card.labels, declared=model.declared)
     single = RunProgress() if len(samples) == 1 else None

@@ -66,12 +66,13 @@ def command(given: Mine) -> int:
     part = parse_shard(given.shard)
     samples = given.data.samples()
     explainer, card = given.setup.load(given.model, many=True)
+    samples = given.data.opened(samples, card.feeds)
     wanted = given.layers or (card.default_layer or "auto",)
     policy = None if given.policy == "none" else given.policy
     if policy:
         check_projectable(explainer, wanted, policy)
     progress = Progress(len(samples) // part[1], "mine")
-    how = card.preprocess, given.k, given.out, given.batch, part, given.workers
+    how = card.feeds, given.k, given.out, given.batch, part, given.workers
     result = mine(explainer, samples, wanted, *how, progress=progress.step)
     tell_left_out(result)
     for picture, why in result.not_finite.items():
@@ -81,7 +82,7 @@ def command(given: Mine) -> int:
         return 5 if result.failed else 0
     title = Path(given.model).name
     drawn = given.chosen, given.draw, policy
-    written = write_results(explainer, result, card.preprocess, Path(given.out), title, *drawn)
+    written = write_results(explainer, result, card.feeds, Path(given.out), title, *drawn)
     rows = [summary(layer, result) for layer in result.rankings]
     document = {"model": given.model, "layers": rows, "pictures": len(samples), "resumed": result.resumed}
     document |= {"failed": len(result.failed), "not_finite": len(result.not_finite)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +14,7 @@ import click
 from click import Choice
 
 from analyzer.commands import complete
-from analyzer.commands.renamed import Command
+from analyzer.commands.renamed import Command, arguments_of
 from analyzer.commands.stdout import through_stdout, to_stdout
 from analyzer.docstrings import docstring
 from analyzer.files import claim, protect
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from analyzer.attribution import Explainer
     from analyzer.commands.common import Progress
     from analyzer.data import Sample
-    from analyzer.images import ModelCard
+    from analyzer.images import Feeding, ModelCard
 
 
 class ColorMap(click.ParamType):
@@ -55,7 +55,7 @@ class ModelPath(InputPath):
 
         kind = "folder" if os.path.isdir(value) else "picture" if is_picture(value) else ""
         if kind and ctx is not None:
-            _, *order = ctx.command.collect_usage_pieces(ctx)
+            order = arguments_of(ctx)
             first = f"models come first: {ctx.command_path} {' '.join(order)}"
             raise InputError(f"{value} is a {kind}, not an ONNX model", first if len(order) > 1 else "")
         return super().convert(value, param, ctx)
@@ -326,6 +326,11 @@ colormap_option = functools.partial(
 )
 
 
+every_option = option(
+    "--every", "Use every Nth frame of a video.", type=IntRange(1), default=1, show_default=False, metavar="N"
+)
+
+
 class Formatted(Given):
     """Nothing but the output format."""
 
@@ -337,6 +342,13 @@ class Pictures(Given):
 
     pictures: tuple[str, ...] = argument(nargs=-1, required=True, type=READ)
     limit: int | None = limit_option
+    every: int = every_option
+
+    def opened(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[list[Sample], list[str]]:
+        """Frames of videos, clips of several pictures; see `pictures.opened`."""
+        from analyzer.commands.pictures import opened
+
+        return opened(samples, self.pictures, feeding, self.every)
 
     def samples(self, annotations: Mapping[str, Mapping[str, Any]] | None = None) -> list[Sample]:
         """The pictures in the files, folders, patterns and lists; `-` is the one on stdin."""
@@ -356,6 +368,13 @@ class DataSet(Given):
         metavar="PATH",
     )
     limit: int | None = limit_option
+    every: int = every_option
+
+    def opened(self, samples: Sequence[Sample], feeding: Feeding) -> list[Sample]:
+        """As for `Pictures`."""
+        from analyzer.commands.pictures import opened
+
+        return opened(samples, self.sources, feeding, self.every)[0]
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -376,7 +395,7 @@ class Preprocessing(Given):
 
     preset: str | None = option(
         "--preset",
-        "Pixel normalization: imagenet, 0-1, -1-1, caffe, raw or clip. "
+        "Pixel normalization of the float model: imagenet, 0-1, -1-1, caffe, raw or clip. "
         "Default: from the model's TOML file, or guessed.",
         metavar="NAME",
         shell_complete=complete.presets,
@@ -390,11 +409,31 @@ class Preprocessing(Given):
     scale: str | None = option("--scale", "Factor for pixel values (0 to 255), such as 1/255.", metavar="X")
     layout: str | None = option("--layout", "Axis order of the model's input.", type=Choice(["NCHW", "NHWC"]))
     channels: str | None = option(
-        "--channels", "Channel order of the model's input.", type=Choice(["RGB", "BGR", "GRAY"])
+        "--channels", "Channel order of the model's input.", type=Choice(["RGB", "BGR", "GRAY", "RGBA"])
+    )
+    white: float | None = option(
+        "--white",
+        "Pixel value of white in pictures of more than 8 bits, such as 4095. Default: from the file, or 65535.",
+        type=FloatRange(1),
+        metavar="VALUE",
     )
     size: str | None = option("--size", "Input size, if the model does not fix it.", metavar="HEIGHTxWIDTH")
     resize: str | None = option(
         "--resize", "How to fit pictures to the input size.", type=Choice(["resize", "crop", "letterbox"])
+    )
+
+
+class OtherInputs(Given):
+    """What a model takes beside the picture, and which of its inputs is explained."""
+
+    given: tuple[str, ...] = several(
+        "--input",
+        "Value of another input of the model: a picture, .npy, .npz or video file, or numbers, such as meta=0,0,0; one "
+        "number fills the input. Repeatable. The picture goes to the one picture input that is not named.",
+        metavar="NAME=FILE|VALUE",
+    )
+    explain_input: str | None = option(
+        "--explain-input", "Input whose map is computed. Default: the picture's.", metavar="NAME"
     )
 
 
@@ -436,6 +475,12 @@ class SessionOptions(Given):
         type=FloatRange(0, min_open=True),
         metavar="GIB",
     )
+    custom_ops: tuple[str, ...] = several(
+        "--custom-ops",
+        "Library with custom operators of the model: a .so, .dylib or .dll file, or onnxruntime-extensions. "
+        "Repeatable.",
+        metavar="LIBRARY",
+    )
 
     def keywords(self, many: bool = False) -> dict[str, Any]:
         """Of an Explainer; the budget of kept sessions, which is the process's, is set.
@@ -455,7 +500,9 @@ class SessionOptions(Given):
         if is_own_process():
             share_threads(threads)
         limit = None if self.memory_limit is None else int(self.memory_limit * 2**30)
-        given = {"allow_fallback": self.allow_fallback, "threads": threads}
+        given: dict[str, Any] = {"allow_fallback": self.allow_fallback, "threads": threads}
+        if self.custom_ops:
+            given["custom_ops"] = self.custom_ops
         return given | {"memory_limit": limit, "cache": user_cache()}
 
 
@@ -463,6 +510,7 @@ class Setup(Given):
     """How a model is given pictures, where it runs and how."""
 
     preprocess: Preprocessing = group(Preprocessing)
+    others: OtherInputs = group(OtherInputs)
     provider: str = provider_option
     session: SessionOptions = group(SessionOptions)
 
@@ -474,7 +522,8 @@ class Setup(Given):
         from analyzer.commands.pictures import read_card
 
         explainer = Explainer(model, self.provider, **self.session.keywords(many), **session)
-        return explainer, read_card(explainer, labels, vars(self.preprocess))
+        card = read_card(explainer, labels, vars(self.preprocess), self.others.given, self.others.explain_input)
+        return explainer.about(card.feeds.explained), card
 
 
 class OverPictures(Given):

@@ -40,6 +40,14 @@ def destinations(given: str | None, sources: Sequence[str], samples: Sequence[Sa
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file; several pictures need a folder", "give the name of a folder")
     places = Places(path)
-    found = {name: places.place(Path(name).stem, suffix) for name in names}
+    found = {sample.id: places.place(_stem(sample), suffix) for sample in samples}
     make_folder(path)
     return found
+
+
+def _stem(sample: Sample) -> str:
+    """What a file about a sample is called: a frame or row has its number."""
+    name, _, number = sample.id.rpartition(":")
+    if hasattr(sample.source, "index") and number.isdecimal():
+        return f"{Path(name).stem}-{int(number):05}"
+    return Path(sample.id).stem

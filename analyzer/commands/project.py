@@ -68,7 +68,7 @@ def command(given: Project) -> None:
     from analyzer.attribution.unit_views import switches_from, view_units
     from analyzer.data import find_pictures
     from analyzer.errors import InputError
-    from analyzer.images import decode, write_npy, write_png
+    from analyzer.images import write_npy, write_png
 
     samples = find_pictures([given.picture])
     if len(samples) > 1:
@@ -77,10 +77,10 @@ def command(given: Project) -> None:
         )
     (sample,) = samples
     model, card = given.setup.load(given.model)
-    array, _ = card.preprocess.apply(decode(sample.source))
+    array = card.feeds.feed(sample.source).feeds
     layer = given.layer or card.default_layer or "auto"
-    switches = switches_from(model, card.preprocess, given.switches, layer) if given.switches else None
-    found = view_units(model, array, card.preprocess, layer, given.chosen or ("max",), given.policy, switches)
+    switches = switches_from(model, card.feeds, given.switches, layer) if given.switches else None
+    found = view_units(model, array, card.feeds, layer, given.chosen or ("max",), given.policy, switches)
     if given.save_switches:
         read_switches(model, array, layer).save(given.save_switches)
     if found.diagnosis:

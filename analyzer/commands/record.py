@@ -53,10 +53,11 @@ def command(given: Record) -> int:
 
     samples = given.data.samples()
     explainer, card = given.setup.load(given.model, many=True, level=MODES[given.mode])
-    (shape,) = first_shapes(samples, [card])
+    samples = given.data.opened(samples, card.feeds)
+    (shape,) = first_shapes(samples, [card.feeds])
     side = Side(explainer, shape, store=Store(given.store))
     progress = Progress(len(samples), "record")
-    work = Recording(side, card.preprocess, given.methods or EVIDENCE)
+    work = Recording(side, card.feeds, given.methods or EVIDENCE)
     done = run(work, samples, workers=given.workers, progress=progress.step)
     tell_left_out(done)
     for method, why in done.result.items():

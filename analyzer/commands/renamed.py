@@ -36,7 +36,12 @@ ELSEWHERE = {
     "--limit-of": "--threshold",
     "--dataset": "--data",
 }
-POSITIONAL = ("--image", "--images", "--input", "--picture", "--pictures", "--img", "-i", "--model", "--source")
+POSITIONAL = ("--image", "--images", "--picture", "--pictures", "--img", "-i", "--model", "--source")
+
+
+def arguments_of(context: click.Context) -> list[str]:
+    """The positional arguments of the command, as its usage line has them."""
+    return context.command.collect_usage_pieces(context)[1:]
 
 
 class Command(click.Command):
@@ -75,6 +80,6 @@ class Command(click.Command):
             value = " json" if name == "--json" else ""
             return click.UsageError(f"No such option: {name}. Use {ELSEWHERE[name]}{value} instead.", ctx)
         if name in POSITIONAL:
-            order = " ".join(p.make_metavar(ctx) for p in self.params if isinstance(p, click.Argument))
+            order = " ".join(arguments_of(ctx))
             return click.UsageError(f"No such option: {name}. Give files as arguments: {order}.", ctx)
         return error

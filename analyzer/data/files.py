@@ -14,9 +14,14 @@ from analyzer.errors import InputError
 from analyzer.files import protect
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
+ARRAYS = (".npy",)
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 LISTS = (".txt", ".lst", ".manifest")
 STDIN = "-"
-KINDS = f"give picture files ({', '.join(PICTURES)}), folders, glob patterns or a text file with one path per line"
+KINDS = (
+    f"give picture files ({', '.join(PICTURES)}), .npy arrays, videos, folders, glob patterns or a text file with one "
+    "path per line"
+)
 
 
 def find_pictures(
@@ -24,9 +29,9 @@ def find_pictures(
     limit: int | None = None,
     annotations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Sample]:
-    """Find pictures: in folders (recursively) and by patterns (`photos/*.jpg`), both sorted by name, from text files
-    with one path per line (relative to the file; `#` starts a comment), or single files; "-" reads a picture from
-    stdin. Duplicates are dropped. Samples are returned unchanged.
+    """Find pictures: in folders (recursively; .npy arrays and videos where there are no pictures) and by patterns
+    (`photos/*.jpg`), both sorted by name, from text files with one path per line (relative to the file; `#` starts a
+    comment), or single files; "-" reads a picture from stdin. Duplicates are dropped. Samples are returned unchanged.
 
     Args:
         limit: use at most this many, evenly spread.
@@ -61,11 +66,13 @@ def find_pictures(
 
 def _expand(source: Path) -> list[Path]:
     if source.is_dir():
-        return sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+        files = [p for p in source.rglob("*") if p.is_file()]
+        pictures = sorted(p for p in files if p.suffix.lower() in PICTURES)
+        return pictures or sorted(p for p in files if p.suffix.lower() in (*ARRAYS, *VIDEOS))
     if not source.exists():
         pattern = glob.has_magic(str(source))
         matching = sorted(map(Path, glob.glob(str(source), recursive=True))) if pattern else []
-        if not matching and (pattern or source.suffix.lower() not in PICTURES):
+        if not matching and (pattern or source.suffix.lower() not in (*PICTURES, *ARRAYS, *VIDEOS)):
             raise InputError(f"no file matches {source}" if pattern else f"{source}: no such file or folder")
         return [p for found in matching for p in _expand(found)] or [source]  # decoding says what is near
     if source.suffix.lower() not in LISTS:

@@ -191,9 +191,11 @@ def missing_rules(graph: Graph, nodes: Sequence[Node], policy: Policy) -> Unsupp
         + (f": {LEFT[op.removeprefix(f'{MS}::')]}" if op.removeprefix(f"{MS}::") in LEFT else "")
         for op, names in sorted(by_op.items())
     ]
+    hint = "choose a layer after, or a target before, these nodes; `plan` lists them all"
+    if any(node.domain not in ("", MS) for node in nodes):
+        hint += ". A model with custom operators runs with --custom-ops LIBRARY, and then occlusion and rise explain it"
     return UnsupportedError(
-        f"{graph.name}: no {policy.name} rule for {'; '.join(lines)}, on the way from the target to the layer",
-        "choose a layer after, or a target before, these nodes; `plan` lists them all",
+        f"{graph.name}: no {policy.name} rule for {'; '.join(lines)}, on the way from the target to the layer", hint
     )
 
 

@@ -43,9 +43,14 @@ PROTOBUF_LIMIT = (1 << 31) - (1 << 24)
 
 
 class Graph(Scope):
-    """A normalised model that can be queried and appended to."""
+    """A normalised model that can be queried and appended to.
 
-    def __init__(self, source: Source) -> None:
+    Args:
+        image: the input that is explained, where it is chosen; see `query.image_input`.
+    """
+
+    def __init__(self, source: Source, image: str | None = None) -> None:
+        self.image = image
         versions = {o.domain: o.version for o in source.proto.opset_import}
         super().__init__(source.name, versions.get("", 0), versions, dict(source.detached), set())
         self.source = source

@@ -40,16 +40,44 @@ def descendants(graph: Graph, names: Iterable[str], among: Iterable[Node] | None
 
 
 def image_input(graph: Graph) -> Value:
-    """The input that holds the image: the first with four axes, else the first of the highest rank."""
+    """The input that is explained: `graph.image` where it is chosen, else the likeliest of `picture_inputs`, else the
+    first of the highest rank."""
     if not graph.inputs:
         raise UnsupportedError(f"{graph.name}: the model has no inputs")
-    ranked = [i for i in graph.inputs if i.shape is not None and len(i.shape) == 4]
-    return ranked[0] if ranked else max(graph.inputs, key=lambda i: len(i.shape or ()))
+    if graph.image is not None:
+        return graph[graph.image]
+    found = picture_inputs(graph)
+    return found[0] if found else max(graph.inputs, key=lambda i: len(i.shape or ()))
+
+
+_PIXELS = ("float16", "float32", "float64", "bfloat16", "uint8", "int8", "uint16", "int16", "int32")
+
+
+def picture_inputs(graph: Graph) -> list[Value]:
+    """The inputs that can hold pictures, clips or volumes, the likeliest first: four axes before five, colour before
+    grey before other channels, then in the file's order."""
+
+    def place(value: Value) -> tuple[int, int]:
+        shape = value.shape or []
+        sizes = {shape[1], shape[-1]} if len(shape) == 4 else {shape[1], shape[2], shape[-1]}
+        return len(shape), 0 if 3 in sizes else 1 if sizes & {1, 4} else 2
+
+    def holds(value: Value) -> bool:
+        shape = value.shape or []
+        sides = sum(not isinstance(d, int) or d > 1 for d in shape[1:])
+        return len(shape) in (4, 5) and sides >= 2 and str(value.dtype) in _PIXELS
+
+    return sorted((i for i in graph.inputs if holds(i)), key=place)
 
 
 def image_layout(graph: Graph, image: Value) -> str:
-    """ "NCHW" or "NHWC": by the axis with 1, 3 or 4 channels, else by what the first consumers do with it."""
+    """ "NCHW" or "NHWC": by the axis with 1, 3 or 4 channels, else by what the first consumers do with it.
+
+    Of five axes "NCDHW" (a volume, or a clip whose channels come first), "NDCHW" or "NDHWC": D are slices or frames.
+    """
     shape = image.shape or []
+    if len(shape) == 5:
+        return _layout_of_five(graph, image)
     if len(shape) == 4:
         first, last = shape[1] in (1, 3, 4), shape[3] in (1, 3, 4)
         if first != last:
@@ -60,6 +88,21 @@ def image_layout(graph: Graph, image: Value) -> str:
         if node.op in ("Conv", "MaxPool", "AveragePool"):
             return "NCHW"
     return "NCHW"
+
+
+def _layout_of_five(graph: Graph, image: Value) -> str:
+    for node in _first_spatial(graph, image):
+        weights = node.inputs[1].shape if node.op == "Conv" else None
+        if weights and len(weights) == 5 and image in node.inputs:
+            return "NCDHW"
+    likely = {"NCDHW": 1, "NDCHW": 2, "NDHWC": 4}
+    shape = image.shape or []
+    return max(likely, key=lambda axes: _says(shape[likely[axes]]))
+
+
+def _says(size: int | str | None) -> int:
+    """How much a size speaks for channels: 3 more than 1, which may be slices, or 4, frames."""
+    return {3: 3, 4: 2, 1: 1}.get(size, 0) if isinstance(size, int) else 0
 
 
 def _first_spatial(graph: Graph, image: Value) -> Iterable[Node]:

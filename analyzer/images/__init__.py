@@ -8,10 +8,12 @@ from analyzer.images.colour import COLORMAPS, colormap, colourise
 from analyzer.images.components import connected_components
 from analyzer.images.decode import decode, is_picture, read_header
 from analyzer.images.draw import ColourBar, draw_boxes, figure, fit, overlay, signed_view
+from analyzer.images.feeding import Fed, Feeding
 from analyzer.images.fill import gaussian_blur, inpaint
 from analyzer.images.labels import load_labels
 from analyzer.images.placement import Placement
 from analyzer.images.preprocess import PRESETS, Preprocess
+from analyzer.images.read import Picture, read
 from analyzer.images.tiles import channel_grid, grid
 from analyzer.images.write import atomic_file, atomic_write, encode, file_name, write_npy, write_npz, write_png
 
@@ -19,7 +21,10 @@ __all__ = [
     "COLORMAPS",
     "PRESETS",
     "ColourBar",
+    "Fed",
+    "Feeding",
     "ModelCard",
+    "Picture",
     "Placement",
     "Preprocess",
     "atomic_file",
@@ -41,6 +46,7 @@ __all__ = [
     "load_labels",
     "model_card",
     "overlay",
+    "read",
     "read_header",
     "signed_view",
     "write_npy",

@@ -14,10 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from analyzer.errors import InputError, suggest
+from analyzer.images.feeding import Feeding
 from analyzer.images.guess import InputGuess, customary_preset
 from analyzer.images.labels import MAX_LABELS, load_labels, read_text
-from analyzer.images.preprocess import CHANNELS, DTYPES, INTERPOLATIONS, LAYOUTS, PRESETS, RESIZES, Preprocess
+from analyzer.images.preprocess import (
+    CHANNELS,
+    DTYPES,
+    INTERPOLATIONS,
+    LAYOUTS,
+    LEVELS,
+    PRESETS,
+    RESIZES,
+    Preprocess,
+    few_levels,
+    is_bands,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,9 @@ class ModelCard:
         source: where the preprocessing comes from, guesses and all.
         outputs: {output: role}; the role "main" names the output that is explained.
         decode: how text is decoded, as written in the file.
+        remark: what an input of whole numbers is given in place of the normalisation of its float model, as a
+            sentence; "" for others.
+        feeding: how all inputs of the model are fed, where that is known.
     """
 
     preprocess: Preprocess
@@ -41,6 +58,14 @@ class ModelCard:
     source: str = ""
     outputs: Mapping[str, str] = field(default_factory=dict)
     decode: str | None = None
+    remark: str = ""
+    feeding: Feeding | None = None
+
+    @property
+    def feeds(self) -> Feeding:
+        """`feeding`, for commands that load a model with its inputs."""
+        assert self.feeding is not None, "a card that is read without a model's inputs"
+        return self.feeding
 
     @property
     def description(self) -> str:
@@ -58,6 +83,7 @@ def model_card(
     flags: Mapping[str, Any] | None = None,
     input_shape: Sequence[int | str | None] | None = None,
     input_dtype: Any = None,
+    input_quantisation: tuple[float, float] = (0.0, 1.0),
 ) -> ModelCard:
     """The card of a model: flags override its TOML file, which overrides a guess from its input.
 
@@ -68,6 +94,7 @@ def model_card(
         input_shape: shape of the model's picture input, rank 4 or 3 (no batch); dynamic sizes are None, a name or −1.
             Read from the file if it is None.
         input_dtype: its element type, as NumPy accepts it.
+        input_quantisation: zero point and scale of what it holds.
 
     Raises:
         InputError: an unknown key, an invalid value, or a contradiction with the input; the message names file and key.
@@ -78,8 +105,10 @@ def model_card(
     if input_shape is None and model_path is not None and Path(model_path).is_file():
         input_shape, input_dtype = _picture_input(Path(model_path))
     guess = InputGuess(input_shape, input_dtype)
+    merged = _merged(told, asked)
     try:
-        preprocess = Preprocess(**_fields(guess, _merged(told, asked)))
+        fields, remark = _of_integers(_fields(guess, merged), merged, *input_quantisation)
+        preprocess = Preprocess(**fields)
     except InputError as error:
         places = [name for name, keys in ((str(file), told), ("flags", asked)) if keys.keys() & PREPROCESS_KEYS.keys()]
         raise InputError(f"{' with '.join(places) or 'preprocessing'}: {error.message}", error.hint) from error
@@ -92,6 +121,7 @@ def model_card(
         _source(guess, told, asked, file),
         asked.get("outputs", told.get("outputs", {})),
         asked.get("decode", told.get("decode")),
+        remark,
     )
 
 
@@ -195,7 +225,7 @@ def _number(value: Any) -> float:
 
 def _numbers(value: Any) -> tuple[float, ...]:
     values = value if isinstance(value, list | tuple) else [value]
-    if len(values) not in (1, 3):
+    if not values:
         raise ValueError("a number, or a list of one per channel")
     return tuple(_number(each) for each in values)
 
@@ -247,13 +277,20 @@ def _one_of(known: Iterable[str]) -> Callable[[Any], str]:
     return choice
 
 
+def _channels(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value if is_bands(value) else _one_of(CHANNELS)(value)
+
+
 PREPROCESS_KEYS: dict[str, Callable[[Any], Any]] = {
     "preset": _one_of(PRESETS),
     "mean": _numbers,
     "std": _numbers,
     "scale": _number,
     "layout": _one_of(LAYOUTS),
-    "channels": _one_of(CHANNELS),
+    "channels": _channels,
+    "white": _number,
     "size": _size,
     "resize": _one_of(RESIZES),
     "crop-fraction": _number,
@@ -324,6 +361,35 @@ def _fields(guess: InputGuess, keys: Mapping[str, Any]) -> dict[str, Any]:
     if fields["dtype"] == "int8" and fields["scale"] == 1 and "mean" not in keys:
         fields["mean"] = (128.0,)
     return fields
+
+
+def _of_integers(
+    fields: dict[str, Any], keys: Mapping[str, Any], zero: float, scale: float
+) -> tuple[dict[str, Any], str]:
+    """(`fields`, a remark): for an input of integers, what its float model's normalisation means.
+
+    A preset, and numbers that would leave few levels, are the float model's. An input that is dequantised to what that
+    takes is given it quantised; any other, raw pixels: then the model normalises.
+    """
+    dtype = fields["dtype"]
+    mean, std = (np.array(fields.get(key, default)) for key, default in (("mean", [0.0]), ("std", [1.0])))
+    if "int" not in dtype or 0 in std:
+        return fields, ""
+    if keys.get("preset", "raw") == "raw" and not few_levels(dtype, fields["scale"], std.tolist()):
+        return fields, ""
+    limits = np.iinfo(dtype)
+    raw = PRESETS["raw"] | {"mean": (128.0,) if dtype == "int8" else (0.0,)}
+    steps = ((np.array([[0], [255]]) * fields["scale"] - mean) / std / scale + zero).T  # of black and white
+    slack = (limits.max - limits.min) / 8
+    is_raw = np.abs(steps - (np.array([0, 255]) - raw["mean"][0])).max() <= 2
+    is_inside = limits.min - slack <= steps.min() and steps.max() <= limits.max + slack
+    whose = f"the normalization {keys['preset']}" if "preset" in keys else "the given normalization"
+    whose += f" is the float model's, this input is {dtype}: "
+    if is_raw or not is_inside or np.abs(steps[:, 1] - steps[:, 0]).min() < LEVELS:
+        given = "pixels − 128" if dtype == "int8" else "raw pixels"
+        return fields | raw, f"{whose}it gets {given}"
+    numbers = {"mean": tuple((mean - zero * scale * std).tolist()), "std": tuple((std * scale).tolist())}
+    return fields | numbers, f"{whose}it gets that, quantized with scale {scale:.4g} and zero point {zero:g}"
 
 
 def _implied_scale(keys: Mapping[str, Any]) -> float:

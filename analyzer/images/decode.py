@@ -32,7 +32,8 @@ class Header:
     """What a file says about itself.
 
     `data` are the bytes worth decoding, `orientation` is EXIF's (1 upright … 8), `extra_samples` TIFF's kind of alpha
-    (1 premultiplied, 2 not), `colour_only` asks OpenCV for its colour conversion.
+    (1 premultiplied, 2 not), `colour_only` asks OpenCV for its colour conversion, `bits` are those of
+    a sample that carry information (PNG's sBIT, TIFF's MaxSampleValue), 0 where the file does not say.
     """
 
     format: str
@@ -43,6 +44,7 @@ class Header:
     transparent_grey: int | None = None
     extra_samples: int = 0
     colour_only: bool = False
+    bits: int = 0
 
 
 class _MalformedError(Exception):
@@ -65,12 +67,33 @@ def decode(source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS)
         InputError: no such file, a folder, empty, not a picture, truncated, too large.
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
-    header = read_header(source, name)
+    header = bounded(read_header(source, name), name, max_pixels)
+    pixels = stored_pixels(header, name)
+    if header.transparent_grey is not None and pixels.ndim == 2:
+        pixels = np.where(pixels == header.transparent_grey, np.iinfo(pixels.dtype).max, pixels)
+    return upright(_over_white(_eight_bits(pixels, name), name, premultiplied(header, pixels)), header.orientation)
+
+
+def bounded(header: Header, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+    """The header of a picture that is not too large.
+
+    Raises:
+        InputError: it is.
+    """
     if header.width * header.height > max_pixels:
         raise InputError(
             f"{name}: {header.width}×{header.height} pixels is over the limit of {max_pixels / 1e6:g} Mpixel",
             "shrink the picture first",
         )
+    return header
+
+
+def stored_pixels(header: Header, name: str) -> np.ndarray:
+    """What OpenCV makes of a file: (H, W) or (H, W, C) of the file's own depth, BGR.
+
+    Raises:
+        InputError: it cannot decode it.
+    """
     pixels = _imdecode(header)
     if pixels is None:
         version = opencv().__version__
@@ -78,11 +101,12 @@ def decode(source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS)
             f"{name}: OpenCV {version} cannot decode this {header.format} file (damaged, truncated or unusual)",
             "save it again as PNG or JPEG",
         )
-    if header.transparent_grey is not None and pixels.ndim == 2:
-        pixels = np.where(pixels == header.transparent_grey, np.iinfo(pixels.dtype).max, pixels)
-    # OpenCV hands out a TIFF's 8-bit alpha premultiplied whenever it is marked as alpha.
-    premultiplied = header.extra_samples == 1 or (header.extra_samples == 2 and pixels.dtype == np.uint8)
-    return _upright(_over_white(_eight_bits(pixels, name), name, premultiplied), header.orientation)
+    return pixels
+
+
+def premultiplied(header: Header, pixels: np.ndarray) -> bool:
+    """Whether colours are multiplied by alpha: OpenCV does so to a TIFF's of 8 bits if it is marked as alpha."""
+    return header.extra_samples == 1 or (header.extra_samples == 2 and pixels.dtype == np.uint8)
 
 
 def read_header(source: str | os.PathLike[str] | bytes, name: str = "the picture") -> Header:
@@ -206,7 +230,7 @@ def _over_white(pixels: np.ndarray, name: str, premultiplied: bool = False) -> n
     return ((pixels[..., 2::-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undo EXIF's orientation: 5 to 8 are transposed, then rows or columns run backwards."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
@@ -221,7 +245,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _png(data: bytes) -> Header:
     """Chunks up to IEND, checksums verified. Only what holds pixels is kept: no profiles, no animation."""
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
-    kept, orientation, grey, at = [data[:8]], 1, None, 8
+    kept, orientation, grey, bits, at = [data[:8]], 1, None, 0, 8
     while True:
         length, kind = struct.unpack_from(">I4s", data, at)
         body = data[at + 8 : at + 8 + length]
@@ -232,10 +256,12 @@ def _png(data: bytes) -> Header:
             kept.append(data[at : at + 12 + length])
         if kind == b"eXIf":
             orientation = _orientation(body)
+        if kind == b"sBIT":
+            bits = max(body[:4], default=0)
         if kind == b"tRNS" and colour == 0:
             grey = struct.unpack(">H", body)[0] * {1: 255, 2: 85, 4: 17}.get(depth, 1)
         if kind == b"IEND":
-            return Header("PNG", width, height, b"".join(kept), orientation, grey)
+            return Header("PNG", width, height, b"".join(kept), orientation, grey, bits=bits)
         at += 12 + length
 
 
@@ -310,7 +336,15 @@ def _tiff(data: bytes) -> Header:
     photometric = tags.get(262, 1)
     if photometric in (8, 9, 10):
         raise _MalformedError("TIFF in CIE Lab colors; convert it to RGB first")
-    return Header("TIFF", tags[256], tags[257], data, extra_samples=tags.get(338, 0), colour_only=photometric in (5, 6))
+    return Header(
+        "TIFF",
+        tags[256],
+        tags[257],
+        data,
+        extra_samples=tags.get(338, 0),
+        colour_only=photometric in (5, 6),
+        bits=tags.get(281, 0).bit_length(),
+    )
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:

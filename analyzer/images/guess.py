@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from analyzer.errors import InputError
-from analyzer.images.preprocess import CHANNELS, DTYPES, Preprocess
+from analyzer.images.preprocess import DTYPES, Preprocess
 
 DYNAMIC_SIZE = 224
+MOST_BANDS = 32  # an input of more channels holds features, not a picture
 
 # 3 says more than 1, which may be a size or a batch; 4 may be either axis of a tiny picture.
 _SAYS = {3: 3, 4: 2, 1: 1}
@@ -50,7 +51,10 @@ class InputGuess:
     def geometry(self, layout: str) -> dict[str, Any]:
         """The fields of `Preprocess` that shape and type give; 224 for a dynamic side."""
         height, width = (side or DYNAMIC_SIZE for side in self.sides(layout))
-        channels = "GRAY" if self.channel_count(layout) == 1 else "RGB"
+        count = self.channel_count(layout)
+        channels = {1: "GRAY", 4: "RGBA"}.get(count or 3, "RGB")
+        if count is not None and count != 3 and channels == "RGB" and count <= MOST_BANDS:
+            channels = str(count)
         return {"layout": layout, "channels": channels, "size": (height, width), "dtype": self.dtype}
 
     def check(self, chosen: Preprocess) -> None:
@@ -59,11 +63,11 @@ class InputGuess:
         Raises:
             InputError: it has other channels, another size or another type.
         """
-        count, wanted = self.channel_count(chosen.layout), CHANNELS[chosen.channels]
+        count, wanted = self.channel_count(chosen.layout), chosen.channel_count
         if count is not None and count != wanted:
             raise InputError(
-                f"the input {self.text} has {count} channels as {chosen.layout}, {chosen.channels} has {wanted}",
-                "set layout or channels, or pass the input as a .npy array",
+                f"the input {self.text} has {count} channels as {chosen.layout}, {chosen.colours} has {wanted}",
+                "set layout or channels, or give the input as a .npy array",
             )
         sides = self.sides(chosen.layout)
         if chosen.size and any(side not in (None, given) for side, given in zip(sides, chosen.size, strict=True)):
@@ -79,10 +83,10 @@ class InputGuess:
 
 
 def customary_preset(layout: str, channels: str, dtype: str) -> str:
-    """raw for integers, 0-1 for grey, −1 … 1 for NHWC (Keras, TensorFlow), ImageNet's statistics for NCHW."""
+    """raw for integers, 0-1 for all but RGB, −1 … 1 for NHWC (Keras, TensorFlow), ImageNet's statistics for NCHW."""
     if "int" in dtype:
         return "raw"
-    if channels == "GRAY":
+    if channels not in ("RGB", "BGR"):
         return "0-1"
     return "imagenet" if layout == "NCHW" else "-1-1"
 

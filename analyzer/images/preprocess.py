@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from analyzer.images.placement import Placement
 from analyzer.images.resample import FILTERS, resize
 
 LAYOUTS = ("NCHW", "NHWC")
-CHANNELS = {"RGB": 3, "BGR": 3, "GRAY": 1}
+CHANNELS = {"RGB": 3, "BGR": 3, "GRAY": 1, "RGBA": 4}
 INTERPOLATIONS = (*FILTERS, "nearest")
 RESIZES = ("resize", "crop", "letterbox", "letterbox-corner")
 DTYPES = ("float32", "float16", "float64", "uint8", "int8", "uint16", "int16", "int32")
@@ -47,8 +47,9 @@ class Preprocess:
     Attributes:
         size: (height, width) of the network's input; None keeps each picture's own.
         layout: NCHW or NHWC.
-        channels: RGB, BGR or GRAY (ITU-R 601 luma, rounded as in PIL).
-        scale: multiplies the 0 … 255 pixel.
+        channels: RGB, BGR, GRAY (ITU-R 601 luma, rounded as in PIL), RGBA, or a number of bands, such as "6".
+        white: the pixel value of white in pictures of more than 8 bits; None for the file's own, else 65535.
+        scale: multiplies the 0 … 255 pixel. Deeper pictures are brought to that range, and not rounded.
         mean, std: in units of the scaled pixel, one value or one per channel in the order of `channels`.
         resize: resize (stretch), crop (short side to size / crop_fraction, then the centre, as torchvision's
             Resize and CenterCrop), letterbox (whole picture, padded on both sides) or letterbox-corner (padded at
@@ -72,33 +73,45 @@ class Preprocess:
     antialias: bool = True
     pad_value: float = 114.0
     dtype: str = "float32"
+    white: float | None = None
 
     def __post_init__(self) -> None:
         for field, known in _CHOICES.items():
             value = getattr(self, field)
-            if value not in known:
+            if value not in known and not (field == "channels" and is_bands(value)):
                 raise InputError(
                     f"{field} must be one of {', '.join(known)}, not {value!r}", suggest(str(value), known)
                 )
         for field in ("mean", "std"):
-            if len(getattr(self, field)) not in (1, CHANNELS[self.channels]):
-                raise InputError(
-                    f"{field} has {len(getattr(self, field))} values; {self.channels} needs {CHANNELS[self.channels]}"
-                )
+            if len(getattr(self, field)) not in (1, self.channel_count):
+                count, wanted = len(getattr(self, field)), self.channel_count
+                raise InputError(f"{field} has {count} values; {self.colours} needs {wanted}, one per channel")
         if self.size is not None and not all(1 <= side <= 1 << 16 for side in self.size):
             raise InputError(f"size must be a height and a width in pixels, not {self.size}")
         if not np.all(np.isfinite([self.scale, self.pad_value, *self.mean, *self.std])):
             raise InputError("scale, pad_value, mean and std must be finite")
         if self.scale == 0 or 0 in self.std:
             raise InputError("scale and std must not be 0")
+        if self.white is not None and not 1 <= self.white <= 2**32:
+            raise InputError(f"white must be a pixel value of 1 or more, not {self.white}")
         if not 0 < self.crop_fraction <= 1:
             raise InputError(f"crop_fraction must be in (0, 1], not {self.crop_fraction}")
-        if self.dtype in _INTEGERS and abs(255 * self.scale / max(self.std)) < 64:
+        if few_levels(self.dtype, self.scale, self.std):
             levels = int(abs(255 * self.scale / max(self.std))) + 1
             raise InputError(
                 f"the type {self.dtype} would keep only {levels} levels of (x · {self.scale:.4g} − mean) / std",
                 "use raw pixels for integer inputs: preset 'raw'",
             )
+
+    @property
+    def channel_count(self) -> int:
+        """How many channels the tensor has."""
+        return CHANNELS.get(self.channels) or int(self.channels)
+
+    @property
+    def colours(self) -> str:
+        """The channels in words: RGB, 6 bands."""
+        return self.channels if self.channels in CHANNELS else f"{self.channels} bands"
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """(batch, …), the shape of the input tensor for a batch.
@@ -108,7 +121,8 @@ class Preprocess:
         """
         if self.size is None:
             raise InputError("the input size is not fixed", "fix it, for example with --size 224x224")
-        return (batch, *self.apply(np.zeros((8, 8, 3), np.uint8))[0].shape[1:])
+        channels = 3 if self.channels in ("RGB", "BGR", "GRAY") else self.channel_count
+        return (batch, *self.apply_deep(np.zeros((8, 8, channels), np.uint8))[0].shape[1:])
 
     def apply(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
         """The input tensor of `image`, and where its pixels came from.
@@ -118,14 +132,21 @@ class Preprocess:
 
         Returns:
             (1, C, h, w) or (1, h, w, C) of `dtype`, and the placement.
+
+        Raises:
+            InputError: not a picture, or the model takes other channels.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise InputError(f"a picture must be (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
+        return self.apply_deep(image)
+
+    def apply_deep(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """`apply` to a picture of any depth and channels, as `read` gives it: (H, W, C) uint8, or float32 to 255."""
         pixels, placement = _PLACE[self.resize](self, self._channels_of(image))
         values = (pixels.astype(np.float64) * self.scale - np.array(self.mean)) / np.array(self.std)
         if self.layout == "NCHW":
             values = values.transpose(2, 0, 1)
-        return np.ascontiguousarray(_cast(values, self.dtype)[None]), placement
+        return np.ascontiguousarray(cast(values, self.dtype)[None]), placement
 
     def undo(self, tensor: np.ndarray) -> np.ndarray:
         """The (h, w, 3) uint8 RGB picture that the network sees, from one input tensor of `apply`."""
@@ -134,6 +155,7 @@ class Preprocess:
             values = values.transpose(1, 2, 0)
         pixels = np.clip(np.rint((values * np.array(self.std) + np.array(self.mean)) / self.scale), 0, 255)
         picture = pixels.astype(np.uint8)[..., :: -1 if self.channels == "BGR" else 1]
+        picture = picture[..., : 3 if self.channel_count > 2 else 1]
         return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
     def describe(self) -> str:
@@ -141,17 +163,33 @@ class Preprocess:
         size = "the picture's own size" if self.size is None else "{}×{}".format(*self.size)
         fit = "" if self.size is None else _FITS[self.resize].format(self) + ", "
         filtering = "" if self.size is None else f"{self.interpolation}{'' if self.antialias else ' not antialiased'}, "
-        return f"{self.channels} {size} {self.layout} {self.dtype}, {fit}{filtering}{self._formula()}"
+        return f"{self.colours} {size} {self.layout} {self.dtype}, {fit}{filtering}{self._formula()}"
 
     def replace(self, **changes: Any) -> Preprocess:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def _channels_of(self, image: np.ndarray) -> np.ndarray:
+        given, wanted = image.shape[2], self.channel_count
+        if wanted in (1, 3) and given in (2, 4):
+            image, given = over_white(image), given - 1
+        if (given != wanted and given not in (1, 3)) or (given != wanted and wanted not in (1, 3)):
+            kind = f"{given} channel{'s' * (given > 1)}"
+            raise InputError(
+                f"the model takes {wanted} channels ({self.colours}), the picture has {kind}", self._give()
+            )
         if self.channels == "GRAY":
-            luma = image.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
-            return ((luma + 0x8000) >> 16).astype(np.uint8)[..., None]
+            return image if given == 1 else _luma(image)
+        if given == 1 and wanted == 3:
+            return np.repeat(image, 3, axis=2)
         return image[..., ::-1] if self.channels == "BGR" else image
+
+    def _give(self) -> str:
+        """What to give where a picture has the wrong channels."""
+        count = self.channel_count
+        files = {4: "a PNG or TIFF with an alpha channel", 1: "a picture", 3: "a picture"}
+        array = f"a .npy array (height, width, {count})"
+        return f"give {files.get(count, f'a TIFF of {count} bands')}, or {array}"
 
     def _formula(self) -> str:
         factor = next((f"x/{n:g}" for n in (255, 127.5) if np.isclose(self.scale * n, 1)), f"x·{self.scale:g}")
@@ -163,6 +201,34 @@ class Preprocess:
         return "raw pixels 0 … 255" if text == "x" else text
 
 
+LEVELS = 64  # fewer of a pixel's 256 are a mistake
+
+
+def few_levels(dtype: str, scale: float, std: Sequence[float]) -> bool:
+    """Whether the integers `dtype` would keep few of the levels of a pixel."""
+    return dtype in _INTEGERS and abs(255 * scale / max(std)) < LEVELS
+
+
+def is_bands(channels: Any) -> bool:
+    """Whether a name of channels is a number of bands."""
+    return isinstance(channels, str) and channels.isdecimal() and 1 <= int(channels) <= 4096
+
+
+def over_white(image: np.ndarray) -> np.ndarray:
+    """c·a + 255·(1 − a), (H, W, C − 1), of a picture whose last channel is alpha."""
+    if image.dtype != np.uint8:
+        return image[..., :-1] * (image[..., -1:] / 255) + (255 - image[..., -1:])
+    alpha = image[..., -1:].astype(np.uint16)
+    return ((image[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _luma(image: np.ndarray) -> np.ndarray:
+    weights = np.array([19595, 38470, 7471], np.uint32)
+    if image.dtype != np.uint8:
+        return (image @ (weights.astype(np.float32) / 65536))[..., None].astype(np.float32)
+    return ((image.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
 _INTEGERS = tuple(name for name in DTYPES if "int" in name)
 
 
@@ -170,7 +236,8 @@ def _numbers(values: tuple[float, ...]) -> str:
     return f"{values[0]:g}" if len(set(values)) == 1 else "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
 
 
-def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
+def cast(values: np.ndarray, dtype: str) -> np.ndarray:
+    """`values` in that type; integers are rounded and saturated."""
     if dtype in _INTEGERS:
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)

@@ -62,14 +62,15 @@ def resize(
     """`image` stretched to `size`, or only the `window` of that: half-pixel centres, as PIL's Image.resize.
 
     Args:
-        image: (H, W, C) uint8; rounded to uint8 between the two passes and after them, as PIL does.
+        image: (H, W, C) uint8; rounded to uint8 between the two passes and after them, as PIL does. Or float32, which
+            is not rounded.
         size: (height, width) of the whole result.
         interpolation: bilinear, bicubic, area or nearest.
         antialias: widen the filter when shrinking; area always does, nearest never.
         window: (top, left, height, width) of the part of the result that is computed.
 
     Returns:
-        (height, width, C) uint8 of the window.
+        (height, width, C) of the window, typed as `image`.
     """
     top, left, height, width = window or (0, 0, *size)
     rows = (np.arange(top, top + height) + 0.5) * (image.shape[0] / size[0])
@@ -79,9 +80,26 @@ def resize(
     kernel = FILTERS[interpolation][0 if antialias else 1]
     smooth = antialias or interpolation == "area"
     steps = [image.shape[axis] / size[axis] if smooth else 1.0 for axis in (0, 1)]
+    if image.dtype != np.uint8:
+        return _real(image, rows, columns, steps, kernel)
     reach = _reach(rows, steps[0], image.shape[0], kernel)
     narrow = _along_columns(image[reach[0] : reach[1]], columns, steps[1], kernel)
     return _along_rows(narrow, rows - reach[0], steps[0], kernel)
+
+
+def _real(
+    image: np.ndarray, rows: np.ndarray, columns: np.ndarray, steps: Sequence[float], kernel: Filter
+) -> np.ndarray:
+    """The same sums in floating point: (H, W, C) to (h, w, C) float32."""
+    reach = _reach(rows, steps[0], image.shape[0], kernel)
+    planes = image[reach[0] : reach[1]].transpose(2, 0, 1).astype(np.float32)
+    narrow = np.empty((*planes.shape[:2], len(columns)), np.float32)
+    for out, into, weights in _bands(columns, steps[1], planes.shape[2], kernel):
+        narrow[:, :, out] = planes[:, :, into] @ weights.T
+    result = np.empty((len(rows), len(columns), len(planes)), np.float32)
+    for out, into, weights in _bands(rows - reach[0], steps[0], planes.shape[1], kernel):
+        result[out] = (weights @ narrow[:, into]).transpose(1, 2, 0)
+    return result
 
 
 def sample(array: np.ndarray, rows: np.ndarray, columns: np.ndarray, steps: tuple[float, float]) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from analyzer.errors import InputError
-from analyzer.files import atomic_file, atomic_write
+from analyzer.files import atomic_file, atomic_write, shortened
 from analyzer.images._opencv import quiet
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
@@ -92,6 +92,9 @@ def _no_objects(path: str | os.PathLike[str], array: np.ndarray) -> None:
         raise InputError(f"{path}: arrays of Python objects cannot be written")
 
 
-def file_name(tensor: str) -> str:
-    """A tensor's name with only what every file system takes."""
-    return re.sub(r"[^\w.-]+", "_", tensor).strip("_") or "tensor"
+def file_name(name: str) -> str:
+    """The name of a tensor or target with only what every file system takes, in at most 100 bytes.
+
+    A longer one is cut, and ends in a hash of all of it.
+    """
+    return shortened(re.sub(r"[^\w.-]+", "_", name).strip("_") or "tensor", 100)

@@ -17,7 +17,7 @@ import numpy as np
 from analyzer.attribution import Explainer
 from analyzer.data import Sample, find_pictures
 from analyzer.errors import InputError
-from analyzer.images import Preprocess
+from analyzer.images import Feeding, Preprocess
 from analyzer.images.mosaic import BEYOND, Block, framed, strip
 from analyzer.mining.miner import mine
 from analyzer.mining.patches import Patch, collect_patches, strongest_channels
@@ -62,7 +62,7 @@ def evolution(
     checkpoints: Sequence[str | os.PathLike[str]],
     pictures: Iterable[str | os.PathLike[str]] | Sequence[Sample],
     layer: str,
-    preprocess: Preprocess,
+    preprocess: Preprocess | Feeding,
     channels: Sequence[int] | None = None,
     count: int = 6,
     policy: str | None = "deconvnet",

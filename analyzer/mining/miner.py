@@ -14,7 +14,7 @@ from analyzer.attribution import Explainer
 from analyzer.data import Sample, find_pictures
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.files import guard, protect
-from analyzer.images import Preprocess
+from analyzer.images import Feeding, Preprocess
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.reduction import Reduction
 from analyzer.mining.statistics import PeakStatistics
@@ -48,7 +48,7 @@ def mine(
     explainer: Explainer,
     pictures: Iterable[str | os.PathLike[str]] | Sequence[Sample],
     layers: Sequence[str],
-    preprocess: Preprocess,
+    preprocess: Preprocess | Feeding,
     k: int = 9,
     folder: str | os.PathLike[str] | None = None,
     batch: int = 8,
@@ -92,16 +92,17 @@ class Mining(InputPass[dict[str, Any]]):
     name = "mine"
 
     def __init__(
-        self, explainer: Explainer, layers: Sequence[str], preprocess: Preprocess, k: int = 9, batch: int = 8
+        self, explainer: Explainer, layers: Sequence[str], preprocess: Preprocess | Feeding, k: int = 9, batch: int = 8
     ) -> None:
-        if preprocess.size is None:
+        feeding = Feeding.of(preprocess, explainer.image)
+        if feeding.preprocess.size is None:
             raise InputError("mining needs a fixed input size", "fix it, for example with --size 224x224")
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}", "pass 1 or more")
-        super().__init__(explainer, preprocess)
+        super().__init__(explainer, feeding)
         self.layers, self.k = list(layers), k
         self.batch = explainer.fixed_batch or batch
-        self.reduction = Reduction(explainer, layers, {explainer.image: preprocess.shape(self.batch)})
+        self.reduction = Reduction(explainer, layers, feeding.shapes(self.batch, explainer))
 
     def setup(self, first: Loaded | None) -> None:
         self.reduction.prepare()
@@ -112,9 +113,7 @@ class Mining(InputPass[dict[str, Any]]):
 
     def step(self, batch: Sequence[Loaded]) -> dict[str, Any]:
         """{"layers": {layer: its ranking and statistics}, "not finite": {number: why}}"""
-        arrays = [loaded.item for loaded in batch]
-        arrays += [np.zeros_like(arrays[0])] * (self.batch - len(arrays))
-        feeds = {self.model.image: np.concatenate(arrays)}
+        feeds = self.model.batch([loaded.item for loaded in batch], self.batch)
         reduced = self.reduction.run(feeds)
         numbers = np.array([loaded.sample.number for loaded in batch], np.int64)
         layers = {}

@@ -17,7 +17,7 @@ from analyzer.attribution.projection import Projector
 from analyzer.attribution.units import Units, Window, clipped, rgb
 from analyzer.gradient import find_policy
 from analyzer.gradient.reverse import missing_rules, route
-from analyzer.images import Preprocess, decode, signed_view
+from analyzer.images import Feeding, Preprocess, signed_view
 from analyzer.images.mosaic import BEYOND, GREY, Block, mosaic, patch
 from analyzer.mining.miner import MiningResult
 
@@ -65,7 +65,7 @@ class LayerPatches:
 def collect_patches(
     explainer: Explainer,
     result: MiningResult,
-    preprocess: Preprocess,
+    preprocess: Preprocess | Feeding,
     channels: Mapping[str, Sequence[int]],
     policy: str | None = "deconvnet",
 ) -> list[LayerPatches]:
@@ -83,14 +83,20 @@ def collect_patches(
 
 class _Collector:
     def __init__(
-        self, explainer: Explainer, result: MiningResult, preprocess: Preprocess, layer: str, policy: str | None
+        self,
+        explainer: Explainer,
+        result: MiningResult,
+        preprocess: Preprocess | Feeding,
+        layer: str,
+        policy: str | None,
     ) -> None:
-        self.result, self.preprocess, self.layer, self.policy = result, preprocess, layer, policy
+        self.explainer, self.feeding = explainer, Feeding.of(preprocess, explainer.image)
+        self.result, self.preprocess, self.layer, self.policy = result, self.feeding.preprocess, layer, policy
         self.image = explainer.image
         self.batch = explainer.fixed_batch or TOGETHER
-        assert preprocess.size is not None
-        self.size = preprocess.size
-        shapes = {self.image: preprocess.shape(self.batch)}
+        assert self.preprocess.size is not None
+        self.size = self.preprocess.size
+        shapes = self.feeding.shapes(self.batch, explainer)
         graph = explainer.graph(shapes)
         self.units = Units.of(graph, layer)
         fields = receptive_field(graph)
@@ -111,7 +117,7 @@ class _Collector:
             tensors = [self._tensor(picture) for picture, _, _ in part]
             projections = self._project(tensors, part)
             for tensor, (_, channel, rank), projection in zip(tensors, part, projections, strict=True):
-                seen = self.preprocess.undo(tensor[0])
+                seen = self.preprocess.undo(tensor[self.feeding.main.slot.name][0])
                 found[channel, rank] = self._patch(channel, rank, seen, projection, canvas)
         patches = LayerPatches(self.layer, self.policy)
         for channel in channels:
@@ -134,13 +140,13 @@ class _Collector:
                 high, wide = max(high, min(y1 - y0, self.size[0])), max(wide, min(x1 - x0, self.size[1]))
         return high, wide
 
-    def _tensor(self, picture: int) -> np.ndarray:
-        """The input of a picture; the last one is kept."""
+    def _tensor(self, picture: int) -> dict[str, np.ndarray]:
+        """The inputs of a picture; the last one is kept."""
         if self._last[0] != picture:
-            self._last = picture, self.preprocess.apply(decode(self.result.samples[picture].source))[0]
+            self._last = picture, self.feeding.feed(self.result.samples[picture].source).feeds
         return self._last[1]
 
-    def _project(self, tensors: Sequence[np.ndarray], part: Sequence[tuple[int, int, int]]) -> list[Any]:
+    def _project(self, tensors: Sequence[dict[str, np.ndarray]], part: Sequence[tuple[int, int, int]]) -> list[Any]:
         """(h, w, C) per unit, None without a policy."""
         if self.projector is None:
             return [None] * len(part)
@@ -148,7 +154,7 @@ class _Collector:
         missing = self.batch - len(part)
         units = [*part, *[part[-1]] * missing]
         projection = self.projector.run(
-            {self.image: np.concatenate([*tensors, *[tensors[-1]] * missing])},
+            self.explainer.batch(tensors, self.batch),
             [c for _, c, _ in units],
             [int(ranking.places[c, r]) for _, c, r in units],
         )

@@ -9,7 +9,7 @@ from typing import Any
 from analyzer.attribution import Explainer
 from analyzer.errors import NotFoundError
 from analyzer.files import Places, write_text
-from analyzer.images import Preprocess, file_name, write_png
+from analyzer.images import Feeding, Preprocess, file_name, write_png
 from analyzer.mining.gallery import describe, write_gallery
 from analyzer.mining.miner import MiningResult
 from analyzer.mining.patches import collect_patches, strongest_channels
@@ -19,7 +19,7 @@ from analyzer.plain import as_json
 def write_results(
     explainer: Explainer,
     result: MiningResult,
-    preprocess: Preprocess,
+    preprocess: Preprocess | Feeding,
     folder: Path,
     title: str,
     channels: Sequence[int] = (),

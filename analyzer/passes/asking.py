@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from analyzer.attribution import Model, Question
 from analyzer.data import Sample
-from analyzer.images import ModelCard, decode
+from analyzer.images import Fed, Feeding, ModelCard
 from analyzer.passes.base import Pass
 
 _SHAPES = 8  # of pictures whose questions are kept
@@ -43,13 +41,17 @@ class Asking(Pass[list[dict[str, Any]]]):
             "model": self.model.loaded.identity,
             "environment": self.model.environment,
             "question": self.question.key,
-            "preprocess": repr(self.card.preprocess),
+            "feeding": self.feeding.identity,
         }
 
-    def load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray, Any]:
-        """(the picture, the model's input, where in it the picture lies)"""
-        image = decode(sample.source)
-        return (image, *self.card.preprocess.apply(image))
+    @property
+    def feeding(self) -> Feeding:
+        """How the model is fed: the card's, or that of a single input."""
+        return self.card.feeding or Feeding.of(self.card.preprocess, self.model.image)
+
+    def load(self, sample: Sample) -> Fed:
+        """All inputs of the model, and the picture to draw on."""
+        return self.feeding.feed(sample.source)
 
     def merge(self, left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return left + right
@@ -60,13 +62,12 @@ class Asking(Pass[list[dict[str, Any]]]):
             for result in partial
         )
 
-    def asked(self, shape: tuple[int, ...], **changes: Any) -> Question:
-        """The question, changed, with what the model is given for a mid-grey picture of that shape; hashed once."""
-        key = (shape, repr(changes))
+    def asked(self, fed: Fed, **changes: Any) -> Question:
+        """The question, changed, with what the model is given for a mid-grey picture of that size; hashed once."""
+        key = (fed.main.frames.shape, repr(changes))
         found = self._asked.get(key)
         if found is None:
-            grey = self.card.preprocess.apply(np.full(shape, 128, np.uint8))[0]
-            found = replace(self.question, grey=grey, **changes)
+            found = replace(self.question, grey=self.feeding.grey(fed), **changes)
             if len(self._asked) >= _SHAPES:
                 self._asked.clear()
             self._asked[key] = found

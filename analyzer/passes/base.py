@@ -8,7 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from analyzer.attribution import Model
 from analyzer.data import Sample
-from analyzer.images import Preprocess, decode
+from analyzer.images import Feeding, Preprocess, decode
 
 T = TypeVar("T")
 
@@ -89,17 +89,22 @@ class Pass(ABC, Generic[T]):
 class InputPass(Pass[T]):
     """A pass whose steps are given inputs of a model."""
 
-    def __init__(self, model: Model, preprocess: Preprocess) -> None:
-        self.model, self.preprocess = model, preprocess
+    def __init__(self, model: Model, preprocess: Preprocess | Feeding) -> None:
+        self.model, self.feeding = model, Feeding.of(preprocess, model.image)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Of the picture."""
+        return self.feeding.preprocess
 
     @property
     def identity(self) -> Mapping[str, Any]:
         return {
             "model": self.model.loaded.identity,
             "environment": self.model.environment,
-            "preprocess": repr(self.preprocess),
+            "feeding": self.feeding.identity,
         }
 
     def load(self, sample: Sample) -> Any:
-        """What the model is given for a picture, (1, …)."""
-        return self.preprocess.apply(decode(sample.source))[0]
+        """What the model is given for a picture, {input: (1, …)}."""
+        return self.feeding.feed(sample.source).feeds

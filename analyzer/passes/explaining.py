@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analyzer.attribution import Attribution, answer
+from analyzer.attribution import METHODS, Attribution, Job, answer
 from analyzer.attribution.inspection import tensors
 from analyzer.attribution.runner import Progress
-from analyzer.images import ColourBar, grid, overlay, write_npy, write_png
+from analyzer.errors import UnsupportedError
+from analyzer.images import ColourBar, Fed, grid, write_npy, write_png
 from analyzer.images.draw import draw_mask
 from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
 from analyzer.tasks import Prediction, Role
 from analyzer.tasks.classification import Classification, MultiLabel
-from analyzer.tasks.regression import Regression
 from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
 
@@ -33,6 +33,7 @@ class Explaining(Asking):
         top: number of classes to report.
         drawing: `alpha` and `colormap` of overlays.
         progress: of methods that run the model many times.
+        bare: overlays have neither title nor colour bar: frames of a video.
     """
 
     targets: Sequence[str] = ("top1",)
@@ -41,45 +42,48 @@ class Explaining(Asking):
     top: int = 5
     drawing: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
+    bare: bool = False
 
     name = "explain"
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {**super().identity, "top": self.top, "drawing": dict(self.drawing)}
+        return {**super().identity, "top": self.top, "drawing": dict(self.drawing), "bare": self.bare}
 
     def places(self, picture: str) -> list[str]:
         return [str(places.get(picture, "")) for places in (self.overlays, self.raws)]
 
     def step(self, batch: Sequence[Loaded]) -> list[dict[str, Any]]:
-        return [self._explained(sample.id, *item) for sample, item in batch]
+        return [self._explained(sample.id, fed) for sample, fed in batch]
 
     def finish(self, total: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         """The results, without what only a resumed run needs."""
         return [{key: value for key, value in result.items() if key not in ONLY_KEPT} for result in total or ()]
 
-    def _explained(self, picture: str, image: np.ndarray, array: np.ndarray, placement: Any) -> dict[str, Any]:
-        found = answer(self.model, self.asked(image.shape), array, self.progress)
+    def _explained(self, picture: str, fed: Fed) -> dict[str, Any]:
+        found = answer(self.model, self.asked(fed), fed.feeds, self.progress)
         result: dict[str, Any] = {"picture": picture, **self._said(found[0]), "maps": []}
         result["outputs"] = tensors(self.model.plain.outputs)
         result["doubt"] = found[0].doubt or None
+        result["remark"] = fed.remark
+        if others := self._other_inputs(fed):
+            result["inputs"] = others
         out, raw = self.overlays.get(picture), self.raws.get(picture)
         heats, titles = [], []
-        hidden = None if placement.whole else ~placement.covered
         for attribution in found:
             legible = attribution.legible
             for row in range(len(attribution.heatmap)):
-                heat = placement.map_to_image(attribution.heatmap[row])
-                if hidden is not None:
-                    heat[hidden] = np.nan  # what the model was not shown
+                if fed.drawn is None:  # numbers, not a picture
+                    result["maps"].append(self._numbers(attribution, row, bool(legible[row])))
+                    continue
+                heat = fed.heat(attribution.heatmap[row])
                 result["maps"].append(self._about(attribution, row, heat, bool(legible[row])))
                 if out:
                     heats.append(heat)
                     titles.append(f"{attribution.method}: {self._title(attribution, row, bool(legible[row]))}")
         if out and heats:
-            drawn = self._drawn(image, heats, titles, found, placement)
-            write_png(out, drawn)
-        written = [place for place in ((out,) if heats else ()) if place]
+            write_png(out, self._drawn(fed, heats, titles, found))
+        written = [out] if out and heats else []
         if raw and result["maps"]:
             alike = len({a.raw.shape for a in found}) == 1
             write_npy(raw, np.concatenate([a.raw for a in found]) if alike else found[0].raw)
@@ -88,31 +92,50 @@ class Explaining(Asking):
             result["written"] = str(out)
         return result | {"places": self.places(picture), "files": [str(place) for place in written]}
 
-    def _drawn(
-        self, image: np.ndarray, heats: list[np.ndarray], titles: list[str], found: list[Attribution], placement: Any
-    ) -> np.ndarray:
+    def _other_inputs(self, fed: Fed) -> list[dict[str, Any]]:
+        """Gradients with respect to the inputs of numbers that were given, unless one of them is the one explained."""
+        rows = []
+        for name in self.feeding.vectors if fed.drawn is not None else ():
+            jobs = tuple(j for j in self.question.jobs if METHODS[j.method].kind == "gradient") or (Job("gradient"),)
+            question = replace(self.question, jobs=jobs[:1], explain_input=name)
+            try:
+                (found,) = answer(self.model, question, fed.feeds)
+            except UnsupportedError:
+                continue  # nothing flows to it, or it is not differentiable
+            for row in range(len(found.raw)):
+                about = self._named(found, row, bool(found.legible[row]))
+                values = found.raw[row].ravel().astype(float).tolist() if found.legible[row] else None
+                rows.append({"input": name, "values": values} | {k: about[k] for k in ("method", "class", "label")})
+        return rows
+
+    def _drawn(self, fed: Fed, heats: list[np.ndarray], titles: list[str], found: list[Attribution]) -> np.ndarray:
         """One overlay with its colour bar, or a grid with a row per method; a mask of the model comes first."""
-        mask = mask_in_picture(found[0], placement)
+        mask = mask_in_picture(found[0], fed) if not self.bare else None
         if len(heats) == 1 and mask is None:
-            return overlay(image, heats[0], title=titles[0], **self.drawing)
-        drawn = [overlay(image, heat, colorbar=False, **self.drawing) for heat in heats]
+            return fed.overlay(heats[0], "" if self.bare else titles[0], not self.bare, **self.drawing)
+        drawn = [fed.overlay(heat, colorbar=False, **self.drawing) for heat in heats]
         per_row, columns = len(heats) // len(found), len(heats) // len(found)
         if mask is not None:
             rows = [i * per_row for i in range(len(found))]
-            shown = draw_mask(image, mask)
+            shown = draw_mask(fed.image, mask)
             for at in reversed(rows):
                 drawn.insert(at, shown)
-                titles.insert(at, "predicted mask")
+                titles.insert(at, "predicted: " + ", ".join(self._in_mask(found[0], mask)))
             columns += 1
         return grid(drawn, titles, columns, bar=ColourBar(self.drawing.get("colormap", "turbo")))
+
+    def _in_mask(self, attribution: Attribution, mask: np.ndarray) -> list[str]:
+        """The names of the classes of a mask, the largest first, three at most."""
+        classes, counts = np.unique(mask[mask != 0], return_counts=True)
+        largest = classes[np.argsort(-counts, kind="stable")].tolist()
+        return [self._label(attribution, index) for index in largest[:3]] or ["nothing"]
 
     def _said(self, attribution: Attribution) -> dict[str, Any]:
         """What the model says: its task, the highest classes, all predictions and those of the other outputs."""
         task = attribution.task
         assert task is not None
         said, labels = attribution.said[0], self.card.labels
-        predictions = task.predictions(said[task.output.name], labels)
-        shown = predictions if isinstance(task, Text | Regression) else predictions[: self.top]
+        shown = task.predictions(said[task.output.name], labels, None if isinstance(task, Text) else self.top)
         classes = isinstance(task, Classification | Segmentation)
         result: dict[str, Any] = {
             "task": {"kind": task.kind, "output": task.output.name, "unit": task.unit, "evidence": task.evidence},
@@ -148,7 +171,19 @@ class Explaining(Asking):
 
     def _about(self, attribution: Attribution, row: int, heat: np.ndarray, legible: bool) -> dict[str, Any]:
         """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
-        y, x = divmod(int(heat.argmax() if np.isfinite(heat.max()) else np.nanargmax(heat)), heat.shape[1])
+        place = np.unravel_index(int(heat.argmax() if np.isfinite(heat.max()) else np.nanargmax(heat)), heat.shape)
+        maximum = [int(at) for at in place[:-3:-1]]
+        frame = {"frame": int(place[0])} if heat.ndim == 3 else {}
+        return self._named(attribution, row, legible) | {"maximum": maximum if legible else None} | frame
+
+    def _numbers(self, attribution: Attribution, row: int, legible: bool) -> dict[str, Any]:
+        """The gradient with respect to an input of numbers, as data."""
+        values = attribution.raw[row].ravel().astype(float).tolist()
+        said = {"maximum": None, "input": self.feeding.explained, "values": values if legible else None}
+        return self._named(attribution, row, legible) | said
+
+    def _named(self, attribution: Attribution, row: int, legible: bool) -> dict[str, Any]:
+        """What a map is of, and what is wrong with it if anything."""
         index = int(attribution.target[row])
         alike = len(attribution.heatmap) == len(self.targets)
         if not legible and alike and self.targets[row] == "top1":
@@ -160,17 +195,16 @@ class Explaining(Asking):
             "target": attribution.names[row] or str(index),
             "value": float(attribution.value[row]) if np.isfinite(attribution.value[row]) else None,
             "layer": attribution.layer or None,
-            "maximum": [x, y] if legible else None,
             "diagnosis": attribution.diagnosis[row] or None,
             "details": {name: values[row].tolist() for name, values in attribution.details.items()},
         }
 
 
-def mask_in_picture(attribution: Attribution, placement: Any) -> np.ndarray | None:
+def mask_in_picture(attribution: Attribution, fed: Fed) -> np.ndarray | None:
     """(H, W) the class of every pixel of the picture, 0 for background and outside; None for tasks without masks."""
-    task = attribution.task
+    task, placement = attribution.task, fed.placement
     found = task.mask(attribution.said[0][task.output.name]) if task is not None else None
-    if found is None:
+    if found is None or fed.drawn is None or fed.drawn.stacked:
         return None
     mask = np.zeros(placement.image_size, np.int64)
     best = np.full(placement.image_size, 0.5, np.float32)

@@ -21,8 +21,9 @@ from analyzer.attribution.localization import (
 )
 from analyzer.attribution.runner import Progress
 from analyzer.data import Sample
+from analyzer.errors import UnsupportedError
 from analyzer.files import Places
-from analyzer.images import draw_boxes, write_png
+from analyzer.images import Fed, draw_boxes, file_name, write_png
 from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
 
@@ -63,7 +64,7 @@ class Localizing(Asking):
         return [str(places.get(picture, "")) for places in (self.drawn, self.masks)]
 
     def step(self, batch: Sequence[Loaded]) -> list[dict[str, Any]]:
-        return [self._localised(sample, *item) for sample, item in batch]
+        return [self._localised(sample, fed) for sample, fed in batch]
 
     def finish(self, total: list[dict[str, Any]] | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """(the results, means over everything that was compared)"""
@@ -73,13 +74,13 @@ class Localizing(Asking):
         ]
         return kept, _summary(results)
 
-    def _localised(self, sample: Sample, image: np.ndarray, array: np.ndarray, placement: Any) -> dict[str, Any]:
+    def _localised(self, sample: Sample, fed: Fed) -> dict[str, Any]:
         picture, known = sample.id, sample.annotations
         wanted = list(self.targets) or list(known) or ["top1"]
         target: Any = wanted if len(wanted) > 1 else wanted[0]
-        question = self.asked(image.shape, target=target)
+        question = self.asked(fed, target=target)
         (job,) = question.jobs
-        (found,) = answer(self.model, question, array, self.progress)
+        (found,) = answer(self.model, question, fed.feeds, self.progress)
         result: dict[str, Any] = {"picture": picture, "targets": [], "doubt": found.doubt, "sweeps": []}
         masks = Places(self.masks[picture].parent) if picture in self.masks else None
         boxes, names, files = [], [], []
@@ -88,13 +89,14 @@ class Localizing(Asking):
         alike = len(found.heatmap) == len(wanted)
         for row in range(len(found.heatmap)):
             asked = wanted[row] if alike else found.names[row] or str(found.target[row])
-            heat = placement.map_to_image(found.heatmap[row])
-            heat[~placement.covered] = np.nan
+            heat = fed.heat(found.heatmap[row])
+            if heat.ndim != 2 or fed.drawn is None:
+                raise UnsupportedError("boxes are found in pictures, not in clips, volumes or numbers", "use explain")
             index = int(found.target[row])
             name = task.label(index, self.card.labels) if index >= 0 else found.names[row] or asked
             entry, mask = self._boxes(name, heat)
             if masks:
-                place = masks.place(f"{self.masks[picture].name}.{name.replace('/', '_')}", ".png")
+                place = masks.place(f"{self.masks[picture].name}.{file_name(name)}", ".png")
                 write_png(place, np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255)
                 entry["mask"] = str(place)
                 files.append(str(place))
@@ -105,7 +107,7 @@ class Localizing(Asking):
             entry["diagnosis"] = found.diagnosis[row] or None
             if self.units:
                 how = (job.layer, question.output, question.labels)
-                shares, layer = class_units(self.model, array, index if index >= 0 else asked, *how)
+                shares, layer = class_units(self.model, fed.feeds, index if index >= 0 else asked, *how)
                 best = (-shares[0]).argsort(kind="stable")[: self.units]
                 entry["units"] = {"layer": layer, "channels": best.tolist(), "contributions": shares[0][best].tolist()}
             result["targets"].append(entry)
@@ -114,7 +116,7 @@ class Localizing(Asking):
             names += [str(name)] * len(entry["boxes"]) + [f"{name} (given)"] * (len(shown) - len(entry["boxes"]))
         out = self.drawn.get(picture)
         if out:
-            write_png(out, draw_boxes(image, boxes, names, title=f"{job.method}: heat above {self.threshold:g}"))
+            write_png(out, draw_boxes(fed.image, boxes, names, title=f"{job.method}: heat above {self.threshold:g}"))
             result["written"] = str(out)
             files.append(str(out))
         return result | {"places": self.places(picture), "files": files}

@@ -11,7 +11,7 @@ import numpy as np
 from analyzer.data import Sample
 from analyzer.errors import InputError
 from analyzer.files import write_text
-from analyzer.images import ColourBar, Preprocess, colourise, decode, encode, grid, overlay
+from analyzer.images import ColourBar, Feeding, colourise, encode, grid
 from analyzer.plain import as_json
 from analyzer.report import audit, comparison
 
@@ -84,22 +84,21 @@ def _json(document: Mapping[str, Any]) -> str:
 
 
 def evidence_figures(
-    maps: Mapping[str, Mapping[str, Sequence[np.ndarray]]], samples: Iterable[Sample], preprocess: Preprocess
+    maps: Mapping[str, Mapping[str, Sequence[np.ndarray]]], samples: Iterable[Sample], feeding: Feeding
 ) -> list[tuple[str, bytes]]:
     """(picture, PNG): the maps of reference and candidate side by side, a row per method.
 
     Args:
         maps: {picture: {method: (the reference's, the candidate's)}}.
         samples: the pictures.
-        preprocess: the reference's.
+        feeding: the reference's.
     """
     figures, sources = [], {sample.id: sample.source for sample in samples}
     for name, by_method in maps.items():
-        image, tiles, titles = decode(sources[name]), [], []
-        placement = preprocess.apply(image)[1]
+        fed, tiles, titles = feeding.feed(sources[name]), list[np.ndarray](), list[str]()
         for method, pair in by_method.items():
             for who, heat in zip(("reference", "candidate"), pair, strict=True):
-                tiles.append(overlay(image, placement.map_to_image(heat), colorbar=False))
+                tiles.append(fed.overlay(fed.heat(heat), colorbar=False))
                 titles.append(f"{method}: {who}")
         figures.append((name, encode(grid(tiles, titles, 2, bar=ColourBar()))))
     return figures

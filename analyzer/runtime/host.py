@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from analyzer.runtime.custom_ops import identities
 from analyzer.runtime.providers import NAMES, resolve, runtime_version
 from analyzer.runtime.threads import bounded
 
@@ -22,6 +23,8 @@ def environment(provider: str = "cpu", **options: Any) -> dict[str, Any]:
         ProviderError: as `resolve`.
     """
     name, device = resolve(provider)[0]
+    if options.get("custom_ops"):
+        options["custom_ops"] = identities(options["custom_ops"])
     threads = bounded(options.get("threads")) or f"as the runtime chooses for {_cores()} cores"
     return {
         "provider": name,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.graph import Graph
+from analyzer.runtime.custom_ops import register
 from analyzer.runtime.session import DISABLED_OPTIMIZERS, Session
 from analyzer.runtime.threads import plain_options
 
@@ -36,12 +37,16 @@ class Plain:
     Args:
         model: path or bytes.
         disabled: optimizers to leave out.
+        custom_ops: as for `Session`.
     """
 
-    def __init__(self, model: Any, disabled: Sequence[str] = (), level: str = "all") -> None:
+    def __init__(
+        self, model: Any, disabled: Sequence[str] = (), level: str = "all", custom_ops: Sequence[str] = ()
+    ) -> None:
         import onnxruntime as ort
 
         options = plain_options()
+        register(options, custom_ops)
         if level == "disable":
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         given = str(model) if isinstance(model, Path) else model
@@ -52,12 +57,12 @@ class Plain:
         self.outputs = [o.name for o in self._session.get_outputs()]
 
     @classmethod
-    def original(cls, model: Any) -> Plain:
+    def original(cls, model: Any, custom_ops: Sequence[str] = ()) -> Plain:
         """The model as it came, without what onnxruntime's optimiser does wrong, and unoptimised if it must be."""
         try:
-            return cls(model, DISABLED_OPTIMIZERS)
+            return cls(model, DISABLED_OPTIMIZERS, custom_ops=custom_ops)
         except Exception:
-            return cls(model, level="disable")
+            return cls(model, level="disable", custom_ops=custom_ops)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """{output: array}"""

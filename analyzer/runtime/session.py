@@ -14,6 +14,7 @@ import onnx
 from analyzer.errors import InputError, ProviderError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.graph.protos import sort_by_depth
+from analyzer.runtime.custom_ops import register
 from analyzer.runtime.providers import NAMES, resolve
 from analyzer.runtime.threads import plain_options
 from analyzer.runtime.weights import handed, held
@@ -56,6 +57,7 @@ class Session:
         plan_file: where the optimised graph is written; its weights go beside it, under this name and `.weights`.
         trace: what the file of onnxruntime's trace begins with; it is written when `end_trace` is called.
         weight_bytes: size of the weights of a file as it is.
+        custom_ops: paths of libraries with the custom operators of the model.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Session:
         plan_file: str | Path | None = None,
         trace: str | Path | None = None,
         weight_bytes: int = 0,
+        custom_ops: Sequence[str] = (),
     ) -> None:
         import onnxruntime as ort
 
@@ -87,6 +90,7 @@ class Session:
         # Measured here, because `handed` then writes the place of each weight into the model.
         self.nbytes = weight_bytes + held(proto, weights, packed=not mapped)
         options = _options(ort, threads, level or "all", 4 * weight_bytes + size)
+        register(options, custom_ops)
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)
             options.add_session_config_entry(_PLAN_WEIGHTS, f"{Path(plan_file).name}.weights")
@@ -235,7 +239,8 @@ def explain_failure(error: Exception, name: str) -> Exception:
     if unknown:
         return UnsupportedError(
             f"{name}: onnxruntime has no operator {unknown[1]}",
-            "it needs a custom operator library, which onnx-analyzer does not load; export with standard operators",
+            "give the library of its custom operators (--custom-ops LIBRARY, in Python custom_ops=), "
+            "or export with standard operators",
         )
     if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
         return UnsupportedError(f"{name}: onnxruntime has no kernel for a node: {text}")

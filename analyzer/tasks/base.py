@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from analyzer.analysis.layouts import layouts
+from analyzer.analysis.scores import REAL, Quantisation
 from analyzer.errors import InputError
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.nodes import count
@@ -71,6 +72,7 @@ class Task:
         space: spatial axes of `logits`.
         evidence: why it was recognised as this kind, in words.
         others: the model's other outputs, and what they seem to hold.
+        quantisation: what the numbers of `output` stand for.
     """
 
     output: Value
@@ -80,6 +82,7 @@ class Task:
     space: tuple[int, ...] = ()
     evidence: str = ""
     others: tuple[Role, ...] = ()
+    quantisation: Quantisation = REAL
 
     kind: ClassVar[str] = "raw"
     role: ClassVar[str] = "numbers of unknown meaning"
@@ -176,11 +179,12 @@ class Task:
         """`classes`, TOP1 replaced by `best`."""
         return np.where(classes == TOP1, self.best(scores), classes)
 
-    def predictions(self, output: np.ndarray, labels: Labels = None) -> list[Prediction]:
+    def predictions(self, output: np.ndarray, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         """What the model says of one picture, the surest first.
 
         Args:
             output: of that picture, quantised numbers as what they mean.
+            limit: how many at most.
         """
         return []
 

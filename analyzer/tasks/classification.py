@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from analyzer.analysis.scores import REAL
 from analyzer.graph import Builder, Value
 from analyzer.tasks.base import COMPARABLE, Labels, Prediction, Task, quoted, ranked
 
@@ -28,9 +29,9 @@ class Classification(Task):
         """Whether the file ends with an ArgMax: all that it says is the index of the class."""
         return "ArgMax" in self.stripped
 
-    def predictions(self, output: np.ndarray, labels: Labels = None) -> list[Prediction]:
+    def predictions(self, output: np.ndarray, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         scores = self.read(output, 1)[0]
-        order = ranked(scores)[: 1 if self._indexed else None]
+        order = ranked(scores)[: 1 if self._indexed else limit]
         return [Prediction(str(i), self.label(i, labels), float(scores[i]), i, i) for i in order.tolist()]
 
     def resolve(self, word: str, output: np.ndarray, labels: Labels = None) -> list[Prediction] | None:
@@ -89,6 +90,8 @@ class Binary(Classification):
 
     def shown(self, op: Builder) -> Value:
         shown = self._rows(op, op.cast(self.output, COMPARABLE.get(str(self.output.dtype), np.dtype(np.float32))))
+        zero, scale = self.quantisation
+        shown = op.Mul(op.Sub(shown, zero), scale) if self.quantisation != REAL else shown
         negative = op.Sub(op.scalar(1, shown), shown) if self.unit == "probability" else op.Neg(shown)
         return op.Concat(negative, shown, axis=1)
 

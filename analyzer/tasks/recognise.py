@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis.layouts import Layout, layouts
-from analyzer.analysis.scores import holds_floats, logits
+from analyzer.analysis.scores import Quantisation, holds_floats, logits, quantisation
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Node, Value, loose
@@ -174,6 +174,7 @@ def task_from(data: Mapping[str, Any]) -> Task:
     kept["others"] = tuple(
         Role(output, role, task_from(task) if task else None) for output, role, task in data["others"]
     )
+    kept["quantisation"] = Quantisation(*data["quantisation"])
     return kind(**kept)
 
 
@@ -380,6 +381,7 @@ class _View:
         space = layout.spatial if layout is not None and issubclass(kind, Segmentation | Dense) else ()
         if issubclass(kind, Segmentation | Dense):
             more.setdefault("channel", layout.channel if layout is not None else None)
+        more["quantisation"] = quantisation(self.graph, self.output)
         return kind(self.output, self.logits, self.stripped, self.batched, space, evidence, **more)
 
     def declared(self, kind: str) -> Task:

@@ -26,9 +26,9 @@ class Regression(Task):
     def best(self, scores: np.ndarray) -> np.ndarray:
         return np.zeros(len(scores), np.int64)
 
-    def predictions(self, output: np.ndarray, labels: Labels = None) -> list[Prediction]:
+    def predictions(self, output: np.ndarray, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         values = self.read(output, 1)[0]
-        return [Prediction(str(i), self.label(i, labels), float(v), i, i) for i, v in enumerate(values)]
+        return [Prediction(str(i), self.label(i, labels), float(v), i, i) for i, v in enumerate(values[:limit])]
 
     def label(self, index: int, labels: Labels) -> str:
         if labels is not None:

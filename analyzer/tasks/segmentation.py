@@ -119,11 +119,11 @@ class Segmentation(Task):
         seen[..., self.background] = 0
         return np.where(seen.any(axis=-1), seen.argmax(axis=-1), self.background)
 
-    def predictions(self, output: np.ndarray, labels: Labels = None) -> list[Prediction]:
+    def predictions(self, output: np.ndarray, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         shares = self.read(output, 1)[0]
         left_out = self.background if self.certain else None
         order = [i for i in np.argsort(-shares, kind="stable").tolist() if shares[i] > 0 and i != left_out]
-        return [Prediction(str(i), self.label(i, labels), float(shares[i]), i, i) for i in order]
+        return [Prediction(str(i), self.label(i, labels), float(shares[i]), i, i) for i in order[:limit]]
 
     def says_nothing(self, output: np.ndarray) -> bool:
         return bool(self.best(self.read(output, 1))[0] == self.background)

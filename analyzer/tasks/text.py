@@ -41,10 +41,10 @@ class Text(Task):
             return f"{highest}.sum()" if self.blank is None else f"{highest}.where({won} != {self.blank})"
         return f"{name}[..., {target}].where({won} == {target})"
 
-    def predictions(self, output: np.ndarray, labels: Labels = None) -> list[Prediction]:
+    def predictions(self, output: np.ndarray, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         name = quoted(self.logits.name)
         found = []
-        for number, (step, index, score) in enumerate(self.characters(output)):
+        for number, (step, index, score) in enumerate(self.characters(output)[:limit]):
             place = [":"] * len(self.logits.shape or (0, 0, 0))
             place[self.steps], place[-1] = str(step), str(index)
             slot = f"{name}[{', '.join(place)}]"

@@ -13,13 +13,13 @@ from analyzer.analysis.feature_maps import feature_maps
 from analyzer.attribution import Explainer
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
-from analyzer.images import Preprocess, decode
+from analyzer.images import Fed, Feeding, Preprocess
 from analyzer.passes import InputPass, Loaded, run
 from analyzer.store import key_of
 from analyzer.validation.findings import SHIFT, alternatives, assembled
 from analyzer.validation.metrics import energy_inside, spearman
 from analyzer.validation.randomised import randomised_head
-from analyzer.validation.side import Side
+from analyzer.validation.side import Inputs, Side
 
 BORDER = 0.1  # of the width and height, on each side
 CELLS = 8  # of the random order, along each axis
@@ -28,12 +28,14 @@ STEPS = 12  # of a deletion or insertion curve
 
 @dataclass
 class Picture:
-    """`pixels` (H, W, 3) uint8 RGB; `label` the true class and `boxes` (n, 4) in pixels where they are known."""
+    """`pixels` (H, W, 3) uint8 RGB; `label` the true class and `boxes` (n, 4) in pixels where they are known; `source`
+    where it comes from, if that holds more than `pixels` do."""
 
     name: str
     pixels: np.ndarray
     label: int | None = None
     boxes: np.ndarray | None = None
+    source: Any = None
 
     @property
     def content(self) -> str:
@@ -56,7 +58,7 @@ class Audit:
 
 def audit(
     explainer: Explainer,
-    preprocess: Preprocess,
+    preprocess: Preprocess | Feeding,
     pictures: Iterable[Picture | Sample],
     method: str = "grad-cam",
     probes: int = 16,
@@ -100,11 +102,21 @@ class Auditing(InputPass[dict[str, Any]]):
     anchored = True
 
     def __init__(
-        self, explainer: Explainer, preprocess: Preprocess, method: str = "grad-cam", probes: int = 16, seed: int = 0
+        self,
+        explainer: Explainer,
+        preprocess: Preprocess | Feeding,
+        method: str = "grad-cam",
+        probes: int = 16,
+        seed: int = 0,
     ) -> None:
         super().__init__(explainer, preprocess)
         self.explainer, self.method, self.probes, self.seed = explainer, method, probes, seed
-        self.channel = preprocess.layout.index("C")
+        self._beside: dict[str, np.ndarray] = {}
+        self.channel = self.preprocess.layout.index("C")
+        if self.feeding.main.stacked:
+            raise UnsupportedError(
+                f"{explainer.loaded.name}: audit takes pictures, not clips or volumes", "use explain"
+            )
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -115,13 +127,15 @@ class Auditing(InputPass[dict[str, Any]]):
             return sample.source
         known = sample.annotations
         boxes = None if known.get("boxes") is None else np.asarray(known["boxes"], float)
-        return Picture(sample.id, decode(sample.source), known.get("label"), boxes)
+        return Picture(sample.id, self.feeding.feed(sample.source).image, known.get("label"), boxes, sample.source)
 
     def setup(self, first: Loaded | None) -> None:
         if first is None:
             return
-        array = self.preprocess.apply(first.item.pixels)[0]
-        self._look(array.shape)
+        feeds = self._fed(first.item).feeds
+        array = feeds[self.model.image]
+        self._beside = {name: other for name, other in feeds.items() if name != self.model.image}
+        self._look({name: other.shape for name, other in feeds.items()})
         if not self.side.scores.by_class:
             raise UnsupportedError(
                 f"{self.side.scores.output.name!r} has no classes ({self.side.scores.described()}), and an audit "
@@ -131,11 +145,18 @@ class Auditing(InputPass[dict[str, Any]]):
         self.randomised = Explainer(
             randomised_head(self.explainer, self.seed), self.explainer.provider, **self.explainer.session_options
         )
-        self.side.features(array)  # makes the sessions, before threads ask for them
+        self.side.features(self._whole(array))  # makes the sessions, before threads ask for them
         self._probabilities(array)
 
-    def _look(self, shape: tuple[int, ...]) -> None:
-        """At the model, for inputs of that shape."""
+    def _fed(self, picture: Picture) -> Fed:
+        return self.feeding.feed(picture.pixels if picture.source is None else picture.source)
+
+    def _whole(self, array: np.ndarray) -> Inputs:
+        """All inputs, of which `array` is the one that is explained."""
+        return {self.model.image: array, **self._beside} if self._beside else array
+
+    def _look(self, shape: Mapping[str, tuple[int, ...]]) -> None:
+        """At the model, for inputs of these shapes."""
         self.side = Side(self.explainer, shape)
         self.side.tap([m.name for m in feature_maps(self.side.graph, self.side.scores.logits)])
 
@@ -166,11 +187,13 @@ class Auditing(InputPass[dict[str, Any]]):
     def step(self, batch: Sequence[Loaded]) -> dict[str, Any]:
         ((sample, picture),) = batch
         number = sample.number
-        array, placement = self.preprocess.apply(picture.pixels)
-        part: dict[str, Any] = {"mean": None, "classes": {}, "channels": {}, "contract": {}, "shape": array.shape}
-        found = self.explainer.explain(array, self.method)
+        fed = self._fed(picture)
+        array, placement = fed.feeds[self.model.image], fed.placement
+        shapes = {name: list(other.shape) for name, other in fed.feeds.items()}
+        part: dict[str, Any] = {"mean": None, "classes": {}, "channels": {}, "contract": {}, "shape": shapes}
+        found = self.explainer.explain(self._whole(array), self.method)
         if not len(found.heatmap):  # nothing but background, which is then what is audited
-            found = self.explainer.explain(array, self.method, 0)
+            found = self.explainer.explain(self._whole(array), self.method, 0)
         if not found.legible[0] or np.isnan(found.scores[0]).any() or np.isposinf(found.scores[0]).any():
             said = {"picture": picture.name, "top": None, "not_finite": found.diagnosis[0] or "a score is infinite"}
             return part | {"rows": [said]}
@@ -205,12 +228,16 @@ class Auditing(InputPass[dict[str, Any]]):
     def finish(self, total: dict[str, Any] | None) -> Audit:
         if total is None:
             raise InputError("no pictures to audit on", "none of the given pictures can be read")
-        self._look(total["shape"])
+        self._look({name: tuple(shape) for name, shape in total["shape"].items()})
         return Audit(*assembled(self.side, self.preprocess, self.method, total))
 
     def _probabilities(self, array: np.ndarray) -> np.ndarray:
         """Of every class, for a preprocessed picture: the scores where they are squashed, else their softmax."""
-        scores = self.side.classes(array)
+        return self.side_probabilities(self._whole(array))
+
+    def side_probabilities(self, given: Inputs) -> np.ndarray:
+        """The same, of all inputs."""
+        scores = self.side.classes(given)
         if self.side.scores.stripped:
             return scores
         with np.errstate(invalid="ignore"):  # an altered picture's scores may not be finite
@@ -222,7 +249,7 @@ class Auditing(InputPass[dict[str, Any]]):
     def _bounds(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """{layer: (3, K)}, see above."""
         found = {}
-        for name, values in self.side.features(array).items():
+        for name, values in self.side.features(self._whole(array)).items():
             flat = values[0].astype(np.float64).reshape(len(values[0]), -1)
             flat = np.where(np.isfinite(flat), flat, 0)
             top = flat.max(initial=0) * (1 - 1e-6)
@@ -270,17 +297,23 @@ class Auditing(InputPass[dict[str, Any]]):
 
     def _sanity(self, number: int, array: np.ndarray, heat: np.ndarray, top: int, classes: int) -> dict[str, float]:
         """Rank correlation of the map with that of a model with a random head, and with that of another class."""
-        result = {"random_head": spearman(heat, self.randomised.explain(array, self.method, top).heatmap[0])}
+        result = {
+            "random_head": spearman(heat, self.randomised.explain(self._whole(array), self.method, top).heatmap[0])
+        }
         if classes > 1:
             other = int((top + 1 + np.random.default_rng([self.seed, number]).integers(classes - 1)) % classes)
-            result["other_class"] = spearman(heat, self.explainer.explain(array, self.method, other).heatmap[0])
+            result["other_class"] = spearman(
+                heat, self.explainer.explain(self._whole(array), self.method, other).heatmap[0]
+            )
         return result
 
     def _alternatives(self, picture: Picture) -> dict[str, tuple[float, bool | None]]:
         """Confidence (and whether it is right) under the declared preprocessing and the customary ones."""
         found = {}
         for name, how in alternatives(self.preprocess).items():
-            scores = self._probabilities(how.apply(picture.pixels)[0])
+            feeding = replace(self.feeding, main=replace(self.feeding.main, preprocess=how))
+            source = picture.pixels if picture.source is None else picture.source
+            scores = self.side_probabilities(feeding.feed(source).feeds)
             top = self.side.top_of(scores)
             right = None if picture.label is None else bool(np.isfinite(scores).all() and top == picture.label)
             found[name] = float(scores[top]), right

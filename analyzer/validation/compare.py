@@ -12,7 +12,7 @@ import numpy as np
 
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError
-from analyzer.images import Preprocess, decode
+from analyzer.images import Feeding, Preprocess
 from analyzer.passes import Loaded, Pass, run
 from analyzer.store import key_of
 from analyzer.validation.matching import POOR, Match, match_by_activations, match_by_name, without_shifted_names
@@ -27,7 +27,7 @@ from analyzer.validation.metrics import (
     spearman,
     top_iou,
 )
-from analyzer.validation.side import Side, sampled
+from analyzer.validation.side import Inputs, Side, sampled
 from analyzer.validation.summaries import (
     evidence_summary,
     input_difference,
@@ -46,14 +46,14 @@ class Pair:
     """A picture's name, its tensors for both sides, and its annotations.
 
     Attributes:
-        reference, candidate: (1, …), the input of each side.
+        reference, candidate: (1, …), the input of each side, or all of its inputs by name.
         label: true class, None where unknown.
         boxes: (n, 4), x0 y0 x1 y1 in pixels of the reference's input.
     """
 
     name: str
-    reference: np.ndarray
-    candidate: np.ndarray
+    reference: Inputs
+    candidate: Inputs
     label: int | None = None
     boxes: np.ndarray | None = None
 
@@ -61,7 +61,17 @@ class Pair:
     def content(self) -> str:
         """A hash of all of it."""
         boxes = np.zeros(0) if self.boxes is None else self.boxes
-        return key_of(self.name, self.label, self.reference, self.candidate, boxes)
+        sides = [sorted(s.items()) if isinstance(s, Mapping) else [s] for s in (self.reference, self.candidate)]
+        return key_of(self.name, self.label, *(part for side in sides for part in _flat(side)), boxes)
+
+
+def _flat(parts: Sequence[Any]) -> list[Any]:
+    return [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+
+
+def _explained(side: Side, given: Inputs) -> np.ndarray:
+    """The input that is explained."""
+    return given[side.input] if isinstance(given, Mapping) else given
 
 
 @dataclass
@@ -84,7 +94,7 @@ def compare(
     pictures: Iterable[Pair | Sample],
     methods: Sequence[str] = EVIDENCE,
     keep: int = 6,
-    preprocess: tuple[Preprocess, Preprocess] | None = None,
+    preprocess: tuple[Preprocess | Feeding, Preprocess | Feeding] | None = None,
     folder: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
@@ -122,9 +132,12 @@ class Comparing(Pass[dict[str, Any]]):
         candidate: Side,
         methods: Sequence[str] = EVIDENCE,
         keep: int = 6,
-        preprocess: tuple[Preprocess, Preprocess] | None = None,
+        preprocess: tuple[Preprocess | Feeding, Preprocess | Feeding] | None = None,
     ) -> None:
-        self.sides, self.methods, self.keep, self.preprocess = (reference, candidate), tuple(methods), keep, preprocess
+        self.sides, self.methods, self.keep = (reference, candidate), tuple(methods), keep
+        self.preprocess: tuple[Feeding, ...] | None = None
+        if preprocess is not None:
+            self.preprocess = tuple(Feeding.of(h, s.input) for h, s in zip(preprocess, self.sides, strict=True))
         candidate.score_by(reference.scores.output.name)
         self.scores = (reference.scores.output.name, candidate.scores.output.name)
         self.pairs, self.not_compared = paired_outputs(reference, candidate)
@@ -135,14 +148,19 @@ class Comparing(Pass[dict[str, Any]]):
     @property
     def identity(self) -> Mapping[str, Any]:
         sides = dict(zip(("reference", "candidate"), (side.identity for side in self.sides), strict=True))
-        return sides | {"methods": self.methods, "keep": self.keep, "preprocess": repr(self.preprocess)}
+        return sides | {
+            "methods": self.methods,
+            "keep": self.keep,
+            "preprocess": [how.identity for how in self.preprocess or ()],
+        }
 
     def load(self, sample: Sample) -> Pair:
         if isinstance(sample.source, Pair):
             return sample.source
         assert self.preprocess is not None, "samples are compared with the preprocessing of both sides"
-        image = decode(sample.source)
-        (ours, placement), (theirs, _) = (how.apply(image) for how in self.preprocess)
+        fed = [how.feed(sample.source) for how in self.preprocess]
+        ours, theirs = (f.feeds if len(f.feeds) > 1 else f.main.array for f in fed)
+        placement = fed[0].placement
         boxes = sample.annotations.get("boxes")
         inside = None if boxes is None else np.array([placement.box_to_input(tuple(b)) for b in boxes])
         return Pair(sample.id, ours, theirs, sample.annotations.get("label"), inside)
@@ -151,7 +169,9 @@ class Comparing(Pass[dict[str, Any]]):
         """Matches layers on the first picture."""
         if first is None:
             return
-        self.contract = input_difference(first.item.reference, first.item.candidate)
+        self.contract = input_difference(
+            *(_explained(s, g) for s, g in zip(self.sides, (first.item.reference, first.item.candidate), strict=True))
+        )
         self._match(*self._matched(first.item))
         self._both_features(first.item)  # makes the sessions, before threads ask for them
 

@@ -91,14 +91,14 @@ def _layer_rows(side: Side, channels: Mapping[str, np.ndarray]) -> list[dict[str
 def alternatives(declared: Preprocess) -> dict[str, Preprocess]:
     """The declared preprocessing, its channels the other way round, and the customary normalisations.
 
-    Of a grey input only those that do not distinguish channels.
+    Of an input that is not RGB or BGR only those that do not distinguish channels.
     """
     found = {"declared": declared}
     if declared.channels in ("RGB", "BGR"):
         found["channels swapped"] = declared.replace(channels="BGR" if declared.channels == "RGB" else "RGB")
     if declared.dtype == "float32":
         for name, values in PRESETS.items():
-            if declared.channels == "GRAY" and ("channels" in values or len(values["mean"]) > 1):
+            if declared.channels not in ("RGB", "BGR") and ("channels" in values or len(values["mean"]) > 1):
                 continue
             wanted = {k: v for k, v in values.items() if k in ("scale", "mean", "std", "channels")}
             found[name] = declared.replace(**wanted)

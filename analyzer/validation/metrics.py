@@ -41,8 +41,8 @@ class Drift:
         self.noise += float(error @ error)
         self.elements += a.size
         self.absolute += float(error.sum())
-        self.largest = max(self.largest, float(error.max(initial=0)))
-        self.quantile_sum += float(np.quantile(error, 0.99)) if error.size else 0.0
+        self.largest = max(self.largest, float(error.max()))
+        self.quantile_sum += float(np.quantile(error, 0.99))
         cosine = cosine_of(a, b)
         self.cosine_sum += cosine
         self.cosine_low = min(self.cosine_low, cosine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analyzer.images import Preprocess
+from analyzer.images import Feeding, Preprocess
 from analyzer.passes import InputPass, Loaded
 from analyzer.validation.compare import EVIDENCE
 from analyzer.validation.side import Side
@@ -17,7 +17,7 @@ class Recording(InputPass[dict[str, str]]):
     name = "record"
     anchored = True
 
-    def __init__(self, side: Side, preprocess: Preprocess, methods: Sequence[str] = EVIDENCE) -> None:
+    def __init__(self, side: Side, preprocess: Preprocess | Feeding, methods: Sequence[str] = EVIDENCE) -> None:
         super().__init__(side.explainer, preprocess)
         self.side, self.methods = side, methods
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from analyzer.analysis.feature_maps import default_layer, feature_maps
 from analyzer.analysis.layouts import Layout, layouts
-from analyzer.analysis.scores import quantisation
+from analyzer.analysis.scores import REAL, Quantisation, quantisation
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import Taps, channels_first
 from analyzer.attribution.finite import find_origins
@@ -31,12 +31,16 @@ SAMPLE = 1 << 14  # elements of a layer that a store keeps
 _SHAPES = "shapes of all"  # beside the layers in the store
 
 
+Inputs: TypeAlias = "np.ndarray | Mapping[str, np.ndarray]"
+Shape: TypeAlias = "tuple[int, ...] | Mapping[str, tuple[int, ...]]"
+
+
 class Side:
     """A model and its preprocessing.
 
     Args:
         model: path, bytes or ModelProto.
-        shape: of one picture as the model takes it, (1, …).
+        shape: of one picture as the model takes it, (1, …); {input: shape} of a model with several inputs.
         store: where `record` keeps what the model gives, and where that is looked up; layers are then samples of their
             elements, and results are of the environment in which `record` ran. Threads may share a side whose layers
             have been chosen.
@@ -44,7 +48,7 @@ class Side:
     """
 
     def __init__(
-        self, model: Any, shape: tuple[int, ...], provider: str = "cpu", store: Store | None = None, **options: Any
+        self, model: Any, shape: Shape, provider: str = "cpu", store: Store | None = None, **options: Any
     ) -> None:
         self.explainer = model if isinstance(model, Explainer) else Explainer(model, provider, **options)
         self.shape = shape
@@ -60,12 +64,28 @@ class Side:
         return str(image_input(self.explainer.plain).name)
 
     @cached_property
+    def _sizes(self) -> dict[str, tuple[int, ...]]:
+        """{input: shape} of a run: of one picture, or of the batch that the file fixes."""
+        sizes = dict(self.shape) if isinstance(self.shape, Mapping) else {self.input: tuple(self.shape)}
+        fixed = self.explainer.fixed_batch or 1
+        return {n: (fixed, *s[1:]) if self.explainer.counts_images(n) and fixed > 1 else s for n, s in sizes.items()}
+
+    def _fed(self, given: Inputs) -> dict[str, np.ndarray]:
+        """The inputs of a run."""
+        return self.explainer.batch([dict(given) if isinstance(given, Mapping) else {self.input: given}])
+
+    def _first(self, array: np.ndarray) -> np.ndarray:
+        """Of the first picture, where a batch was filled up with it."""
+        fixed = self.explainer.fixed_batch or 1
+        return array[: len(array) // fixed] if fixed > 1 and array.ndim and not len(array) % fixed else array
+
+    @cached_property
     def graph(self) -> Graph:
         """The graph for one picture; for questions, not to be appended to."""
         return self._fresh()
 
     def _fresh(self) -> Graph:
-        return self.explainer.graph({self.input: self.shape})
+        return self.explainer.graph(self._sizes)
 
     @cached_property
     def scores(self) -> Task:
@@ -79,10 +99,10 @@ class Side:
                 self.__dict__.pop(name, None)
 
     @cached_property
-    def outputs(self) -> dict[str, tuple[float, float]]:
-        """{output that holds real numbers: (zero point, scale) that make them}, the file's own order."""
+    def outputs(self) -> dict[str, Quantisation]:
+        """{output that holds real numbers: how they are quantised}, the file's own order."""
         found = {v.name: (quantisation(self.graph, v), v.dtype) for v in self.graph.outputs}
-        return {n: q for n, (q, dtype) in found.items() if q != (0.0, 1.0) or str(dtype) in FLOATS}
+        return {n: q for n, (q, dtype) in found.items() if q != REAL or str(dtype) in FLOATS}
 
     @property
     def other_outputs(self) -> dict[str, str]:
@@ -125,10 +145,12 @@ class Side:
     def plain(self) -> Session:
         """The model as it is, nothing tapped."""
         read = list(self._read)
-        return self.explainer.kept(("plain", self.shape, *read), lambda: self.explainer.session(self._fresh(), read))
+        return self.explainer.kept(
+            ("plain", *sorted(self._sizes.items()), *read), lambda: self.explainer.session(self._fresh(), read)
+        )
 
     @property
-    def _read(self) -> dict[str, tuple[float, float]]:
+    def _read(self) -> dict[str, Quantisation]:
         """`outputs`, the scores first; they may be integers without a scale."""
         scores = self.scores.output.name
         return {scores: quantisation(self.graph, self.scores.output)} | self.outputs
@@ -143,22 +165,22 @@ class Side:
 
     # ---- What is known of a picture ----
 
-    def output(self, array: np.ndarray) -> np.ndarray:
+    def output(self, array: Inputs) -> np.ndarray:
         """All numbers of the scores of one picture, flat, as the model gives them; quantised ones as what they mean."""
         return self.all_outputs(array)[self.scores.output.name].ravel()
 
-    def classes(self, array: np.ndarray) -> np.ndarray:
+    def classes(self, array: Inputs) -> np.ndarray:
         """The score of every class, (classes,): `output`, by its means over space for a segmenter."""
         return self.classes_of(self.all_outputs(array)[self.scores.output.name])
 
     def classes_of(self, scores: np.ndarray) -> np.ndarray:
         return self.scores.read(scores, 1).ravel()
 
-    def all_outputs(self, array: np.ndarray) -> dict[str, np.ndarray]:
+    def all_outputs(self, array: Inputs) -> dict[str, np.ndarray]:
         """Every output that holds real numbers, quantised ones as what they mean, float64."""
         session = (self.explainer.deployed if self.explainer.quantised else None) or self.plain
-        found = self._kept(lambda: session.run({self.input: array}, list(self._read)), "outputs", array)
-        return {n: (np.asarray(found[n], np.float64) - zero) * scale for n, (zero, scale) in self._read.items()}
+        found = self._kept(lambda: session.run(self._fed(array), list(self._read)), "outputs", array)
+        return {n: q.real(self._first(found[n])).astype(np.float64) for n, q in self._read.items()}
 
     def squashed(self, scores: np.ndarray, how: str) -> np.ndarray:
         """Task after a Softmax, LogSoftmax or Sigmoid that only the other side's file ends with."""
@@ -170,7 +192,7 @@ class Side:
         total = np.exp(shifted).sum(axis=axis, keepdims=True)
         return np.asarray(np.exp(shifted) / total if how == "Softmax" else shifted - np.log(total))
 
-    def why_not_finite(self, array: np.ndarray, layer: str = "") -> str:
+    def why_not_finite(self, array: Inputs, layer: str = "") -> str:
         """Where NaN or ∞ first appears for a picture, followed back from the outputs and `layer`; "" where nowhere."""
 
         def searched() -> dict[str, np.ndarray]:
@@ -190,7 +212,7 @@ class Side:
         """The class that is explained by default, of the scores of all classes."""
         return int(self.scores.best(scores[None])[0])
 
-    def heatmap(self, array: np.ndarray, method: str, target: int, layer: str = "auto") -> tuple[np.ndarray, str]:
+    def heatmap(self, array: Inputs, method: str, target: int, layer: str = "auto") -> tuple[np.ndarray, str]:
         """A method's map of one picture, (H, W), and its diagnosis ("" where all is well).
 
         Raises:
@@ -209,7 +231,7 @@ class Side:
         found = self._kept(explained, "heatmap, 2", method, target, layer, array)
         return found["heatmap"], unpacked(found["diagnosis"])
 
-    def record(self, array: np.ndarray, methods: Sequence[str]) -> dict[str, str]:
+    def record(self, array: Inputs, methods: Sequence[str]) -> dict[str, str]:
         """Fills the store with what a comparison asks of a reference: scores, all layers, maps of the top class.
 
         Returns:
@@ -239,7 +261,7 @@ class Side:
         if wanted != self._wanted:
             self._wanted, self._taps = wanted, None
 
-    def features(self, array: np.ndarray) -> dict[str, np.ndarray]:
+    def features(self, array: Inputs) -> dict[str, np.ndarray]:
         """The tapped layers for one picture, channels first where they are maps, as floats.
 
         Of a recorded side at most `SAMPLE` elements of each, flat; `shapes` holds what they are of.
@@ -256,12 +278,12 @@ class Side:
             self.shapes = {n: tuple(s) for n, s in unpacked(known[_SHAPES]).items()}
         return {name: known[name] for name in self._wanted}
 
-    def _measured(self, array: np.ndarray) -> dict[str, np.ndarray]:
+    def _measured(self, array: Inputs) -> dict[str, np.ndarray]:
         if not self._wanted:
             return {}
         if self._taps is None:
             self._taps = Taps(self.explainer, self._fresh(), self._wanted)
-        found = {n: self.channels_first(n, a) for n, a in self._taps.run({self.input: array}).items()}
+        found = {n: self.channels_first(n, self._first(a)) for n, a in self._taps.run(self._fed(array)).items()}
         self.shapes = {name: a.shape for name, a in found.items()}
         return found
 
@@ -312,7 +334,7 @@ class Side:
     def _record(self) -> str:
         """The key under which `record` says where it ran: a machine may use what another one recorded."""
         asked = [self.explainer.provider, sorted(self.options.items())]
-        return key_of("record", self.explainer.loaded.identity, asked, list(self.shape))
+        return key_of("record", self.explainer.loaded.identity, asked, self._sizes)
 
     @cached_property
     def _recorded(self) -> dict[str, Any] | None:
@@ -329,11 +351,14 @@ class Side:
     def identity(self) -> dict[str, Any]:
         """All that what it gives for a picture depends on, as plain data."""
         where = self._recorded or self.explainer.environment
-        return {"model": self.explainer.loaded.identity, "environment": where, "shape": list(self.shape)}
+        return {"model": self.explainer.loaded.identity, "environment": where, "shape": self._sizes}
 
     def _key(self, *what: Any) -> str:
         where = self._recorded or self.explainer.environment
-        return key_of(self.explainer.loaded.identity, where, list(self.shape), *what)
+        parts = [p for w in what for p in (sorted(w.items()) if isinstance(w, Mapping) else [(w,)])]
+        return key_of(
+            self.explainer.loaded.identity, where, self.explainer.chosen, self._sizes, *(p for q in parts for p in q)
+        )
 
     def _kept(self, make: Callable[[], Mapping[str, np.ndarray]], *what: Any) -> Mapping[str, np.ndarray]:
         if self.store is None or not self.is_recorded:

@@ -46,6 +46,7 @@ SAMPLES = [
     *conv("wide stride, uneven", (4, 6), (WIDE // 20 + 1, BLOCKS, 5, 4), pads=[2, 2, 1, 0], strides=[2, 2]),
     *conv("SAME_UPPER stride", (7, 8), (4, 2, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2]),
     *conv("SAME_LOWER", (6, 6), (4, 2, 2, 2), auto_pad="SAME_LOWER"),
+    *conv("SAME_UPPER stride, rest", (4, 7), (4, 2, 3, 4), auto_pad="SAME_UPPER", strides=[3, 4]),
     *conv("VALID", (6, 6), (4, 2, 2, 2), auto_pad="VALID", strides=[2, 2]),
     *conv("1d", (9,), (4, 3, 3), pads=[1, 1]),
     *conv("1d stride", (9,), (4, 3, 4), strides=[3]),

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import onnx
+
 from analyzer.errors import AnalyzerError, UnsupportedError
 from analyzer.graph.load import load
 from analyzer.graph.passes.contract import Pass, Request
@@ -57,20 +59,26 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
-def normalize(model: Any, inline: Iterable[str] = (), input_shapes: dict[str, tuple[int, ...]] | None = None) -> Source:
+def normalize(
+    model: Any,
+    inline: Iterable[str] = (),
+    input_shapes: dict[str, tuple[int, ...]] | None = None,
+    types: Iterable[onnx.ValueInfoProto] = (),
+) -> Source:
     """Rewrite `model` into the one form the rules know; outputs stay what they were.
 
     Args:
         model: anything `load` takes.
         inline: operators to replace by the function body of their schema.
         input_shapes: sizes to fix for inputs whose dimensions are symbolic in the file.
+        types: of tensors that inference cannot know, those of custom operators.
 
     Raises:
         UnsupportedError: a node cannot be brought to opset 21, or a pass broke its promise.
     """
     given = load(model)
     source = replace(given, proto=copied(given.proto), detached=dict(given.detached))
-    request = Request(frozenset(inline), tuple((input_shapes or {}).items()))
+    request = Request(frozenset(inline), tuple((input_shapes or {}).items()), tuple(types))
     for step in PASSES:
         try:
             step.run(source, request)

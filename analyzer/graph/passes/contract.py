@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import onnx
+
 from analyzer.graph.source import Source
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller wants normalised: operators to inline by their function body, and known input shapes."""
+    """What the caller wants normalised: operators to inline by their function body, and known input shapes.
+
+    `types` are types of tensors that inference cannot know.
+    """
 
     inline: frozenset[str] = frozenset()
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    types: tuple[onnx.ValueInfoProto, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def lower_pass(source: Source, request: Request) -> None:
         return
     lift_constants_pass(source, request)
     retype(source.proto.graph)
-    source.proto = infer(source.proto)
+    source.proto = infer(source.proto, request.types)
     needed = lower(source.proto)
     del source.proto.graph.value_info[:]
     for imported in source.proto.opset_import:

@@ -16,7 +16,7 @@ from analyzer.graph.source import Source
 
 def shapes_pass(source: Source, request: Request) -> None:
     """Annotates every tensor with its element type and, as far as it is fixed, its shape."""
-    source.proto = infer(source.proto)
+    source.proto = infer(source.proto, request.types)
 
 
 def types_missing(source: Source) -> Iterable[str]:
@@ -43,9 +43,10 @@ def _misfit(proto: onnx.ModelProto) -> str:
 _SHAPED_AS_INPUT = ("GroupNormalization", "MeanVarianceNormalization")  # onnx infers nothing for them
 
 
-def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
+def infer(proto: onnx.ModelProto, types: Iterable[onnx.ValueInfoProto] = ()) -> onnx.ModelProto:
     stripped = copied(proto)
     del stripped.graph.value_info[:]
+    stripped.graph.value_info.extend(types)
     outputs = {o.name: o for o in stripped.graph.output}
     for output in outputs.values():
         if output.type.HasField("tensor_type"):

@@ -1,0 +1,232 @@
+"""Pictures at their own depth and with all their channels, pages and arrays: (frames, H, W, C).
+
+Pixels of 8 bits stay as they are. Deeper ones are brought to 0 … 255 in float32 and not rounded, so that no grey level
+is lost: white is what the caller says, else what the file says of itself, else the largest value of its type.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyzer.errors import InputError
+from analyzer.files import protect
+from analyzer.images._opencv import MAX_PIXELS, quiet
+from analyzer.images.bands import UnreadableError, page_count, read_bands
+from analyzer.images.decode import (
+    MAX_FILE_BYTES,
+    bounded,
+    decode,
+    premultiplied,
+    read_header,
+    stored_pixels,
+    upright,
+)
+from analyzer.images.preprocess import over_white
+
+ARRAYS = (".npy", ".npz")
+_NUMPY = b"\x93NUMPY"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a file holds.
+
+    Attributes:
+        pixels: (frames, H, W, C): uint8, or float32 in 0 … 255; RGB, RGBA, grey or bands.
+        remark: what a person should know, "" for nothing.
+    """
+
+    pixels: np.ndarray
+    remark: str = ""
+
+    @property
+    def shown(self) -> np.ndarray:
+        """(frames, H, W, 3) uint8 RGB to be looked at."""
+        return np.stack([as_rgb(frame) for frame in self.pixels])
+
+
+def read(source: str | os.PathLike[str] | bytes, white: float | None = None, channels: int = 3) -> Picture:
+    """The picture, pages or array in `source`.
+
+    Args:
+        source: path or bytes of a picture file or of a .npy array: (H, W), (H, W, C), (C, H, W), with frames before
+            these.
+        white: the pixel value of white; see above.
+        channels: how many the model takes. With 1 or 3, alpha is composited on white.
+
+    Raises:
+        InputError: as `decode`.
+    """
+    name = "the picture" if isinstance(source, bytes) else str(source)
+    if is_array(source):
+        return _scaled(arranged(read_array(source), channels, name), white, name)
+    if not isinstance(source, bytes):
+        protect(source)
+        if os.path.isfile(source) and os.path.getsize(source) <= MAX_FILE_BYTES and _is_tiff(source):
+            source = Path(source).read_bytes()
+    try:
+        bands = read_bands(source) if isinstance(source, bytes) else None
+    except UnreadableError as error:
+        hint = "save it uncompressed, or as a .npy array"
+        raise InputError(f"{name}: a TIFF of many bands that cannot be read ({error})", hint) from error
+    if bands is not None:
+        return _scaled(bands[None], white, name)
+    header = bounded(read_header(source, name), name)
+    count = page_count(header.data) if header.format == "TIFF" else 1
+    if count > 1:
+        if count * header.width * header.height > 4 * MAX_PIXELS:
+            raise InputError(f"{name}: {count} pages of {header.width}×{header.height} pixels are over the limit")
+        pages = _pages(header.data)
+        if len(pages) > 1:
+            return _scaled(np.stack([_ordered(page) for page in pages]), white, name)
+    deep = header.format in ("PNG", "TIFF", "PNM")
+    pixels = stored_pixels(header, name) if deep else None
+    if pixels is None or (pixels.dtype == np.uint8 and channels in (1, 3)):
+        return Picture(decode(source)[None])
+    found = _ordered(pixels)
+    if premultiplied(header, pixels) and found.shape[2] == 4 and channels == 4:
+        full = np.iinfo(found.dtype).max if found.dtype.kind == "u" else 1.0
+        colour = found[..., :3] * (full / np.maximum(found[..., 3:].astype(np.float64), full / 65535))
+        found = np.concatenate([np.minimum(colour, full).astype(found.dtype), found[..., 3:]], axis=2)
+    if header.format != "TIFF":  # OpenCV turns these itself
+        found = upright(found, header.orientation)
+    said = float(2**header.bits - 1) if header.bits and found.dtype == np.uint16 else None
+    picture = _scaled(found[None], white or said, name)
+    if picture.pixels.shape[3] in (2, 4) and channels in (1, 3):
+        return Picture(np.stack([over_white(frame) for frame in picture.pixels]), picture.remark)
+    return picture
+
+
+def is_array(source: Any) -> bool:
+    """Whether a source is a .npy array."""
+    if isinstance(source, bytes):
+        return source.startswith(_NUMPY)
+    return str(source).lower().endswith(ARRAYS)
+
+
+def read_array(source: str | os.PathLike[str] | bytes, key: str = "") -> np.ndarray:
+    """The array of a .npy file, or the one (or that called `key`) of a .npz file.
+
+    Raises:
+        InputError: no such file, not an array of numbers, or a .npz file of several arrays and no such key.
+    """
+    name = "the array" if isinstance(source, bytes) else str(source)
+    try:
+        if not isinstance(source, bytes):
+            protect(source)
+        found = np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: no such file") from error
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise InputError(f"{name}: not a NumPy array of numbers ({error})", "save it with numpy.save") from error
+    if not isinstance(found, np.ndarray):
+        names = list(found.files)
+        if key not in names and len(names) != 1:
+            raise InputError(f"{name}: has no array {key!r}", f"its arrays are {', '.join(names) or 'none'}")
+        try:
+            found = found[key if key in names else names[0]]
+        except ValueError as error:
+            raise InputError(f"{name}: not an array of numbers ({error})") from error
+    if found.dtype.kind not in "biuf" or not found.size:
+        raise InputError(f"{name}: an array of {found.dtype} and shape {list(found.shape)}", "give one of numbers")
+    return np.asarray(found)
+
+
+def arranged(array: np.ndarray, channels: int, name: str = "the array") -> np.ndarray:
+    """(frames, H, W, C) of (H, W), (H, W, C), (C, H, W) or frames of these.
+
+    The axis of the channels is the one of that many, else the one of at most 4.
+    """
+    if array.ndim == 2:
+        return array[None, :, :, None]
+    if array.ndim == 4 and 1 in array.shape[:1] and array.shape[1] not in (channels, 1, 3, 4):
+        array = array.reshape(array.shape[1:]) if array.shape[3] not in (channels, 1, 3, 4) else array
+    if array.ndim == 3:
+        for fits in (lambda n: n == channels, lambda n: n in (1, 3, 4)):
+            if fits(array.shape[2]):
+                return array[None]
+            if fits(array.shape[0]):
+                return array.transpose(1, 2, 0)[None]
+        return array[..., None]
+    if array.ndim == 5 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim == 4:
+        for fits in (lambda n: n == channels, lambda n: n in (1, 3, 4)):
+            if fits(array.shape[3]):
+                return array
+            if fits(array.shape[1]):
+                return array.transpose(0, 2, 3, 1)
+            if fits(array.shape[0]):
+                return array.transpose(1, 2, 3, 0)
+    raise InputError(
+        f"{name}: an array of shape {list(array.shape)} is not a picture",
+        f"give (height, width), (height, width, {channels}) or ({channels}, height, width)",
+    )
+
+
+def _scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
+    """Pixels in 0 … 255, and a remark where that may be wrong."""
+    if pixels.shape[1] * pixels.shape[2] > MAX_PIXELS:
+        raise InputError(f"{name}: {pixels.shape[1]}×{pixels.shape[2]} pixels is over the limit")
+    if not np.isfinite(pixels).all():
+        raise InputError(f"{name}: has NaN or infinite values")
+    if white is not None and pixels.dtype != np.uint8:
+        return Picture((pixels * np.float64(255 / white)).astype(np.float32))
+    if pixels.dtype == np.uint8 or pixels.dtype.kind == "b":
+        return Picture(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels * np.uint8(255)))
+    if pixels.dtype == np.uint16:
+        most = int(pixels.max())
+        remark = ""
+        if most < 1 << 15:
+            level = (1 << max(8, most.bit_length())) - 1
+            remark = f"16-bit values end at {most}: if white is {level}, add --white {level}"
+        return Picture((pixels.astype(np.float32) / np.float32(257)), remark)
+    low, high = float(pixels.min()), float(pixels.max())
+    if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
+        return Picture(pixels.astype(np.float32) * np.float32(255))
+    remark = f"values from {low:g} to {high:g} are taken as they are, on a scale of 0 … 255: --white sets what is white"
+    return Picture(pixels.astype(np.float32), remark if high > 255 or low < 0 else "")
+
+
+def _ordered(pixels: np.ndarray) -> np.ndarray:
+    """OpenCV's BGR and BGRA as RGB and RGBA, (H, W, C)."""
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(pixels.shape[2])
+    return pixels if order is None else np.ascontiguousarray(pixels[..., order])
+
+
+def _is_tiff(source: str | os.PathLike[str]) -> bool:
+    with open(source, "rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _pages(data: bytes) -> Sequence[np.ndarray]:
+    """The pages of a TIFF, where all have the size and the type of the first; else none."""
+    with quiet() as cv2:
+        try:
+            done, pages = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            return []
+    alike = done and all(page.shape == pages[0].shape and page.dtype == pages[0].dtype for page in pages)
+    return pages if alike else []
+
+
+def as_rgb(frame: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 to be looked at: alpha on white, the first three bands, values beyond 0 … 255 stretched."""
+    if frame.shape[2] in (2, 4):
+        frame = over_white(frame)
+    frame = frame[..., :3] if frame.shape[2] >= 3 else frame[..., :1]
+    if frame.dtype != np.uint8:
+        low, high = float(frame.min()), float(frame.max())
+        if low < 0 or high > 255:
+            frame = (frame - low) * (255 / ((high - low) or 1))
+        frame = np.rint(frame).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(frame, (*frame.shape[:2], 3)))

@@ -1,0 +1,72 @@
+"""Where a picture comes from if that is not a file of its own: a frame of a video, a row of an array, several files."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyzer.errors import AnalyzerError
+from analyzer.files import content_hash
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Frame `index` of a video, from 0."""
+
+    path: Path
+    index: int
+
+    @property
+    def content(self) -> str:
+        return f"{_content(self.path)} frame {self.index}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Row `index` of an array that holds a batch of inputs."""
+
+    path: Path
+    index: int
+
+    @property
+    def content(self) -> str:
+        return f"{_content(self.path)} row {self.index}"
+
+
+@dataclass(frozen=True)
+class Together:
+    """Files that make one clip or volume, in order."""
+
+    parts: tuple[Any, ...]
+
+    @property
+    def content(self) -> str:
+        return " ".join(map(_content, self.parts))
+
+
+def _content(source: Any) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    try:
+        if not isinstance(source, Path):
+            return str(source.content)
+        about = source.stat()
+        return _hashed(source, about.st_mtime_ns, about.st_size)
+    except (OSError, AnalyzerError):
+        return ""
+
+
+@functools.lru_cache(maxsize=256)  # a video has many frames
+def _hashed(path: Path, changed: int, size: int) -> str:
+    return content_hash(path)
+
+
+def evenly(count: int, wanted: int) -> Sequence[int]:
+    """`wanted` of `count` indices, evenly spaced from the first to the last."""
+    if wanted >= count:
+        return range(count)
+    return [round(at * (count - 1) / max(1, wanted - 1)) for at in range(wanted)]
