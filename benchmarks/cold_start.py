@@ -41,7 +41,8 @@ def environment(cache: str) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet50")
-    parser.add_argument("--picture", type=Path, default=next(iter(sorted((ROOT / "examples").glob("digits_*.png"))), None))
+    picture = next(iter(sorted((ROOT / "examples").glob("digits_*.png"))), None)
+    parser.add_argument("--picture", type=Path, default=picture)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     model = network(given.network)

@@ -54,7 +54,7 @@ class Explain(Given):
     out: str | None = pictures_out_option
     methods: tuple[str, ...] = several(
         "-m --method",
-        "Method, see the methods command. Repeatable; several make a grid. Default: grad-cam.",
+        "Method, see the methods command. Repeatable; several make a grid. Default: grad-cam; for text, layer-cam.",
         **METHOD,
     )
     targets: tuple[str, ...] = several(
@@ -107,6 +107,7 @@ def command(given: Explain) -> int:
     """
     from analyzer.attribution import Job, Question
     from analyzer.attribution.methods import options_of
+    from analyzer.commands.pictures import default_method
     from analyzer.images.mask import read_mask
     from analyzer.images.video import is_video
     from analyzer.passes import run
@@ -114,7 +115,6 @@ def command(given: Explain) -> int:
     from analyzer.tasks import Declared
 
     targets = given.targets or ("top1",)
-    asked = options_of(given.methods or ("grad-cam",), parse_options(given.options))
     samples = given.inputs.samples()
     many = len(samples) > 1 or any(is_video(sample.source) for sample in samples)
     model, card = given.setup.load(given.model, given.labels, many=many)
@@ -126,6 +126,8 @@ def command(given: Explain) -> int:
         note(f"preprocessing: {card.source}")
         for line in card.feeds.describe():
             note(line)
+    methods = given.methods or (default_method(model, given.output),)
+    asked = options_of(methods, parse_options(given.options))
     layer = given.layer or card.default_layer or "auto"
     question = Question(
         tuple(Job(method, layer, options) for method, options in asked.items()),

@@ -6,12 +6,12 @@ import click
 
 from analyzer.commands.common import parse_shapes, print_json
 from analyzer.commands.options import (
+    METHOD,
     WRITE_REPORT,
     Given,
     format_option,
     labels_option,
     layer_option,
-    method_option,
     model_argument,
     option,
     output_option,
@@ -22,7 +22,9 @@ from analyzer.commands.options import (
 class Export(Given):
     model: str = model_argument
     out: str = option("-o --out", "ONNX file to write.", required=True, type=WRITE_REPORT, metavar="FILE")
-    method: str = method_option
+    method: str | None = option(
+        "-m --method", "Method, see the methods command. Default: grad-cam; for text, layer-cam.", **METHOD
+    )
     target: str = option(
         "-t --target", "top1, a class index or label, or an expression.", default="top1", metavar="TARGET"
     )
@@ -52,13 +54,14 @@ def command(given: Export) -> None:
     """
     from analyzer.attribution import Explainer
     from analyzer.attribution.export import OUTPUT, export, read_record
-    from analyzer.commands.pictures import read_task
+    from analyzer.commands.pictures import default_method, read_task
 
-    model, method, layer = given.model, given.method, given.layer or "auto"
+    model, layer = given.model, given.layer or "auto"
     explainer = Explainer(model)
     names = read_task(explainer, given.labels)
     sizes = parse_shapes(given.shapes, explainer.plain.inputs) if given.shapes else None
     declared = explainer.declared
+    method = given.method or default_method(explainer, given.output)
     del explainer
     path = export(model, given.out, method, given.target, layer, names, sizes, given.output, given.runtime, declared)
     record = read_record(path)

@@ -87,6 +87,17 @@ def read_task(model: Model, labels: str | None) -> tuple[str, ...] | None:
     return model.labels
 
 
+def default_method(model: Model, output: str | None) -> str:
+    """The method by which the model is explained unless another is asked for; see `Task.method`."""
+    from analyzer.errors import AnalyzerError
+    from analyzer.tasks import recognise
+
+    try:
+        return recognise(model.plain, output, model.declared, model.labels).method
+    except AnalyzerError:  # which is said when the question is asked
+        return "grad-cam"
+
+
 def picture_card(model: Model) -> ModelCard:
     """The card of a model's likeliest picture input, whatever its other inputs are."""
     from analyzer.graph.query import image_input

@@ -122,6 +122,9 @@ class Explaining(Asking):
                 drawn.insert(at, shown)
                 titles.insert(at, "predicted: " + ", ".join(self._in_mask(found[0], mask)))
             columns += 1
+        height, width = fed.image.shape[:2]
+        if len(found) == 1 and width > 2.5 * height:  # lines of text are small side by side
+            columns = min(columns, 2)
         return grid(drawn, titles, columns, bar=ColourBar(self.drawing.get("colormap", "turbo")))
 
     def _in_mask(self, attribution: Attribution, mask: np.ndarray) -> list[str]:

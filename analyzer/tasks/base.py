@@ -87,6 +87,7 @@ class Task:
     kind: ClassVar[str] = "raw"
     role: ClassVar[str] = "numbers of unknown meaning"
     by_class: ClassVar[bool] = True  # whether a class can be chosen at run time; otherwise targets are expressions
+    method: ClassVar[str] = "grad-cam"  # by which it is explained unless another is asked for
     ranked: ClassVar[bool] = True  # whether a higher number is a likelier class
 
     # ---- Inside a graph ----

@@ -27,6 +27,7 @@ class Text(Task):
     kind: ClassVar[str] = "text recognition"
     role: ClassVar[str] = "characters"
     by_class: ClassVar[bool] = False
+    method: ClassVar[str] = "layer-cam"  # a character is local, and averages over the line are not
 
     @property
     def classes(self) -> int | None:
