@@ -22,7 +22,7 @@ SEGMENTER, READER = (ROOT / "models" / f"digits_{name}.onnx" for name in ("segme
 CLASSIFIERS = [path for path in MODELS if path not in (SEGMENTER, READER)]
 TABLES = tomllib.loads((ROOT / "models" / "models.toml").read_text(encoding="utf-8"))
 BOXES = json.loads((ROOT / "examples" / "boxes.json").read_text(encoding="utf-8"))
-LINE, TEXT = ROOT / "examples" / "line.png", "TEXT"
+LINE, TEXT = ROOT / "examples" / "line.png", "052263"
 each_model = pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 each_classifier = pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.stem)
 
