@@ -420,3 +420,21 @@ def test_a_segmenter_finds_the_bird_and_looks_at_it():
     assert (mask & truth).sum() / (mask | truth).sum() > 0.7
     heat = placement.map_to_image(found.heatmap[0])
     assert heat[truth].mean() > 2 * heat[~truth].mean()
+
+
+# ---- Commands ----
+
+
+@pytest.mark.parametrize(("name", "method"), [("text", "layer-cam"), ("softmax", "grad-cam")])
+def test_commands_choose_the_method_by_the_task(run: Run, place: Path, name: str, method: str):
+    net = CASES[name][0]
+    onnx.save(net, place / "m.onnx")
+    if name == "text":
+        picture = np.repeat(line(0, 3, 3, 0, 1)[0].transpose(1, 2, 0), 3, axis=2)
+    else:
+        picture = scene(red=(1, 9))[0].transpose(1, 2, 0)
+    write_png(place / "p.png", np.ascontiguousarray(picture * 255).astype(np.uint8))
+    code, out, _ = run("explain", "m.onnx", "p.png", "--preset", "0-1", "--format", "json")
+    assert code == 0 and json.loads(out)["results"][0]["maps"][0]["method"] == method
+    code, out, _ = run("export", "m.onnx", "-o", "e.onnx", "--format", "json")
+    assert code == 0 and json.loads(out)["method"] == method
