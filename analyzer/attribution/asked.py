@@ -27,7 +27,7 @@ def task_of(model: Model, question: Question, graph: Graph) -> Task:
     Raises:
         As `recognise`.
     """
-    for sizes in fillings(graph, batch=2):  # two, so that the axis of the pictures is told from one of size 1
+    for sizes in fillings(graph, batch=2):  # any axis may have size 1; an axis of size 2 is the batch
         try:
             found = recognise(model.graph(sizes), question.output, question.declared, question.labels)
         except AnalyzerError:
@@ -85,11 +85,10 @@ def task_for(model: Model, question: Question, feeds: Mapping[str, np.ndarray]) 
 
 def filled(model: Model, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """The inputs of some pictures, repeated to the batch that the file fixes."""
-    count = model.fixed_batch
-    if not count or not feeds[model.image].ndim or len(feeds[model.image]) == count:
+    image = feeds[model.image]
+    if not model.fixed_batch or not image.ndim or len(image) == model.fixed_batch:
         return feeds
-    chosen = np.minimum(np.arange(count), len(feeds[model.image]) - 1)
-    return {n: a[chosen] if model.counts_images(n) else a for n, a in feeds.items()}
+    return model.rows(feeds, model.batches(len(image))[0])
 
 
 def slot_of(task: Task, question: Question, target: Any) -> str | int:
@@ -138,7 +137,8 @@ def predicted(model: Model, question: Question, feeds: Mapping[str, np.ndarray],
     if output is None:
         return found
     prefix = f"{output}:"
-    return [replace(p, target=prefix + p.target, slot=_as_expression(task, p.slot)) for p in found]
+    slots = [p.slot if isinstance(p.slot, str) else task.expression(p.slot) for p in found]
+    return [replace(p, target=prefix + p.target, slot=slot) for p, slot in zip(found, slots, strict=True)]
 
 
 def _of_output(task: Task, question: Question, said: np.ndarray, target: str) -> Prediction:
@@ -151,8 +151,3 @@ def _of_output(task: Task, question: Question, said: np.ndarray, target: str) ->
     index = int(task.top1(np.array([index]), scores)[0])
     check_class(task, index)
     return Prediction(target, task.label(index, question.labels), float(scores[0, index]), index, index)
-
-
-def _as_expression(task: Task, slot: str | int) -> str:
-    """A class of an output that is not the question's."""
-    return slot if isinstance(slot, str) else task.expression(slot)

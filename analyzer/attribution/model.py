@@ -239,6 +239,18 @@ class Model:
             return False
         return shape[0] == self.fixed_batch if isinstance(shape[0], int) else True
 
+    def batches(self, count: int) -> list[np.ndarray]:
+        """Indices of `count` images per run: all at once where the batch is free, else by the batch that the file
+        fixes, of which the last is filled up with the last image."""
+        fixed = self.fixed_batch or count
+        return [np.minimum(np.arange(start, start + fixed), count - 1) for start in range(0, count, fixed)]
+
+    def rows(self, feeds: Mapping[str, np.ndarray], indices: np.ndarray | Sequence[int]) -> dict[str, np.ndarray]:
+        """The feeds of some of the images."""
+        image = feeds[self.image]
+        count = len(image) if image.ndim else 1
+        return {n: a[indices] if self.counts_images(n) and len(a) == count else a for n, a in feeds.items()}
+
     def batch(self, parts: Sequence[Mapping[str, np.ndarray]], size: int | None = None) -> dict[str, np.ndarray]:
         """The feeds of several images as one batch of `size`, filled up by repeating the last one.
 

@@ -62,13 +62,13 @@ def make_plan(model: Model, question: Question, shapes: Shapes | None = None) ->
     (job,) = question.jobs
     method, arrays = find_method(job.method, job.options), arrays_of(model, question)
     graph = model.graph(shapes)
-    slot = slot_of(task_of(model, question, graph), question, question.target)
+    task = task_of(model, question, graph)
+    slot = slot_of(task, question, question.target)
     stripped: tuple[str, ...] = ()
     if isinstance(slot, str):
         about = expression(Builder(graph, "plan"), slot, arrays)
     else:
-        scores = task_of(model, question, graph)
-        about, stripped = scores.logits, scores.stripped
+        about, stripped = task.logits, task.stripped
     feature = None
     if method.needs_layer:
         feature = choose_layer(model, question, job.layer, graph, about, slot, shapes, arrays)

@@ -69,7 +69,7 @@ def _one_by_one(model: Model, question: Question, feeds: Feeds, progress: Progre
     count = len(feeds[model.image])
     rows = list[list[Attribution]]()
     for i in range(count):
-        single = {n: a[i : i + 1] if a.ndim and len(a) == count else a for n, a in feeds.items()}
+        single = model.rows(feeds, [i])
         task = task_for(model, question, single)
         names, targets = list[Any](), list[Any]()
         for target in question.slots(count):
@@ -97,23 +97,16 @@ def _answered(run: _Asked, feeds: Feeds, count: int) -> list[Attribution]:
     often = [find_method(job.method, job.options).runs for job in question.jobs]
     once = tuple(job for job, many in zip(question.jobs, often, strict=True) if not many)
     rows: list[list[Attribution]] = []
-    for indices in _batches(model, count):
-        part = {n: a[indices] if model.counts_images(n) and len(a) == count else a for n, a in feeds.items()}
+    for indices in model.batches(count):
+        part = model.rows(feeds, indices)
         together = iter(run.once(part, indices, once) if once else ())
         found = [
             run.often(part, indices, job) if many else next(together)
             for job, many in zip(question.jobs, often, strict=True)
         ]
         rows.append([one.first_images(len(set(indices.tolist()))) for one in found])
-    found = [joined([row[i] for row in rows]) for i in range(len(question.jobs))]
-    return [a.rows(np.zeros(len(a.image), bool) if nothing else run.said_rows(a)) for a in found]
-
-
-def _batches(model: Model, count: int) -> list[np.ndarray]:
-    """Indices of the images per run: all at once where the batch is free, else by the model's fixed batch, of which
-    the last is filled up with the last image."""
-    fixed = model.fixed_batch or count
-    return [np.minimum(np.arange(start, start + fixed), count - 1) for start in range(0, count, fixed)]
+    answers = [joined([row[i] for row in rows]) for i in range(len(question.jobs))]
+    return [a.rows(np.zeros(len(a.image), bool) if nothing else run.said_rows(a)) for a in answers]
 
 
 def _outputs_of(task: Task) -> dict[str, Quantisation]:
@@ -166,7 +159,7 @@ class _Asked:
         first, count = compiled[0], len(indices)
         classes = [t[indices] for t in self.targets if not isinstance(t, str)]
         if classes and self._mixes_images(first.scores, count):
-            singles = [self.once(self._single(feeds, i), indices[i : i + 1], jobs) for i in range(count)]
+            singles = [self.once(self.model.rows(feeds, [i]), indices[i : i + 1], jobs) for i in range(count)]
             return [joined([single[j] for single in singles]) for j in range(len(jobs))]
         for given in classes:
             check_class(first.scores, int(given.max()))
@@ -199,11 +192,6 @@ class _Asked:
     def _mixes_images(self, scores: Task, count: int) -> bool:
         """Whether the scores have no axis that counts images, although the model takes several of them."""
         return count > 1 and not scores.batched and not self.model.fixed_batch
-
-    def _single(self, feeds: Feeds, index: int) -> Feeds:
-        """The feeds of one image of the batch."""
-        count = len(feeds[self.model.image])
-        return {n: a[index : index + 1] if a.ndim and len(a) == count else a for n, a in feeds.items()}
 
     def _read(
         self,
@@ -287,7 +275,7 @@ class _Asked:
         scores = self.task
         if not all(isinstance(t, str) for t in self.targets) and self._mixes_images(scores, len(indices)):
             rows = range(len(indices))
-            return joined([self.often(self._single(feeds, i), indices[i : i + 1], job) for i in rows])
+            return joined([self.often(self.model.rows(feeds, [i]), indices[i : i + 1], job) for i in rows])
         batched = frozenset(n for n, a in feeds.items() if a.ndim and len(a) == len(feeds[image.name]))
         fixed = self.model.fixed_batch or (None if scores.batched else 1)
         said = shown_outputs(self.model, feeds, _outputs_of(scores))

@@ -41,11 +41,11 @@ def read_card(
     from analyzer.tasks import Declared
 
     graph = model.plain
-    told = _told(graph, inputs)
+    given = _given(graph, inputs)
     slots = {i.name: _slot(i) for i in graph.inputs}
     pictures = {v.name: v for v in picture_inputs(graph)}
-    sizes = tuple(s for n, s in slots.items() if n not in told and n not in pictures and size_of(s))
-    main = _main(graph, slots, pictures, told, {s.name for s in sizes})
+    sizes = tuple(s for n, s in slots.items() if n not in given and n not in pictures and size_of(s))
+    main = _main(graph, slots, pictures, given, {s.name for s in sizes})
     shape, axes = _frame(graph, main)
     card_flags = {**flags, "labels_file": labels}
     if len(axes) == 5:
@@ -56,7 +56,7 @@ def read_card(
     model.declared, model.labels = Declared.of(card), card.labels
     if explain_input is not None and explain_input not in slots:
         raise _unknown(graph, explain_input)
-    if explain_input is not None and explain_input != main.name and explain_input not in told:
+    if explain_input is not None and explain_input != main.name and explain_input not in given:
         from analyzer.errors import InputError
 
         raise InputError(
@@ -65,7 +65,7 @@ def read_card(
         )
     feeding = Feeding(
         _picture_slot(slots[main.name], card, axes),
-        {n: _value(graph, text, slots[n], pictures.get(n), flags) for n, text in told.items()},
+        {n: _value(graph, text, slots[n], pictures.get(n), flags) for n, text in given.items()},
         sizes,
         explain_input or main.name,
     )
@@ -108,7 +108,7 @@ def picture_card(model: Model) -> ModelCard:
     return model_card(model.loaded.path, {}, shape, image.dtype)
 
 
-def _told(graph: Graph, inputs: Sequence[str]) -> dict[str, str]:
+def _given(graph: Graph, inputs: Sequence[str]) -> dict[str, str]:
     """{input: what it is given} from NAME=FILE|VALUE."""
     from analyzer.errors import InputError
 
@@ -137,7 +137,7 @@ def _unknown(graph: Graph, name: str) -> Exception:
 
 
 def _main(
-    graph: Graph, slots: dict[str, Slot], pictures: dict[str, Value], told: dict[str, str], sizes: set[str]
+    graph: Graph, slots: dict[str, Slot], pictures: dict[str, Value], given: dict[str, str], sizes: set[str]
 ) -> Value:
     """The input that the picture goes to."""
     from analyzer.errors import InputError, UnsupportedError
@@ -148,21 +148,21 @@ def _main(
             f"{graph.name}: no input is a batch of pictures: {listed}",
             "pictures need an input of four or five axes, such as [N, 3, H, W]; for others, use the Python API",
         )
-    left = [name for name in pictures if name not in told]
-    missing = [name for name in slots if name not in told and name not in pictures and name not in sizes]
-    if not left:
+    free = [name for name in pictures if name not in given]
+    missing = [name for name in slots if name not in given and name not in pictures and name not in sizes]
+    if not free:
         named = " ".join(f"--input {name}=…" for name in pictures)
         raise InputError(
             f"{graph.name}: all picture inputs are given ({named}), so none is left for the picture",
             f"omit --input {next(iter(pictures))}=… and give its picture alone",
         )
-    if len(left) > 1 or missing:
-        wanted = [f"--input {name}=FILE" for name in left[1:]]
+    if len(free) > 1 or missing:
+        wanted = [f"--input {name}=FILE" for name in free[1:]]
         wanted += [f"--input {name}={_example(slots[name])}" for name in missing]
-        listed = "; ".join(slots[name].text for name in [*left[1:], *missing])
-        kinds = f"the picture goes to {left[0]!r}" if len(left) == 1 else f"the picture would go to {left[0]!r}"
+        listed = "; ".join(slots[name].text for name in [*free[1:], *missing])
+        kinds = f"the picture goes to {free[0]!r}" if len(free) == 1 else f"the picture would go to {free[0]!r}"
         raise InputError(f"{graph.name} needs more inputs: {listed} ({kinds})", f"add {' '.join(wanted)}")
-    return pictures[left[0]]
+    return pictures[free[0]]
 
 
 def _example(slot: Slot) -> str:

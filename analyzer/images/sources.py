@@ -14,27 +14,23 @@ from analyzer.files import content_hash
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Frame `index` of a video, from 0."""
+class _Part:
+    """Part `index` of a file, from 0."""
 
     path: Path
     index: int
 
     @property
     def content(self) -> str:
-        return f"{_content(self.path)} frame {self.index}"
+        return f"{_content(self.path)} {type(self).__name__.lower()} {self.index}"
 
 
-@dataclass(frozen=True)
-class Row:
-    """Row `index` of an array that holds a batch of inputs."""
+class Frame(_Part):
+    """A frame of a video."""
 
-    path: Path
-    index: int
 
-    @property
-    def content(self) -> str:
-        return f"{_content(self.path)} row {self.index}"
+class Row(_Part):
+    """A row of an array that holds a batch of inputs."""
 
 
 @dataclass(frozen=True)

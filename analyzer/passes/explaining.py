@@ -155,9 +155,9 @@ class Explaining(Asking):
         """What another output says."""
         found: list[Prediction] = []
         if role.task is not None and said is not None:
-            found = role.task.predictions(said)
             multi = isinstance(role.task, MultiLabel)
-            found = [p for p in found if p.score > role.task.threshold] if multi else found[:1]
+            found = role.task.predictions(said, limit=None if multi else 1)
+            found = [p for p in found if p.score > role.task.threshold] if multi else found
         return {"output": role.output, "role": role.role, "predictions": [_prediction(p) for p in found]}
 
     def _title(self, attribution: Attribution, row: int, legible: bool) -> str:

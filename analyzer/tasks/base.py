@@ -1,7 +1,7 @@
 """A task: what the output that is explained means, and what can be asked of it.
 
 One class per kind; `recognise` chooses one. Inside a graph, a task of classes gives a row of scores per picture, from
-which a class can be chosen at run time; every other target becomes an expression (`expressions`).
+which a class can be chosen at run time; every other target becomes an expression (`targets`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from analyzer.analysis.layouts import layouts
 from analyzer.analysis.scores import REAL, Quantisation
 from analyzer.errors import InputError
-from analyzer.graph import Builder, Graph, Value
+from analyzer.graph import Builder, Value
 from analyzer.graph.nodes import count
 
 TOP1 = -1  # as a class: the one that the task explains by default
@@ -88,7 +87,6 @@ class Task:
     role: ClassVar[str] = "numbers of unknown meaning"
     by_class: ClassVar[bool] = True  # whether a class can be chosen at run time; otherwise targets are expressions
     method: ClassVar[str] = "grad-cam"  # by which it is explained unless another is asked for
-    ranked: ClassVar[bool] = True  # whether a higher number is a likelier class
 
     # ---- Inside a graph ----
 
@@ -120,6 +118,20 @@ class Task:
         """(N,) the probability of what `spread` stands for; by a softmax where the model has no other function."""
         rows = op.Sigmoid(tensor) if self._sigmoid else op.Softmax(tensor, axis=1)
         return op.ReduceSum(op.Mul(rows, cotangent), [1], keepdims=0)
+
+    @property
+    def _indexed(self) -> bool:
+        """Whether the file ends with an ArgMax: all that it says is the index of the class."""
+        return "ArgMax" in self.stripped
+
+    @property
+    def _score_unit(self) -> str:
+        """The unit of scores of classes, by the function that they went through."""
+        if self._indexed:
+            return "chosen class"
+        if "LogSoftmax" in self.stripped:
+            return "log-probability"
+        return "probability" if self.stripped else "logit"
 
     @property
     def _sigmoid(self) -> bool:
@@ -241,6 +253,10 @@ class Task:
         """Why the numbers may not mean what they seem to; "" where they do."""
         return ""
 
+    def described(self) -> str:
+        """What kind of task it is, and why, in one sentence."""
+        return f"{self.kind}: {self.evidence}"
+
     # ---- Comparing and drawing ----
 
     def agreement(self, reference: np.ndarray, candidate: np.ndarray) -> Agreement:
@@ -262,10 +278,6 @@ class Task:
             data[name] = [value.name, value.shape, str(value.dtype)]
         data["others"] = [[r.output, r.role, r.task.as_data() if r.task else None] for r in self.others]
         return {"class": type(self).__name__, **data}
-
-    def described(self) -> str:
-        """What kind of task it is, and why, in one sentence."""
-        return f"{self.kind}: {self.evidence}"
 
 
 COMPARABLE = {name: np.dtype(np.float64) for name in ("float64", "int32", "uint32", "int64", "uint64")}
@@ -306,12 +318,12 @@ def seed(op: Builder, task: Task, classes: Value, known: bool = False) -> tuple[
     return tensor, cotangent, chosen
 
 
+def label_of_two(index: int, labels: Labels, names: tuple[str, str]) -> str:
+    """The name of one of two classes: of two labels its own; a single label is that of class 1."""
+    known = labels if labels is not None and len(labels) == 2 else (names[0], labels[0] if labels else names[1])
+    return (known[index] or str(index)) if index in (0, 1) else str(index)
+
+
 def quoted(name: str) -> str:
     """A tensor's name as an expression takes it."""
     return name if name.isidentifier() else f'"{name}"'
-
-
-def channel_of(graph: Graph, value: Value) -> int | None:
-    """The axis of the classes of a map; None where it is not known."""
-    layout = layouts(graph).get(value.name)
-    return layout.channel if layout is not None and layout.is_map else None

@@ -6,7 +6,7 @@ import numpy as np
 
 from analyzer.analysis.scores import REAL
 from analyzer.graph import Builder, Value
-from analyzer.tasks.base import COMPARABLE, Labels, Prediction, Task, quoted, ranked
+from analyzer.tasks.base import COMPARABLE, Labels, Prediction, Task, label_of_two, quoted, ranked
 
 
 class Classification(Task):
@@ -23,11 +23,6 @@ class Classification(Task):
 
     def shown(self, op: Builder) -> Value:
         return self.flat(op) if self._indexed else super().shown(op)
-
-    @property
-    def _indexed(self) -> bool:
-        """Whether the file ends with an ArgMax: all that it says is the index of the class."""
-        return "ArgMax" in self.stripped
 
     def predictions(self, output: np.ndarray, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         scores = self.read(output, 1)[0]
@@ -54,11 +49,7 @@ class Classification(Task):
 
     @property
     def unit(self) -> str:
-        if self._indexed:
-            return "chosen class"
-        if "LogSoftmax" in self.stripped:
-            return "log-probability"
-        return "probability" if self.stripped else "logit"
+        return self._score_unit
 
     @property
     def label_counts(self) -> tuple[int, ...]:
@@ -103,11 +94,7 @@ class Binary(Classification):
         return np.concatenate([1 - shown if self.unit == "probability" else -shown, shown], axis=1)
 
     def label(self, index: int, labels: Labels) -> str:
-        if labels is not None and len(labels) == 2:
-            return super().label(index, labels)
-        if index == 1 and labels:
-            return labels[0]
-        return ("negative class", "positive class")[index] if index in (0, 1) else str(index)
+        return label_of_two(index, labels, ("negative class", "positive class"))
 
     @property
     def label_counts(self) -> tuple[int, ...]:

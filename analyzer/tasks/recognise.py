@@ -513,9 +513,7 @@ class _View:
         return 0 if (second == 1 and first != 1) or (second == batch and first != batch) else 1
 
     def _text(self, evidence: str) -> Task:
-        steps = self._steps
-        task = self.made(Text, evidence, steps=steps, batch=1 - steps if len(self.shape) > 2 else 0)
-        return replace(task, batched=steps == 1)
+        return replace(self.made(Text, evidence, steps=self._steps), batched=self._steps == 1)
 
     def vector(self, labels: Labels) -> Task | None:
         """An embedding."""

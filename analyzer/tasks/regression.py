@@ -14,7 +14,6 @@ class Regression(Task):
     """One or more values; by default, the first one is explained."""
 
     kind, role = "regression", "values"
-    ranked = False
 
     def shown(self, op: Builder) -> Value:
         """The first value, whatever the others are: 1 there and 0 elsewhere."""

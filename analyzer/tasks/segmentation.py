@@ -10,7 +10,7 @@ import numpy as np
 from analyzer.gradient.registry import cotangent_type
 from analyzer.graph import Builder, Value
 from analyzer.graph.nodes import fixed_sizes, known_shape
-from analyzer.tasks.base import COMPARABLE, TOP1, Agreement, Labels, Prediction, Task
+from analyzer.tasks.base import COMPARABLE, TOP1, Agreement, Labels, Prediction, Task, label_of_two
 
 _BACKGROUND = {"background", "__background__", "_background_", "bg", "void", "other", "others", "unlabeled", "none"}
 AGREEING = 0.9  # IoU from which two masks agree
@@ -100,7 +100,7 @@ class Segmentation(Task):
 
     def _pixels(self, output: np.ndarray) -> np.ndarray:
         """(N, …) the class of every position."""
-        if "ArgMax" in self.stripped:
+        if self._indexed:
             return output.astype(np.int64)
         return np.asarray(self._shaped(output).argmax(axis=self.channel))
 
@@ -170,8 +170,6 @@ class Mask(Segmentation):
         return 0.5 if self.stripped else 0.0
 
     def _scores(self, op: Builder, logits: Value) -> Value:
-        if not self.stripped and self.threshold:
-            logits = op.Sub(logits, self.threshold)
         return op.Concat(op.Neg(logits), logits, axis=self.channel)
 
     def _merged(self, op: Builder, cotangent: Value) -> Value:
@@ -186,11 +184,7 @@ class Mask(Segmentation):
         return np.asarray(self._shaped(output) > self.threshold, np.int64)
 
     def label(self, index: int, labels: Labels) -> str:
-        if labels is not None and len(labels) == 2:
-            return super().label(index, labels)
-        if index == 1 and labels:
-            return labels[0]
-        return ("background", "mask")[index] if index in (0, 1) else str(index)
+        return label_of_two(index, labels, ("background", "mask"))
 
     @property
     def label_counts(self) -> tuple[int, ...]:

@@ -16,12 +16,11 @@ class Text(Task):
     """A character at every step, decoded greedily: repetitions and blanks are dropped (CTC, Graves et al. 2006).
 
     Attributes:
-        steps, batch: the axes of the steps and of the pictures; the classes are the last axis.
+        steps: the axis of the steps; the classes are the last axis.
         blank: the class that stands for no character; None where every step is one.
     """
 
     steps: int = 1
-    batch: int = 0
     blank: int | None = 0
 
     kind: ClassVar[str] = "text recognition"
@@ -54,7 +53,7 @@ class Text(Task):
 
     def characters(self, output: np.ndarray) -> list[tuple[int, int, float]]:
         """(step, class, score) of every character of one picture."""
-        if "ArgMax" in self.stripped:
+        if self._indexed:
             best = output.reshape(-1).astype(np.int64)
             scores = np.ones(len(best))
         else:
@@ -113,9 +112,7 @@ class Text(Task):
 
     @property
     def unit(self) -> str:
-        if "ArgMax" in self.stripped:
-            return "chosen class"
-        return "log-probability" if "LogSoftmax" in self.stripped else "probability" if self.stripped else "logit"
+        return self._score_unit
 
     @property
     def nothing(self) -> str:
