@@ -10,7 +10,7 @@ import numpy as np
 
 from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.question import Question
-from analyzer.attribution.shown import shown_scores
+from analyzer.attribution.shown import shown_outputs
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.graph import Graph
 from analyzer.graph.nodes import fixed_sizes
@@ -112,19 +112,23 @@ def has_reference(question: Question) -> bool:
     return "reference" in question.references or "reference" in question.arrays
 
 
-def predicted(model: Model, question: Question, feeds: Mapping[str, np.ndarray], word: str) -> list[Prediction]:
-    """The targets that a word such as `all`, `character:3` or `age:top1` means for one picture.
+def predicted(model: Model, question: Question, feeds: Mapping[str, np.ndarray], word: str | int) -> list[Prediction]:
+    """The targets that a word such as `all`, `character:3` or `age:top1` means for one picture, or a class or TOP1 of
+    a task that finds things.
 
     Raises:
         InputError: the task has no such word. NotFoundError: no such output, or no such prediction.
     """
     task, names = task_for(model, question, feeds), [v.name for v in model.plain.outputs]
-    output = max((n for n in names if word.startswith(f"{n}:")), key=len, default=None)
-    if output is not None:
+    output = max((n for n in names if str(word).startswith(f"{n}:")), key=len, default=None)
+    if output is not None and isinstance(word, str):
         question, word = replace(question, output=output), word[len(output) + 1 :]
         task = task_for(model, question, feeds)
     whole = filled(model, feeds)
-    said = task.of(shown_scores(model, whole, task), 0, len(whole[model.image]) if whole[model.image].ndim else 1)
+    count = len(whole[model.image]) if whole[model.image].ndim else 1
+    said = task.answer(shown_outputs(model, whole, task.reading), 0, count)
+    if isinstance(word, int):
+        return task.chosen(word, said, question.labels)
     found = task.resolve(word, said, question.labels)
     if found is None and output is not None:
         found = [_of_output(task, question, said, word)]

@@ -51,7 +51,7 @@ class Compiled:
     def names(self) -> list[str]:
         """Every output that is read."""
         slots = [*self.slots, *(d.values() for d in self.details)]
-        said = [self.scores.output.name, *(role.output for role in self.scores.others if role.task is not None)]
+        said = [*self.scores.reading, *(role.output for role in self.scores.others if role.task is not None)]
         return list(dict.fromkeys([*said, *(n for slot in slots for n in slot if n)]))
 
 

@@ -24,7 +24,8 @@ class Attribution:
         heatmap: (rows, H, W) in [0, 1] at the resolution of the input; 0 everywhere where `legible` is False.
         scores: (N, classes) as the model outputs them; quantised ones as the real numbers that they stand for.
         target: class index per row; −1 where the target is an expression.
-        layer: name of the feature map, or "" for methods that need none.
+        layer: name of the feature map, or "" for methods that need none; of the first row where rows differ.
+        layers: name of the feature map of each row, where rows differ; else empty.
         method: name of the method.
         image: index of the image per row.
         diagnosis: for each row, a sentence if the map is empty, constant or not finite, otherwise "".
@@ -58,6 +59,11 @@ class Attribution:
     task: Task | None = None
     said: list[dict[str, np.ndarray]] = field(default_factory=list)
     first: int = 0
+    layers: list[str] = field(default_factory=list)
+
+    def layer_of(self, row: int) -> str:
+        """The feature map of a row."""
+        return self.layers[row] if self.layers else self.layer
 
     def first_images(self, count: int) -> Attribution:
         """Of the first `count` images only."""
@@ -86,15 +92,20 @@ class Attribution:
         Args:
             kept: (rows,) bool.
         """
-        if kept.all():
+        return self if kept.all() else self.ordered(np.flatnonzero(kept))
+
+    def ordered(self, rows: np.ndarray) -> Attribution:
+        """The rows of these indices, in their order."""
+        if np.array_equal(rows, np.arange(len(self.image))):
             return self
         part: dict[str, Any] = {
-            name: getattr(self, name)[kept] for name in ("raw", "heatmap", "target", "image", "value")
+            name: getattr(self, name)[rows] for name in ("raw", "heatmap", "target", "image", "value")
         }
         lists: dict[str, Any] = {
-            n: [x for x, k in zip(getattr(self, n), kept, strict=True) if k] for n in ("diagnosis", "names")
+            n: [known[row] for row in rows] if (known := getattr(self, n)) else []
+            for n in ("diagnosis", "names", "layers")
         }
-        return replace(self, **part, **lists, details={n: d[kept] for n, d in self.details.items()})
+        return replace(self, **part, **lists, details={n: d[rows] for n, d in self.details.items()})
 
 
 def joined(parts: Sequence[Attribution]) -> Attribution:
@@ -104,8 +115,9 @@ def joined(parts: Sequence[Attribution]) -> Attribution:
         return first
     arrays = {
         name: np.concatenate([getattr(p, name) for p in parts])
-        for name in ("raw", "heatmap", "scores", "target", "image", "tied", "value")
+        for name in ("heatmap", "scores", "target", "image", "tied", "value")
     }
+    differ = len({p.layer for p in parts}) > 1
     return Attribution(
         layer=first.layer,
         method=first.method,
@@ -117,8 +129,23 @@ def joined(parts: Sequence[Attribution]) -> Attribution:
         names=[n for p in parts for n in p.names],
         task=first.task,
         said=[s for p in parts for s in p.said],
+        layers=[p.layer_of(row) for p in parts for row in range(len(p.image))] if differ else [],
+        raw=np.concatenate(_alike([p.raw for p in parts])),
         **arrays,
     )
+
+
+def _alike(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Maps of layers of several sizes as those of the largest: every value is repeated over its place."""
+    if len({m.shape[1:] for m in maps}) == 1:
+        return list(maps)
+    largest = tuple(max(sizes) for sizes in zip(*(m.shape[1:] for m in maps), strict=True))
+    found = []
+    for each in maps:
+        for axis, size in enumerate(largest, 1):
+            each = np.take(each, np.arange(size) * each.shape[axis] // size, axis)
+        found.append(each)
+    return found
 
 
 def finite_rows(array: np.ndarray) -> np.ndarray:

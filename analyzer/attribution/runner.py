@@ -21,7 +21,7 @@ from analyzer.attribution.question import Inputs, Job, Question
 from analyzer.attribution.result import Attribution, joined
 from analyzer.attribution.shown import doubt_of, shown_outputs, tie_of, tied_classes
 from analyzer.graph.query import image_input
-from analyzer.tasks import Prediction, Task
+from analyzer.tasks import Task
 from analyzer.tasks.base import TOP1, check_class
 from analyzer.tasks.targets import is_word, tensors_named
 
@@ -55,8 +55,11 @@ def answer(model: Model, question: Question, inputs: Inputs, progress: Progress 
 
 
 def _depends_on_picture(task: Task, target: Any) -> bool:
-    """Whether a target is a word, or a class of each image of a task of which a class is an expression."""
-    return is_word(target) if isinstance(target, str) else not task.by_class and len(set(target.tolist())) > 1
+    """Whether a target is a word, or a class of each image of a task of which a class is an expression or of which
+    things are found."""
+    if isinstance(target, str):
+        return is_word(target)
+    return task.per_picture or (not task.by_class and len(set(target.tolist())) > 1)
 
 
 def _name_of(target: Any) -> Any:
@@ -71,20 +74,50 @@ def _one_by_one(model: Model, question: Question, feeds: Feeds, progress: Progre
     for i in range(count):
         single = model.rows(feeds, [i])
         task = task_for(model, question, single)
-        names, targets = list[Any](), list[Any]()
-        for target in question.slots(count):
-            found = predicted(model, question, single, target) if is_word(target) else [target]
-            for one in found:
-                if isinstance(one, Prediction):
-                    slot: Any = one.slot
-                    names.append(f"{one.target} {one.label}".strip() if isinstance(slot, str) else slot)
-                else:
-                    slot = one if isinstance(one, str) else task.slot(int(one[i]), has_reference(question))
-                    names.append(one if isinstance(one, str) else int(one[i]))
-                targets.append(slot if isinstance(slot, str) else np.full(1, slot, np.int64))
-        answers = _answered(_Asked(model, question, task, targets, names, progress), single, 1)
+        wanted = [w for target in question.slots(count) for w in _wanted(model, question, task, single, target, i)]
+        answers = _by_layer(model, question, task, wanted, single, progress)
         rows.append([replace(a, image=a.image + i, first=i) for a in answers])
     return [joined([row[j] for row in rows]) for j in range(len(question.jobs))]
+
+
+class _Wanted(NamedTuple):
+    """A target of one image: what it is called, what stands for it, and the layer of its own; "" for none."""
+
+    name: Any
+    slot: str | int
+    layer: str = ""
+
+
+def _wanted(model: Model, question: Question, task: Task, single: Feeds, target: Any, image: int) -> list[_Wanted]:
+    """What a target means for an image."""
+    if isinstance(target, str) and not is_word(target):
+        return [_Wanted(target, target)]
+    given = target if isinstance(target, str) else int(target[image])
+    if isinstance(given, int) and not task.per_picture:
+        return [_Wanted(given, task.slot(given, has_reference(question)))]
+    found = predicted(model, question, single, given)
+    by_itself = [isinstance(p.slot, int) and not task.per_picture for p in found]
+    return [
+        _Wanted(p.slot if alone else f"{p.target} {p.label}".strip(), p.slot, p.layer)
+        for p, alone in zip(found, by_itself, strict=True)
+    ]
+
+
+def _by_layer(
+    model: Model, question: Question, task: Task, wanted: Sequence[_Wanted], single: Feeds, progress: Progress | None
+) -> list[Attribution]:
+    """The answers for one image, targets with a layer of their own by that unless another one is asked for."""
+    parts = list[tuple[list[int], list[Attribution]]]()
+    for layer in dict.fromkeys(w.layer for w in wanted) or [""]:
+        rows = [at for at, w in enumerate(wanted) if w.layer == layer]
+        jobs = tuple(replace(j, layer=layer) if layer and j.layer == "auto" else j for j in question.jobs)
+        own = question if jobs == question.jobs else replace(question, jobs=jobs)
+        slots = [wanted[at].slot for at in rows]
+        targets = [s if isinstance(s, str) else np.full(1, s, np.int64) for s in slots]
+        run = _Asked(model, own, task, targets, [wanted[at].name for at in rows], progress)
+        parts.append((rows, _answered(run, single, 1)))
+    order = np.argsort([at for rows, _ in parts for at in rows], kind="stable")
+    return [joined([found[j] for _, found in parts]).ordered(order) for j in range(len(question.jobs))]
 
 
 def _answered(run: _Asked, feeds: Feeds, count: int) -> list[Attribution]:
@@ -112,7 +145,7 @@ def _answered(run: _Asked, feeds: Feeds, count: int) -> list[Attribution]:
 def _outputs_of(task: Task) -> dict[str, Quantisation]:
     """The output that is explained, others that are rows of classes or values, and what their numbers stand for."""
     others = {role.output: role.task.quantisation for role in task.others if role.task is not None}
-    return {task.output.name: task.quantisation, **others}
+    return {**others, **task.reading}
 
 
 def _value(found: Sequence[np.ndarray], shown: np.ndarray, image: int) -> float:
@@ -172,12 +205,12 @@ class _Asked:
         task, outputs = first.scores, _outputs_of(first.scores)
         if self.model.quantised:
             said = shown_outputs(self.model, feeds, outputs)
-            shown = task.read(said[task.output.name], count)
+            shown = task.read(task.said(said), count)
             found = run([task.top1(c, shown) for c in classes])
         else:
             found = run(classes)
             said = {name: known.real(found[name]) for name, known in outputs.items()}
-            shown = task.read(said[task.output.name], count)
+            shown = task.read(task.said(said), count)
             # NaN, and means that differ in their last bits, are the only ways in which the graph takes another class.
             named = [found[n[2]] for n, slot in zip(first.slots, slots, strict=True) if slot is None]
             wanted = [task.top1(c, shown) for c in classes]
@@ -258,11 +291,11 @@ class _Asked:
         name = self.names[k]
         if isinstance(name, str):
             return name
-        return "" if self.task.by_class else self.task.title(name, said[self.task.output.name], self.question.labels)
+        return "" if self.task.by_class else self.task.title(name, self.task.answer(said), self.question.labels)
 
     def said_rows(self, result: Attribution) -> np.ndarray:
         """(rows,) False where top1 was asked for an image of which the model says nothing."""
-        silent = [self.task.says_nothing(s[self.task.output.name]) for s in result.said]
+        silent = [self.task.says_nothing(self.task.answer(s)) for s in result.said]
         default = [isinstance(name, int) and name == TOP1 for name in self.names]
         asked = np.array(default * (len(result.image) // len(default)))
         return np.asarray(~(asked & np.array(silent)[result.image - result.first]))
@@ -279,7 +312,7 @@ class _Asked:
         batched = frozenset(n for n, a in feeds.items() if a.ndim and len(a) == len(feeds[image.name]))
         fixed = self.model.fixed_batch or (None if scores.batched else 1)
         said = shown_outputs(self.model, feeds, _outputs_of(scores))
-        values = scores.read(said[scores.output.name], len(indices))
+        values = scores.read(scores.said(said), len(indices))
         tied = tied_classes(self.model, feeds, scores, values)
         raws, targets, details, layer = [], [], [], ""
         numbers = list[float]()

@@ -182,6 +182,8 @@ def print_result(result: dict[str, Any], several: bool) -> None:
         click.echo(table(rows, ("class", "label", unit)))
     elif "text" in result:
         click.echo(f"text: {result['text'] or '(none)'}")
+    elif any("box" in p for p in result["predictions"]):
+        click.echo(detections(result["predictions"], unit))
     elif result["predictions"]:
         click.echo(table([(p["label"], f"{p['score']:.4g}") for p in result["predictions"]], ("", unit)))
     for head in result["heads"]:
@@ -207,6 +209,18 @@ def print_result(result: dict[str, Any], several: bool) -> None:
             click.echo(numbers(one))
     if "written" in result:
         say_written(result["written"])
+
+
+MOST = 20  # detections that are listed
+
+
+def detections(found: list[dict[str, Any]], unit: str) -> str:
+    """What is found, one line each: its number, its name, its score and its box in the picture's pixels."""
+    rows = [
+        (str(at), p["label"], f"{p['score']:.4g}", *(f"{side:.0f}" for side in p["box"])) for at, p in enumerate(found)
+    ]
+    more = f"\n… {len(found) - MOST} more (--format json lists all)" if len(found) > MOST else ""
+    return table(rows[:MOST], ("#", "label", unit, "left", "top", "right", "bottom")) + more
 
 
 def numbers(found: dict[str, Any]) -> str:

@@ -41,6 +41,11 @@ def evaluate(node: Any, known: Callable[[Any], np.ndarray | None], shapes: Seque
     return [_tidy(np.asarray(r)) for r in results]
 
 
+def moved(node: Any, arrays: Sequence[np.ndarray]) -> Any:
+    """What a node that only moves numbers (`PLACING`) makes of arrays of any size: one array, or a list of them."""
+    return _RULES[node.op](node, *arrays)
+
+
 def _tidy(array: np.ndarray) -> np.ndarray:
     if array.dtype == object and all(v is not None for v in array.flat):
         return array.astype(np.int64)
@@ -125,6 +130,10 @@ def _reshape(node: Any, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
     return x.reshape(dims)
 
 
+def _flatten(node: Any, x: np.ndarray) -> np.ndarray:
+    return x.reshape(math.prod(x.shape[: int(node.attrs.get("axis", 1))]), -1)
+
+
 def _range(node: Any, start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> np.ndarray | None:
     if (limit - start) / delta > LIMIT:
         return None
@@ -202,8 +211,12 @@ _RULES: dict[str, Callable] = {
         np.tile(x, repeats.tolist()) if math.prod(repeats.tolist()) * x.size <= LIMIT else None
     ),
     "Split": _split,
+    "Flatten": _flatten,
     "ReduceProd": _reduce(np.prod),
     "ReduceSum": _reduce(np.sum),
     "ReduceMax": _reduce(np.max),
     "ReduceMin": _reduce(np.min),
 }
+
+# Operators that give numbers other places, and do nothing else with them.
+PLACING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split", "Gather")

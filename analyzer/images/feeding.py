@@ -222,6 +222,16 @@ class Fed:
         """Where its pixels went."""
         return (self.drawn or self.main).placement
 
+    def box(self, box: Sequence[float]) -> tuple[float, float, float, float]:
+        """(x0, y0, x1, y1) in the model's input as one in the picture, cut at its edges."""
+        x0, y0, x1, y1 = self.main.placement.box_to_image((box[0], box[1], box[2], box[3]))
+        height, width = self.main.placement.image_size
+        return min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height)
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the model's input in the picture."""
+        return self.main.placement.point_to_image(x, y)
+
     def heat(self, heatmap: np.ndarray) -> np.ndarray:
         """A map over the input in the picture's pixels, (H, W) or (frames, H, W); NaN where the model saw nothing."""
         stacked = heatmap.ndim == 3

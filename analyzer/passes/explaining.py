@@ -62,7 +62,7 @@ class Explaining(Asking):
 
     def _explained(self, picture: str, fed: Fed) -> dict[str, Any]:
         found = answer(self.model, self.asked(fed), fed.feeds, self.progress)
-        result: dict[str, Any] = {"picture": picture, **self._said(found[0]), "maps": []}
+        result: dict[str, Any] = {"picture": picture, **self._said(found[0], fed), "maps": []}
         result["outputs"] = tensors(self.model.plain.outputs)
         result["doubt"] = found[0].doubt or None
         result["remark"] = fed.remark
@@ -133,22 +133,23 @@ class Explaining(Asking):
         largest = classes[np.argsort(-counts, kind="stable")].tolist()
         return [self._label(attribution, index) for index in largest[:3]] or ["nothing"]
 
-    def _said(self, attribution: Attribution) -> dict[str, Any]:
+    def _said(self, attribution: Attribution, fed: Fed) -> dict[str, Any]:
         """What the model says: its task, the highest classes, all predictions and those of the other outputs."""
         task = attribution.task
         assert task is not None
         said, labels = attribution.said[0], self.card.labels
-        shown = task.predictions(said[task.output.name], labels, None if isinstance(task, Text) else self.top)
+        every = isinstance(task, Text) or task.per_picture
+        shown = task.predictions(task.answer(said), labels, None if every else self.top)
         classes = isinstance(task, Classification | Segmentation)
         result: dict[str, Any] = {
             "task": {"kind": task.kind, "output": task.output.name, "unit": task.unit, "evidence": task.evidence},
             "top": [{"class": p.index, "label": p.label, "score": p.score} for p in shown] if classes else [],
-            "predictions": [_prediction(p) for p in shown],
+            "predictions": [_prediction(p, fed) for p in shown],
             "heads": [self._head(role, said.get(role.output)) for role in task.others],
             "nothing": None if len(attribution.heatmap) else task.nothing,
         }
         if isinstance(task, Text):
-            result["text"] = task.text(said[task.output.name], labels)
+            result["text"] = task.text(task.answer(said), labels)
         return result
 
     def _head(self, role: Role, said: np.ndarray | None) -> dict[str, Any]:
@@ -197,7 +198,7 @@ class Explaining(Asking):
             "label": self._label(attribution, index) if index >= 0 else attribution.names[row] or None,
             "target": attribution.names[row] or str(index),
             "value": float(attribution.value[row]) if np.isfinite(attribution.value[row]) else None,
-            "layer": attribution.layer or None,
+            "layer": attribution.layer_of(row) or None,
             "diagnosis": attribution.diagnosis[row] or None,
             "details": {name: values[row].tolist() for name, values in attribution.details.items()},
         }
@@ -206,7 +207,7 @@ class Explaining(Asking):
 def mask_in_picture(attribution: Attribution, fed: Fed) -> np.ndarray | None:
     """(H, W) the class of every pixel of the picture, 0 for background and outside; None for tasks without masks."""
     task, placement = attribution.task, fed.placement
-    found = task.mask(attribution.said[0][task.output.name]) if task is not None else None
+    found = task.mask(task.answer(attribution.said[0])) if task is not None else None
     if found is None or fed.drawn is None or fed.drawn.stacked:
         return None
     mask = np.zeros(placement.image_size, np.int64)
@@ -218,5 +219,12 @@ def mask_in_picture(attribution: Attribution, fed: Fed) -> np.ndarray | None:
     return mask
 
 
-def _prediction(given: Prediction) -> dict[str, Any]:
-    return {"target": given.target, "label": given.label, "score": given.score, "class": given.index}
+def _prediction(given: Prediction, fed: Fed | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "target": given.target, "label": given.label, "score": given.score, "class": given.index
+    }  # fmt: skip
+    if fed is not None and given.box is not None:
+        found["box"] = [round(at, 2) for at in fed.box(given.box)]
+    if fed is not None and given.points is not None:
+        found["points"] = [[*(round(at, 2) for at in fed.point(x, y)), round(seen, 4)] for x, y, seen in given.points]
+    return found

@@ -6,7 +6,7 @@ which a class can be chosen at run time; every other target becomes an expressio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias
 
@@ -41,6 +41,9 @@ class Prediction:
         score: as the model outputs it, in units of `Task.unit`.
         index: the class, or the number of the value; None where there is none.
         slot: what explains it: an expression, or a class.
+        box: x0, y0, x1, y1 in pixels of the model's input; None for what has no place.
+        points: x, y, visibility of each keypoint, in pixels of the model's input.
+        layer: the feature map to explain it by; "" for the model's.
     """
 
     target: str
@@ -48,6 +51,9 @@ class Prediction:
     score: float
     index: int | None
     slot: str | int
+    box: tuple[float, ...] | None = None
+    points: tuple[tuple[float, ...], ...] | None = None
+    layer: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Task:
     role: ClassVar[str] = "numbers of unknown meaning"
     by_class: ClassVar[bool] = True  # whether a class can be chosen at run time; otherwise targets are expressions
     method: ClassVar[str] = "grad-cam"  # by which it is explained unless another is asked for
+    per_picture: ClassVar[bool] = False  # whether a target means what is found in a picture
 
     # ---- Inside a graph ----
 
@@ -175,6 +182,27 @@ class Task:
         return self.label(target, labels)
 
     # ---- What the model says ----
+
+    @property
+    def reading(self) -> dict[str, Quantisation]:
+        """{output: what its numbers stand for} of the outputs that it reads."""
+        return {self.output.name: self.quantisation}
+
+    def said(self, outputs: Mapping[str, np.ndarray]) -> Any:
+        """What it reads of the model's outputs, quantised numbers as what they mean."""
+        return outputs[self.output.name]
+
+    def answer(self, said: Mapping[str, np.ndarray], index: int = 0, count: int = 1) -> Any:
+        """`said` of one of `count` pictures."""
+        return self.of(said[self.output.name], index, count)
+
+    def chosen(self, target: int, output: Any, labels: Labels = None) -> list[Prediction]:
+        """The predictions of one picture that a class, or TOP1, means, where `per_picture` is True."""
+        return []
+
+    def class_of(self, index: int) -> int:
+        """The class that a score is of, by its place among the scores."""
+        return index
 
     def of(self, output: np.ndarray, index: int, count: int) -> np.ndarray:
         """The part of an output that is of one of `count` pictures."""
@@ -278,6 +306,11 @@ class Task:
             data[name] = [value.name, value.shape, str(value.dtype)]
         data["others"] = [[r.output, r.role, r.task.as_data() if r.task else None] for r in self.others]
         return {"class": type(self).__name__, **data}
+
+    @classmethod
+    def restored(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Attributes of its own, from what `as_data` made of them."""
+        return data
 
 
 COMPARABLE = {name: np.dtype(np.float64) for name in ("float64", "int32", "uint32", "int64", "uint64")}

@@ -26,6 +26,9 @@ from analyzer.images import ModelCard
 from analyzer.tasks.base import Labels, Role, Task, quoted
 from analyzer.tasks.classification import Binary, Classification, MultiLabel
 from analyzer.tasks.dense import Dense
+from analyzer.tasks.detection import Detection
+from analyzer.tasks.detection.families import recognised
+from analyzer.tasks.detection.view import View
 from analyzer.tasks.embedding import Embedding
 from analyzer.tasks.raw import Raw
 from analyzer.tasks.regression import Regression
@@ -42,7 +45,7 @@ KINDS: dict[str, tuple[type[Task], ...]] = {
     "embedding": (Embedding,),
     "regression": (Regression,),
     "dense prediction": (Dense,),
-    "detection": (Raw,),
+    "detection": (Detection,),
     "keypoints": (Raw,),
     "raw": (Raw,),
 }
@@ -123,6 +126,15 @@ def recognise(graph: Graph, output: str | None = None, declared: Declared = NOTH
         raise NotFoundError(
             f"{graph.name} has no output {main!r}", suggest(main, names) or f"it has {', '.join(names)}"
         )
+    if (kind := declared.kind) in (None, "detection") and not declared.decode:
+        detector = _detection(graph, main, declared, labels)
+        if detector is not None:
+            return detector
+        if kind == "detection":
+            raise InputError(
+                f"{graph.name}: how its outputs stand for detections was not recognized",
+                'change "task" in the model\'s TOML file, and explain an expression',
+            )
     chosen = [graph[main]] if main is not None else list(graph.outputs)
     views = [_View(graph, value) for value in chosen]
     usable = [v for v in views if is_float(v.logits) and v.logits.dtype is not None]
@@ -131,7 +143,6 @@ def recognise(graph: Graph, output: str | None = None, declared: Declared = NOTH
         raise UnsupportedError(
             f"{graph.name}: no output is a differentiable score: {text}", "use a floating-point tensor as the target"
         )
-    kind = declared.kind
     found = [view.declared(kind) if kind else view.guessed(labels) for view in usable]
     best = min(range(len(found)), key=lambda i: _rank(found[i], usable[i]))
     task, view = found[best], usable[best]
@@ -144,6 +155,19 @@ def recognise(graph: Graph, output: str | None = None, declared: Declared = NOTH
     return replace(
         task, others=tuple(_role_of(graph, value, declared, bool(task.stripped)) for value in others.values())
     )
+
+
+def _detection(graph: Graph, main: str | None, declared: Declared, labels: Labels) -> Detection | None:
+    """The detector that the outputs are of, if they are of one."""
+    found = recognised(View(graph, len(labels) if labels is not None else None))
+    if found is None or (main is not None and main not in found[0].outputs):
+        return None
+    decoder, evidence = found
+    names = list(decoder.outputs)
+    own = graph[decoder.levels[0].scores.output]
+    others = tuple(Role(v.name, declared.outputs.get(v.name, "")) for v in graph.outputs if v.name not in names)
+    known = tuple((name, quantisation(graph, graph[name])) for name in names)
+    return Detection(own, own, evidence=evidence, others=others, decoder=decoder, quantisations=known)
 
 
 def _role_of(graph: Graph, value: Value, declared: Declared, squashed: bool) -> Role:
@@ -175,7 +199,7 @@ def task_from(data: Mapping[str, Any]) -> Task:
         Role(output, role, task_from(task) if task else None) for output, role, task in data["others"]
     )
     kept["quantisation"] = Quantisation(*data["quantisation"])
-    return kind(**kept)
+    return kind(**kind.restored(kept))
 
 
 _PREFERRED = (Classification, Segmentation, Text, Embedding, Regression, Dense, Raw)

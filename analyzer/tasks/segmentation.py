@@ -12,7 +12,7 @@ from analyzer.graph import Builder, Value
 from analyzer.graph.nodes import fixed_sizes, known_shape
 from analyzer.tasks.base import COMPARABLE, TOP1, Agreement, Labels, Prediction, Task, label_of_two
 
-_BACKGROUND = {"background", "__background__", "_background_", "bg", "void", "other", "others", "unlabeled", "none"}
+_BACKGROUND = {"background", "bg", "void", "other", "others", "unlabeled", "none"}
 AGREEING = 0.9  # IoU from which two masks agree
 
 
@@ -197,6 +197,7 @@ class Mask(Segmentation):
 
 def background_of(labels: Labels) -> int | None:
     """Class 0, unless labels give it another name than that of a background."""
-    if labels is None or not labels or labels[0].strip().lower() in _BACKGROUND:
+    if not labels:
         return 0
-    return next((i for i, name in enumerate(labels) if name.strip().lower() in _BACKGROUND), None)
+    named = [i for i, name in enumerate(labels) if name.strip().lower().strip("_") in _BACKGROUND]
+    return named[0] if named else None

@@ -70,7 +70,12 @@ Arrays = Mapping[str, "np.ndarray | Callable[[Value], np.ndarray]"]
 
 def is_expression(target: Any) -> bool:
     """Whether a target is more than a class: `boxes[:, 4:].max()`, `"output:0"[0, 3] - "output:0"[0, 5]`."""
-    return isinstance(target, str) and bool(re.search(r"[\[\]().\"]", target)) and target not in ("top1", "top-1")
+    if not isinstance(target, str) or target in ("top1", "top-1") or _FOUND.fullmatch(target):
+        return False
+    return bool(re.search(r"[\[\]().\"]", target))
+
+
+_FOUND = re.compile(r"(detection|instance):\d+(\.\w+)?|keypoint:[\w .-]+")  # what a detector finds
 
 
 _WORD = re.compile(r"positive|all|text|character:\d+|(?P<output>.+):(?P<target>[^:]*)")

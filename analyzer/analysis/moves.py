@@ -1,0 +1,131 @@
+"""Numbers that only move: where in the layers of a model each number of an output was computed.
+
+Between a detector's last convolutions and its outputs, numbers are reshaped, transposed, concatenated and squashed.
+Followed back, they tell of every candidate which map it is of and where in it, whatever the exporter made of the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from analyzer.analysis.scores import holds_floats
+from analyzer.graph import Builder, Graph, Node, Value
+from analyzer.graph.nodes import fixed_sizes
+from analyzer.graph.through import is_transparent
+from analyzer.graph.values import PLACING, moved
+
+T = TypeVar("T")
+
+_SQUASHING = ("Sigmoid", "HardSigmoid", "Softmax")
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where the numbers of a tensor come from.
+
+    Attributes:
+        sources: the tensors that they were computed in, the first axis counting pictures.
+        squashed: for each of them the function that its numbers went through since, "" for none.
+        source: as the tensor, index in `sources` of every number.
+        place: as the tensor, flat index of the number in its source.
+    """
+
+    sources: tuple[Value, ...]
+    squashed: tuple[str, ...]
+    source: np.ndarray
+    place: np.ndarray
+
+
+def origins(graph: Graph, value: Value) -> Origins | None:
+    """Where the numbers of a tensor come from; None where its size, or that of a source, is open."""
+    sources: list[Value] = []
+    functions: list[str] = []
+
+    def source(found: Value, function: str) -> np.ndarray | None:
+        sizes = fixed_sizes(found.shape)
+        if sizes is None or 0 in sizes:
+            return None
+        sources.append(found)
+        functions.append(function)
+        return np.arange(int(np.prod(sizes)), dtype=np.int64).reshape(sizes) + (len(sources) - 1 << _BITS)
+
+    def placed(node: Node, inputs: list[Any]) -> Any:
+        known: list[Any] = [graph.constant(i) if isinstance(i, Value) else i for i in inputs]
+        return None if any(k is None for k in known) else moved(node, known)
+
+    found = _followed(graph, value, source, placed, deep=True)
+    sizes = fixed_sizes(value.shape)
+    if found is None or sizes is None or found.size != int(np.prod(sizes)):
+        return None
+    found = found.reshape(sizes)
+    return Origins(tuple(sources), tuple(functions), (found >> _BITS).astype(np.int32), found & ((1 << _BITS) - 1))
+
+
+_BITS = 40
+
+
+def unsquashed(op: Builder, value: Value) -> Value:
+    """The tensor as it would be without the squashing functions that its numbers went through, appended.
+
+    Numbers that went through none are as they are. In float32 at least.
+    """
+    wide = np.dtype(np.float64 if value.dtype == np.float64 else np.float32)
+
+    def placed(node: Node, inputs: list[Value]) -> Any:
+        return op.node(node.op, *inputs, outputs=len(node.outputs), **node.attrs)
+
+    found: Value = _followed(op.graph, value, lambda source, _: op.cast(source, wide), placed, deep=False)
+    return found
+
+
+def _followed(
+    graph: Graph,
+    value: Value,
+    source: Callable[[Value, str], T],
+    placed: Callable[[Node, list[Any]], Any],
+    deep: bool,
+) -> T:
+    """Back from `value` to its sources, and forward again by `placed`.
+
+    Args:
+        placed: what a node makes of its inputs (constants as Values), one result or several.
+        deep: go on behind squashing functions.
+    """
+    done: dict[tuple[str, str], Any] = {}
+
+    def of(current: Value, function: str) -> Any:
+        key = (str(current.name), function)
+        if key not in done:
+            done[key] = made(current, function)
+        return done[key]
+
+    def made(current: Value, function: str) -> Any:
+        node = graph.producer(current)
+        if node is None or node.domain:
+            return source(current, function)
+        if is_transparent(node) and holds_floats(node.inputs[0]):
+            return of(node.inputs[0], function)
+        if node.op in ("QuantizeLinear", "DequantizeLinear"):
+            return of(node.inputs[0], function)
+        if node.op in _SQUASHING and not function:
+            return of(node.inputs[0], node.op) if deep else source(node.inputs[0], node.op)
+        if node.op not in PLACING or not _constant(graph, node):
+            return source(current, function)
+        count = len(node.inputs) if node.op == "Concat" else 1
+        inputs = [of(i, function) if at < count else i for at, i in enumerate(node.inputs)]
+        found = placed(node, inputs)
+        return found[node.outputs.index(current)] if isinstance(found, list | tuple) else found
+
+    found: T = of(value, "")
+    return found
+
+
+def _constant(graph: Graph, node: Node) -> bool:
+    """Whether where the numbers go is known before the model runs."""
+    if node.op == "Concat":
+        return all(i.dtype is not None for i in node.inputs)
+    return all(not i.name or graph.constant(i) is not None for i in node.inputs[1:])

@@ -1,0 +1,1 @@
+"""Measures: how good, how alike, how near; numbers from arrays, nothing else."""

@@ -1,0 +1,144 @@
+"""How a candidate's numbers stand for its box: one class per convention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analyzer.errors import InputError
+from analyzer.tasks.detection.parts import Level, Part
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How boxes and points are written. Sizes are (height, width) of the model's input in pixels."""
+
+    def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        """(P, 4) corners x0, y0, x1, y1 in pixels of the model's input.
+
+        Args:
+            numbers: (P, n) as the model outputs them.
+        """
+        raise NotImplementedError
+
+    def points(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        """(P, K, 3) x, y in pixels of the model's input and visibility (1 where the model gives none).
+
+        Args:
+            numbers: (P, n) as the model outputs them.
+        """
+        raise NotImplementedError
+
+    def side(self, part: Part, place: int, side: int, level: Level, size: tuple[int, int]) -> str:
+        """A side of a candidate's box (left, top, right, bottom) as an expression: larger numbers lie further right or
+        further down.
+
+        Raises:
+            InputError: it is no simple expression of the outputs.
+        """
+        raise InputError("a side of this detector's boxes is no simple expression of its outputs", "explain its score")
+
+
+@dataclass(frozen=True)
+class Corners(Coding):
+    """The box itself: corners, or centre and size, in pixels or as shares of the input.
+
+    Attributes:
+        centred: centre x, y and width, height instead of corners.
+        unit: shares of the input's width and height instead of pixels.
+        rows_first: y before x.
+    """
+
+    centred: bool = False
+    unit: bool = False
+    rows_first: bool = False
+
+    def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        found = numbers.astype(np.float64)
+        if self.rows_first:
+            found = found[:, [1, 0, 3, 2]]
+        if self.unit:
+            found = found * np.array([size[1], size[0]] * 2)
+        return corners(found) if self.centred else found
+
+    def side(self, part: Part, place: int, side: int, level: Level, size: tuple[int, int]) -> str:
+        axis = side % 2
+        first, second = ((1 - axis), (1 - axis) + 2) if self.rows_first else (axis, axis + 2)
+        if not self.centred:
+            return part.expression(place, first if side < 2 else second)
+        return f"{part.expression(place, first)} {'-' if side < 2 else '+'} 0.5 * {part.expression(place, second)}"
+
+
+@dataclass(frozen=True)
+class Distances(Coding):
+    """Distances of the four sides (left, top, right, bottom) from a place of the grid (FCOS, NanoDet, YOLOv8).
+
+    Attributes:
+        bins: each side is a distribution over so many whole numbers, before a softmax (DFL, 2006.04388); 0: a number.
+        offset: of the place in its cell; 0.5 is the middle.
+        pixels: the distances are in pixels, not in strides.
+    """
+
+    bins: int = 0
+    offset: float = 0.5
+    pixels: bool = False
+
+    def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        sides = numbers.astype(np.float64)
+        if self.bins:
+            share = softmax(sides.reshape(len(sides), 4, self.bins))
+            sides = share @ np.arange(self.bins)
+        stride = strides(level, size)
+        middle = (level.places[0] + self.offset) * stride
+        if not self.pixels:
+            sides = sides * np.concatenate([stride, stride])
+        return np.concatenate([middle - sides[:, :2], middle + sides[:, 2:]], axis=1)
+
+    def side(self, part: Part, place: int, side: int, level: Level, size: tuple[int, int]) -> str:
+        if self.bins:
+            return super().side(part, place, side, level, size)
+        return f"{'-' if side < 2 else ''}{part.expression(place, side)}"
+
+
+@dataclass(frozen=True)
+class Exponentials(Coding):
+    """Centre as an offset from the place of the grid and the logarithm of the size, both in strides (YOLOX)."""
+
+    def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        stride, found = strides(level, size), numbers.astype(np.float64)
+        middle = (found[:, :2] + level.places[0]) * stride
+        with np.errstate(over="ignore"):
+            return corners(np.concatenate([middle, np.exp(found[:, 2:4]) * stride], axis=1))
+
+    def points(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        place = level.places[0][:, None] + numbers.astype(np.float64).reshape(len(numbers), -1, 2)
+        return visible(place * strides(level, size))
+
+
+def corners(boxes: np.ndarray) -> np.ndarray:
+    """(n, 4) x0, y0, x1, y1 of centres and sizes."""
+    half = boxes[:, 2:4] / 2
+    return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
+
+
+def strides(level: Level, size: tuple[int, int]) -> np.ndarray:
+    """(2,) pixels of the input, horizontally and vertically, per place of the grid."""
+    stride = [2 ** round(np.log2(side / max(1, cells))) for side, cells in zip(size, level.grid, strict=True)]
+    return np.array(stride[::-1], np.float64)
+
+
+def visible(points: np.ndarray) -> np.ndarray:
+    """(P, K, 3) of (P, K, 2), every point visible."""
+    return np.concatenate([points, np.ones((*points.shape[:2], 1))], axis=2)
+
+
+def softmax(array: np.ndarray) -> np.ndarray:
+    """Along the last axis."""
+    raised = np.exp(array - array.max(axis=-1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+
+
+def sigmoid(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-array.astype(np.float64))))

@@ -1,0 +1,217 @@
+"""A detector's format: what its outputs hold, and how they become candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analyzer.analysis.moves import unsquashed
+from analyzer.errors import InputError
+from analyzer.graph import Builder, Value
+from analyzer.tasks.detection.codings import Coding, sigmoid, softmax
+from analyzer.tasks.detection.parts import Level, Part
+
+_TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All that a detector says of one picture before the surest are chosen.
+
+    Attributes:
+        boxes: (P, 4) x0, y0, x1, y1 in pixels of the model's input.
+        scores: (P, C) without the background.
+        points: (P, K, 3) x, y, visibility; None for detectors without keypoints.
+        labels: (P,) the class of every candidate, where `scores` has one number each; else None.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    points: np.ndarray | None = None
+    labels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A detector's format.
+
+    Attributes:
+        family: the projects that write it, as people know them.
+        levels: its candidates, level by level.
+        coding: how their boxes are written.
+        size: height and width of the model's input.
+        classes: number of classes, without a background.
+        function: what is still to be done to scores: "sigmoid", "softmax" or "" (the model did it).
+        traced: whether the logits behind the scores that the model outputs are known.
+        objectness: what is still to be done to objectness: "sigmoid" or "".
+        powers: a score is class ** powers[0] · objectness ** powers[1].
+        background: the class that stands for nothing; None if there is none.
+        threshold: scores from which a candidate is a detection.
+        iou: overlap above which the less sure of two detections of a class is dropped; None where the model did that.
+        thing: what is found, where there is a single class.
+    """
+
+    family: str
+    levels: tuple[Level, ...]
+    coding: Coding
+    size: tuple[int, int]
+    classes: int
+    function: str = ""
+    traced: bool = False
+    objectness: str = ""
+    powers: tuple[float, float] = (1.0, 1.0)
+    background: int | None = None
+    threshold: float = 0.25
+    iou: float | None = 0.45
+    thing: str = "object"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The model's outputs that it reads."""
+        return tuple(dict.fromkeys(p.output for level in self.levels for p in level.parts()))
+
+    # ---- As numbers ----
+
+    def scores(self, said: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(P, C) the scores of one picture's candidates."""
+        rows = []
+        for level in self.levels:
+            found = self._without_background(_squashed(level.scores.read(said[level.scores.output]), self.function))
+            if level.objectness is not None:
+                thing = _squashed(level.objectness.read(said[level.objectness.output]), self.objectness)
+                with np.errstate(invalid="ignore"):
+                    found = found ** self.powers[0] * thing ** self.powers[1]
+            rows.append(found)
+        return np.concatenate(rows).astype(np.float32)
+
+    def candidates(self, said: Mapping[str, np.ndarray]) -> Candidates:
+        """All candidates of one picture."""
+        boxes, points, labels = [], [], []
+        for level in self.levels:
+            boxes.append(self.coding.boxes(level.boxes.read(said[level.boxes.output]), level, self.size))
+            if level.points is not None:
+                points.append(self.coding.points(level.points.read(said[level.points.output]), level, self.size))
+            if level.labels is not None:
+                labels.append(level.labels.read(said[level.labels.output]).reshape(-1))
+        return Candidates(
+            np.concatenate(boxes),
+            self.scores(said),
+            np.concatenate(points) if points else None,
+            np.rint(np.concatenate(labels)).astype(np.int64) if labels else None,
+        )
+
+    def _without_background(self, scores: np.ndarray) -> np.ndarray:
+        return scores if self.background is None else np.delete(scores, self.background, axis=1)
+
+    def side(self, place: int, side: int) -> str:
+        """A side of a candidate's box (0 left, 1 top, 2 right, 3 bottom) as an expression.
+
+        Raises:
+            InputError: it is no simple expression of the outputs.
+        """
+        for level in self.levels:
+            count = level.count
+            if place < count:
+                return self.coding.side(level.boxes, place, side, level, self.size)
+            place -= count
+        raise InputError(f"there is no candidate {place}")
+
+    # ---- In a graph ----
+
+    def logits_in(self, op: Builder) -> Value:
+        """(N, P, C) what is explained: logits, their sum with those of objectness, or logarithms of scores."""
+        rows = []
+        for level in self.levels:
+            found = self._explained(op, level.scores, bool(self.function))
+            if self.background is not None:
+                nothing = _columns(op, found, [self.background])
+                found = self._classes_in(op, found)
+                if op.dim(found, 2) == 1:  # of two classes, the odds
+                    found = op.Sub(found, nothing)
+            if level.objectness is not None:
+                thing = self._explained(op, level.objectness, bool(self.objectness))
+                found = op.Add(op.Mul(found, self.powers[0]), op.Mul(thing, self.powers[1]))
+            rows.append(found)
+        return op.Concat(*rows, axis=1)
+
+    def _explained(self, op: Builder, part: Part, raw: bool) -> Value:
+        value = op.graph[part.output]
+        if not raw and self.traced:
+            value = unsquashed(op, value)
+        found = part.of(op, op.cast(value, np.dtype(np.float32)))
+        return found if raw or self.traced else op.Log(op.Max(found, op.scalar(_TINY, found)))
+
+    def scores_in(self, op: Builder) -> Value:
+        """(N, P, C) the scores."""
+        rows = []
+        for level in self.levels:
+            found = self._classes_in(op, self._squashed_in(op, level.scores, self.function))
+            if level.objectness is not None:
+                thing = self._squashed_in(op, level.objectness, self.objectness)
+                if self.powers != (1.0, 1.0):
+                    found, thing = op.Pow(found, self.powers[0]), op.Pow(thing, self.powers[1])
+                found = op.Mul(found, thing)
+            rows.append(found)
+        return op.Concat(*rows, axis=1)
+
+    def _squashed_in(self, op: Builder, part: Part, function: str) -> Value:
+        found = part.of(op, op.cast(op.graph[part.output], np.dtype(np.float32)))
+        if function == "softmax":
+            return op.Softmax(found, axis=2)
+        return op.Sigmoid(found) if function else found
+
+    def _classes_in(self, op: Builder, found: Value) -> Value:
+        if self.background is None:
+            return found
+        return _columns(op, found, [i for i in range(self.classes + 1) if i != self.background])
+
+
+def _squashed(array: np.ndarray, function: str) -> np.ndarray:
+    if function == "softmax":
+        return softmax(array.astype(np.float64))
+    return sigmoid(array) if function else array
+
+
+def _columns(op: Builder, value: Value, columns: list[int]) -> Value:
+    """Some numbers of the last axis, which follow one another but for a gap."""
+    breaks = [i for i in range(1, len(columns)) if columns[i] != columns[i - 1] + 1]
+    starts, ends = [0, *breaks], [*breaks, len(columns)]
+    parts = [op.Slice(value, [columns[a]], [columns[b - 1] + 1], [2]) for a, b in zip(starts, ends, strict=True)]
+    return op.Concat(*parts, axis=2)
+
+
+# ---- As data ----
+
+
+def packed(given: Any) -> Any:
+    """A decoder, and all in it, as plain data for `unpacked`."""
+    if isinstance(given, tuple | list):
+        return [packed(one) for one in given]
+    if isinstance(given, np.ndarray):
+        return {"array": given.tolist(), "type": str(given.dtype)}
+    if hasattr(given, "__dataclass_fields__"):
+        return {
+            "class": type(given).__name__,
+            **{name: packed(getattr(given, name)) for name in given.__dataclass_fields__},
+        }
+    return given
+
+
+def unpacked(data: Any) -> Any:
+    """What `packed` made plain."""
+    if isinstance(data, list):
+        return tuple(unpacked(one) for one in data)
+    if not isinstance(data, dict):
+        return data
+    if "array" in data:
+        return np.array(data["array"], data["type"])
+    known: dict[str, Any] = {c.__name__: c for c in (Decoder, Level, Part, *_subclasses(Coding))}
+    return known[data["class"]](**{name: unpacked(value) for name, value in data.items() if name != "class"})
+
+
+def _subclasses(kind: type) -> list[type]:
+    direct: list[type] = kind.__subclasses__()
+    return [*direct, *(found for one in direct for found in _subclasses(one))]

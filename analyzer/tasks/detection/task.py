@@ -1,0 +1,264 @@
+"""Detection as a task: what is found, where, and what stands for it in the graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from analyzer.analysis.scores import REAL, Quantisation
+from analyzer.errors import InputError, NotFoundError
+from analyzer.graph import Builder, Value
+from analyzer.metrics.boxes import iou, suppressed
+from analyzer.tasks.base import TOP1, Agreement, Labels, Prediction, Task
+from analyzer.tasks.detection.codings import Corners
+from analyzer.tasks.detection.decoder import Candidates, Decoder, packed, unpacked
+from analyzer.tasks.segmentation import background_of
+
+MOST = 300  # detections of one picture
+_CONSIDERED = 3000  # candidates above the threshold that suppression looks at, the surest
+ALIKE = 0.5  # IoU from which two boxes of a class are the same detection
+SIDES = ("left", "top", "right", "bottom")
+_NONE = Decoder("", (), Corners(), (0, 0), 0)
+_WORD = re.compile(r"(detection|instance):(\d+)(?:\.(\w+))?")
+
+
+@dataclass(frozen=True)
+class Detection(Task):
+    """Candidates with a box and a score per class. A class, in the sense of the graph, is a score of a candidate, so
+    that whichever detection is explained, the graph is the same: candidate · classes + class.
+
+    Attributes:
+        decoder: the format.
+        quantisations: {output: what its numbers stand for}, where they are not real numbers.
+        threshold_, iou_: as people set them; None for the decoder's.
+    """
+
+    decoder: Decoder = _NONE
+    quantisations: tuple[tuple[str, Quantisation], ...] = ()
+    threshold_: float | None = None
+    iou_: float | None = None
+
+    kind: ClassVar[str] = "detection"
+    role: ClassVar[str] = "scores of candidates"
+    method: ClassVar[str] = "layer-cam"  # a detection is local, and averages over the map are not
+    per_picture: ClassVar[bool] = True
+
+    # ---- Inside a graph ----
+
+    def flat(self, op: Builder) -> Value:
+        return op.Reshape(self.decoder.logits_in(op), [0, -1], allowzero=0)
+
+    def shown(self, op: Builder) -> Value:
+        return op.Reshape(self.decoder.scores_in(op), [0, -1], allowzero=0)
+
+    def top(self, op: Builder) -> Value:
+        scores = self.shown(op)
+        best = op.ReduceMax(scores, [1], keepdims=0)
+        sure = op.GreaterOrEqual(best, op.scalar(self.threshold, best))
+        return op.Where(sure, op.ArgMax(scores, axis=1, keepdims=0), op.constant(np.array([TOP1], np.int64)))
+
+    def probability(self, op: Builder, tensor: Value, cotangent: Value) -> Value:
+        return op.ReduceSum(op.Mul(op.cast(self.shown(op), tensor.dtype), cotangent), [1], keepdims=0)
+
+    @property
+    def classes(self) -> int | None:
+        return self._candidates * self.decoder.classes if self._candidates else None
+
+    @cached_property
+    def _candidates(self) -> int:
+        return sum(level.count for level in self.decoder.levels)
+
+    # ---- What is to be explained ----
+
+    @property
+    def reading(self) -> dict[str, Quantisation]:
+        known = dict(self.quantisations)
+        return {name: known.get(name, REAL) for name in self.decoder.outputs}
+
+    def said(self, outputs: Mapping[str, np.ndarray]) -> Any:
+        return {name: outputs[name] for name in self.decoder.outputs}
+
+    def answer(self, said: Mapping[str, np.ndarray], index: int = 0, count: int = 1) -> Any:
+        return {name: self.of(said[name], index, count) for name in self.decoder.outputs}
+
+    @property
+    def threshold(self) -> float:
+        return self.decoder.threshold if self.threshold_ is None else self.threshold_
+
+    @property
+    def iou(self) -> float | None:
+        return self.decoder.iou if self.iou_ is None else self.iou_
+
+    def layer_of(self, slot: int) -> str:
+        """The feature map of a candidate's level; "" where all have one."""
+        place = slot // self.decoder.classes
+        for level in self.decoder.levels:
+            place -= level.count
+            if place < 0:
+                return level.layer
+        return ""
+
+    # ---- What the model says ----
+
+    def read(self, output: Any, count: int) -> np.ndarray:
+        rows = [self.decoder.scores({n: self.of(a, i, count) for n, a in output.items()}) for i in range(count)]
+        return np.stack(rows).reshape(count, -1)
+
+    def predictions(self, output: Any, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
+        found = self.decoder.candidates(output)
+        return self._named(found, self._kept(found)[:limit], labels)
+
+    def _kept(self, found: Candidates, threshold: float | None = None) -> np.ndarray:
+        """(n, 2) candidate and column of its score, of what is detected, the surest first."""
+        scores = np.where(np.isfinite(found.scores), found.scores, -np.inf)
+        least = self.threshold if threshold is None else threshold
+        pairs = np.argwhere(scores >= least)
+        values = scores[pairs[:, 0], pairs[:, 1]]
+        pairs = pairs[np.argsort(-values, kind="stable")[:_CONSIDERED]]
+        if self.iou is not None and len(pairs):
+            values = scores[pairs[:, 0], pairs[:, 1]]
+            pairs = pairs[suppressed(found.boxes[pairs[:, 0]], values, self._classes_of(found, pairs), self.iou)]
+        return pairs[:MOST]
+
+    def _classes_of(self, found: Candidates, pairs: np.ndarray) -> np.ndarray:
+        return pairs[:, 1] if found.labels is None else found.labels[pairs[:, 0]]
+
+    def _named(self, found: Candidates, pairs: np.ndarray, labels: Labels) -> list[Prediction]:
+        classes = self._classes_of(found, pairs)
+        predictions = []
+        for number, ((place, column), index) in enumerate(zip(pairs.tolist(), classes.tolist(), strict=True)):
+            slot = place * self.decoder.classes + column
+            predictions.append(
+                Prediction(
+                    f"detection:{number}",
+                    self.class_label(index, labels),
+                    float(found.scores[place, column]),
+                    index,
+                    slot,
+                    box=tuple(found.boxes[place].tolist()),
+                    points=None if found.points is None else tuple(map(tuple, found.points[place].tolist())),
+                    layer=self.layer_of(slot),
+                )
+            )
+        return predictions
+
+    def says_nothing(self, output: Any) -> bool:
+        return not bool((self.decoder.scores(output) >= self.threshold).any())
+
+    def chosen(self, target: int, output: Any, labels: Labels = None) -> list[Prediction]:
+        found = self.predictions(output, labels)
+        if target != TOP1:
+            target -= self._shift(labels) if labels is not None else 0
+            self._check(target)
+            found = [p for p in found if p.index == target]
+        return found[:1]
+
+    def _check(self, index: int) -> None:
+        """InputError where the model has no such class."""
+        if self._one_label_each or index < self.decoder.classes:
+            return
+        raise InputError(f"class {index} does not exist: the model finds {self.decoder.classes} classes, from 0")
+
+    @property
+    def _one_label_each(self) -> bool:
+        return any(level.labels is not None for level in self.decoder.levels)
+
+    def resolve(self, word: str, output: Any, labels: Labels = None) -> list[Prediction] | None:
+        match = _WORD.fullmatch(word)
+        if match is None:
+            return super().resolve(word, output, labels)
+        found, number = self.predictions(output, labels), int(match[2])
+        if number >= len(found):
+            raise NotFoundError(
+                f"there is no {word.partition('.')[0]}: the model detects {len(found)}", "they are counted from 0"
+            )
+        return [self._side(found[number], match[3])] if match[3] else [found[number]]
+
+    def _side(self, found: Prediction, side: str) -> Prediction:
+        """The place of one side of a detection's box."""
+        if side not in SIDES:
+            raise InputError(f"a box has no side {side!r}", f"its sides are {', '.join(SIDES)}")
+        assert isinstance(found.slot, int) and found.box is not None
+        slot = self.decoder.side(found.slot // self.decoder.classes, SIDES.index(side))
+        name = f"{found.target}.{side}"
+        return replace(found, target=name, score=found.box[SIDES.index(side)], index=None, slot=slot)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return ("detection:N", "all")
+
+    def class_of(self, index: int) -> int:
+        return index % self.decoder.classes if self.decoder.classes else index
+
+    def label(self, index: int, labels: Labels) -> str:
+        return self.class_label(self.class_of(index), labels)
+
+    def class_label(self, index: int, labels: Labels) -> str:
+        """The name of a class."""
+        if labels is None and self.decoder.classes == 1 and not self._one_label_each:
+            return self.decoder.thing
+        return super().label(index + self._shift(labels), labels)
+
+    def _shift(self, labels: Labels) -> int:
+        """1 where labels begin with a background that the scores do not have."""
+        if labels is None or len(labels) != self.decoder.classes + 1:
+            return 0
+        return int(self.decoder.background == 0 or background_of(labels) == 0)
+
+    @property
+    def label_counts(self) -> tuple[int, ...]:
+        if self._one_label_each:
+            return ()
+        return (self.decoder.classes, self.decoder.classes + 1)
+
+    @property
+    def unit(self) -> str:
+        return "score"
+
+    @property
+    def nothing(self) -> str:
+        return f"nothing is detected with a score of {self.threshold:g} or more"
+
+    def described(self) -> str:
+        overlap = "" if self.iou is None else f", overlaps above {self.iou:g} dropped per class"
+        return f"{self.kind} ({self.decoder.family}): {self.evidence}; scores from {self.threshold:g}{overlap}"
+
+    # ---- Comparing ----
+
+    def agreement(self, reference: Any, candidate: Any) -> Agreement:
+        """The share of detections of either that the other has: same class, IoU of at least 0.5, matched greedily, the
+        surest first."""
+        a, b = self.predictions(reference), self.predictions(candidate)
+        if not a and not b:
+            return Agreement("matched detections", 1.0, True)
+        overlaps = iou(_boxes(a), _boxes(b)) * np.equal.outer(_classes(a), _classes(b))
+        matched = 0
+        for row in range(len(a)):
+            column = int(overlaps[row].argmax()) if len(b) else 0
+            if len(b) and overlaps[row, column] >= ALIKE:
+                matched, overlaps[:, column] = matched + 1, 0
+        share = 2 * matched / (len(a) + len(b))
+        return Agreement("matched detections", share, share == 1)
+
+    # ---- As data ----
+
+    def as_data(self) -> dict[str, Any]:
+        return super().as_data() | {"decoder": packed(self.decoder), "quantisations": packed(self.quantisations)}
+
+    @classmethod
+    def restored(cls, data: dict[str, Any]) -> dict[str, Any]:
+        quantisations = tuple((name, Quantisation(*known)) for name, known in data["quantisations"])
+        return data | {"decoder": unpacked(data["decoder"]), "quantisations": quantisations}
+
+
+def _classes(found: list[Prediction]) -> np.ndarray:
+    return np.array([p.index for p in found], np.int64)
+
+
+def _boxes(found: list[Prediction]) -> np.ndarray:
+    return np.array([p.box for p in found], np.float64).reshape(-1, 4)

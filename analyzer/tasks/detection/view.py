@@ -1,0 +1,117 @@
+"""A detector's outputs, looked at by the families."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from analyzer.analysis.feature_maps import feature_maps
+from analyzer.analysis.layouts import layouts
+from analyzer.analysis.moves import Origins, origins
+from analyzer.graph import Graph, Value
+from analyzer.graph.nodes import fixed_sizes
+from analyzer.graph.query import ancestors, image_input, image_layout
+from analyzer.tasks.detection.parts import Level, Part
+
+
+@dataclass
+class View:
+    """The outputs of a model whose sizes are fixed.
+
+    Attributes:
+        graph: the model.
+        labels: number of labels that are given; None for none.
+    """
+
+    graph: Graph
+    labels: int | None = None
+    _origins: dict[str, Origins | None] = field(default_factory=dict)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input; (0, 0) where they are open."""
+        image = image_input(self.graph)
+        axes, shape = image_layout(self.graph, image), image.shape or []
+        sides = [shape[axes.index(a)] if len(shape) == len(axes) and a in axes else 0 for a in "HW"]
+        return tuple(d if isinstance(d, int) else 0 for d in sides)  # type: ignore[return-value]
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """{output: sizes} of the outputs whose sizes are fixed."""
+        found = {v.name: fixed_sizes(v.shape) for v in self.graph.outputs}
+        return {name: sizes for name, sizes in found.items() if sizes is not None}
+
+    @property
+    def all_fixed(self) -> bool:
+        """Whether the sizes of all outputs and of the input are fixed."""
+        return len(self.shapes) == len(self.graph.outputs) and all(self.size)
+
+    def origin(self, name: str) -> Origins | None:
+        """Where the numbers of an output come from."""
+        if name not in self._origins:
+            self._origins[name] = origins(self.graph, self.graph[name])
+        return self._origins[name]
+
+    def squashed(self, part: Part, array: bool = False) -> str | None:
+        """The function that all numbers of a part went through, "" for none, None where they differ or are unknown."""
+        found = self.origin(part.output)
+        if found is None:
+            return None
+        functions = {found.squashed[i] for i in np.unique(part.read(found.source[:1])).tolist()}
+        return functions.pop() if len(functions) == 1 else None
+
+    def sources(self, part: Part) -> list[tuple[int, Value]]:
+        """(number of candidates, the tensor that their numbers were computed in), in the order of the candidates."""
+        found = self.origin(part.output)
+        if found is None:
+            return []
+        rows = part.read(found.source[:1])[:, 0]
+        breaks = [0, *(np.flatnonzero(np.diff(rows)) + 1).tolist(), len(rows)]
+        return [(b - a, found.sources[int(rows[a])]) for a, b in pairwise(breaks)]
+
+    def computed_by(self, part: Part) -> set[str]:
+        """The operators that the numbers of a part come from."""
+        found = self.origin(part.output)
+        if found is None:
+            return set()
+        used = np.unique(part.read(found.source[:1])).tolist()
+        nodes = [self.graph.producer(found.sources[i]) for i in used]
+        return {node.op if node is not None else "" for node in nodes}
+
+    def grids(self, count: int, steps: Sequence[int], cell: int = 1) -> list[tuple[int, int]] | None:
+        """The grids (rows, columns) of maps of these strides, if they have `count` candidates together."""
+        height, width = self.size
+        found = [(-(-height // s), -(-width // s)) for s in steps]
+        return found if sum(h * w for h, w in found) * cell == count else None
+
+    def with_layers(self, levels: Sequence[Level], beside: Sequence[str] = ()) -> tuple[Level, ...]:
+        """The levels with the feature maps by which they are explained."""
+        return tuple(replace(level, layer=self._layer(level)) for level in levels)
+
+    def _layer(self, level: Level) -> str:
+        """The last map of the level's own grid that scores and boxes are both computed from, and that neither is."""
+        own = [self._source(part) for part in (level.scores, level.boxes, level.objectness) if part is not None]
+        first = own[0]
+        if first is None:
+            return ""
+        layout = layouts(self.graph).get(first.name)
+        grid = level.grid if level.grid[0] else None
+        if grid is None and layout is not None and layout.is_map:
+            grid = tuple(layout.grid)  # type: ignore[assignment]
+        common: set[str] = set.intersection(*(ancestors(self.graph, [v.name]) for v in own if v is not None))
+        names = {v.name for v in own if v is not None}
+        maps = [m for m in feature_maps(self.graph, first) if m.name in common - names and m.size == grid]
+        return maps[-1].name if maps else ""
+
+    def _source(self, part: Part) -> Value | None:
+        """The tensor in which the first candidate's number was computed."""
+        found = self.origin(part.output)
+        if found is None:
+            return None
+        rows: Any = part.read(found.source[:1])
+        return found.sources[int(rows[0, 0])] if rows.size else None
