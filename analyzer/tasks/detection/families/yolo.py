@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from analyzer.analysis.scores import holds_floats
 from analyzer.tasks.detection.codings import Coding, Corners, Exponentials
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Level, Part
@@ -15,7 +16,7 @@ _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (16, 32), (8,), (16,),
 def joined(view: View) -> tuple[Decoder, str] | None:
     """One output (N, numbers, places) or (N, places, numbers): a box, perhaps objectness, and a score per class."""
     for name, shape in view.shapes.items():
-        if len(shape) != 3 or not all(view.size):
+        if len(shape) != 3 or not all(view.size) or not holds_floats(view.graph[name]):
             continue
         axis = 1 if shape[1] < shape[2] else 2
         numbers, places = shape[axis], shape[3 - axis]
@@ -51,7 +52,7 @@ def _decoder(
     start = 5 if objectness else 4
     scores = replace(rest, start=start)
     function = view.squashed(scores)
-    if function is None:
+    if function is None or (len(grids) == 1 and not function):
         return None
     coding: Coding = Corners(centred=True)
     if view.computed_by(box) == {"Conv"}:
