@@ -84,7 +84,7 @@ def test_quality_is_overlap_times_ratio():
 
 def test_oks_is_cocos():
     points = np.random.default_rng(0).uniform(0, 100, (17, 3))
-    other = points + [3, 4, 0]
+    other = points + np.array([3, 4, 0])
     expected = np.mean([np.exp(-25 / (2 * 900 * (2 * s) ** 2)) for s in COCO_SIGMAS])
     assert oks(points, other, 900) == pytest.approx(expected)
     assert oks(points, points, 900) == 1

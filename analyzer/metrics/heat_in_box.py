@@ -19,19 +19,19 @@ def pointing_game(heat: np.ndarray, box: Sequence[float]) -> bool:
     Of several equal maxima all must; a map without heat points nowhere.
     """
     highest = heat.max(initial=0)
-    return bool(highest > 0 and inside(box, heat.shape)[heat == highest].all())  # type: ignore[arg-type]
+    return bool(highest > 0 and inside(box, heat.shape)[heat == highest].all())
 
 
 def energy_inside(heat: np.ndarray, box: Sequence[float]) -> float:
     """Σ_box heat / Σ heat (Wang et al. 2020, 1910.01279, section 4.3); 0 without heat."""
     warm = np.maximum(heat.astype(np.float64), 0)
     total = warm.sum()
-    return float(warm[inside(box, heat.shape)].sum() / total) if total > 0 else 0.0  # type: ignore[arg-type]
+    return float(warm[inside(box, heat.shape)].sum() / total) if total > 0 else 0.0
 
 
 def hit_rate(heat: np.ndarray, box: Sequence[float]) -> float:
     """Of as many hottest pixels as the box has, the share inside it; pixels as hot as the last one count in part."""
-    within = inside(box, heat.shape)  # type: ignore[arg-type]
+    within = inside(box, heat.shape)
     count = int(within.sum())
     if not count:
         return 0.0

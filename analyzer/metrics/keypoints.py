@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # Of COCO's 17 keypoints of a person, nose to ankles: cocodataset/cocoapi, PythonAPI/pycocotools/cocoeval.py.
-COCO_SIGMAS = np.array(
-    [0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087]
-    + [0.089, 0.089]
-)
+COCO_SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 SIGMA = 0.05  # of keypoints that are not COCO's: between its eyes and its shoulders
 
 
