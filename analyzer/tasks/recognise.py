@@ -118,11 +118,18 @@ class Declared:
 NOTHING = Declared()
 
 
-def recognise(graph: Graph, output: str | None = None, declared: Declared = NOTHING, labels: Labels = None) -> Task:
+def recognise(
+    graph: Graph,
+    output: str | None = None,
+    declared: Declared = NOTHING,
+    labels: Labels = None,
+    finds: bool = True,
+) -> Task:
     """The task of a model: that of the output named, else of the one that looks most like an answer.
 
     Args:
         labels: the names of the classes, which tell a background from a class.
+        finds: whether outputs that are read together, as a detector's, are; otherwise each is seen by itself.
 
     Raises:
         NotFoundError: no such output. UnsupportedError: no output can be explained, since none depends on
@@ -134,7 +141,9 @@ def recognise(graph: Graph, output: str | None = None, declared: Declared = NOTH
         raise NotFoundError(
             f"{graph.name} has no output {main!r}", suggest(main, names) or f"it has {', '.join(names)}"
         )
-    if (kind := declared.kind) in (None, "detection"):
+    if not finds and declared.kind == "detection":
+        declared = replace(declared, task=None)
+    if (kind := declared.kind) in (None, "detection") and finds:
         detector = _detection(graph, main, declared, labels)
         if detector is not None:
             return detector
