@@ -63,6 +63,8 @@ class Explaining(Asking):
     def _explained(self, picture: str, fed: Fed) -> dict[str, Any]:
         found = answer(self.model, self.asked(fed), fed.feeds, self.progress)
         result: dict[str, Any] = {"picture": picture, **self._said(found[0], fed), "maps": []}
+        height, width = fed.image.shape[:2]
+        result["size"] = [width, height] if fed.drawn is not None else None
         result["outputs"] = tensors(self.model.plain.outputs)
         result["doubt"] = found[0].doubt or None
         result["remark"] = fed.remark
