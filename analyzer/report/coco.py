@@ -9,8 +9,8 @@ from typing import Any
 def coco(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`images`, `categories` and `annotations` (https://cocodataset.org/#format-data), each annotation with its score.
 
-    Boxes are x, y, width and height in pixels of the picture; a category's id is the index of the class, of those that are found. Keypoints are
-    x, y and 2 where the model sees them, 1 where it does not.
+    Boxes are x, y, width and height in pixels of the picture. Categories are the classes that are found, under their
+    indices. Keypoints are x, y and 2 where the model sees them, 1 where it does not.
 
     Args:
         results: as `explain` gives them.
