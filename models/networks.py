@@ -179,13 +179,13 @@ class Detector(nn.Module):
 
     strides = (8, 16)
 
-    def __init__(self, width: int = 48) -> None:
+    def __init__(self, width: int = 40) -> None:
         super().__init__()
         self.stem = nn.Sequential(ConvBlock(3, 16, stride=2), ConvBlock(16, 32, stride=2), Residual(32))
         self.stage2 = nn.Sequential(ConvBlock(32, width, stride=2), Residual(width), Residual(width))
-        self.stage3 = nn.Sequential(ConvBlock(width, 64, stride=2), Residual(64))
-        self.reduce = nn.Conv2d(64, width, 1)
-        self.neck2, self.neck3 = ConvBlock(width, width), ConvBlock(64, width)
+        self.stage3 = nn.Sequential(ConvBlock(width, 48, stride=2), Residual(48))
+        self.reduce = nn.Conv2d(48, width, 1)
+        self.neck2, self.neck3 = ConvBlock(width, width), ConvBlock(48, width)
         self.classify = nn.ModuleList(
             nn.Sequential(ConvBlock(width, width), nn.Conv2d(width, CLASSES, 1)) for _ in "ab"
         )
