@@ -20,6 +20,7 @@ FIGURES = {  # how the README words each figure
     "exact": "exact set {:.1%}".format,
     "mean-iou": "mean IoU {:.4f}".format,
     "pixels": "pixels {:.1%}".format,
+    "map50": "mAP at IoU 0.5 {:.4f}".format,
     "lines": "whole lines {:.1%}".format,
 }
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -116,11 +116,12 @@ class Calibration(CalibrationDataReader):
         return None if part is None else {INPUT: part}
 
 
-def to_int8(source: Path, path: Path, images: np.ndarray) -> None:
+def to_int8(source: Path, path: Path, images: np.ndarray, kinds: list[str] | None = None) -> None:
     """QuantizeLinear and DequantizeLinear around every operator: int8 weights per channel, uint8 activations.
 
     `images` (N, 3, 96, 96) float32, preprocessed, calibrate the ranges. The rectifiers stay in the graph, though the
     quantised range in front of them would do their work: explanations that change their gradient need them.
+    `kinds` are the operators that are quantised, all unless given.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
@@ -132,6 +133,7 @@ def to_int8(source: Path, path: Path, images: np.ndarray) -> None:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            op_types_to_quantize=kinds,
             extra_options={"QDQKeepRemovableActivations": True},
         )
         save(onnx.load(file), path)

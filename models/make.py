@@ -19,17 +19,20 @@ import references
 import showcase
 import torch
 from export import export, save, to_float16, to_int8
-from networks import CNN, LINE, SIDE, Reader, Segmenter, ViT, WithSigmoid, WithSoftmax
+from networks import CNN, LINE, SIDE, Detector, Reader, Segmenter, ViT, WithSigmoid, WithSoftmax
 from torch import nn
 from training import (
     Pool,
+    box_pool,
     line_pool,
     mask_pool,
+    measure_boxes,
     measure_lines,
     measure_masks,
     pool,
     preprocess,
     train_cnn,
+    train_detector,
     train_reader,
     train_segmenter,
     train_vit,
@@ -40,9 +43,9 @@ MODELS, BUILD = ROOT / "models", ROOT / "build"
 TRAINING, HELD_OUT, CALIBRATION = 24_000, 2_000, 512  # pictures
 SMALL_TRAINING, SMALL_HELD_OUT = 4_000, 1_000  # pictures of the segmenter, and lines of the reader
 BATCH, SMALL_BATCH = 64, 32
-CNN_STEPS, VIT_STEPS, SEGMENTER_STEPS, READER_STEPS = 4_000, 5_000, 900, 1_000
-CNN_PRESET, VIT_PRESET, SEGMENTER_PRESET, READER_PRESET = "imagenet", "-1-1", "imagenet", "-1-1"
-NETWORKS = ("cnn", "vit", "segmenter", "reader")
+CNN_STEPS, VIT_STEPS, SEGMENTER_STEPS, READER_STEPS, DETECTOR_STEPS = 4_000, 5_000, 900, 1_000, 2_800
+CNN_PRESET, VIT_PRESET, SEGMENTER_PRESET, READER_PRESET, DETECTOR_PRESET = "imagenet", "-1-1", "imagenet", "-1-1", "0-1"
+NETWORKS = ("cnn", "vit", "segmenter", "reader", "detector")
 REFERENCE = ROOT / "examples" / "digits_rocket.png"
 
 
@@ -124,6 +127,30 @@ def export_reader(network: Reader) -> dict[str, dict]:
     return {path.name: card}
 
 
+def export_detector(network: Detector) -> dict[str, dict]:
+    """Writes the two files of the detector; their cards by file name."""
+    plain, int8 = MODELS / "digits_detector.onnx", MODELS / "digits_detector_int8.onnx"
+    export(network, plain, dynamo=False, opset=17, output="output0")
+    calibration = box_pool("train", 9, CALIBRATION).pixels
+    to_int8(plain, int8, preprocess(calibration, DETECTOR_PRESET).numpy(), kinds=["Conv", "Add", "Relu", "Resize"])
+    held_out = box_pool("held-out", 10, SMALL_HELD_OUT)
+    what = "Two strides with a head each, decoded as YOLOv8 does: where the digits are"
+    made = f"{DETECTOR_STEPS} steps of {SMALL_BATCH} composed pictures, boxes of their digits; TorchScript exporter"
+    return {
+        path.name: cards.table(
+            path,
+            "detection",
+            cards.LABELS,
+            what,
+            made + how,
+            {"preset": DETECTOR_PRESET, "layout": "NCHW", "size": [SIDE, SIDE], "resize": "resize"},
+            measure_boxes(cards.predict(path, held_out.pixels, DETECTOR_PRESET), held_out),
+            {},
+        )
+        for path, how in ((plain, ""), (int8, f"; {plain.name}, onnxruntime static QDQ"))
+    }
+
+
 def write_references(cnn: CNN, vit: ViT) -> None:
     """tests/references/digits_cnn.npz and digits_vit.npz, for the first digit of an example picture."""
     pixels, target = references.small(REFERENCE), showcase.labels(REFERENCE)[0]
@@ -156,6 +183,8 @@ def main() -> None:
         made |= export_segmenter(trained(BUILD / "segmenter.pt", again, Segmenter(), new_segmenter))
     if "reader" in only:
         made |= export_reader(trained(BUILD / "reader.pt", again, Reader(), new_reader))
+    if "detector" in only:
+        made |= export_detector(trained(BUILD / "detector.pt", again, Detector(), new_detector))
     showcase.write(ROOT / "examples")
     cards.write(made, MODELS)
     print(cards.figures(MODELS))
@@ -171,6 +200,11 @@ def new_segmenter() -> Segmenter:
 def new_reader() -> Reader:
     lines, texts = line_pool("train", 5, SMALL_TRAINING)
     return train_reader(lines, texts, READER_STEPS, seed=0, preset=READER_PRESET, size=SMALL_BATCH)
+
+
+def new_detector() -> Detector:
+    source = box_pool("train", 8, 2 * SMALL_TRAINING)
+    return train_detector(source, DETECTOR_STEPS, seed=0, preset=DETECTOR_PRESET, size=SMALL_BATCH)
 
 
 if __name__ == "__main__":

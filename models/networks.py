@@ -1,4 +1,4 @@
-"""Small networks over the ten digits: two multi-label classifiers, a segmenter and a reader of lines.
+"""Small networks over the ten digits: two multi-label classifiers, a segmenter, a reader of lines and a detector.
 
 The classifiers' `forward` gives logits (N, 10); `WithSigmoid` wraps one for export, so that files give probabilities.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from pictures import CLASSES
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, softplus
 
 SIDE = 96  # input height and width, pixels
 LINE = (32, 128)  # input height and width of the reader
@@ -167,6 +167,59 @@ class Reader(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         columns = self.collapse(self.stage(self.stem(image))).squeeze(2)
         return self.head(columns.transpose(1, 2))
+
+
+class Detector(nn.Module):
+    """Scores and boxes (N, 14, P) of P places at strides 8 and 16, as YOLOv8 gives them: centre x, y, width, height in
+    pixels, then a probability per digit.
+
+    The map of stride 8 adds what the one of stride 16 says (Lin et al. 2017); boxes are distances to the four sides
+    (Tian et al. 2019, FCOS).
+    """
+
+    strides = (8, 16)
+
+    def __init__(self, width: int = 40) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(ConvBlock(3, 16, stride=2), ConvBlock(16, 32, stride=2), Residual(32))
+        self.stage2 = nn.Sequential(ConvBlock(32, width, stride=2), Residual(width), Residual(width))
+        self.stage3 = nn.Sequential(ConvBlock(width, 48, stride=2), Residual(48))
+        self.reduce = nn.Conv2d(48, width, 1)
+        self.neck2, self.neck3 = ConvBlock(width, width), ConvBlock(48, width)
+        self.classify = nn.ModuleList(
+            nn.Sequential(ConvBlock(width, width), nn.Conv2d(width, CLASSES, 1)) for _ in "ab"
+        )
+        self.locate = nn.ModuleList(nn.Sequential(ConvBlock(width, 32), nn.Conv2d(32, 4, 1)) for _ in "ab")
+        for head in self.classify:
+            nn.init.constant_(head[1].bias, -4.0)
+
+    def heads(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, 10, P) and distances to the left, top, right and bottom (N, 4, P) in pixels."""
+        stride8 = self.stage2(self.stem(image))
+        stride16 = self.stage3(stride8)
+        maps = self.neck2(stride8 + enlarged(self.reduce(stride16))), self.neck3(stride16)
+        logits = [head(x).flatten(2) for head, x in zip(self.classify, maps, strict=True)]
+        sides = [
+            stride * softplus(head(x)).flatten(2)
+            for head, x, stride in zip(self.locate, maps, self.strides, strict=True)
+        ]
+        return torch.cat(logits, 2), torch.cat(sides, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits, sides = self.heads(image)
+        low, high = sides[:, :2], sides[:, 2:]
+        boxes = torch.cat([places(self.strides) + (high - low) / 2, low + high], 1)
+        return torch.cat([boxes, logits.sigmoid()], 1)
+
+
+def places(strides: tuple[int, ...]) -> Tensor:
+    """(1, 2, P) x and y in pixels of the middle of every cell, stride by stride, row by row."""
+    grids = []
+    for stride in strides:
+        middle = torch.arange(stride / 2, SIDE, stride)
+        y, x = torch.meshgrid(middle, middle, indexing="ij")
+        grids.append(torch.stack([x, y]).flatten(1))
+    return torch.cat(grids, 1)[None]
 
 
 class WithSoftmax(nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 import pictures
 import sklearn.metrics
 import torch
-from networks import CNN, LINE, SIDE, Reader, Segmenter, ViT
+from networks import CNN, LINE, SIDE, Detector, Reader, Segmenter, ViT, places
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, ctc_loss
 
@@ -21,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 PRESETS = {
     "imagenet": (255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225])),
     "-1-1": (np.full(3, 127.5), np.full(3, 127.5)),
+    "0-1": (np.zeros(3), np.full(3, 255.0)),
 }
 
 
@@ -32,9 +33,9 @@ def preprocess(pixels: np.ndarray, preset: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Pool:
-    """Composed pictures as arrays: `pixels` (N, 96, 96, 3), `targets` (N, 10), and up to three `labels` and `boxes`.
+    """Composed pictures as arrays: `pixels` (N, 96, 96, 3), `targets` (N, 10), and up to D `labels` and `boxes`.
 
-    `labels` (N, 3) holds −1 where a picture has fewer digits; `boxes` (N, 3, 4).
+    `labels` (N, D) holds −1 where a picture has fewer digits; `boxes` (N, D, 4).
     """
 
     pixels: np.ndarray
@@ -83,6 +84,11 @@ def _compose_masks(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
     return np.stack([p.pixels for p in made]), np.stack([p.mask for p in made])
 
 
+def box_pool(split: str, seed: int, count: int, processes: int = 2) -> Pool:
+    """As `pool`; training pictures have three to five digits."""
+    return Pool(*_composed(_compose_boxes, split, seed, count, processes))
+
+
 def _compose_lines(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
     cv2.setNumThreads(1)
     composer = pictures.line_composer(split, seed)
@@ -94,9 +100,17 @@ def _compose_lines(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
 
 
 def _compose(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
+    return _with_boxes(split, seed, count, (1, 2, 3))
+
+
+def _compose_boxes(split: str, seed: int, count: int) -> tuple[np.ndarray, ...]:
+    return _with_boxes(split, seed, count, (3, 4, 5) if split == "train" else (1, 2, 3))
+
+
+def _with_boxes(split: str, seed: int, count: int, counts: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     cv2.setNumThreads(1)
-    made = pictures.Composer(split, seed).batch(count, SIDE, SIDE)
-    labels, boxes = np.full((count, 3), -1), np.zeros((count, 3, 4), np.float32)
+    made = pictures.Composer(split, seed, counts).batch(count, SIDE, SIDE)
+    labels, boxes = np.full((count, max(counts)), -1), np.zeros((count, max(counts), 4), np.float32)
     for k, picture in enumerate(made):
         labels[k, : len(picture.labels)] = picture.labels
         boxes[k, : len(picture.labels)] = picture.boxes
@@ -293,6 +307,65 @@ def train_reader(lines: np.ndarray, texts: np.ndarray, steps: int, seed: int, pr
     return network.to(memory_format=torch.contiguous_format)
 
 
+def train_detector(source: Pool, steps: int, seed: int, preset: str, size: int = 64) -> Detector:
+    """The detector: loss = focal loss of every score + 2 (1 − GIoU) of the boxes of places inside a digit's middle.
+
+    A place is of a digit whose box's middle half holds it, at stride 8 where the box's longer side has up to 34 pixels
+    and at 16 above (Tian et al. 2019, FCOS); of two, of the smaller one. Pictures are shifted by up to 6 pixels.
+    """
+    torch.manual_seed(seed)
+    network = Detector().to(memory_format=torch.channels_last)
+    rng = np.random.default_rng(seed)
+    rows = shuffled(rng, len(source), size)
+    middle = places(network.strides)[0].T
+    coarse = torch.cat([torch.full(((SIDE // s) ** 2,), float(s > 8)) for s in network.strides])
+
+    def loss(_: int) -> Tensor:
+        chosen, shift = next(rows), rng.integers(-6, 7, 2)
+        ys, xs = (np.clip(np.arange(SIDE) - d, 0, SIDE - 1) for d in shift[::-1])
+        images = preprocess(recolour(rng, source.pixels[chosen[:, None, None], ys[:, None], xs]), preset)
+        boxes = torch.from_numpy(source.boxes[chosen] + np.tile(shift, 2).astype(np.float32))
+        labels = torch.from_numpy(source.labels[chosen])
+        logits, sides = network.heads(images)
+        mine = assigned(boxes, labels, middle, coarse)
+        wanted = torch.zeros_like(logits)
+        image, place = torch.nonzero(mine >= 0, as_tuple=True)
+        digit = mine[image, place]
+        wanted[image, labels[image, digit], place] = 1
+        found = torch.cat([middle.T - sides[:, :2], middle.T + sides[:, 2:]], 1)[image, :, place]
+        overlap = generalized_box_iou_loss(found, boxes[image, digit])
+        return (focal(logits, wanted) + 2 * overlap.sum()) / max(1, len(image))
+
+    fit(network, loss, steps, peak=4e-3, decay=0.02, report=printer("detector", steps))
+    return network.to(memory_format=torch.contiguous_format)
+
+
+def assigned(boxes: Tensor, labels: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:
+    """(N, P) the digit that a place is of, −1 for none."""
+    low, high = boxes[:, :, None, :2], boxes[:, :, None, 2:]
+    inside = (2 * (middle - (low + high) / 2).abs() <= (high - low) / 2).all(-1)
+    large = ((high - low).amax(-1) > 34) == (coarse > 0)
+    area = (high - low).prod(-1)
+    area = torch.where(inside & large & (labels[:, :, None] >= 0), area, torch.inf)
+    least, digit = area.min(1)
+    return torch.where(least < torch.inf, digit, -1)
+
+
+def focal(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Σ −α (1 − p)² log p of what is wanted, (1 − α) of what is not, α = ¼ (Lin et al. 2017, RetinaNet)."""
+    plain = binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    wrong = torch.where(wanted > 0, 1 - logits.sigmoid(), logits.sigmoid())
+    return (torch.where(wanted > 0, 0.25, 0.75) * wrong.square() * plain).sum()
+
+
+def generalized_box_iou_loss(a: Tensor, b: Tensor) -> Tensor:
+    """(n,) 1 − GIoU of boxes (n, 4) (Rezatofighi et al. 2019)."""
+    shared = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - shared
+    around = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
+    return 1 - shared / union + (around - union) / around
+
+
 def printer(name: str, steps: int) -> Callable[[int, float], None]:
     start = time.monotonic()
 
@@ -339,3 +412,39 @@ def measure_lines(probabilities: np.ndarray, texts: np.ndarray) -> dict[str, flo
     kept = (best > 0) & (np.diff(best, axis=1, prepend=0) != 0)
     right = [np.array_equal(row[keep], text[text > 0]) for row, keep, text in zip(best, kept, texts, strict=True)]
     return {"lines": round(float(np.mean(right)), 4), "pictures": len(texts)}
+
+
+def measure_boxes(found: np.ndarray, truth: Pool, overlap: float = 0.5) -> dict[str, float | int]:
+    """Mean over the digits of average precision: detections in the order of their scores, each right if it has an IoU
+    of at least `overlap` with a digit of its class that none before it has.
+
+    Args:
+        found: (N, 14, P) as the detector gives them; no detection overlaps a surer one of its class by more than 0.5.
+    """
+    precision = []
+    for label in range(pictures.CLASSES):
+        rows: list[tuple[float, bool]] = []
+        for scores, known in zip(found, zip(truth.labels, truth.boxes, strict=True), strict=True):
+            boxes = known[1][known[0] == label]
+            taken: list[np.ndarray] = []
+            for place in np.argsort(-scores[4 + label]):
+                if scores[4 + label, place] < 0.02:
+                    break
+                x, y, w, h = scores[:4, place]
+                box = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+                if any(box_iou(box, other) > 0.5 for other in taken):
+                    continue
+                taken.append(box)
+                hit = [k for k, other in enumerate(boxes) if box_iou(box, other) >= overlap]
+                rows.append((float(scores[4 + label, place]), bool(hit)))
+                boxes = np.delete(boxes, hit[:1], axis=0)
+        right = np.array([good for _, good in sorted(rows, key=lambda row: -row[0])])
+        recall = np.cumsum(right) / max(1, (truth.labels == label).sum())
+        exact = np.maximum.accumulate((np.cumsum(right) / np.arange(1, 1 + len(right)))[::-1])[::-1]
+        precision.append(float(np.sum(np.diff(recall, prepend=0) * exact)))
+    return {"map50": round(float(np.mean(precision)), 4), "pictures": len(truth)}
+
+
+def box_iou(a: np.ndarray, b: np.ndarray) -> float:
+    shared = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+    return float(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))

@@ -65,10 +65,7 @@ def task_for(model: Model, question: Question, feeds: Mapping[str, np.ndarray]) 
     """The same for inputs of these sizes, kept."""
     feeds = filled(model, feeds)
     declared, labels, sizes = question.declared, tuple(question.labels or ()), tuple(sizes_of(feeds).items())
-    key = (
-        *("task", question.output, declared.task, declared.decode),
-        *(tuple(declared.outputs.items()), labels, sizes),
-    )
+    key = (*("task", question.output, *declared.key, labels, sizes),)
 
     def made() -> Task:
         known = model.cache.noted(key) if model.cache else None
@@ -102,6 +99,10 @@ def slot_of(task: Task, question: Question, target: Any) -> str | int:
     if isinstance(target, str) and target in task.words and target != "all":
         target = "top1" if target == "text" else target
     index = resolve_class(target, question.labels)
+    if task.per_picture and index != TOP1:
+        raise InputError(
+            f"which detection {target!r} means shows only in a picture", "use top1, the surest one, or an expression"
+        )
     if index != TOP1 and task.by_class:
         check_class(task, index)
     return task.slot(index, has_reference(question))

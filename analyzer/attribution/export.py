@@ -16,17 +16,20 @@ import onnx
 from analyzer.attribution.asked import slot_of, task_of
 from analyzer.attribution.compiler import Compiled, compile_question
 from analyzer.attribution.explainer import Explainer
+from analyzer.attribution.methods import find_method
 from analyzer.attribution.question import Job, Question
 from analyzer.attribution.result import Attribution
 from analyzer.attribution.runner import answer
+from analyzer.attribution.seeds import PREFIX
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.files import guard
+from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import fillings, single_batch
 from analyzer.graph.save import save
 from analyzer.plain import as_json
 from analyzer.runtime import Plain, random_feeds, relative
-from analyzer.tasks import Declared
+from analyzer.tasks import Declared, Task
 from analyzer.tasks.base import TOP1
 from analyzer.tasks.recognise import NOTHING
 
@@ -81,27 +84,68 @@ def export(
     if any(v.name == OUTPUT for v in explainer.plain.outputs):
         raise InputError(f"the model already has an output {OUTPUT!r}", "it seems to be an exported model already")
     question = Question((Job(method, layer, options),), target, output, labels, runtime=runtime, declared=declared)
-    slot = slot_of(task_of(explainer, question, explainer.graph(input_shapes)), question, target)
-    (compiled,) = compile_question(explainer, question, [slot], input_shapes)
-    alone = {} if compiled.scores.batched else single_batch(explainer.plain.inputs)
+    task = task_of(explainer, question, explainer.graph(input_shapes))
+    slot = slot_of(task, question, target)
+    _check_sizes(task, slot, explainer.graph(input_shapes))
+    asked = _by_level(question, task, slot)
+    compiled = compile_question(explainer, asked, [slot], input_shapes)
+    alone = {} if compiled[0].scores.batched else single_batch(explainer.plain.inputs)
     if alone:
-        (compiled,) = compile_question(explainer, question, [slot], alone | (input_shapes or {}))
-    graph = compiled.graph
+        compiled = compile_question(explainer, asked, [slot], alone | (input_shapes or {}))
+    first = compiled[0]
+    graph = first.graph
     assert graph is not None
-    heat = graph[compiled.slots[0][1]]
+    heat = _heat(graph, compiled)
     graph.new_outputs.clear()
     graph.add_output(heat, OUTPUT)
-    record = {"method": method, "layer": compiled.layer, "target": str(target), "output": compiled.scores.output.name}
+    layers = [one.layer for one in compiled]
+    record = {"method": method, "layer": ", ".join(layers), "target": str(target), "output": first.scores.output.name}
 
     def explained(feeds: Mapping[str, np.ndarray]) -> Attribution:
         return answer(explainer, replace(question, target="top1" if slot == TOP1 else slot), feeds)[0]
 
     def tried(file: Path) -> dict[str, str]:
-        trial = Trial(explainer, compiled, file, explained)
+        trial = Trial(explainer, first, file, explained, layers)
         trial.run()
         return {"onnx-analyzer": as_json(record | trial.record, sort_keys=True)}
 
     return save(graph, path, check=tried)
+
+
+def _check_sizes(task: Task, slot: str | int, graph: Graph) -> None:
+    """UnsupportedError where a detector's candidates lie on grids whose sizes are open."""
+    open_sizes = [v for v in graph.inputs if any(not isinstance(d, int) for d in (v.shape or [None])[1:])]
+    if task.per_picture and not isinstance(slot, str) and open_sizes:
+        sizes = next(iter(fillings(graph)), {})
+        shown = " ".join(f"--shape {name}:{'x'.join(map(str, shape))}" for name, shape in sizes.items())
+        raise UnsupportedError(
+            f"{graph.name}: the sizes of the input are open, so its candidates are not known before it runs",
+            f"fix the input sizes, for example {shown}",
+        )
+
+
+def _by_level(question: Question, task: Task, slot: str | int) -> Question:
+    """The question with a job for every layer that the target can have: which one shows when the model runs."""
+    (job,) = question.jobs
+    layers = task.layers if job.layer == "auto" and not isinstance(slot, str) else ()
+    if not find_method(job.method, job.options).needs_layer or not all(layers) or not layers:
+        return question
+    return replace(question, jobs=tuple(replace(job, layer=layer) for layer in layers))
+
+
+def _heat(graph: Graph, compiled: Sequence[Compiled]) -> Value:
+    """The heatmap; of several layers, that of the layer which the target has when the model runs."""
+    heats = [graph[one.slots[0][1]] for one in compiled]
+    if len(heats) == 1:
+        return heats[0]
+    op = Builder(graph, PREFIX)
+    level = compiled[0].scores.level_in(op, graph[compiled[0].slots[0][2]])
+    shape = [-1] + [1] * (op.rank(heats[0]) - 1)
+    chosen = [op.Reshape(op.cast(op.Equal(level, np.int64(at)), heats[0].dtype), shape) for at in range(len(heats))]
+    total = op.Mul(heats[0], chosen[0])
+    for heat, mine in zip(heats[1:], chosen[1:], strict=True):
+        total = op.Add(total, op.Mul(heat, mine))
+    return total
 
 
 @dataclass
@@ -110,6 +154,7 @@ class Trial:
 
     Args:
         explained: `explain` of the same question, given the inputs.
+        layers: that `explain` may choose; that of `compiled` where there are none.
 
     Attributes:
         record: {"receipt": largest relative difference of the original outputs, "heatmap_difference": relative L2
@@ -121,6 +166,7 @@ class Trial:
     compiled: Compiled
     file: Path
     explained: Callable[[Mapping[str, np.ndarray]], Attribution]
+    layers: Sequence[str] = ()
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -251,7 +297,7 @@ class Trial:
         """
         found = self.explained(feeds)
         self.explainer.drop_sessions()
-        if found.layer != self.compiled.layer:
+        if len(found.image) and found.layer not in (self.layers or [self.compiled.layer]):
             raise UnsupportedError(
                 f"{self.name}: at {_text(_sizes(feeds))}, `explain` chooses the layer {found.layer!r} and "
                 f"`export` {self.compiled.layer!r}",

@@ -104,7 +104,7 @@ def invariance(
         if name not in TRANSFORMS:
             raise NotFoundError(f"no transform {name!r}", suggest(name, TRANSFORMS) or ", ".join(TRANSFORMS))
     probe = Probe(model, layers, preprocess)
-    if not probe.task.by_class:
+    if not probe.task.by_class or probe.task.per_picture:
         raise UnsupportedError(
             f"{probe.task.output.name!r} has no classes ({probe.task.described()}), and invariance measures the "
             "probability of classes",

@@ -15,7 +15,7 @@ from analyzer.attribution.layers import float_image, pick_layer
 from analyzer.attribution.model import Model
 from analyzer.attribution.registry import Context
 from analyzer.attribution.seeds import seeded
-from analyzer.attribution.shown import shown_scores
+from analyzer.attribution.shown import shown_outputs
 from analyzer.errors import InputError
 from analyzer.graph import Builder
 from analyzer.graph.query import image_input
@@ -137,7 +137,8 @@ def class_units(
     top = given == TOP1 and model.quantised
     seeds, _, about = seeded(op, read, None if top else given, scores)
     if top:
-        shown = scores.read(shown_scores(model, feeds, scores), len(feeds[image_input(graph).name]))
+        said = scores.said(shown_outputs(model, feeds, scores.reading))
+        shown = scores.read(said, len(feeds[image_input(graph).name]))
         feeds = feeds | {read[0]: scores.best(shown)}
     feature = pick_layer(graph, layer, about)
     image, axes = float_image(graph)

@@ -121,7 +121,7 @@ def _add(digest: Any, value: Any) -> None:
         for entry in value:
             _add(digest, entry)
     elif isinstance(value, Declared):
-        _add(digest, (value.task, value.outputs, value.decode))
+        _add(digest, value.key)
     elif isinstance(value, Job):
         _add(digest, (value.method, value.layer, value.options))
     else:

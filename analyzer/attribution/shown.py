@@ -12,19 +12,16 @@ from analyzer.runtime import Session
 from analyzer.tasks import Task
 
 
-def shown_scores(model: Model, feeds: Mapping[str, np.ndarray], scores: Task) -> np.ndarray:
-    """What the model outputs as its scores, quantised ones as the real numbers that they stand for.
-
-    Of a quantised file, what that gives as it is deployed, bit for bit.
-    """
-    name = scores.output.name
-    return shown_outputs(model, feeds, {name: scores.quantisation})[name]
-
-
 def shown_outputs(
     model: Model, feeds: Mapping[str, np.ndarray], outputs: Mapping[str, Quantisation]
 ) -> dict[str, np.ndarray]:
-    """The same for several outputs, and what the numbers of each stand for."""
+    """What the model outputs, quantised numbers as the real ones that they stand for.
+
+    Of a quantised file, what that gives as it is deployed, bit for bit.
+
+    Args:
+        outputs: {output: what its numbers stand for}.
+    """
     names = list(outputs)
     session = model.deployed if model.quantised else None
     if session is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from click import Choice
 
 from analyzer.commands.common import (
     Progress,
@@ -31,7 +32,6 @@ from analyzer.commands.options import (
     Pictures,
     Setup,
     colormap_option,
-    format_option,
     group,
     labels_option,
     layer_option,
@@ -54,13 +54,14 @@ class Explain(Given):
     out: str | None = pictures_out_option
     methods: tuple[str, ...] = several(
         "-m --method",
-        "Method, see the methods command. Repeatable; several make a grid. Default: grad-cam; for text, layer-cam.",
+        "Method, see the methods command. Repeatable; several make a grid. Default: grad-cam; for text and detections, "
+        "layer-cam.",
         **METHOD,
     )
     targets: tuple[str, ...] = several(
         "-t --target",
-        "What to explain: top1, a class index or label, or an expression. Repeatable; several make a grid. "
-        "Default: top1, the class with the highest score.",
+        "What to explain: top1, a class index or label, detection:N, or an expression (docs/targets.md). Repeatable; "
+        "several make a grid. Default: top1, what the model is surest of.",
         metavar="TARGET",
     )
     layer: str | None = layer_option
@@ -90,7 +91,12 @@ class Explain(Given):
     verbose: bool = option(
         "-v --verbose", "Print the preprocessing, and how exactly the rewritten model matches the file.", is_flag=True
     )
-    form: str = format_option
+    form: str = option(
+        "--format",
+        "Output format; coco: the detections of a detector in COCO's format.",
+        type=Choice(["text", "json", "coco"]),
+        default="text",
+    )
 
 
 @Explain.command("explain")
@@ -108,6 +114,7 @@ def command(given: Explain) -> int:
     from analyzer.attribution import Job, Question
     from analyzer.attribution.methods import options_of
     from analyzer.commands.pictures import default_method
+    from analyzer.errors import UnsupportedError
     from analyzer.images.mask import read_mask
     from analyzer.images.video import is_video
     from analyzer.passes import run
@@ -163,6 +170,14 @@ def command(given: Explain) -> int:
         report_receipt(model, given.model)
     if given.form == "json":
         print_json("explain", {"model": given.model, "results": done.result, "failed": failed_as_data(done.failed)})
+    elif given.form == "coco":
+        from analyzer.plain import as_json
+        from analyzer.report.coco import coco
+
+        kinds = {result["task"]["kind"] for result in done.result}
+        if kinds - {"detection"}:
+            raise UnsupportedError(f"{given.model} is no detector but {', '.join(kinds)}", "use --format json")
+        click.echo(as_json(coco(done.result), indent=2))
     else:
         for result in done.result:
             print_result(result, len(samples) > 1)

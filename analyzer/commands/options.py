@@ -423,6 +423,24 @@ class Preprocessing(Given):
     )
 
 
+class Thresholds(Given):
+    """Which candidates of a detector count."""
+
+    score_threshold: float | None = option(
+        "--score-threshold",
+        "Score from which a detection counts. Default: from the model's TOML file, or that of its format.",
+        type=FloatRange(0, 1),
+        metavar="SCORE",
+    )
+    iou_threshold: float | None = option(
+        "--iou-threshold",
+        "Overlap above which the less sure of two detections of a class is dropped, where the model does not do it "
+        "itself. Default: from the model's TOML file, or that of its format.",
+        type=FloatRange(0, 1),
+        metavar="IOU",
+    )
+
+
 class OtherInputs(Given):
     """What a model takes beside the picture, and which of its inputs is explained."""
 
@@ -511,6 +529,7 @@ class Setup(Given):
 
     preprocess: Preprocessing = group(Preprocessing)
     others: OtherInputs = group(OtherInputs)
+    thresholds: Thresholds = group(Thresholds)
     provider: str = provider_option
     session: SessionOptions = group(SessionOptions)
 
@@ -522,7 +541,8 @@ class Setup(Given):
         from analyzer.commands.pictures import read_card
 
         explainer = Explainer(model, self.provider, **self.session.keywords(many), **session)
-        card = read_card(explainer, labels, vars(self.preprocess), self.others.given, self.others.explain_input)
+        flags = vars(self.preprocess) | vars(self.thresholds)
+        card = read_card(explainer, labels, flags, self.others.given, self.others.explain_input)
         return explainer.about(card.feeds.explained), card
 
 

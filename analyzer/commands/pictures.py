@@ -89,11 +89,13 @@ def read_task(model: Model, labels: str | None) -> tuple[str, ...] | None:
 
 def default_method(model: Model, output: str | None) -> str:
     """The method by which the model is explained unless another is asked for; see `Task.method`."""
+    from analyzer.attribution.asked import task_of
+    from analyzer.attribution.question import Question
     from analyzer.errors import AnalyzerError
-    from analyzer.tasks import recognise
 
     try:
-        return recognise(model.plain, output, model.declared, model.labels).method
+        question = Question(output=output, declared=model.declared, labels=model.labels)
+        return task_of(model, question, model.plain).method
     except AnalyzerError:  # which is said when the question is asked
         return "grad-cam"
 

@@ -45,7 +45,9 @@ class ModelCard:
         task: classification, segmentation, …, as written in the file.
         source: where the preprocessing comes from, guesses and all.
         outputs: {output: role}; the role "main" names the output that is explained.
-        decode: how text is decoded, as written in the file.
+        decode: how text is decoded, or the format of a detector, as written in the file.
+        score_threshold: score from which a candidate of a detector counts; None for the format's.
+        iou_threshold: overlap above which the less sure of two detections of a class is dropped; None for the format's.
         remark: what an input of whole numbers is given in place of the normalisation of its float model, as a
             sentence; "" for others.
         feeding: how all inputs of the model are fed, where that is known.
@@ -58,6 +60,8 @@ class ModelCard:
     source: str = ""
     outputs: Mapping[str, str] = field(default_factory=dict)
     decode: str | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
     remark: str = ""
     feeding: Feeding | None = None
 
@@ -121,6 +125,8 @@ def model_card(
         _source(guess, told, asked, file),
         asked.get("outputs", told.get("outputs", {})),
         asked.get("decode", told.get("decode")),
+        asked.get("score-threshold", told.get("score-threshold")),
+        asked.get("iou-threshold", told.get("iou-threshold")),
         remark,
     )
 
@@ -223,6 +229,13 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _share(value: Any) -> float:
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise ValueError("a number from 0 to 1")
+    return number
+
+
 def _numbers(value: Any) -> tuple[float, ...]:
     values = value if isinstance(value, list | tuple) else [value]
     if not values:
@@ -307,6 +320,8 @@ MODEL_KEYS: dict[str, Callable[[Any], Any]] = {
     "task": _text,
     "outputs": _roles,
     "decode": _text,
+    "score-threshold": _share,
+    "iou-threshold": _share,
 }
 
 # For people and other programs; `about` may be a table of anything.
@@ -322,7 +337,7 @@ def _read_flag(key: str, text: str) -> Any:
         if parser is _size and text != "native":
             sides = [int(part) for part in re.split("[x×,]", text)]
             return sides if len(sides) > 1 else sides[0]
-        if parser is _numbers or parser is _number:
+        if parser in (_numbers, _number, _share):
             numbers = [_quotient(part) for part in text.split(",")]
             return numbers if len(numbers) > 1 else numbers[0]
     except (ValueError, ZeroDivisionError):

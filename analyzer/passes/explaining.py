@@ -17,7 +17,7 @@ from analyzer.images import ColourBar, Fed, grid, write_npy, write_png
 from analyzer.images.draw import draw_mask
 from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
-from analyzer.tasks import Prediction, Role
+from analyzer.tasks import Prediction, Role, Task
 from analyzer.tasks.classification import Classification, MultiLabel
 from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
@@ -63,6 +63,8 @@ class Explaining(Asking):
     def _explained(self, picture: str, fed: Fed) -> dict[str, Any]:
         found = answer(self.model, self.asked(fed), fed.feeds, self.progress)
         result: dict[str, Any] = {"picture": picture, **self._said(found[0], fed), "maps": []}
+        height, width = fed.image.shape[:2]
+        result["size"] = [width, height] if fed.drawn is not None else None
         result["outputs"] = tensors(self.model.plain.outputs)
         result["doubt"] = found[0].doubt or None
         result["remark"] = fed.remark
@@ -146,11 +148,17 @@ class Explaining(Asking):
             "top": [{"class": p.index, "label": p.label, "score": p.score} for p in shown] if classes else [],
             "predictions": [_prediction(p, fed) for p in shown],
             "heads": [self._head(role, said.get(role.output)) for role in task.others],
-            "nothing": None if len(attribution.heatmap) else task.nothing,
+            "nothing": None if len(attribution.heatmap) else self._nothing(task, shown),
         }
         if isinstance(task, Text):
             result["text"] = task.text(task.answer(said), labels)
         return result
+
+    def _nothing(self, task: Task, shown: Sequence[Prediction]) -> str:
+        """What to say where there is nothing to explain."""
+        if task.per_picture and shown and self.targets != ("top1",):
+            return f"{task.nothing}: {', '.join(self.targets)}"
+        return task.nothing
 
     def _head(self, role: Role, said: np.ndarray | None) -> dict[str, Any]:
         """What another output says."""
@@ -194,7 +202,7 @@ class Explaining(Asking):
             index = -1  # no class is the highest
         return {
             "method": attribution.method,
-            "class": index if index >= 0 else None,
+            "class": attribution.task.class_of(index) if index >= 0 and attribution.task else None,
             "label": self._label(attribution, index) if index >= 0 else attribution.names[row] or None,
             "target": attribution.names[row] or str(index),
             "value": float(attribution.value[row]) if np.isfinite(attribution.value[row]) else None,

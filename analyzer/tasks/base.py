@@ -153,7 +153,16 @@ class Task:
         shape = self.logits.shape
         return None if shape is None else count([d for i, d in enumerate(shape) if i or not self.batched])
 
+    def level_in(self, op: Builder, chosen: Value) -> Value:
+        """(N,) the index in `layers` of the layer that the classes chosen are explained by, appended."""
+        raise NotImplementedError
+
     # ---- What is to be explained ----
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The feature maps that targets are explained by, where different ones are; else ()."""
+        return ()
 
     def slot(self, target: int, reference: bool = False) -> str | int:
         """A class, or TOP1, as what can be compiled; an expression where `by_class` is False.

@@ -78,17 +78,25 @@ class Declared:
     Attributes:
         task: a name of `KINDS` or `_ALSO`; None if it is not said.
         outputs: {output: role}; the output whose role is "main" is explained.
-        decode: how text is decoded, one of `DECODERS`.
+        decode: how text is decoded, one of `DECODERS`, or the format of a detector.
+        score_threshold, iou_threshold: of detections; None for those of the format.
     """
 
     task: str | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
     decode: str | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
 
     @classmethod
     def of(cls, card: ModelCard) -> Declared:
         """What a model's card says."""
-        return cls(card.task, card.outputs, card.decode)
+        return cls(card.task, card.outputs, card.decode, card.score_threshold, card.iou_threshold)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """All of it."""
+        return self.task, tuple(self.outputs.items()), self.decode, self.score_threshold, self.iou_threshold
 
     @property
     def kind(self) -> str | None:
@@ -110,11 +118,18 @@ class Declared:
 NOTHING = Declared()
 
 
-def recognise(graph: Graph, output: str | None = None, declared: Declared = NOTHING, labels: Labels = None) -> Task:
+def recognise(
+    graph: Graph,
+    output: str | None = None,
+    declared: Declared = NOTHING,
+    labels: Labels = None,
+    finds: bool = True,
+) -> Task:
     """The task of a model: that of the output named, else of the one that looks most like an answer.
 
     Args:
         labels: the names of the classes, which tell a background from a class.
+        finds: whether outputs that are read together, as a detector's, are; otherwise each is seen by itself.
 
     Raises:
         NotFoundError: no such output. UnsupportedError: no output can be explained, since none depends on
@@ -126,7 +141,9 @@ def recognise(graph: Graph, output: str | None = None, declared: Declared = NOTH
         raise NotFoundError(
             f"{graph.name} has no output {main!r}", suggest(main, names) or f"it has {', '.join(names)}"
         )
-    if (kind := declared.kind) in (None, "detection") and not declared.decode:
+    if not finds and declared.kind == "detection":
+        declared = replace(declared, task=None)
+    if (kind := declared.kind) in (None, "detection") and finds:
         detector = _detection(graph, main, declared, labels)
         if detector is not None:
             return detector
@@ -159,7 +176,7 @@ def recognise(graph: Graph, output: str | None = None, declared: Declared = NOTH
 
 def _detection(graph: Graph, main: str | None, declared: Declared, labels: Labels) -> Detection | None:
     """The detector that the outputs are of, if they are of one."""
-    found = recognised(View(graph, len(labels) if labels is not None else None))
+    found = recognised(View(graph, len(labels) if labels is not None else None, declared.decode))
     if found is None or (main is not None and main not in found[0].outputs):
         return None
     decoder, evidence = found
@@ -167,7 +184,16 @@ def _detection(graph: Graph, main: str | None, declared: Declared, labels: Label
     own = graph[decoder.levels[0].scores.output]
     others = tuple(Role(v.name, declared.outputs.get(v.name, "")) for v in graph.outputs if v.name not in names)
     known = tuple((name, quantisation(graph, graph[name])) for name in names)
-    return Detection(own, own, evidence=evidence, others=others, decoder=decoder, quantisations=known)
+    return Detection(
+        own,
+        own,
+        evidence=evidence,
+        others=others,
+        decoder=decoder,
+        quantisations=known,
+        threshold_=declared.score_threshold,
+        iou_=declared.iou_threshold,
+    )
 
 
 def _role_of(graph: Graph, value: Value, declared: Declared, squashed: bool) -> Role:

@@ -136,9 +136,9 @@ class Auditing(InputPass[dict[str, Any]]):
         array = feeds[self.model.image]
         self._beside = {name: other for name, other in feeds.items() if name != self.model.image}
         self._look({name: other.shape for name, other in feeds.items()})
-        if not self.side.scores.by_class:
+        if not self.side.task.by_class or self.side.task.per_picture:
             raise UnsupportedError(
-                f"{self.side.scores.output.name!r} has no classes ({self.side.scores.described()}), and an audit "
+                f"{self.side.task.output.name!r} has no classes ({self.side.task.described()}), and an audit "
                 "measures the probability of classes",
                 "explain its pictures, or compare it with a reference",
             )

@@ -89,6 +89,11 @@ class Side:
 
     @cached_property
     def scores(self) -> Task:
+        return recognise(self.graph, self._scored, self.explainer.declared, self.explainer.labels, finds=False)
+
+    @cached_property
+    def task(self) -> Task:
+        """What is explained."""
         return recognise(self.graph, self._scored, self.explainer.declared, self.explainer.labels)
 
     def score_by(self, output: str) -> None:
@@ -212,6 +217,10 @@ class Side:
         """The class that is explained by default, of the scores of all classes."""
         return int(self.scores.best(scores[None])[0])
 
+    @property
+    def _by_class(self) -> bool:
+        return self.task.by_class and not self.task.per_picture
+
     def heatmap(self, array: Inputs, method: str, target: int, layer: str = "auto") -> tuple[np.ndarray, str]:
         """A method's map of one picture, (H, W), and its diagnosis ("" where all is well).
 
@@ -220,11 +229,11 @@ class Side:
         """
 
         def explained() -> dict[str, np.ndarray]:
-            found = self.explainer.explain(array, method, target if self.scores.by_class else "top1", layer)
+            found = self.explainer.explain(array, method, target if self._by_class else "top1", layer)
             if not len(found.heatmap):
                 return {
                     "heatmap": np.zeros(found.heatmap.shape[1:], np.float32),
-                    "diagnosis": packed(self.scores.nothing),
+                    "diagnosis": packed(self.task.nothing),
                 }
             return {"heatmap": found.heatmap[0], "diagnosis": packed(found.diagnosis[0])}
 

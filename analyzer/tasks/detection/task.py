@@ -67,6 +67,17 @@ class Detection(Task):
     def probability(self, op: Builder, tensor: Value, cotangent: Value) -> Value:
         return op.ReduceSum(op.Mul(op.cast(self.shown(op), tensor.dtype), cotangent), [1], keepdims=0)
 
+    def level_in(self, op: Builder, chosen: Value) -> Value:
+        at = [self.layers.index(level.layer) for level in self.decoder.levels]
+        counts = [level.count for level in self.decoder.levels]
+        of_candidate = op.constant(np.repeat(at, counts).astype(np.int64), "levels")
+        candidate = op.Div(op.Max(chosen, np.int64(0)), np.int64(self.decoder.classes))
+        return op.Gather(of_candidate, candidate, axis=0)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(level.layer for level in self.decoder.levels if level.count))
+
     @property
     def classes(self) -> int | None:
         return self._candidates * self.decoder.classes if self._candidates else None

@@ -26,10 +26,12 @@ class View:
     Attributes:
         graph: the model.
         labels: number of labels that are given; None for none.
+        declared: the format that the model's card names; None for none.
     """
 
     graph: Graph
     labels: int | None = None
+    declared: str | None = None
     _origins: dict[str, Origins | None] = field(default_factory=dict)
 
     @cached_property

@@ -10,7 +10,7 @@ from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Level, Part
 from analyzer.tasks.detection.view import View
 
-_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (16, 32), (8,), (16,), (4,), (32,))
+_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16), (16, 32), (8,), (16,), (4,), (32,))
 
 
 def joined(view: View) -> tuple[Decoder, str] | None:
