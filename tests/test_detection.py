@@ -335,6 +335,11 @@ def test_the_command_lists_and_explains(run, place):
     assert code == 0 and "default layer: map8, map16" in out
 
 
+def test_class_maps_refuse_detectors():
+    with pytest.raises(UnsupportedError, match="no score per class"):
+        analyzer.class_maps(detector(), BOTH)
+
+
 @pytest.mark.parametrize("command", ["audit", "invariance"])
 def test_commands_about_classes_refuse_detectors(run, place, command):
     onnx.save(detector(), place / "m.onnx")
