@@ -22,11 +22,13 @@ from analyzer.images import atomic_write, decode, encode, fit  # noqa: E402
 FOLDER = ROOT / "docs" / "images" / "gallery"
 CNN, VIT = "models/digits_cnn.onnx", "models/digits_vit.onnx"
 SEGMENTER, READER = "models/digits_segmenter.onnx", "models/digits_reader.onnx"
+DETECTOR = "models/digits_detector.onnx"
 PICTURE, TARGET = "examples/digits_coffee.png", "eight"
 TRANSFORMERS = ("attention-rollout", "gradient-rollout")
 RELU = "/network/stage1/stage1.0/Relu_output_0"
 # What else is explained: title, arguments before the output.
 TASKS: dict[str, tuple[str, list[str]]] = {
+    "detector": ("Detections", ["explain", DETECTOR, PICTURE, "-t", "all"]),
     "segmenter": ("Classes of a segmenter", ["explain", SEGMENTER, PICTURE, "-t", "all"]),
     "reader": ("Characters of a text recognizer", ["explain", READER, "examples/line.png", "-t", "all"]),
 }

@@ -180,7 +180,7 @@ class Comparing(Pass[dict[str, Any]]):
         ((_, picture),) = batch
         reference, candidate = self.sides
         outputs = reference.all_outputs(picture.reference), candidate.all_outputs(picture.candidate)
-        scores = self._common_scores(outputs[0][self.scores[0]], outputs[1][self.scores[1]])
+        scores = self._common_scores(*(s.scores_of(o) for s, o in zip(self.sides, outputs, strict=True)))
         part = _Partial([(m.reference, m.candidate, m.rule) for m in self.matches], self.watched, self.contract)
         row = {"picture": picture.name} | self._scored(picture, *scores)
         self._features(part, picture)

@@ -178,6 +178,12 @@ class Side:
         """The score of every class, (classes,): `output`, by its means over space for a segmenter."""
         return self.classes_of(self.all_outputs(array)[self.scores.output.name])
 
+    def scores_of(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The scores among all outputs of one picture: of a detector those of its candidates, without coordinates."""
+        if not self.task.per_picture:
+            return outputs[self.scores.output.name]
+        return self.task.read(self.task.answer(outputs), 1).ravel().astype(np.float64)
+
     def classes_of(self, scores: np.ndarray) -> np.ndarray:
         return self.scores.read(scores, 1).ravel()
 

@@ -52,6 +52,7 @@ class Decoder:
         threshold: scores from which a candidate is a detection.
         iou: overlap above which the less sure of two detections of a class is dropped; None where the model did that.
         thing: what is found, where there is a single class.
+        usual: how the projects that write it prepare pictures, as keys of a model's card.
     """
 
     family: str
@@ -67,6 +68,7 @@ class Decoder:
     threshold: float = 0.25
     iou: float | None = 0.45
     thing: str = "object"
+    usual: tuple[tuple[str, Any], ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:

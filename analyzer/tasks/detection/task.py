@@ -160,6 +160,10 @@ class Detection(Task):
             )
         return predictions
 
+    @property
+    def usual(self) -> tuple[str, Mapping[str, Any]]:
+        return self.decoder.family, dict(self.decoder.usual)
+
     def says_nothing(self, output: Any) -> bool:
         return not bool((self.decoder.scores(output) >= self.threshold).any())
 
