@@ -24,7 +24,7 @@ CNN, VIT = "models/digits_cnn.onnx", "models/digits_vit.onnx"
 SEGMENTER, READER = "models/digits_segmenter.onnx", "models/digits_reader.onnx"
 DETECTOR = "models/digits_detector.onnx"
 PICTURE, TARGET = "examples/digits_coffee.png", "eight"
-TRANSFORMERS = ("attention-rollout", "gradient-rollout")
+MODELS = {"attention-rollout": VIT, "gradient-rollout": VIT, "d-rise": DETECTOR}  # others: CNN
 RELU = "/network/stage1/stage1.0/Relu_output_0"
 # What else is explained: title, arguments before the output.
 TASKS: dict[str, tuple[str, list[str]]] = {
@@ -63,7 +63,7 @@ def methods(folder: Path) -> list[str]:
     """A row per method."""
     rows = ["| | |", "| --- | --- |"]
     for name, method in METHODS.items():
-        model = VIT if name in TRANSFORMERS else CNN
+        model = MODELS.get(name, CNN)
         out = folder / f"{name}.png"
         run("explain", model, PICTURE, "-m", name, "-t", TARGET, "-o", str(out))
         keep(out, name, 420)
@@ -107,7 +107,7 @@ def main() -> None:
             "# Gallery",
             "",
             f"Every method on one picture, `{PICTURE}`, for the class *{TARGET}*, with `{CNN}`",
-            f"(rollouts: `{VIT}`). Made by `python docs/gallery.py`.",
+            f"(rollouts: `{VIT}`; D-RISE: `{DETECTOR}`). Made by `python docs/gallery.py`.",
             "",
             *methods(Path(folder)),
             "",

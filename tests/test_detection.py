@@ -317,7 +317,7 @@ def test_the_shipped_detector_finds_the_digits_and_looks_at_them(file, picture):
     card = model_card(path)
     pixels = decode(str(ROOT / "examples" / f"digits_{picture}.png"))
     batch, placement = card.preprocess.apply(pixels)
-    found = analyzer.explain(path, batch, target="all", labels=card.labels)
+    found = analyzer.explain(path, batch, "layer-cam", "all", labels=card.labels)
     known = json.loads((ROOT / "examples" / "boxes.json").read_text())[f"digits_{picture}.png"]
     predicted = found.task.predictions(found.task.answer(found.said[0]), card.labels)
     right = 0

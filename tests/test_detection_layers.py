@@ -47,7 +47,7 @@ def test_a_level_is_explained_where_the_scales_meet() -> None:
 
 @pytest.mark.parametrize(("target", "square"), [(0, SMALL_RED), (1, LARGE_GREEN)])
 def test_its_heat_lies_on_the_detection(target, square) -> None:
-    found = analyzer.explain(pyramid(), BOTH, target=target)
+    found = analyzer.explain(pyramid(), BOTH, "layer-cam", target)
     _, y, x, side = square
     assert found.layer == "cat8"
     heat = found.heatmap[0]
