@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,14 @@ from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.question import Question
 from analyzer.attribution.shown import shown_outputs
 from analyzer.errors import AnalyzerError, InputError
+from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import fillings
 from analyzer.tasks import Prediction, Task, recognise, task_from
-from analyzer.tasks.base import TOP1, check_class
+from analyzer.tasks.base import TOP1, Labels, check_class
+from analyzer.tasks.detection.view import Run
+from analyzer.tasks.recognise import Declared
 from analyzer.tasks.targets import is_expression, resolve_class
 from analyzer.tasks.text import Text
 
@@ -29,13 +32,33 @@ def task_of(model: Model, question: Question, graph: Graph) -> Task:
     """
     for sizes in fillings(graph, batch=2):  # any axis may have size 1; an axis of size 2 is the batch
         try:
-            found = recognise(model.graph(sizes), question.output, question.declared, question.labels)
+            filled = model.graph(sizes)
+            found = recognise(filled, *_asked(question), run=_on_noise(model, filled))
         except AnalyzerError:
             continue
         if found.output.name in graph.values and found.logits.name in graph.values:
             found = replace(found, output=graph[found.output.name], logits=graph[found.logits.name])
             return _with_blank(model, question, found)
-    return _with_blank(model, question, recognise(graph, question.output, question.declared, question.labels))
+    return _with_blank(model, question, recognise(graph, *_asked(question), run=_on_noise(model, graph)))
+
+
+def _asked(question: Question) -> tuple[str | None, Declared, Labels]:
+    return question.output, question.declared, question.labels
+
+
+def _on_noise(model: Model, graph: Graph) -> Run:
+    """What a model whose sizes are fixed gives for noise, by names of outputs."""
+
+    def run(names: Sequence[str]) -> list[np.ndarray]:
+        noise, feeds = np.random.default_rng(0), {}
+        for value in graph.inputs:
+            sizes = fixed_sizes(value.shape or [None])
+            if sizes is None:
+                raise InputError(f"the size of input {value.name!r} is open")
+            feeds[value.name] = noise.uniform(0, 1 if is_float(value) else 255, sizes).astype(value.dtype)
+        return model.run(graph, feeds, names)
+
+    return run
 
 
 def _with_blank(model: Model, question: Question, task: Task) -> Task:

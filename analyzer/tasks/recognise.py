@@ -28,7 +28,7 @@ from analyzer.tasks.classification import Binary, Classification, MultiLabel
 from analyzer.tasks.dense import Dense
 from analyzer.tasks.detection import Detection
 from analyzer.tasks.detection.families import recognised
-from analyzer.tasks.detection.view import View
+from analyzer.tasks.detection.view import Run, View
 from analyzer.tasks.embedding import Embedding
 from analyzer.tasks.raw import Raw
 from analyzer.tasks.regression import Regression
@@ -124,12 +124,14 @@ def recognise(
     declared: Declared = NOTHING,
     labels: Labels = None,
     finds: bool = True,
+    run: Run | None = None,
 ) -> Task:
     """The task of a model: that of the output named, else of the one that looks most like an answer.
 
     Args:
         labels: the names of the classes, which tell a background from a class.
         finds: whether outputs that are read together, as a detector's, are; otherwise each is seen by itself.
+        run: what the model gives for an example input, by names of outputs, for what its structure does not tell.
 
     Raises:
         NotFoundError: no such output. UnsupportedError: no output can be explained, since none depends on
@@ -144,7 +146,7 @@ def recognise(
     if not finds and declared.kind == "detection":
         declared = replace(declared, task=None)
     if (kind := declared.kind) in (None, "detection") and finds:
-        detector = _detection(graph, main, declared, labels)
+        detector = _detection(graph, main, declared, labels, run)
         if detector is not None:
             return detector
         if kind == "detection":
@@ -174,9 +176,9 @@ def recognise(
     )
 
 
-def _detection(graph: Graph, main: str | None, declared: Declared, labels: Labels) -> Detection | None:
+def _detection(graph: Graph, main: str | None, declared: Declared, labels: Labels, run: Run | None) -> Detection | None:
     """The detector that the outputs are of, if they are of one."""
-    found = recognised(View(graph, len(labels) if labels is not None else None, declared.decode))
+    found = recognised(View(graph, len(labels) if labels is not None else None, declared.decode, run))
     if found is None or (main is not None and main not in found[0].outputs):
         return None
     decoder, evidence = found

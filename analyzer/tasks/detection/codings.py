@@ -95,6 +95,11 @@ class Distances(Coding):
             sides = sides * np.concatenate([stride, stride])
         return np.concatenate([middle - sides[:, :2], middle + sides[:, 2:]], axis=1)
 
+    def points(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        stride, found = strides(level, size), numbers.astype(np.float64).reshape(len(numbers), -1, 2)
+        middle = (level.places[0] + self.offset) * stride
+        return visible(middle[:, None] + found * (1 if self.pixels else stride))
+
     def side(self, part: Part, place: int, side: int, level: Level, size: tuple[int, int]) -> str:
         if self.bins:
             return super().side(part, place, side, level, size)
@@ -114,6 +119,68 @@ class Exponentials(Coding):
     def points(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
         place = level.places[0][:, None] + numbers.astype(np.float64).reshape(len(numbers), -1, 2)
         return visible(place * strides(level, size))
+
+
+@dataclass(frozen=True)
+class Offsets(Coding):
+    """Centre and size in pixels, the centre relative to the middle of the place of the grid (BlazeFace)."""
+
+    def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        found = numbers[:, :4].astype(np.float64)
+        found[:, :2] += self._middles(level, size)
+        return corners(found)
+
+    def points(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        found = numbers.astype(np.float64).reshape(len(numbers), -1, 2)
+        return visible(found + self._middles(level, size)[:, None])
+
+    def side(self, part: Part, place: int, side: int, level: Level, size: tuple[int, int]) -> str:
+        middle, extent = part.expression(place, side % 2), part.expression(place, side % 2 + 2)
+        return f"{middle} {'-' if side < 2 else '+'} 0.5 * {extent}"
+
+    def _middles(self, level: Level, size: tuple[int, int]) -> np.ndarray:
+        return np.asarray((level.places[0] + 0.5) / level.grid[::-1] * size[::-1])
+
+
+@dataclass(frozen=True)
+class Anchored(Coding):
+    """Centre and logarithm of the size relative to anchors, or priors (Faster R-CNN 1506.01497, SSD 1512.02325).
+
+    Attributes:
+        maps: (grid, horizontal and vertical step in pixels, (width, height) in pixels of each anchor of a place) of
+            every level.
+        priors: centre x, y, width and height in pixels of every candidate's anchor; None where `maps` tell them.
+        variances: what centres and logarithms of sizes are multiplied by.
+        offset: of anchors in their place; 0.5 is the middle.
+        rows_first: y before x, height before width.
+    """
+
+    maps: tuple[tuple[tuple[int, int], tuple[float, float], tuple[tuple[float, float], ...]], ...] = ()
+    priors: np.ndarray | None = None
+    variances: tuple[float, float] = (1.0, 1.0)
+    offset: float = 0.5
+    rows_first: bool = False
+
+    def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        found, anchors = numbers.astype(np.float64), self.anchors(level)
+        if self.rows_first:
+            found = found[:, [1, 0, 3, 2]]
+        middle = anchors[:, :2] + found[:, :2] * self.variances[0] * anchors[:, 2:]
+        with np.errstate(over="ignore"):
+            return corners(np.concatenate([middle, np.exp(found[:, 2:4] * self.variances[1]) * anchors[:, 2:]], axis=1))
+
+    def points(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        anchors = self.anchors(level)[:, None]
+        found = numbers.astype(np.float64).reshape(len(numbers), -1, 2)
+        return visible(anchors[..., :2] + found * self.variances[0] * anchors[..., 2:])
+
+    def anchors(self, level: Level) -> np.ndarray:
+        """(P, 4) centre x, y, width, height in pixels."""
+        if self.priors is not None:
+            return np.asarray(self.priors[level.scores.first : level.scores.last], np.float64)
+        step, shapes = next((step, shapes) for grid, step, shapes in self.maps if grid == level.grid)
+        places, cell = level.places
+        return np.concatenate([(places + self.offset) * step, np.array(shapes, np.float64)[cell]], axis=1)
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:

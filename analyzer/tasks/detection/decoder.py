@@ -46,7 +46,7 @@ class Decoder:
         classes: number of classes, without a background.
         function: what is still to be done to scores: "sigmoid", "softmax" or "" (the model did it).
         traced: whether the logits behind the scores that the model outputs are known.
-        objectness: what is still to be done to objectness: "sigmoid" or "".
+        objectness: what is still to be done to objectness: "sigmoid", "clip" (to 0 and 1) or "".
         powers: a score is class ** powers[0] · objectness ** powers[1].
         background: the class that stands for nothing; None if there is none.
         threshold: scores from which a candidate is a detection.
@@ -177,6 +177,8 @@ class Decoder:
         found = part.of(op, op.cast(op.graph[part.output], np.dtype(np.float32)))
         if function == "softmax":
             return op.Softmax(found, axis=2)
+        if function == "clip":
+            return op.Clip(found, op.scalar(0, found), op.scalar(1, found))
         return op.Sigmoid(found) if function else found
 
     def _classes_in(self, op: Builder, found: Value) -> Value:
@@ -188,6 +190,8 @@ class Decoder:
 def _squashed(array: np.ndarray, function: str) -> np.ndarray:
     if function == "softmax":
         return softmax(array.astype(np.float64))
+    if function == "clip":
+        return np.clip(array, 0, 1)
     return sigmoid(array) if function else array
 
 

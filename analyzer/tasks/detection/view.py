@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from analyzer.analysis.feature_maps import feature_maps, meetings
 from analyzer.analysis.layouts import layouts
 from analyzer.analysis.moves import Origins, origins
+from analyzer.errors import AnalyzerError
 from analyzer.graph import Graph, Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import ancestors, image_input, image_layout
 from analyzer.tasks.detection.parts import Level, Part
+
+Run: TypeAlias = Callable[[Sequence[str]], Sequence[np.ndarray]]
 
 
 @dataclass
@@ -27,11 +30,13 @@ class View:
         graph: the model.
         labels: number of labels that are given; None for none.
         declared: the format that the model's card names; None for none.
+        run: what the model gives for an example input, by names of outputs; None where it cannot be run.
     """
 
     graph: Graph
     labels: int | None = None
     declared: str | None = None
+    run: Run | None = None
     _origins: dict[str, Origins | None] = field(default_factory=dict)
 
     @cached_property
@@ -59,12 +64,24 @@ class View:
             self._origins[name] = origins(self.graph, self.graph[name])
         return self._origins[name]
 
+    def one(self, part: Part, array: np.ndarray) -> np.ndarray:
+        """(candidates, numbers) of the first picture."""
+        return part.read(array[:1] if part.batched else array)
+
+    def example(self, part: Part) -> np.ndarray | None:
+        """(candidates, numbers) of a part that the model gives for an example input; None where it cannot be run."""
+        try:
+            said = self.run([part.output])[0] if self.run is not None else None
+        except AnalyzerError:
+            return None
+        return None if said is None else self.one(part, said)
+
     def squashed(self, part: Part, array: bool = False) -> str | None:
         """The function that all numbers of a part went through, "" for none, None where they differ or are unknown."""
         found = self.origin(part.output)
         if found is None:
             return None
-        functions = {found.squashed[i] for i in np.unique(part.read(found.source[:1])).tolist()}
+        functions = {found.squashed[i] for i in np.unique(self.one(part, found.source)).tolist()}
         return functions.pop() if len(functions) == 1 else None
 
     def sources(self, part: Part) -> list[tuple[int, Value]]:
@@ -72,7 +89,7 @@ class View:
         found = self.origin(part.output)
         if found is None:
             return []
-        rows = part.read(found.source[:1])[:, 0]
+        rows = self.one(part, found.source)[:, 0]
         breaks = [0, *(np.flatnonzero(np.diff(rows)) + 1).tolist(), len(rows)]
         return [(b - a, found.sources[int(rows[a])]) for a, b in pairwise(breaks)]
 
@@ -81,7 +98,7 @@ class View:
         found = self.origin(part.output)
         if found is None:
             return set()
-        used = np.unique(part.read(found.source[:1])).tolist()
+        used = np.unique(self.one(part, found.source)).tolist()
         nodes = [self.graph.producer(found.sources[i]) for i in used]
         return {node.op if node is not None else "" for node in nodes}
 
@@ -123,5 +140,5 @@ class View:
         found = self.origin(part.output)
         if found is None:
             return None
-        rows: Any = part.read(found.source[:1])
+        rows: Any = self.one(part, found.source)
         return found.sources[int(rows[0, 0])] if rows.size else None

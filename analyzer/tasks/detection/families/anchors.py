@@ -1,0 +1,273 @@
+"""Boxes and scores of all candidates as two outputs: decoded in the graph, or relative to priors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from analyzer.analysis.scores import holds_floats
+from analyzer.tasks.detection.codings import Anchored, Coding, Corners
+from analyzer.tasks.detection.decoder import Decoder
+from analyzer.tasks.detection.parts import Level, Part
+from analyzer.tasks.detection.pyramid import Stage, by_candidates, stages, stages_of
+from analyzer.tasks.detection.view import View
+
+_STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128), (16, 32), (8, 16))
+_LAYERS = {"Conv", "QLinearConv", "ConvInteger", "FusedConv"}  # operators that give raw numbers
+_SHARES = 1.5  # numbers of boxes below that are shares of the input
+_ALIKE = 0.8  # correlation of boxes' middles with the places that they are of
+_FACES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # of UltraFace, YuNet
+
+
+def apart(view: View) -> tuple[Decoder, str] | None:
+    """Scores of all candidates in one output, their boxes in another."""
+    if not all(view.size):
+        return None
+    for rows in by_candidates(view).values():
+        found = _parts(view, rows)
+        if found is not None:
+            made = _decoder(view, *found)
+            if made is not None:
+                return made
+    return None
+
+
+def _parts(view: View, rows: Sequence[tuple[Part, int]]) -> tuple[Part, Part, int, Sequence[tuple[Part, int]]] | None:
+    """(boxes, scores, numbers of scores, the other outputs of the same candidates)."""
+    live = [(p, n) for p, n in rows if view.graph.constant(view.graph[p.output]) is None]
+    boxes = [(p, n) for p, n in live if n == 4]
+    if len(boxes) == 2:  # four classes: the scores went through a function
+        boxes = [(p, n) for p, n in boxes if view.squashed(p) == ""]
+    elif not boxes:
+        boxes = [(p, n) for p, n in live if n == _YUNET]
+    if len(boxes) != 1:
+        return None
+    rest = [(p, n) for p, n in live if p != boxes[0][0]]
+    scores = [(p, n) for p, n in rest if not (n == 10 and len(rest) > 1) and not (n == 1 and len(rest) == 2)]
+    if len(scores) > 1:
+        scores = [(p, n) for p, n in scores if view.squashed(p) in ("Softmax", "Sigmoid")]
+    if len(scores) != 1:
+        return None
+    return boxes[0][0], *scores[0], [one for one in rest if one[0] != scores[0][0]]
+
+
+_YUNET = 14  # numbers of a box and five points
+
+
+def _decoder(
+    view: View, boxes: Part, scores: Part, columns: int, rest: Sequence[tuple[Part, int]]
+) -> tuple[Decoder, str] | None:
+    count = view.shapes[boxes.output][1 if boxes.batched else 0]
+    maps = stages(view, scores) or stages_of(view, count, _STRIDES, (1, 3))
+    if maps is None:
+        return None
+    numbers = view.shapes[boxes.output][-1]
+    points = next((p for p, n in rest if n == 10), None)
+    if numbers == _YUNET:
+        boxes, points = replace(boxes, stop=4), replace(boxes, start=4)
+    operators = view.computed_by(boxes)
+    function = view.squashed(scores)
+    if function is None or not operators:
+        return None
+    raw = operators <= _LAYERS
+    recipe: Recipe | None = None
+    if raw:
+        recipe = _with_priors(view, boxes, maps, columns, points is not None)
+        if recipe is None:
+            return None
+    elif numbers != 4:
+        return None
+    ious = next((p for p, n in rest if n == 1), None) if numbers == _YUNET else None
+    todo = "" if function or view.computed_by(scores) - _LAYERS else recipe.function if recipe else "sigmoid"
+    softmax = "softmax" in (function.lower(), todo)
+    background = 0 if softmax or (recipe and recipe.background and columns not in (80, 90)) else None
+    classes = columns - (background is not None)
+    if classes < 1:
+        return None
+    coding: Coding = recipe.coding if recipe else _decoded(view, boxes, maps)
+    face = columns == 2 and tuple(stage.cell for stage in maps) == tuple(map(len, _FACES))
+    levels: list[Level] = [stage.level(scores, boxes, ious, points) for stage in maps]
+    family = "UltraFace" if face and not recipe else recipe.family if recipe else "boxes and scores"
+    decoder = Decoder(
+        "YuNet" if ious is not None else family,
+        view.with_layers(levels),
+        coding,
+        view.size,
+        classes,
+        todo,
+        bool(function),
+        "clip" if ious is not None else "",
+        (0.5, 0.5) if ious is not None else (1.0, 1.0),
+        background,
+        0.5 if softmax else 0.3,
+        thing="face" if face or points is not None else "object",
+    )
+    how = "relative to priors" if recipe else "decoded"
+    two = f"{boxes.output} {list(view.shapes[boxes.output])} and {scores.output} {list(view.shapes[scores.output])}"
+    return decoder, f"{two} hold boxes, {how}, and {columns} scores for each of {count} places"
+
+
+# ---- Decoded in the graph ----
+
+
+def _decoded(view: View, boxes: Part, maps: Sequence[Stage]) -> Corners:
+    """How boxes are written, by where those of an example lie that are of the places of the finest map."""
+    map_, found = max(maps, key=lambda s: s.grid), view.example(boxes)
+    if found is None or not np.isfinite(found).all() or min(map_.grid) < 3:
+        return Corners(unit=_in_shares(view, boxes.output, maps[-1].last))
+    found = found[map_.first : map_.last].astype(np.float64)
+    places = map_.level(boxes, boxes).places[0]
+    centred = bool(((found[:, 2] >= found[:, 0]) & (found[:, 3] >= found[:, 1])).mean() < 0.5)
+    middle = found[:, :2] if centred else (found[:, :2] + found[:, 2:]) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        alike = np.corrcoef(np.concatenate([middle, places], axis=1).T)[:2, 2:]  # of numbers with column and row
+    for rows_first in (False, True):
+        if (np.diag(alike[::-1] if rows_first else alike) > _ALIKE).all():
+            return Corners(centred, bool(np.percentile(np.abs(found), 90) < _SHARES), rows_first)
+    return Corners()
+
+
+def _in_shares(view: View, output: str, count: int) -> bool:
+    """Whether boxes are shares of the input: so are the priors among the constants that they are computed with."""
+    used = view.graph.before([output])
+    constants = [view.graph.constant(i) for node in used for i in node.inputs if node.op in ("Add", "Mul") and i.name]
+    priors = [c for c in constants if c is not None and c.dtype.kind == "f" and c.size >= 2 * count]
+    return bool(priors) and all(np.abs(c).max() < _SHARES for c in priors)
+
+
+# ---- Relative to priors ----
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A published way to lay priors, and how numbers relate to them.
+
+    Attributes:
+        family: the projects that do so.
+        function: what is to be done to scores that the model has not squashed.
+        background: whether the first score is of nothing.
+    """
+
+    family: str
+    coding: Anchored
+    function: str
+    background: bool
+
+
+def _with_priors(view: View, boxes: Part, maps: Sequence[Stage], columns: int, points: bool) -> Recipe | None:
+    """The priors: those that the model itself gives, else by the recipe that fits the maps."""
+    given = _given(view, maps[-1].last)
+    if given is not None:
+        return Recipe("SSD", Anchored(priors=given, variances=(0.1, 0.2)), "softmax", True)
+    cells, sides = tuple(s.cell for s in maps), tuple(s.grid[0] for s in maps)
+    if any(s.planes for s in maps):
+        return None
+    if cells == (2, 2, 2) and points:
+        return _faces(view, maps, ((16, 32), (64, 128), (256, 512)), "RetinaFace")
+    if cells == tuple(map(len, _FACES)) and columns == 2:
+        return _faces(view, maps, _FACES, "RetinaFace" if points else "UltraFace")
+    if set(cells) == {9} and len(maps) == 5 and len(set(sides)) == 5:
+        return _pyramid(view, maps, _depthwise(view, boxes))
+    if cells == (4, 6, 6, 6, 4, 4) and sides == (38, 19, 10, 5, 3, 1):
+        return _ssd(view, maps, columns)
+    if cells == (6,) * 6 and sides == (20, 10, 5, 3, 2, 1):
+        return _ssdlite(view, maps)
+    if cells == (3, 6, 6, 6, 6, 6):
+        return _tensorflow(view, maps)
+    return None
+
+
+def _given(view: View, count: int) -> np.ndarray | None:
+    """Priors that are an output of the model, and constant: centre and size in shares of the input; in pixels."""
+    for value in view.graph.outputs:
+        found = view.graph.constant(value) if holds_floats(value) else None
+        if found is not None and found.size == 4 * count and found.shape[-1] == 4 and np.abs(found).max() < 2:
+            return np.asarray(found.reshape(-1, 4) * np.array(view.size[::-1] * 2), np.float64)
+    return None
+
+
+def _faces(view: View, maps: Sequence[Stage], sizes: Sequence[Sequence[int]], family: str) -> Recipe:
+    """Squares of these sizes (1905.00641)."""
+    steps = [8 * 2**i for i in range(len(maps))]
+    laid = [
+        (s.grid, (step, step), tuple((n, n) for n in some)) for s, step, some in zip(maps, steps, sizes, strict=True)
+    ]
+    return Recipe(family, Anchored(tuple(laid), variances=(0.1, 0.2)), "softmax", True)
+
+
+def _pyramid(view: View, maps: Sequence[Stage], deep: bool) -> Recipe:
+    """RetinaNet as torchvision lays it, and EfficientDet (1911.09070), told by its depthwise heads."""
+    octaves, laid = [2 ** (i / 3) for i in range(3)], []
+    for s in maps:
+        step = tuple(float(side // cells) for side, cells in zip(view.size[::-1], s.grid[::-1], strict=True))
+        if deep:
+            pairs = product(octaves, ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4)))
+            shapes = [(4 * step[0] * octave * w, 4 * step[1] * octave * h) for octave, (w, h) in pairs]
+        else:
+            base = 4 * 2 ** round(np.log2(max(step)))
+            sizes = [int(base * octave) for octave in octaves]
+            shapes = [
+                (2 * np.round(size / np.sqrt(ratio) / 2), 2 * np.round(size * np.sqrt(ratio) / 2))
+                for ratio in (0.5, 1.0, 2.0)
+                for size in sizes
+            ]
+        laid.append((s.grid, step, tuple((float(w), float(h)) for w, h in shapes)))
+    coding = Anchored(tuple(laid), offset=0.5 if deep else 0.0, rows_first=deep)  # type: ignore[arg-type]
+    return Recipe("EfficientDet" if deep else "RetinaNet", coding, "sigmoid", False)
+
+
+def _depthwise(view: View, boxes: Part) -> bool:
+    """Whether the layer that gives the boxes, or one of its input, is depthwise."""
+    node = view.graph.producer(view.sources(boxes)[0][1])
+    before = view.graph.producer(node.inputs[0]) if node is not None else None
+    return any(n is not None and n.attrs.get("group", 1) > 1 for n in (node, before))
+
+
+def _ssd(view: View, maps: Sequence[Stage], columns: int) -> Recipe:
+    """SSD300 (1512.02325): the sizes for VOC, or those for COCO."""
+    scales = (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05) if columns <= 21 else (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
+    return _boxes(view, maps, scales, ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)), (8, 16, 32, 64, 100, 300))
+
+
+def _ssdlite(view: View, maps: Sequence[Stage]) -> Recipe:
+    """SSDLite as torchvision lays it."""
+    scales = (*(0.2 + 0.75 * k / (len(maps) - 1) for k in range(len(maps))), 1.0)
+    return _boxes(view, maps, scales, ((2, 3),) * len(maps), None)
+
+
+def _boxes(
+    view: View,
+    maps: Sequence[Stage],
+    scales: Sequence[float],
+    ratios: Sequence[Sequence[int]],
+    steps: Sequence[float] | None,
+) -> Recipe:
+    """A square of each scale, one between it and the next, and two rectangles of each ratio."""
+    height, width = view.size
+    laid = []
+    for k, s in enumerate(maps):
+        between = float(np.sqrt(scales[k] * scales[k + 1]))
+        shapes = [(scales[k], scales[k]), (between, between)]
+        for ratio in ratios[k]:
+            long, short = scales[k] * np.sqrt(ratio), scales[k] / np.sqrt(ratio)
+            shapes += [(long, short), (short, long)]
+        step = (steps[k], steps[k]) if steps else (width / s.grid[1], height / s.grid[0])
+        laid.append((s.grid, step, tuple((min(w, 1.0) * width, min(h, 1.0) * height) for w, h in shapes)))
+    return Recipe("SSD", Anchored(tuple(laid), variances=(0.1, 0.2)), "softmax", True)
+
+
+def _tensorflow(view: View, maps: Sequence[Stage]) -> Recipe:
+    """SSD with MobileNet as TensorFlow's object detection lays it."""
+    height, width = view.size
+    scales = [0.2 + 0.75 * k / (len(maps) - 1) for k in range(len(maps))] + [1.0]
+    laid = []
+    for k, s in enumerate(maps):
+        pairs = [(scales[k], r) for r in (1.0, 2.0, 0.5, 3.0, 0.3333)] + [(np.sqrt(scales[k] * scales[k + 1]), 1.0)]
+        if k == 0:
+            pairs = [(0.1, 1.0), (scales[0], 2.0), (scales[0], 0.5)]
+        shapes = tuple((float(c * np.sqrt(r)) * width, float(c / np.sqrt(r)) * height) for c, r in pairs)
+        laid.append((s.grid, (width / s.grid[1], height / s.grid[0]), shapes))
+    return Recipe("SSD", Anchored(tuple(laid), variances=(0.1, 0.2), rows_first=True), "sigmoid", True)
