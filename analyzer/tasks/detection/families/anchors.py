@@ -10,7 +10,7 @@ import numpy as np
 
 from analyzer.analysis.scores import holds_floats
 from analyzer.tasks.detection.codings import Anchored, Coding, Corners
-from analyzer.tasks.detection.decoder import Decoder
+from analyzer.tasks.detection.decoder import Decoder, Usual
 from analyzer.tasks.detection.parts import Level, Part
 from analyzer.tasks.detection.pyramid import Stage, by_candidates, stages, stages_of
 from analyzer.tasks.detection.view import View
@@ -19,6 +19,12 @@ _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128), 
 _LAYERS = {"Conv", "QLinearConv", "ConvInteger", "FusedConv"}  # operators that give raw numbers
 _SHARES = 1.5  # numbers of boxes below that are shares of the input
 _ALIKE = 0.8  # correlation of boxes' middles with the places that they are of
+_USUAL: dict[str, Usual] = {  # how the projects prepare pictures
+    "YuNet": (("preset", "raw"), ("channels", "BGR")),
+    "UltraFace": (("mean", 127.0), ("std", 128.0), ("scale", 1.0)),
+    "RetinaFace": (("mean", (104.0, 117.0, 123.0)), ("std", 1.0), ("scale", 1.0), ("channels", "BGR")),
+    "EfficientDet": (("preset", "imagenet"), ("resize", "letterbox")),
+}
 _FACES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # of UltraFace, YuNet
 
 
@@ -104,6 +110,7 @@ def _decoder(
         background,
         0.5 if softmax else 0.3,
         thing="face" if face or points is not None else "object",
+        usual=_USUAL.get("YuNet" if ious is not None else family, ()),
     )
     how = "relative to priors" if recipe else "decoded"
     two = f"{boxes.output} {list(view.shapes[boxes.output])} and {scores.output} {list(view.shapes[scores.output])}"
