@@ -22,11 +22,13 @@ from analyzer.images import atomic_write, decode, encode, fit  # noqa: E402
 FOLDER = ROOT / "docs" / "images" / "gallery"
 CNN, VIT = "models/digits_cnn.onnx", "models/digits_vit.onnx"
 SEGMENTER, READER = "models/digits_segmenter.onnx", "models/digits_reader.onnx"
+DETECTOR = "models/digits_detector.onnx"
 PICTURE, TARGET = "examples/digits_coffee.png", "eight"
-TRANSFORMERS = ("attention-rollout", "gradient-rollout")
+MODELS = {"attention-rollout": VIT, "gradient-rollout": VIT, "d-rise": DETECTOR}  # others: CNN
 RELU = "/network/stage1/stage1.0/Relu_output_0"
 # What else is explained: title, arguments before the output.
 TASKS: dict[str, tuple[str, list[str]]] = {
+    "detector": ("Detections", ["explain", DETECTOR, PICTURE, "-t", "all"]),
     "segmenter": ("Classes of a segmenter", ["explain", SEGMENTER, PICTURE, "-t", "all"]),
     "reader": ("Characters of a text recognizer", ["explain", READER, "examples/line.png", "-t", "all"]),
 }
@@ -61,7 +63,7 @@ def methods(folder: Path) -> list[str]:
     """A row per method."""
     rows = ["| | |", "| --- | --- |"]
     for name, method in METHODS.items():
-        model = VIT if name in TRANSFORMERS else CNN
+        model = MODELS.get(name, CNN)
         out = folder / f"{name}.png"
         run("explain", model, PICTURE, "-m", name, "-t", TARGET, "-o", str(out))
         keep(out, name, 420)
@@ -105,7 +107,7 @@ def main() -> None:
             "# Gallery",
             "",
             f"Every method on one picture, `{PICTURE}`, for the class *{TARGET}*, with `{CNN}`",
-            f"(rollouts: `{VIT}`). Made by `python docs/gallery.py`.",
+            f"(rollouts: `{VIT}`; D-RISE: `{DETECTOR}`). Made by `python docs/gallery.py`.",
             "",
             *methods(Path(folder)),
             "",

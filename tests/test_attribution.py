@@ -20,7 +20,7 @@ from tests.models import model, node, small_cnn
 RNG = np.random.default_rng(0)
 IMAGE = RNG.standard_normal((2, 3, 12, 12)).astype(np.float32)
 CNN = small_cnn()
-NAMES = sorted(m for m in METHODS if m not in ("attention-rollout", "gradient-rollout"))
+NAMES = sorted(m for m in METHODS if m not in ("attention-rollout", "gradient-rollout", "d-rise"))
 
 
 @pytest.mark.parametrize("method", NAMES)

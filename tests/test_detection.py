@@ -16,12 +16,13 @@ from analyzer.attribution import Explainer, Question
 from analyzer.attribution.asked import task_for
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.graph import Builder, Graph
-from analyzer.images import write_png
+from analyzer.images import decode, model_card, write_png
 from analyzer.metrics.boxes import iou, suppressed
 from analyzer.runtime import Session
 from analyzer.tasks import Declared, recognise, task_from
 from tests.models import model, node
 
+ROOT = Path(__file__).resolve().parents[1]
 SIDE, COLOURS = 64, 3
 STRIDES = (8, 16)
 
@@ -306,6 +307,31 @@ def test_a_task_is_kept_as_plain_data():
     assert again.decoder == task.decoder and again.threshold == task.threshold
 
 
+# ---- The shipped detector ----
+
+
+@pytest.mark.parametrize("file", ["digits_detector.onnx", "digits_detector_int8.onnx"])
+@pytest.mark.parametrize("picture", ["chelsea", "coffee", "rocket", "camera"])
+def test_the_shipped_detector_finds_the_digits_and_looks_at_them(file, picture):
+    path = ROOT / "models" / file
+    card = model_card(path)
+    pixels = decode(str(ROOT / "examples" / f"digits_{picture}.png"))
+    batch, placement = card.preprocess.apply(pixels)
+    found = analyzer.explain(path, batch, "layer-cam", "all", labels=card.labels)
+    known = json.loads((ROOT / "examples" / "boxes.json").read_text())[f"digits_{picture}.png"]
+    predicted = found.task.predictions(found.task.answer(found.said[0]), card.labels)
+    right = 0
+    for row, prediction in enumerate(predicted):
+        box = np.array([placement.box_to_image(prediction.box)])
+        if prediction.label not in known or iou(box, np.array([known[prediction.label]], float))[0, 0] < 0.5:
+            continue
+        heat = placement.map_to_image(found.heatmap[row])
+        y, x = np.unravel_index(heat.argmax(), heat.shape)
+        x0, y0, x1, y1 = box[0]
+        right += x0 <= x < x1 and y0 <= y < y1
+    assert right >= 2
+
+
 # ---- From the command line ----
 
 
@@ -333,6 +359,11 @@ def test_the_command_lists_and_explains(run, place):
     assert code == 0 and json.loads(out)["results"][0]["maps"] == []
     code, out, _ = run("inspect", "m.onnx")
     assert code == 0 and "default layer: map8, map16" in out
+
+
+def test_class_maps_refuse_detectors():
+    with pytest.raises(UnsupportedError, match="no score per class"):
+        analyzer.class_maps(detector(), BOTH)
 
 
 @pytest.mark.parametrize("command", ["audit", "invariance"])

@@ -240,6 +240,27 @@ def rise(net: Net, masks: int, cells: int, keep: float, score: str, seed: int) -
     return total / (masks * keep)
 
 
+def d_rise(net: Finder, masks: int, cells: int, keep: float, seed: int) -> Array:
+    side, cell = Finder.side, -(-Finder.side // cells)
+    boxes, scores, _ = net.candidates(net.x)
+    wanted = int(scores[:, net.target].argmax())
+    total = np.zeros((side, side))
+    for index in range(masks):
+        rng = np.random.default_rng([seed, index])
+        wide = enlarged((rng.random((cells, cells)) < keep).astype(float), (cells + 1) * cell)
+        down, right = int(rng.integers(cell)), int(rng.integers(cell))
+        mask = wide[down : down + side, right : right + side]
+        alike = []
+        for box, row, sure in zip(*net.candidates(net.x * mask), strict=True):
+            (x0, y0, x1, y1), (u0, v0, u1, v1) = box, boxes[wanted]
+            shared = max(min(x1, u1) - max(x0, u0), 0) * max(min(y1, v1) - max(y0, v0), 0)
+            overlap = shared / ((x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - shared)
+            cosine = row @ scores[wanted] / np.sqrt(row @ row * (scores[wanted] @ scores[wanted]))
+            alike.append(overlap * cosine * sure)
+        total += mask * max(alike)
+    return total / (masks * keep)
+
+
 def score_cam(net: Net, channels: int) -> Array:
     maps = net.maps
     if channels:
@@ -288,6 +309,51 @@ def noisy_gradients(net: Net, samples: int, noise: float, seed: int) -> Array:
 # ---- A transformer of two blocks with two heads: its attention, multiplied through ----
 
 TOKENS, WIDTH, HEADS = 5, 6, 2
+
+
+class Finder:
+    """A detector of 4 × 4 candidates: centre, size, perhaps objectness, and the scores of three classes."""
+
+    side, stride = 32, 8
+
+    def __init__(self, thing: bool = True) -> None:
+        rng = np.random.default_rng(3)
+        self.thing = thing
+        self.w1 = rng.standard_normal((MAPS, CHANNELS, 8, 8)).astype(np.float32).astype(np.float64) / 8
+        self.w2 = rng.standard_normal((8, MAPS)).astype(np.float32).astype(np.float64)
+        places = np.stack(np.meshgrid(np.arange(4), np.arange(4))).reshape(2, 16) * 8.0 + 4
+        self.base = np.concatenate([places, np.full((2, 16), 14.0)])
+        self.x = rng.standard_normal((CHANNELS, self.side, self.side)).astype(np.float32).astype(np.float64)
+        self.target = 1
+
+    @cached_property
+    def file(self) -> onnx.ModelProto:
+        ends = {"sides": self.w2[:4], "sure": self.w2[4:5], "kinds": self.w2[5:]}
+        weights = {n: w[:, :, None, None].astype(np.float32) for n, w in ends.items()}
+        weights |= {"w1": self.w1.astype(np.float32), "base": self.base[None].astype(np.float32)}
+        weights |= {f"{n}_rows": np.array([0, len(w), 16]) for n, w in ends.items()}
+        nodes = [node("Conv", ["x", "w1"], ["h"], strides=[8, 8]), node("Relu", ["h"], ["r"])]
+        for name in ends:
+            nodes += [
+                node("Conv", ["r", name], [f"{name}_map"]),
+                node("Reshape", [f"{name}_map", f"{name}_rows"], [f"{name}_raw"]),
+                node("Add", [f"{name}_raw", "base"], [f"{name}_end"])
+                if name == "sides"
+                else node("Sigmoid", [f"{name}_raw"], [f"{name}_end"]),
+            ]
+        ends = ["sides_end", "sure_end", "kinds_end"] if self.thing else ["sides_end", "kinds_end"]
+        nodes.append(node("Concat", ends, ["output0"], axis=1))
+        count = 8 if self.thing else 7
+        return model(nodes, {"x": ["N", CHANNELS, self.side, self.side]}, {"output0": ["N", count, 16]}, weights)
+
+    def candidates(self, x: Array) -> tuple[Array, Array, Array]:
+        """(16, 4) corners, (16, 3) scores, and how sure each is to be anything."""
+        patches = x.reshape(CHANNELS, 4, 8, 4, 8).transpose(1, 3, 0, 2, 4).reshape(16, -1)
+        raw = self.w2 @ np.maximum(self.w1.reshape(MAPS, -1) @ patches.T, 0)
+        x, y, width, height = raw[:4] + self.base
+        boxes = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
+        thing, kinds = 1 / (1 + np.exp(-raw[4])), 1 / (1 + np.exp(-raw[5:].T))
+        return (boxes, kinds * thing[:, None], thing) if self.thing else (boxes, kinds, kinds.max(axis=1))
 
 
 class Transformer:
@@ -409,6 +475,12 @@ CASES: list[tuple[str, dict[str, Any], str, Callable[[Any], Array]]] = [
         lambda net: rise(net, 30, 3, 0.3, "probability", 5),
     ),
     ("rise", {"masks": 20, "cells": 4, "score": "score"}, "", lambda net: rise(net, 20, 4, 0.5, "score", 0)),
+    (
+        "d-rise",
+        {"masks": 30, "cells": 3, "keep": 0.7, "seed": 5},
+        "",
+        lambda net: d_rise(net, 30, 3, 0.7, 5),
+    ),
     ("score-cam", {}, "r1", lambda net: score_cam(net, 0)),
     ("score-cam", {"channels": 3}, "r1", lambda net: score_cam(net, 3)),
     ("ablation-cam", {}, "r1", ablation_cam),
@@ -431,7 +503,7 @@ TOLERANCES = {("integrated-gradients", 200): 2e-2, ("integrated-gradients", 300)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join([case[0], *case[1]]))
 def test_a_method_is_its_formula(case: tuple[str, dict[str, Any], str, Callable[[Any], Array]]) -> None:
     method, options, layer, formula = case
-    net: Any = Transformer() if "rollout" in method else NET
+    net: Any = Transformer() if "rollout" in method else Finder() if method == "d-rise" else NET
     image = net.x[None].astype(np.float32)
     found = explain(net.file, image, method, net.target, layer or "auto", **options).raw[0]
     expected = formula(net)
@@ -440,6 +512,12 @@ def test_a_method_is_its_formula(case: tuple[str, dict[str, Any], str, Callable[
     assert error < TOLERANCES.get((method, options.get("steps")), 1e-4), (
         f"{method} {options}: off by {error:.2g} of the largest value"
     )
+
+
+def test_d_rise_without_objectness_takes_the_highest_score() -> None:
+    net = Finder(thing=False)
+    found = explain(net.file, net.x[None].astype(np.float32), "d-rise", net.target, masks=20, cells=4).raw[0]
+    assert np.allclose(found, d_rise(net, 20, 4, 0.5, 0), rtol=1e-4)
 
 
 def test_every_method_has_a_formula() -> None:

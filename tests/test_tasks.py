@@ -177,6 +177,15 @@ def test_a_card_wins_over_guesses():
     assert set(KINDS) >= {kind for _, kind, _ in CASES.values()}
 
 
+def test_a_card_chooses_the_output_of_class_maps():
+    explainer = Explainer(CASES["boxes first"][0])
+    x = scene(red=(1, 9))
+    by_name = analyzer.class_maps(explainer, x, output="bbox")
+    assert len(analyzer.class_maps(explainer, x)) == 3 and len(by_name) == 4
+    explainer.declared = Declared(outputs={"bbox": "main"})
+    assert np.array_equal(analyzer.class_maps(explainer, x), by_name)
+
+
 # ---- One number ----
 
 

@@ -78,6 +78,36 @@ def map_of_open_sizes(graph: Graph, known: FeatureMap) -> FeatureMap:
     return FeatureMap(value, layout, graph.producer(value))
 
 
+def meetings(graph: Graph, last: FeatureMap) -> list[FeatureMap]:
+    """The maps before `last` in which branches of several scales come together, in order: all that `last` depends on
+    goes through them, and some of it through a map larger than one that it was computed from.
+
+    Residual connections are none: their branches never grow.
+    """
+    image = image_input(graph).name
+    needed = ancestors(graph, [last.name]) & descendants(graph, [image], graph.forward_nodes())
+    maps = {m.name: m for m in feature_maps(graph, last.value)}
+    areas = {name: _area(one) for name, one in maps.items()}
+    steps = [(n, [i for i in reads(n) if i in needed]) for n in graph.forward_nodes() if n.op not in SIZES_ONLY]
+    steps = [(n, read) for n, read in steps if read and any(o.name in needed for o in n.outputs)]
+    readers_left = Counter(name for _, read in steps for name in read)
+    smallest, grown, found = {image: math.inf}, False, list[FeatureMap]()
+    for node, read in steps:
+        least = min(smallest[name] for name in read)
+        readers_left.subtract(read)
+        for name in read:
+            if not readers_left[name]:
+                del smallest[name]
+        for name in (o.name for o in node.outputs if o.name in needed):
+            grown |= areas.get(name, 0) > least
+            smallest[name] = min(least, areas.get(name, math.inf))
+        if len(smallest) == 1 and name in maps:  # all that is needed later is computed from this one
+            if grown:
+                found.append(maps[name])
+            smallest[name], grown = areas[name], False
+    return found
+
+
 # ---- The default layer ----
 
 _CONVOLUTIONS = ("Conv", "ConvInteger")

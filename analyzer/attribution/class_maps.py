@@ -49,9 +49,9 @@ def class_maps(
     if len(feeds[name]) != 1:
         raise InputError(f"class maps take one picture at a time, not {len(feeds[name])}")
     shapes = sizes_of(feeds)
-    run = model.kept(
-        ("class maps", layer, output, tuple(sorted(shapes.items()))), lambda: _ClassMaps(model, shapes, layer, output)
-    )
+    about = (model.declared.key, tuple(model.labels or ()))
+    key = ("class maps", layer, output, *about, tuple(sorted(shapes.items())))
+    run = model.kept(key, lambda: _ClassMaps(model, shapes, layer, output))
     return run.maps(feeds, classes)
 
 
@@ -60,7 +60,12 @@ class _ClassMaps:
 
     def __init__(self, model: Model, shapes: dict[str, tuple[int, ...]], layer: str, output: str | None) -> None:
         graph = model.graph(shapes)
-        self.scores = recognise(graph, output)
+        self.scores = recognise(graph, output, model.declared, model.labels)
+        if self.scores.per_picture:
+            raise UnsupportedError(
+                f"{graph.name}: a detector has no score per class but scores of candidates ({self.scores.evidence})",
+                "use `explain` with a class, which explains its strongest detection",
+            )
         self.feature = pick_layer(graph, layer, self.scores.logits)
         if self.feature.layout.axes[0] != "N":
             raise UnsupportedError(f"the first axis of {self.feature.name!r} is not the batch", "choose another layer")
@@ -79,7 +84,7 @@ class _ClassMaps:
     def _tail(self, model: Model, graph: Graph, output: str | None) -> tuple[Session, str, list[str]]:
         """(session that gives (classes, K) weights, its output, what it may read of the head; the layer first)"""
         op = Builder(graph, PREFIX)
-        scores = recognise(graph, output)
+        scores = recognise(graph, output, model.declared, model.labels)
         last = last_linear(graph, scores.logits) if not scores.space else None
         if last is not None:
             value, rows = last

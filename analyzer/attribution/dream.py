@@ -107,7 +107,7 @@ class Dreamer:
         sizes = fixed_sizes(self.real.shape or ())
         assert sizes is not None  # those of the input are
         self._real_shape = sizes
-        self.units = Units.of(graph, layer)
+        self.units = Units.of(graph, layer, model.declared, model.labels)
         self._sessions: dict[str, tuple[Session, list[str]]] = {}
 
     def run(

@@ -8,7 +8,7 @@ batch at a time, so memory stays bounded; a model whose file fixes the batch is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -143,6 +143,20 @@ class Evaluator:
         """(T, count) scores of images; `add` is given the indices and (T, n, …) gradients of every batch."""
         return self._evaluate("gradients", make, count, ["score"], ("gradient", add))["score"]
 
+    def outputs(self, make: Make, count: int, add: Callable[[int, Any], None]) -> None:
+        """`add` is given the number of every image and what the model says of it, as the task reads it."""
+        batch = self._batch(count)
+        task = self._program("outputs", batch).scores
+        for indices, found in self._runs("outputs", batch, make, count):
+            said = {name: known.real(found[name]) for name, known in task.reading.items()}
+            for row, index in enumerate(indices):
+                add(int(index), task.answer(said, row, batch))
+
+    @cached_property
+    def task(self) -> Task:
+        """The task that the targets are of."""
+        return self._program("outputs", self._batch(1)).scores
+
     @cached_property
     def activations(self) -> np.ndarray:
         """The layer as it is in the model, one image with its batch axis."""
@@ -209,22 +223,29 @@ class Evaluator:
     ) -> dict[str, np.ndarray]:
         batch = self._batch(count) if kind != "tail" else self._tail_batch(count)
         program = self._program(kind, batch)
+        parts: dict[str, list[np.ndarray]] = {w: [] for w in wanted}
+        for indices, found in self._runs(kind, batch, make, count):
+            for key in wanted:
+                parts[key].append(np.stack([found[n].reshape(-1)[: len(indices)] for n in program.outputs[key]]))
+            if each is not None:
+                each[1](indices, np.stack([found[n][: len(indices)] for n in program.outputs[each[0]]]))
+        return {key: np.concatenate(rows, axis=1) for key, rows in parts.items()}
+
+    def _runs(
+        self, kind: str, batch: int, make: Make, count: int
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """(indices, what the program gives for these images), batch by batch; the last one is filled up."""
+        program = self._program(kind, batch)
         constant = self._constant(program, batch, kind)
         name = f"{self.feature.name}/right" if kind == "tail" else program.image
-        parts: dict[str, list[np.ndarray]] = {w: [] for w in wanted}
         for start in range(0, count, batch):
             self._step(start, count)
             indices = np.arange(start, min(start + batch, count))
             given = make(indices)
             if len(given) < batch:
                 given = np.concatenate([given, np.repeat(given[-1:], batch - len(given), axis=0)])
-            found = self._run(program, constant | {name: given})
-            for key in wanted:
-                parts[key].append(np.stack([found[n].reshape(-1)[: len(indices)] for n in program.outputs[key]]))
-            if each is not None:
-                each[1](indices, np.stack([found[n][: len(indices)] for n in program.outputs[each[0]]]))
+            yield indices, self._run(program, constant | {name: given})
         self._step(count, count)
-        return {key: np.concatenate(rows, axis=1) for key, rows in parts.items()}
 
     def _run(self, program: Program, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         given = {}
@@ -248,7 +269,7 @@ class Evaluator:
             if n in wanted
         }
         targets = [n for n in wanted if n.startswith("xai/target")]
-        classes = [s for s in self.slots if not isinstance(s, str)]
+        classes = [s for s in self.slots if not isinstance(s, str)] if targets else []
         return feeds | {n: np.full(batch, c, np.int64) for n, c in zip(targets, classes, strict=True)}
 
     def _constant(self, program: Program, batch: int, kind: str) -> dict[str, np.ndarray]:
@@ -289,7 +310,7 @@ class Evaluator:
         outputs: dict[str, list[str]] = {}
         targets: list[str] = []
         feature = None
-        for slot, target in enumerate(self.slots):
+        for slot, target in enumerate(self.slots if kind != "outputs" else ()):
             suffix = f"_{slot}" if len(self.slots) > 1 else ""
             given = target if isinstance(target, str) else None
             seeds, _, about = seeded(op, targets, given, scores, suffix, batch, arrays, known=True)
@@ -306,6 +327,8 @@ class Evaluator:
                 found |= {"gradient": ctx.gradient(feature.value), "activations": feature.value}
             for key, value in found.items():
                 outputs.setdefault(key, []).append(graph.add_output(value, f"{PREFIX}/{key}{suffix}").name)
+        if kind == "outputs":
+            outputs = {"outputs": list(scores.reading)}
         names = [n for group in outputs.values() for n in group]
         self._check_batch(graph, outputs, batch)
         program = Program(None, image.name, axes, targets, outputs, scores, feature)  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ class Probe:
         self._image = model.image
         graph = model.graph(self.feeding.shapes(self.batch, model))
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
-        self.layers = [Units.of(graph, name).name for name in names]
+        self.layers = [Units.of(graph, name, model.declared, model.labels).name for name in names]
         self.task = recognise(graph, None, model.declared, model.labels)
         self._taps = {name: graph.add_output(graph[name]).name for name in self.layers}
         self._output = graph.add_output(self.task.output).name

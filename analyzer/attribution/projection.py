@@ -120,7 +120,7 @@ class Projector:
         graph = model.graph(shapes)
         op = Builder(graph, "projection")
         self.policy = policy
-        self.units = Units.of(graph, layer)
+        self.units = Units.of(graph, layer, model.declared, model.labels)
         image, self.axes = float_image(graph)
         self._pools = _pools(graph, image, self.units.value)
         self._given = {
@@ -214,7 +214,7 @@ def read_switches(model: Model, inputs: Any, layer: str = "auto") -> Switches:
     graph = model.graph_of(feeds)
     op = Builder(graph, "switches")
     image, _ = float_image(graph)
-    pools = _pools(graph, image, Units.of(graph, layer).value)
+    pools = _pools(graph, image, Units.of(graph, layer, model.declared, model.labels).value)
     if not pools:
         return Switches({})
     switches = {name: max_pool_switches(op, node) for name, node in pools.items()}

@@ -106,18 +106,30 @@ def _wanted(model: Model, question: Question, task: Task, single: Feeds, target:
 def _by_layer(
     model: Model, question: Question, task: Task, wanted: Sequence[_Wanted], single: Feeds, progress: Progress | None
 ) -> list[Attribution]:
-    """The answers for one image, targets with a layer of their own by that unless another one is asked for."""
-    parts = list[tuple[list[int], list[Attribution]]]()
-    for layer in dict.fromkeys(w.layer for w in wanted) or [""]:
-        rows = [at for at, w in enumerate(wanted) if w.layer == layer]
-        jobs = tuple(replace(j, layer=layer) if layer and j.layer == "auto" else j for j in question.jobs)
-        own = question if jobs == question.jobs else replace(question, jobs=jobs)
+    """The answers for one image, targets with a layer of their own by that unless another one is asked for.
+
+    Methods that take none answer for all targets together.
+    """
+    layers, everything = list(dict.fromkeys(w.layer for w in wanted)) or [""], list(range(len(wanted)))
+    own = [j.layer == "auto" and find_method(j.method, j.options).needs_layer for j in question.jobs]
+    groups = [(list(range(len(own))), everything, layers[0])]
+    if len(layers) > 1:
+        by_layer = [(layer, [at for at in everything if wanted[at].layer == layer]) for layer in layers]
+        groups = [(np.flatnonzero(own).tolist(), rows, layer) for layer, rows in by_layer]
+        groups.append((np.flatnonzero(~np.array(own)).tolist(), everything, ""))
+    parts: list[list[tuple[list[int], Attribution]]] = [[] for _ in own]
+    for numbers, rows, layer in groups:
+        jobs = tuple(replace(question.jobs[n], layer=layer) if layer and own[n] else question.jobs[n] for n in numbers)
         slots = [wanted[at].slot for at in rows]
         targets = [s if isinstance(s, str) else np.full(1, s, np.int64) for s in slots]
-        run = _Asked(model, own, task, targets, [wanted[at].name for at in rows], progress)
-        parts.append((rows, _answered(run, single, 1)))
-    order = np.argsort([at for rows, _ in parts for at in rows], kind="stable")
-    return [joined([found[j] for _, found in parts]).ordered(order) for j in range(len(question.jobs))]
+        part = question if jobs == question.jobs else replace(question, jobs=jobs)
+        run = _Asked(model, part, task, targets, [wanted[at].name for at in rows], progress)
+        for number, found in zip(numbers, _answered(run, single, 1) if jobs else [], strict=True):
+            parts[number].append((rows, found))
+    return [
+        joined([found for _, found in part]).ordered(np.argsort([at for rows, _ in part for at in rows], kind="stable"))
+        for part in parts
+    ]
 
 
 def _answered(run: _Asked, feeds: Feeds, count: int) -> list[Attribution]:

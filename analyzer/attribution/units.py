@@ -17,7 +17,9 @@ from analyzer.gradient.reverse import is_float
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import find_tensors
-from analyzer.tasks import recognise
+from analyzer.tasks import Declared, recognise
+from analyzer.tasks.base import Labels
+from analyzer.tasks.recognise import NOTHING
 
 STRONGEST = -1  # as a channel: the one with the strongest activation; as a position: that of the channel
 WHOLE = -2  # as a position: every position of the channel
@@ -47,8 +49,11 @@ class Units:
     suffix: int = 0
 
     @classmethod
-    def of(cls, graph: Graph, layer: str = "auto") -> Units:
+    def of(cls, graph: Graph, layer: str = "auto", declared: Declared = NOTHING, labels: Labels = None) -> Units:
         """The units of a feature map, or of a tensor (N, channels).
+
+        Args:
+            declared, labels: of the model, by which its default layer is chosen.
 
         Raises:
             NotFoundError: no such tensor. UnsupportedError: it has no channels, or a size is not fixed.
@@ -57,7 +62,8 @@ class Units:
         if named is not None and named.shape is not None and len(named.shape) == 2 and is_float(named):
             value, layout = named, Layout("NC")
         else:
-            feature = pick_layer(graph, layer, recognise(graph).logits if layer == "auto" else graph.outputs[0])
+            about = recognise(graph, None, declared, labels).logits if layer == "auto" else graph.outputs[0]
+            feature = pick_layer(graph, layer, about)
             value, layout = feature.value, feature.layout
             if layout.axes[:1] != "N":
                 raise UnsupportedError(f"{feature.name!r} ({layout}) does not have the batch as its first axis")

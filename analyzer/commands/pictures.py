@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from analyzer.graph import Graph, Value
     from analyzer.images import Feeding, ModelCard
     from analyzer.images.feeding import Given, PictureSlot, Slot
+    from analyzer.tasks import Task
 
 
 def read_card(
@@ -51,9 +52,12 @@ def read_card(
     if len(axes) == 5:
         card_flags["layout"] = axes.replace("D", "")
     card = model_card(model.loaded.path, card_flags, shape, main.dtype, input_quantisation(graph, main))
+    model.declared, model.labels = Declared.of(card), card.labels
+    if card.is_guessed and (usual := customary(model)):
+        quantised = input_quantisation(graph, main)
+        card = model_card(model.loaded.path, card_flags, shape, main.dtype, quantised, usual)
     if card.remark:
         note(f"{graph.name}: {card.remark}")
-    model.declared, model.labels = Declared.of(card), card.labels
     if explain_input is not None and explain_input not in slots:
         raise _unknown(graph, explain_input)
     if explain_input is not None and explain_input != main.name and explain_input not in given:
@@ -89,15 +93,30 @@ def read_task(model: Model, labels: str | None) -> tuple[str, ...] | None:
 
 def default_method(model: Model, output: str | None) -> str:
     """The method by which the model is explained unless another is asked for; see `Task.method`."""
+    task = _task(model, output)
+    return "grad-cam" if task is None else task.method
+
+
+def customary(model: Model) -> tuple[str, Mapping[str, Any]] | None:
+    """Whose preprocessing is usual for what the model is recognised as, and its keys; None for nobody's."""
+    task = _task(model)
+    return task.usual if task is not None and task.usual[1] else None
+
+
+def _task(model: Model, output: str | None = None) -> Task | None:
+    """The model's task by its card and labels; None where it has none, which is said when a question is asked."""
     from analyzer.attribution.asked import task_of
     from analyzer.attribution.question import Question
     from analyzer.errors import AnalyzerError
 
-    try:
-        question = Question(output=output, declared=model.declared, labels=model.labels)
-        return task_of(model, question, model.plain).method
-    except AnalyzerError:  # which is said when the question is asked
-        return "grad-cam"
+    def found() -> Task | None:
+        try:
+            question = Question(output=output, declared=model.declared, labels=model.labels)
+            return task_of(model, question, model.plain)
+        except AnalyzerError:
+            return None
+
+    return model.remembered(("task", output, model.declared.key, tuple(model.labels or ())), found)
 
 
 def picture_card(model: Model) -> ModelCard:

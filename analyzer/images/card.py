@@ -51,6 +51,7 @@ class ModelCard:
         remark: what an input of whole numbers is given in place of the normalisation of its float model, as a
             sentence; "" for others.
         feeding: how all inputs of the model are fed, where that is known.
+        is_guessed: whether neither flags nor a file give the normalisation.
     """
 
     preprocess: Preprocess
@@ -64,6 +65,7 @@ class ModelCard:
     iou_threshold: float | None = None
     remark: str = ""
     feeding: Feeding | None = None
+    is_guessed: bool = False
 
     @property
     def feeds(self) -> Feeding:
@@ -88,6 +90,7 @@ def model_card(
     input_shape: Sequence[int | str | None] | None = None,
     input_dtype: Any = None,
     input_quantisation: tuple[float, float] = (0.0, 1.0),
+    usual: tuple[str, Mapping[str, Any]] = ("", {}),
 ) -> ModelCard:
     """The card of a model: flags override its TOML file, which overrides a guess from its input.
 
@@ -99,6 +102,7 @@ def model_card(
             Read from the file if it is None.
         input_dtype: its element type, as NumPy accepts it.
         input_quantisation: zero point and scale of what it holds.
+        usual: whose preprocessing is customary for what the model is recognized as, and its keys: a better guess.
 
     Raises:
         InputError: an unknown key, an invalid value, or a contradiction with the input; the message names file and key.
@@ -109,7 +113,7 @@ def model_card(
     if input_shape is None and model_path is not None and Path(model_path).is_file():
         input_shape, input_dtype = _picture_input(Path(model_path))
     guess = InputGuess(input_shape, input_dtype)
-    merged = _merged(told, asked)
+    merged = _customary(usual[1], _merged(told, asked))
     try:
         fields, remark = _of_integers(_fields(guess, merged), merged, *input_quantisation)
         preprocess = Preprocess(**fields)
@@ -122,12 +126,13 @@ def model_card(
         _labels(asked, None) or _labels(told, file),
         asked.get("default-layer", told.get("default-layer")),
         asked.get("task", told.get("task")),
-        _source(guess, told, asked, file),
+        _source(guess, told, asked, file, usual[0]),
         asked.get("outputs", told.get("outputs", {})),
         asked.get("decode", told.get("decode")),
         asked.get("score-threshold", told.get("score-threshold")),
         asked.get("iou-threshold", told.get("iou-threshold")),
         remark,
+        is_guessed=not any(key in told or key in asked for key in _NORMALISATION),
     )
 
 
@@ -364,6 +369,12 @@ def _merged(told: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]
     return {key: value for key, value in merged.items() if key in PREPROCESS_KEYS}
 
 
+def _customary(usual: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """`keys`, over those that are usual; a normalisation among them voids the usual one."""
+    void = _NORMALISATION if any(key in keys for key in _NORMALISATION) else ()
+    return {key: value for key, value in usual.items() if key not in void} | dict(keys)
+
+
 def _fields(guess: InputGuess, keys: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `Preprocess`: the geometry of the input, then one preset, then single keys."""
     fields = guess.geometry(keys.get("layout", guess.layout))
@@ -429,14 +440,17 @@ def _labels(keys: Mapping[str, Any], file: Path | None) -> tuple[str, ...] | Non
     return load_labels(path)
 
 
-def _source(guess: InputGuess, told: Mapping[str, Any], asked: Mapping[str, Any], file: Path | None) -> str:
+def _source(guess: InputGuess, told: Mapping[str, Any], asked: Mapping[str, Any], file: Path | None, usual: str) -> str:
     """«from resnet.toml with the flag size, the rest from the input float32[1, 3, 224, 224]»"""
     keys = _merged(told, asked)
     flags = [key for key in asked if key in PREPROCESS_KEYS]
     parts = [f"from {file.name}"] if file and told.keys() & PREPROCESS_KEYS.keys() else []
     if flags:
         parts.append(f"{'with' if parts else 'from'} the flag{'s' * (len(flags) > 1)} {', '.join(flags)}")
-    guessed = [] if any(key in keys for key in _NORMALISATION) else ["normalization"]
+    known = any(key in keys for key in _NORMALISATION)
+    if usual and not known:
+        parts.append(f"{'and ' if parts else ''}as is usual for {usual}")
+    guessed = [] if known or usual else ["normalization"]
     if "layout" not in keys and not guess.known_layout:
         guessed.append("layout")
     if "size" not in keys and None in guess.sides(keys.get("layout", guess.layout)):

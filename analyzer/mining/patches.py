@@ -98,7 +98,7 @@ class _Collector:
         self.size = self.preprocess.size
         shapes = self.feeding.shapes(self.batch, explainer)
         graph = explainer.graph(shapes)
-        self.units = Units.of(graph, layer)
+        self.units = Units.of(graph, layer, explainer.declared, explainer.labels)
         fields = receptive_field(graph)
         self.fields: Mapping[str, ReceptiveField] = fields
         self.projector = Projector(explainer, shapes, layer, policy) if policy else None

@@ -52,7 +52,7 @@ class Reduction:
         graph = explainer.graph(shapes)
         op = Builder(graph, "mining")
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
-        chosen = [Units.of(graph, name) for name in names]
+        chosen = [Units.of(graph, name, explainer.declared, explainer.labels) for name in names]
         self.units = {units.name: units for units in chosen}
         self._outputs = {}
         for units in chosen:

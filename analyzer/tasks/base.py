@@ -205,6 +205,11 @@ class Task:
         """`said` of one of `count` pictures."""
         return self.of(said[self.output.name], index, count)
 
+    @property
+    def usual(self) -> tuple[str, Mapping[str, Any]]:
+        """Whose preprocessing is usual for the model, and its keys (`images.card.PREPROCESS_KEYS`); none if unknown."""
+        return "", {}
+
     def chosen(self, target: int, output: Any, labels: Labels = None) -> list[Prediction]:
         """The predictions of one picture that a class, or TOP1, means, where `per_picture` is True."""
         return []

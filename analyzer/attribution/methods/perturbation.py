@@ -6,7 +6,7 @@ takes them, after preprocessing.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from analyzer.attribution.evaluator import Evaluator, Found, channel_mask, posit
 from analyzer.attribution.postprocess import resized, unit_scaled
 from analyzer.attribution.registry import method
 from analyzer.errors import InputError, UnsupportedError, suggest
+from analyzer.metrics.boxes import iou
+from analyzer.tasks.detection import Detection
 
 FILLS = ("zero", "grey", "mean", "blur", "inpaint")
 SCORES = ("score", "probability")
@@ -84,26 +86,103 @@ def rise(
         masks: N. cells: of the grid along each axis. keep: p.
     """
     check_choice("score", score, SCORES)
-    if masks < 1 or cells < 1 or not 0 < keep <= 1:
-        raise InputError(f"rise needs masks ≥ 1, cells ≥ 1, 0 < keep ≤ 1, not {masks}, {cells}, {keep}")
-    size = model.size
-    total = np.zeros((len(model.slots), *size))
+    given = _Masks("rise", masks, cells, keep, seed, model.size)
+    scores = model.scores(lambda indices: model.image * model.over_image(given.stacked(indices)), masks, score)
+    return given.weighted(scores), {}
 
-    def mask(index: int) -> np.ndarray:
-        rng = np.random.default_rng([seed, index])
-        grid = (rng.random([cells] * len(size)) < keep).astype(np.float32)
-        cell = [-(-s // cells) for s in size]
-        wide = resized(grid, [(cells + 1) * c for c in cell])
-        shift = [int(rng.integers(c)) for c in cell]
-        return wide[tuple(slice(a, a + s) for a, s in zip(shift, size, strict=True))]
+
+@method("d-rise", "map", "Petsiuk et al. 2021, 2006.03204, eq. 2–5", needs_gradient=False, runs=True)
+def d_rise(model: Evaluator, masks: int = 1000, cells: int = 8, keep: float = 0.5, seed: int = 0) -> Found:
+    """R = 1 / (N p) Σ_n w_n M_n, w_n = max_j IoU(b, b_j) cos(c, c_j) o_j over candidates j of x ⊙ M_n, M_n as in RISE
+
+    b is the box of the detection that is explained, c its scores of all classes; o_j is the objectness, or the highest
+    score where the detector has none. The paper takes 5,000 masks of 16 × 16 cells.
+
+    Args:
+        masks, cells, keep: as in rise.
+
+    Raises:
+        UnsupportedError: the target is no detection.
+    """
+    given = _Masks("d-rise", masks, cells, keep, seed, model.size)
+    task, slots = model.task, [s for s in model.slots if isinstance(s, int)]
+    if not isinstance(task, Detection) or len(slots) < len(model.slots):
+        what = "its output is no detection" if not isinstance(task, Detection) else "the target is an expression"
+        raise UnsupportedError(f"d-rise explains detections, and {what}", "use rise")
+    weights = np.zeros((len(slots), masks))
+    places = np.array(slots) // task.decoder.classes
+    wanted: list[Detected] = []
+
+    def add(index: int, said: Any) -> None:
+        found = Detected.of(task, said)
+        if not wanted:  # the image itself comes first
+            wanted.append(found.rows(places))
+        else:
+            weights[:, index - 1] = found.alike(wanted[0])
 
     def masked(indices: np.ndarray) -> np.ndarray:
-        return model.image * model.over_image(np.stack([mask(int(i)) for i in indices]))
+        whole = np.ones((1, *model.size), np.float32)
+        stacked = [whole[0] if i == 0 else given.mask(int(i) - 1) for i in indices]
+        return model.image * model.over_image(np.stack(stacked))
 
-    scores = model.scores(masked, masks, score).astype(np.float64)
-    for index in range(masks):
-        total += scores[:, index].reshape(-1, *[1] * len(size)) * mask(index)
-    return total / (masks * keep), {}
+    model.outputs(masked, masks + 1, add)
+    return given.weighted(weights), {}
+
+
+class Detected(NamedTuple):
+    """Candidates: their boxes (P, 4), scores (P, C) of length 1, classes (P,) where those have a single number, and
+    sureness (P,)."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray | None
+    sureness: np.ndarray
+
+    @classmethod
+    def of(cls, task: Detection, said: Any) -> Detected:
+        found = task.decoder.candidates(said)
+        length = np.linalg.norm(found.scores, axis=1, keepdims=True)
+        return cls(
+            found.boxes, found.scores / np.where(length > 0, length, 1), found.labels, task.decoder.sureness(said)
+        )
+
+    def rows(self, places: np.ndarray) -> Detected:
+        return Detected(*(None if part is None else part[places] for part in self))  # type: ignore[arg-type]
+
+    def alike(self, wanted: Detected) -> np.ndarray:
+        """(T,) max_j IoU · cosine · sureness of candidates j, for each of the wanted."""
+        found = iou(wanted.boxes, self.boxes) * (wanted.scores @ self.scores.T) * self.sureness
+        if self.labels is not None and wanted.labels is not None:
+            found = found * np.equal.outer(wanted.labels, self.labels)
+        return np.asarray(np.nan_to_num(found, posinf=0).max(axis=1, initial=0))
+
+
+class _Masks:
+    """M_n: a grid of random cells, each kept with probability `keep`, enlarged and shifted; made as they are needed."""
+
+    def __init__(self, method: str, count: int, cells: int, keep: float, seed: int, size: tuple[int, ...]) -> None:
+        if count < 1 or cells < 1 or not 0 < keep <= 1:
+            asked = f"{count}, {cells}, {keep}"
+            raise InputError(f"{method} needs masks ≥ 1, cells ≥ 1, 0 < keep ≤ 1, not {asked}")
+        self.count, self.cells, self.keep, self.seed, self.size = count, cells, keep, seed, size
+
+    def mask(self, index: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, index])
+        grid = (rng.random([self.cells] * len(self.size)) < self.keep).astype(np.float32)
+        cell = [-(-s // self.cells) for s in self.size]
+        wide = resized(grid, [(self.cells + 1) * c for c in cell])
+        shift = [int(rng.integers(c)) for c in cell]
+        return wide[tuple(slice(a, a + s) for a, s in zip(shift, self.size, strict=True))]
+
+    def stacked(self, indices: np.ndarray) -> np.ndarray:
+        return np.stack([self.mask(int(i)) for i in indices])
+
+    def weighted(self, scores: np.ndarray) -> np.ndarray:
+        """(T, …) 1 / (N p) Σ_n y_n M_n of (T, N) y."""
+        total, scores = np.zeros((len(scores), *self.size)), scores.astype(np.float64)
+        for index in range(self.count):
+            total += scores[:, index].reshape(-1, *[1] * len(self.size)) * self.mask(index)
+        return total / (self.count * self.keep)
 
 
 # ---- The image, by the channels of a feature map ----

@@ -52,6 +52,7 @@ class Decoder:
         threshold: scores from which a candidate is a detection.
         iou: overlap above which the less sure of two detections of a class is dropped; None where the model did that.
         thing: what is found, where there is a single class.
+        usual: how the projects that write it prepare pictures, as keys of a model's card.
     """
 
     family: str
@@ -67,6 +68,7 @@ class Decoder:
     threshold: float = 0.25
     iou: float | None = 0.45
     thing: str = "object"
+    usual: tuple[tuple[str, Any], ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -80,12 +82,26 @@ class Decoder:
         rows = []
         for level in self.levels:
             found = self._without_background(_squashed(level.scores.read(said[level.scores.output]), self.function))
-            if level.objectness is not None:
-                thing = _squashed(level.objectness.read(said[level.objectness.output]), self.objectness)
+            thing = self._objectness(level, said)
+            if thing is not None:
                 with np.errstate(invalid="ignore"):
                     found = found ** self.powers[0] * thing ** self.powers[1]
             rows.append(found)
         return np.concatenate(rows).astype(np.float32)
+
+    def sureness(self, said: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(P,) that there is anything: the objectness, or the highest score of candidates that have none."""
+        best, rows, first = self.scores(said).max(axis=1), [], 0
+        for level in self.levels:
+            thing, count = self._objectness(level, said), len(level.scores.read(said[level.scores.output]))
+            rows.append(best[first : first + count] if thing is None else thing.reshape(-1))
+            first += count
+        return np.concatenate(rows)
+
+    def _objectness(self, level: Level, said: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        if level.objectness is None:
+            return None
+        return _squashed(level.objectness.read(said[level.objectness.output]), self.objectness)
 
     def candidates(self, said: Mapping[str, np.ndarray]) -> Candidates:
         """All candidates of one picture."""

@@ -13,7 +13,8 @@ import numpy as np
 from analyzer.analysis.scores import REAL, Quantisation
 from analyzer.errors import InputError, NotFoundError
 from analyzer.graph import Builder, Value
-from analyzer.metrics.boxes import iou, suppressed
+from analyzer.metrics.boxes import suppressed
+from analyzer.metrics.detections import Detections, Matching, matched, pair_quality
 from analyzer.tasks.base import TOP1, Agreement, Labels, Prediction, Task
 from analyzer.tasks.detection.codings import Corners
 from analyzer.tasks.detection.decoder import Candidates, Decoder, packed, unpacked
@@ -22,6 +23,7 @@ from analyzer.tasks.segmentation import background_of
 MOST = 300  # detections of one picture
 _CONSIDERED = 3000  # candidates above the threshold that suppression looks at, the surest
 ALIKE = 0.5  # IoU from which two boxes of a class are the same detection
+AGREEING = 0.75  # mean quality of detections from which two answers agree
 SIDES = ("left", "top", "right", "bottom")
 _NONE = Decoder("", (), Corners(), (0, 0), 0)
 _WORD = re.compile(r"(detection|instance):(\d+)(?:\.(\w+))?")
@@ -158,6 +160,10 @@ class Detection(Task):
             )
         return predictions
 
+    @property
+    def usual(self) -> tuple[str, Mapping[str, Any]]:
+        return self.decoder.family, dict(self.decoder.usual)
+
     def says_nothing(self, output: Any) -> bool:
         return not bool((self.decoder.scores(output) >= self.threshold).any())
 
@@ -242,19 +248,34 @@ class Detection(Task):
     # ---- Comparing ----
 
     def agreement(self, reference: Any, candidate: Any) -> Agreement:
-        """The share of detections of either that the other has: same class, IoU of at least 0.5, matched greedily, the
-        surest first."""
-        a, b = self.predictions(reference), self.predictions(candidate)
-        if not a and not b:
-            return Agreement("matched detections", 1.0, True)
-        overlaps = iou(_boxes(a), _boxes(b)) * np.equal.outer(_classes(a), _classes(b))
-        matched = 0
-        for row in range(len(a)):
-            column = int(overlaps[row].argmax()) if len(b) else 0
-            if len(b) and overlaps[row, column] >= ALIKE:
-                matched, overlaps[:, column] = matched + 1, 0
-        share = 2 * matched / (len(a) + len(b))
-        return Agreement("matched detections", share, share == 1)
+        """The mean quality of the detections of both: IoU · ratio of the scores with the partner on the other side, 0
+        without one."""
+        a, b, found = self.matching(reference, candidate)
+        rows, columns = found.pairs.T
+        sides = (a.scores[rows] >= self.threshold).astype(int) + (b.scores[columns] >= self.threshold)
+        count = int(sides.sum()) + len(found.missed) + len(found.added)
+        quality = float((pair_quality(a, b, found) * sides).sum()) / count if count else 1.0
+        return Agreement("detection quality", quality, quality >= AGREEING)
+
+    def matching(self, reference: Any, candidate: Any) -> tuple[Detections, Detections, Matching]:
+        """What both detect, and which of it is the same: of a class, with an IoU of at least 0.5, matched greedily, the
+        surest first.
+
+        A partner may be half as sure as a detection must be: what lies near the threshold is neither missed nor added.
+        """
+        a, b, least = self._judged(reference), self._judged(candidate), self.threshold
+        found = matched(a, b, ALIKE)
+        rows, columns = found.pairs.T
+        either = (a.scores[rows] >= least) | (b.scores[columns] >= least)
+        missed, added = found.missed[a.scores[found.missed] >= least], found.added[b.scores[found.added] >= least]
+        return a, b, Matching(found.pairs[either], found.overlaps[either], missed, added)
+
+    def _judged(self, output: Any) -> Detections:
+        """What is detected from half the threshold on."""
+        found = self.decoder.candidates(output)
+        pairs = self._kept(found, self.threshold / 2)
+        places, columns = pairs[:, 0], pairs[:, 1]
+        return Detections(found.boxes[places], found.scores[places, columns], self._classes_of(found, pairs))
 
     # ---- As data ----
 
@@ -265,11 +286,3 @@ class Detection(Task):
     def restored(cls, data: dict[str, Any]) -> dict[str, Any]:
         quantisations = tuple((name, Quantisation(*known)) for name, known in data["quantisations"])
         return data | {"decoder": unpacked(data["decoder"]), "quantisations": quantisations}
-
-
-def _classes(found: list[Prediction]) -> np.ndarray:
-    return np.array([p.index for p in found], np.int64)
-
-
-def _boxes(found: list[Prediction]) -> np.ndarray:
-    return np.array([p.box for p in found], np.float64).reshape(-1, 4)

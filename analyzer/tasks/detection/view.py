@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from analyzer.analysis.feature_maps import feature_maps
+from analyzer.analysis.feature_maps import feature_maps, meetings
 from analyzer.analysis.layouts import layouts
 from analyzer.analysis.moves import Origins, origins
 from analyzer.errors import AnalyzerError
@@ -113,7 +113,11 @@ class View:
         return tuple(replace(level, layer=self._layer(level)) for level in levels)
 
     def _layer(self, level: Level) -> str:
-        """The last map of the level's own grid that scores and boxes are both computed from, and that neither is."""
+        """The map by which a level is explained: the last one of its own grid in which the scales of the pyramid come
+        together on the way to boxes and scores; where none do, the last that both are computed from.
+
+        The maps of a head, after that, show little but the middle of the box: see `benchmarks/detectors.py`.
+        """
         own = [self._source(part) for part in (level.scores, level.boxes, level.objectness) if part is not None]
         first = own[0]
         if first is None:
@@ -124,8 +128,12 @@ class View:
             grid = tuple(layout.grid)  # type: ignore[assignment]
         common: set[str] = set.intersection(*(ancestors(self.graph, [v.name]) for v in own if v is not None))
         names = {v.name for v in own if v is not None}
-        maps = [m for m in feature_maps(self.graph, first) if m.name in common - names and m.size == grid]
-        return maps[-1].name if maps else ""
+        maps = [m for m in feature_maps(self.graph, first) if m.name in common - names]
+        last = next((m for m in reversed(maps) if m.size == grid), None)
+        if last is None:
+            return ""
+        met = [m for m in meetings(self.graph, last) if m.size == grid]
+        return (met or [last])[-1].name
 
     def _source(self, part: Part) -> Value | None:
         """The tensor in which the first candidate's number was computed."""
