@@ -156,8 +156,12 @@ def _decoded(view: View, boxes: Part, maps: Sequence[Stage]) -> Corners:
         alike = np.corrcoef(np.concatenate([middle, places], axis=1).T)[:2, 2:]  # of numbers with column and row
     for rows_first in (False, True):
         if (np.diag(alike[::-1] if rows_first else alike) > _ALIKE).all():
-            return Corners(centred, bool(np.percentile(np.abs(found), 90) < _SHARES), rows_first)
+            return Corners(centred, _shares(found), rows_first)
     return Corners()
+
+
+def _shares(numbers: np.ndarray) -> bool:
+    return bool(np.percentile(np.abs(numbers), 90) < _SHARES)
 
 
 def _in_shares(view: View, output: str, count: int) -> bool:
@@ -165,7 +169,7 @@ def _in_shares(view: View, output: str, count: int) -> bool:
     used = view.graph.before([output])
     constants = [view.graph.constant(i) for node in used for i in node.inputs if node.op in ("Add", "Mul") and i.name]
     priors = [c for c in constants if c is not None and c.dtype.kind == "f" and c.size >= 2 * count]
-    return bool(priors) and all(np.abs(c).max() < _SHARES for c in priors)
+    return bool(priors) and all(map(_shares, priors))
 
 
 # ---- Relative to priors ----
