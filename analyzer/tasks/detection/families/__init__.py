@@ -14,7 +14,7 @@ from analyzer.tasks.detection.view import View
 
 Family: TypeAlias = Callable[[View], "tuple[Decoder, str] | None"]
 
-FAMILIES: tuple[Family, ...] = (faces.strided, faces.mediapipe, anchors.apart, yolo.joined)
+FAMILIES: tuple[Family, ...] = (faces.strided, faces.mediapipe, anchors.apart, anchors.mapped, yolo.joined)
 
 
 def recognised(view: View) -> tuple[Decoder, str] | None:
