@@ -15,8 +15,13 @@ import analyzer
 from analyzer.attribution import Explainer, Question
 from analyzer.attribution.asked import task_for
 from analyzer.graph import Graph, load
+from analyzer.graph.query import image_input
+from analyzer.images import decode, model_card
+from analyzer.metrics.boxes import iou
+from analyzer.runtime import Session
 from analyzer.tasks import recognise, task_from
 from analyzer.tasks.detection.decoder import Candidates
+from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node
 
 SMALL = [(8, 8), (4, 4), (2, 2), (1, 1)]  # grids of strides 8 to 64 in 64 × 64 pixels
@@ -550,3 +555,47 @@ def test_rows_that_are_of_no_map_are_no_anchors():
     weights["shape"] = np.array([1, 100, 123], np.int64)
     net = model(nodes, {"x": [1, 3, 50, 82]}, {"out4": None, "out7": None}, weights)
     assert recognise(Graph(load(net))).kind == "raw"
+
+
+# ---- Real models ----
+
+GROUP, PORTRAIT = "zoo_ultraface_1.jpg", "coral_grace_hopper.bmp"
+ULTRAFACE, RAW = {"mean": 127, "std": 128, "scale": 1}, {"preset": "raw", "channels": "BGR"}
+# Preprocessing as the catalogue of the corpus has it; how many faces there are.
+FACES = [
+    ("ultraface_rfb320", GROUP, ULTRAFACE, 19),
+    ("ultraface_rfb320_maui", GROUP, ULTRAFACE, 19),
+    ("yunet_120x160", GROUP, RAW, 19),
+    ("yunet_n_dynamic", GROUP, {**RAW, "size": (480, 640)}, 19),
+    ("yunet_120x160", PORTRAIT, RAW, 1),
+    ("yunet_n_dynamic", PORTRAIT, {**RAW, "size": (320, 320)}, 1),
+    ("blazeface_back_opt", PORTRAIT, {"preset": "-1-1"}, 1),
+    ("blazeface_front_barracuda", PORTRAIT, {"preset": "-1-1"}, 1),
+]
+
+
+@needs_corpus
+@pytest.mark.parametrize(("name", "picture_", "flags", "count"), FACES, ids=str)
+def test_faces_are_found_and_the_heat_lies_on_the_surest(name, picture_, flags, count):
+    path = CORPUS / "models" / f"{name}.onnx"
+    explainer = Explainer(path)
+    given = image_input(explainer.plain)
+    preprocess = model_card(path, {**flags, "resize": "resize"}, given.shape, given.dtype).preprocess
+    batch, _ = preprocess.apply(decode(CORPUS / "images" / picture_))
+    task = task_for(explainer, Question(), explainer.feeds(batch))
+    outputs = Session(onnx.load(path)).run({given.name: batch}, list(task.decoder.outputs))
+    found = task.predictions(task.answer(outputs))
+    assert len(found) == count
+    explained = explainer.explain(batch, "layer-cam")
+    assert explained.layer == found[0].layer
+    y, x = np.unravel_index(explained.heatmap[0].argmax(), explained.heatmap[0].shape)
+    left, top, right, bottom = found[0].box
+    assert left <= x <= right and top <= y <= bottom
+    if count == 1:  # her face in the picture's pixels, and all points on it
+        height, width = batch.shape[1:3] if batch.shape[3] == 3 else batch.shape[2:]
+        scale = np.array([512 / width, 600 / height] * 2)
+        face = np.array([[172.0, 125, 360, 335]])
+        assert iou(np.array([found[0].box]) * scale, face)[0, 0] > 0.6
+        points = np.array(found[0].points)[:, :2] * scale[:2]
+        assert ((points > face[0, :2] - 20) & (points < face[0, 2:] + 20)).all()
+        assert points[0, 0] < points[1, 0] and points[0, 1] < points[3, 1]  # eyes from left to right, above the mouth

@@ -142,7 +142,7 @@ def mapped(view: View) -> tuple[Decoder, str] | None:
     done, classes = functions == {"Sigmoid"}, heads[0][3]
     decoder = Decoder(
         recipe.family, view.with_layers(levels), recipe.coding, view.size, classes, "" if done else "sigmoid", done,
-        threshold=0.3,
+        threshold=0.3, usual=_USUAL.get(recipe.family, ()),
     )  # fmt: skip
     return decoder, f"boxes relative to {_CELL} anchors and {classes} scores for each place of 5 maps"
 
