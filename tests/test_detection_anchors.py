@@ -14,7 +14,7 @@ import pytest
 import analyzer
 from analyzer.attribution import Explainer, Question
 from analyzer.attribution.asked import task_for
-from analyzer.graph import Graph, load
+from analyzer.graph import Builder, Graph
 from analyzer.graph.query import image_input
 from analyzer.images import decode, model_card
 from analyzer.metrics.boxes import iou
@@ -100,6 +100,10 @@ def decoded(net: onnx.ModelProto, family: str) -> Candidates:
     answer = task.answer(said(net))
     found, again = task.decoder.candidates(answer), task_from(task.as_data()).decoder.candidates(answer)
     assert np.array_equal(found.boxes, again.boxes)
+    graph = Graph.read(net)
+    compiled = graph.add_output(task.decoder.scores_in(Builder(graph, "t")), "all")
+    scores = Session(graph, outputs=[compiled.name]).run({"x": picture(graph.inputs[0].shape[2:])})[compiled.name]
+    assert np.allclose(scores[0], found.scores, atol=1e-5)
     assert all(level.layer == f"map{task.decoder.levels.index(level)}" for level in task.decoder.levels[:-1])
     return found
 
@@ -218,7 +222,7 @@ def test_boxes_decoded_in_the_graph_are_read_as_they_are_written(unit: bool, cen
 
 def test_what_cannot_be_run_is_read_by_the_priors_among_its_constants():
     for unit in (True, False):
-        graph = Graph(load(ultraface(unit).made("scores", "boxes")))
+        graph = Graph.read(ultraface(unit).made("scores", "boxes"))
         assert recognise(graph).decoder.coding.unit == unit
 
 
@@ -249,6 +253,20 @@ def test_scores_that_are_products_are_as_they_are():
     net = yolov4()
     found, answer = decoded(net, "boxes and scores"), said(net)
     check(found, answer["boxes"][0, :, 0] * 64, answer["confs"][0])
+
+
+def test_candidates_of_a_place_can_lie_apart():
+    """All places of the first candidate, then all of the second."""
+    net = Net((64, 96), [(8, 12)])
+    for width, output in ((3, "scores"), (4, "boxes")):
+        head = net.head(0, 2 * width)
+        head = net.add("Sigmoid", [head]) if width == 3 else net.add("Add", [head, net.constant(np.float32(20))])
+        parts = net.add("Reshape", [head, net.constant(np.array([1, 2, width, 96], np.int64))])
+        parts = net.add("Transpose", [parts], perm=[0, 1, 3, 2])
+        net.add("Reshape", [parts, net.constant(np.array([1, 192, width], np.int64))], output)
+    (level,) = task_of(net.made("scores", "boxes")).decoder.levels
+    assert level.grid == (8, 12) and level.cell == 2 and level.planes and level.layer == "map0"
+    assert level.places[0][:13].tolist() == [[i, 0] for i in range(12)] + [[0, 1]]
 
 
 def test_logits_apart_from_decoded_boxes_are_squashed():
@@ -541,7 +559,7 @@ def test_a_box_and_scores_of_the_whole_picture_are_no_detector():
     ]
     weights = {f"w{n}": np.ones((3, n), np.float32) for n in (2, 4, 10)}
     net = model(nodes, {"x": ["N", 3, 48, 48]}, {f"out{n}": ["N", n] for n in (2, 4, 10)}, weights)
-    assert recognise(Graph(load(net))).kind == "classification"
+    assert recognise(Graph.read(net)).kind == "classification"
 
 
 def test_rows_that_are_of_no_map_are_no_anchors():
@@ -554,7 +572,7 @@ def test_rows_that_are_of_no_map_are_no_anchors():
     weights = {f"w{n}": rng.standard_normal((123, n)).astype(np.float32) for n in (4, 7)}
     weights["shape"] = np.array([1, 100, 123], np.int64)
     net = model(nodes, {"x": [1, 3, 50, 82]}, {"out4": None, "out7": None}, weights)
-    assert recognise(Graph(load(net))).kind == "raw"
+    assert recognise(Graph.read(net)).kind == "raw"
 
 
 # ---- Real models ----
