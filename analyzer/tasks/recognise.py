@@ -30,6 +30,7 @@ from analyzer.tasks.detection import Detection
 from analyzer.tasks.detection.families import recognised
 from analyzer.tasks.detection.view import Run, View
 from analyzer.tasks.embedding import Embedding
+from analyzer.tasks.keypoints import Keypoints, Landmarks, found_in
 from analyzer.tasks.raw import Raw
 from analyzer.tasks.regression import Regression
 from analyzer.tasks.segmentation import Mask, Segmentation, background_of
@@ -46,7 +47,7 @@ KINDS: dict[str, tuple[type[Task], ...]] = {
     "regression": (Regression,),
     "dense prediction": (Dense,),
     "detection": (Detection,),
-    "keypoints": (Raw,),
+    "keypoints": (Keypoints, Landmarks),
     "raw": (Raw,),
 }
 _ALSO = {  # other words for them
@@ -143,7 +144,7 @@ def recognise(
         raise NotFoundError(
             f"{graph.name} has no output {main!r}", suggest(main, names) or f"it has {', '.join(names)}"
         )
-    if not finds and declared.kind == "detection":
+    if not finds and declared.kind in ("detection", "keypoints"):
         declared = replace(declared, task=None)
     if (kind := declared.kind) in (None, "detection") and finds:
         detector = _detection(graph, main, declared, labels, run)
@@ -154,6 +155,15 @@ def recognise(
                 f"{graph.name}: how its outputs stand for detections was not recognized",
                 'change "task" in the model\'s TOML file, and explain an expression',
             )
+    if kind in (None, "keypoints") and finds:
+        points = _keypoints(graph, main, declared)
+        if points is not None:
+            return points
+    if kind == "keypoints":
+        raise InputError(
+            f"{graph.name}: how its outputs stand for keypoints was not recognized",
+            'change "task" in the model\'s TOML file, and explain an expression',
+        )
     chosen = [graph[main]] if main is not None else list(graph.outputs)
     views = [_View(graph, value) for value in chosen]
     usable = [v for v in views if is_float(v.logits) and v.logits.dtype is not None]
@@ -197,6 +207,16 @@ def _detection(graph: Graph, main: str | None, declared: Declared, labels: Label
         threshold_=declared.score_threshold,
         iou_=declared.iou_threshold,
     )
+
+
+def _keypoints(graph: Graph, main: str | None, declared: Declared) -> Keypoints | None:
+    """The keypoints that the outputs are of, if they are of any."""
+    found = found_in(graph, main, declared.kind == "keypoints")
+    if found is None:
+        return None
+    others = {v.name: v for v in graph.outputs if v.name not in found.reading}
+    roles = tuple(_role_of(graph, value, declared, bool(found.stripped)) for value in others.values())
+    return replace(found, others=roles, threshold_=declared.score_threshold)
 
 
 def _role_of(graph: Graph, value: Value, declared: Declared, squashed: bool) -> Role:

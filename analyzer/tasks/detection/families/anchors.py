@@ -26,6 +26,7 @@ _USUAL: dict[str, Usual] = {  # how the projects prepare pictures
     "RetinaFace": (("mean", (104.0, 117.0, 123.0)), ("std", 1.0), ("scale", 1.0), ("channels", "BGR")),
     "EfficientDet": (("preset", "imagenet"), ("resize", "letterbox")),
 }
+_PIXELS = Corners()
 _FACES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # of UltraFace, YuNet
 
 
@@ -95,7 +96,7 @@ def _decoder(
     classes = columns - (background is not None)
     if classes < 1:
         return None
-    coding: Coding = recipe.coding if recipe else _decoded(view, boxes, maps)
+    coding: Coding = recipe.coding if recipe else decoded(view, boxes, maps)
     face = columns == 2 and tuple(stage.cell for stage in maps) == tuple(map(len, _FACES))
     levels: list[Level] = [stage.level(scores, boxes, ious, points) for stage in maps]
     family = "UltraFace" if face and not recipe else recipe.family if recipe else "boxes and scores"
@@ -150,11 +151,15 @@ def mapped(view: View) -> tuple[Decoder, str] | None:
 # ---- Decoded in the graph ----
 
 
-def _decoded(view: View, boxes: Part, maps: Sequence[Stage]) -> Corners:
-    """How boxes are written, by where those of an example lie that are of the places of the finest map."""
+def decoded(view: View, boxes: Part, maps: Sequence[Stage], otherwise: Corners = _PIXELS) -> Corners:
+    """How boxes are written, by where those of an example lie that are of the places of the finest map.
+
+    Args:
+        otherwise: where that does not tell.
+    """
     map_, found = max(maps, key=lambda s: s.grid), view.example(boxes)
     if found is None or not np.isfinite(found).all() or min(map_.grid) < 3:
-        return Corners(unit=_in_shares(view, boxes.output, maps[-1].last))
+        return replace(otherwise, unit=_in_shares(view, boxes.output, maps[-1].last))
     found = found[map_.first : map_.last].astype(np.float64)
     places = map_.level(boxes, boxes).places[0]
     centred = bool(((found[:, 2] >= found[:, 0]) & (found[:, 3] >= found[:, 1])).mean() < 0.5)
@@ -164,7 +169,7 @@ def _decoded(view: View, boxes: Part, maps: Sequence[Stage]) -> Corners:
     for rows_first in (False, True):
         if (np.diag(alike[::-1] if rows_first else alike) > _ALIKE).all():
             return Corners(centred, _shares(found), rows_first)
-    return Corners()
+    return otherwise
 
 
 def _shares(numbers: np.ndarray) -> bool:
