@@ -243,3 +243,21 @@ def test_of_a_domain_imported_twice_the_last_import_counts(imports):
     found = Session(result.model).run({"x": x, result.cotangents["y"]: np.ones_like(x)})
     assert np.allclose(found["y"], expected[0], atol=1e-6)
     assert np.allclose(found[result.gradients["x"]], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sizes"), [(0, None, [4, 4]), (None, 0, [2, 3]), (-1, 0, [3, 3]), (None, None, [2, 4])]
+)
+def test_sizes_that_are_clipped_are_known(low: int | None, high: int | None, sizes: list[int]):
+    """As networks pad that imitate TensorFlow's "SAME": by what is missing, but not less than nothing."""
+    bounds = {"low": low, "high": high}
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Sub", ["shape", "least"], ["more"]),
+        node("Clip", ["more", *("" if b is None else n for n, b in bounds.items())], ["bounded"]),
+        node("Concat", ["none", "bounded"], ["pads"], axis=0),
+        node("Pad", ["x", "pads"], ["y"]),
+    ]
+    weights = {n: np.array(b, np.int64) for n, b in bounds.items() if b is not None}
+    weights |= {"least": np.array([6, 2], np.int64), "none": np.zeros(2, np.int64)}
+    assert Graph.read(model(nodes, {"x": [4, 3]}, {"y": None}, weights))["y"].shape == sizes

@@ -99,6 +99,14 @@ def _cast_like(node: Any, x: np.ndarray) -> np.ndarray | None:
     return x.astype(dtype) if isinstance(dtype, np.dtype) and x.dtype != object else None
 
 
+def _clip(node: Any, x: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None) -> np.ndarray | None:
+    """The bounds are attributes before opset 11."""
+    if object in (x.dtype, *(b.dtype for b in (low, high) if b is not None)):
+        return None
+    bounds = [node.attrs.get(n) if b is None else b.item() for n, b in (("min", low), ("max", high))]
+    return np.asarray(x if bounds == [None, None] else np.clip(x, *bounds), x.dtype)
+
+
 def _axes(node: Any, given: np.ndarray | None, rank: int) -> list[int]:
     axes = given.tolist() if given is not None else node.attrs.get("axes") or []
     return sorted(a % rank for a in axes)
@@ -189,6 +197,7 @@ _RULES: dict[str, Callable] = {
     ),
     "Max": _elementwise(lambda *v: np.maximum.reduce(np.broadcast_arrays(*v)) if len(v) > 1 else v[0]),
     "Min": _elementwise(lambda *v: np.minimum.reduce(np.broadcast_arrays(*v)) if len(v) > 1 else v[0]),
+    "Clip": _clip,
     "Floor": lambda node, x: np.floor(x),
     "Ceil": lambda node, x: np.ceil(x),
     "Sqrt": lambda node, x: np.sqrt(x),
