@@ -47,6 +47,19 @@ def test_a_batch_is_its_singles(method):
 
 
 @pytest.mark.parametrize("method", NAMES)
+def test_an_answer_has_arrays_of_its_own(method):
+    explainer, given = Explainer(CNN), IMAGE.copy()
+    result = explainer.explain(given, method)
+    assert np.array_equal(given, IMAGE)
+    kept = {name: getattr(result, name).copy() for name in ("raw", "heatmap", "scores", "target", "image")}
+    given[:] = 7
+    other = explainer.explain(given, method)
+    other.raw[:], other.heatmap[:], other.scores[:], other.target[:] = 1, 1, 1, 1
+    for name, array in kept.items():
+        assert np.array_equal(getattr(result, name), array), name
+
+
+@pytest.mark.parametrize("method", NAMES)
 def test_several_targets_are_those_one_by_one(method):
     several = explain(CNN, IMAGE[:1], method, target=[2, 0, "top1"])
     assert several.target.tolist()[:2] == [2, 0]

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
+from analyzer.attribution import Explainer, Question
+from analyzer.attribution.asked import task_for
 from analyzer.graph import Graph
 from analyzer.metrics.detections import Detections, matched, pair_quality, score_drift
 from analyzer.metrics.heat_in_box import energy_inside, hit_rate, pointing_game
@@ -16,6 +20,7 @@ from analyzer.tasks.detection.codings import Corners
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Level, Part
 from tests.models import model, node
+from tests.test_detection import BOTH, detector
 
 BOX = [10.0, 10.0, 30.0, 50.0]
 
@@ -189,3 +194,52 @@ def test_missed_and_added():
     assert b.scores[matching.added].tolist() == [np.float32(0.8)]
     assert score_drift(a, b, matching) == {2: pytest.approx(-0.1, abs=1e-6)}
     assert TASK.agreement(THERE, other).value == pytest.approx(2 * 6 / 7 / 4)
+
+
+# ---- Models ----
+
+
+def apart(*ends: onnx.NodeProto, **numbers: float) -> onnx.ModelProto:
+    """A detector with boxes and scores as outputs, (1, 80, 4) and (1, 80, 3); `ends` change what it calls "boxes_" and
+    "scores_"."""
+    net = onnx.ModelProto.FromString(detector(joined=False).SerializeToString())
+    for each in net.graph.node:
+        for names in (each.input, each.output):
+            names[:] = [f"{n}_across" if n in ("boxes", "scores") else n for n in names]
+    changed = {n.output[0] for n in ends}
+    for output in ("boxes", "scores"):
+        name = f"{output}_" if output in changed else output
+        net.graph.node.append(node("Transpose", [f"{output}_across"], [name], perm=[0, 2, 1]))
+    net.graph.node.extend(ends)
+    net.graph.initializer.extend(onnx.numpy_helper.from_array(np.float32(v), n) for n, v in numbers.items())
+    del net.graph.output[:]
+    for output, width in (("boxes", 4), ("scores", 3)):
+        shape = [1, 80, width]
+        net.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape))
+    return net
+
+
+def ending(op: str, output: str, *numbers: float) -> onnx.ModelProto:
+    """`apart` with one more operator before an output."""
+    given = {f"number{i}": number for i, number in enumerate(numbers)}
+    return apart(node(op, [f"{output}_", *given], [output]), **given)
+
+
+def said_of(net: onnx.ModelProto) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(net.SerializeToString())
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"x": BOTH}), strict=True))
+
+
+@pytest.mark.parametrize(("op", "output", "numbers"), [
+    ("Add", "boxes", [50.0]), ("Clip", "boxes", [-32.0, 31.0]), ("Mul", "boxes", [1.5]),
+    ("Mul", "scores", [0.4]), ("Clip", "scores", [0.0, 0.1]),
+])  # fmt: skip
+def test_models_that_differ_in_one_output_disagree(op, output, numbers):
+    explainer = Explainer(apart())
+    task = task_for(explainer, Question(), explainer.feeds(BOTH))
+    said = said_of(apart())
+    assert task.kind == "detection" and len(task.predictions(said)) >= 2
+    assert task.agreement(said, said).value == 1
+    assert task.agreement(said, said_of(ending("Mul", output, 1.01))).agrees
+    assert not task.agreement(said, said_of(ending(op, output, *numbers))).agrees

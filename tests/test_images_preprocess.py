@@ -7,6 +7,7 @@ import pytest
 
 from analyzer.errors import InputError
 from analyzer.images import PRESETS, Preprocess
+from analyzer.images.placement import Placement
 from analyzer.images.resample import resize, sample
 
 POLICIES = ("resize", "crop", "letterbox", "letterbox-corner")
@@ -304,3 +305,14 @@ def test_no_map_no_picture() -> None:
     for shape in ((7,), (0, 7)):
         with pytest.raises(InputError, match="map of shape"):
             placement.map_to_image(np.zeros(shape))
+
+
+def test_a_picture_is_seen_whole_where_every_pixel_is_covered() -> None:
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(500):
+        sizes = [tuple(int(n) for n in rng.integers(1, 40, 2)) for _ in range(2)]
+        scale = tuple(b / a * factor for a, b, factor in zip(*sizes, rng.choice([0.7, 1, 1, 1, 1.1], 2), strict=True))
+        placement = Placement(*sizes, scale, tuple(rng.choice([-0.5, 0, 0, 0, 0.5], 2).tolist()))
+        assert placement.whole == placement.covered.all()
+        seen.add(placement.whole)
+    assert seen == {True, False}

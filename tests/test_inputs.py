@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -269,6 +270,20 @@ def test_grey_levels_of_deep_pictures_are_kept(run, place) -> None:
 def test_pictures_of_eight_bits_are_decoded_as_ever(place) -> None:
     for name in ("p0.png", "depth.png", "alpha.png"):
         assert np.array_equal(read(place / name).pixels[0], decode(place / name))
+
+
+def test_a_picture_is_read_and_decoded_once(place, monkeypatch) -> None:
+    decoded = []
+    imdecode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(1) or imdecode(*given))
+    expected = read(place / "p0.png").pixels
+    assert len(decoded) == 1
+    end, start = os.pipe()  # what is in a pipe can be read once
+    with os.fdopen(start, "wb") as file:
+        file.write((place / "p0.png").read_bytes())
+    found = read(f"/dev/fd/{end}").pixels
+    os.close(end)
+    assert np.array_equal(found, expected)
 
 
 def test_alpha_and_bands(run, place) -> None:

@@ -158,6 +158,12 @@ def test_a_pool_keeps_what_fits_its_budget_and_always_the_last():
     assert [key for _, key in pool._kept] == [1, 3], "the least recently used goes"
     pool.get("me", 4, lambda: Held(500))
     assert [key for _, key in pool._kept] == [4]
+    pool.limit_bytes(1000)
+    pool.get("me", 5, lambda: Held(100))
+    pool.limit_bytes(550)
+    assert [key for _, key in pool._kept] == [5], "a smaller budget holds at once"
+    pool.limit_bytes(50)
+    assert [key for _, key in pool._kept] == [5]
 
 
 def test_what_is_available_is_that_of_the_control_group(tmp_path):

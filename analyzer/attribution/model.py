@@ -270,10 +270,9 @@ class Model:
 
     def _checked(self, given: Value, array: np.ndarray) -> np.ndarray:
         """The array if it fits, a floating-point one in the input's type."""
-        text = ", ".join(str(d) for d in given.shape) if given.shape is not None else "any"
         if array.dtype != given.dtype:
             if array.dtype.kind != "f" or not is_float(given):
-                raise InputError(f"input {given.name!r} takes {given.dtype} [{text}], not {array.dtype}")
+                raise InputError(f"input {given.name!r} takes {given.dtype} [{_sizes(given)}], not {array.dtype}")
             array = array.astype(given.dtype)
         if not array.size:
             raise InputError(f"input {given.name!r} is empty: {list(array.shape)}")
@@ -283,7 +282,7 @@ class Model:
                 for axis, (d, size) in enumerate(zip(given.shape, array.shape, strict=True))
             )
             if not fits:
-                raise InputError(f"input {given.name!r} takes the shape [{text}], not {list(array.shape)}")
+                raise InputError(f"input {given.name!r} takes the shape [{_sizes(given)}], not {list(array.shape)}")
         if is_float(given) and not np.isfinite(array).all():
             raise InputError(f"input {given.name!r} has NaN or infinite values")
         return array
@@ -303,6 +302,10 @@ def _loaded_again(
     kind: type[Model], path: Path, provider: str, options: dict[str, Any], chosen: str | None = None
 ) -> Model:
     return kind(path, provider, **options).about(chosen)
+
+
+def _sizes(given: Value) -> str:
+    return ", ".join(str(d) for d in given.shape) if given.shape is not None else "any"
 
 
 def sizes_of(feeds: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -74,8 +74,15 @@ class Attribution:
         return replace(self.rows(kept), scores=self.scores[:count], tied=self.tied[:count], said=self.said[:count])
 
     @cached_property
+    def finite(self) -> bool:
+        """Whether all maps and scores are."""
+        return bool(np.isfinite(self.raw).all() and np.isfinite(self.scores).all())
+
+    @cached_property
     def legible(self) -> np.ndarray:
         """(rows,) whether the map, and the score of the class that it is of, are finite."""
+        if self.finite:
+            return np.ones(len(self.raw), bool)
         scores = self.scores_of_rows
         known = (self.target >= 0) & (self.target < scores.shape[1])
         scored = np.isfinite(scores[np.arange(len(scores)), np.where(known, self.target, 0)])

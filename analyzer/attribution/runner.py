@@ -143,7 +143,7 @@ def _answered(run: _Asked, feeds: Feeds, count: int) -> list[Attribution]:
     once = tuple(job for job, many in zip(question.jobs, often, strict=True) if not many)
     rows: list[list[Attribution]] = []
     for indices in model.batches(count):
-        part = model.rows(feeds, indices)
+        part = feeds if len(indices) == count else model.rows(feeds, indices)
         together = iter(run.once(part, indices, once) if once else ())
         found = [
             run.often(part, indices, job) if many else next(together)
@@ -208,11 +208,10 @@ class _Asked:
             return [joined([single[j] for single in singles]) for j in range(len(jobs))]
         for given in classes:
             check_class(first.scores, int(given.max()))
-        names = list(dict.fromkeys(n for one in compiled for n in one.names))
 
         def run(chosen: list[np.ndarray]) -> Mapping[str, np.ndarray]:
             assert first.session is not None
-            return first.session.run(dict(feeds) | dict(zip(first.target_inputs, chosen, strict=True)), names)
+            return first.session.run(feeds | dict(zip(first.target_inputs, chosen, strict=True)))
 
         task, outputs = first.scores, _outputs_of(first.scores)
         if self.model.quantised:
@@ -251,19 +250,20 @@ class _Asked:
         count = len(indices)
         shown, tied = said.shown, said.tied
         per_slot = [tuple(found[n] for n in slot if n) for slot in compiled.slots]
-        order = [(i, k) for i in range(count) for k in range(len(per_slot))]
-        target = np.array([per_slot[k][2][i if len(per_slot[k][2]) > 1 else 0] for i, k in order], np.int64)
+        targets = len(per_slot)
+        target = _by_image([c if len(c) > 1 else np.repeat(c, count) for _, _, c, *_ in per_slot], count)
+        order = [(i, k) for i in range(count) for k in range(targets)]
         result = Attribution(
-            np.stack([per_slot[k][0][i] for i, k in order]),
-            np.stack([per_slot[k][1][i] for i, k in order]),
+            _by_image([raw for raw, *_ in per_slot], count),
+            _by_image([heat for _, heat, *_ in per_slot], count),
             shown,
-            target,
+            target.astype(np.int64, copy=False),
             compiled.layer,
             compiled.method.name,
-            np.array([indices[i] for i, _ in order]),
+            np.repeat(indices, targets),
             stripped=compiled.scores.stripped,
             details={
-                name: np.stack([found[compiled.details[k][name]][i] for i, k in order])
+                name: _by_image([found[one[name]] for one in compiled.details], count)
                 for name in (compiled.details[0] if compiled.details else {})
             },
             tied=tied[0],
@@ -285,11 +285,13 @@ class _Asked:
 
     def _empty_where_not_finite(self, result: Attribution, feeds: Feeds, many_runs: bool = False) -> np.ndarray:
         """Empties the heatmaps that are not legible, says where NaN or ∞ began; (rows,) where nothing is said."""
+        result.diagnosis = [""] * len(result.raw)
+        if result.finite:
+            return np.ones(len(result.raw), bool)
         pictures = result.image - result.first
         legible = result.legible
         result.heatmap[~legible] = 0
         bad = ~legible | np.isnan(result.scores_of_rows).any(axis=1)
-        result.diagnosis = [""] * len(bad)
         if bad.any():
             target = [n for t in self.targets if isinstance(t, str) for n in tensors_named(t)]
             wanted = dict.fromkeys(pictures[bad].tolist())
@@ -370,3 +372,10 @@ class _Asked:
         for row in np.flatnonzero(unsaid).tolist():
             result.diagnosis[row] = diagnose_runs(raw[row])
         return result
+
+
+def _by_image(arrays: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """(count · arrays, …): what all arrays have for the first image, then for the next…"""
+    if len(arrays) == 1:
+        return arrays[0][:count]
+    return np.stack([array[i] for i in range(count) for array in arrays])

@@ -61,7 +61,7 @@ def tied_classes(model: Model, feeds: dict[str, np.ndarray], scores: Task, shown
 
 def doubt_of(scores: Task, output: np.ndarray, count: int) -> str:
     """`Task.doubt`, and what only a run shows: rows that are not images, such as boxes after NonMaxSuppression."""
-    if scores.doubt or not scores.batched or not output.ndim or len(output) == count:
+    if scores.doubt or scores.per_picture or not scores.batched or not output.ndim or len(output) == count:
         return scores.doubt
     return (
         f"{scores.output.name!r} has {len(output)} rows for {count} image{'s' * (count > 1)}, so they are not class "

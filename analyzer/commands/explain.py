@@ -168,8 +168,10 @@ def command(given: Explain) -> int:
                 note(f"warning: {result['picture']}: {m['method']}: {m['diagnosis']}")
     if done.result and len(model.plain.outputs) > 1 and not given.output:
         chosen = done.result[0]["task"]["output"]
-        others = ", ".join(v.name for v in model.plain.outputs if v.name != chosen)
-        note(f"note: output {chosen} is explained; for another one ({others}), add --output NAME")
+        read = {chosen, *done.result[0]["task"]["reads"]}
+        others = ", ".join(v.name for v in model.plain.outputs if v.name not in read)
+        if others:
+            note(f"note: output {chosen} is explained; for another one ({others}), add --output NAME")
     if given.verbose:
         if done.result:
             task = done.result[0]["task"]

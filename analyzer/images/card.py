@@ -113,7 +113,8 @@ def model_card(
     if input_shape is None and model_path is not None and Path(model_path).is_file():
         input_shape, input_dtype = _picture_input(Path(model_path))
     guess = InputGuess(input_shape, input_dtype)
-    merged = _customary(usual[1], _merged(told, asked))
+    customary = _checked(dict(usual[1]), PREPROCESS_KEYS, PREPROCESS_KEYS, usual[0])
+    merged = _customary(customary, _merged(told, asked))
     try:
         fields, remark = _of_integers(_fields(guess, merged), merged, *input_quantisation)
         preprocess = Preprocess(**fields)

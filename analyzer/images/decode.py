@@ -68,7 +68,15 @@ def decode(source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS)
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     header = bounded(read_header(source, name), name, max_pixels)
-    pixels = stored_pixels(header, name)
+    return rgb(header, stored_pixels(header, name), name)
+
+
+def rgb(header: Header, pixels: np.ndarray, name: str) -> np.ndarray:
+    """What `decode` makes of `stored_pixels`.
+
+    Raises:
+        InputError: as `decode`.
+    """
     if header.transparent_grey is not None and pixels.ndim == 2:
         pixels = np.where(pixels == header.transparent_grey, np.iinfo(pixels.dtype).max, pixels)
     return upright(_over_white(_eight_bits(pixels, name), name, premultiplied(header, pixels)), header.orientation)
@@ -115,7 +123,7 @@ def read_header(source: str | os.PathLike[str] | bytes, name: str = "the picture
     Raises:
         InputError: as for `decode`.
     """
-    data = source if isinstance(source, bytes) else _read(Path(source))
+    data = source if isinstance(source, bytes) else read_file(Path(source))
     if not data:
         raise InputError(f"{name}: empty file")
     reader = next((read for magic, read in _READERS if re.match(magic, data, re.DOTALL)), None)
@@ -143,7 +151,12 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
     return any(re.match(magic, start, re.DOTALL) for magic, _ in _READERS)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of a picture; of any other file only the first.
+
+    Raises:
+        InputError: no such file, a folder, too large.
+    """
     protect(path)
     try:
         with path.open("rb") as file:

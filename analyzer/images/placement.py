@@ -62,7 +62,8 @@ class Placement:
     @property
     def whole(self) -> bool:
         """Whether the network saw all of the picture."""
-        return all(bool(axis.all()) for axis in self._covered())
+        axes = zip(self.image_size, self.input_size, self.scale, self.offset, strict=True)
+        return all(0.5 * s + o > 0 and (size - 0.5) * s + o < length for size, length, s, o in axes)
 
     def map_to_image(self, heat: np.ndarray) -> np.ndarray:
         """A map over the network's input as (H, W, …) float32 in the picture's own pixels.

@@ -20,11 +20,11 @@ from analyzer.files import protect
 from analyzer.images._opencv import MAX_PIXELS, quiet
 from analyzer.images.bands import UnreadableError, page_count, read_bands
 from analyzer.images.decode import (
-    MAX_FILE_BYTES,
     bounded,
-    decode,
     premultiplied,
+    read_file,
     read_header,
+    rgb,
     stored_pixels,
     upright,
 )
@@ -67,18 +67,15 @@ def read(source: str | os.PathLike[str] | bytes, white: float | None = None, cha
     name = "the picture" if isinstance(source, bytes) else str(source)
     if is_array(source):
         return _scaled(arranged(read_array(source), channels, name), white, name)
-    if not isinstance(source, bytes):
-        protect(source)
-        if os.path.isfile(source) and os.path.getsize(source) <= MAX_FILE_BYTES and _is_tiff(source):
-            source = Path(source).read_bytes()
+    data = source if isinstance(source, bytes) else read_file(Path(source))
     try:
-        bands = read_bands(source) if isinstance(source, bytes) else None
+        bands = read_bands(data)
     except UnreadableError as error:
         hint = "save it uncompressed, or as a .npy array"
         raise InputError(f"{name}: a TIFF of many bands that cannot be read ({error})", hint) from error
     if bands is not None:
         return _scaled(bands[None], white, name)
-    header = bounded(read_header(source, name), name)
+    header = bounded(read_header(data, name), name)
     count = page_count(header.data) if header.format == "TIFF" else 1
     if count > 1:
         if count * header.width * header.height > 4 * MAX_PIXELS:
@@ -86,10 +83,9 @@ def read(source: str | os.PathLike[str] | bytes, white: float | None = None, cha
         pages = _pages(header.data)
         if len(pages) > 1:
             return _scaled(np.stack([_ordered(page) for page in pages]), white, name)
-    deep = header.format in ("PNG", "TIFF", "PNM")
-    pixels = stored_pixels(header, name) if deep else None
-    if pixels is None or (pixels.dtype == np.uint8 and channels in (1, 3)):
-        return Picture(decode(source)[None])
+    pixels = stored_pixels(header, name)
+    if header.format not in ("PNG", "TIFF", "PNM") or (pixels.dtype == np.uint8 and channels in (1, 3)):
+        return Picture(rgb(header, pixels, name)[None])
     found = _ordered(pixels)
     if premultiplied(header, pixels) and found.shape[2] == 4 and channels == 4:
         full = np.iinfo(found.dtype).max if found.dtype.kind == "u" else 1.0
@@ -201,11 +197,6 @@ def _ordered(pixels: np.ndarray) -> np.ndarray:
         return pixels[..., None]
     order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(pixels.shape[2])
     return pixels if order is None else np.ascontiguousarray(pixels[..., order])
-
-
-def _is_tiff(source: str | os.PathLike[str]) -> bool:
-    with open(source, "rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _pages(data: bytes) -> Sequence[np.ndarray]:

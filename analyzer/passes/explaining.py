@@ -181,7 +181,13 @@ class Explaining(Asking):
         shown = task.predictions(task.answer(said), labels, None if every else self.top)
         classes = isinstance(task, Classification | Segmentation)
         result: dict[str, Any] = {
-            "task": {"kind": task.kind, "output": task.output.name, "unit": task.unit, "evidence": task.evidence},
+            "task": {
+                "kind": task.kind,
+                "output": task.output.name,
+                "reads": list(task.reading),
+                "unit": task.unit,
+                "evidence": task.evidence,
+            },
             "top": [{"class": p.index, "label": p.label, "score": p.score} for p in shown] if classes else [],
             "predictions": [_prediction(p, fed) for p in shown],
             "heads": [self._head(role, said.get(role.output)) for role in task.others],

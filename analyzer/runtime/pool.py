@@ -45,9 +45,14 @@ class Pool:
                 except BaseException:
                     self._forget((owner, key), entry)
                     raise
-        self._shrink(entry)
+                self._shrink(entry)
         value: T = entry.value
         return value
+
+    def limit_bytes(self, budget: int) -> None:
+        """From now on the values hold no more than that, save the last."""
+        self.budget = budget
+        self._shrink()
 
     @property
     def bytes(self) -> int:
@@ -60,11 +65,12 @@ class Pool:
             dropped = [self._kept.pop(key) for key in [k for k in self._kept if k[0] is owner]]
         self._let_go(dropped)
 
-    def _shrink(self, used: _Made) -> None:
+    def _shrink(self, used: _Made | None = None) -> None:
         """Forgets the values that were not used for longest, until the others are within the limits."""
         with self._lock:
             if self.budget is None:
                 self.budget = int(available() * SHARE)
+            used = used or next(reversed(self._kept.values()), None)
             total, dropped = self.bytes, list[_Made]()
             for key, entry in list(self._kept.items()):
                 if len(self._kept) <= self.limit and total <= self.budget:
@@ -112,7 +118,7 @@ def limit_memory(budget: int) -> None:
 
     The default is half of the memory that is available when the first session is cached.
     """
-    LIVE.budget = budget
+    LIVE.limit_bytes(budget)
 
 
 LIVE = Pool(KEPT)

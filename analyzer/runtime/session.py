@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
@@ -40,6 +40,14 @@ _PLAN_WEIGHTS = "session.optimized_model_external_initializers_file_name"
 LEVELS = ("disable", "basic", "extended", "layout", "all")
 
 Runnable: TypeAlias = Graph | onnx.ModelProto | tuple[onnx.ModelProto, dict[str, np.ndarray]] | str | bytes
+
+
+class Given(NamedTuple):
+    """An input of a session, as onnxruntime describes it."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
 
 
 class Session:
@@ -125,7 +133,7 @@ class Session:
                 + ", ".join(self.fallbacks[:5]),
                 "pass --allow-fallback to allow this, or use --provider cpu",
             )
-        self.inputs: dict[str, Any] = {i.name: i for i in self._session.get_inputs()}
+        self.inputs = {i.name: Given(i.name, i.type, i.shape or []) for i in self._session.get_inputs()}
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -210,19 +218,20 @@ def _options(ort: Any, threads: int | None, level: str, weight_bytes: int) -> An
     return options
 
 
-def check_array(array: np.ndarray, given: Any) -> np.ndarray:
+_TYPES = {"float": "float32", "double": "float64"} | {
+    name: name for name in ("float16", "uint8", "int8", "int64", "int32", "bool")
+}
+_KINDS = {f"tensor({name})": np.dtype(kind) for name, kind in _TYPES.items()}
+
+
+def check_array(array: np.ndarray, given: Given) -> np.ndarray:
     """`array` if it fits the input `given`; a floating-point array is cast to the input's floating-point type."""
-    kinds = {
-        "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
-        "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32,
-        "tensor(bool)": np.bool_,
-    }  # fmt: skip
-    kind = kinds.get(given.type)
+    kind = _KINDS.get(given.type)
     if kind is not None and array.dtype != kind:
-        if not (np.dtype(kind).kind == "f" and array.dtype.kind == "f"):
-            raise InputError(f"input {given.name!r} takes {np.dtype(kind)}, not {array.dtype}")
+        if not (kind.kind == "f" and array.dtype.kind == "f"):
+            raise InputError(f"input {given.name!r} takes {kind}, not {array.dtype}")
         array = array.astype(kind)
-    shape = given.shape or []
+    shape = given.shape
     wrong = len(shape) != array.ndim or any(
         isinstance(d, int) and d > 0 and d != size for d, size in zip(shape, array.shape, strict=False)
     )

@@ -199,6 +199,7 @@ def _detection(graph: Graph, main: str | None, declared: Declared, labels: Label
     return Detection(
         own,
         own,
+        batched=decoder.levels[0].scores.batched,
         evidence=evidence,
         others=others,
         decoder=decoder,

@@ -183,6 +183,81 @@ class Anchored(Coding):
         return np.concatenate([(places + self.offset) * step, np.array(shapes, np.float64)[cell]], axis=1)
 
 
+@dataclass(frozen=True)
+class WithAnchors(Coding):
+    """Centre and size relative to the anchors of a place, as YOLO writes them.
+
+    Attributes:
+        anchors: (width, height) in pixels of every anchor of each level, the finest level first.
+        doubled: centre 2 σ − ½ and size (2 σ)² (YOLOv5, v7), else σ and eᵗ (YOLOv3, v4: 1804.02767).
+        squashed: the model's numbers are σ already.
+    """
+
+    anchors: tuple[tuple[tuple[int, int], ...], ...] = ()
+    doubled: bool = True
+    squashed: bool = False
+
+    def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        found, stride = numbers.astype(np.float64), strides(level, size)
+        share = found if self.squashed else sigmoid(found)
+        places, cell = level.places
+        finest = round(np.log2(stride[0])) - (4 if len(self.anchors) == 2 else 3)
+        anchors = np.array(self.anchors[min(max(finest, 0), len(self.anchors) - 1)], np.float64)[cell]
+        if self.doubled:
+            middle, extent = 2 * share[:, :2] - 0.5, (2 * share[:, 2:4]) ** 2
+        else:
+            with np.errstate(over="ignore", divide="ignore"):
+                odds = np.exp(found[:, 2:4]) if not self.squashed else share[:, 2:4] / (1 - share[:, 2:4])
+            middle, extent = share[:, :2], odds
+        return corners(np.concatenate([(middle + places) * stride, extent * anchors], axis=1))
+
+
+@dataclass(frozen=True)
+class Tanh(Coding):
+    """Centre tanh t from the corner of its place, and size σ(t) in shares of the input (FastestDet)."""
+
+    def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        found, stride = numbers.astype(np.float64), strides(level, size)
+        middle = (np.tanh(found[:, :2]) + level.places[0]) * stride
+        return corners(np.concatenate([middle, sigmoid(found[:, 2:4]) * np.array(size[::-1])], axis=1))
+
+
+@dataclass(frozen=True)
+class Rotated(Coding):
+    """Centre, size and, as the last number, an angle in radians; the box is the upright one around it (YOLO-obb)."""
+
+    def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        found = numbers.astype(np.float64)
+        cos, sin = np.abs(np.cos(found[:, -1])), np.abs(np.sin(found[:, -1]))
+        wide, high = found[:, 2], found[:, 3]
+        around = np.stack([wide * cos + high * sin, wide * sin + high * cos], axis=1)
+        return corners(np.concatenate([found[:, :2], around], axis=1))
+
+
+@dataclass(frozen=True)
+class WithPoints(Corners):
+    """Centre and size, and keypoints written in the same way.
+
+    Attributes:
+        each: numbers of a keypoint: x, y and whether it is seen, or x and y alone.
+        logits: whether a keypoint is seen is a logit.
+    """
+
+    centred: bool = True
+    each: int = 3
+    logits: bool = False
+
+    def points(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        found = numbers.astype(np.float64).reshape(len(numbers), -1, self.each)
+        if self.unit:
+            found[..., :2] *= np.array(size[::-1])
+        if self.each == 2:
+            return visible(found)
+        if self.logits:
+            found[..., 2] = sigmoid(found[..., 2])
+        return found
+
+
 def corners(boxes: np.ndarray) -> np.ndarray:
     """(n, 4) x0, y0, x1, y1 of centres and sizes."""
     half = boxes[:, 2:4] / 2

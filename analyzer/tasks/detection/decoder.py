@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from analyzer.tasks.detection.codings import Coding, sigmoid, softmax
 from analyzer.tasks.detection.parts import Level, Part
 
 _TINY = 1e-9
+Usual: TypeAlias = tuple[tuple[str, Any], ...]  # keys of a model's card, and their values
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Decoder:
     threshold: float = 0.25
     iou: float | None = 0.45
     thing: str = "object"
-    usual: tuple[tuple[str, Any], ...] = ()
+    usual: Usual = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -84,6 +84,24 @@ class View:
         functions = {found.squashed[i] for i in np.unique(self.one(part, found.source)).tolist()}
         return functions.pop() if len(functions) == 1 else None
 
+    def functions(self, part: Part) -> list[str | None]:
+        """The function that each of a candidate's numbers went through, "" for none, "constant" for numbers that are,
+        None where candidates differ; [] where that is unknown."""
+        found = self.origin(part.output)
+        if found is None:
+            return []
+        constant = [self.graph.constant(v) is not None for v in found.sources]
+        names = np.array(["constant" if c else f for c, f in zip(constant, found.squashed, strict=True)], object)
+        rows = self.one(part, found.source)
+        if part.cell > 1:
+            rows = rows.reshape(-1, rows.shape[1])
+        return [next(iter(kinds)) if len(kinds := set(names[np.unique(row)])) == 1 else None for row in rows.T]
+
+    def columns(self, part: Part) -> list[Value]:
+        """The tensor that each of the first candidate's numbers was computed in; [] where that is unknown."""
+        found = self.origin(part.output)
+        return [] if found is None else [found.sources[i] for i in self.one(part, found.source)[0].tolist()]
+
     def sources(self, part: Part) -> list[tuple[int, Value]]:
         """(number of candidates, the tensor that their numbers were computed in), in the order of the candidates."""
         found = self.origin(part.output)

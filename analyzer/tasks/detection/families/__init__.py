@@ -9,12 +9,22 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from analyzer.tasks.detection.decoder import Decoder
-from analyzer.tasks.detection.families import anchors, faces, yolo
+from analyzer.tasks.detection.families import anchors, faces, strided, yolo
 from analyzer.tasks.detection.view import View
 
 Family: TypeAlias = Callable[[View], "tuple[Decoder, str] | None"]
 
-FAMILIES: tuple[Family, ...] = (faces.strided, faces.mediapipe, anchors.apart, yolo.joined)
+FAMILIES: tuple[Family, ...] = (
+    faces.strided,
+    faces.mediapipe,
+    anchors.apart,
+    anchors.mapped,
+    yolo.joined,
+    strided.joined,
+    strided.apart,
+    yolo.apart,
+    yolo.fastest,
+)
 
 
 def recognised(view: View) -> tuple[Decoder, str] | None:

@@ -8,9 +8,10 @@ from itertools import product
 
 import numpy as np
 
+from analyzer.analysis.layouts import layouts
 from analyzer.analysis.scores import holds_floats
 from analyzer.tasks.detection.codings import Anchored, Coding, Corners
-from analyzer.tasks.detection.decoder import Decoder
+from analyzer.tasks.detection.decoder import Decoder, Usual
 from analyzer.tasks.detection.parts import Level, Part
 from analyzer.tasks.detection.pyramid import Stage, by_candidates, stages, stages_of
 from analyzer.tasks.detection.view import View
@@ -19,6 +20,13 @@ _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128), 
 _LAYERS = {"Conv", "QLinearConv", "ConvInteger", "FusedConv"}  # operators that give raw numbers
 _SHARES = 1.5  # numbers of boxes below that are shares of the input
 _ALIKE = 0.8  # correlation of boxes' middles with the places that they are of
+_USUAL: dict[str, Usual] = {  # how the projects prepare pictures
+    "YuNet": (("preset", "raw"), ("channels", "BGR")),
+    "UltraFace": (("mean", 127.0), ("std", 128.0), ("scale", 1.0)),
+    "RetinaFace": (("mean", (104.0, 117.0, 123.0)), ("std", 1.0), ("scale", 1.0), ("channels", "BGR")),
+    "EfficientDet": (("preset", "imagenet"), ("resize", "letterbox")),
+}
+_PIXELS = Corners()
 _FACES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # of UltraFace, YuNet
 
 
@@ -54,6 +62,7 @@ def _parts(view: View, rows: Sequence[tuple[Part, int]]) -> tuple[Part, Part, in
     return boxes[0][0], *scores[0], [one for one in rest if one[0] != scores[0][0]]
 
 
+_CELL = 9  # anchors of a place of RetinaNet and EfficientDet
 _YUNET = 14  # numbers of a box and five points
 
 
@@ -87,7 +96,7 @@ def _decoder(
     classes = columns - (background is not None)
     if classes < 1:
         return None
-    coding: Coding = recipe.coding if recipe else _decoded(view, boxes, maps)
+    coding: Coding = recipe.coding if recipe else decoded(view, boxes, maps)
     face = columns == 2 and tuple(stage.cell for stage in maps) == tuple(map(len, _FACES))
     levels: list[Level] = [stage.level(scores, boxes, ious, points) for stage in maps]
     family = "UltraFace" if face and not recipe else recipe.family if recipe else "boxes and scores"
@@ -104,20 +113,53 @@ def _decoder(
         background,
         0.5 if softmax else 0.3,
         thing="face" if face or points is not None else "object",
+        usual=_USUAL.get("YuNet" if ious is not None else family, ()),
     )
     how = "relative to priors" if recipe else "decoded"
     two = f"{boxes.output} {list(view.shapes[boxes.output])} and {scores.output} {list(view.shapes[scores.output])}"
     return decoder, f"{two} hold boxes, {how}, and {columns} scores for each of {count} places"
 
 
+def mapped(view: View) -> tuple[Decoder, str] | None:
+    """EfficientDet and RetinaNet whose outputs are maps: one of scores and one of boxes per stride."""
+    grids: dict[tuple[int, int], list[tuple[Part, int]]] = {}
+    for name, shape in view.shapes.items():
+        layout = layouts(view.graph).get(name)
+        if len(shape) == 4 and layout is not None and layout.is_map and all(layout.grid):
+            part = Part(name, axis=layout.channel, cell=_CELL)
+            grids.setdefault(layout.grid, []).append((part, shape[layout.channel]))  # type: ignore[arg-type]
+    heads = []
+    for grid, parts in sorted(grids.items(), reverse=True):
+        boxes = [p for p, n in parts if n == 4 * _CELL]
+        scores = [(p, n // _CELL) for p, n in parts if n != 4 * _CELL and n % _CELL == 0]
+        if len(parts) != 2 or len(boxes) != 1 or len(scores) != 1:
+            return None
+        heads.append((Stage(0, grid[0] * grid[1] * _CELL, grid, _CELL), boxes[0], *scores[0]))
+    functions = {view.squashed(scores) for _, _, scores, _ in heads}
+    if len(heads) != 5 or len({n for *_, n in heads}) != 1 or functions not in ({"Sigmoid"}, {""}):
+        return None
+    recipe = _pyramid(view, [stage for stage, *_ in heads], _depthwise(view, heads[0][1]))
+    levels = [stage.level(scores, boxes) for stage, boxes, scores, _ in heads]
+    done, classes = functions == {"Sigmoid"}, heads[0][3]
+    decoder = Decoder(
+        recipe.family, view.with_layers(levels), recipe.coding, view.size, classes, "" if done else "sigmoid", done,
+        threshold=0.3,
+    )  # fmt: skip
+    return decoder, f"boxes relative to {_CELL} anchors and {classes} scores for each place of 5 maps"
+
+
 # ---- Decoded in the graph ----
 
 
-def _decoded(view: View, boxes: Part, maps: Sequence[Stage]) -> Corners:
-    """How boxes are written, by where those of an example lie that are of the places of the finest map."""
+def decoded(view: View, boxes: Part, maps: Sequence[Stage], otherwise: Corners = _PIXELS) -> Corners:
+    """How boxes are written, by where those of an example lie that are of the places of the finest map.
+
+    Args:
+        otherwise: where that does not tell.
+    """
     map_, found = max(maps, key=lambda s: s.grid), view.example(boxes)
     if found is None or not np.isfinite(found).all() or min(map_.grid) < 3:
-        return Corners(unit=_in_shares(view, boxes.output, maps[-1].last))
+        return replace(otherwise, unit=_in_shares(view, boxes.output, maps[-1].last))
     found = found[map_.first : map_.last].astype(np.float64)
     places = map_.level(boxes, boxes).places[0]
     centred = bool(((found[:, 2] >= found[:, 0]) & (found[:, 3] >= found[:, 1])).mean() < 0.5)
@@ -126,8 +168,12 @@ def _decoded(view: View, boxes: Part, maps: Sequence[Stage]) -> Corners:
         alike = np.corrcoef(np.concatenate([middle, places], axis=1).T)[:2, 2:]  # of numbers with column and row
     for rows_first in (False, True):
         if (np.diag(alike[::-1] if rows_first else alike) > _ALIKE).all():
-            return Corners(centred, bool(np.percentile(np.abs(found), 90) < _SHARES), rows_first)
-    return Corners()
+            return Corners(centred, _shares(found), rows_first)
+    return otherwise
+
+
+def _shares(numbers: np.ndarray) -> bool:
+    return bool(np.percentile(np.abs(numbers), 90) < _SHARES)
 
 
 def _in_shares(view: View, output: str, count: int) -> bool:
@@ -135,7 +181,7 @@ def _in_shares(view: View, output: str, count: int) -> bool:
     used = view.graph.before([output])
     constants = [view.graph.constant(i) for node in used for i in node.inputs if node.op in ("Add", "Mul") and i.name]
     priors = [c for c in constants if c is not None and c.dtype.kind == "f" and c.size >= 2 * count]
-    return bool(priors) and all(np.abs(c).max() < _SHARES for c in priors)
+    return bool(priors) and all(map(_shares, priors))
 
 
 # ---- Relative to priors ----
@@ -169,7 +215,7 @@ def _with_priors(view: View, boxes: Part, maps: Sequence[Stage], columns: int, p
         return _faces(view, maps, ((16, 32), (64, 128), (256, 512)), "RetinaFace")
     if cells == tuple(map(len, _FACES)) and columns == 2:
         return _faces(view, maps, _FACES, "RetinaFace" if points else "UltraFace")
-    if set(cells) == {9} and len(maps) == 5 and len(set(sides)) == 5:
+    if set(cells) == {_CELL} and len(maps) == 5 and len(set(sides)) == 5:
         return _pyramid(view, maps, _depthwise(view, boxes))
     if cells == (4, 6, 6, 6, 4, 4) and sides == (38, 19, 10, 5, 3, 1):
         return _ssd(view, maps, columns)
@@ -199,24 +245,25 @@ def _faces(view: View, maps: Sequence[Stage], sizes: Sequence[Sequence[int]], fa
 
 
 def _pyramid(view: View, maps: Sequence[Stage], deep: bool) -> Recipe:
-    """RetinaNet as torchvision lays it, and EfficientDet (1911.09070), told by its depthwise heads."""
+    """EfficientDet (1911.09070), told by its depthwise heads, and RetinaNet (1708.02002) as torchvision lays it."""
     octaves, laid = [2 ** (i / 3) for i in range(3)], []
     for s in maps:
-        step = tuple(float(side // cells) for side, cells in zip(view.size[::-1], s.grid[::-1], strict=True))
+        step = _step(view, s.grid)
+        base = 4 * 2 ** round(np.log2(max(step)))
         if deep:
             pairs = product(octaves, ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4)))
-            shapes = [(4 * step[0] * octave * w, 4 * step[1] * octave * h) for octave, (w, h) in pairs]
+            shapes = [(base * octave * w, base * octave * h) for octave, (w, h) in pairs]
         else:
-            base = 4 * 2 ** round(np.log2(max(step)))
-            sizes = [int(base * octave) for octave in octaves]
-            shapes = [
-                (2 * np.round(size / np.sqrt(ratio) / 2), 2 * np.round(size * np.sqrt(ratio) / 2))
-                for ratio in (0.5, 1.0, 2.0)
-                for size in sizes
-            ]
+            both = [(int(base * octave), np.sqrt(ratio)) for ratio in (0.5, 1.0, 2.0) for octave in octaves]
+            shapes = [(2.0 * np.round(n / root / 2), 2.0 * np.round(n * root / 2)) for n, root in both]
         laid.append((s.grid, step, tuple((float(w), float(h)) for w, h in shapes)))
-    coding = Anchored(tuple(laid), offset=0.5 if deep else 0.0, rows_first=deep)  # type: ignore[arg-type]
+    coding = Anchored(tuple(laid), offset=0.5 if deep else 0.0, rows_first=deep)
     return Recipe("EfficientDet" if deep else "RetinaNet", coding, "sigmoid", False)
+
+
+def _step(view: View, grid: tuple[int, int]) -> tuple[float, float]:
+    """Whole pixels from one place to the next, horizontally and vertically."""
+    return float(view.size[1] // grid[1]), float(view.size[0] // grid[0])
 
 
 def _depthwise(view: View, boxes: Part) -> bool:

@@ -1,0 +1,146 @@
+"""Heads without anchors, an output or two per stride: PicoDet, NanoDet, RTMDet, FCOS, raw YOLOX, v6 and v8."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from analyzer.analysis.scores import holds_floats
+from analyzer.tasks.detection.codings import Coding, Distances, Exponentials
+from analyzer.tasks.detection.decoder import Decoder, Usual
+from analyzer.tasks.detection.parts import Part
+from analyzer.tasks.detection.pyramid import Stage, stages_of
+from analyzer.tasks.detection.view import View
+
+_RAW = {"Conv", "QLinearConv", "ConvInteger", "FusedConv"}
+_BINS = (8, 16, 17, 32, 33)  # of a distribution per side
+_STRIDES = (4, 8, 16, 32, 64, 128)
+_USUAL: dict[str, Usual] = {
+    "PicoDet": (("preset", "imagenet"),),
+    "NanoDet": (("mean", (103.53, 116.28, 123.675)), ("std", (57.375, 57.12, 58.395)), ("scale", 1.0),
+                ("channels", "BGR")),
+    "YOLOX": (("preset", "raw"), ("channels", "BGR"), ("resize", "letterbox"), ("pad-value", 114.0)),
+    "YOLOv8": (("preset", "0-1"), ("resize", "letterbox"), ("pad-value", 114.0)),
+}  # fmt: skip
+
+
+def apart(view: View) -> tuple[Decoder, str] | None:
+    """Scores and boxes, perhaps objectness as well, as outputs of their own at every stride."""
+    grids = _grids(view)
+    if grids is None or not 2 <= len(grids) <= 5:
+        return None
+    heads = []
+    for grid, parts in grids.items():
+        head = _head(view, parts)
+        if head is None:
+            return None
+        heads.append((Stage(0, grid[0] * grid[1], grid), *head))
+    kinds = {(thing is not None, n, bins) for _, _, _, thing, n, bins in heads}
+    functions = {view.squashed(scores) for _, scores, *_ in heads}
+    if len(kinds) != 1 or functions - {"Sigmoid", ""}:
+        return None
+    two, classes, bins = kinds.pop()
+    score_layers = {op for _, scores, *_ in heads for op in view.computed_by(scores)}
+    raw = all(view.computed_by(boxes) <= _RAW for _, _, boxes, *_ in heads)
+    coding: Coding = Distances(bins)
+    if two and not bins and raw:
+        family, coding = "YOLOX", Exponentials()
+    elif bins:
+        family = "YOLOv8" if bins > 8 else "PicoDet" if score_layers == {"Sqrt"} or len(heads) == 4 else "NanoDet"
+    else:
+        family = "FCOS"
+    squashed = functions == {"Sigmoid"}
+    done = squashed or not score_layers <= _RAW  # a function of the scores and more, as PicoDet's square root
+    levels = [stage.level(scores, boxes, thing) for stage, scores, boxes, thing, *_ in heads]
+    things = {view.squashed(thing) for *_, thing, _, _ in heads if thing is not None}
+    decoder = Decoder(
+        family,
+        view.with_layers(levels),
+        coding,
+        view.size,
+        classes,
+        "" if done else "sigmoid",
+        squashed,
+        "" if things == {"Sigmoid"} else "sigmoid",
+        threshold=0.3,
+        iou=0.5,
+        usual=_USUAL.get(family, ()),
+    )
+    sides = f"distributions of 4 sides over {bins} steps" if bins else "4 box sides"
+    return decoder, f"{classes} scores and {sides} at each of {len(heads)} strides"
+
+
+def _grids(view: View) -> dict[tuple[int, int], list[tuple[Part, int]]] | None:
+    """{grid: outputs of its places, and how many numbers they have of each}, the finest first; None where an output is
+    of no grid."""
+    found: dict[tuple[int, int], list[tuple[Part, int]]] = {}
+    if not view.all_fixed:
+        return None
+    for name, shape in view.shapes.items():
+        if not holds_floats(view.graph[name]):
+            return None
+        if len(shape) == 3:
+            maps = stages_of(view, shape[1], [(s,) for s in _STRIDES], (1,))
+            if maps is None:
+                return None
+            found.setdefault(maps[0].grid, []).append((Part(name), shape[2]))
+        elif len(shape) == 4:
+            height, width = view.size
+            channels_last = shape[1] * width == shape[2] * height and height % max(1, shape[1]) == 0 and shape[1] > 1
+            grid = (shape[1], shape[2]) if channels_last and shape[3] != shape[2] else (shape[2], shape[3])
+            if grid not in [(-(-height // s), -(-width // s)) for s in _STRIDES]:
+                return None
+            axis = 3 if grid == (shape[1], shape[2]) and channels_last else 1
+            found.setdefault(grid, []).append((Part(name, axis=axis), shape[axis]))
+        else:
+            return None
+    return dict(sorted(found.items(), reverse=True))
+
+
+def _head(view: View, parts: list[tuple[Part, int]]) -> tuple[Part, Part, Part | None, int, int] | None:
+    """(scores, boxes, objectness, classes, bins) of one grid."""
+    if len(parts) == 1:
+        part, numbers = parts[0]
+        sources = [v.name for v in view.columns(part)]
+        sizes = [sources.count(name) for name in dict.fromkeys(sources)]
+        if sizes[:2] == [4, 1] and len(sizes) == 3:
+            return replace(part, start=5), replace(part, stop=4), replace(part, start=4, stop=5), numbers - 5, 0
+        if len(sizes) == 2 and sizes[0] % 4 == 0 and sizes[0] // 4 in _BINS:
+            return replace(part, start=sizes[0]), replace(part, stop=sizes[0]), None, sizes[1], sizes[0] // 4
+        return None
+    boxes = [(p, n) for p, n in parts if n == 4 or (n % 4 == 0 and n // 4 in _BINS)]
+    boxes = [(p, n) for p, n in boxes if view.squashed(p) == ""] or boxes
+    if len(boxes) > 1:  # as many classes as box numbers: the wider one is a distribution
+        boxes = [(p, n) for p, n in boxes if view.labels is None or n != view.labels]
+        boxes = sorted(boxes, key=lambda one: "box" not in one[0].output and "reg" not in one[0].output)[:1]
+    if len(boxes) != 1 or len(parts) > 3:
+        return None
+    box, numbers = boxes[0]
+    rest = [(p, n) for p, n in parts if p != box]
+    ones = [(p, n) for p, n in rest if n == 1]
+    thing = ones[-1][0] if len(rest) == 2 and ones else None
+    scores = [(p, n) for p, n in rest if p != thing]
+    if len(scores) != 1:
+        return None
+    return scores[0][0], box, thing, scores[0][1], 0 if numbers == 4 else numbers // 4
+
+
+def joined(view: View) -> tuple[Decoder, str] | None:
+    """NanoDet-Plus: one output (N, places, classes + 4 · bins), the scores first."""
+    for name, shape in view.shapes.items():
+        if len(shape) != 3 or not all(view.size) or len(view.shapes) != 1 or not holds_floats(view.graph[name]):
+            continue
+        maps = stages_of(view, shape[1], ((8, 16, 32, 64), (8, 16, 32)), (1,))
+        part = Part(name)
+        functions = view.functions(part) if maps is not None else []
+        classes = next((i for i, f in enumerate(functions) if f != "Sigmoid"), 0)
+        bins = (shape[2] - classes) // 4
+        if maps is None or not classes or bins not in _BINS or classes + 4 * bins != shape[2]:
+            continue
+        scores, boxes = replace(part, stop=classes), replace(part, start=classes)
+        levels = [one.level(scores, boxes) for one in maps]
+        decoder = Decoder(
+            "NanoDet", view.with_layers(levels), Distances(bins, offset=0.0), view.size, classes, "", True,
+            threshold=0.35, iou=0.6, usual=_USUAL["NanoDet"],
+        )  # fmt: skip
+        return decoder, f"{classes} scores and distributions of 4 sides over {bins} steps at {len(maps)} strides"
+    return None
