@@ -245,6 +245,7 @@ class Fed:
         if heat.ndim == 2:
             return overlay(self.image, heat, title=title, colorbar=colorbar, **drawing)
         frames = (self.drawn or self.main).frames
+        drawing.pop("found", None)  # it is of the first frame at most
         tiles = [overlay(f, h, colorbar=False, **drawing) for f, h in zip(frames, heat, strict=True)]
         bar = ColourBar(drawing.get("colormap", "turbo")) if colorbar else None
         return grid(tiles, [str(number) for number in range(len(tiles))], title=title, bar=bar)
