@@ -9,12 +9,21 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from analyzer.tasks.detection.decoder import Decoder
-from analyzer.tasks.detection.families import anchors, faces, yolo
+from analyzer.tasks.detection.families import anchors, ends, faces, yolo
 from analyzer.tasks.detection.view import View
 
 Family: TypeAlias = Callable[[View], "tuple[Decoder, str] | None"]
 
-FAMILIES: tuple[Family, ...] = (faces.strided, faces.mediapipe, anchors.apart, anchors.mapped, yolo.joined)
+FAMILIES: tuple[Family, ...] = (
+    ends.apart,
+    ends.joined,
+    faces.strided,
+    faces.mediapipe,
+    anchors.apart,
+    anchors.mapped,
+    ends.queries,
+    yolo.joined,
+)
 
 
 def recognised(view: View) -> tuple[Decoder, str] | None:
