@@ -298,7 +298,7 @@ def _prediction(given: Prediction, fed: Fed | None = None) -> dict[str, Any]:
         "target": given.target, "label": given.label, "score": given.score, "class": given.index
     }  # fmt: skip
     if fed is not None and given.box is not None:
-        found["box"] = [round(at, 2) for at in fed.box(given.box)]
+        found["box"] = [round(at, 2) for at in fed.box(given.box, given.scaled)]
     if fed is not None and given.points is not None:
         found["points"] = [[*(round(at, 2) for at in fed.point(x, y)), round(seen, 4)] for x, y, seen in given.points]
     return found
