@@ -85,6 +85,9 @@ class Explain(Given):
     )
     colormap: str = colormap_option("Color map: turbo, viridis, cividis, inferno, magma or gray.", default="turbo")
     alpha: float = option("--alpha", "Opacity of the heatmap.", type=FloatRange(0, 1), default=0.5, metavar="0..1")
+    each: bool = option(
+        "--each", "Write a file for every target (name-0.png, name-1.png…) instead of a grid.", is_flag=True
+    )
     top: int = option("--top", "Number of classes to print.", type=IntRange(1), default=5, metavar="N")
     over: OverPictures = group(OverPictures)
     setup: Setup = group(Setup)
@@ -114,7 +117,7 @@ def command(given: Explain) -> int:
     from analyzer.attribution import Job, Question
     from analyzer.attribution.methods import options_of
     from analyzer.commands.pictures import default_method
-    from analyzer.errors import UnsupportedError
+    from analyzer.errors import InputError, UnsupportedError
     from analyzer.images.mask import read_mask
     from analyzer.images.video import is_video
     from analyzer.passes import run
@@ -127,6 +130,8 @@ def command(given: Explain) -> int:
     model, card = given.setup.load(given.model, given.labels, many=many)
     samples, sources = given.inputs.opened(samples, card.feeds)
     film = Film.of(given.out, samples)
+    if given.each and (film or given.out == "-"):
+        raise InputError("--each writes a picture for every target", "give --out the name of a picture or a folder")
     overlays = film.places if film else destinations(given.out, sources, samples, ".png")
     raws = destinations(given.raw, sources, samples, ".npy")
     if given.verbose:
@@ -147,7 +152,9 @@ def command(given: Explain) -> int:
     )
     drawing = {"alpha": given.alpha, "colormap": given.colormap}
     single = RunProgress() if len(samples) == 1 else None
-    work = Explaining(model, question, card, targets, overlays, raws, given.top, drawing, single, film is not None)
+    work = Explaining(
+        model, question, card, targets, overlays, raws, given.top, drawing, single, film is not None, given.each
+    )
     done = run(work, samples, **given.over.keywords(None if film else given.out, Progress(len(samples), "explain")))
     if film:
         film.write(done.result, given.inputs.every)
@@ -201,6 +208,8 @@ def print_result(result: dict[str, Any], several: bool) -> None:
         click.echo(f"text: {result['text'] or '(none)'}")
     elif any("box" in p for p in result["predictions"]):
         click.echo(detections(result["predictions"], unit))
+    elif any("points" in p for p in result["predictions"]):
+        click.echo(keypoints(result["predictions"], unit))
     elif result["predictions"]:
         click.echo(table([(p["label"], f"{p['score']:.4g}") for p in result["predictions"]], ("", unit)))
     for head in result["heads"]:
@@ -238,6 +247,15 @@ def detections(found: list[dict[str, Any]], unit: str) -> str:
     ]
     more = f"\n… {len(found) - MOST} more (--format json lists all)" if len(found) > MOST else ""
     return table(rows[:MOST], ("#", "label", unit, "left", "top", "right", "bottom")) + more
+
+
+def keypoints(found: list[dict[str, Any]], unit: str) -> str:
+    """The keypoints, one line each: number, name, score and place in the picture's pixels."""
+    rows = [
+        (str(p["class"]), p["label"], f"{p['score']:.4g}", *(f"{at:.0f}" for at in p["points"][0][:2])) for p in found
+    ]
+    more = f"\n… {len(found) - MOST} more (--format json lists all)" if len(found) > MOST else ""
+    return table(rows[:MOST], ("#", "keypoint", unit, "x", "y")) + more
 
 
 def numbers(found: dict[str, Any]) -> str:

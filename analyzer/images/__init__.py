@@ -7,7 +7,7 @@ from analyzer.images.card import ModelCard, model_card
 from analyzer.images.colour import COLORMAPS, colormap, colourise
 from analyzer.images.components import connected_components
 from analyzer.images.decode import decode, is_picture, read_header
-from analyzer.images.draw import ColourBar, draw_boxes, figure, fit, overlay, signed_view
+from analyzer.images.draw import ColourBar, Found, draw_boxes, draw_found, figure, fit, overlay, signed_view
 from analyzer.images.feeding import Fed, Feeding
 from analyzer.images.fill import gaussian_blur, inpaint
 from analyzer.images.labels import load_labels
@@ -23,6 +23,7 @@ __all__ = [
     "ColourBar",
     "Fed",
     "Feeding",
+    "Found",
     "ModelCard",
     "Picture",
     "Placement",
@@ -35,6 +36,7 @@ __all__ = [
     "connected_components",
     "decode",
     "draw_boxes",
+    "draw_found",
     "encode",
     "figure",
     "file_name",

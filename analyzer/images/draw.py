@@ -16,6 +16,7 @@ from analyzer.errors import InputError, suggest
 from analyzer.images._opencv import opencv
 from analyzer.images.colour import colormap, colourise, value_range
 from analyzer.images.resample import sample
+from analyzer.images.skeleton import bones_of
 from analyzer.images.text import FAINT, INK, SEMIBOLD, clean, draw_text, shorten, text_width, wrap
 
 SMALLEST, LARGEST = 448, 1024
@@ -34,6 +35,27 @@ class ColourBar:
     ticks: Mapping[float, str] | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """Something that was found in a picture, in its continuous coordinates.
+
+    Attributes:
+        name: its class, which has a colour of its own; "" for no label.
+        score: written after the name; None for none.
+        box: x0, y0, x1, y1.
+        points: x, y and visibility of each keypoint, in the order of a known set where lines are to join them.
+        strong: whether it is the one that is explained: its lines are thicker.
+        chosen: the keypoint that is explained.
+    """
+
+    name: str = ""
+    score: float | None = None
+    box: Sequence[float] | None = None
+    points: Sequence[Sequence[float]] = ()
+    strong: bool = False
+    chosen: int | None = None
+
+
 # ---- the public figures ------------------------------------------------------------------------------------
 
 
@@ -48,6 +70,7 @@ def overlay(
     ticks: Mapping[float, str] | None = None,
     vmin: float | None = None,
     vmax: float | None = None,
+    found: Sequence[Found] = (),
 ) -> np.ndarray:
     """The heat map over its picture, the more opaque the hotter: p + w · (colour − p), w = alpha · (¼ + ¾ √heat).
 
@@ -58,6 +81,7 @@ def overlay(
         alpha: opacity of the hottest pixel.
         title: wrapped and shrunk to fit.
         ticks: values and their words at the colour bar, as `{0: "low", 1: "high"}`; numbers unless given.
+        found: what is drawn under the heat, in the picture's coordinates.
         vmin, vmax: heat of the first and the last colour; 0 and 1 where the map lies between, else its extremes.
     """
     _picture(image)
@@ -69,6 +93,8 @@ def overlay(
     unseen = np.isnan(heat)
     opacity = np.where(unseen, 0, alpha * (0.25 + 0.75 * np.sqrt(unit)))[..., None]
     below = np.where(unseen[..., None], 0.5 * _grey(shown) + 127.5, 0.6 * _grey(shown) + 0.4 * shown)
+    if found:
+        below = _with_found(np.rint(below).astype(np.uint8), found, _factor(image, shown)).astype(np.float32)
     blended = np.rint(below + opacity * (colourise(heat, colormap, low, high) - below)).astype(np.uint8)
     bar = ColourBar(colormap, low, high, ticks) if colorbar else None
     return figure(blended, title, bar) if title or bar else blended
@@ -123,6 +149,18 @@ def draw_boxes(
     for box, name, each in zip(places, names, classes, strict=True):
         _tag(shown, name, box, colours[each], size)
     return figure(shown, title) if title else shown
+
+
+def draw_found(image: np.ndarray, found: Sequence[Found], *, title: str = "") -> np.ndarray:
+    """The picture with what was found in it: boxes with label and score, keypoints and what joins them.
+
+    One colour per name. Lines and letters are as large as the picture needs them; a label that has no place where it
+    covers no other is left out, unless it is of what is explained.
+    """
+    _picture(image)
+    shown = fit(image)
+    drawn = _with_found(shown, found, _factor(image, shown))
+    return figure(drawn, title) if title else drawn
 
 
 def draw_mask(image: np.ndarray, mask: np.ndarray, *, alpha: float = 0.55) -> np.ndarray:
@@ -267,6 +305,114 @@ _BOX_COLOURS = (
     (230, 57, 70), (29, 120, 200), (42, 157, 80), (244, 140, 20), (140, 70, 190),
     (0, 150, 160), (200, 60, 140), (120, 100, 40),
 )  # fmt: skip
+
+
+# ---- what was found ----
+
+SEEN = 0.2  # visibility from which a keypoint is drawn
+_MANY = 40  # keypoints from which they are small dots
+_OUTLINE = (20, 20, 20)
+
+
+def _factor(image: np.ndarray, shown: np.ndarray) -> tuple[float, float]:
+    return shown.shape[1] / image.shape[1], shown.shape[0] / image.shape[0]
+
+
+def _with_found(picture: np.ndarray, found: Sequence[Found], factor: tuple[float, float]) -> np.ndarray:
+    """`picture`, which is `factor` times as large as what `found` lies in, with all of it: what is explained last."""
+    canvas, size = np.ascontiguousarray(picture).copy(), text_size(picture)
+    names = dict.fromkeys(one.name for one in found)
+    colours = {name: _BOX_COLOURS[at % len(_BOX_COLOURS)] for at, name in enumerate(names)}
+    ordered = sorted(found, key=lambda one: one.strong)
+    boxes = {id(one): _inside(one.box, factor, canvas) for one in found if one.box is not None}
+    for one in ordered:
+        width = max(2, size // 6) * (2 if one.strong else 1)
+        if id(one) in boxes:
+            _outlined_box(canvas, boxes[id(one)], colours[one.name], width)
+        _skeleton(canvas, one, factor, colours[one.name], size)
+    taken: list[tuple[int, int, int, int]] = []
+    for one in reversed(ordered) if any(o.strong for o in found) else ordered:
+        if one.name and id(one) in boxes:
+            _label(canvas, one, boxes[id(one)], colours[one.name], size, taken)
+    return canvas
+
+
+def _inside(box: Sequence[float], factor: tuple[float, float], canvas: np.ndarray) -> tuple[int, int, int, int]:
+    """A box in pixels of the canvas, cut at its edges."""
+    limits = (canvas.shape[1] - 1, canvas.shape[0] - 1) * 2
+    x0, y0, x1, y1 = (int(np.clip(round(np.nan_to_num(at) * factor[i % 2]), 0, limits[i])) for i, at in enumerate(box))
+    return x0, y0, x1, y1
+
+
+def _outlined_box(canvas: np.ndarray, box: tuple[int, int, int, int], colour: tuple[int, int, int], width: int) -> None:
+    """Its lines on a darker rim, all inside the canvas."""
+    half = width // 2 + 1
+    x0, y0 = max(box[0], half), max(box[1], half)
+    x1, y1 = min(box[2], canvas.shape[1] - 1 - half), min(box[3], canvas.shape[0] - 1 - half)
+    for each, thickness in ((_OUTLINE, width + 2), (colour, width)):
+        opencv().rectangle(canvas, (x0, y0), (max(x0, x1), max(y0, y1)), each, thickness, opencv().LINE_AA)
+
+
+def _skeleton(
+    canvas: np.ndarray, one: Found, factor: tuple[float, float], colour: tuple[int, int, int], size: int
+) -> None:
+    """Its keypoints, and the lines that join known ones."""
+    cv2, many = opencv(), len(one.points) > _MANY
+    places = {
+        at: (round(x * factor[0]), round(y * factor[1]))
+        for at, (x, y, seen) in enumerate(one.points)
+        if seen >= SEEN and math.isfinite(x + y) and max(abs(x), abs(y)) < 1 << 15
+    }
+    width = max(2, size // 6)
+    bones = [(places[a], places[b]) for a, b in bones_of(len(one.points)) if a in places and b in places]
+    for each, thickness in ((_OUTLINE, width + 2), (colour, width)):
+        for start, stop in bones:
+            cv2.line(canvas, start, stop, each, thickness, cv2.LINE_AA)
+    for at, place in places.items():
+        radius = max(1, size // 12) if many else max(3, size // 4)
+        if at == one.chosen:
+            radius = 2 * radius + 1
+        if not many or at == one.chosen:
+            cv2.circle(canvas, place, radius + 1, _OUTLINE, -1, cv2.LINE_AA)
+        cv2.circle(canvas, place, radius, PAPER if at == one.chosen else colour, -1, cv2.LINE_AA)
+        if at == one.chosen:
+            cv2.circle(canvas, place, max(1, radius - 3), colour, -1, cv2.LINE_AA)
+
+
+def _label(
+    canvas: np.ndarray,
+    one: Found,
+    box: tuple[int, int, int, int],
+    colour: tuple[int, int, int],
+    size: int,
+    taken: list[tuple[int, int, int, int]],
+) -> None:
+    """Name and score where they cover no other label: above the box, else inside or below it, at its left or right."""
+    pad = max(2, size // 5)
+    score = "" if one.score is None else f" {one.score:.2f}"
+    text = shorten(clean(one.name), canvas.shape[1] - 2 * pad - text_width(score, size, SEMIBOLD), size, SEMIBOLD)
+    text += score
+    width, height = text_width(text, size, SEMIBOLD) + 2 * pad, size + 2 * pad
+    x0, y0, x1, y1 = box
+    corners = [
+        (x, y)
+        for y in (y0 - height, y0, y1, y1 - height)
+        for x in (x0, x1 - width)
+        if 0 <= y <= canvas.shape[0] - height
+    ] or [(x0, y0)]
+    room = canvas.shape[1] - width, canvas.shape[0] - height
+    places = [(min(max(0, x), max(0, room[0])), min(max(0, y), max(0, room[1]))) for x, y in corners]
+    free = [(x, y) for x, y in places if not any(_meet((x, y, x + width, y + height), other) for other in taken)]
+    if not free and not one.strong:
+        return
+    x, y = (free or places)[0]
+    taken.append((x, y, x + width, y + height))
+    canvas[y : y + height, x : x + width] = colour
+    draw_text(canvas, text, x + pad, y + pad + 0.82 * size, size, PAPER, SEMIBOLD)
+
+
+def _meet(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _tag(

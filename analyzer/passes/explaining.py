@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +14,13 @@ from analyzer.attribution import METHODS, Attribution, Job, answer
 from analyzer.attribution.inspection import tensors
 from analyzer.attribution.runner import Progress
 from analyzer.errors import UnsupportedError
-from analyzer.images import ColourBar, Fed, grid, write_npy, write_png
+from analyzer.images import ColourBar, Fed, Found, grid, write_npy, write_png
 from analyzer.images.draw import draw_mask
 from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
 from analyzer.tasks import Prediction, Role, Task
 from analyzer.tasks.classification import Classification, MultiLabel
+from analyzer.tasks.keypoints import Keypoints
 from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
 
@@ -33,6 +35,7 @@ class Explaining(Asking):
         top: number of classes to report.
         drawing: `alpha` and `colormap` of overlays.
         progress: of methods that run the model many times.
+        each: a file for every overlay, its number after the name, instead of one grid.
         bare: overlays have neither title nor colour bar: frames of a video.
     """
 
@@ -43,12 +46,19 @@ class Explaining(Asking):
     drawing: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress | None = None
     bare: bool = False
+    each: bool = False
 
     name = "explain"
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {**super().identity, "top": self.top, "drawing": dict(self.drawing), "bare": self.bare}
+        return {
+            **super().identity,
+            "top": self.top,
+            "drawing": dict(self.drawing),
+            "bare": self.bare,
+            "each": self.each,
+        }
 
     def places(self, picture: str) -> list[str]:
         return [str(places.get(picture, "")) for places in (self.overlays, self.raws)]
@@ -71,7 +81,7 @@ class Explaining(Asking):
         if others := self._other_inputs(fed):
             result["inputs"] = others
         out, raw = self.overlays.get(picture), self.raws.get(picture)
-        heats, titles = [], []
+        heats, titles, shown = list[np.ndarray](), list[str](), list[list[Found]]()
         for attribution in found:
             legible = attribution.legible
             for row in range(len(attribution.heatmap)):
@@ -83,15 +93,21 @@ class Explaining(Asking):
                 if out:
                     heats.append(heat)
                     titles.append(f"{attribution.method}: {self._title(attribution, row, bool(legible[row]))}")
-        if out and heats:
-            write_png(out, self._drawn(fed, heats, titles, found))
-        written = [out] if out and heats else []
+                    shown.append(self._found(attribution, row, fed))
+        written = []
+        if out and heats and self.each and len(heats) > 1:
+            for number, parts in enumerate(zip(heats, titles, shown, strict=True)):
+                written.append(out.with_name(f"{out.stem}-{number}{out.suffix}"))
+                write_png(written[-1], self._alone(fed, *parts))
+        elif out and heats:
+            write_png(out, self._drawn(fed, heats, titles, shown, found))
+            written = [out]
         if raw and result["maps"]:
             alike = len({a.raw.shape for a in found}) == 1
             write_npy(raw, np.concatenate([a.raw for a in found]) if alike else found[0].raw)
             written.append(raw)
         if out and heats:
-            result["written"] = str(out)
+            result["written"] = ", ".join(str(place) for place in written if place != raw)
         return result | {"places": self.places(picture), "files": [str(place) for place in written]}
 
     def _other_inputs(self, fed: Fed) -> list[dict[str, Any]]:
@@ -110,22 +126,43 @@ class Explaining(Asking):
                 rows.append({"input": name, "values": values} | {k: about[k] for k in ("method", "class", "label")})
         return rows
 
-    def _drawn(self, fed: Fed, heats: list[np.ndarray], titles: list[str], found: list[Attribution]) -> np.ndarray:
+    def _found(self, attribution: Attribution, row: int, fed: Fed) -> list[Found]:
+        """What is found in the picture, for drawing: boxes and keypoints, what the map is of marked."""
+        task = attribution.task
+        if task is None or not task.per_picture:
+            return []
+        said = task.predictions(task.answer(attribution.said[0]), self.card.labels)
+        return _to_draw(task, said, attribution.names[row].split(" ")[0].partition(".")[0], fed)
+
+    def _alone(self, fed: Fed, heat: np.ndarray, title: str, shown: list[Found]) -> np.ndarray:
+        """One overlay with its colour bar."""
+        return fed.overlay(heat, "" if self.bare else title, not self.bare, found=shown, **self.drawing)
+
+    def _drawn(
+        self,
+        fed: Fed,
+        heats: list[np.ndarray],
+        titles: list[str],
+        found: list[list[Found]],
+        of: list[Attribution],
+    ) -> np.ndarray:
         """One overlay with its colour bar, or a grid with a row per method; a mask of the model comes first."""
-        mask = mask_in_picture(found[0], fed) if not self.bare else None
+        mask = mask_in_picture(of[0], fed) if not self.bare else None
         if len(heats) == 1 and mask is None:
-            return fed.overlay(heats[0], "" if self.bare else titles[0], not self.bare, **self.drawing)
-        drawn = [fed.overlay(heat, colorbar=False, **self.drawing) for heat in heats]
-        per_row, columns = len(heats) // len(found), len(heats) // len(found)
+            return self._alone(fed, heats[0], titles[0], found[0])
+        drawn = [
+            fed.overlay(h, colorbar=False, found=shown, **self.drawing) for h, shown in zip(heats, found, strict=True)
+        ]
+        per_row, columns = len(heats) // len(of), len(heats) // len(of)
         if mask is not None:
-            rows = [i * per_row for i in range(len(found))]
+            rows = [i * per_row for i in range(len(of))]
             shown = draw_mask(fed.image, mask)
             for at in reversed(rows):
                 drawn.insert(at, shown)
-                titles.insert(at, "predicted: " + ", ".join(self._in_mask(found[0], mask)))
+                titles.insert(at, "predicted: " + ", ".join(self._in_mask(of[0], mask)))
             columns += 1
         height, width = fed.image.shape[:2]
-        if len(found) == 1 and width > 2.5 * height:  # lines of text are small side by side
+        if len(of) == 1 and width > 2.5 * height:  # lines of text are small side by side
             columns = min(columns, 2)
         return grid(drawn, titles, columns, bar=ColourBar(self.drawing.get("colormap", "turbo")))
 
@@ -233,12 +270,35 @@ def mask_in_picture(attribution: Attribution, fed: Fed) -> np.ndarray | None:
     return mask
 
 
+def _to_draw(task: Task, said: Sequence[Prediction], explained: str, fed: Fed) -> list[Found]:
+    """Predictions in the picture's coordinates; keypoints of one person as one thing, so that lines join them.
+
+    Args:
+        explained: the target of the one that the map is of.
+    """
+    number = int(explained[9:]) if re.fullmatch(r"keypoint:\d+", explained) else None
+    if isinstance(task, Keypoints):
+        points = np.zeros((task.count, 3))
+        for each in said:
+            if each.index is not None and each.points:
+                x, y, seen = each.points[0]
+                points[each.index] = (*fed.point(x, y), seen)
+        return [Found(points=points.tolist(), strong=True, chosen=number)]
+    found = []
+    for at, each in enumerate(said):
+        strong = each.target == explained or (number is not None and at == 0)
+        places = [(*fed.point(x, y), seen) for x, y, seen in each.points or ()]
+        box = fed.box(each.box) if each.box is not None else None
+        found.append(Found(each.label, each.score, box, places, strong, number if strong else None))
+    return found
+
+
 def _prediction(given: Prediction, fed: Fed | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "target": given.target, "label": given.label, "score": given.score, "class": given.index
     }  # fmt: skip
     if fed is not None and given.box is not None:
-        found["box"] = [round(at, 2) for at in fed.box(given.box)]
+        found["box"] = [round(at, 2) for at in fed.box(given.box, given.scaled)]
     if fed is not None and given.points is not None:
         found["points"] = [[*(round(at, 2) for at in fed.point(x, y)), round(seen, 4)] for x, y, seen in given.points]
     return found

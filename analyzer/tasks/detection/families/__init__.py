@@ -9,16 +9,19 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from analyzer.tasks.detection.decoder import Decoder
-from analyzer.tasks.detection.families import anchors, faces, strided, yolo
+from analyzer.tasks.detection.families import anchors, ends, faces, strided, yolo
 from analyzer.tasks.detection.view import View
 
 Family: TypeAlias = Callable[[View], "tuple[Decoder, str] | None"]
 
 FAMILIES: tuple[Family, ...] = (
+    ends.apart,
+    ends.joined,
     faces.strided,
     faces.mediapipe,
     anchors.apart,
     anchors.mapped,
+    ends.queries,
     yolo.joined,
     strided.joined,
     strided.apart,

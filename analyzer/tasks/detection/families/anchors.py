@@ -169,7 +169,7 @@ def decoded(view: View, boxes: Part, maps: Sequence[Stage], otherwise: Corners =
     for rows_first in (False, True):
         if (np.diag(alike[::-1] if rows_first else alike) > _ALIKE).all():
             return Corners(centred, _shares(found), rows_first)
-    return otherwise
+    return replace(otherwise, unit=_shares(found))
 
 
 def _shares(numbers: np.ndarray) -> bool:
