@@ -7,7 +7,7 @@ Of every photograph the three surest detections, each explained by every method 
 - pointing: share of maps whose hottest pixel lies in the detection's box; energy: share of the heat inside it; hit: of
   as many hottest pixels as the box has, the share inside it (`analyzer.metrics.heat_in_box`);
 - deletion: the share of the detection's score that is left when the hottest fifth of the pixels becomes the mean pixel;
-  insertion: when only that fifth is put onto the blurred photograph (σ = 20). Pixels of equal heat come in random order;
+  insertion: when only that fifth is put onto the blurred photograph (σ = 20). Equally hot pixels come in random order;
   the score is the highest of the detection's class among candidates with an IoU of at least ½;
 - below random: share of detections of which less is left than after deleting as many random pixels, in cells of 16 × 16
   (the mean of three draws);
