@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from analyzer.analysis.feature_maps import feature_maps, meetings
+from analyzer.analysis.feature_maps import common_map, feature_maps, meetings
 from analyzer.analysis.layouts import Layout, layouts
 from analyzer.analysis.scores import holds_floats, logits, quantisation
 from analyzer.graph import Graph, Value
@@ -191,7 +191,10 @@ def _coordinates(outputs: _Outputs) -> Keypoints | None:
         said = f"{quoted(name)} {list(shape)} has {numbers} coordinates for each of {count} keypoints"
         flag = _flag(outputs, name)
         threshold = 0.5 if flag and logits(graph, graph[flag]).stripped else 0.0
-        return outputs.made(Landmarks, name, said, count=count, numbers=numbers, beside=flag, sure_from=threshold)
+        layer = _fine_layer(outputs, name)
+        return outputs.made(
+            Landmarks, name, said, count=count, numbers=numbers, beside=flag, sure_from=threshold, layer=layer
+        )
     return None
 
 
@@ -218,6 +221,19 @@ def _flag(outputs: _Outputs, name: str) -> str:
 
 
 _FORMS: tuple[Callable[[_Outputs], Keypoints | None], ...] = (_scored, _simcc, _maps, _coordinates)
+
+
+def _fine_layer(outputs: _Outputs, name: str) -> str:
+    """The last map that all later ones depend on among those with a place for every 16 pixels: a coordinate is more
+    precise than the last maps, of 3 by 3 places or so."""
+    maps = feature_maps(outputs.graph, outputs.graph[name])
+    least = [-(-side // 16) for side in outputs.size]
+    fine = [
+        m
+        for m in maps
+        if len(m.size) == 2 and all(isinstance(a, int) and a >= b for a, b in zip(m.size, least, strict=True))
+    ]
+    return common_map(outputs.graph, fine).name if fine else ""
 
 
 def _layer_before(graph: Graph, heat: Value) -> str:
