@@ -230,7 +230,8 @@ class Landmarks(Keypoints):
 
     def slot(self, target: int, reference: bool = False) -> str | int:
         if target == TOP1:
-            return f"({self._every(0)} + {self._every(1)}) * {1 / (2 * self.count):.6g}"
+            mean = f"(({self._every(0)} + {self._every(1)}) * {1 / (2 * self.count):.6g})"
+            return f"{mean}.where({quoted(self.beside)}.sum() >= {self.sure_from:g})" if self.beside else mean
         self._check(target)
         return f"{self._coordinate(target, 0)} + {self._coordinate(target, 1)}"
 
