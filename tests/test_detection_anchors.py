@@ -14,9 +14,14 @@ import pytest
 import analyzer
 from analyzer.attribution import Explainer, Question
 from analyzer.attribution.asked import task_for
-from analyzer.graph import Graph, load
+from analyzer.graph import Builder, Graph
+from analyzer.graph.query import image_input
+from analyzer.images import decode, model_card
+from analyzer.metrics.boxes import iou
+from analyzer.runtime import Session
 from analyzer.tasks import recognise, task_from
 from analyzer.tasks.detection.decoder import Candidates
+from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node
 
 SMALL = [(8, 8), (4, 4), (2, 2), (1, 1)]  # grids of strides 8 to 64 in 64 × 64 pixels
@@ -95,6 +100,10 @@ def decoded(net: onnx.ModelProto, family: str) -> Candidates:
     answer = task.answer(said(net))
     found, again = task.decoder.candidates(answer), task_from(task.as_data()).decoder.candidates(answer)
     assert np.array_equal(found.boxes, again.boxes)
+    graph = Graph.read(net)
+    compiled = graph.add_output(task.decoder.scores_in(Builder(graph, "t")), "all")
+    scores = Session(graph, outputs=[compiled.name]).run({"x": picture(graph.inputs[0].shape[2:])})[compiled.name]
+    assert np.allclose(scores[0], found.scores, atol=1e-5)
     assert all(level.layer == f"map{task.decoder.levels.index(level)}" for level in task.decoder.levels[:-1])
     return found
 
@@ -213,7 +222,7 @@ def test_boxes_decoded_in_the_graph_are_read_as_they_are_written(unit: bool, cen
 
 def test_what_cannot_be_run_is_read_by_the_priors_among_its_constants():
     for unit in (True, False):
-        graph = Graph(load(ultraface(unit).made("scores", "boxes")))
+        graph = Graph.read(ultraface(unit).made("scores", "boxes"))
         assert recognise(graph).decoder.coding.unit == unit
 
 
@@ -244,6 +253,20 @@ def test_scores_that_are_products_are_as_they_are():
     net = yolov4()
     found, answer = decoded(net, "boxes and scores"), said(net)
     check(found, answer["boxes"][0, :, 0] * 64, answer["confs"][0])
+
+
+def test_candidates_of_a_place_can_lie_apart():
+    """All places of the first candidate, then all of the second."""
+    net = Net((64, 96), [(8, 12)])
+    for width, output in ((3, "scores"), (4, "boxes")):
+        head = net.head(0, 2 * width)
+        head = net.add("Sigmoid", [head]) if width == 3 else net.add("Add", [head, net.constant(np.float32(20))])
+        parts = net.add("Reshape", [head, net.constant(np.array([1, 2, width, 96], np.int64))])
+        parts = net.add("Transpose", [parts], perm=[0, 1, 3, 2])
+        net.add("Reshape", [parts, net.constant(np.array([1, 192, width], np.int64))], output)
+    (level,) = task_of(net.made("scores", "boxes")).decoder.levels
+    assert level.grid == (8, 12) and level.cell == 2 and level.planes and level.layer == "map0"
+    assert level.places[0][:13].tolist() == [[i, 0] for i in range(12)] + [[0, 1]]
 
 
 def test_logits_apart_from_decoded_boxes_are_squashed():
@@ -536,7 +559,7 @@ def test_a_box_and_scores_of_the_whole_picture_are_no_detector():
     ]
     weights = {f"w{n}": np.ones((3, n), np.float32) for n in (2, 4, 10)}
     net = model(nodes, {"x": ["N", 3, 48, 48]}, {f"out{n}": ["N", n] for n in (2, 4, 10)}, weights)
-    assert recognise(Graph(load(net))).kind == "classification"
+    assert recognise(Graph.read(net)).kind == "classification"
 
 
 def test_rows_that_are_of_no_map_are_no_anchors():
@@ -549,4 +572,48 @@ def test_rows_that_are_of_no_map_are_no_anchors():
     weights = {f"w{n}": rng.standard_normal((123, n)).astype(np.float32) for n in (4, 7)}
     weights["shape"] = np.array([1, 100, 123], np.int64)
     net = model(nodes, {"x": [1, 3, 50, 82]}, {"out4": None, "out7": None}, weights)
-    assert recognise(Graph(load(net))).kind == "raw"
+    assert recognise(Graph.read(net)).kind == "raw"
+
+
+# ---- Real models ----
+
+GROUP, PORTRAIT = "zoo_ultraface_1.jpg", "coral_grace_hopper.bmp"
+ULTRAFACE, RAW = {"mean": 127, "std": 128, "scale": 1}, {"preset": "raw", "channels": "BGR"}
+# Preprocessing as the catalogue of the corpus has it; how many faces there are.
+FACES = [
+    ("ultraface_rfb320", GROUP, ULTRAFACE, 19),
+    ("ultraface_rfb320_maui", GROUP, ULTRAFACE, 19),
+    ("yunet_120x160", GROUP, RAW, 19),
+    ("yunet_n_dynamic", GROUP, {**RAW, "size": (480, 640)}, 19),
+    ("yunet_120x160", PORTRAIT, RAW, 1),
+    ("yunet_n_dynamic", PORTRAIT, {**RAW, "size": (320, 320)}, 1),
+    ("blazeface_back_opt", PORTRAIT, {"preset": "-1-1"}, 1),
+    ("blazeface_front_barracuda", PORTRAIT, {"preset": "-1-1"}, 1),
+]
+
+
+@needs_corpus
+@pytest.mark.parametrize(("name", "picture_", "flags", "count"), FACES, ids=str)
+def test_faces_are_found_and_the_heat_lies_on_the_surest(name, picture_, flags, count):
+    path = CORPUS / "models" / f"{name}.onnx"
+    explainer = Explainer(path)
+    given = image_input(explainer.plain)
+    preprocess = model_card(path, {**flags, "resize": "resize"}, given.shape, given.dtype).preprocess
+    batch, _ = preprocess.apply(decode(CORPUS / "images" / picture_))
+    task = task_for(explainer, Question(), explainer.feeds(batch))
+    outputs = Session(onnx.load(path)).run({given.name: batch}, list(task.decoder.outputs))
+    found = task.predictions(task.answer(outputs))
+    assert len(found) == count
+    explained = explainer.explain(batch, "layer-cam")
+    assert explained.layer == found[0].layer
+    y, x = np.unravel_index(explained.heatmap[0].argmax(), explained.heatmap[0].shape)
+    left, top, right, bottom = found[0].box
+    assert left <= x <= right and top <= y <= bottom
+    if count == 1:  # her face in the picture's pixels, and all points on it
+        height, width = batch.shape[1:3] if batch.shape[3] == 3 else batch.shape[2:]
+        scale = np.array([512 / width, 600 / height] * 2)
+        face = np.array([[172.0, 125, 360, 335]])
+        assert iou(np.array([found[0].box]) * scale, face)[0, 0] > 0.6
+        points = np.array(found[0].points)[:, :2] * scale[:2]
+        assert ((points > face[0, :2] - 20) & (points < face[0, 2:] + 20)).all()
+        assert points[0, 0] < points[1, 0] and points[0, 1] < points[3, 1]  # eyes from left to right, above the mouth

@@ -71,15 +71,39 @@ _BITS = 40
 def unsquashed(op: Builder, value: Value) -> Value:
     """The tensor as it would be without the squashing functions that its numbers went through, appended.
 
-    Numbers that went through none are as they are. In float32 at least.
+    Numbers that went through none are as they are. In float32 at least. Where the model chooses the numbers (TopK), the
+    same are chosen.
     """
     wide = np.dtype(np.float64 if value.dtype == np.float64 else np.float32)
 
     def placed(node: Node, inputs: list[Value]) -> Any:
+        if node.op == "TopK":
+            return op.GatherElements(inputs[0], node.outputs[1], axis=node.attrs.get("axis", -1))
         return op.node(node.op, *inputs, outputs=len(node.outputs), **node.attrs)
 
     found: Value = _followed(op.graph, value, lambda source, _: op.cast(source, wide), placed, deep=False)
     return found
+
+
+def ending(graph: Graph, value: Value) -> str | None:
+    """The squashing function that all numbers of a tensor went through, before some were chosen or moved; "" for none,
+    None where they differ."""
+    node = graph.producer(value)
+    if node is None or node.domain:
+        return ""
+    if node.op in _SQUASHING:
+        return node.op
+    if node.op == "Concat":
+        found = {ending(graph, i) for i in node.inputs}
+        return found.pop() if len(found) == 1 else None
+    chosen = node.op in CHOOSING and node.outputs[0] is value
+    if is_transparent(node, PLACING) or node.op in ("QuantizeLinear", "DequantizeLinear") or chosen:
+        return ending(graph, node.inputs[0])
+    return ""
+
+
+# Operators whose first output is some of the numbers of their first input.
+CHOOSING = ("TopK", "Gather", "GatherElements", "GatherND", "Slice", "Reshape", "ReduceMax")
 
 
 def _followed(
@@ -113,7 +137,8 @@ def _followed(
             return of(node.inputs[0], function)
         if node.op in _SQUASHING and not function:
             return of(node.inputs[0], node.op) if deep else source(node.inputs[0], node.op)
-        if node.op not in PLACING or not _constant(graph, node):
+        chooses = not deep and node.op in CHOOSING and node.outputs[0] is current
+        if not chooses and (node.op not in PLACING or not _constant(graph, node)):
             return source(current, function)
         count = len(node.inputs) if node.op == "Concat" else 1
         inputs = [of(i, function) if at < count else i for at, i in enumerate(node.inputs)]

@@ -288,7 +288,7 @@ def _to_draw(task: Task, said: Sequence[Prediction], explained: str, fed: Fed) -
     for at, each in enumerate(said):
         strong = each.target == explained or (number is not None and at == 0)
         places = [(*fed.point(x, y), seen) for x, y, seen in each.points or ()]
-        box = fed.box(each.box) if each.box is not None else None
+        box = fed.box(each.box, each.scaled) if each.box is not None else None
         found.append(Found(each.label, each.score, box, places, strong, number if strong else None))
     return found
 
@@ -298,7 +298,7 @@ def _prediction(given: Prediction, fed: Fed | None = None) -> dict[str, Any]:
         "target": given.target, "label": given.label, "score": given.score, "class": given.index
     }  # fmt: skip
     if fed is not None and given.box is not None:
-        found["box"] = [round(at, 2) for at in fed.box(given.box)]
+        found["box"] = [round(at, 2) for at in fed.box(given.box, given.scaled)]
     if fed is not None and given.points is not None:
         found["points"] = [[*(round(at, 2) for at in fed.point(x, y)), round(seen, 4)] for x, y, seen in given.points]
     return found

@@ -53,6 +53,8 @@ class Decoder:
         threshold: scores from which a candidate is a detection.
         iou: overlap above which the less sure of two detections of a class is dropped; None where the model did that.
         thing: what is found, where there is a single class.
+        scaled: the input with the width and height that boxes are scaled by; "" where they are in pixels of the
+            model's input.
         usual: how the projects that write it prepare pictures, as keys of a model's card.
     """
 
@@ -69,6 +71,7 @@ class Decoder:
     threshold: float = 0.25
     iou: float | None = 0.45
     thing: str = "object"
+    scaled: str = ""
     usual: Usual = ()
 
     @property
@@ -131,7 +134,7 @@ class Decoder:
         """
         for level in self.levels:
             count = level.count
-            if place < count:
+            if place < count or not count:
                 return self.coding.side(level.boxes, place, side, level, self.size)
             place -= count
         raise InputError(f"there is no candidate {place}")

@@ -19,7 +19,7 @@ class Part:
         output: the model's output that holds them.
         start, stop: which numbers of a candidate they are.
         axis: the axis of `output` along which a candidate's numbers lie; all others but the batch count candidates,
-            the last one fastest.
+            the last one fastest. None where each number is of a candidate of its own.
         cell: candidates that share that axis, their numbers one after the other.
         batched: whether the first axis counts pictures.
         first, last: which candidates of the output they are of; all where `last` is None.
@@ -28,7 +28,7 @@ class Part:
     output: str
     start: int = 0
     stop: int | None = None
-    axis: int = -1
+    axis: int | None = -1
     cell: int = 1
     batched: bool = True
     first: int = 0
@@ -40,6 +40,8 @@ class Part:
         Args:
             array: the output for that picture, its batch axis of 1 included.
         """
+        if self.axis is None:
+            array = array[..., None]
         rows = np.moveaxis(array if self.batched else array[None], self._axis(array.ndim), -1)
         rows = rows.reshape(-1, rows.shape[-1] // self.cell)
         return np.asarray(rows[self.first : self.last, self.start : self.stop])
@@ -52,6 +54,8 @@ class Part:
         """
         if not self.batched:
             value = op.Unsqueeze(value, [0])
+        if self.axis is None:
+            value = op.Unsqueeze(value, [op.rank(value)])
         rank = op.rank(value)
         axis = self._axis(rank - (not self.batched))
         if axis != rank - 1:
@@ -74,13 +78,15 @@ class Part:
         name, place = quoted(self.output), place + self.first
         if self.axis == -1 and self.cell == 1 and self.batched:
             return f"{name}[:, {place}, {self.start + number}]"
+        if self.axis == -1 and self.cell == 1:
+            return f"{name}[{place}, {self.start + number}]"
         if self.axis == 1 and self.cell == 1 and self.batched:
             return f"{name}[:, {self.start + number}, {place}]"
         raise InputError(f"the numbers of output {self.output!r} cannot be named one by one", "explain a score")
 
     def _axis(self, rank: int) -> int:
         """The axis of the numbers where there is a batch axis."""
-        axis = self.axis % rank
+        axis = (-1 if self.axis is None else self.axis) % rank
         return axis if self.batched else axis + 1
 
 

@@ -62,6 +62,8 @@ class Detection(Task):
 
     def top(self, op: Builder) -> Value:
         scores = self.shown(op)
+        if self.classes is None:  # there may be none
+            scores = op.Pad(scores, [0, 0, 0, 1])
         best = op.ReduceMax(scores, [1], keepdims=0)
         sure = op.GreaterOrEqual(best, op.scalar(self.threshold, best))
         return op.Where(sure, op.ArgMax(scores, axis=1, keepdims=0), op.constant(np.array([TOP1], np.int64)))
@@ -158,6 +160,7 @@ class Detection(Task):
                     box=tuple(found.boxes[place].tolist()),
                     points=None if found.points is None else tuple(map(tuple, found.points[place].tolist())),
                     layer=self.layer_of(slot),
+                    scaled=self.decoder.scaled,
                 )
             )
         return predictions

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from analyzer.analysis.feature_maps import feature_maps, meetings
+from analyzer.analysis.feature_maps import FeatureMap, feature_maps, meetings
 from analyzer.analysis.layouts import layouts
 from analyzer.analysis.moves import Origins, origins
 from analyzer.errors import AnalyzerError
@@ -136,22 +136,26 @@ class View:
 
         The maps of a head, after that, show little but the middle of the box: see `benchmarks/detectors.py`.
         """
+        last = self.last_shared(level)
+        if last is None:
+            return ""
+        met = [m for m in meetings(self.graph, last) if m.size == last.size]
+        return (met or [last])[-1].name
+
+    def last_shared(self, level: Level) -> FeatureMap | None:
+        """The last map of the level's own grid that scores and boxes are both computed from, and that neither is."""
         own = [self._source(part) for part in (level.scores, level.boxes, level.objectness) if part is not None]
         first = own[0]
         if first is None:
-            return ""
+            return None
         layout = layouts(self.graph).get(first.name)
         grid = level.grid if level.grid[0] else None
         if grid is None and layout is not None and layout.is_map:
             grid = tuple(layout.grid)  # type: ignore[assignment]
         common: set[str] = set.intersection(*(ancestors(self.graph, [v.name]) for v in own if v is not None))
         names = {v.name for v in own if v is not None}
-        maps = [m for m in feature_maps(self.graph, first) if m.name in common - names]
-        last = next((m for m in reversed(maps) if m.size == grid), None)
-        if last is None:
-            return ""
-        met = [m for m in meetings(self.graph, last) if m.size == grid]
-        return (met or [last])[-1].name
+        maps = [m for m in feature_maps(self.graph, first) if m.name in common - names and m.size == grid]
+        return maps[-1] if maps else None
 
     def _source(self, part: Part) -> Value | None:
         """The tensor in which the first candidate's number was computed."""

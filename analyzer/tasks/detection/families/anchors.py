@@ -143,7 +143,7 @@ def mapped(view: View) -> tuple[Decoder, str] | None:
     done, classes = functions == {"Sigmoid"}, heads[0][3]
     decoder = Decoder(
         recipe.family, view.with_layers(levels), recipe.coding, view.size, classes, "" if done else "sigmoid", done,
-        threshold=0.3,
+        threshold=0.3, usual=_USUAL.get(recipe.family, ()),
     )  # fmt: skip
     return decoder, f"boxes relative to {_CELL} anchors and {classes} scores for each place of 5 maps"
 
@@ -169,7 +169,7 @@ def decoded(view: View, boxes: Part, maps: Sequence[Stage], otherwise: Corners =
     for rows_first in (False, True):
         if (np.diag(alike[::-1] if rows_first else alike) > _ALIKE).all():
             return Corners(centred, _shares(found), rows_first)
-    return otherwise
+    return replace(otherwise, unit=_shares(found))
 
 
 def _shares(numbers: np.ndarray) -> bool:

@@ -1,0 +1,245 @@
+"""Detectors that have chosen: rows of what is found, behind a TopK or a non-maximum suppression, or one per query."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from analyzer.analysis.moves import ending
+from analyzer.analysis.scores import holds_floats
+from analyzer.graph import Node, Value
+from analyzer.graph.query import ancestors, image_input
+from analyzer.graph.through import is_transparent, producer
+from analyzer.graph.values import PLACING
+from analyzer.tasks.detection.codings import Corners
+from analyzer.tasks.detection.decoder import Decoder
+from analyzer.tasks.detection.parts import Level, Part
+from analyzer.tasks.detection.view import View
+
+_CHOOSING = ("NonMaxSuppression", "TopK")
+_CLASSES = re.compile(r"(label|class|cls)")
+_ROWS_FIRST = re.compile(r"(^|[^a-z])detection_boxes")
+_MOVING = (*PLACING, "GatherElements", "GatherND", "Where", "Pad", "ScatterND", "ScatterElements")
+_SURE = -2.0  # biases of focal-loss heads begin at log(0.01 / 0.99) = -4.6
+
+
+def apart(view: View) -> tuple[Decoder, str] | None:
+    """Boxes (rows, 4), their scores and their classes (rows), with or without a batch axis: RT-DETR, torchvision…"""
+    boxes = [v for v in view.graph.outputs if _rank(v) in (2, 3) and v.shape[-1] == 4 and holds_floats(v)]
+    if len(boxes) != 1 or not all(view.size):
+        return None
+    box, batched = boxes[0], _rank(boxes[0]) == 3
+    others = [v for v in view.graph.outputs if v is not box and _beside(v, box)]
+    numbers = {v.name: view.example(Part(v.name, axis=None, batched=batched)) for v in others}
+    classes = [v for v in others if not holds_floats(v)]
+    if not classes:
+        classes = [v for v in others if _whole(numbers[v.name]) and _CLASSES.search(v.name.lower())]
+    if len(classes) > 1:
+        classes = [v for v in classes if _CLASSES.search(v.name.lower())]
+    scores = [v for v in others if holds_floats(v) and v not in classes and _shares(view, v, numbers[v.name])]
+    if len(scores) != 1 or len(classes) > 1:
+        return None
+    end = _end(view, scores[0])
+    if end is None:
+        return None
+    level = Level(
+        Part(scores[0].name, axis=None, batched=batched),
+        Part(box.name, batched=batched),
+        labels=Part(classes[0].name, axis=None, batched=batched) if classes else None,
+    )
+    found = [v.name for v in (*scores, box, *classes)]
+    return _chosen(view, level, box, end), f"{', '.join(found)} are rows of what {end} has chosen"
+
+
+def joined(view: View) -> tuple[Decoder, str] | None:
+    """Rows of a box, a score and a class in one output: (N, rows, 6 or more) of YOLOv10, (rows, 7) of YOLOv7."""
+    for value in view.graph.outputs:
+        rank = _rank(value)
+        width = value.shape[-1] if rank in (2, 3) and value.shape else None
+        if not isinstance(width, int) or not all(view.size) or not holds_floats(value):
+            continue
+        if not (width == 7 if rank == 2 else width == 6 or (width > 6 and len(view.graph.outputs) <= 2)):
+            continue
+        end = _end(view, value)
+        rows = value.shape[-2]
+        if end is None or (isinstance(rows, int) and rows < width):
+            continue
+        box, class_, score = (1, 5, 6) if rank == 2 else (0, 5, 4)
+        if rank == 3 and width == 6 and _integral_columns(view, value) == [4]:
+            class_, score = 4, 5
+        batched = rank == 3
+
+        def part(first: int, count: int, name: str = value.name, batched: bool = batched) -> Part:
+            return Part(name, first, first + count, batched=batched)
+
+        level = Level(part(score, 1), part(box, 4), labels=part(class_, 1))
+        example = view.example(level.scores)
+        if example is not None and example.size and not (0 <= example.min() and example.max() <= 1):
+            continue
+        said = f"{value.name} {list(value.shape)} is rows of box, score and class that {end} has chosen"
+        return _chosen(view, level, value, end), said
+    return None
+
+
+def queries(view: View) -> tuple[Decoder, str] | None:
+    """A box in shares of the picture and a score per class for each of some queries: DETR, RT-DETR and their kin."""
+    outputs = [v for v in view.graph.outputs if _rank(v) == 3 and holds_floats(v)]
+    boxes = [v for v in outputs if v.shape[2] == 4 and ending(view.graph, v) in ("Sigmoid", "")]
+    for box in boxes if all(view.size) else []:
+        alike = [v for v in outputs if v is not box and v.shape[1] == box.shape[1] and isinstance(v.shape[2], int)]
+        alike = [v for v in alike if v.shape[2] not in (1, 4) or len(alike) == 1]
+        if len(alike) == 1 and _is_query(view, box):
+            return _query(view, box, alike[0])
+    return None
+
+
+def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
+    function, columns = ending(view.graph, scores), int(scores.shape[2])
+    softmax = function == "Softmax" or (function != "Sigmoid" and _softmax(view, scores, columns))
+    decoder = Decoder(
+        "DETR" if softmax else "RT-DETR",
+        (Level(Part(scores.name), Part(box.name)),),
+        Corners(centred=True, unit=True),
+        view.size,
+        columns - softmax,
+        "" if function in ("Sigmoid", "Softmax") else "softmax" if softmax else "sigmoid",
+        function in ("Sigmoid", "Softmax"),
+        background=columns - 1 if softmax else None,
+        threshold=0.5,
+        iou=None,
+    )
+    how = "and no object, of a softmax" if softmax else "of a sigmoid"
+    two = f"{box.name} {list(box.shape)} and {scores.name} {list(scores.shape)}"
+    return decoder, f"{two} hold a box and {decoder.classes} scores {how} for each query"
+
+
+def _is_query(view: View, box: Value) -> bool:
+    """Whether boxes are shares of the picture that attention computed: rows that no convolution gives."""
+    example = view.example(Part(box.name))
+    if example is not None and not (example.min() > -1 and example.max() < 2):
+        return False
+    above = ancestors(view.graph, [box.name])
+    operators = {n.op for n in view.graph.forward_nodes() if n.outputs[0].name in above}
+    squashed = ending(view.graph, box) == "Sigmoid"
+    return "Softmax" in operators and "MatMul" in operators and (squashed or "GridSample" in operators)
+
+
+def _softmax(view: View, scores: Value, columns: int) -> bool:
+    """Whether scores without a function are of a softmax whose last class is nothing, not of a sigmoid each."""
+    if view.labels in (columns, columns - 1):
+        return view.labels == columns - 1
+    node = producer(scores, PLACING)
+    if node is None:
+        return True
+    biases = [view.graph.constant(i) for i in node.inputs if i.name]
+    return not any(b is not None and b.size == columns and float(b.mean()) < _SURE for b in biases)
+
+
+# ---- What has been chosen ----
+
+
+def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
+    scaled, example = _scale(view, box), view.example(level.boxes)
+    unit = not scaled and example is not None and example.size > 0 and float(np.abs(example).max()) < 3
+    ordered = example is None or bool((example[:, 2:4] >= example[:, :2]).all())
+    traced = level.scores.axis is None and bool(ending(view.graph, view.graph[level.scores.output]))
+    return Decoder(
+        "chosen by " + end,
+        (level,),
+        Corners(centred=not ordered, unit=unit, rows_first=_named(box)),
+        view.size,
+        1,
+        traced=traced,
+        threshold=0.5 if end == "TopK" else 0.25,
+        iou=None,
+        scaled=scaled,
+    )
+
+
+def _named(box: Value) -> bool:
+    return bool(_ROWS_FIRST.search(box.name.lower()))
+
+
+def _scale(view: View, box: Value) -> str:
+    """The input with the size of the picture that boxes are scaled by; "" for none."""
+    above, image = ancestors(view.graph, [box.name]), image_input(view.graph).name
+    for value in view.graph.inputs:
+        if value.name in above and value.name != image and value.shape and value.shape[-1] == 2:
+            return str(value.name)
+    return ""
+
+
+def _end(view: View, value: Value) -> str | None:
+    """The operator that chose the rows of an output; None where none did."""
+    seen: set[str] = set()
+    open_: list[Value] = [value]
+    above = ancestors(view.graph, [value.name])
+    operators = [n for n in view.graph.forward_nodes() if n.outputs[0].name in above]
+    if any(n.op == "NonMaxSuppression" for n in operators):
+        return "NonMaxSuppression"
+    while open_:
+        current = open_.pop()
+        node = view.graph.producer(current)
+        if node is None or current.name in seen:
+            continue
+        seen.add(current.name)
+        if node.op == "TopK":
+            return "TopK"
+        open_ += node.inputs if _moves(node) else []
+    return None
+
+
+def _moves(node: Node) -> bool:
+    return not node.domain and (node.op in _MOVING or is_transparent(node))
+
+
+def _integral_columns(view: View, value: Value) -> list[int]:
+    """The columns of an output that are whole numbers by their making."""
+    node = producer(value, ("Reshape", "Squeeze", "Unsqueeze"))
+    if node is None or node.op != "Concat":
+        return []
+    found, at = [], 0
+    for part in node.inputs:
+        maker = producer_of_whole(view, part)
+        if maker:
+            found.append(at)
+        width = part.shape[-1] if part.shape else None
+        if not isinstance(width, int):
+            return []
+        at += width
+    return found
+
+
+def producer_of_whole(view: View, value: Value) -> bool:
+    """Whether a tensor is made of whole numbers."""
+    node = view.graph.producer(value)
+    while node is not None and _moves(node):
+        if not holds_floats(node.inputs[0]):
+            return True
+        node = view.graph.producer(node.inputs[0])
+    return False
+
+
+def _rank(value: Value) -> int:
+    return -1 if value.shape is None else len(value.shape)
+
+
+def _beside(value: Value, box: Value) -> bool:
+    """Whether an output may have a number for each box."""
+    if _rank(value) != _rank(box) - 1:
+        return False
+    rows, own = box.shape[-2], value.shape[-1]
+    return own != 1 and (rows == own or not isinstance(rows, int) or not isinstance(own, int))
+
+
+def _shares(view: View, value: Value, numbers: np.ndarray | None) -> bool:
+    """Whether numbers are between 0 and 1, as scores are."""
+    if ending(view.graph, value):
+        return True
+    return numbers is None or not numbers.size or bool(-1 <= numbers.min() and numbers.max() <= 1)
+
+
+def _whole(numbers: Any) -> bool:
+    return numbers is not None and bool((numbers == np.rint(numbers)).all())
