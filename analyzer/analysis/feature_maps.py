@@ -157,7 +157,7 @@ def default_layer(graph: Graph, target: Value, read: Collection[str] = ()) -> Fe
         convolved = [m for m in maps if any(n.op in _CONVOLUTIONS for n in readers(m.value))] or maps
         coarsest = min(_area(m) for m in convolved)
         return next(m for m in reversed(convolved) if _area(m) == coarsest)
-    chosen = _common(graph, maps)
+    chosen = common_map(graph, maps)
     if chosen.layout.prefix or chosen.layout.suffix:
         return _before_last_attention(graph, maps, target) or chosen
     return chosen
@@ -168,7 +168,7 @@ def _area(known: FeatureMap) -> float:
     return math.prod(math.inf if size is None else size for size in known.size)
 
 
-def _common(graph: Graph, maps: list[FeatureMap]) -> FeatureMap:
+def common_map(graph: Graph, maps: list[FeatureMap]) -> FeatureMap:
     """The last map on which every map at the end of a branch depends."""
     by_name = {m.name: m for m in maps}
     needed = set(by_name)

@@ -102,7 +102,7 @@ def export(
     record = {"method": method, "layer": ", ".join(layers), "target": str(target), "output": first.scores.output.name}
 
     def explained(feeds: Mapping[str, np.ndarray]) -> Attribution:
-        return answer(explainer, replace(question, target="top1" if slot == TOP1 else slot), feeds)[0]
+        return answer(explainer, replace(question, target="top1" if _is_default(task, slot) else slot), feeds)[0]
 
     def tried(file: Path) -> dict[str, str]:
         trial = Trial(explainer, first, file, explained, layers)
@@ -124,10 +124,16 @@ def _check_sizes(task: Task, slot: str | int, graph: Graph) -> None:
         )
 
 
+def _is_default(task: Task, slot: str | int) -> bool:
+    """Whether the target is the one that the task explains by default."""
+    return slot == (TOP1 if task.by_class else task.slot(TOP1)) and (task.per_picture or slot == TOP1)
+
+
 def _by_level(question: Question, task: Task, slot: str | int) -> Question:
     """The question with a job for every layer that the target can have: which one shows when the model runs."""
     (job,) = question.jobs
-    layers = task.layers if job.layer == "auto" and not isinstance(slot, str) else ()
+    own = not isinstance(slot, str) or _is_default(task, slot)
+    layers = task.layers if job.layer == "auto" and own else ()
     if not find_method(job.method, job.options).needs_layer or not all(layers) or not layers:
         return question
     return replace(question, jobs=tuple(replace(job, layer=layer) for layer in layers))

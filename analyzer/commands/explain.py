@@ -43,6 +43,7 @@ from analyzer.commands.options import (
     several,
 )
 from analyzer.commands.places import destinations
+from analyzer.commands.stdout import ToStdout
 
 if TYPE_CHECKING:
     from analyzer.attribution import Model
@@ -54,8 +55,8 @@ class Explain(Given):
     out: str | None = pictures_out_option
     methods: tuple[str, ...] = several(
         "-m --method",
-        "Method, see the methods command. Repeatable; several make a grid. Default: grad-cam; for text and detections, "
-        "layer-cam.",
+        "Method, see the methods command. Repeatable; several make a grid. Default: grad-cam; for text, detections and "
+        "keypoints, layer-cam.",
         **METHOD,
     )
     targets: tuple[str, ...] = several(
@@ -130,7 +131,7 @@ def command(given: Explain) -> int:
     model, card = given.setup.load(given.model, given.labels, many=many)
     samples, sources = given.inputs.opened(samples, card.feeds)
     film = Film.of(given.out, samples)
-    if given.each and (film or given.out == "-"):
+    if given.each and (film or isinstance(given.out, ToStdout)):
         raise InputError("--each writes a picture for every target", "give --out the name of a picture or a folder")
     overlays = film.places if film else destinations(given.out, sources, samples, ".png")
     raws = destinations(given.raw, sources, samples, ".npy")

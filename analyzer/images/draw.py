@@ -339,8 +339,9 @@ def _with_found(picture: np.ndarray, found: Sequence[Found], factor: tuple[float
 
 def _inside(box: Sequence[float], factor: tuple[float, float], canvas: np.ndarray) -> tuple[int, int, int, int]:
     """A box in pixels of the canvas, cut at its edges."""
-    limits = (canvas.shape[1] - 1, canvas.shape[0] - 1) * 2
-    x0, y0, x1, y1 = (int(np.clip(round(np.nan_to_num(at) * factor[i % 2]), 0, limits[i])) for i, at in enumerate(box))
+    limits = np.array([canvas.shape[1] - 1, canvas.shape[0] - 1] * 2)
+    places = np.nan_to_num(np.asarray(box, np.float64)) * (*factor, *factor)
+    x0, y0, x1, y1 = np.rint(np.clip(places, 0, limits)).astype(int).tolist()
     return x0, y0, x1, y1
 
 

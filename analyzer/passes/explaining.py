@@ -288,7 +288,7 @@ def _to_draw(task: Task, said: Sequence[Prediction], explained: str, fed: Fed) -
     for at, each in enumerate(said):
         strong = each.target == explained or (number is not None and at == 0)
         places = [(*fed.point(x, y), seen) for x, y, seen in each.points or ()]
-        box = fed.box(each.box) if each.box is not None else None
+        box = fed.box(each.box, each.scaled) if each.box is not None else None
         found.append(Found(each.label, each.score, box, places, strong, number if strong else None))
     return found
 

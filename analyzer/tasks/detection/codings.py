@@ -39,6 +39,16 @@ class Coding:
         """
         raise InputError("a side of this detector's boxes is no simple expression of its outputs", "explain its score")
 
+    def visibility(self, part: Part, place: int, index: int) -> str:
+        """Whether a candidate's keypoint is seen, as an expression.
+
+        Raises:
+            InputError: the model does not say.
+        """
+        raise InputError(
+            "this detector says where keypoints are but not how sure it is of each", "explain its detection instead"
+        )
+
 
 @dataclass(frozen=True)
 class Corners(Coding):
@@ -256,6 +266,24 @@ class WithPoints(Corners):
         if self.logits:
             found[..., 2] = sigmoid(found[..., 2])
         return found
+
+    def visibility(self, part: Part, place: int, index: int) -> str:
+        return part.expression(place, 3 * index + 2) if self.each == 3 else super().visibility(part, place, index)
+
+
+@dataclass(frozen=True)
+class RowsFirst(Corners):
+    """Corners and keypoints as shares of the input, y before x, and how sure the model is of each (MoveNet)."""
+
+    unit: bool = True
+    rows_first: bool = True
+
+    def points(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        found = numbers.astype(np.float64).reshape(len(numbers), -1, 3)
+        return found[..., [1, 0, 2]] * np.array([size[1], size[0], 1.0])
+
+    def visibility(self, part: Part, place: int, index: int) -> str:
+        return part.expression(place, 3 * index + 2)
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:

@@ -139,6 +139,18 @@ class Decoder:
             place -= count
         raise InputError(f"there is no candidate {place}")
 
+    def visibility(self, place: int, index: int) -> str:
+        """Whether a candidate's keypoint is seen, as an expression.
+
+        Raises:
+            InputError: the model does not say.
+        """
+        for level in self.levels:
+            if place < level.count and level.points is not None:
+                return self.coding.visibility(level.points, place, index)
+            place -= level.count
+        raise InputError("this detector finds no keypoints")
+
     # ---- In a graph ----
 
     def logits_in(self, op: Builder) -> Value:

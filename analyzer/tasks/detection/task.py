@@ -18,6 +18,7 @@ from analyzer.metrics.detections import Detections, Matching, matched, pair_qual
 from analyzer.tasks.base import TOP1, Agreement, Labels, Prediction, Task
 from analyzer.tasks.detection.codings import Corners
 from analyzer.tasks.detection.decoder import Candidates, Decoder, packed, unpacked
+from analyzer.tasks.keypoints.names import name_of, number_of
 from analyzer.tasks.segmentation import background_of
 
 MOST = 300  # detections of one picture
@@ -27,6 +28,7 @@ AGREEING = 0.75  # mean quality of detections from which two answers agree
 SIDES = ("left", "top", "right", "bottom")
 _NONE = Decoder("", (), Corners(), (0, 0), 0)
 _WORD = re.compile(r"(detection|instance):(\d+)(?:\.(\w+))?")
+_POINT = re.compile(r"keypoint:([\w .-]+)")
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ class Detection(Task):
         return any(level.labels is not None for level in self.decoder.levels)
 
     def resolve(self, word: str, output: Any, labels: Labels = None) -> list[Prediction] | None:
+        if point := _POINT.fullmatch(word):
+            return [self._keypoint(point[1], output)]
         match = _WORD.fullmatch(word)
         if match is None:
             return super().resolve(word, output, labels)
@@ -198,6 +202,23 @@ class Detection(Task):
                 f"there is no {word.partition('.')[0]}: the model detects {len(found)}", "they are counted from 0"
             )
         return [self._side(found[number], match[3])] if match[3] else [found[number]]
+
+    def _keypoint(self, name: str, output: Any) -> Prediction:
+        """A keypoint of the strongest detection: how sure the model is that it is seen."""
+        found = self.predictions(output, limit=1)
+        if found and not found[0].points:
+            raise InputError("this detector finds no keypoints", f"the words for it are {', '.join(self.words)}")
+        if not found:
+            raise NotFoundError(f"there is no keypoint:{name}: {self.nothing}")
+        points, place = found[0].points or (), found[0].slot
+        index = number_of(name, len(points), None)
+        assert isinstance(place, int)
+        slot = self.decoder.visibility(place // self.decoder.classes, index)
+        label = name_of(index, len(points), None)
+        return replace(
+            found[0], target=f"keypoint:{index}", label=label, score=points[index][2], index=None, slot=slot,
+            box=None, points=(points[index],),
+        )  # fmt: skip
 
     def _side(self, found: Prediction, side: str) -> Prediction:
         """The place of one side of a detection's box."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from analyzer.analysis.feature_maps import feature_maps, meetings
+from analyzer.analysis.feature_maps import common_map, feature_maps, meetings
 from analyzer.analysis.layouts import Layout, layouts
 from analyzer.analysis.scores import holds_floats, logits, quantisation
 from analyzer.graph import Graph, Value
@@ -27,6 +27,7 @@ _NAMED = re.compile(
 )
 _MARKS = re.compile(r"(land_?marks?|landms|ldmks?|lmks?|kpts?|key_?points?|joints?)")
 _KNOWN = (5, 14, 16, 17, 18, 19, 20, 21, 22, 23, 26, 29, 33, 39, 68, 98, 106, 133, 136, 194, 468, 478)
+_COMMON = (5, 17, 21, 68, 98, 106)  # of several ways to read so many numbers, the one that gives one of these
 _MESHES = (468, 478)  # so many numbers, times 2 or 3, are no usual number of classes
 _MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "QuantizeLinear", "DequantizeLinear")
 _CHOOSING = ("GatherND", "Gather", "GatherElements")
@@ -170,7 +171,7 @@ def _simcc(outputs: _Outputs) -> Keypoints | None:
     if a[1] != b[1] or a[1] < 5 or a[2] < width or a[2] * 2 % width or a[2] * height != b[2] * width:
         return None
     said = f"{quoted(x)} {list(a)} and {quoted(y)} {list(b)} score every column and row for each of {a[1]} keypoints"
-    return outputs.made(Keypoints, x, said, form="simcc", count=a[1], beside=y)
+    return outputs.made(Keypoints, x, said, form="simcc", count=a[1], beside=y, layer=_fine_layer(outputs, x, 0))
 
 
 def _coordinates(outputs: _Outputs) -> Keypoints | None:
@@ -191,7 +192,10 @@ def _coordinates(outputs: _Outputs) -> Keypoints | None:
         said = f"{quoted(name)} {list(shape)} has {numbers} coordinates for each of {count} keypoints"
         flag = _flag(outputs, name)
         threshold = 0.5 if flag and logits(graph, graph[flag]).stripped else 0.0
-        return outputs.made(Landmarks, name, said, count=count, numbers=numbers, beside=flag, sure_from=threshold)
+        layer = _fine_layer(outputs, name)
+        return outputs.made(
+            Landmarks, name, said, count=count, numbers=numbers, beside=flag, sure_from=threshold, layer=layer
+        )
     return None
 
 
@@ -206,9 +210,9 @@ def _counted(wide: tuple[int, ...], declared: bool) -> tuple[int, int] | None:
         return wide[0], wide[1]
     if len(wide) != 1:
         return None
-    for numbers in (3, 2):
-        if wide[0] % numbers == 0 and wide[0] // numbers in _KNOWN:
-            return wide[0] // numbers, numbers
+    fitting = [(wide[0] // n, n) for n in (3, 2) if wide[0] % n == 0 and wide[0] // n in _KNOWN]
+    if fitting:
+        return min(fitting, key=lambda one: one[0] not in _COMMON)
     return (wide[0] // 2, 2) if declared and wide[0] % 2 == 0 else None
 
 
@@ -220,12 +224,30 @@ def _flag(outputs: _Outputs, name: str) -> str:
 _FORMS: tuple[Callable[[_Outputs], Keypoints | None], ...] = (_scored, _simcc, _maps, _coordinates)
 
 
+def _fine_layer(outputs: _Outputs, name: str, cell: int = 16) -> str:
+    """The last map that all later ones depend on, among those with a place for every `cell` pixels (0: all): a
+    coordinate is more precise than the last maps, of 3 by 3 places or so."""
+    maps = feature_maps(outputs.graph, outputs.graph[name])
+    least = [-(-side // cell) if cell else 2 for side in outputs.size]
+    fine = [
+        m
+        for m in maps
+        if len(m.size) == 2 and all(isinstance(a, int) and a >= b for a, b in zip(m.size, least, strict=True))
+    ]
+    return common_map(outputs.graph, fine).name if fine else ""
+
+
 def _layer_before(graph: Graph, heat: Value) -> str:
     """The feature map by which a heat map is explained: the last one of its size in which scales come together, else
     the last one before it."""
     layout = layouts(graph).get(heat.name)
     image = image_input(graph).name
-    maps = [m for m in feature_maps(graph, heat) if m.name not in (heat.name, image)]
+    same = {image, heat.name}
+    value = heat
+    while (node := graph.producer(value)) is not None and (node.op in _MOVES or is_transparent(node)):
+        value = node.inputs[0]
+        same.add(value.name)
+    maps = [m for m in feature_maps(graph, heat) if m.name not in same]
     if layout is None or not layout.is_map or not maps:
         return ""
     last = next((m for m in reversed(maps) if m.size == layout.grid), None)

@@ -10,37 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from analyzer.analysis.scores import Quantisation
-from analyzer.errors import InputError, NotFoundError, suggest
+from analyzer.errors import InputError
 from analyzer.graph import Builder, Value
-from analyzer.images.skeleton import names_of
 from analyzer.metrics.keypoints import oks
 from analyzer.tasks.base import TOP1, Agreement, Labels, Prediction, Task, quoted
+from analyzer.tasks.keypoints.names import name_of, number_of
 
 AGREEING = 0.9  # OKS from which two answers agree
 _TINY = 1e-6
 _WORD = re.compile(r"keypoint:(.+?)(?:\.([xy]))?")
 _FLOAT = np.dtype(np.float32)
-
-
-def number_of(name: str, count: int, labels: Labels) -> int:
-    """A keypoint by its number or its name.
-
-    Raises:
-        NotFoundError: there is none.
-    """
-    names = [one.lower() for one in (labels if labels and len(labels) == count else names_of(count))]
-    if name.isdigit() and int(name) < count:
-        return int(name)
-    if name.lower() in names:
-        return names.index(name.lower())
-    known = f"they are {', '.join(names)}" if names and len(names) <= 21 else f"they are 0 to {count - 1}"
-    raise NotFoundError(f"there is no keypoint {name!r}", suggest(name, names) or known)
-
-
-def name_of(index: int, count: int, labels: Labels) -> str:
-    """What a keypoint is called: by labels, by a known set of so many, else by its number."""
-    names = labels if labels and len(labels) == count else names_of(count)
-    return names[index] if 0 <= index < len(names) and names[index] else f"keypoint {index}"
 
 
 @dataclass(frozen=True)
@@ -247,16 +226,12 @@ class Landmarks(Keypoints):
     sure_from: float = 0.0
 
     by_class: ClassVar[bool] = False
-    method: ClassVar[str] = "grad-cam"
     role: ClassVar[str] = "coordinates of keypoints"
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        return ()
 
     def slot(self, target: int, reference: bool = False) -> str | int:
         if target == TOP1:
-            return f"({self._every(0)} + {self._every(1)}) * {1 / (2 * self.count):.6g}"
+            mean = f"(({self._every(0)} + {self._every(1)}) * {1 / (2 * self.count):.6g})"
+            return f"{mean}.where({quoted(self.beside)}.sum() >= {self.sure_from:g})" if self.beside else mean
         self._check(target)
         return f"{self._coordinate(target, 0)} + {self._coordinate(target, 1)}"
 
@@ -303,7 +278,9 @@ class Landmarks(Keypoints):
     def _at(self, points: np.ndarray, index: int, output: Any, labels: Labels) -> Prediction:
         place, slot = tuple(points[index].tolist()), self.slot(index)
         value = float(self._values(output)[index].sum())
-        return Prediction(f"keypoint:{index}", self.label(index, labels), value, index, slot, points=(place,))
+        return Prediction(
+            f"keypoint:{index}", self.label(index, labels), value, index, slot, points=(place,), layer=self.layer
+        )
 
     def _values(self, output: Any) -> np.ndarray:
         """(K, 2) x and y as the model outputs them."""
@@ -316,7 +293,7 @@ class Landmarks(Keypoints):
         if self.says_nothing(output):
             return []
         mean = float(self._values(output).mean())
-        return [Prediction("top1", f"all {self.count} keypoints", mean, None, self.slot(TOP1))]
+        return [Prediction("top1", f"all {self.count} keypoints", mean, None, self.slot(TOP1), layer=self.layer)]
 
     def _asked(self, index: int, axis: str | None, output: Any, labels: Labels) -> Prediction:
         if axis is None:
@@ -324,7 +301,7 @@ class Landmarks(Keypoints):
         at = "xy".index(axis)
         value, place = float(self._values(output)[index, at]), tuple(self.points(output)[index].tolist())
         name, slot = f"keypoint:{index}.{axis}", self._coordinate(index, at)
-        return Prediction(name, self.label(index, labels), value, None, slot, points=(place,))
+        return Prediction(name, self.label(index, labels), value, None, slot, points=(place,), layer=self.layer)
 
     def title(self, target: int, output: Any, labels: Labels = None) -> str:
         return f"all {self.count} keypoints" if target == TOP1 else self.label(target, labels)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from analyzer.tasks.detection.decoder import Decoder
-from analyzer.tasks.detection.families import anchors, ends, faces, strided, yolo
+from analyzer.tasks.detection.families import anchors, ends, faces, movenet, strided, yolo
 from analyzer.tasks.detection.view import View
 
 Family: TypeAlias = Callable[[View], "tuple[Decoder, str] | None"]
 
 FAMILIES: tuple[Family, ...] = (
+    movenet.people,
     ends.apart,
     ends.joined,
     faces.strided,
