@@ -373,3 +373,22 @@ def test_commands_about_classes_refuse_detectors(run, place, command):
     where = ("--data", "p.png") if command == "audit" else ("p.png", "-o", "c.png")
     code, _, err = run(command, "m.onnx", *where, "--preset", "0-1")
     assert code == 3 and "detection" in err
+
+
+@pytest.mark.parametrize(("how", "size"), [("letterbox", (128, 64)), ("crop", (96, 64)), ("resize", (160, 120))])
+def test_boxes_are_in_the_pictures_own_pixels(run, place, how, size):
+    """A red square of the picture's middle, wherever the model's input has it."""
+    onnx.save(detector(), place / "m.onnx")
+    width, height = size
+    picture = np.zeros((height, width, 3), np.uint8)
+    scale = {"letterbox": (2.0, 2.0), "crop": (1.0, 1.0), "resize": (160 / 64, 120 / 64)}[how]
+    offset = {"letterbox": (0.0, -32.0), "crop": (16.0, 0.0), "resize": (0.0, 0.0)}[how]
+    expected = [(32 + dx) * s + o for dx, s, o in zip((0, 0), scale, offset, strict=True)]
+    expected += [(40 + dx) * s + o for dx, s, o in zip((0, 0), scale, offset, strict=True)]
+    x0, y0, x1, y1 = (round(v) for v in expected)
+    picture[y0:y1, x0:x1, 0] = 255
+    write_png(place / "p.png", picture)
+    _, out, _ = run("explain", "m.onnx", "p.png", "--preset", "0-1", "--resize", how, "--format", "json")
+    boxes = [p["box"] for p in json.loads(out)["results"][0]["predictions"]]
+    slack = 2 if how == "crop" else 1  # the square is between two cells there
+    assert boxes and np.abs(np.array(boxes[0]) - expected).max() < slack, (boxes, expected)
