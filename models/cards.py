@@ -21,6 +21,8 @@ FIGURES = {  # how the README words each figure
     "mean-iou": "mean IoU {:.4f}".format,
     "pixels": "pixels {:.1%}".format,
     "map50": "mAP at IoU 0.5 {:.4f}".format,
+    "pck10": "middles within a tenth of the picture {:.1%}".format,
+    "absent": "absent digits below 0.3 {:.1%}".format,
     "lines": "whole lines {:.1%}".format,
 }
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -19,7 +19,7 @@ import references
 import showcase
 import torch
 from export import export, save, to_float16, to_int8
-from networks import CNN, LINE, SIDE, Detector, Reader, Segmenter, ViT, WithSigmoid, WithSoftmax
+from networks import CNN, LINE, SIDE, Detector, Keypoints, Reader, Segmenter, ViT, WithSigmoid, WithSoftmax
 from torch import nn
 from training import (
     Pool,
@@ -27,12 +27,14 @@ from training import (
     line_pool,
     mask_pool,
     measure_boxes,
+    measure_keypoints,
     measure_lines,
     measure_masks,
     pool,
     preprocess,
     train_cnn,
     train_detector,
+    train_keypoints,
     train_reader,
     train_segmenter,
     train_vit,
@@ -43,9 +45,10 @@ MODELS, BUILD = ROOT / "models", ROOT / "build"
 TRAINING, HELD_OUT, CALIBRATION = 24_000, 2_000, 512  # pictures
 SMALL_TRAINING, SMALL_HELD_OUT = 4_000, 1_000  # pictures of the segmenter, and lines of the reader
 BATCH, SMALL_BATCH = 64, 32
-CNN_STEPS, VIT_STEPS, SEGMENTER_STEPS, READER_STEPS, DETECTOR_STEPS = 4_000, 5_000, 900, 1_000, 2_800
+CNN_STEPS, VIT_STEPS, SEGMENTER_STEPS, READER_STEPS = 4_000, 5_000, 900, 1_000
+DETECTOR_STEPS, KEYPOINTS_STEPS = 2_800, 2_000
 CNN_PRESET, VIT_PRESET, SEGMENTER_PRESET, READER_PRESET, DETECTOR_PRESET = "imagenet", "-1-1", "imagenet", "-1-1", "0-1"
-NETWORKS = ("cnn", "vit", "segmenter", "reader", "detector")
+NETWORKS = ("cnn", "vit", "segmenter", "reader", "detector", "keypoints")
 REFERENCE = ROOT / "examples" / "digits_rocket.png"
 
 
@@ -151,6 +154,24 @@ def export_detector(network: Detector) -> dict[str, dict]:
     }
 
 
+def export_keypoints(network: Keypoints) -> dict[str, dict]:
+    """Writes the file of the network of keypoints; its card by file name."""
+    path = MODELS / "digits_keypoints.onnx"
+    export(WithSigmoid(network), path, dynamo=False, opset=17, output="heatmaps")
+    held_out = box_pool("held-out", 12, SMALL_HELD_OUT)
+    card = cards.table(
+        path,
+        "keypoints",
+        cards.LABELS,
+        "Encoder to stride 8, decoder to stride 4, a heat map for each digit: where the middle of each one is",
+        f"{KEYPOINTS_STEPS} steps of {SMALL_BATCH} composed pictures, middles of their digits; TorchScript exporter",
+        {"preset": DETECTOR_PRESET, "layout": "NCHW", "size": [SIDE, SIDE], "resize": "resize"},
+        measure_keypoints(cards.predict(path, held_out.pixels, DETECTOR_PRESET), held_out),
+        {},
+    )
+    return {path.name: card}
+
+
 def write_references(cnn: CNN, vit: ViT) -> None:
     """tests/references/digits_cnn.npz and digits_vit.npz, for the first digit of an example picture."""
     pixels, target = references.small(REFERENCE), showcase.labels(REFERENCE)[0]
@@ -183,6 +204,8 @@ def main() -> None:
         made |= export_segmenter(trained(BUILD / "segmenter.pt", again, Segmenter(), new_segmenter))
     if "reader" in only:
         made |= export_reader(trained(BUILD / "reader.pt", again, Reader(), new_reader))
+    if "keypoints" in only:
+        made |= export_keypoints(trained(BUILD / "keypoints.pt", again, Keypoints(), new_keypoints))
     if "detector" in only:
         made |= export_detector(trained(BUILD / "detector.pt", again, Detector(), new_detector))
     showcase.write(ROOT / "examples")
@@ -205,6 +228,11 @@ def new_reader() -> Reader:
 def new_detector() -> Detector:
     source = box_pool("train", 8, 2 * SMALL_TRAINING)
     return train_detector(source, DETECTOR_STEPS, seed=0, preset=DETECTOR_PRESET, size=SMALL_BATCH)
+
+
+def new_keypoints() -> Keypoints:
+    source = box_pool("train", 11, 2 * SMALL_TRAINING)
+    return train_keypoints(source, KEYPOINTS_STEPS, seed=0, preset=DETECTOR_PRESET, size=SMALL_BATCH)
 
 
 if __name__ == "__main__":

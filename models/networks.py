@@ -1,4 +1,5 @@
-"""Small networks over the ten digits: two multi-label classifiers, a segmenter, a reader of lines and a detector.
+"""Small networks over the ten digits: two multi-label classifiers, a segmenter, a reader of lines, a detector
+and a network of keypoints.
 
 The classifiers' `forward` gives logits (N, 10); `WithSigmoid` wraps one for export, so that files give probabilities.
 """
@@ -210,6 +211,28 @@ class Detector(nn.Module):
         low, high = sides[:, :2], sides[:, 2:]
         boxes = torch.cat([places(self.strides) + (high - low) / 2, low + high], 1)
         return torch.cat([boxes, logits.sigmoid()], 1)
+
+
+class Keypoints(nn.Module):
+    """Logits (N, 10, H / 4, W / 4) of a heat map for each digit, highest at the middle of its box (Xiao et al. 2018).
+
+    An encoder to stride 8; what it had at stride 4 is added to that, enlarged.
+    """
+
+    stride = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = ConvBlock(3, 16, stride=2)
+        self.stage1 = nn.Sequential(ConvBlock(16, 32, stride=2), Residual(32))
+        self.stage2 = nn.Sequential(ConvBlock(32, 44, stride=2), Residual(44), Residual(44))
+        self.reduce, self.up = nn.Conv2d(44, 32, 1), ConvBlock(32, 32)
+        self.head = nn.Conv2d(32, CLASSES, 1)
+        nn.init.constant_(self.head.bias, -4.0)
+
+    def forward(self, image: Tensor) -> Tensor:
+        stride4 = self.stage1(self.stem(image))
+        return self.head(self.up(enlarged(self.reduce(self.stage2(stride4))) + stride4))
 
 
 def places(strides: tuple[int, ...]) -> Tensor:

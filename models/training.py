@@ -13,7 +13,7 @@ import numpy as np
 import pictures
 import sklearn.metrics
 import torch
-from networks import CNN, LINE, SIDE, Detector, Reader, Segmenter, ViT, places
+from networks import CNN, LINE, SIDE, Detector, Keypoints, Reader, Segmenter, ViT, places
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, ctc_loss
 
@@ -340,6 +340,38 @@ def train_detector(source: Pool, steps: int, seed: int, preset: str, size: int =
     return network.to(memory_format=torch.contiguous_format)
 
 
+def train_keypoints(source: Pool, steps: int, seed: int, preset: str, size: int = 64) -> Keypoints:
+    """The network of keypoints: loss = focal loss of every place, 1 at the middle of a digit's box and less around it
+    (Zhou et al. 2019, Objects as Points). Pictures are shifted by up to 6 pixels.
+    """
+    torch.manual_seed(seed)
+    network = Keypoints().to(memory_format=torch.channels_last)
+    rng = np.random.default_rng(seed)
+    rows = shuffled(rng, len(source), size)
+    grid = (torch.arange(SIDE // network.stride) + 0.5) * network.stride
+
+    def loss(_: int) -> Tensor:
+        chosen, shift = next(rows), rng.integers(-6, 7, 2)
+        ys, xs = (np.clip(np.arange(SIDE) - d, 0, SIDE - 1) for d in shift[::-1])
+        images = preprocess(recolour(rng, source.pixels[chosen[:, None, None], ys[:, None], xs]), preset)
+        boxes = torch.from_numpy(source.boxes[chosen] + np.tile(shift, 2).astype(np.float32))
+        labels = torch.from_numpy(source.labels[chosen])
+        middle = (boxes[..., :2] + boxes[..., 2:]) / 2
+        near = [torch.exp(-(((grid - middle[..., axis, None]) / (1.25 * network.stride)) ** 2) / 2) for axis in (0, 1)]
+        spots = near[1][..., :, None] * near[0][..., None, :]
+        one_hot = (labels[..., None] == torch.arange(pictures.CLASSES)).float()
+        wanted = (spots[:, :, None] * one_hot[..., None, None]).amax(1)
+        logits = network(images)
+        score = logits.sigmoid()
+        peak = wanted > 0.9
+        right = (1 - score).square() * -nn.functional.logsigmoid(logits)
+        wrong = (1 - wanted) ** 4 * score.square() * -nn.functional.logsigmoid(-logits)
+        return torch.where(peak, right, wrong).sum() / peak.sum().clamp(min=1)
+
+    fit(network, loss, steps, peak=4e-3, decay=0.02, report=printer("keypoints", steps))
+    return network.to(memory_format=torch.contiguous_format)
+
+
 def assigned(boxes: Tensor, labels: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:
     """(N, P) the digit that a place is of, −1 for none."""
     low, high = boxes[:, :, None, :2], boxes[:, :, None, 2:]
@@ -448,3 +480,28 @@ def measure_boxes(found: np.ndarray, truth: Pool, overlap: float = 0.5) -> dict[
 def box_iou(a: np.ndarray, b: np.ndarray) -> float:
     shared = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
     return float(shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
+
+
+def measure_keypoints(found: np.ndarray, truth: Pool, sure: float = 0.3) -> dict[str, float | int]:
+    """The share of digits whose heat map is highest within a tenth of the picture of the box's middle, and of maps of
+    digits that are not there which stay below `sure`.
+
+    Args:
+        found: (N, 10, h, w) heat maps.
+    """
+    right, absent = [], []
+    cell = SIDE / found.shape[-1]
+    for maps, labels, boxes in zip(found, truth.labels, truth.boxes, strict=True):
+        for label, heat in enumerate(maps):
+            if label not in labels:
+                absent.append(heat.max() < sure)
+                continue
+            box = boxes[labels.tolist().index(label)]
+            row, column = np.unravel_index(heat.argmax(), heat.shape)
+            away = np.hypot((column + 0.5) * cell - (box[0] + box[2]) / 2, (row + 0.5) * cell - (box[1] + box[3]) / 2)
+            right.append(away <= 0.1 * SIDE)
+    return {
+        "pck10": round(float(np.mean(right)), 4),
+        "absent": round(float(np.mean(absent)), 4),
+        "pictures": len(truth),
+    }
