@@ -78,7 +78,7 @@ class Detection(Task):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(level.layer for level in self.decoder.levels if level.count))
+        return tuple(dict.fromkeys(level.layer for level in self.decoder.levels if level.count or not self._candidates))
 
     @property
     def classes(self) -> int | None:
@@ -114,7 +114,7 @@ class Detection(Task):
         place = slot // self.decoder.classes
         for level in self.decoder.levels:
             place -= level.count
-            if place < 0:
+            if place < 0 or not level.count:
                 return level.layer
         return ""
 

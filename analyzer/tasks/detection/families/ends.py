@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from analyzer.analysis.moves import ending
+from analyzer.analysis.feature_maps import feature_maps
+from analyzer.analysis.moves import CHOOSING, SQUASHING, ending
 from analyzer.analysis.scores import holds_floats
 from analyzer.graph import Node, Value
-from analyzer.graph.query import ancestors, image_input
+from analyzer.graph.query import ancestors, descendants, image_input
 from analyzer.graph.through import is_transparent, producer
 from analyzer.graph.values import PLACING
 from analyzer.tasks.detection.codings import Corners
@@ -45,8 +48,9 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     if end is None:
         return None
     level = Level(
-        Part(scores[0].name, axis=None, batched=batched),
+        Part(scores[0].name, axis=None, batched=batched, last=_rows(box)),
         Part(box.name, batched=batched),
+        layer=_layer(view, scores[0], box, _rows(box)),
         labels=Part(classes[0].name, axis=None, batched=batched) if classes else None,
     )
     found = [v.name for v in (*scores, box, *classes)]
@@ -74,7 +78,7 @@ def joined(view: View) -> tuple[Decoder, str] | None:
         def part(first: int, count: int, name: str = value.name, batched: bool = batched) -> Part:
             return Part(name, first, first + count, batched=batched)
 
-        level = Level(part(score, 1), part(box, 4), labels=part(class_, 1))
+        level = Level(replace(part(score, 1), last=_rows(value)), part(box, 4), labels=part(class_, 1), layer=_layer(view, value, value, _rows(value)))
         example = view.example(level.scores)
         if example is not None and example.size and not (0 <= example.min() and example.max() <= 1):
             continue
@@ -100,7 +104,7 @@ def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
     softmax = function == "Softmax" or (function != "Sigmoid" and _softmax(view, scores, columns))
     decoder = Decoder(
         "DETR" if softmax else "RT-DETR",
-        (Level(Part(scores.name), Part(box.name)),),
+        (Level(Part(scores.name, last=_rows(box)), Part(box.name), layer=_layer(view, scores, box, _rows(box))),),
         Corners(centred=True, unit=True),
         view.size,
         columns - softmax,
@@ -156,6 +160,49 @@ def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
         iou=None,
         scaled=scaled,
     )
+
+
+def _layer(view: View, scores: Value, box: Value, rows: int | None) -> str:
+    """The map by which what is chosen is explained: the finest of those where the scales of a pyramid meet and that the
+    coarser ones are computed from; else the last of the coarsest that the finer ones are computed from.
+
+    Args:
+        rows: number of queries, which look like the places of a map where they attend to it.
+
+    Returns:
+        "" for the one that the model has for all.
+    """
+    graph, source = view.graph, _computed(view, scores)
+    above = ancestors(graph, [box.name]) - {source.name, box.name}
+    sampled = [o.name for n in graph.forward_nodes() if n.op == "GridSample" for o in n.outputs]
+    sampled = descendants(graph, sampled, graph.forward_nodes()) if sampled else set()
+    every = [m for m in feature_maps(graph, source) if m.name in above and m.name not in sampled]
+    maps = [m for m in every if "L" not in m.layout.axes and m.node is not None and m.node.op not in PLACING]
+    if not maps:
+        return ""
+    tokens = [m.size for m in every if "L" in m.layout.axes]
+    last = {m.size: m.name for m in maps}
+    sizes = sorted(last, key=lambda size: -math.prod(side or 0 for side in size))
+    before = {m.name: ancestors(graph, [m.name]) for m in maps}
+    coarsest = [m.name for m in maps if m.size == sizes[-1]]
+    for at, size in enumerate(sizes[:-1]):
+        met = [m.name for m in maps if m.size == size and not before[m.name].isdisjoint(coarsest)]
+        met = [name for name in met if all(name in before[last[coarser]] for coarser in sizes[at + 1 :])]
+        if met:
+            return met[-1]
+    if tokens and math.prod(side or 0 for side in tokens[-1]) != rows:
+        return ""
+    finer = [last[size] for size in sizes[:-1] if not before[last[size]].isdisjoint(coarsest)]
+    shared = [name for name in coarsest if all(name in before[one] for one in finer)]
+    return (shared or coarsest)[-1]
+
+
+def _computed(view: View, value: Value) -> Value:
+    """The tensor in which the first numbers of an output were computed, before a squashing function."""
+    node = view.graph.producer(value)
+    if node is not None and not node.domain and (_moves(node) or node.op in (*CHOOSING, *SQUASHING)):
+        return _computed(view, node.inputs[0])
+    return value
 
 
 def _named(box: Value) -> bool:
@@ -220,6 +267,12 @@ def producer_of_whole(view: View, value: Value) -> bool:
             return True
         node = view.graph.producer(node.inputs[0])
     return False
+
+
+def _rows(value: Value) -> int | None:
+    """How many rows there are; None where the model chooses that."""
+    rows = value.shape[-2]
+    return rows if isinstance(rows, int) else None
 
 
 def _rank(value: Value) -> int:
