@@ -226,7 +226,7 @@ class Detection(Task):
 
     def _shift(self, labels: Labels) -> int:
         """1 where labels begin with a background that the scores do not have."""
-        if labels is None or len(labels) != self.decoder.classes + 1:
+        if labels is None or len(labels) != (self.decoder.named or self.decoder.classes) + 1:
             return 0
         return int(self.decoder.background == 0 or background_of(labels) == 0)
 
