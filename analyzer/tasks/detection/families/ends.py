@@ -30,7 +30,7 @@ _SURE = -2.0  # biases of focal-loss heads begin at log(0.01 / 0.99) = -4.6
 
 def apart(view: View) -> tuple[Decoder, str] | None:
     """Boxes (rows, 4), their scores and their classes (rows), with or without a batch axis: RT-DETR, torchvision…"""
-    boxes = [v for v in view.graph.outputs if _rank(v) in (2, 3) and _shape(v)[-1] == 4 and holds_floats(v)]
+    boxes = [v for v in view.graph.outputs if _rank(v) in (2, 3) and _of_four(v) and holds_floats(v)]
     if len(boxes) != 1 or not all(view.size):
         return None
     box, batched = boxes[0], _rank(boxes[0]) == 3
@@ -325,6 +325,12 @@ def _rows(value: Value) -> int | None:
 def _shape(value: Value) -> list[Any]:
     """The sizes; none where even their number is unknown."""
     return list(value.shape or ())
+
+
+def _of_four(value: Value) -> bool:
+    """Whether rows have four numbers; where inference lost how many, by the name."""
+    last = _shape(value)[-1]
+    return last == 4 or (not isinstance(last, int) and "box" in value.name.lower())
 
 
 def _rank(value: Value) -> int:
