@@ -20,7 +20,7 @@ from analyzer.graph.values import PLACING, moved
 
 T = TypeVar("T")
 
-_SQUASHING = ("Sigmoid", "HardSigmoid", "Softmax")
+SQUASHING = ("Sigmoid", "HardSigmoid", "Softmax")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def ending(graph: Graph, value: Value) -> str | None:
     node = graph.producer(value)
     if node is None or node.domain:
         return ""
-    if node.op in _SQUASHING:
+    if node.op in SQUASHING:
         return node.op
     if node.op == "Concat":
         found = {ending(graph, i) for i in node.inputs}
@@ -135,7 +135,7 @@ def _followed(
             return of(node.inputs[0], function)
         if node.op in ("QuantizeLinear", "DequantizeLinear"):
             return of(node.inputs[0], function)
-        if node.op in _SQUASHING and not function:
+        if node.op in SQUASHING and not function:
             return of(node.inputs[0], node.op) if deep else source(node.inputs[0], node.op)
         chooses = not deep and node.op in CHOOSING and node.outputs[0] is current
         if not chooses and (node.op not in PLACING or not _constant(graph, node)):

@@ -110,7 +110,8 @@ def _by_layer(
 
     Methods that take none answer for all targets together.
     """
-    layers, everything = list(dict.fromkeys(w.layer for w in wanted)) or [""], list(range(len(wanted)))
+    everything = list(range(len(wanted)))
+    layers = list(dict.fromkeys(w.layer for w in wanted)) or list(task.layers[:1]) or [""]
     own = [j.layer == "auto" and find_method(j.method, j.options).needs_layer for j in question.jobs]
     groups = [(list(range(len(own))), everything, layers[0])]
     if len(layers) > 1:

@@ -222,7 +222,16 @@ class Explaining(Asking):
 
     def _label(self, attribution: Attribution, index: int) -> str:
         assert attribution.task is not None
-        return attribution.task.label(index, self.card.labels)
+        found = self._found(attribution, index)
+        return found.label if found is not None else attribution.task.label(index, self.card.labels)
+
+    def _found(self, attribution: Attribution, index: int) -> Prediction | None:
+        """What is found in the picture that a map is of; None for other tasks."""
+        task = attribution.task
+        if task is None or not task.per_picture or not attribution.said:
+            return None
+        found = task.predictions(task.answer(attribution.said[0]), self.card.labels)
+        return next((p for p in found if p.slot == index), None)
 
     def _about(self, attribution: Attribution, row: int, heat: np.ndarray, legible: bool) -> dict[str, Any]:
         """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
@@ -243,9 +252,11 @@ class Explaining(Asking):
         alike = len(attribution.heatmap) == len(self.targets)
         if not legible and alike and self.targets[row] == "top1":
             index = -1  # no class is the highest
+        assert attribution.task is not None
+        found = self._found(attribution, index)
         return {
             "method": attribution.method,
-            "class": attribution.task.class_of(index) if index >= 0 and attribution.task else None,
+            "class": found.index if found else attribution.task.class_of(index) if index >= 0 else None,
             "label": self._label(attribution, index) if index >= 0 else attribution.names[row] or None,
             "target": attribution.names[row] or str(index),
             "value": float(attribution.value[row]) if np.isfinite(attribution.value[row]) else None,

@@ -44,8 +44,8 @@ class Prediction:
         box: x0, y0, x1, y1 in pixels of the model's input; None for what has no place.
         points: x, y, visibility of each keypoint, in pixels of the model's input.
         layer: the feature map to explain it by; "" for the model's.
-        scaled: the input with the width and height that `box` is scaled by, instead of those of the model's input; "" if
-            it is not.
+        scaled: the input with the width and height that `box` is scaled by, instead of those of the model's input; ""
+            if it is not.
     """
 
     target: str

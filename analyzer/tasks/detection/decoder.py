@@ -53,6 +53,7 @@ class Decoder:
         threshold: scores from which a candidate is a detection.
         iou: overlap above which the less sure of two detections of a class is dropped; None where the model did that.
         thing: what is found, where there is a single class.
+        named: number of classes where `classes` is 1 because each candidate has its own; 0 where it is not known.
         scaled: the input with the width and height that boxes are scaled by; "" where they are in pixels of the
             model's input.
         usual: how the projects that write it prepare pictures, as keys of a model's card.
@@ -71,6 +72,7 @@ class Decoder:
     threshold: float = 0.25
     iou: float | None = 0.45
     thing: str = "object"
+    named: int = 0
     scaled: str = ""
     usual: Usual = ()
 

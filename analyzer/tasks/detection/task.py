@@ -80,7 +80,7 @@ class Detection(Task):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(level.layer for level in self.decoder.levels if level.count))
+        return tuple(dict.fromkeys(level.layer for level in self.decoder.levels if level.count or not self._candidates))
 
     @property
     def classes(self) -> int | None:
@@ -116,7 +116,7 @@ class Detection(Task):
         place = slot // self.decoder.classes
         for level in self.decoder.levels:
             place -= level.count
-            if place < 0:
+            if place < 0 or not level.count:
                 return level.layer
         return ""
 
@@ -247,7 +247,7 @@ class Detection(Task):
 
     def _shift(self, labels: Labels) -> int:
         """1 where labels begin with a background that the scores do not have."""
-        if labels is None or len(labels) != self.decoder.classes + 1:
+        if labels is None or len(labels) != (self.decoder.named or self.decoder.classes) + 1:
             return 0
         return int(self.decoder.background == 0 or background_of(labels) == 0)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from analyzer.analysis.moves import ending
+from analyzer.analysis.feature_maps import feature_maps
+from analyzer.analysis.moves import CHOOSING, SQUASHING, ending
 from analyzer.analysis.scores import holds_floats
 from analyzer.graph import Node, Value
-from analyzer.graph.query import ancestors, image_input
+from analyzer.graph.query import ancestors, descendants, image_input
 from analyzer.graph.through import is_transparent, producer
 from analyzer.graph.values import PLACING
 from analyzer.tasks.detection.codings import Corners
@@ -27,7 +30,7 @@ _SURE = -2.0  # biases of focal-loss heads begin at log(0.01 / 0.99) = -4.6
 
 def apart(view: View) -> tuple[Decoder, str] | None:
     """Boxes (rows, 4), their scores and their classes (rows), with or without a batch axis: RT-DETR, torchvision…"""
-    boxes = [v for v in view.graph.outputs if _rank(v) in (2, 3) and v.shape[-1] == 4 and holds_floats(v)]
+    boxes = [v for v in view.graph.outputs if _rank(v) in (2, 3) and _of_four(v) and holds_floats(v)]
     if len(boxes) != 1 or not all(view.size):
         return None
     box, batched = boxes[0], _rank(boxes[0]) == 3
@@ -45,8 +48,9 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     if end is None:
         return None
     level = Level(
-        Part(scores[0].name, axis=None, batched=batched),
+        Part(scores[0].name, axis=None, batched=batched, last=_rows(box)),
         Part(box.name, batched=batched),
+        layer=_layer(view, scores[0], box, _rows(box)),
         labels=Part(classes[0].name, axis=None, batched=batched) if classes else None,
     )
     found = [v.name for v in (*scores, box, *classes)]
@@ -57,14 +61,13 @@ def joined(view: View) -> tuple[Decoder, str] | None:
     """Rows of a box, a score and a class in one output: (N, rows, 6 or more) of YOLOv10, (rows, 7) of YOLOv7."""
     for value in view.graph.outputs:
         rank = _rank(value)
-        width = value.shape[-1] if rank in (2, 3) and value.shape else None
+        width = _shape(value)[-1] if rank in (2, 3) and _shape(value) else None
         if not isinstance(width, int) or not all(view.size) or not holds_floats(value):
             continue
         if not (width == 7 if rank == 2 else width == 6 or (width > 6 and len(view.graph.outputs) <= 2)):
             continue
         end = _end(view, value)
-        rows = value.shape[-2]
-        if end is None or (isinstance(rows, int) and rows < width):
+        if end is None:
             continue
         box, class_, score = (1, 5, 6) if rank == 2 else (0, 5, 4)
         if rank == 3 and width == 6 and _integral_columns(view, value) == [4]:
@@ -74,11 +77,16 @@ def joined(view: View) -> tuple[Decoder, str] | None:
         def part(first: int, count: int, name: str = value.name, batched: bool = batched) -> Part:
             return Part(name, first, first + count, batched=batched)
 
-        level = Level(part(score, 1), part(box, 4), labels=part(class_, 1))
+        level = Level(
+            replace(part(score, 1), last=_rows(value)),
+            part(box, 4),
+            labels=part(class_, 1),
+            layer=_layer(view, value, value, _rows(value)),
+        )
         example = view.example(level.scores)
-        if example is not None and example.size and not (0 <= example.min() and example.max() <= 1):
+        if example is not None and example.size and not (example.min() >= 0 and example.max() <= 1):
             continue
-        said = f"{value.name} {list(value.shape)} is rows of box, score and class that {end} has chosen"
+        said = f"{value.name} {_shape(value)} is rows of box, score and class that {end} has chosen"
         return _chosen(view, level, value, end), said
     return None
 
@@ -86,21 +94,23 @@ def joined(view: View) -> tuple[Decoder, str] | None:
 def queries(view: View) -> tuple[Decoder, str] | None:
     """A box in shares of the picture and a score per class for each of some queries: DETR, RT-DETR and their kin."""
     outputs = [v for v in view.graph.outputs if _rank(v) == 3 and holds_floats(v)]
-    boxes = [v for v in outputs if v.shape[2] == 4 and ending(view.graph, v) in ("Sigmoid", "")]
+    boxes = [v for v in outputs if _shape(v)[2] == 4 and ending(view.graph, v) in ("Sigmoid", "")]
     for box in boxes if all(view.size) else []:
-        alike = [v for v in outputs if v is not box and v.shape[1] == box.shape[1] and isinstance(v.shape[2], int)]
-        alike = [v for v in alike if v.shape[2] not in (1, 4) or len(alike) == 1]
+        alike = [
+            v for v in outputs if v is not box and _shape(v)[1] == _shape(box)[1] and isinstance(_shape(v)[2], int)
+        ]
+        alike = [v for v in alike if _shape(v)[2] not in (1, 4) or len(alike) == 1]
         if len(alike) == 1 and _is_query(view, box):
             return _query(view, box, alike[0])
     return None
 
 
 def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
-    function, columns = ending(view.graph, scores), int(scores.shape[2])
+    function, columns = ending(view.graph, scores), int(_shape(scores)[2])
     softmax = function == "Softmax" or (function != "Sigmoid" and _softmax(view, scores, columns))
     decoder = Decoder(
         "DETR" if softmax else "RT-DETR",
-        (Level(Part(scores.name), Part(box.name)),),
+        (Level(Part(scores.name, last=_rows(box)), Part(box.name), layer=_layer(view, scores, box, _rows(box))),),
         Corners(centred=True, unit=True),
         view.size,
         columns - softmax,
@@ -111,7 +121,7 @@ def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
         iou=None,
     )
     how = "and no object, of a softmax" if softmax else "of a sigmoid"
-    two = f"{box.name} {list(box.shape)} and {scores.name} {list(scores.shape)}"
+    two = f"{box.name} {_shape(box)} and {scores.name} {_shape(scores)}"
     return decoder, f"{two} hold a box and {decoder.classes} scores {how} for each query"
 
 
@@ -130,9 +140,10 @@ def _softmax(view: View, scores: Value, columns: int) -> bool:
     """Whether scores without a function are of a softmax whose last class is nothing, not of a sigmoid each."""
     if view.labels in (columns, columns - 1):
         return view.labels == columns - 1
-    node = producer(scores, PLACING)
-    if node is None:
-        return True
+    node, above = producer(scores, PLACING), ancestors(view.graph, [scores.name])
+    sampled = any(n.op == "GridSample" and n.outputs[0].name in above for n in view.graph.forward_nodes())
+    if node is None or sampled:  # those with deformable attention, 2010.04159, have a sigmoid
+        return not sampled
     biases = [view.graph.constant(i) for i in node.inputs if i.name]
     return not any(b is not None and b.size == columns and float(b.mean()) < _SURE for b in biases)
 
@@ -144,6 +155,7 @@ def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
     scaled, example = _scale(view, box), view.example(level.boxes)
     unit = not scaled and example is not None and example.size > 0 and float(np.abs(example).max()) < 3
     ordered = example is None or bool((example[:, 2:4] >= example[:, :2]).all())
+    score = view.graph[level.scores.output]
     traced = level.scores.axis is None and bool(ending(view.graph, view.graph[level.scores.output]))
     return Decoder(
         "chosen by " + end,
@@ -152,10 +164,86 @@ def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
         view.size,
         1,
         traced=traced,
+        named=width if isinstance(width := (_computed(view, score).shape or [None])[-1], int) else 0,
         threshold=0.5 if end == "TopK" else 0.25,
         iou=None,
         scaled=scaled,
     )
+
+
+def _layer(view: View, scores: Value, box: Value, rows: int | None) -> str:
+    """The map by which what is chosen is explained: the finest of those where the scales of a pyramid meet and that the
+    coarser ones are computed from; else the last of the coarsest that the finer ones are computed from.
+
+    Args:
+        rows: number of queries, which look like the places of a map where they attend to it.
+
+    Returns:
+        "" for the one that the model has for all.
+    """
+    graph, sources = view.graph, _sources(view, scores)
+    above: set[str] = set().union(*(_numbers_from(view, one) for one in sources)) - {one.name for one in sources}
+    boxes = _numbers_from(view, box) - {box.name}
+    above = above & boxes if image_input(graph).name in boxes else above
+    sampled = [o.name for n in graph.forward_nodes() if n.op == "GridSample" for o in n.outputs]
+    later = set(descendants(graph, sampled, graph.forward_nodes())) if sampled else set()
+    every = [m for m in feature_maps(graph, scores) if m.name in above and m.name not in later]
+    maps = [m for m in every if "L" not in m.layout.axes and m.node is not None and m.node.op not in PLACING]
+    if not maps:
+        return ""
+    tokens = [m.size for m in every if "L" in m.layout.axes]
+    last = {m.size: m.name for m in maps}
+    sizes = sorted(last, key=lambda size: -math.prod(side or 0 for side in size))
+    before = {m.name: ancestors(graph, [m.name]) for m in maps}
+    coarsest = [m.name for m in maps if m.size == sizes[-1]]
+    for at, size in enumerate(sizes[:-1]):
+        met = [m.name for m in maps if m.size == size and not before[m.name].isdisjoint(coarsest)]
+        met = [name for name in met if all(name in before[last[coarser]] for coarser in sizes[at + 1 :])]
+        if met:
+            return met[-1]
+    if tokens and math.prod(side or 0 for side in tokens[-1]) != rows:
+        return ""
+    finer = [last[size] for size in sizes[:-1] if not before[last[size]].isdisjoint(coarsest)]
+    shared = [name for name in coarsest if all(name in before[one] for one in finer)]
+    return (shared or coarsest)[-1]
+
+
+def _numbers_from(view: View, value: Value) -> set[str]:
+    """The tensors that the numbers of an output are computed from; what only tells which are chosen is left out."""
+    seen: set[str] = set()
+    left = [value]
+    while left:
+        current = left.pop()
+        node = view.graph.producer(current)
+        if current.name in seen:
+            continue
+        seen.add(current.name)
+        if node is not None:
+            left += [i for at, i in enumerate(node.inputs) if at in _READ.get(node.op, (at,))]
+    return seen
+
+
+# The inputs with the numbers, of operators with others that tell places or sizes.
+_READ: dict[str, tuple[int, ...]] = dict.fromkeys((*CHOOSING, "Expand", "RoiAlign", "Resize"), (0,)) | {
+    "ScatterElements": (0, 2), "ScatterND": (0, 2), "Where": (1, 2), "Shape": (), "NonZero": (), "NonMaxSuppression": ()
+}  # fmt: skip
+
+
+def _sources(view: View, value: Value) -> list[Value]:
+    """The tensors in which the numbers of an output were computed, before a squashing function."""
+    node = view.graph.producer(value)
+    if node is None or node.domain or not (_moves(node) or node.op in (*CHOOSING, *SQUASHING)):
+        return [value]
+    read = node.inputs if node.op == "Concat" else node.inputs[:1]
+    return [found for one in read for found in _sources(view, one)]
+
+
+def _computed(view: View, value: Value) -> Value:
+    """The tensor in which the first numbers of an output were computed, before a squashing function."""
+    node = view.graph.producer(value)
+    if node is not None and not node.domain and (_moves(node) or node.op in (*CHOOSING, *SQUASHING)):
+        return _computed(view, node.inputs[0])
+    return value
 
 
 def _named(box: Value) -> bool:
@@ -166,7 +254,7 @@ def _scale(view: View, box: Value) -> str:
     """The input with the size of the picture that boxes are scaled by; "" for none."""
     above, image = ancestors(view.graph, [box.name]), image_input(view.graph).name
     for value in view.graph.inputs:
-        if value.name in above and value.name != image and value.shape and value.shape[-1] == 2:
+        if value.name in above and value.name != image and _shape(value) and _shape(value)[-1] == 2:
             return str(value.name)
     return ""
 
@@ -177,7 +265,7 @@ def _end(view: View, value: Value) -> str | None:
     open_: list[Value] = [value]
     above = ancestors(view.graph, [value.name])
     operators = [n for n in view.graph.forward_nodes() if n.outputs[0].name in above]
-    if any(n.op == "NonMaxSuppression" for n in operators):
+    if any(_suppresses(n) for n in operators):
         return "NonMaxSuppression"
     while open_:
         current = open_.pop()
@@ -189,6 +277,12 @@ def _end(view: View, value: Value) -> str | None:
             return "TopK"
         open_ += node.inputs if _moves(node) else []
     return None
+
+
+def _suppresses(node: Node) -> bool:
+    """Whether it is a non-maximum suppression, or has one in a branch."""
+    bodies = [value for value in node.attrs.values() if hasattr(value, "nodes")]
+    return node.op == "NonMaxSuppression" or any(_suppresses(inner) for body in bodies for inner in body.nodes)
 
 
 def _moves(node: Node) -> bool:
@@ -205,7 +299,7 @@ def _integral_columns(view: View, value: Value) -> list[int]:
         maker = producer_of_whole(view, part)
         if maker:
             found.append(at)
-        width = part.shape[-1] if part.shape else None
+        width = _shape(part)[-1] if _shape(part) else None
         if not isinstance(width, int):
             return []
         at += width
@@ -222,15 +316,32 @@ def producer_of_whole(view: View, value: Value) -> bool:
     return False
 
 
+def _rows(value: Value) -> int | None:
+    """How many rows there are; None where the model chooses that."""
+    rows = _shape(value)[-2]
+    return rows if isinstance(rows, int) else None
+
+
+def _shape(value: Value) -> list[Any]:
+    """The sizes; none where even their number is unknown."""
+    return list(value.shape or ())
+
+
+def _of_four(value: Value) -> bool:
+    """Whether rows have four numbers; where inference lost how many, by the name."""
+    last = _shape(value)[-1]
+    return last == 4 or (not isinstance(last, int) and "box" in value.name.lower())
+
+
 def _rank(value: Value) -> int:
-    return -1 if value.shape is None else len(value.shape)
+    return len(_shape(value))
 
 
 def _beside(value: Value, box: Value) -> bool:
     """Whether an output may have a number for each box."""
     if _rank(value) != _rank(box) - 1:
         return False
-    rows, own = box.shape[-2], value.shape[-1]
+    rows, own = _shape(box)[-2], _shape(value)[-1]
     return own != 1 and (rows == own or not isinstance(rows, int) or not isinstance(own, int))
 
 
@@ -238,7 +349,7 @@ def _shares(view: View, value: Value, numbers: np.ndarray | None) -> bool:
     """Whether numbers are between 0 and 1, as scores are."""
     if ending(view.graph, value):
         return True
-    return numbers is None or not numbers.size or bool(-1 <= numbers.min() and numbers.max() <= 1)
+    return numbers is None or not numbers.size or bool(numbers.min() >= -1 and numbers.max() <= 1)
 
 
 def _whole(numbers: Any) -> bool:
