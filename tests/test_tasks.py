@@ -407,7 +407,7 @@ def test_the_default_layer_is_never_what_the_target_reads():
         ("models/light_densenet121.onnx", "classification"),
         ("cases/real/mtcnn_onet.onnx", "classification"),
         ("cases/real/coin_captcha.onnx", "text recognition"),
-        ("cases/real/deimv2_atto_int8.onnx", "raw"),
+        ("cases/real/deimv2_atto_int8.onnx", "detection"),
     ],
 )
 def test_trained_models_are_recognised(file, kind):

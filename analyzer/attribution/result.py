@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.tasks import Task
+from analyzer.tasks import Prediction, Task
+from analyzer.tasks.base import Labels
 
 
 @dataclass
@@ -64,6 +65,18 @@ class Attribution:
     def layer_of(self, row: int) -> str:
         """The feature map of a row."""
         return self.layers[row] if self.layers else self.layer
+
+    def predicted(self, labels: Labels = None) -> list[Prediction]:
+        """What the model says of the first picture, the surest first; worked out once."""
+        key = tuple(labels) if labels is not None else None
+        if key not in self._predicted:
+            assert self.task is not None
+            self._predicted[key] = self.task.predictions(self.task.answer(self.said[0]), labels)
+        return self._predicted[key]
+
+    @cached_property
+    def _predicted(self) -> dict[Any, list[Prediction]]:
+        return {}
 
     def first_images(self, count: int) -> Attribution:
         """Of the first `count` images only."""

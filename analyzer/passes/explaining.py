@@ -131,8 +131,9 @@ class Explaining(Asking):
         task = attribution.task
         if task is None or not task.per_picture:
             return []
-        said = task.predictions(task.answer(attribution.said[0]), self.card.labels)
-        return _to_draw(task, said, attribution.names[row].split(" ")[0].partition(".")[0], fed)
+        return _to_draw(
+            task, attribution.predicted(self.card.labels), attribution.names[row].split(" ")[0].partition(".")[0], fed
+        )
 
     def _alone(self, fed: Fed, heat: np.ndarray, title: str, shown: list[Found]) -> np.ndarray:
         """One overlay with its colour bar."""
@@ -178,7 +179,7 @@ class Explaining(Asking):
         assert task is not None
         said, labels = attribution.said[0], self.card.labels
         every = isinstance(task, Text) or task.per_picture
-        shown = task.predictions(task.answer(said), labels, None if every else self.top)
+        shown = attribution.predicted(labels)[: None if every else self.top]
         classes = isinstance(task, Classification | Segmentation)
         result: dict[str, Any] = {
             "task": {
@@ -222,16 +223,15 @@ class Explaining(Asking):
 
     def _label(self, attribution: Attribution, index: int) -> str:
         assert attribution.task is not None
-        found = self._found(attribution, index)
+        found = self._prediction_of(attribution, index)
         return found.label if found is not None else attribution.task.label(index, self.card.labels)
 
-    def _found(self, attribution: Attribution, index: int) -> Prediction | None:
+    def _prediction_of(self, attribution: Attribution, index: int) -> Prediction | None:
         """What is found in the picture that a map is of; None for other tasks."""
         task = attribution.task
         if task is None or not task.per_picture or not attribution.said:
             return None
-        found = task.predictions(task.answer(attribution.said[0]), self.card.labels)
-        return next((p for p in found if p.slot == index), None)
+        return next((p for p in attribution.predicted(self.card.labels) if p.slot == index), None)
 
     def _about(self, attribution: Attribution, row: int, heat: np.ndarray, legible: bool) -> dict[str, Any]:
         """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
@@ -253,7 +253,7 @@ class Explaining(Asking):
         if not legible and alike and self.targets[row] == "top1":
             index = -1  # no class is the highest
         assert attribution.task is not None
-        found = self._found(attribution, index)
+        found = self._prediction_of(attribution, index)
         return {
             "method": attribution.method,
             "class": found.index if found else attribution.task.class_of(index) if index >= 0 else None,
