@@ -29,6 +29,7 @@ RELU = "/network/stage1/stage1.0/Relu_output_0"
 # What else is explained: title, arguments before the output.
 TASKS: dict[str, tuple[str, list[str]]] = {
     "detector": ("Detections", ["explain", DETECTOR, PICTURE, "-t", "all"]),
+    "keypoints": ("Keypoints", ["explain", "models/digits_keypoints.onnx", PICTURE, "-t", "all"]),
     "segmenter": ("Classes of a segmenter", ["explain", SEGMENTER, PICTURE, "-t", "all"]),
     "reader": ("Characters of a text recognizer", ["explain", READER, "examples/line.png", "-t", "all"]),
 }

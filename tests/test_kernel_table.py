@@ -69,7 +69,7 @@ def test_what_a_form_says():
 
 @pytest.mark.parametrize(
     "name",
-    ["digits_cnn", "digits_vit", "digits_cnn_int8", "digits_cnn_fp16", "digits_detector", "digits_detector_int8"],
+    ["digits_cnn", "digits_vit", "digits_cnn_int8", "digits_cnn_fp16", "digits_detector", "digits_detector_int8", "digits_keypoints"],
 )
 @pytest.mark.parametrize("method", ["grad-cam", "gradient", "guided-backprop", "deconvnet"])
 def test_nothing_of_the_shipped_models_falls(name, method):

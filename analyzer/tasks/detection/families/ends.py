@@ -119,6 +119,7 @@ def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
         background=columns - 1 if softmax else None,
         threshold=0.5,
         iou=None,
+        usual=(("preset", "imagenet" if softmax else "0-1"),),
     )
     how = "and no object, of a softmax" if softmax else "of a sigmoid"
     two = f"{box.name} {_shape(box)} and {scores.name} {_shape(scores)}"
@@ -165,9 +166,10 @@ def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
         1,
         traced=traced,
         named=width if isinstance(width := (_computed(view, score).shape or [None])[-1], int) else 0,
-        threshold=0.5 if end == "TopK" else 0.25,
+        threshold=0.4 if end == "TopK" else 0.25,  # what D-FINE and DEIM draw
         iou=None,
         scaled=scaled,
+        usual=(("preset", "0-1"),) if scaled else (),
     )
 
 
