@@ -159,7 +159,7 @@ def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
     score = view.graph[level.scores.output]
     traced = level.scores.axis is None and bool(ending(view.graph, view.graph[level.scores.output]))
     return Decoder(
-        "chosen by " + end,
+        "RT-DETR" if scaled else "chosen by " + end,
         (level,),
         Corners(centred=not ordered, unit=unit, rows_first=_named(box)),
         view.size,
