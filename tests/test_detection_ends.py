@@ -275,3 +275,46 @@ def test_scores_in_the_graph_are_those_of_the_decoder() -> None:
         op = Builder(graph, "test")
         inside, outside = task.decoder.scores_in(op), task.decoder.scores(task.said(said(made)))
         assert np.allclose(Session(graph, outputs=[inside.name]).run({"x": TWO})[inside.name][0], outside, atol=1e-6)
+
+
+# ---- CenterNet ----
+
+
+def centernet(squashed: bool) -> onnx.ModelProto:
+    """Finds red and green squares of 8×8 at stride 4: a heat map per colour, sizes and offsets."""
+    kernel = np.full((2, 3, 8, 8), -1 / 64, np.float32)
+    kernel[0, 0], kernel[1, 1] = 1 / 64, 1 / 64
+    weights = {
+        "kernel": kernel,
+        "steep": (12 * np.eye(2, dtype=np.float32)).reshape(2, 2, 1, 1),
+        "bias": np.full(2, -8, np.float32),
+        "none": np.zeros((2, 2, 1, 1), np.float32),
+        "two": np.full(2, 2, np.float32),
+        "half": np.full(2, 0.5, np.float32),
+    }
+    nodes = [
+        node("Conv", ["x", "kernel"], ["seen"], strides=[4, 4], pads=[2, 2, 2, 2]),
+        node("Relu", ["seen"], ["map"]),
+        node("Conv", ["map", "steep", "bias"], ["logits"]),
+        node("Sigmoid" if squashed else "Identity", ["logits"], ["hm"]),
+        node("Conv", ["map", "none", "two"], ["wh"]),
+        node("Conv", ["map", "none", "half"], ["reg"]),
+    ]
+    shapes = {"hm": [1, 2, 16, 16], "wh": [1, 2, 16, 16], "reg": [1, 2, 16, 16]}
+    return model(nodes, {"x": [1, 3, 64, 64]}, shapes, weights)
+
+
+@pytest.mark.parametrize("squashed", [True, False])
+def test_peaks_of_a_heat_map_are_detections(squashed):
+    x = np.zeros((1, 3, 64, 64), np.float32)
+    x[:, 0, 10:18, 38:46] = 1
+    x[:, 1, 42:50, 6:14] = 1
+    found = analyzer.explain(centernet(squashed), x, target="all")
+    assert found.task.decoder.family == "CenterNet"
+    boxes = {p.index: p.box for p in found.predicted()}
+    assert len(found.predicted()) == 2  # neighbours of a peak are none
+    assert np.allclose(boxes[0], (38, 10, 46, 18)) and np.allclose(boxes[1], (6, 42, 14, 50))
+    for row, prediction in enumerate(found.predicted()):
+        y, x_ = np.unravel_index(found.heatmap[row].argmax(), (64, 64))
+        x0, y0, x1, y1 = prediction.box
+        assert x0 <= x_ < x1 and y0 <= y < y1

@@ -233,6 +233,16 @@ class Tanh(Coding):
 
 
 @dataclass(frozen=True)
+class Middles(Coding):
+    """Width and height, then the offset of the middle from the corner of its place, all in places (CenterNet)."""
+
+    def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
+        found, stride = numbers.astype(np.float64), strides(level, size)
+        middle = (level.places[0] + found[:, 2:4]) * stride
+        return corners(np.concatenate([middle, found[:, :2] * stride], axis=1))
+
+
+@dataclass(frozen=True)
 class Rotated(Coding):
     """Centre, size and, as the last number, an angle in radians; the box is the upright one around it (YOLO-obb)."""
 

@@ -56,6 +56,7 @@ class Decoder:
         named: number of classes where `classes` is 1 because each candidate has its own; 0 where it is not known.
         scaled: the input with the width and height that boxes are scaled by; "" where they are in pixels of the
             model's input.
+        peaks: a candidate counts where its score is the highest of the 3 × 3 places around it.
         usual: how the projects that write it prepare pictures, as keys of a model's card.
     """
 
@@ -75,6 +76,7 @@ class Decoder:
     named: int = 0
     scaled: str = ""
     usual: Usual = ()
+    peaks: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -113,17 +115,31 @@ class Decoder:
         """All candidates of one picture."""
         boxes, points, labels = [], [], []
         for level in self.levels:
-            boxes.append(self.coding.boxes(level.boxes.read(said[level.boxes.output]), level, self.size))
+            parts = [part for part in (level.boxes, level.offsets) if part is not None]
+            numbers = np.concatenate([part.read(said[part.output]) for part in parts], axis=1)
+            boxes.append(self.coding.boxes(numbers, level, self.size))
             if level.points is not None:
                 points.append(self.coding.points(level.points.read(said[level.points.output]), level, self.size))
             if level.labels is not None:
                 labels.append(level.labels.read(said[level.labels.output]).reshape(-1))
         return Candidates(
             np.concatenate(boxes),
-            self.scores(said),
+            self._at_peaks(self.scores(said)) if self.peaks else self.scores(said),
             np.concatenate(points) if points else None,
             np.rint(np.concatenate(labels)).astype(np.int64) if labels else None,
         )
+
+    def _at_peaks(self, scores: np.ndarray) -> np.ndarray:
+        """The scores that are the highest of the 3 × 3 places around them, 0 for others."""
+        first, found = 0, scores.copy()
+        for level in self.levels:
+            rows, columns = level.grid
+            part = found[first : first + level.count].reshape(rows, columns, -1)
+            around = np.pad(part, ((1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+            highest = np.max([around[y : y + rows, x : x + columns] for y in range(3) for x in range(3)], axis=0)
+            part[part < highest] = 0
+            first += level.count
+        return found
 
     def _without_background(self, scores: np.ndarray) -> np.ndarray:
         return scores if self.background is None else np.delete(scores, self.background, axis=1)

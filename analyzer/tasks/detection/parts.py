@@ -100,6 +100,7 @@ class Level:
         objectness: whether there is anything; None where scores say that by themselves.
         points: numbers that the coding makes keypoints of.
         labels: the class of every candidate, where `scores` has a single number.
+        offsets: further numbers of boxes, which follow those of `boxes`, from another output.
         grid: rows and columns of the map; (0, 0) for candidates that are not on a grid.
         cell: candidates at each place of the grid.
         planes: whether all places of the first candidate come before those of the second.
@@ -111,6 +112,7 @@ class Level:
     objectness: Part | None = None
     points: Part | None = None
     labels: Part | None = None
+    offsets: Part | None = None
     grid: tuple[int, int] = (0, 0)
     cell: int = 1
     planes: bool = False
@@ -134,4 +136,5 @@ class Level:
 
     def parts(self) -> list[Part]:
         """All that it reads."""
-        return [p for p in (self.scores, self.boxes, self.objectness, self.points, self.labels) if p is not None]
+        every = (self.scores, self.boxes, self.objectness, self.points, self.labels, self.offsets)
+        return [p for p in every if p is not None]

@@ -44,6 +44,8 @@ class View:
         """Height and width of the input; (0, 0) where they are open."""
         image = image_input(self.graph)
         axes, shape = image_layout(self.graph, image), image.shape or []
+        if len(shape) == 3:  # a picture without a batch axis
+            axes = "CHW" if shape[0] in (1, 3, 4) else "HWC"
         sides = [shape[axes.index(a)] if len(shape) == len(axes) and a in axes else 0 for a in "HW"]
         return tuple(d if isinstance(d, int) else 0 for d in sides)  # type: ignore[return-value]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from analyzer.tasks.detection.decoder import Decoder
-from analyzer.tasks.detection.families import anchors, ends, faces, movenet, strided, yolo
+from analyzer.tasks.detection.families import anchors, centres, ends, faces, movenet, strided, yolo
 from analyzer.tasks.detection.view import View
 
 Family: TypeAlias = Callable[[View], "tuple[Decoder, str] | None"]
@@ -23,6 +23,8 @@ FAMILIES: tuple[Family, ...] = (
     anchors.apart,
     anchors.mapped,
     ends.queries,
+    ends.joined_queries,
+    centres.peaks,
     yolo.joined,
     strided.joined,
     strided.apart,

@@ -105,6 +105,27 @@ def queries(view: View) -> tuple[Decoder, str] | None:
     return None
 
 
+def joined_queries(view: View) -> tuple[Decoder, str] | None:
+    """Shares of the picture and a score per class, each behind a sigmoid, in one output: RT-DETR of Ultralytics."""
+    for name, shape in view.shapes.items():
+        whole = Part(name)
+        if len(shape) != 3 or shape[2] < 5 or not all(view.size) or not holds_floats(view.graph[name]):
+            continue
+        box, scores = replace(whole, stop=4), replace(whole, start=4, last=shape[1])
+        if set(view.functions(whole)) != {"Sigmoid"} or view.sources(box) == view.sources(scores):
+            continue
+        if not _is_query(view, view.columns(box)[0], box):
+            continue
+        source = view.columns(scores)[0]
+        level = Level(scores, box, layer=_layer(view, source, view.columns(box)[0], shape[1]))
+        decoder = Decoder(
+            "RT-DETR", (level,), Corners(centred=True, unit=True), view.size, shape[2] - 4, "", True,
+            threshold=0.5, iou=None, usual=(("preset", "0-1"),),
+        )  # fmt: skip
+        return decoder, f"{name} {list(shape)} holds a box and {shape[2] - 4} scores for each of {shape[1]} queries"
+    return None
+
+
 def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
     function, columns = ending(view.graph, scores), int(_shape(scores)[2])
     softmax = function == "Softmax" or (function != "Sigmoid" and _softmax(view, scores, columns))
@@ -126,14 +147,14 @@ def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
     return decoder, f"{two} hold a box and {decoder.classes} scores {how} for each query"
 
 
-def _is_query(view: View, box: Value) -> bool:
+def _is_query(view: View, box: Value, part: Part | None = None) -> bool:
     """Whether boxes are shares of the picture that attention computed: rows that no convolution gives."""
-    example = view.example(Part(box.name))
+    example = view.example(part or Part(box.name))
     if example is not None and not (example.min() > -1 and example.max() < 2):
         return False
     above = ancestors(view.graph, [box.name])
     operators = {n.op for n in view.graph.forward_nodes() if n.outputs[0].name in above}
-    squashed = ending(view.graph, box) == "Sigmoid"
+    squashed = part is not None or ending(view.graph, box) == "Sigmoid"
     return "Softmax" in operators and "MatMul" in operators and (squashed or "GridSample" in operators)
 
 

@@ -61,6 +61,7 @@ def apart(view: View) -> tuple[Decoder, str] | None:
         "" if done else "sigmoid",
         squashed,
         "" if things == {"Sigmoid"} else "sigmoid",
+        (0.5, 0.5) if family == "FCOS" and two else (1.0, 1.0),
         threshold=0.3,
         iou=0.5,
         usual=_USUAL.get(family, ()),
