@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -361,3 +362,21 @@ def test_by_an_exponent_in_the_file(exponent):
     found = Session(result.model).run({"x": x, result.cotangents["y"]: np.ones(3, np.float32)})
     np.testing.assert_allclose(found[result.gradients["b"]], np.sum(x**exponent * np.log(x)), rtol=1e-5)
     np.testing.assert_allclose(found[result.gradients["x"]], exponent * x ** (exponent - 1.0), rtol=1e-5)
+
+
+def test_no_region_has_no_gradient():
+    """onnxruntime leaves a matrix product over nothing as the memory was: here, what another run left there."""
+    nodes = [node("RoiAlign", ["x", "rois", "picture"], ["y"], output_height=7, output_width=7, sampling_ratio=2)]
+    net = model(nodes, {"x": [1, 64, 10, 10], "rois": ["R", 4]}, {"y": ["R", 64, 7, 7]})
+    net.graph.input.append(onnx.helper.make_tensor_value_info("picture", onnx.TensorProto.INT64, ["R"]))
+    made = append_vjp(net, ["y"], ["x"])
+    session = onnxruntime.InferenceSession(made.model.SerializeToString())
+    for count in (50, 0, 30, 0, 0):
+        feeds = {
+            "x": np.ones((1, 64, 10, 10), np.float32),
+            "rois": np.tile(np.array([[1, 1, 5, 5]], np.float32), (count, 1)),
+            "picture": np.zeros(count, np.int64),
+            made.cotangents["y"]: np.ones((count, 64, 7, 7), np.float32),
+        }
+        (found,) = session.run([made.gradients["x"]], feeds)
+        assert found.any() == (count > 0)

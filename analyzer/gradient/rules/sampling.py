@@ -253,7 +253,12 @@ def roi_align_vjp(op: Builder, node: Primal, ct: Value) -> Cotangent:
         wide = op.Mul(own, op.Unsqueeze(columns, [0]))
         wide = op.Reshape(wide, shape_of(op, op.shape(x, 0, 1), 1, -1, op.shape(x, 3)))
         flat = op.Reshape(op.Transpose(tall, perm=[1, 2, 0, 3]), shape_of(op, op.shape(x, 1, 3), -1))
-        return op.MatMul(flat, wide)
+        found = op.MatMul(flat, wide)
+        if op.dim(batch, 0):
+            return found
+        # A level of a pyramid may have no region: onnxruntime 1.31 leaves a product over nothing as the memory was.
+        some = op.Greater(op.Gather(op.shape(batch), np.int64(0)), np.int64(0))
+        return op.Where(some, found, op.scalar(0, found))
 
     return op.shaped_as(confined(op, node, ct, back, rows, columns), x)
 

@@ -50,7 +50,7 @@ def stages(view: View, part: Part) -> list[Stage] | None:
 def _stage(view: View, source: Value, places: np.ndarray, first: int) -> Stage | None:
     """The candidates whose numbers are at these places of one map."""
     sizes, layout = fixed_sizes(source.shape), layouts(view.graph).get(source.name)
-    if sizes is None or len(sizes) != 4:
+    if sizes is None or len(sizes) != 4 or not source.inputs:  # of the picture itself
         return None
     axes = layout.axes if layout is not None and sorted(layout.axes) == sorted("NCHW") else "NCHW"
     at = dict(zip(axes, np.unravel_index(places, sizes), strict=True))

@@ -204,6 +204,8 @@ def _layer(view: View, scores: Value, box: Value, rows: int | None) -> str:
     Returns:
         "" for the one that the model has for all.
     """
+    if _end(view, scores) == "NonMaxSuppression":  # of which level a row is shows when the model runs
+        return _shared(view, _sources(view, scores))
     graph, sources = view.graph, _sources(view, scores)
     above: set[str] = set().union(*(_numbers_from(view, one) for one in sources)) - {one.name for one in sources}
     boxes = _numbers_from(view, box) - {box.name}
@@ -229,6 +231,17 @@ def _layer(view: View, scores: Value, box: Value, rows: int | None) -> str:
     finer = [last[size] for size in sizes[:-1] if not before[last[size]].isdisjoint(coarsest)]
     shared = [name for name in coarsest if all(name in before[one] for one in finer)]
     return (shared or coarsest)[-1]
+
+
+def _shared(view: View, sources: list[Value]) -> str:
+    """The last map that the scores of every level, or all that regions are cut out of, are computed from."""
+    graph = view.graph
+    above = ancestors(graph, [one.name for one in sources])
+    cut = [n.inputs[0] for n in graph.forward_nodes() if n.op == "RoiAlign" and n.outputs[0].name in above]
+    ends = cut or sources
+    common = set.intersection(*(ancestors(graph, [one.name]) for one in ends)) - {one.name for one in ends}
+    maps = [m.name for m in feature_maps(graph, ends[0]) if m.name in common and "L" not in m.layout.axes]
+    return maps[-1] if maps else ""
 
 
 def _numbers_from(view: View, value: Value) -> set[str]:
