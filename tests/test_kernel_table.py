@@ -67,10 +67,11 @@ def test_what_a_form_says():
     assert form(node("Split", ["x"], ["a", "b"], num_outputs=2), ()) == "Split num_outputs=2"
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["digits_cnn", "digits_vit", "digits_cnn_int8", "digits_cnn_fp16", "digits_detector", "digits_detector_int8", "digits_keypoints"],
-)
+CLASSIFIERS = ["digits_cnn", "digits_vit", "digits_cnn_int8", "digits_cnn_fp16"]
+OTHERS = ["digits_segmenter", "digits_reader", "digits_detector", "digits_detector_int8", "digits_keypoints"]
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *OTHERS])
 @pytest.mark.parametrize("method", ["grad-cam", "gradient", "guided-backprop", "deconvnet"])
 def test_nothing_of_the_shipped_models_falls(name, method):
     explainer = Explainer(MODELS / f"{name}.onnx")

@@ -70,7 +70,7 @@ def stages_of(view: View, count: int, steps: Sequence[Sequence[int]], cells: Seq
     for some in steps:
         for cell in cells:
             grids = view.grids(count, some, cell)
-            if grids is not None:
+            if grids is not None and min(grids[0]) > 1:
                 ends = np.cumsum([0, *(h * w * cell for h, w in grids)]).tolist()
                 return [Stage(a, b, grid, cell) for (a, b), grid in zip(pairwise(ends), grids, strict=True)]
     return None
