@@ -20,6 +20,7 @@ from analyzer.images import decode, model_card, write_png
 from analyzer.metrics.boxes import iou, suppressed
 from analyzer.runtime import Session
 from analyzer.tasks import Declared, recognise, task_from
+from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -392,3 +393,48 @@ def test_boxes_are_in_the_pictures_own_pixels(run, place, how, size):
     boxes = [p["box"] for p in json.loads(out)["results"][0]["predictions"]]
     slack = 2 if how == "crop" else 1  # the square is between two cells there
     assert boxes and np.abs(np.array(boxes[0]) - expected).max() < slack, (boxes, expected)
+
+
+# ---- Trained detectors ----
+
+
+@needs_corpus
+@pytest.mark.parametrize(
+    ("file", "picture", "usual"),
+    [
+        ("ultraface_rfb320.onnx", "zoo_ultraface_1.jpg", {"mean": "127", "std": "128", "scale": "1"}),
+        ("fastestdet.onnx", "ort_dog.jpeg", {"preset": "0-1", "channels": "BGR"}),
+        ("yolox_nano_opencvzoo.onnx", "ort_dog.jpeg", {"preset": "raw", "channels": "BGR", "resize": "letterbox"}),
+    ],
+)
+def test_an_exported_detector_equals_explain_on_a_photograph(tmp_path, file, picture, usual):
+    path = CORPUS / "models" / file
+    batch, _ = model_card(path, usual).preprocess.apply(decode(str(CORPUS / "images" / picture)))
+    exported = analyzer.export(path, tmp_path / "out.onnx", "layer-cam")
+    session = onnxruntime.InferenceSession(str(exported))
+    (heat,) = session.run(["heatmap"], {session.get_inputs()[0].name: batch})
+    found = analyzer.explain(path, batch, "layer-cam")
+    assert heat.any() and np.abs(heat - found.heatmap).max() < 1e-3
+
+
+@needs_corpus
+@pytest.mark.parametrize(
+    ("file", "picture", "label"),
+    [
+        ("yolox_nano_opencvzoo.onnx", "coral_cat_720p.jpg", "cat"),
+        ("yolox_nano_opencvzoo.onnx", "coral_owl.jpg", "bird"),
+        ("picodet_xs_416.onnx", "coral_bird.bmp", "bird"),
+        ("picodet_xs_416.onnx", "coral_grace_hopper.bmp", "person"),
+        ("fastestdet.onnx", "ort_dog.jpeg", "dog"),
+    ],
+)
+def test_detectors_find_what_is_there_without_a_flag(run, place, file, picture, label):
+    names = str(CORPUS / "images" / "coco_classes.txt")
+    arguments = (str(CORPUS / "models" / file), str(CORPUS / "images" / picture), "--labels", names)
+    code, out, _ = run("explain", *arguments, "--format", "json")
+    result = json.loads(out)["results"][0]
+    first = result["predictions"][0]
+    assert code == 0 and first["label"] == label
+    x, y = result["maps"][0]["maximum"]
+    x0, y0, x1, y1 = first["box"]
+    assert x0 <= x <= x1 and y0 <= y <= y1
