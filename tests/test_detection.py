@@ -376,6 +376,26 @@ def test_commands_about_classes_refuse_detectors(run, place, command):
     assert code == 3 and "detection" in err
 
 
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_a_class_of_a_detector_is_no_dream(run, place, batch):
+    onnx.save(detector(batch=batch), place / "m.onnx")
+    (place / "m.toml").write_text('task = "detection"\n')
+    code, _, err = run("dream", "m.onnx", "-t", "1", "-o", "d.png")
+    assert code == 3 and "no score per class (detection" in err
+
+
+def test_the_same_part_is_hidden_in_pictures_of_a_detector(run, place):
+    onnx.save(detector(), place / "m.onnx")
+    picture = np.ascontiguousarray((BOTH[0].transpose(1, 2, 0) * 255).astype(np.uint8))
+    for name in ("a.png", "b.png"):
+        write_png(place / name, picture)
+    part = {"square": [8, 40, 16, 48]}
+    (place / "boxes.json").write_text(json.dumps({"a.png": part, "b.png": part}))
+    code, out, _ = run("correspondence", "m.onnx", "boxes.json", "--preset", "0-1", "--format", "json")
+    row = next(r for r in json.loads(out)["rows"] if r["part"] == "square")
+    assert code == 0 and row["pictures"] == 2 and row["mean"] == 0
+
+
 @pytest.mark.parametrize(("how", "size"), [("letterbox", (128, 64)), ("crop", (96, 64)), ("resize", (160, 120))])
 def test_boxes_are_in_the_pictures_own_pixels(run, place, how, size):
     """A red square of the picture's middle, wherever the model's input has it."""

@@ -54,8 +54,8 @@ class Probe:
         self.layers = [Units.of(graph, name, model.declared, model.labels).name for name in names]
         self.task = recognise(graph, None, model.declared, model.labels)
         self._taps = {name: graph.add_output(graph[name]).name for name in self.layers}
-        self._output = graph.add_output(self.task.output).name
-        outputs = [*self._taps.values(), self._output]
+        self._read = {name: graph.add_output(graph[name]).name for name in self.task.reading}
+        outputs = [*self._taps.values(), *self._read.values()]
         self._session = model.session(graph, outputs)
 
     def seen(self, picture: np.ndarray) -> np.ndarray:
@@ -73,15 +73,18 @@ class Probe:
     def run(self, pictures: Sequence[np.ndarray]) -> Responses:
         """The responses to pictures of the network's size."""
         parts: list[dict[str, np.ndarray]] = []
+        rows: list[np.ndarray] = []
         for start in range(0, len(pictures), self.batch):
             chosen = pictures[start : start + self.batch]
             found = self._session.run(self._feeds(chosen))
-            parts.append({name: array[: len(chosen)] for name, array in found.items()})
+            said = {name: known.real(found[self._read[name]]) for name, known in self.task.reading.items()}
+            rows.append(self.task.read(self.task.said(said), self.batch)[: len(chosen)])
+            parts.append({name: found[name][: len(chosen)] for name in self._taps.values()})
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         features = {
             name: joined[output].reshape(len(pictures), -1).astype(np.float32) for name, output in self._taps.items()
         }
-        scores = self.task.read(self.task.quantisation.real(joined[self._output]), len(pictures)).astype(np.float64)
+        scores = np.concatenate(rows).astype(np.float64)
         return Responses(features, scores if self.task.stripped else probabilities(scores))
 
 

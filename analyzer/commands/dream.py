@@ -97,9 +97,10 @@ def command(given: Dream) -> None:
     """
     from analyzer.attribution.dream import Dreamer, DreamOptions
     from analyzer.attribution.units import STRONGEST, WHOLE, parse_unit
-    from analyzer.errors import InputError
+    from analyzer.errors import InputError, UnsupportedError
     from analyzer.images import grid, write_png
     from analyzer.tasks import recognise
+    from analyzer.tasks.detection import Detection
     from analyzer.tasks.targets import resolve_class
 
     chosen, targets, settings = given.chosen, given.targets, dict(vars(given.climb))
@@ -108,11 +109,15 @@ def command(given: Dream) -> None:
     if bool(chosen) == bool(targets):
         raise InputError("give either units or classes to maximize", "-u CHANNEL with -l LAYER, or -t CLASS")
     explainer, card = given.setup.load(given.model, given.labels)
-    name = (
-        recognise(explainer.plain, None, explainer.declared, card.labels).logits.name
-        if targets
-        else given.layer or card.default_layer or "auto"
-    )
+    name = given.layer or card.default_layer or "auto"
+    if targets:
+        graph = explainer.graph({explainer.image: card.preprocess.shape(explainer.fixed_batch or 1)})
+        task = recognise(graph, None, explainer.declared, card.labels)
+        if isinstance(task, Detection):
+            raise UnsupportedError(
+                f"{task.output.name!r} has no score per class ({task.described()})", "-u CHANNEL with -l LAYER"
+            )
+        name = task.logits.name
     dreamer = Dreamer(explainer, name, card.preprocess)
     if targets:
         units = [(resolve_class(t, card.labels), WHOLE) for t in targets]

@@ -122,6 +122,12 @@ class View:
         nodes = [self.graph.producer(found.sources[i]) for i in used]
         return {node.op if node is not None else "" for node in nodes}
 
+    def pointwise(self, part: Part) -> bool:
+        """Whether all convolutions that the numbers of a part come from have kernels of size 1, as a head's do and
+        those of feature maps mostly do not."""
+        nodes = [self.graph.producer(value) for _, value in self.sources(part)]
+        return all(set(node.attrs.get("kernel_shape", ())) <= {1} for node in nodes if node is not None)
+
     def grids(self, count: int, steps: Sequence[int], cell: int = 1) -> list[tuple[int, int]] | None:
         """The grids (rows, columns) of maps of these strides, if they have `count` candidates together."""
         height, width = self.size

@@ -168,7 +168,13 @@ def _simcc(outputs: _Outputs) -> Keypoints | None:
         return None
     (x, a), (y, b) = rows
     height, width = outputs.size
-    if a[1] != b[1] or a[1] < 5 or a[2] < width or a[2] * 2 % width or a[2] * height != b[2] * width:
+    if (
+        a[1] != b[1]
+        or not (outputs.declared or a[1] in _KNOWN)
+        or a[2] < width
+        or a[2] * 2 % width
+        or a[2] * height != b[2] * width
+    ):
         return None
     said = f"{quoted(x)} {list(a)} and {quoted(y)} {list(b)} score every column and row for each of {a[1]} keypoints"
     return outputs.made(Keypoints, x, said, form="simcc", count=a[1], beside=y, layer=_fine_layer(outputs, x, 0))

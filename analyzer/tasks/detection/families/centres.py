@@ -37,7 +37,7 @@ def peaks(view: View) -> tuple[Decoder, str] | None:
         return None
     heat, (sizes, offsets) = Part(heats[0], axis=1), _told_apart(view, pairs)
     function = view.squashed(heat)
-    if function not in ("Sigmoid", ""):
+    if function not in ("Sigmoid", "") or not (function or any(map(_is_named, maps))):
         return None
     stage = Stage(0, grid[0] * grid[1], (grid[0], grid[1]))
     level = replace(stage.level(heat, Part(sizes, axis=1)), offsets=Part(offsets, axis=1).cut(0, stage.last))
@@ -54,6 +54,11 @@ def peaks(view: View) -> tuple[Decoder, str] | None:
         peaks=True,
     )
     return decoder, f"{heats[0]} has a heat map per class, {sizes} sizes and {offsets} offsets of each place"
+
+
+def _is_named(name: str) -> bool:
+    """Whether an output is named as those of CenterNet are; three maps without a sigmoid may be anything."""
+    return any(kind.search(name.lower()) for kind in (_HEATS, _SIZES, _OFFSETS))
 
 
 def _told_apart(view: View, pairs: list[str]) -> tuple[str, str]:

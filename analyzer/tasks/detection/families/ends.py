@@ -67,7 +67,7 @@ def joined(view: View) -> tuple[Decoder, str] | None:
         if not (width == 7 if rank == 2 else width == 6 or (width > 6 and len(view.graph.outputs) <= 2)):
             continue
         end = _end(view, value)
-        if end is None:
+        if end is None or _best_of(value):
             continue
         box, class_, score = (1, 5, 6) if rank == 2 else (0, 5, 4)
         if rank == 3 and width == 6 and _integral_columns(view, value) == [4]:
@@ -313,6 +313,12 @@ def _end(view: View, value: Value) -> str | None:
             return "TopK"
         open_ += node.inputs if _moves(node) else []
     return None
+
+
+def _best_of(value: Value) -> bool:
+    """Whether an output is the highest of some numbers, as those of classes are, and no rows."""
+    node = producer(value, PLACING)
+    return node is not None and node.op == "TopK" and value is not node.outputs[1]
 
 
 def _suppresses(node: Node) -> bool:

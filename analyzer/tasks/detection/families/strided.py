@@ -39,6 +39,8 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     if len(kinds) != 1 or functions - {"Sigmoid", ""}:
         return None
     two, classes, bins = kinds.pop()
+    if bins and not all(view.pointwise(scores) and view.pointwise(boxes) for _, scores, boxes, *_ in heads):
+        return None
     score_layers = {op for _, scores, *_ in heads for op in view.computed_by(scores)}
     raw = all(view.computed_by(boxes) <= _RAW for _, _, boxes, *_ in heads)
     coding: Coding = Distances(bins)

@@ -64,7 +64,9 @@ def joined(view: View) -> tuple[Decoder, str] | None:
 
 def _decoder(view: View, whole: Part, numbers: int, maps: Sequence[Stage]) -> tuple[Decoder, str] | None:
     columns = _columns(view, whole, numbers, maps[0].cell)
-    if columns is None or (len(maps) == 1 and "Sigmoid" not in columns.functions):
+    if columns is None:
+        return None
+    if "Sigmoid" not in columns.functions and (len(maps) == 1 or _is_alike(view, whole, maps[0].cell)):
         return None
     box, thing = replace(whole, stop=4), replace(whole, start=4, stop=5)
     scores = replace(whole, start=columns.start, stop=columns.stop)
@@ -127,6 +129,11 @@ def _columns(view: View, whole: Part, numbers: int, cell: int) -> _Columns | Non
     return _Columns(ends + objectness, run, objectness, tuple(functions))
 
 
+def _is_alike(view: View, whole: Part, cell: int) -> bool:
+    """Whether all numbers of a place are computed as one, as features are, and no anchors tell otherwise."""
+    return cell == 1 and len({v.name for v in view.columns(whole)}) == 1
+
+
 def _has_objectness(view: View, whole: Part, stop: int, cell: int) -> bool:
     """Whether the fifth number is objectness: where it is computed apart from the scores or places have several
     candidates, else where labels tell it."""
@@ -154,6 +161,8 @@ def apart(view: View) -> tuple[Decoder, str] | None:
         elif len(shape) == 4 and shape[1] % 3 == 0 and shape[1] > 15 and shape[2] > 1 and shape[3] > 1:
             grid, part, numbers = (shape[2], shape[3]), Part(name, axis=1, cell=3), shape[1] // 3
             if len({v.name for _, v in view.sources(part)}) != 1 or not view.computed_by(part) <= _RAW:
+                return None
+            if not view.pointwise(part) or (view.labels is not None and numbers != 5 + view.labels):
                 return None
         else:
             return None
