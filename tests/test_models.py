@@ -15,6 +15,7 @@ import pytest
 from analyzer import Explainer
 from analyzer.images import decode, model_card
 from analyzer.images.card import ModelCard
+from analyzer.tasks import Declared
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = sorted((ROOT / "models").glob("*.onnx"))
@@ -111,3 +112,16 @@ def test_example_pictures_and_boxes_go_together() -> None:
         height, width = decode(ROOT / "examples" / name).shape[:2]
         for x0, y0, x1, y1 in boxes.values():
             assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+
+
+@each_model
+@pytest.mark.parametrize("picture", sorted((ROOT / "examples").glob("*.png")), ids=lambda path: path.stem)
+def test_every_model_explains_every_example(path: Path, picture: Path) -> None:
+    """Or says that there is nothing to explain."""
+    card = model_card(path)
+    batch, _ = card.preprocess.apply(decode(picture))
+    explainer = Explainer(path)
+    explainer.declared = Declared.of(card)
+    found = explainer.explain(batch, labels=card.labels)
+    assert np.isfinite(found.heatmap).all()
+    assert found.heatmap.any() or (not len(found.heatmap) and found.task.nothing)
