@@ -458,3 +458,38 @@ def test_detectors_find_what_is_there_without_a_flag(run, place, file, picture, 
     x, y = result["maps"][0]["maximum"]
     x0, y0, x1, y1 = first["box"]
     assert x0 <= x <= x1 and y0 <= y <= y1
+
+
+# ---- Names that the file carries ----
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("{0: 'red', 1: 'green', 2: 'blue'}", "red"),
+        ("['red', 'green', 'blue']", "red"),
+        ("{0: 'red', 2: 'blue'}", "0"),
+        ("{0: 'red', 1: __import__('os'), 2: 'blue'}", "0"),
+        ("{0: 1, 1: 2, 2: 3}", "0"),
+        ("(" * 10_000, "0"),
+        ("red, green", "0"),
+        ("", "0"),
+    ],
+)
+def test_names_of_the_file_are_its_labels(run, place, text, label):
+    net = detector()
+    net.metadata_props.add(key="names", value=text)
+    onnx.save(net, place / "m.onnx")
+    write_png(place / "p.png", np.ascontiguousarray((BOTH[0].transpose(1, 2, 0) * 255).astype(np.uint8)))
+    code, out, err = run("explain", "m.onnx", "p.png", "--preset", "0-1", "--format", "json")
+    found = {p["class"]: p["label"] for p in json.loads(out)["results"][0]["predictions"]}
+    assert code == 0 and found[0] == label, err
+    (place / "own.txt").write_text("a\nb\nc\n")
+    _, out, _ = run("explain", "m.onnx", "p.png", "--preset", "0-1", "--labels", "own.txt", "--format", "json")
+    assert {p["label"] for p in json.loads(out)["results"][0]["predictions"]} <= {"a", "b", "c"}
+
+
+def test_names_of_another_network_are_no_error():
+    net = detector()
+    net.metadata_props.add(key="names", value=str({i: f"class {i}" for i in range(80)}))
+    assert len(analyzer.explain(net, BOTH).heatmap) == 1

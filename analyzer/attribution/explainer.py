@@ -19,14 +19,15 @@ class Explainer(Model):
 
     Args:
         model, provider, cache, options: as for `Model`.
-        labels: class names for targets given by label; a question's own labels take precedence.
+        labels: class names for targets given by label; those that the file carries unless given. A question's own
+            labels take precedence.
     """
 
     def __init__(
         self, model: Any, provider: str = "cpu", labels: Sequence[str] | None = None, cache: Any = None, **options: Any
     ) -> None:
         super().__init__(model, provider, cache, **options)
-        self.labels = labels
+        self.labels = labels if labels is not None else self.names
 
     def explain(
         self,

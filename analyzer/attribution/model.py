@@ -18,6 +18,7 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import inlined_operators
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Source, Value, load, normalize
+from analyzer.graph.metadata import class_names
 from analyzer.graph.query import image_input
 from analyzer.runtime import Session, environment
 from analyzer.runtime.custom_ops import Libraries, libraries
@@ -111,6 +112,11 @@ class Model:
     def custom_ops(self) -> tuple[str, ...]:
         """Paths of the libraries with its custom operators."""
         return tuple(self.session_options.get("custom_ops", ()))
+
+    @cached_property
+    def names(self) -> tuple[str, ...] | None:
+        """The names of the classes that the file itself carries; None if there are none."""
+        return class_names(self.loaded.proto)
 
     # ---- Graphs ----
 

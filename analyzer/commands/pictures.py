@@ -52,7 +52,7 @@ def read_card(
     if len(axes) == 5:
         card_flags["layout"] = axes.replace("D", "")
     card = model_card(model.loaded.path, card_flags, shape, main.dtype, input_quantisation(graph, main))
-    model.declared, model.labels = Declared.of(card), card.labels
+    model.declared, model.labels = Declared.of(card), card.labels or model.names
     if card.is_guessed and (usual := customary(model)):
         quantised = input_quantisation(graph, main)
         card = model_card(model.loaded.path, card_flags, shape, main.dtype, quantised, usual)
@@ -73,7 +73,7 @@ def read_card(
         sizes,
         explain_input or main.name,
     )
-    return replace(card, feeding=feeding)
+    return replace(card, feeding=feeding, labels=card.labels or model.names)
 
 
 def read_task(model: Model, labels: str | None) -> tuple[str, ...] | None:
@@ -85,9 +85,9 @@ def read_task(model: Model, labels: str | None) -> tuple[str, ...] | None:
     try:
         card = picture_card(model)
     except UnsupportedError:  # no pictures: there is no card to read
-        model.labels = load_labels(labels) if labels else None
+        model.labels = load_labels(labels) if labels else model.names
     else:
-        model.declared, model.labels = Declared.of(card), load_labels(labels) if labels else card.labels
+        model.declared, model.labels = Declared.of(card), load_labels(labels) if labels else card.labels or model.names
     return model.labels
 
 
