@@ -174,6 +174,16 @@ def test_boxes_scaled_by_the_size_of_the_picture_come_out_in_its_pixels() -> Non
     assert fed.box(first.box, first.scaled) == pytest.approx((400, 80, 480, 140))
 
 
+def test_a_model_runs_once_to_be_recognised(monkeypatch) -> None:
+    runs: list[list[str]] = []
+    explainer, run = Explainer(chosen()), Explainer.run
+    monkeypatch.setattr(Explainer, "run", lambda self, *given: runs.append(list(given[2])) or run(self, *given))
+    for labels in (None, ["red", "green", "blue"]):
+        found = task_for(explainer, Question(labels=labels), {"x": np.zeros((1, 3, SIDE, SIDE), np.float32)})
+        assert isinstance(found, Detection)
+    assert len(runs) == 1
+
+
 def test_rows_without_a_choice_are_no_detections() -> None:
     """Beside boxes, numbers of rows that no TopK or suppression chose."""
     nodes, weights = heads()

@@ -286,6 +286,7 @@ def test_skeletons_join_keypoints_that_exist():
     assert (5, 7) in bones_of(17) and not bones_of(468)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("size", [(40, 60), (480, 640), (3000, 2000)])
 def test_what_is_found_is_drawn_inside_every_picture(size: tuple[int, int]):
     height, width = size

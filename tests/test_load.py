@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
 from analyzer import append_vjp
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
@@ -261,3 +262,17 @@ def test_sizes_that_are_clipped_are_known(low: int | None, high: int | None, siz
     weights = {n: np.array(b, np.int64) for n, b in bounds.items() if b is not None}
     weights |= {"least": np.array([6, 2], np.int64), "none": np.zeros(2, np.int64)}
     assert Graph.read(model(nodes, {"x": [4, 3]}, {"y": None}, weights))["y"].shape == sizes
+
+
+def test_scales_behind_a_cast_are_known():
+    """As converters to float16 leave them before a Resize, which has float32 scales."""
+    nodes = [
+        node("Cast", ["scales"], ["cast"], to=1),
+        node("Constant", [], ["same"], value=numpy_helper.from_array(np.array([1, 1, 2, 2], np.float16))),
+        node("Cast", ["same"], ["cast_too"], to=1),
+        node("Resize", ["x", "", "cast"], ["half"]),
+        node("Resize", ["half", "", "cast_too"], ["y"]),
+    ]
+    weights = {"scales": np.array([1, 1, 0.5, 0.5], np.float16)}
+    graph = Graph.read(model(nodes, {"x": ["N", 3, 8, 6]}, {"y": None}, weights))
+    assert graph["half"].shape[1:] == [3, 4, 3] and graph["y"].shape[1:] == [3, 8, 6]

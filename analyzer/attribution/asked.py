@@ -47,16 +47,22 @@ def _asked(question: Question) -> tuple[str | None, Declared, Labels]:
 
 
 def _on_noise(model: Model, graph: Graph) -> Run:
-    """What a model whose sizes are fixed gives for noise, by names of outputs."""
+    """What a model whose sizes are fixed gives for noise, by names of outputs; it runs once for all of them."""
+    inputs = {value.name: fixed_sizes(value.shape or [None]) for value in graph.inputs}
 
-    def run(names: Sequence[str]) -> list[np.ndarray]:
+    def every() -> dict[str, np.ndarray]:
         noise, feeds = np.random.default_rng(0), {}
         for value in graph.inputs:
-            sizes = fixed_sizes(value.shape or [None])
+            sizes = inputs[value.name]
             if sizes is None:
                 raise InputError(f"the size of input {value.name!r} is open")
             feeds[value.name] = noise.uniform(0, 1 if is_float(value) else 255, sizes).astype(value.dtype)
-        return model.run(graph, feeds, names)
+        names = list(dict.fromkeys(value.name for value in graph.outputs))
+        return dict(zip(names, model.run(graph, feeds, names), strict=True))
+
+    def run(names: Sequence[str]) -> list[np.ndarray]:
+        found = model.remembered(("noise", tuple(inputs.items())), every)
+        return [found[name] for name in names]
 
     return run
 

@@ -340,7 +340,7 @@ def _with_found(picture: np.ndarray, found: Sequence[Found], factor: tuple[float
 def _inside(box: Sequence[float], factor: tuple[float, float], canvas: np.ndarray) -> tuple[int, int, int, int]:
     """A box in pixels of the canvas, cut at its edges."""
     limits = np.array([canvas.shape[1] - 1, canvas.shape[0] - 1] * 2)
-    places = np.nan_to_num(np.asarray(box, np.float64)) * (*factor, *factor)
+    places = np.nan_to_num(np.asarray(box, np.float64), posinf=1e9, neginf=-1e9) * (*factor, *factor)
     x0, y0, x1, y1 = np.rint(np.clip(places, 0, limits)).astype(int).tolist()
     return x0, y0, x1, y1
 

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable
 
 import onnx
+import onnx.helper
 import onnx.shape_inference
+from onnx import TensorProto, numpy_helper
 
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.protos import all_nodes, copied
@@ -51,6 +53,7 @@ def infer(proto: onnx.ModelProto, types: Iterable[onnx.ValueInfoProto] = ()) -> 
     for output in outputs.values():
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
+    _fold_casts(stripped.graph)
     silent = [n for n in all_nodes(stripped.graph) if n.op_type in _SHAPED_AS_INPUT and not n.domain]
     originals = {n.output[0]: copied(n) for n in silent}
     for node in silent:
@@ -68,6 +71,30 @@ def infer(proto: onnx.ModelProto, types: Iterable[onnx.ValueInfoProto] = ()) -> 
         if output.type.HasField("tensor_type") and not output.type.tensor_type.HasField("shape"):
             output.CopyFrom(declared[output.name])
     return inferred
+
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+
+
+def _fold_casts(graph: onnx.GraphProto) -> None:
+    """Replaces a Cast of a few constant floats with a Constant: onnx knows no scales of a Resize behind one, as models
+    converted to float16 have it."""
+    known = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        values = [a.t for a in node.attribute if a.name == "value"]
+        if node.op_type == "Constant" and values:
+            known[node.output[0]] = values[0]
+        tensor = known.get(node.input[0]) if node.op_type == "Cast" and not node.domain and node.input else None
+        if tensor is None or tensor.data_type not in _FLOATS or len(tensor.dims) != 1 or tensor.dims[0] > _MOST_AXES:
+            continue
+        to = next((a.i for a in node.attribute if a.name == "to"), 0)
+        if to in _FLOATS and tensor.data_location != TensorProto.EXTERNAL:
+            array = numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+            constant = numpy_helper.from_array(array)
+            node.CopyFrom(onnx.helper.make_node("Constant", [], list(node.output), value=constant))
+
+
+_MOST_AXES = 8
 
 
 def shapes_in(proto: onnx.ModelProto) -> dict[str, list]:
