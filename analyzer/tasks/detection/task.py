@@ -131,8 +131,11 @@ class Detection(Task):
         return self._named(found, self._kept(found)[:limit], labels)
 
     def _kept(self, found: Candidates, threshold: float | None = None) -> np.ndarray:
-        """(n, 2) candidate and column of its score, of what is detected, the surest first."""
+        """(n, 2) candidate and column of its score, of what is detected, the surest first: of each candidate its surest
+        class."""
         scores = np.where(np.isfinite(found.scores), found.scores, -np.inf)
+        surest = scores.argmax(axis=1)[:, None]
+        scores = np.where(np.arange(scores.shape[1]) == surest, scores, -np.inf)
         least = self.threshold if threshold is None else threshold
         pairs = np.argwhere(scores >= least)
         values = scores[pairs[:, 0], pairs[:, 1]]

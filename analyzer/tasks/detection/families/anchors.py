@@ -162,14 +162,18 @@ def decoded(view: View, boxes: Part, maps: Sequence[Stage], otherwise: Corners =
         return replace(otherwise, unit=_in_shares(view, boxes.output, maps[-1].last))
     found = found[map_.first : map_.last].astype(np.float64)
     places = map_.level(boxes, boxes).places[0]
-    centred = bool(((found[:, 2] >= found[:, 0]) & (found[:, 3] >= found[:, 1])).mean() < 0.5)
-    middle = found[:, :2] if centred else (found[:, :2] + found[:, 2:]) / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        alike = np.corrcoef(np.concatenate([middle, places], axis=1).T)[:2, 2:]  # of numbers with column and row
-    for rows_first in (False, True):
-        if (np.diag(alike[::-1] if rows_first else alike) > _ALIKE).all():
-            return Corners(centred, _shares(found), rows_first)
-    return replace(otherwise, unit=_shares(found))
+    unit, size = _shares(found), np.array(view.size[::-1])
+    expected = (places + 0.5) / map_.grid[::-1] * (1 if unit else size)
+    best, how = np.inf, replace(otherwise, unit=unit)
+    for centred, rows_first in product((False, True), repeat=2):
+        middle = found[:, :2] if centred else (found[:, :2] + found[:, 2:]) / 2
+        middle = middle[:, ::-1] if rows_first else middle
+        with np.errstate(invalid="ignore", divide="ignore"):
+            alike = np.corrcoef(np.concatenate([middle, expected], axis=1).T)[:2, 2:]  # of x and y with column and row
+        away = float(np.median(np.abs(middle - expected)))
+        if np.diag(alike).min() > _ALIKE and away < best:
+            best, how = away, Corners(centred, unit, rows_first)
+    return how
 
 
 def _shares(numbers: np.ndarray) -> bool:
