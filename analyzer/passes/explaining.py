@@ -178,8 +178,12 @@ class Explaining(Asking):
         task = attribution.task
         assert task is not None
         said, labels = attribution.said[0], self.card.labels
-        every = isinstance(task, Text) or task.per_picture
-        shown = attribution.predicted(labels)[: None if every else self.top]
+        every = isinstance(task, Text)
+        shown = (
+            attribution.predicted(labels)
+            if task.per_picture
+            else task.predictions(task.answer(said), labels, None if every else self.top)
+        )
         classes = isinstance(task, Classification | Segmentation)
         result: dict[str, Any] = {
             "task": {
