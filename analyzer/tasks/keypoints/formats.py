@@ -126,8 +126,10 @@ def _maps(outputs: _Outputs) -> Keypoints | None:
     graph = outputs.graph
     found = []
     for name, shape in outputs.shapes.items():
-        layout = layouts(graph).get(name) or (Layout.of("NCHW", list(shape)) if len(shape) == 4 else None)
-        if len(shape) == 4 and layout is not None and layout.is_map and "L" not in layout.axes:
+        if len(shape) != 4:
+            continue
+        layout = layouts(graph).get(name) or Layout.of("NCHW", list(shape))
+        if layout.is_map and "L" not in layout.axes:
             found.append((name, shape, layout))
     fields = {shape[layout.channel] for _, shape, layout in found}
     for name, shape, layout in reversed(found):

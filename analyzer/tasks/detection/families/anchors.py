@@ -123,6 +123,8 @@ def _decoder(
 def mapped(view: View) -> tuple[Decoder, str] | None:
     """EfficientDet and RetinaNet whose outputs are maps: one of scores and one of boxes per stride."""
     grids: dict[tuple[int, int], list[tuple[Part, int]]] = {}
+    if len(view.shapes) != 10:  # two of each of five strides
+        return None
     for name, shape in view.shapes.items():
         layout = layouts(view.graph).get(name)
         if len(shape) == 4 and layout is not None and layout.is_map and all(layout.grid):

@@ -35,6 +35,8 @@ def apart(view: View) -> tuple[Decoder, str] | None:
         return None
     box, batched = boxes[0], _rank(boxes[0]) == 3
     others = [v for v in view.graph.outputs if v is not box and _beside(v, box)]
+    if not any(_end(view, v) for v in others if holds_floats(v)):
+        return None
     numbers = {v.name: view.example(Part(v.name, axis=None, batched=batched)) for v in others}
     classes = [v for v in others if not holds_floats(v)]
     if not classes:

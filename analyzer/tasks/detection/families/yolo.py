@@ -211,6 +211,8 @@ def fastest(view: View) -> tuple[Decoder, str] | None:
         part = Part(name, axis=1)
         if len(shape) != 4 or shape[1] < 6 or len(view.shapes) > 1 or not all(view.size):
             continue
+        if shape[2] * 8 > view.size[0]:  # finer than any grid of a detector of one scale
+            continue
         if view.functions(part) != ["Sigmoid", *[""] * 4, *["Softmax"] * (shape[1] - 5)]:
             continue
         grid = (shape[2], shape[3])
