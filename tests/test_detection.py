@@ -367,6 +367,16 @@ def test_class_maps_refuse_detectors():
         analyzer.class_maps(detector(), BOTH)
 
 
+def test_plan_and_localize_do_as_explain_does(run, place):
+    onnx.save(detector(), place / "m.onnx")
+    write_png(place / "p.png", np.ascontiguousarray((BOTH[0].transpose(1, 2, 0) * 255).astype(np.uint8)))
+    _, out, _ = run("plan", "m.onnx")
+    assert out.startswith("layer-cam of") and "map8" in out
+    code, out, _ = run("localize", "m.onnx", "p.png", "--preset", "0-1", "--format", "json")
+    ((x0, y0, x1, y1),) = json.loads(out)["results"][0]["targets"][0]["boxes"]
+    assert code == 0 and x0 < 48 and x1 > 40 and y0 < 16 and y1 > 8  # around the surest detection's heat
+
+
 @pytest.mark.parametrize("command", ["audit", "invariance"])
 def test_commands_about_classes_refuse_detectors(run, place, command):
     onnx.save(detector(), place / "m.onnx")

@@ -71,7 +71,8 @@ def make_plan(model: Model, question: Question, shapes: Shapes | None = None) ->
         about, stripped = task.logits, task.stripped
     feature = None
     if method.needs_layer:
-        feature = choose_layer(model, question, job.layer, graph, about, slot, shapes, arrays)
+        layer = task.layers[0] if job.layer == "auto" and task.layers and not isinstance(slot, str) else job.layer
+        feature = choose_layer(model, question, layer or "auto", graph, about, slot, shapes, arrays)
     wrt = [feature.name] if feature else []
     if method.kind == "gradient":
         wrt.append(float_image(graph)[0].name)

@@ -55,8 +55,8 @@ class Explain(Given):
     out: str | None = pictures_out_option
     methods: tuple[str, ...] = several(
         "-m --method",
-        "Method, see the methods command. Repeatable; several make a grid. Default: grad-cam; for text, detections and "
-        "keypoints, layer-cam.",
+        "Method, see the methods command. Repeatable; several make a grid. Default: grad-cam; for text, detections "
+        "and keypoints, layer-cam.",
         **METHOD,
     )
     targets: tuple[str, ...] = several(

@@ -23,7 +23,9 @@ class Export(Given):
     model: str = model_argument
     out: str = option("-o --out", "ONNX file to write.", required=True, type=WRITE_REPORT, metavar="FILE")
     method: str | None = option(
-        "-m --method", "Method, see the methods command. Default: grad-cam; for text, layer-cam.", **METHOD
+        "-m --method",
+        "Method, see the methods command. Default: grad-cam; for text, detections and keypoints, layer-cam.",
+        **METHOD,
     )
     target: str = option(
         "-t --target", "top1, a class index or label, or an expression.", default="top1", metavar="TARGET"

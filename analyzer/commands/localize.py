@@ -47,7 +47,7 @@ class Localize(Given):
     model: str = model_argument
     inputs: Pictures = group(Pictures)
     out: str | None = pictures_out_option
-    method: str = method_option
+    method: str | None = method_option
     targets: tuple[str, ...] = several(
         "-t --target",
         "What to localize: top1, a class index or label, or an expression. Repeatable. Default: the labels in "
@@ -103,15 +103,16 @@ def command(given: Localize) -> int:
     """
     from analyzer.attribution import Job, Question
     from analyzer.attribution.methods import options_of
+    from analyzer.commands.pictures import default_method
     from analyzer.data import read_labelled_boxes
     from analyzer.files import make_folder
     from analyzer.passes import run
     from analyzer.passes.localizing import Localizing, beginnings
 
-    method = given.method
-    asked = options_of((method,), parse_options(given.options))[method]
     samples = given.inputs.samples(read_labelled_boxes(given.boxes))
     model, card = given.setup.load(given.model, given.labels, many=len(samples) > 1)
+    method = given.method or default_method(model, given.output)
+    asked = options_of((method,), parse_options(given.options))[method]
     samples, sources = given.inputs.opened(samples, card.feeds)
     drawn = destinations(given.out, sources, samples, ".png")
     masks = beginnings(make_folder(given.masks), [sample.id for sample in samples]) if given.masks else {}

@@ -271,7 +271,11 @@ options_option = several(
     shell_complete=complete.method_options,
 )
 METHOD: dict[str, Any] = {"metavar": "METHOD", "shell_complete": complete.methods}
-method_option = option("-m --method", "Method, see the methods command.", default="grad-cam", **METHOD)
+method_option = option(
+    "-m --method",
+    "Method, see the methods command. Default: grad-cam; for text, detections and keypoints, layer-cam.",
+    **METHOD,
+)
 pictures_out_option = option(
     "-o --out", "PNG file to write, or - for stdout. For several pictures: a folder.", type=WRITE, metavar="PATH"
 )

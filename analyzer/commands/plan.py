@@ -26,7 +26,7 @@ from analyzer.commands.options import (
 
 class Plan(Given):
     model: str = model_argument
-    method: str = method_option
+    method: str | None = method_option
     options: tuple[str, ...] = options_option
     target: str = option(
         "-t --target", "top1, a class index or label, or an expression.", default="top1", metavar="TARGET"
@@ -47,13 +47,14 @@ def command(given: Plan) -> None:
     """Show which nodes a method would differentiate, and by which rules, without running the model."""
     from analyzer.attribution import Job, Model, Question
     from analyzer.attribution.planning import make_plan, predict_fallbacks
-    from analyzer.commands.pictures import read_task
+    from analyzer.commands.pictures import default_method, read_task
     from analyzer.errors import UnsupportedError
 
     loaded = Model(given.model)
     sizes = parse_shapes(given.shapes, loaded.plain.inputs)
     labels = read_task(loaded, None)
-    job = Job(given.method, given.layer or "auto", parse_options(given.options))
+    method = given.method or default_method(loaded, given.output)
+    job = Job(method, given.layer or "auto", parse_options(given.options))
     question = Question((job,), given.target, given.output, labels, declared=loaded.declared)
     plan = make_plan(loaded, question, sizes)
     fallbacks = None
