@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def detector(joined: bool = True, squashed: bool = True, batch: int | str = 1) -> onnx.ModelProto:
+def detector(joined: bool = True, squashed: bool = True, batch: int | str = 1, surest: int = 8) -> onnx.ModelProto:
     """Finds squares of red, green or blue at strides 8 and 16, decoded as YOLOv8 does: (N, 4 + 3, 64 + 16).
 
     A level's own map, `map8` or `map16`, is how red, green and blue a cell is; scores and box sides are read from it
@@ -46,11 +46,11 @@ def detector(joined: bool = True, squashed: bool = True, batch: int | str = 1) -
     weights["sides"] = np.zeros((4, 3, 1, 1), np.float32)
     weights["half"], weights["cut"] = np.full(4, 0.5, np.float32), np.array([2, 2], np.int64)
     ends = []
-    for at, stride in enumerate(STRIDES):
+    for stride in STRIDES:
         side = SIDE // stride
         weights |= {
             f"classes{stride}": (12 * np.eye(3, dtype=np.float32)).reshape(3, 3, 1, 1),
-            f"bias{stride}": np.full(3, -6.0 - 2 * at, np.float32),
+            f"bias{stride}": np.full(3, -6.0 if stride == surest else -8.0, np.float32),
             f"row{stride}": np.array([0, 7, -1], np.int64),
             f"all{stride}": np.array([0, 4, -1], np.int64),
             f"each{stride}": np.array([0, 3, -1], np.int64),
@@ -248,9 +248,10 @@ def test_methods_explain_detections(method):
     assert len(found.heatmap) == 1 and found.heatmap.any(), found.diagnosis
 
 
-@pytest.mark.parametrize("batch", [1, "N"])
-def test_the_strongest_detection_is_exported(tmp_path, batch):
-    net = detector(batch=batch)
+@pytest.mark.parametrize(("batch", "surest"), [(1, 8), ("N", 8), (1, 16)])
+def test_the_strongest_detection_is_exported(tmp_path, batch, surest):
+    net = detector(batch=batch, surest=surest)
+    assert analyzer.explain(net, scene(LARGE_GREEN), "layer-cam").layer == f"map{surest}"
     path = analyzer.export(net, tmp_path / "out.onnx", "layer-cam")
     session = onnxruntime.InferenceSession(str(path))
     for x in (BOTH, scene(LARGE_GREEN), np.zeros_like(BOTH)):
