@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from analyzer.tasks.detection.codings import Coding, sigmoid, softmax
 from analyzer.tasks.detection.parts import Level, Part
 
 _TINY = 1e-9
-Usual: TypeAlias = tuple[tuple[str, Any], ...]  # keys of a model's card, and their values
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ class Decoder:
         scaled: the input with the width and height that boxes are scaled by; "" where they are in pixels of the
             model's input.
         peaks: a candidate counts where its score is the highest of the 3 × 3 places around it.
-        usual: how the projects that write it prepare pictures, as keys of a model's card.
     """
 
     family: str
@@ -75,7 +73,6 @@ class Decoder:
     thing: str = "object"
     named: int = 0
     scaled: str = ""
-    usual: Usual = ()
     peaks: bool = False
 
     @property
@@ -97,9 +94,9 @@ class Decoder:
             rows.append(found)
         return np.concatenate(rows).astype(np.float32)
 
-    def sureness(self, said: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(P,) that there is anything: the objectness, or the highest score of candidates that have none."""
-        best, rows, first = self.scores(said).max(axis=1), [], 0
+    def sureness(self, said: Mapping[str, np.ndarray], scores: np.ndarray) -> np.ndarray:
+        """(P,) that there is anything: the objectness, or the highest of the (P, C) scores of candidates without."""
+        best, rows, first = scores.max(axis=1), [], 0
         for level in self.levels:
             thing, count = self._objectness(level, said), len(level.scores.read(said[level.scores.output]))
             rows.append(best[first : first + count] if thing is None else thing.reshape(-1))

@@ -14,7 +14,7 @@ from analyzer.analysis.scores import holds_floats
 from analyzer.graph import Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.tasks.detection.parts import Level, Part
-from analyzer.tasks.detection.view import View
+from analyzer.tasks.detection.view import View, runs
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ def stages(view: View, part: Part) -> list[Stage] | None:
     if found is None:
         return None
     source, place = (view.one(part, a)[:, 0] for a in (found.source, found.place))
-    breaks = [0, *(np.flatnonzero(np.diff(source)) + 1).tolist(), len(source)]
-    made = [_stage(view, found.sources[int(source[a])], place[a:b], a) for a, b in pairwise(breaks)]
+    made = [_stage(view, found.sources[int(source[a])], place[a:b], a) for a, b in runs(source)]
     known = [one for one in made if one is not None]
     return known if len(known) == len(made) else None
 

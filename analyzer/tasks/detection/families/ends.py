@@ -122,7 +122,7 @@ def joined_queries(view: View) -> tuple[Decoder, str] | None:
         level = Level(scores, box, layer=_layer(view, source, view.columns(box)[0], shape[1]))
         decoder = Decoder(
             "RT-DETR", (level,), Corners(centred=True, unit=True), view.size, shape[2] - 4, "", True,
-            threshold=0.5, iou=None, usual=(("preset", "0-1"),),
+            threshold=0.5, iou=None,
         )  # fmt: skip
         return decoder, f"{name} {list(shape)} holds a box and {shape[2] - 4} scores for each of {shape[1]} queries"
     return None
@@ -142,7 +142,6 @@ def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
         background=columns - 1 if softmax else None,
         threshold=0.5,
         iou=None,
-        usual=(("preset", "imagenet" if softmax else "0-1"),),
     )
     how = "and no object, of a softmax" if softmax else "of a sigmoid"
     two = f"{box.name} {_shape(box)} and {scores.name} {_shape(scores)}"
@@ -192,7 +191,6 @@ def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
         threshold=0.4 if end == "TopK" else 0.25,  # what D-FINE and DEIM draw
         iou=None,
         scaled=scaled,
-        usual=(("preset", "0-1"),) if scaled else (),
     )
 
 
