@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis.moves import unsquashed
+from analyzer.analysis.scores import holds_floats
 from analyzer.errors import InputError
 from analyzer.graph import Builder, Value
+from analyzer.graph.through import origin
 from analyzer.tasks.detection.codings import Coding, sigmoid, softmax
 from analyzer.tasks.detection.parts import Level, Part
 
@@ -185,7 +187,7 @@ class Decoder:
         return op.Concat(*rows, axis=1)
 
     def _explained(self, op: Builder, part: Part, raw: bool) -> Value:
-        value = op.graph[part.output]
+        value = _real(op, part)
         if not raw and self.traced:
             value = unsquashed(op, value)
         found = part.of(op, op.cast(value, np.dtype(np.float32)))
@@ -205,7 +207,7 @@ class Decoder:
         return op.Concat(*rows, axis=1)
 
     def _squashed_in(self, op: Builder, part: Part, function: str) -> Value:
-        found = part.of(op, op.cast(op.graph[part.output], np.dtype(np.float32)))
+        found = part.of(op, op.cast(_real(op, part), np.dtype(np.float32)))
         if function == "softmax":
             return op.Softmax(found, axis=2)
         if function == "clip":
@@ -216,6 +218,12 @@ class Decoder:
         if self.background is None:
             return found
         return _columns(op, found, [i for i in range(self.classes + 1) if i != self.background])
+
+
+def _real(op: Builder, part: Part) -> Value:
+    """The output of a part; of a quantised one, the real numbers before that."""
+    value = op.graph[part.output]
+    return value if holds_floats(value) else origin(value)
 
 
 def _squashed(array: np.ndarray, function: str) -> np.ndarray:

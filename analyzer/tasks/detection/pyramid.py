@@ -10,7 +10,6 @@ from itertools import pairwise
 import numpy as np
 
 from analyzer.analysis.layouts import layouts
-from analyzer.analysis.scores import holds_floats
 from analyzer.graph import Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.tasks.detection.parts import Level, Part
@@ -80,7 +79,7 @@ def by_candidates(view: View) -> dict[int, list[tuple[Part, int]]]:
     in rows: (N, candidates, numbers), or (candidates, numbers) where the rows are no pictures."""
     found: dict[int, list[tuple[Part, int]]] = defaultdict(list)
     for name, shape in view.shapes.items():
-        if not holds_floats(view.graph[name]):
+        if not view.is_real(name):
             continue
         if len(shape) == 4 and shape[2] == 1:
             found[shape[1]].append((Part(name, axis=3), shape[3]))

@@ -13,6 +13,7 @@ import numpy as np
 from analyzer.analysis.feature_maps import FeatureMap, feature_maps, meetings
 from analyzer.analysis.layouts import layouts
 from analyzer.analysis.moves import Origins, origins
+from analyzer.analysis.scores import REAL, holds_floats, quantisation
 from analyzer.errors import AnalyzerError
 from analyzer.graph import Graph, Value
 from analyzer.graph.nodes import fixed_sizes
@@ -78,7 +79,14 @@ class View:
             said = self.run([part.output])[0] if self.run is not None else None
         except AnalyzerError:
             return None
-        return None if said is None else self.one(part, said)
+        if said is None:
+            return None
+        return self.one(part, quantisation(self.graph, self.graph[part.output]).real(said))
+
+    def is_real(self, name: str) -> bool:
+        """Whether an output holds real numbers, quantised perhaps."""
+        value = self.graph[name]
+        return holds_floats(value) or quantisation(self.graph, value) != REAL
 
     def squashed(self, part: Part) -> str | None:
         """The function that all numbers of a part went through, "" for none, None where they differ or are unknown."""

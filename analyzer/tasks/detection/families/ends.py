@@ -111,7 +111,7 @@ def joined_queries(view: View) -> tuple[Decoder, str] | None:
     """Shares of the picture and a score per class, each behind a sigmoid, in one output: RT-DETR of Ultralytics."""
     for name, shape in view.shapes.items():
         whole = Part(name)
-        if len(shape) != 3 or shape[2] < 5 or not all(view.size) or not holds_floats(view.graph[name]):
+        if len(shape) != 3 or shape[2] < 5 or not all(view.size) or not view.is_real(name):
             continue
         box, scores = replace(whole, stop=4), replace(whole, start=4, last=shape[1])
         if set(view.functions(whole)) != {"Sigmoid"} or view.sources(box) == view.sources(scores):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from analyzer.analysis.scores import holds_floats
 from analyzer.tasks.detection.codings import Coding, Distances, Exponentials
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Part
@@ -70,7 +69,7 @@ def _grids(view: View) -> dict[tuple[int, int], list[tuple[Part, int]]] | None:
     if not view.all_fixed:
         return None
     for name, shape in view.shapes.items():
-        if not holds_floats(view.graph[name]):
+        if not view.is_real(name):
             return None
         if len(shape) == 3:
             maps = stages_of(view, shape[1], [(s,) for s in _STRIDES], (1,))
@@ -121,7 +120,7 @@ def _head(view: View, parts: list[tuple[Part, int]]) -> tuple[Part, Part, Part |
 def joined(view: View) -> tuple[Decoder, str] | None:
     """NanoDet-Plus: one output (N, places, classes + 4 · bins), the scores first."""
     for name, shape in view.shapes.items():
-        if len(shape) != 3 or not all(view.size) or len(view.shapes) != 1 or not holds_floats(view.graph[name]):
+        if len(shape) != 3 or not all(view.size) or len(view.shapes) != 1 or not view.is_real(name):
             continue
         maps = stages_of(view, shape[1], ((8, 16, 32, 64), (8, 16, 32)), (1,))
         part = Part(name)

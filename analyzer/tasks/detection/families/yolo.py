@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from analyzer.analysis.scores import holds_floats
 from analyzer.tasks.detection.codings import Coding, Corners, Exponentials, Rotated, Tanh, WithAnchors, WithPoints
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.families.anchors import decoded
@@ -46,7 +45,7 @@ def joined(view: View) -> tuple[Decoder, str] | None:
     """One output (N, numbers, places) or (N, places, numbers): a box, objectness perhaps, a score per class, and mask
     coefficients, keypoints or an angle perhaps."""
     for name, shape in view.shapes.items():
-        if len(shape) != 3 or not all(view.size) or not holds_floats(view.graph[name]):
+        if len(shape) != 3 or not all(view.size) or not view.is_real(name):
             continue
         axis = 1 if shape[1] < shape[2] else 2
         maps = stages_of(view, shape[3 - axis], _STRIDES, (1, 3))
@@ -162,7 +161,7 @@ def apart(view: View) -> tuple[Decoder, str] | None:
                 return None
         else:
             return None
-        if not all(view.size) or view.size[0] % grid[0] or not holds_floats(view.graph[name]):
+        if not all(view.size) or view.size[0] % grid[0] or not view.is_real(name):
             return None
         heads.append((Stage(0, grid[0] * grid[1] * 3, grid, 3, len(shape) == 5), part, numbers))
     heads.sort(key=lambda head: -head[0].last)
