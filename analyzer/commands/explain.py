@@ -116,8 +116,8 @@ def command(given: Explain) -> int:
       onnx-analyzer explain model.onnx cat.jpg -m grad-cam -m gradient -o grid.png
     """
     from analyzer.attribution import Job, Question
+    from analyzer.attribution.cards import default_method
     from analyzer.attribution.methods import options_of
-    from analyzer.commands.pictures import default_method
     from analyzer.errors import InputError, UnsupportedError
     from analyzer.images.mask import read_mask
     from analyzer.images.video import is_video
