@@ -14,7 +14,7 @@ from analyzer.attribution import METHODS, Attribution, Job, answer
 from analyzer.attribution.inspection import tensors
 from analyzer.attribution.runner import Progress
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.images import ColourBar, Fed, Found, grid, write_npy, write_png
+from analyzer.images import ColourBar, Fed, Found, grid, write_npy, write_npz, write_png
 from analyzer.images.draw import draw_mask
 from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
@@ -31,7 +31,7 @@ class Explaining(Asking):
 
     Args:
         targets: as they were asked for, in the order of the question's.
-        overlays, raws: {picture: file to write}.
+        overlays, raws: {picture: file to write}; see `write_raw`.
         top: number of classes to report.
         drawing: `alpha` and `colormap` of overlays.
         progress: of methods that run the model many times.
@@ -106,8 +106,7 @@ class Explaining(Asking):
             write_png(out, self._drawn(fed, heats, titles, shown, found))
             written = [out]
         if raw and result["maps"]:
-            alike = len({a.raw.shape for a in found}) == 1
-            write_npy(raw, np.concatenate([a.raw for a in found]) if alike else found[0].raw)
+            write_raw(raw, found)
             written.append(raw)
         if out and heats:
             result["written"] = ", ".join(str(place) for place in written if place != raw)
@@ -290,6 +289,15 @@ class Explaining(Asking):
             "diagnosis": attribution.diagnosis[row] or None,
             "details": {name: values[row].tolist() for name, values in attribution.details.items()},
         }
+
+
+def write_raw(path: Path, found: Sequence[Attribution]) -> None:
+    """The maps before normalization, a row per target: one method's as .npy; several, or a name in .npz, as .npz, an
+    array per method, called as the method."""
+    if len(found) > 1 or path.suffix.lower() == ".npz":
+        write_npz(path, {one.method: one.raw for one in found})
+    else:
+        write_npy(path, found[0].raw)
 
 
 def mask_in_picture(attribution: Attribution, fed: Fed) -> np.ndarray | None:
