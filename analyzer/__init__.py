@@ -15,7 +15,7 @@ from analyzer.version import __version__
 if TYPE_CHECKING:
     from analyzer.analysis import ReceptiveField, receptive_field
     from analyzer.analysis.filters import filter_bank
-    from analyzer.api import explain
+    from analyzer.api.explaining import explain
     from analyzer.attribution import METHODS, Attribution, Explainer
     from analyzer.attribution.class_maps import class_maps
     from analyzer.attribution.correspondence import correspondence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from analyzer.data import Sample, find_pictures
     from analyzer.errors import AnalyzerError, InputError, NotFoundError, ProviderError, UnsupportedError
     from analyzer.gradient import Vjp, append_vjp
+    from analyzer.images import Preprocess
     from analyzer.mining import mine
     from analyzer.mining.evolution import evolution
     from analyzer.passes import Pass
@@ -41,7 +42,7 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
 _NAMES = {
     "analysis": ("ReceptiveField", "receptive_field"),
     "analysis.filters": ("filter_bank",),
-    "api": ("explain",),
+    "api.explaining": ("explain",),
     "attribution": ("METHODS", "Attribution", "Explainer"),
     "attribution.class_maps": ("class_maps",),
     "attribution.correspondence": ("correspondence",),
@@ -53,6 +54,7 @@ _NAMES = {
     "data": ("Sample", "find_pictures"),
     "errors": ("AnalyzerError", "InputError", "NotFoundError", "ProviderError", "UnsupportedError"),
     "gradient": ("Vjp", "append_vjp"),
+    "images": ("Preprocess",),
     "mining": ("mine",),
     "mining.evolution": ("evolution",),
     "passes": ("Pass",),
@@ -70,6 +72,7 @@ __all__ = [
     "InputError",
     "NotFoundError",
     "Pass",
+    "Preprocess",
     "Projector",
     "ProviderError",
     "ReceptiveField",

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 import analyzer
-from analyzer import api
+from analyzer.api import models as api
 from analyzer.attribution import Explainer, compiler
 from analyzer.attribution import model as loaded_model
 from analyzer.images import decode, model_card
@@ -132,8 +132,8 @@ def test_the_folder_is_listed_rarely_and_unfinished_files_go(tmp_path, monkeypat
 
 @pytest.mark.parametrize("given", [lambda m: m.SerializeToString(), lambda m: m], ids=["bytes", "ModelProto"])
 def test_a_model_in_memory_is_compiled_once(given, monkeypatch):
-    loads, real = [], api.Model
-    monkeypatch.setattr(api, "Model", lambda *a, **k: loads.append(1) or real(*a, **k))
+    loads, real = [], api.Explainer
+    monkeypatch.setattr(api, "Explainer", lambda *a, **k: loads.append(1) or real(*a, **k))
     image, network = np.random.default_rng(0).random((1, 3, 12, 12)).astype(np.float32), small_cnn()
     network.producer_name = str(given)  # nobody else's
     first, second = (analyzer.explain(given(network), image) for _ in range(2))

@@ -36,6 +36,27 @@ def place(tmp_path_factory) -> Path:
 # ---- What works ----
 
 
+def test_raw_has_the_maps_of_all_methods_by_name(run, place):
+    """A row per target; a .npy file has room for one method only."""
+    two = ("-m", "grad-cam", "-m", "gradient", "-t", "0", "-t", "1", "--preset", "0-1")
+    code, _, _ = run("explain", "model.onnx", "picture.png", *two, "--raw", "maps.npz")
+    with np.load(place / "maps.npz") as maps:
+        assert code == 0 and list(maps) == ["grad-cam", "gradient"]
+        assert maps["grad-cam"].shape[0] == maps["gradient"].shape[0] == 2 and maps["gradient"].ndim == 4
+        for method in maps:
+            one = ("-m", method, "-t", "0", "-t", "1", "--preset", "0-1", "--raw", f"{method}.npy")
+            assert run("explain", "model.onnx", "picture.png", *one)[0] == 0
+            assert np.array_equal(np.load(place / f"{method}.npy"), maps[method])
+    assert run("explain", "model.onnx", "picture.png", "--preset", "0-1", "--raw", "one.npz")[0] == 0
+    with np.load(place / "one.npz") as maps:
+        assert list(maps) == ["grad-cam"]
+    code, _, err = run("explain", "model.onnx", "picture.png", "second.png", *two, "--raw", "all")
+    assert code == 0 and sorted(p.name for p in (place / "all").iterdir()) == ["picture.npz", "second.npz"], err
+    code, _, err = run("explain", "model.onnx", "picture.png", *two, "--raw", "maps.npy", "-o", "not.png")
+    assert code == 2 and "end the name of --raw in .npz" in err
+    assert not (place / "maps.npy").exists() and not (place / "not.png").exists()
+
+
 def test_explain_writes_an_overlay_and_prints_the_classes(run, place):
     code, out, _ = run("explain", "model.onnx", "picture.png", "-o", "heat.png", "--raw", "heat.npy", "--preset", "0-1")
     assert code == 0

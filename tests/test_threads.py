@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import analyzer
-from analyzer import api
+from analyzer.api import models as api
 from analyzer.attribution import Explainer, Job, Model, Question, answer
 from analyzer.runtime.pool import LIVE, Pool
 from tests.models import small_cnn

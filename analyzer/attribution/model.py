@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
@@ -96,10 +95,17 @@ class Model:
             return self
         if name not in (names := [i.name for i in self.plain.inputs]):
             raise InputError(f"no input {name!r}; the model's inputs are {', '.join(map(repr, names))}")
-        other = copy.copy(self)
+        other = self.copied()
         for kept in ("plain", "fixed_batch", "image"):
             other.__dict__.pop(kept, None)
-        other.chosen, other._remembered = name, {}
+        other.chosen = name
+        return other
+
+    def copied(self) -> Self:
+        """The same model, for another card: sessions and graphs are shared, what its card says of it is not."""
+        other: Self = object.__new__(type(self))  # copy.copy would load it again, see `__reduce__`
+        vars(other).update(vars(self))
+        other._remembered = {}
         other._whole = self  # its sessions and graphs live as long as either does
         return other
 

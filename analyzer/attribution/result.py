@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from analyzer.errors import InputError
+from analyzer.images import ColourBar, Fed, colourise, encode, figure, fit, showing, write_npy, write_png
 from analyzer.tasks import Prediction, Task
 from analyzer.tasks.base import Labels
 
 
-@dataclass
+class View(Protocol):
+    """The pictures that an attribution is of, and how it is named and drawn: what the command line shows of it."""
+
+    @property
+    def labels(self) -> Labels: ...
+
+    def of(self, image: int) -> View:
+        """The view of one of the images."""
+
+    def fed(self, image: int) -> Fed:
+        """An image, counted from 0."""
+
+    def told(self, found: Attribution) -> dict[str, Any]:
+        """The answer about one image as data."""
+
+    def about(self, found: Attribution, row: int) -> str:
+        """What a map is of, and its number."""
+
+    def figure(self, found: Attribution, **drawing: Any) -> np.ndarray:
+        """The maps of one image over it."""
+
+
+@dataclass(repr=False)
 class Attribution:
-    """The maps of one method for a batch of images.
+    """The maps of one method for a batch of images. In a notebook it shows itself.
 
     Rows are images, or (image, target) pairs if there are several targets, ordered by image.
 
@@ -40,6 +65,7 @@ class Attribution:
         names: what each row explains, as the user asked for it or as the model says it; "" for a class.
         task: what the output means.
         first: index of the first image.
+        view: the pictures that the maps are of, for what is drawn and named; None where they are not known.
         said: for each image, {output: array}, quantised numbers as what they mean.
     """
 
@@ -61,6 +87,148 @@ class Attribution:
     said: list[dict[str, np.ndarray]] = field(default_factory=list)
     first: int = 0
     layers: list[str] = field(default_factory=list)
+    view: View | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        """«Attribution(grad-cam of four (0.998) at /network/stage3/Relu_output_0: 1 map of 96×96)»"""
+        count = len(self.heatmap)
+        maps = f"{count} map{'s' * (count != 1)}" + (
+            f" of {'×'.join(map(str, self.heatmap.shape[1:]))}" if count else ""
+        )
+        what = ", ".join(self.title(row) for row in range(min(count, 3))) + ", …" * (count > 3)
+        return f"Attribution({self.method}{' of ' * bool(what)}{what}{' at ' * bool(self.layer)}{self.layer}: {maps})"
+
+    def title(self, row: int = 0) -> str:
+        """What a map is of, and the number that is explained: «four (0.998)»."""
+        if self.view is not None:
+            return self.view.about(self, row)
+        name = self.names[row] if self.names and self.names[row] else self._label(int(self.target[row]))
+        return f"{name} ({self.value[row]:.3g})" if row < len(self.value) else name
+
+    def _label(self, index: int) -> str:
+        labels = self.view.labels if self.view is not None else None
+        return self.task.label(index, labels) if self.task is not None and index >= 0 else str(index)
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """What the model says of the first picture, the surest first; boxes and keypoints are in its pixels."""
+        if self.task is None or not self.said:
+            return []
+        if self.view is None:
+            return self.predicted()
+        fed = self.view.fed(0)
+        return [_in_picture(each, fed) for each in self.predicted(self.view.labels)]
+
+    def as_data(self) -> dict[str, Any]:
+        """What `explain --format json` says of the picture, as plain data.
+
+        Raises:
+            InputError: the picture is not known, or there are several.
+        """
+        return self._seen().told(self)
+
+    def overlay(self, **drawing: Any) -> np.ndarray:
+        """The maps over their picture, as `explain -o` writes them: (H, W, 3) uint8 RGB; several make a grid.
+
+        Args:
+            drawing: as for the command: alpha, colormap.
+
+        Raises:
+            InputError: the picture is not known, or there is no map.
+        """
+        return self._seen().figure(self, **drawing)
+
+    def save(self, path: str | os.PathLike[str], **drawing: Any) -> None:
+        """Write the overlay (.png, .jpg or .webp), or the maps before normalization (.npy).
+
+        Args:
+            drawing: as for `overlay`.
+
+        Raises:
+            InputError: another ending, or as `overlay`.
+        """
+        if str(path).endswith(".npy"):
+            write_npy(path, self.raw)
+        else:
+            write_png(path, self.overlay(**drawing))
+
+    def plot(self, axes: Any = None, row: int = 0, alpha: float = 0.5, colormap: str = "turbo") -> Any:
+        """One map over its picture in matplotlib.
+
+        Args:
+            axes: axes to draw in; new ones unless given.
+            row: which map.
+
+        Returns:
+            The axes.
+
+        Raises:
+            InputError: the picture is not known, or there is no such map. UnsupportedError: matplotlib is missing.
+        """
+        if axes is None:
+            axes = showing.new_axes()
+        if not 0 <= row < len(self.heatmap):
+            raise InputError(f"there is no map {row}", f"there are {len(self.heatmap)}")
+        image = int(self.image[row]) - self.first
+        fed = self._seen(one=False).fed(image)
+        heat = fed.heat(self.heatmap[row])
+        if heat.ndim != 2:
+            raise InputError("a clip or volume is not one picture", "use overlay")
+        axes.imshow(fed.image)
+        shown = axes.imshow(heat, cmap=colormap, alpha=alpha, vmin=0, vmax=1)
+        axes.figure.colorbar(shown, ax=axes)
+        axes.set_title(f"{self.method}: {self.title(row)}")
+        axes.set_axis_off()
+        return axes
+
+    def _seen(self, one: bool = True) -> View:
+        if self.view is None:
+            raise InputError(
+                "the picture that these maps are of is not known", "explain a picture, or use .heatmap and .raw"
+            )
+        if one and len(self.scores) > 1:
+            raise InputError(f"these are maps of {len(self.scores)} pictures", "choose one: .of_image(0)")
+        return self.view
+
+    def _repr_png_(self) -> bytes | None:
+        picture = self._thumbnail()
+        return None if picture is None else encode(picture)
+
+    def _repr_html_(self) -> str:
+        said = [(p.label, f"{p.score:.3g}") for p in self.predictions[:5]]
+        unit = self.task.unit if self.task is not None else ""
+        return showing.page(repr(self), self._thumbnail(), said, ("", unit or "score"))
+
+    def _thumbnail(self) -> np.ndarray | None:
+        """What a notebook shows: the overlay of the first picture; the maps alone where it is not known."""
+        if not len(self.heatmap):
+            return None
+        if self.view is not None:
+            return self.of_image(0).overlay()
+        flat = self.heatmap[0]
+        return figure(fit(colourise(flat)), f"{self.method}: {self.title()}", ColourBar()) if flat.ndim == 2 else None
+
+    def of_image(self, image: int) -> Attribution:
+        """The maps of one of the images."""
+        if not 0 <= image < len(self.scores):
+            raise InputError(f"there is no image {image}", f"there are {len(self.scores)}")
+        if len(self.scores) == 1:
+            return self
+        part = self.rows(self.image - self.first == image)
+        one = slice(image, image + 1)
+        return replace(
+            part,
+            scores=self.scores[one],
+            tied=self.tied[one],
+            said=self.said[one],
+            image=np.zeros_like(part.image),
+            first=0,
+            view=self.view and self.view.of(image),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without its view, which holds the model."""
+        return vars(self) | {"view": None}
 
     def layer_of(self, row: int) -> str:
         """The feature map of a row."""
@@ -128,12 +296,19 @@ class Attribution:
         return replace(self, **part, **lists, details={n: d[rows] for n, d in self.details.items()})
 
 
+def _in_picture(said: Prediction, fed: Fed) -> Prediction:
+    """With its place in pixels of the picture."""
+    box = None if said.box is None else fed.box(said.box, said.scaled)
+    points = None if said.points is None else tuple((*fed.point(x, y), seen) for x, y, seen in said.points)
+    return replace(said, box=box, points=points, scaled="")
+
+
 def joined(parts: Sequence[Attribution]) -> Attribution:
     """The rows of all parts, one after the other."""
     first = parts[0]
     if len(parts) == 1:
         return first
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(p, name) for p in parts])
         for name in ("heatmap", "scores", "target", "image", "tied", "value")
     }

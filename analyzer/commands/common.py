@@ -13,9 +13,11 @@ from analyzer.commands.stdout import is_stdout
 from analyzer.version import JSON_SCHEMA, __version__
 
 if TYPE_CHECKING:
+    from analyzer.attribution import Model
     from analyzer.data import Sample
     from analyzer.errors import AnalyzerError
     from analyzer.graph import Value
+    from analyzer.images import ModelCard
 
 T = TypeVar("T")
 
@@ -107,6 +109,12 @@ def note(text: str) -> None:
     """A line for the person, on stderr, unless --quiet was given."""
     if not is_quiet():
         click.echo(text, err=True)
+
+
+def tell_card(model: Model, card: ModelCard) -> None:
+    """Says what an input of whole numbers is given in place of the normalization of its float model."""
+    if card.remark:
+        note(f"{model.plain.name}: {card.remark}")
 
 
 def tell_doubt(doubt: str, told: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click import Choice
 
-from analyzer.commands.common import Progress, note, print_json, table, tell_left_out
+from analyzer.commands.common import Progress, note, print_json, table, tell_card, tell_left_out
 from analyzer.commands.options import (
     METHOD,
     PROVIDER,
@@ -122,7 +122,7 @@ def command(given: Compare) -> int:
 def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[tuple[str, bytes]], int]:
     """The comparison as data, figures of the pictures that agree least, and 5 where some could not be read, else 0."""
     from analyzer.attribution import Explainer
-    from analyzer.commands.pictures import first_shapes, read_card
+    from analyzer.attribution.cards import first_shapes, read_card
     from analyzer.data import read_boxes
     from analyzer.plain import rounded
     from analyzer.report.files import evidence_figures
@@ -134,6 +134,8 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     explainers = [Explainer(model, provider, **options) for model, provider in asked]
     others = given.others.given, given.others.explain_input
     cards = [read_card(e, None, vars(given.preprocess), *others) for e in explainers]
+    for explainer, card in zip(explainers, cards, strict=True):
+        tell_card(explainer, card)
     explainers = [e.about(card.feeds.explained) for e, card in zip(explainers, cards, strict=True)]
     samples = given.data.opened(samples, cards[0].feeds)
     shapes = first_shapes(samples, [card.feeds for card in cards])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analyzer.commands.common import Progress, finish, note, table
+from analyzer.commands.common import Progress, finish, note, table, tell_card
 from analyzer.commands.options import (
     READ,
     READ_MODEL,
@@ -64,13 +64,15 @@ def command(given: Evolution) -> None:
       onnx-analyzer evolution epoch*.onnx --data photos/ -l conv5 -o evolution.png
     """
     from analyzer.attribution import Explainer
-    from analyzer.commands.pictures import read_card
+    from analyzer.attribution.cards import read_card
     from analyzer.data import find_pictures
     from analyzer.images import write_png
     from analyzer.mining.evolution import evolution
 
     checkpoints = given.checkpoints
-    card = read_card(Explainer(checkpoints[-1]), None, vars(given.preprocess), given.others.given)
+    last = Explainer(checkpoints[-1])
+    card = read_card(last, None, vars(given.preprocess), given.others.given)
+    tell_card(last, card)
     samples = find_pictures(given.data, given.limit)
     progress = Progress(len(samples) * len(checkpoints), "evolution")
     found = evolution(

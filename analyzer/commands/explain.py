@@ -80,7 +80,8 @@ class Explain(Given):
     labels: str | None = labels_option
     raw: str | None = option(
         "--raw",
-        "Also write the map before normalization, as .npy. For several pictures: a folder.",
+        "Also write the maps before normalization, one per target: .npy, or for several methods .npz, where each "
+        "array has the name of its method. For several pictures: a folder.",
         type=WRITE,
         metavar="PATH",
     )
@@ -116,8 +117,8 @@ def command(given: Explain) -> int:
       onnx-analyzer explain model.onnx cat.jpg -m grad-cam -m gradient -o grid.png
     """
     from analyzer.attribution import Job, Question
+    from analyzer.attribution.cards import default_method
     from analyzer.attribution.methods import options_of
-    from analyzer.commands.pictures import default_method
     from analyzer.errors import InputError, UnsupportedError
     from analyzer.images.mask import read_mask
     from analyzer.images.video import is_video
@@ -133,13 +134,15 @@ def command(given: Explain) -> int:
     film = Film.of(given.out, samples)
     if given.each and (film or isinstance(given.out, ToStdout)):
         raise InputError("--each writes a picture for every target", "give --out the name of a picture or a folder")
+    methods = given.methods or (default_method(model, given.output),)
+    if len(set(methods)) > 1 and given.raw and given.raw.lower().endswith(".npy"):
+        raise InputError(f"{given.raw}: a .npy file has one array, not one per method", "end the name of --raw in .npz")
     overlays = film.places if film else destinations(given.out, sources, samples, ".png")
-    raws = destinations(given.raw, sources, samples, ".npy")
+    raws = destinations(given.raw, sources, samples, ".npz" if len(set(methods)) > 1 else ".npy")
     if given.verbose:
         note(f"preprocessing: {card.source}")
         for line in card.feeds.describe():
             note(line)
-    methods = given.methods or (default_method(model, given.output),)
     asked = options_of(methods, parse_options(given.options))
     layer = given.layer or card.default_layer or "auto"
     question = Question(

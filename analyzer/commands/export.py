@@ -55,8 +55,8 @@ def command(given: Export) -> None:
       onnx-analyzer export model.onnx -m grad-cam -o with_heatmap.onnx
     """
     from analyzer.attribution import Explainer
+    from analyzer.attribution.cards import default_method, read_task
     from analyzer.attribution.export import OUTPUT, export, read_record
-    from analyzer.commands.pictures import default_method, read_task
 
     model, layer = given.model, given.layer or "auto"
     explainer = Explainer(model)

@@ -90,7 +90,7 @@ def command(given: Filters) -> None:
 
 def _channels(model: Model) -> str:
     """The order of the model's input channels, by its card."""
-    from analyzer.commands.pictures import picture_card
+    from analyzer.attribution.cards import picture_card
     from analyzer.errors import AnalyzerError
 
     try:

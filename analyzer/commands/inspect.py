@@ -27,8 +27,8 @@ class Inspect(Given):
 def command(given: Inspect) -> None:
     """Show a model's inputs, outputs, operators, feature maps, default layer and default target."""
     from analyzer.attribution import Explainer
+    from analyzer.attribution.cards import read_task
     from analyzer.attribution.inspection import describe
-    from analyzer.commands.pictures import read_task
 
     explainer = Explainer(given.model)
     sizes = parse_shapes(given.shapes, explainer.plain.inputs)

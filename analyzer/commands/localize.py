@@ -102,8 +102,8 @@ def command(given: Localize) -> int:
       onnx-analyzer localize model.onnx photos/ --boxes boxes.json -o results/
     """
     from analyzer.attribution import Job, Question
+    from analyzer.attribution.cards import default_method
     from analyzer.attribution.methods import options_of
-    from analyzer.commands.pictures import default_method
     from analyzer.data import read_labelled_boxes
     from analyzer.files import make_folder
     from analyzer.passes import run

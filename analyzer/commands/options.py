@@ -350,7 +350,7 @@ class Pictures(Given):
 
     def opened(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[list[Sample], list[str]]:
         """Frames of videos, clips of several pictures; see `pictures.opened`."""
-        from analyzer.commands.pictures import opened
+        from analyzer.attribution.cards import opened
 
         return opened(samples, self.pictures, feeding, self.every)
 
@@ -376,7 +376,7 @@ class DataSet(Given):
 
     def opened(self, samples: Sequence[Sample], feeding: Feeding) -> list[Sample]:
         """As for `Pictures`."""
-        from analyzer.commands.pictures import opened
+        from analyzer.attribution.cards import opened
 
         return opened(samples, self.sources, feeding, self.every)[0]
 
@@ -542,11 +542,13 @@ class Setup(Given):
     ) -> tuple[Explainer, ModelCard]:
         """The model, and how its pictures are prepared; `many` as for `SessionOptions.keywords`."""
         from analyzer.attribution import Explainer
-        from analyzer.commands.pictures import read_card
+        from analyzer.attribution.cards import read_card
+        from analyzer.commands.common import tell_card
 
         explainer = Explainer(model, self.provider, **self.session.keywords(many), **session)
         flags = vars(self.preprocess) | vars(self.thresholds)
         card = read_card(explainer, labels, flags, self.others.given, self.others.explain_input)
+        tell_card(explainer, card)
         return explainer.about(card.feeds.explained), card
 
 

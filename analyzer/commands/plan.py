@@ -46,8 +46,8 @@ class Plan(Given):
 def command(given: Plan) -> None:
     """Show which nodes a method would differentiate, and by which rules, without running the model."""
     from analyzer.attribution import Job, Model, Question
+    from analyzer.attribution.cards import default_method, read_task
     from analyzer.attribution.planning import make_plan, predict_fallbacks
-    from analyzer.commands.pictures import default_method, read_task
     from analyzer.errors import UnsupportedError
 
     loaded = Model(given.model)

@@ -46,7 +46,7 @@ def command(given: Record) -> int:
     reference, not the candidate: the candidate's maps are of the classes that the reference predicts. An interrupted
     run resumes.
     """
-    from analyzer.commands.pictures import first_shapes
+    from analyzer.attribution.cards import first_shapes
     from analyzer.passes import run
     from analyzer.validation import EVIDENCE, Side, Store
     from analyzer.validation.recording import Recording

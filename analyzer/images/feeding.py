@@ -16,6 +16,7 @@ import numpy as np
 
 from analyzer.errors import InputError
 from analyzer.images.draw import ColourBar, overlay
+from analyzer.images.objects import pixels_of
 from analyzer.images.placement import Placement
 from analyzer.images.preprocess import Preprocess
 from analyzer.images.read import Picture, as_rgb, is_array, read, read_array
@@ -103,11 +104,11 @@ class PictureSlot:
         if isinstance(source, np.ndarray):
             return self._made(Picture(source[None] if source.ndim == 3 else source), name)
         if isinstance(source, Row):
-            return self._as_is(read_array(source.path)[source.index : source.index + 1])
+            return self.as_is(read_array(source.path)[source.index : source.index + 1])
         if is_array(source):
             array = read_array(source)
             if self.slot.fits(array) and len(array) == 1:
-                return self._as_is(array)
+                return self.as_is(array)
         return self._made(self._read(source), name or ("" if isinstance(source, bytes) else str(source)))
 
     def _read(self, source: Any) -> Picture:
@@ -126,7 +127,7 @@ class PictureSlot:
             return Picture(np.stack([film.frame(at) for at in chosen]))
         return read(source, white, count)
 
-    def _as_is(self, array: np.ndarray) -> Given:
+    def as_is(self, array: np.ndarray) -> Given:
         """An array in the input's own form: drawn as what the preprocessing would have made it of."""
         array = array.astype(self.slot.dtype)
         moved = np.moveaxis(array, self.axes.index("D"), 1) if self.stacked else array
@@ -385,12 +386,17 @@ def _rule(slot: Slot) -> Size:
     return found[1]
 
 
-def read_value(text: str, slot: Slot, picture: PictureSlot | None) -> Given | np.ndarray:
+def read_value(text: Any, slot: Slot, picture: PictureSlot | None) -> Given | np.ndarray:
     """What `--input NAME=text` gives an input: numbers, a .npy or .npz file, or a picture, a folder of them or a video.
+
+    Args:
+        text: in Python an array or numbers as well, or anything else that `PictureSlot.fed` takes.
 
     Raises:
         InputError: it is neither, or does not fit.
     """
+    if not isinstance(text, str):
+        return _read_object(text, slot, picture)
     numbers = _numbers(text)
     if numbers is not None and not Path(text).exists():
         return slot.filled(numbers, f"--input {slot.name}={text}")
@@ -398,7 +404,7 @@ def read_value(text: str, slot: Slot, picture: PictureSlot | None) -> Given | np
     if is_array(text):
         array = read_array(text, slot.name)
         if (slot.fits(array) and len(array) == 1) or (slot.fits(array) and picture is None):
-            return picture._as_is(array) if picture is not None else array.astype(slot.dtype)
+            return picture.as_is(array) if picture is not None else array.astype(slot.dtype)
         if picture is None:
             return slot.filled(array, f"--input {slot.name}={text}")
         if text.lower().endswith(".npz"):
@@ -411,6 +417,18 @@ def read_value(text: str, slot: Slot, picture: PictureSlot | None) -> Given | np
     if path.is_dir():
         raise InputError(f"--input {slot.name}={text}: is a folder", "give a picture, a video or a .npy array")
     return picture.fed(path, text)
+
+
+def _read_object(given: Any, slot: Slot, picture: PictureSlot | None) -> Given | np.ndarray:
+    pixels = pixels_of(given)
+    array = np.asarray(given) if pixels is None and not isinstance(given, bytes) else pixels
+    if array is not None and slot.fits(array):
+        return picture.as_is(array) if picture is not None and len(array) == 1 else array.astype(slot.dtype)
+    if picture is not None:
+        return picture.fed(given if array is None else array, slot.name)
+    if array is None or array.dtype.kind not in "biuf":
+        raise InputError(f"input {slot.name}: the input {slot.text} takes numbers", "give numbers or an array")
+    return slot.filled(array, f"input {slot.name}")
 
 
 def _numbers(text: str) -> list[float] | None:

@@ -66,7 +66,7 @@ def read(source: str | os.PathLike[str] | bytes, white: float | None = None, cha
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
     if is_array(source):
-        return _scaled(arranged(read_array(source), channels, name), white, name)
+        return scaled(arranged(read_array(source), channels, name), white, name)
     data = source if isinstance(source, bytes) else read_file(Path(source))
     try:
         bands = read_bands(data)
@@ -74,7 +74,7 @@ def read(source: str | os.PathLike[str] | bytes, white: float | None = None, cha
         hint = "save it uncompressed, or as a .npy array"
         raise InputError(f"{name}: a TIFF of many bands that cannot be read ({error})", hint) from error
     if bands is not None:
-        return _scaled(bands[None], white, name)
+        return scaled(bands[None], white, name)
     header = bounded(read_header(data, name), name)
     count = page_count(header.data) if header.format == "TIFF" else 1
     if count > 1:
@@ -82,7 +82,7 @@ def read(source: str | os.PathLike[str] | bytes, white: float | None = None, cha
             raise InputError(f"{name}: {count} pages of {header.width}×{header.height} pixels are over the limit")
         pages = _pages(header.data)
         if len(pages) > 1:
-            return _scaled(np.stack([_ordered(page) for page in pages]), white, name)
+            return scaled(np.stack([_ordered(page) for page in pages]), white, name)
     pixels = stored_pixels(header, name)
     if header.format not in ("PNG", "TIFF", "PNM") or (pixels.dtype == np.uint8 and channels in (1, 3)):
         return Picture(rgb(header, pixels, name)[None])
@@ -94,7 +94,7 @@ def read(source: str | os.PathLike[str] | bytes, white: float | None = None, cha
     if header.format != "TIFF":  # OpenCV turns these itself
         found = upright(found, header.orientation)
     said = float(2**header.bits - 1) if header.bits and found.dtype == np.uint16 else None
-    picture = _scaled(found[None], white or said, name)
+    picture = scaled(found[None], white or said, name)
     if picture.pixels.shape[3] in (2, 4) and channels in (1, 3):
         return Picture(np.stack([over_white(frame) for frame in picture.pixels]), picture.remark)
     return picture
@@ -167,7 +167,7 @@ def arranged(array: np.ndarray, channels: int, name: str = "the array") -> np.nd
     )
 
 
-def _scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
+def scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
     """Pixels in 0 … 255, and a remark where that may be wrong."""
     if pixels.shape[1] * pixels.shape[2] > MAX_PIXELS:
         raise InputError(f"{name}: {pixels.shape[1]}×{pixels.shape[2]} pixels is over the limit")

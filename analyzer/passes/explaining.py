@@ -13,8 +13,8 @@ import numpy as np
 from analyzer.attribution import METHODS, Attribution, Job, answer
 from analyzer.attribution.inspection import tensors
 from analyzer.attribution.runner import Progress
-from analyzer.errors import UnsupportedError
-from analyzer.images import ColourBar, Fed, Found, grid, write_npy, write_png
+from analyzer.errors import InputError, UnsupportedError
+from analyzer.images import ColourBar, Fed, Found, grid, write_npy, write_npz, write_png
 from analyzer.images.draw import draw_mask
 from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
@@ -31,7 +31,7 @@ class Explaining(Asking):
 
     Args:
         targets: as they were asked for, in the order of the question's.
-        overlays, raws: {picture: file to write}.
+        overlays, raws: {picture: file to write}; see `write_raw`.
         top: number of classes to report.
         drawing: `alpha` and `colormap` of overlays.
         progress: of methods that run the model many times.
@@ -71,7 +71,10 @@ class Explaining(Asking):
         return [{key: value for key, value in result.items() if key not in ONLY_KEPT} for result in total or ()]
 
     def _explained(self, picture: str, fed: Fed) -> dict[str, Any]:
-        found = answer(self.model, self.asked(fed), fed.feeds, self.progress)
+        return self.told(picture, fed, answer(self.model, self.asked(fed), fed.feeds, self.progress))
+
+    def told(self, picture: str, fed: Fed, found: Sequence[Attribution]) -> dict[str, Any]:
+        """The answers about one picture as data, with their files written."""
         result: dict[str, Any] = {"picture": picture, **self._said(found[0], fed), "maps": []}
         height, width = fed.image.shape[:2]
         result["size"] = [width, height] if fed.drawn is not None else None
@@ -92,7 +95,7 @@ class Explaining(Asking):
                 result["maps"].append(self._about(attribution, row, heat, bool(legible[row])))
                 if out:
                     heats.append(heat)
-                    titles.append(f"{attribution.method}: {self._title(attribution, row, bool(legible[row]))}")
+                    titles.append(self._title(attribution, row))
                     shown.append(self._found(attribution, row, fed))
         written = []
         if out and heats and self.each and len(heats) > 1:
@@ -103,8 +106,7 @@ class Explaining(Asking):
             write_png(out, self._drawn(fed, heats, titles, shown, found))
             written = [out]
         if raw and result["maps"]:
-            alike = len({a.raw.shape for a in found}) == 1
-            write_npy(raw, np.concatenate([a.raw for a in found]) if alike else found[0].raw)
+            write_raw(raw, found)
             written.append(raw)
         if out and heats:
             result["written"] = ", ".join(str(place) for place in written if place != raw)
@@ -145,7 +147,7 @@ class Explaining(Asking):
         heats: list[np.ndarray],
         titles: list[str],
         found: list[list[Found]],
-        of: list[Attribution],
+        of: Sequence[Attribution],
     ) -> np.ndarray:
         """One overlay with its colour bar, or a grid with a row per method; a mask of the model comes first."""
         mask = mask_in_picture(of[0], fed) if not self.bare else None
@@ -217,13 +219,32 @@ class Explaining(Asking):
             found = [p for p in found if p.score > role.task.threshold] if multi else found
         return {"output": role.output, "role": role.role, "predictions": [_prediction(p) for p in found]}
 
-    def _title(self, attribution: Attribution, row: int, legible: bool) -> str:
+    def _title(self, attribution: Attribution, row: int) -> str:
+        """The method, what the map is of, and its number."""
+        return f"{attribution.method}: {self.about(attribution, row)}"
+
+    def about(self, attribution: Attribution, row: int) -> str:
         """What a map is of, and its number."""
         index = int(attribution.target[row])
-        if not legible:
+        if not attribution.legible[row]:
             return "not finite"
         name = attribution.names[row] or self._label(attribution, index)
         return f"{name} ({attribution.value[row]:.3g})"
+
+    def figure(self, fed: Fed, found: Sequence[Attribution]) -> np.ndarray:
+        """The picture that `explain` writes: (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: there is no map to draw, or nothing to draw it on.
+        """
+        if fed.drawn is None:
+            raise InputError("the explained input is no picture", "use .raw, the numbers")
+        places = [(each, row) for each in found for row in range(len(each.heatmap))]
+        if not places:
+            raise InputError(f"there is no map: {found[0].task.nothing if found[0].task else 'nothing is explained'}")
+        heats = [fed.heat(each.heatmap[row]) for each, row in places]
+        titles = [self._title(each, row) for each, row in places]
+        return self._drawn(fed, heats, titles, [self._found(each, row, fed) for each, row in places], found)
 
     def _label(self, attribution: Attribution, index: int) -> str:
         assert attribution.task is not None
@@ -268,6 +289,15 @@ class Explaining(Asking):
             "diagnosis": attribution.diagnosis[row] or None,
             "details": {name: values[row].tolist() for name, values in attribution.details.items()},
         }
+
+
+def write_raw(path: Path, found: Sequence[Attribution]) -> None:
+    """The maps before normalization, a row per target: one method's as .npy; several, or a name in .npz, as .npz, an
+    array per method, called as the method."""
+    if len(found) > 1 or path.suffix.lower() == ".npz":
+        write_npz(path, {one.method: one.raw for one in found})
+    else:
+        write_npy(path, found[0].raw)
 
 
 def mask_in_picture(attribution: Attribution, fed: Fed) -> np.ndarray | None:

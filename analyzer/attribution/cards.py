@@ -1,7 +1,8 @@
-"""From flags and model cards to preprocessing; shared by the commands that read pictures."""
+"""How a model is fed pictures and named: from flags and model cards to preprocessing, labels and task."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ def read_card(
     model: Model,
     labels: str | None,
     flags: dict[str, Any],
-    inputs: Sequence[str] = (),
+    inputs: Sequence[str] | Mapping[str, Any] = (),
     explain_input: str | None = None,
 ) -> ModelCard:
     """How the model is fed, its labels, task and default layer: flags first, then TOML files, then its inputs.
@@ -28,27 +29,27 @@ def read_card(
     The model knows its task and labels from then on.
 
     Args:
-        inputs: `NAME=FILE|VALUE` each.
+        labels: file of class names.
+        inputs: `NAME=FILE|VALUE` each, or {name: file, numbers or array}.
         explain_input: the input that is explained.
 
     Raises:
         InputError: an input is missing, unknown or given twice. UnsupportedError: no input takes a picture.
     """
     from analyzer.analysis.scores import input_quantisation
-    from analyzer.commands.common import note
     from analyzer.graph.query import picture_inputs
     from analyzer.images import Feeding, model_card
     from analyzer.images.feeding import size_of
     from analyzer.tasks import Declared
 
     graph = model.plain
-    given = _given(graph, inputs)
+    given = _named(graph, inputs) if isinstance(inputs, Mapping) else _given(graph, inputs)
     slots = {i.name: _slot(i) for i in graph.inputs}
     pictures = {v.name: v for v in picture_inputs(graph)}
     sizes = tuple(s for n, s in slots.items() if n not in given and n not in pictures and size_of(s))
     main = _main(graph, slots, pictures, given, {s.name for s in sizes})
     shape, axes = _frame(graph, main)
-    card_flags = {**flags, "labels_file": labels}
+    card_flags = flags | ({} if labels is None else {"labels_file": labels})
     if len(axes) == 5:
         card_flags["layout"] = axes.replace("D", "")
     about = model.loaded.path, card_flags, shape, main.dtype, input_quantisation(graph, main)
@@ -56,8 +57,6 @@ def read_card(
     model.declared, model.labels = Declared.of(card), card.labels or model.names
     if card.is_guessed and (usual := customary(model)):
         card = model_card(*about, usual)
-    if card.remark:
-        note(f"{graph.name}: {card.remark}")
     if explain_input is not None and explain_input not in slots:
         raise _unknown(graph, explain_input)
     if explain_input is not None and explain_input != main.name and explain_input not in given:
@@ -119,14 +118,14 @@ def _task(model: Model, output: str | None = None) -> Task | None:
     return model.remembered(("task", output, model.declared.key, tuple(model.labels or ())), found)
 
 
-def picture_card(model: Model) -> ModelCard:
+def picture_card(model: Model, flags: Mapping[str, Any] | None = None) -> ModelCard:
     """The card of a model's likeliest picture input, whatever its other inputs are."""
     from analyzer.graph.query import image_input
     from analyzer.images import model_card
 
     image = image_input(model.plain)
     shape, _ = _frame(model.plain, image)
-    return model_card(model.loaded.path, {}, shape, image.dtype)
+    return model_card(model.loaded.path, flags, shape, image.dtype)
 
 
 def _given(graph: Graph, inputs: Sequence[str]) -> dict[str, str]:
@@ -149,6 +148,15 @@ def _given(graph: Graph, inputs: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _named(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in Python: {input: what it is given}."""
+    names = {i.name for i in graph.inputs}
+    for name in inputs:
+        if name not in names:
+            raise _unknown(graph, name)
+    return {name: os.fspath(given) if isinstance(given, os.PathLike) else given for name, given in inputs.items()}
+
+
 def _unknown(graph: Graph, name: str) -> Exception:
     from analyzer.errors import InputError, suggest
 
@@ -158,7 +166,7 @@ def _unknown(graph: Graph, name: str) -> Exception:
 
 
 def _main(
-    graph: Graph, slots: dict[str, Slot], pictures: dict[str, Value], given: dict[str, str], sizes: set[str]
+    graph: Graph, slots: dict[str, Slot], pictures: dict[str, Value], given: Mapping[str, Any], sizes: set[str]
 ) -> Value:
     """The input that the picture goes to."""
     from analyzer.errors import InputError, UnsupportedError
@@ -215,17 +223,17 @@ def _picture_slot(slot: Slot, card: ModelCard, axes: str) -> PictureSlot:
     return PictureSlot(slot, card.preprocess, axes if len(axes) == 5 else card.preprocess.layout)
 
 
-def _value(graph: Graph, text: str, slot: Slot, picture: Value | None, flags: dict[str, Any]) -> Given | Any:
+def _value(graph: Graph, given: Any, slot: Slot, picture: Value | None, flags: dict[str, Any]) -> Given | Any:
     """What an input is given; a picture is prepared by the flags that fit it."""
     from analyzer.errors import InputError
     from analyzer.files import protect
     from analyzer.images import model_card
     from analyzer.images.feeding import read_value
 
-    if Path(text).exists():
-        protect(text)
+    if isinstance(given, str) and Path(given).exists():
+        protect(given)
     if picture is None:
-        return read_value(text, slot, None)
+        return read_value(given, slot, None)
     shape, axes = _frame(graph, picture)
     wanted = {k: v for k, v in flags.items() if k not in ("channels", "layout", "size") and v is not None}
     if len(axes) == 5:
@@ -236,7 +244,7 @@ def _value(graph: Graph, text: str, slot: Slot, picture: Value | None, flags: di
         card = model_card(
             None, {k: v for k, v in wanted.items() if k in ("resize", "white", "layout")}, shape, picture.dtype
         )
-    return read_value(text, slot, _picture_slot(slot, card, axes))
+    return read_value(given, slot, _picture_slot(slot, card, axes))
 
 
 def opened(

@@ -1,0 +1,1 @@
+"""The commands as functions; see docs/api.md. Importing this room imports nothing of it."""

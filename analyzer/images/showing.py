@@ -1,0 +1,51 @@
+"""How results show themselves in a notebook: a page of HTML, or axes of matplotlib."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from analyzer.errors import UnsupportedError
+from analyzer.images.write import encode
+
+_CELL = 'style="text-align:left;padding:2px 8px"'
+
+
+def page(text: str, picture: np.ndarray | None, rows: Sequence[Sequence[Any]] = (), header: Sequence[str] = ()) -> str:
+    """HTML of one result: the picture, a table, and a line of text; it loads nothing."""
+    parts = []
+    if picture is not None:
+        data = base64.b64encode(encode(picture)).decode("ascii")
+        parts.append(f'<img src="data:image/png;base64,{data}" alt="{escape(text)}" style="max-width:100%">')
+    if rows:
+        parts.append(_table(rows, header))
+    return f"<div>{''.join(parts)}<p><code>{escape(text)}</code></p></div>"
+
+
+def _table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+    lines = [_row("th", header)] if any(header) else []
+    return f"<table>{''.join([*lines, *(_row('td', row) for row in rows)])}</table>"
+
+
+def _row(kind: str, cells: Sequence[Any]) -> str:
+    return "<tr>" + "".join(f"<{kind} {_CELL}>{escape(str(cell))}</{kind}>" for cell in cells) + "</tr>"
+
+
+def new_axes() -> Any:
+    """Axes of matplotlib.
+
+    Raises:
+        UnsupportedError: it is not installed.
+    """
+    try:
+        pyplot = importlib.import_module("matplotlib.pyplot")
+    except ImportError:
+        raise UnsupportedError(
+            "plot() draws with matplotlib, which is not installed", "pip install matplotlib, or use overlay()"
+        ) from None
+    return pyplot.figure(layout="constrained").subplots()

@@ -1,0 +1,276 @@
+"""The commands as functions: pictures in whatever form, the command's own answers, and what a notebook shows."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import analyzer
+from analyzer.images import decode
+from analyzer.plain import as_json
+from tests import corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+CHELSEA, COFFEE, LINE = (ROOT / "examples" / f"{name}.png" for name in ("digits_chelsea", "digits_coffee", "line"))
+CNN, DETECTOR = ROOT / "models/digits_cnn.onnx", ROOT / "models/digits_detector.onnx"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("library")
+
+
+def same_as_the_command(run, model: Path, picture: Path, flags: list[str], **options: object) -> analyzer.Attribution:
+    code, out, err = run("explain", str(model), str(picture), "--format", "json", *flags)
+    assert code == 0, err
+    (expected,) = json.loads(out)["results"]
+    found = analyzer.explain(model, picture, **options)
+    expected.pop("remark", None)
+    assert json.loads(as_json(found.as_data())) == expected
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "picture"),
+    [
+        ("digits_cnn", CHELSEA),
+        ("digits_cnn_int8", CHELSEA),
+        ("digits_vit", CHELSEA),
+        ("digits_detector", COFFEE),
+        ("digits_keypoints", COFFEE),
+        ("digits_segmenter", COFFEE),
+        ("digits_reader", LINE),
+    ],
+)
+def test_a_picture_is_explained_as_by_the_command(run, model, picture):
+    """Labels, preprocessing, method and layer are those of the model's card, places those of the picture."""
+    found = same_as_the_command(run, ROOT / "models" / f"{model}.onnx", picture, [])
+    assert found.predictions and found._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["squeezenet1.1_torchscript_op7", "mobilenet_v1_0.25_128_quant"])
+def test_a_corpus_model_is_explained_as_by_the_command(run, name):
+    model, picture = corpus.CORPUS / f"models/{name}.onnx", corpus.CORPUS / "images/coral_cat_720p.jpg"
+    if not (model.exists() and picture.exists()):
+        pytest.skip("no corpus")
+    same_as_the_command(run, model, picture, [])
+    flags = ["-m", "gradient", "-t", "3", "--preset", "0-1", "--resize", "crop"]
+    same_as_the_command(run, model, picture, flags, method="gradient", target=3, preset="0-1", resize="crop")
+
+
+def test_options_are_called_as_for_the_command(run, place):
+    (place / "names.txt").write_text("\n".join("abcdefghij"))
+    flags = ["-t", "c", "-t", "d", "-m", "occlusion", "-O", "patch=48", "--labels", "names.txt", "--mean", "0.4"]
+    options = {"target": ["c", "d"], "method": "occlusion", "patch": 48, "labels": place / "names.txt", "mean": "0.4"}
+    found = same_as_the_command(run, CNN, CHELSEA, flags, **options)
+    assert [found.title(row)[0] for row in (0, 1)] == ["c", "d"]
+    same_as_the_command(
+        run, DETECTOR, COFFEE, ["--score-threshold", "0.6", "-t", "all"], score_threshold=0.6, target="all"
+    )
+
+
+def test_a_picture_may_be_of_any_library():
+    """Files, bytes, pixels, tensors and PIL images give one answer."""
+    expected = analyzer.explain(CNN, CHELSEA).raw
+    pixels = decode(CHELSEA)
+    given = [str(CHELSEA), CHELSEA.read_bytes(), pixels]
+    if "torch" in sys.modules or _there("torch"):
+        import torch
+
+        tensor = torch.from_numpy(pixels)
+        given += [tensor, tensor.permute(2, 0, 1), tensor.permute(2, 0, 1).float() / 255]
+    if _there("PIL"):
+        from PIL import Image
+
+        image = Image.open(CHELSEA)
+        given += [image, image.convert("RGBA")]
+    for each in given:
+        assert np.abs(analyzer.explain(CNN, each).raw - expected).max() < 1e-6, type(each)
+
+
+def test_a_pil_image_is_turned_as_its_file_is(place):
+    image = pytest.importorskip("PIL.Image").open(CHELSEA)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(place / "turned.png", exif=exif)
+    expected = analyzer.explain(CNN, place / "turned.png").raw
+    with pytest.importorskip("PIL.Image").open(place / "turned.png") as turned:
+        assert np.array_equal(analyzer.explain(CNN, turned).raw, expected)
+    assert not np.array_equal(analyzer.explain(CNN, CHELSEA).raw, expected)
+    deep = pytest.importorskip("PIL.Image").fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16)
+    deep.save(place / "deep.png")
+    assert np.array_equal(analyzer.explain(CNN, deep).raw, analyzer.explain(CNN, place / "deep.png").raw)
+
+
+def _there(name: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
+
+
+def test_the_models_own_input_is_fed_as_it_is():
+    """And labels, layer and default method are the card's all the same; the picture is what the input shows."""
+    whole = analyzer.explain(CNN, CHELSEA)
+    array = np.concatenate([whole.view.fed(0).feeds[name] for name in whole.view.fed(0).feeds])
+    again = analyzer.explain(CNN, np.concatenate([array, array[:, :, ::-1]]))
+    assert np.allclose(again.raw[0], whole.raw[0], atol=1e-5) and again.layer == whole.layer
+    assert (
+        analyzer.explain(CNN, {"input": array} if "input" in whole.view.fed(0).feeds else array).title()
+        == "four (0.982)"
+    )
+    assert again.of_image(1).overlay().shape == again.of_image(0).overlay().shape
+    assert np.abs(again.view.fed(0).image.astype(int) - again.view.fed(1).image[::-1]).max() <= 1
+    with pytest.raises(analyzer.InputError, match="maps of 2 pictures"):
+        again.overlay()
+    detected = analyzer.explain(DETECTOR, COFFEE)
+    assert analyzer.explain(DETECTOR, detected.view.fed(0).main.array).method == "layer-cam" == detected.method
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (np.zeros((3, 96, 96), np.float32) - 1, "neither a picture nor the input image"),
+        (np.zeros((96, 96, 3), np.int64), "neither a picture nor the input"),
+        (np.zeros((1, 3, 96, 96), np.uint8), "takes float32 .*, not uint8"),
+        (7, "int is no picture"),
+        ([CHELSEA], "list is no picture"),
+        ("nothing.png", "no such file"),
+        ("examples", "is a folder"),
+        (b"text", "text, not a picture"),
+    ],
+    ids=range(8),
+)
+def test_what_is_neither_a_picture_nor_the_input_is_refused(given, says):
+    with pytest.raises(analyzer.InputError, match=says):
+        analyzer.explain(CNN, given)
+
+
+def test_what_may_be_both_is_refused():
+    """A model of unbatched uint8 pictures: an array may be its input, or a picture to be prepared."""
+    from analyzer.api.explaining import as_given
+
+    class Taken:
+        name, shape, dtype = "x", (None, None, 3), np.dtype(np.uint8)
+
+    class Model:
+        image, plain = "x", {"x": Taken}
+
+    with pytest.raises(analyzer.InputError, match=r"may be a picture, or the input x: uint8\[\?, \?, 3\] as it is"):
+        as_given(Model, np.zeros((8, 8, 3), np.uint8))
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(analyzer.AnalyzerError, match="preest"):
+        analyzer.explain(CNN, CHELSEA, preest="imagenet")
+
+
+def test_a_card_that_changes_is_read_again(tmp_path):
+    model = tmp_path / "model.onnx"
+    model.write_bytes(CNN.read_bytes())
+    assert analyzer.explain(model, CHELSEA).title().startswith("4 ")
+    (tmp_path / "model.toml").write_text("labels = [" + ", ".join(f'"n{i}"' for i in range(10)) + "]")
+    assert analyzer.explain(model, CHELSEA).title().startswith("n4 ")
+
+
+def test_preprocessing_may_be_an_object():
+    how = analyzer.Preprocess(size=(96, 96), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=1 / 255)
+    assert np.array_equal(analyzer.explain(CNN, CHELSEA, preprocess=how).raw, analyzer.explain(CNN, CHELSEA).raw)
+    grey = analyzer.explain(CNN, CHELSEA, preprocess={"preset": "0-1"})
+    assert np.array_equal(grey.raw, analyzer.explain(CNN, CHELSEA, preset="0-1").raw)
+
+
+def test_an_attribution_shows_itself(run, place):
+    found = analyzer.explain(CNN, CHELSEA)
+    assert repr(found) == "Attribution(grad-cam of four (0.982) at /network/stage3/Relu_output_0: 1 map of 96×96)"
+    html = found._repr_html_()
+    assert "data:image/png;base64," in html and "<td" in html and "four" in html and "http" not in html
+    code, _, err = run("explain", str(CNN), str(CHELSEA), "-o", str(place / "command.png"))
+    found.save(place / "library.png")
+    assert code == 0, err
+    assert (place / "command.png").read_bytes() == (place / "library.png").read_bytes()
+    assert np.array_equal(decode(place / "library.png"), found.overlay())
+    assert not np.array_equal(found.overlay(colormap="gray", alpha=1), found.overlay())
+    found.save(place / "maps.npy")
+    assert np.array_equal(np.load(place / "maps.npy"), found.raw)
+    with pytest.raises(analyzer.InputError, match=r"cannot be written as \.pdf"):
+        found.save(place / "map.pdf")
+
+
+def test_labels_are_escaped_in_html():
+    found = analyzer.explain(CNN, CHELSEA, labels=["<script>"] * 10)
+    assert "<script>" not in found._repr_html_()
+
+
+def test_nothing_to_explain_shows_itself():
+    found = analyzer.explain(DETECTOR, np.full((64, 64, 3), 255, np.uint8), score_threshold=1.0)
+    assert not len(found.heatmap) and repr(found) and found._repr_html_() and found._repr_png_() is None
+    with pytest.raises(analyzer.InputError, match="there is no map"):
+        found.overlay()
+
+
+def test_a_copy_of_an_attribution_leaves_the_model_behind():
+    found = analyzer.explain(CNN, CHELSEA)
+    other = copy.deepcopy(found)
+    assert np.array_equal(other.raw, found.raw) and other.view is None and other._repr_png_()
+
+
+def test_plot_draws_axes():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    axes = analyzer.explain(CNN, CHELSEA).plot()
+    assert axes.get_title() == "grad-cam: four (0.982)" and len(axes.images) == 2
+    mine = matplotlib.figure.Figure().subplots()
+    assert analyzer.explain(CNN, CHELSEA).plot(mine) is mine
+
+
+def test_plot_without_matplotlib_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    with pytest.raises(analyzer.UnsupportedError, match="matplotlib, which is not installed"):
+        analyzer.explain(CNN, CHELSEA).plot()
+
+
+def test_other_inputs_are_given_by_name(run, place):
+    """Files, arrays or numbers, as --input does."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Concat", ["x", "depth"], ["both"], axis=1),
+        helper.make_node("Conv", ["both", "w"], ["map"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["map"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["flat"]),
+        helper.make_node("Add", ["flat", "meta"], ["scores"]),
+    ]
+    w = np.random.default_rng(0).normal(size=(3, 4, 3, 3)).astype(np.float32)
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in
+             (("x", (1, 3, 16, 16)), ("depth", (1, 1, 16, 16)), ("meta", (1, 3)))]  # fmt: skip
+    out = helper.make_tensor_value_info("scores", TensorProto.FLOAT, (1, 3))
+    graph = helper.make_graph(nodes, "fusion", infos, [out], [onnx.numpy_helper.from_array(w, "w")])
+    model = place / "fusion.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), model)
+    flags = ["--input", f"depth={COFFEE}", "--input", "meta=0,1,0"]
+    given = {"depth": COFFEE, "meta": [0, 1, 0]}
+    same_as_the_command(run, model, CHELSEA, flags, input=given)
+    same_as_the_command(run, model, CHELSEA, flags, input={**given, "depth": decode(COFFEE)})
+    about_depth = [*flags, "--explain-input", "depth"]
+    same_as_the_command(run, model, CHELSEA, about_depth, input=given, explain_input="depth")
+    with pytest.raises(analyzer.InputError, match="needs more inputs"):
+        analyzer.explain(model, CHELSEA)
+    with pytest.raises(analyzer.InputError, match="no input 'dept'"):
+        analyzer.explain(model, CHELSEA, input={"dept": COFFEE})
+
+
+def test_the_same_model_about_another_input_keeps_its_card_and_sessions():
+    """It is not loaded again, and what its card says of it is known."""
+    explainer = analyzer.Explainer(CNN.read_bytes(), labels=list("abcdefghij"))
+    other = explainer.copied()
+    assert other.loaded is explainer.loaded and other.labels == explainer.labels
+    assert other._owner is explainer._owner and other._remembered is not explainer._remembered
+    assert analyzer.explain(explainer, CHELSEA).title().startswith("e (")
