@@ -16,7 +16,6 @@ from analyzer.images import (
     figure,
     fit,
     grid,
-    overlay,
     signed_view,
 )
 from analyzer.images.colour import NAN_COLOUR
@@ -124,55 +123,7 @@ def test_text_is_clipped_by_the_canvas() -> None:
     assert canvas.min() < 128
 
 
-# ---- overlays ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [(1, 1), (28, 28), (224, 224), (300, 20), (12, 900), (1500, 2100)])
-@pytest.mark.parametrize("title", ["", "tabby cat", "a long title " * 12])
-def test_overlays_of_any_size(size: tuple[int, int], title: str) -> None:
-    picture = overlay(noise(*size), np.random.default_rng(1).random((7, 7)), title=title)
-    assert is_picture(picture)
-    assert 384 <= max(picture.shape) <= 1300
-    assert np.all(picture[[0, -1]] == 255) and np.all(picture[:, [0, -1]] == 255)
-
-
-def test_low_heat_leaves_the_picture_and_high_heat_colours_it() -> None:
-    grey = np.full((512, 512, 3), 128, np.uint8)
-    heat = np.zeros((512, 512))
-    heat[:, 256:] = 1
-    picture = overlay(grey, heat, colorbar=False, alpha=1).astype(int)
-    assert picture.shape == (512, 512, 3)
-    assert np.array_equal(picture[256, 500], colormap("turbo")[-1])
-    assert np.abs(picture[256, 10] - 128).max() < np.abs(colormap("turbo")[0].astype(int) - 128).max() / 3
-
-
-def test_heat_lies_over_the_whole_picture() -> None:
-    heat = np.zeros((8, 8))
-    heat[1, 6] = 1
-    picture = overlay(np.zeros((512, 768, 3), np.uint8), heat, colormap="gray", colorbar=False)
-    y, x = np.argwhere(picture[..., 0] >= picture.max() * 0.95).mean(axis=0)
-    assert abs(y + 0.5 - 1.5 * 64) < 2 and abs(x + 0.5 - 6.5 * 96) < 2
-
-
-def test_what_the_network_did_not_see_has_no_colour() -> None:
-    heat = np.ones((64, 64))
-    heat[:, :32] = np.nan
-    picture = overlay(noise(64, 64), heat, colorbar=False).astype(int)
-    assert np.ptp(picture[:, :200], axis=2).max() <= 1
-    assert np.ptp(picture[:, 300:], axis=2).max() > 50
-
-
-@pytest.mark.parametrize("heat", [np.zeros((7, 7)), np.full((7, 7), np.nan), np.full((7, 7), -3.0), np.ones((1, 1))])
-def test_empty_heat_is_drawn(heat: np.ndarray) -> None:
-    assert is_picture(overlay(noise(64, 64), heat, title="empty"))
-
-
-def test_heat_and_pictures_of_wrong_shape_are_refused() -> None:
-    for heat in (np.zeros((3, 7, 7)), np.zeros((0, 7))):
-        with pytest.raises(InputError, match="heatmap"):
-            overlay(noise(8, 8), heat)
-    with pytest.raises(InputError, match="uint8 RGB"):
-        overlay(np.zeros((8, 8, 3)), np.zeros((7, 7)))
+# ---- color bars ------------------------------------------------------------------------------------------------
 
 
 def test_colour_bar_runs_from_low_to_high() -> None:
@@ -182,21 +133,28 @@ def test_colour_bar_runs_from_low_to_high() -> None:
     assert (column[0], column[-1]) == (255, 0) and np.all(np.diff(column) <= 0)
 
 
+def test_zero_is_marked_where_a_scale_has_two_sides() -> None:
+    picture = figure(np.full((101, 300, 3), 90, np.uint8), bar=ColourBar("blue-red", -1, 1))
+    margin = next(at for at in range(200) if picture[50, at, 0] == 90)
+    dark = np.flatnonzero((picture[:, margin + 300 + margin + 3] < 60).all(axis=1))
+    assert len(dark) == 1 and abs(dark[0] - picture.shape[0] / 2) <= 1
+
+
 # ---- gradients --------------------------------------------------------------------------------------------------
 
 
 def test_views_of_a_gradient() -> None:
     gradient = np.random.default_rng(0).normal(size=(40, 50, 3)).astype(np.float32)
     gradient[:, 25:] = 0
-    signed, normalised, magnitude = (signed_view(gradient, mode) for mode in ("signed", "normalised", "magnitude"))
-    for picture, nothing in ((signed, 255), (normalised, 128), (magnitude, 0)):
+    signed, normalised = (signed_view(gradient, mode) for mode in ("signed", "normalised"))
+    for picture, nothing in ((signed, 255), (normalised, 128)):
         assert is_picture(picture) and picture.shape == (40, 50, 3)
         assert np.all(picture[:, 25:] == nothing)
     assert signed_view(gradient[..., 0], "normalised").shape == (40, 50, 3)
     assert is_picture(signed_view(gradient, title="gradient", colorbar=True))
 
 
-@pytest.mark.parametrize("mode", ["signed", "normalised", "magnitude"])
+@pytest.mark.parametrize("mode", ["signed", "normalised"])
 def test_one_outlier_does_not_hide_the_rest(mode: str) -> None:
     gradient = np.random.default_rng(0).normal(size=(64, 64, 3))
     plain = signed_view(gradient, mode).astype(int)

@@ -15,8 +15,9 @@ import analyzer
 from analyzer.attribution import Explainer, Question
 from analyzer.attribution.asked import task_for
 from analyzer.errors import InputError, NotFoundError
-from analyzer.images import Found, draw_found, overlay, write_png
+from analyzer.images import Drawing, Found, Map, draw_found, write_png
 from analyzer.images.skeleton import NAMES, bones_of
+from analyzer.images.views import one
 from analyzer.tasks import Declared, task_from
 from tests.models import model, node
 
@@ -324,8 +325,8 @@ def test_labels_do_not_cover_each_other():
 def test_the_heat_lies_over_what_is_found():
     image, heat = np.full((500, 500, 3), 128, np.uint8), np.zeros((5, 5), np.float32)
     heat[2, 2] = 1
-    plain = overlay(image, heat, colorbar=False)
-    marked = overlay(image, heat, colorbar=False, found=[Found("a", 0.5, (100, 250, 400, 480))])
+    plain = one(Map(image, heat), Drawing(), (448, 1024), bare=True)
+    marked = one(Map(image, heat, found=[Found("a", 0.5, (100, 250, 400, 480))]), Drawing(), (448, 1024), bare=True)
     assert not np.array_equal(plain[250, 110], marked[250, 110])
     assert (
         np.abs(plain[250, 250].astype(int) - marked[250, 250]).sum()

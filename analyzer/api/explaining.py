@@ -15,7 +15,7 @@ from analyzer.attribution import Attribution, Explainer, Job, Question, answer
 from analyzer.attribution.cards import default_method
 from analyzer.attribution.methods import METHODS, find_method
 from analyzer.errors import InputError
-from analyzer.images import Fed, Feeding, ModelCard
+from analyzer.images import Drawing, Fed, Feeding, ModelCard
 from analyzer.images.feeding import Slot
 from analyzer.images.mask import read_mask
 from analyzer.images.objects import as_array, is_pil, pixels_of
@@ -237,7 +237,4 @@ class PictureView:
         return self.work.about(found, row)
 
     def figure(self, found: Attribution, **drawing: Any) -> np.ndarray:
-        return replace(self.work, drawing=DRAWING | drawing).figure(self.fed(0), [found])
-
-
-DRAWING = {"alpha": 0.5, "colormap": "turbo"}  # the command's defaults
+        return replace(self.work, drawing=Drawing(**drawing)).figure(self.fed(0), [found])

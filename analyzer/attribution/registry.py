@@ -160,7 +160,8 @@ Recipe = Callable[..., Any]
 class Method:
     """A row: the recipe, its kind ("cam", "map" or "gradient"), the paper it is from, whether it runs many times.
 
-    `policy` is what its pullbacks go by: a Policy, or a function of the recipe's options that it names.
+    `policy` is what its pullbacks go by: a Policy, or a function of the recipe's options that it names. `views` says
+    how the map is drawn (see `analyzer.images.views`), and `from_zero` whether 0 means no evidence.
     """
 
     name: str
@@ -171,6 +172,8 @@ class Method:
     needs_gradient: bool = True
     runs: bool = False
     policy: Policy | Callable[..., Policy] = GRADIENT
+    views: tuple[str, ...] = ("overlay",)
+    from_zero: bool = True
 
     def policy_for(self, options: Mapping[str, Any]) -> Policy:
         """The policy under these options of the method."""
@@ -202,12 +205,18 @@ def method(
     needs_gradient: bool = True,
     runs: bool = False,
     policy: Policy | Callable[..., Policy] = GRADIENT,
+    views: tuple[str, ...] = (),
+    from_zero: bool = True,
 ) -> Callable[[Recipe], Recipe]:
-    """Registers a recipe; with `runs`, one that is given an `Evaluator`."""
+    """Registers a recipe; with `runs`, one that is given an `Evaluator`.
+
+    Views are the overlay unless given, of a gradient the channels as colors and their magnitude.
+    """
 
     def register(recipe: Recipe) -> Recipe:
         layer = kind == "cam" if needs_layer is None else needs_layer
-        METHODS[name] = Method(name, kind, paper, recipe, layer, needs_gradient, runs, policy)
+        shown = views or (("rgb", "map") if kind == "gradient" else ("overlay",))
+        METHODS[name] = Method(name, kind, paper, recipe, layer, needs_gradient, runs, policy, shown, from_zero)
         return recipe
 
     return register

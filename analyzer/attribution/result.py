@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from analyzer.attribution.postprocess import resized
 from analyzer.errors import InputError
 from analyzer.images import ColourBar, Fed, colourise, encode, figure, fit, showing, write_npy, write_png
 from analyzer.tasks import Prediction, Task
@@ -229,6 +230,39 @@ class Attribution:
     def __getstate__(self) -> dict[str, Any]:
         """Without its view, which holds the model."""
         return vars(self) | {"view": None}
+
+    def in_units(self, row: int) -> np.ndarray:
+        """(H, W) or (frames, H, W): the heatmap in the numbers of its method, not scaled to [0, 1].
+
+        Of gradients the largest magnitude of the channels.
+        """
+        low, high = self.extent(row)
+        return np.asarray(low + self.heatmap[row] * (high - low), np.float32)
+
+    def extent(self, row: int) -> tuple[float, float]:
+        """The numbers of the method that 0 and 1 of the heatmap stand for."""
+        if not self.legible[row]:
+            return 0.0, 0.0
+        pixels = self.channels(row)
+        size = self.heatmap.shape[1:]
+        over = resized(self._raw(row), size) if pixels is None else np.abs(pixels).max(axis=-1)
+        return float(over.min()), float(over.max())
+
+    def _raw(self, row: int) -> np.ndarray:
+        """With an axis for frames that are folded into the batch."""
+        if len(self.raw) == len(self.heatmap):
+            return self.raw[row]
+        return self.raw.reshape(len(self.heatmap), -1, *self.raw.shape[1:])[row]
+
+    def channels(self, row: int) -> np.ndarray | None:
+        """(…, H, W, C) the signed numbers of every pixel; None for methods with one number per place."""
+        size = self.heatmap.shape[1:]
+        raw = self._raw(row)
+        if raw.ndim != len(size) + 1:
+            return None
+        if raw.shape[1:] == size:
+            return np.moveaxis(raw, 0, -1)
+        return raw if raw.shape[:-1] == size else None
 
     def layer_of(self, row: int) -> str:
         """The feature map of a row."""

@@ -85,8 +85,30 @@ class Explain(Given):
         type=WRITE,
         metavar="PATH",
     )
-    colormap: str = colormap_option("Color map: turbo, viridis, cividis, inferno, magma or gray.", default="turbo")
-    alpha: float = option("--alpha", "Opacity of the heatmap.", type=FloatRange(0, 1), default=0.5, metavar="0..1")
+    view: str | None = option(
+        "--view",
+        "How the map is drawn: overlay (over the picture), map (by itself), signed (blue against, red for), rgb (its "
+        "channels as colors) or contour. Default: as in the method's paper.",
+        type=Choice(["overlay", "map", "signed", "rgb", "contour"]),
+    )
+    percentile: float | None = option(
+        "--percentile",
+        "Percentile of the map's magnitudes that is drawn in full color. Default: 100, for gradients of pixels 99.5.",
+        type=FloatRange(0, 100, min_open=True),
+        metavar="P",
+    )
+    range_: str = option(
+        "--range",
+        "own: each map on its own scale; shared: all maps of a method on one.",
+        type=Choice(["own", "shared"]),
+        default="own",
+    )
+    colormap: str | None = colormap_option(
+        "Color map, such as turbo, viridis, jet or gray; for signed views blue-red or purple-green. Default: by view."
+    )
+    alpha: float = option(
+        "--alpha", "Opacity of the overlay where it is hottest.", type=FloatRange(0, 1), default=0.6, metavar="0..1"
+    )
     each: bool = option(
         "--each", "Write a file for every target (name-0.png, name-1.png…) instead of a grid.", is_flag=True
     )
@@ -120,6 +142,7 @@ def command(given: Explain) -> int:
     from analyzer.attribution.cards import default_method
     from analyzer.attribution.methods import options_of
     from analyzer.errors import InputError, UnsupportedError
+    from analyzer.images import Drawing
     from analyzer.images.mask import read_mask
     from analyzer.images.video import is_video
     from analyzer.passes import run
@@ -154,7 +177,7 @@ def command(given: Explain) -> int:
         {} if given.reference is None else {"reference": card.feeds.feed(given.reference).feeds},
         declared=Declared.of(card),
     )
-    drawing = {"alpha": given.alpha, "colormap": given.colormap}
+    drawing = Drawing(given.view or "", given.percentile, given.range_, given.colormap or "", given.alpha)
     single = RunProgress() if len(samples) == 1 else None
     work = Explaining(
         model, question, card, targets, overlays, raws, given.top, drawing, single, film is not None, given.each

@@ -7,7 +7,7 @@ from analyzer.images.card import ModelCard, model_card
 from analyzer.images.colour import COLORMAPS, colormap, colourise
 from analyzer.images.components import connected_components
 from analyzer.images.decode import decode, is_picture, read_header
-from analyzer.images.draw import ColourBar, Found, draw_boxes, draw_found, figure, fit, overlay, signed_view
+from analyzer.images.draw import ColourBar, Found, draw_boxes, draw_found, figure, fit, signed_view
 from analyzer.images.feeding import Fed, Feeding
 from analyzer.images.fill import gaussian_blur, inpaint
 from analyzer.images.labels import load_labels
@@ -15,16 +15,21 @@ from analyzer.images.placement import Placement
 from analyzer.images.preprocess import PRESETS, Preprocess
 from analyzer.images.read import Picture, read
 from analyzer.images.tiles import channel_grid, grid
+from analyzer.images.views import VIEWS, Drawing, Map, Panel, sheet
 from analyzer.images.write import atomic_file, atomic_write, encode, file_name, write_npy, write_npz, write_png
 
 __all__ = [
     "COLORMAPS",
     "PRESETS",
+    "VIEWS",
     "ColourBar",
+    "Drawing",
     "Fed",
     "Feeding",
     "Found",
+    "Map",
     "ModelCard",
+    "Panel",
     "Picture",
     "Placement",
     "Preprocess",
@@ -47,9 +52,9 @@ __all__ = [
     "is_picture",
     "load_labels",
     "model_card",
-    "overlay",
     "read",
     "read_header",
+    "sheet",
     "signed_view",
     "write_npy",
     "write_npz",

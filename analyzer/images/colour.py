@@ -20,7 +20,7 @@ _DIVERGING = {
     "purple-green": ("3b0f58", "76409a", "a886c0", "dbcbe6", "ffffff", "cfe8cb", "8cc48a", "3c8f4c", "0b4a22"),
 }
 
-COLORMAPS = (*SEQUENTIAL, "gray", *_DIVERGING)
+COLORMAPS = (*SEQUENTIAL, "gray", "gray_r", *_DIVERGING)
 NAN_COLOUR = (150, 150, 150)
 
 
@@ -88,8 +88,8 @@ def value_range(
 
 def _sequential(name: str) -> np.ndarray:
     ramp = np.arange(256, dtype=np.uint8)
-    if name == "gray":
-        return np.repeat(ramp[:, None], 3, axis=1)
+    if name in ("gray", "gray_r"):
+        return np.repeat((ramp if name == "gray" else ramp[::-1])[:, None], 3, axis=1)
     cv2 = opencv()
     return np.ascontiguousarray(cv2.applyColorMap(ramp[:, None], getattr(cv2, f"COLORMAP_{name.upper()}"))[:, 0, ::-1])
 

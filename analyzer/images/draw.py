@@ -14,8 +14,7 @@ import numpy as np
 
 from analyzer.errors import InputError, suggest
 from analyzer.images._opencv import opencv
-from analyzer.images.colour import colormap, colourise, value_range
-from analyzer.images.resample import sample
+from analyzer.images.colour import colormap, colourise
 from analyzer.images.skeleton import bones_of
 from analyzer.images.text import FAINT, INK, SEMIBOLD, clean, draw_text, shorten, text_width, wrap
 
@@ -59,47 +58,6 @@ class Found:
 # ---- the public figures ------------------------------------------------------------------------------------
 
 
-def overlay(
-    image: np.ndarray,
-    heatmap: np.ndarray,
-    *,
-    alpha: float = 0.6,
-    colormap: str = "turbo",
-    title: str = "",
-    colorbar: bool = True,
-    ticks: Mapping[float, str] | None = None,
-    vmin: float | None = None,
-    vmax: float | None = None,
-    found: Sequence[Found] = (),
-) -> np.ndarray:
-    """The heat map over its picture, the more opaque the hotter: p + w · (colour − p), w = alpha · (¼ + ¾ √heat).
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        heatmap: (h, w) of any resolution, lying over the whole picture. NaN marks what the network did not see: the
-            picture shows there without colour.
-        alpha: opacity of the hottest pixel.
-        title: wrapped and shrunk to fit.
-        ticks: values and their words at the colour bar, as `{0: "low", 1: "high"}`; numbers unless given.
-        found: what is drawn under the heat, in the picture's coordinates.
-        vmin, vmax: heat of the first and the last colour; 0 and 1 where the map lies between, else its extremes.
-    """
-    _picture(image)
-    heat = _heat(heatmap)
-    low, high = _heat_range(heat, vmin, vmax)
-    shown = fit(image)
-    heat = _laid_over(heat, (shown.shape[0], shown.shape[1]))
-    unit = np.clip((heat - low) / (high - low), 0, 1) if high > low else np.zeros_like(heat)
-    unseen = np.isnan(heat)
-    opacity = np.where(unseen, 0, alpha * (0.25 + 0.75 * np.sqrt(unit)))[..., None]
-    below = np.where(unseen[..., None], 0.5 * _grey(shown) + 127.5, 0.6 * _grey(shown) + 0.4 * shown)
-    if found:
-        below = _with_found(np.rint(below).astype(np.uint8), found, _factor(image, shown)).astype(np.float32)
-    blended = np.rint(below + opacity * (colourise(heat, colormap, low, high) - below)).astype(np.uint8)
-    bar = ColourBar(colormap, low, high, ticks) if colorbar else None
-    return figure(blended, title, bar) if title or bar else blended
-
-
 def signed_view(gradient: np.ndarray, mode: str = "signed", *, title: str = "", colorbar: bool = False) -> np.ndarray:
     """A gradient-like map as a picture of its own size, or as a figure where a title or a colour bar is asked for.
 
@@ -107,7 +65,7 @@ def signed_view(gradient: np.ndarray, mode: str = "signed", *, title: str = "", 
         gradient: (H, W) or (H, W, C) real values, channels in RGB order.
         mode: signed: the sum over the channels, blue below zero, white at it, red above, full at the 99.5th percentile
             of its magnitude; normalised: RGB `½ + x / (2 · p99.5 |x|)`, mean grey where nothing happens (Zeiler &
-            Fergus 2014, Springenberg et al. 2014); magnitude: `max_c |x|` up to its 99th percentile, white on black.
+            Fergus 2014, Springenberg et al. 2014).
     """
     values = np.asarray(gradient, np.float32)
     if values.ndim == 2:
@@ -159,7 +117,7 @@ def draw_found(image: np.ndarray, found: Sequence[Found], *, title: str = "") ->
     """
     _picture(image)
     shown = fit(image)
-    drawn = _with_found(shown, found, _factor(image, shown))
+    drawn = with_found(shown, found, _factor(image, shown))
     return figure(drawn, title) if title else drawn
 
 
@@ -174,7 +132,7 @@ def draw_mask(image: np.ndarray, mask: np.ndarray, *, alpha: float = 0.55) -> np
     height, width = shown.shape[:2]
     rows = (np.arange(height) * mask.shape[0] // height)[:, None]
     classes = np.asarray(mask)[rows, np.arange(width) * mask.shape[1] // width]
-    result = 0.6 * _grey(shown) + 0.4 * shown
+    result = 0.6 * grey(shown) + 0.4 * shown
     for index in np.unique(classes[classes != 0]).tolist():
         colour = np.array(_BOX_COLOURS[(index - 1) % len(_BOX_COLOURS)], np.float64)
         inside = classes == index
@@ -188,21 +146,29 @@ def draw_mask(image: np.ndarray, mask: np.ndarray, *, alpha: float = 0.55) -> np
 def figure(picture: np.ndarray, title: str = "", bar: ColourBar | None = None) -> np.ndarray:
     """`picture` on white with its title above and its colour bar at the right, nothing resized."""
     size = text_size(picture)
-    height = max(picture.shape[0], 9 * size if bar else 0)
-    ticks = _ticks(bar, height, size) if bar else []
-    words = max((text_width(word, size) for _, word in ticks), default=0)
-    beside = size + size + size // 2 + words if bar else 0
-    width = max(picture.shape[1] + beside, 16 * size if title else 0)
+    drawn = beside_bar(picture, bar, size)
+    width = max(drawn.shape[1], 16 * size if title else 0)
     lines, letter = _fitted(title, width, round(1.2 * size))
     above = round(1.45 * letter) * len(lines) + (size // 2 if lines else 0)
-    canvas = np.full((size + above + height + size, size + width + size, 3), PAPER, np.uint8)
+    canvas = np.full((size + above + drawn.shape[0] + size, size + width + size, 3), PAPER, np.uint8)
     for row, line in enumerate(lines):
         draw_text(canvas, line, size, size + round((1.45 * row + 1) * letter), letter, INK, SEMIBOLD)
-    top, left = size + above, size + (width - beside - picture.shape[1]) // 2
-    down = top + (height - picture.shape[0]) // 2
-    canvas[down : down + picture.shape[0], left : left + picture.shape[1]] = picture
-    if bar:
-        _draw_bar(canvas, bar, ticks, (size + width - beside + size, top, size, height), size)
+    top, left = size + above, size + (width - drawn.shape[1]) // 2
+    canvas[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+    return canvas
+
+
+def beside_bar(picture: np.ndarray, bar: ColourBar | None, size: int) -> np.ndarray:
+    """`picture` on white with its colour bar at the right, labels in letters of `size`."""
+    if bar is None:
+        return picture
+    height = max(picture.shape[0], 9 * size)
+    ticks = _ticks(bar, height, size)
+    words = max((text_width(word, size) for _, word in ticks), default=0)
+    canvas = np.full((height, picture.shape[1] + size + size + size // 2 + words + 4, 3), PAPER, np.uint8)
+    down = (height - picture.shape[0]) // 2
+    canvas[down : down + picture.shape[0], : picture.shape[1]] = picture
+    _draw_bar(canvas, bar, ticks, (picture.shape[1] + size, 0, size, height), size)
     return canvas
 
 
@@ -226,17 +192,6 @@ def fit(picture: np.ndarray, smallest: int = SMALLEST, largest: int = LARGEST) -
 def text_size(picture: np.ndarray) -> int:
     """Pixels of a label beside `picture`: 13 up to 450 pixels, 18 from 1000."""
     return int(np.clip(round(8 + 0.01 * max(picture.shape[:2])), 13, 18))
-
-
-def _laid_over(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`heat` at `size`, bilinear with half-pixel centres; a pixel that touches NaN is NaN."""
-    steps = heat.shape[0] / size[0], heat.shape[1] / size[1]
-    rows, columns = ((np.arange(length) + 0.5) * step for length, step in zip(size, steps, strict=True))
-    empty = np.isnan(heat)
-    smooth = sample(np.where(empty, 0, heat), rows, columns, steps)
-    if empty.any():
-        smooth[sample(empty, rows, columns, steps) > 0.5] = np.nan
-    return smooth
 
 
 # ---- parts of figures --------------------------------------------------------------------------------------------
@@ -267,7 +222,11 @@ def _draw_bar(
     for at, word in ticks:
         row = y + round((1 - at) * (height - 1))
         canvas[row, x + width + 1 : x + width + 1 + size // 3] = FAINT
-        draw_text(canvas, word, x + width + size // 2 + 2, row + 0.36 * size, size, FAINT)
+        baseline = min(max(row + 0.36 * size, y + 0.78 * size), y + height - 2)
+        draw_text(canvas, word, x + width + size // 2 + 2, baseline, size, FAINT)
+    if bar.low < 0 < bar.high:
+        row = y + round(bar.high / (bar.high - bar.low) * (height - 1))
+        canvas[row, x - 2 : x + width + 2] = INK
 
 
 def _ticks(bar: ColourBar, height: int, size: int) -> list[tuple[float, str]]:
@@ -277,7 +236,10 @@ def _ticks(bar: ColourBar, height: int, size: int) -> list[tuple[float, str]]:
     elif bar.high <= bar.low:
         values = {bar.low: number(bar.low)}
     else:
-        values = round_values(bar.low, bar.high, int(np.clip(height / (3.5 * size), 2, 6)))
+        least = 3 if bar.low < 0 < bar.high else 2
+        count = int(np.clip(height / (3.5 * size), 2, 6))
+        tried = (round_values(bar.low, bar.high, each) for each in range(count, 12))
+        values = next(found for found in tried if len(found) >= least)
     width = bar.high - bar.low
     inside = {at: word for at, word in values.items() if bar.low <= at <= bar.high}
     return [((at - bar.low) / width if width > 0 else 0.5, clean(word)) for at, word in inside.items()]
@@ -318,7 +280,7 @@ def _factor(image: np.ndarray, shown: np.ndarray) -> tuple[float, float]:
     return shown.shape[1] / image.shape[1], shown.shape[0] / image.shape[0]
 
 
-def _with_found(picture: np.ndarray, found: Sequence[Found], factor: tuple[float, float]) -> np.ndarray:
+def with_found(picture: np.ndarray, found: Sequence[Found], factor: tuple[float, float]) -> np.ndarray:
     """`picture`, which is `factor` times as large as what `found` lies in, with all of it: what is explained last."""
     canvas, size = np.ascontiguousarray(picture).copy(), text_size(picture)
     names = dict.fromkeys(one.name for one in found)
@@ -439,20 +401,7 @@ def _picture(image: np.ndarray) -> None:
         raise InputError(f"a picture must be (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
 
 
-def _heat(heatmap: np.ndarray) -> np.ndarray:
-    heat = np.asarray(heatmap, np.float32)
-    if heat.ndim != 2 or 0 in heat.shape:
-        raise InputError(f"a heatmap must be (height, width), not {heat.shape}")
-    return heat
-
-
-def _heat_range(heat: np.ndarray, vmin: float | None, vmax: float | None) -> tuple[float, float]:
-    low, high = value_range(heat, vmin, vmax)
-    unit = low >= 0 and high <= 1
-    return (0.0 if unit and vmin is None else low), (1.0 if unit and vmax is None else high)
-
-
-def _grey(picture: np.ndarray) -> np.ndarray:
+def grey(picture: np.ndarray) -> np.ndarray:
     """(H, W, 1) float32 ITU-R 601 luma."""
     return (picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
 
@@ -476,10 +425,4 @@ def _normalised(values: np.ndarray) -> tuple[np.ndarray, ColourBar]:
     return picture, ColourBar("gray", -limit, limit)
 
 
-def _magnitude(values: np.ndarray) -> tuple[np.ndarray, ColourBar]:
-    largest = np.abs(values).max(axis=2)
-    limit = _limit(largest, 99)
-    return colourise(largest, "gray", 0, limit), ColourBar("gray", 0, limit)
-
-
-_VIEWS = {"signed": _signed, "normalised": _normalised, "magnitude": _magnitude}
+_VIEWS = {"signed": _signed, "normalised": _normalised}

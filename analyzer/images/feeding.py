@@ -15,13 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from analyzer.errors import InputError
-from analyzer.images.draw import ColourBar, overlay
 from analyzer.images.objects import pixels_of
 from analyzer.images.placement import Placement
 from analyzer.images.preprocess import Preprocess
 from analyzer.images.read import Picture, as_rgb, is_array, read, read_array
 from analyzer.images.sources import Frame, Row, Together, evenly
-from analyzer.images.tiles import grid
 from analyzer.images.video import is_video, video
 
 
@@ -219,6 +217,11 @@ class Fed:
         return np.ascontiguousarray((self.drawn or self.main).frames[0])
 
     @property
+    def frames(self) -> list[np.ndarray]:
+        """All frames of the input whose map is drawn, (H, W, 3) uint8 RGB each."""
+        return [np.ascontiguousarray(frame) for frame in (self.drawn or self.main).frames]
+
+    @property
     def placement(self) -> Placement:
         """Where its pixels went."""
         return (self.drawn or self.main).placement
@@ -244,20 +247,22 @@ class Fed:
     def heat(self, heatmap: np.ndarray) -> np.ndarray:
         """A map over the input in the picture's pixels, (H, W) or (frames, H, W); NaN where the model saw nothing."""
         stacked = heatmap.ndim == 3
-        heat = self.placement.map_to_image(np.moveaxis(heatmap, 0, 2) if stacked else heatmap)
-        if not self.placement.whole:
-            heat[~self.placement.covered] = np.nan
+        heat = self._placed(np.moveaxis(heatmap, 0, 2) if stacked else heatmap, self.placement)
         return np.ascontiguousarray(np.moveaxis(heat, 2, 0)) if stacked else heat
 
-    def overlay(self, heat: np.ndarray, title: str = "", colorbar: bool = True, **drawing: Any) -> np.ndarray:
-        """The map over its picture; over every frame, side by side, of a clip or a volume."""
-        if heat.ndim == 2:
-            return overlay(self.image, heat, title=title, colorbar=colorbar, **drawing)
-        frames = (self.drawn or self.main).frames
-        drawing.pop("found", None)  # it is of the first frame at most
-        tiles = [overlay(f, h, colorbar=False, **drawing) for f, h in zip(frames, heat, strict=True)]
-        bar = ColourBar(drawing.get("colormap", "turbo")) if colorbar else None
-        return grid(tiles, [str(number) for number in range(len(tiles))], title=title, bar=bar)
+    def laid(self, values: np.ndarray, side: int) -> np.ndarray:
+        """A map over the input, (h, w) or (h, w, C), over the picture with its long side at most `side`."""
+        height, width = self.placement.image_size
+        factor = min(1.0, side / max(height, width))
+        size = max(1, round(height * factor)), max(1, round(width * factor))
+        return self._placed(values, self.placement.at(size))
+
+    @staticmethod
+    def _placed(values: np.ndarray, placement: Placement) -> np.ndarray:
+        heat = placement.map_to_image(values)
+        if not placement.whole:
+            heat[~placement.covered] = np.nan
+        return heat
 
 
 class Counting(Protocol):

@@ -6,7 +6,7 @@ picture of width W spans [0, W] whatever its resolution, and a map of any resolu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,11 @@ class Placement:
     def box_to_image(self, box: Box) -> Box:
         """(x0, y0, x1, y1) of the network's input in the picture; not clipped."""
         return *self.point_to_image(*box[:2]), *self.point_to_image(*box[2:])
+
+    def at(self, size: tuple[int, int]) -> Placement:
+        """Of the same picture at another size, (height, width)."""
+        scale = [s * old / new for s, old, new in zip(self.scale, self.image_size, size, strict=True)]
+        return replace(self, image_size=size, scale=(scale[0], scale[1]))
 
     @property
     def covered_box(self) -> Box:

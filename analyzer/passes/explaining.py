@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analyzer.attribution import METHODS, Attribution, Job, answer
+from analyzer.attribution.drawn import drawn_as
 from analyzer.attribution.inspection import tensors
 from analyzer.attribution.runner import Progress
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.images import ColourBar, Fed, Found, grid, write_npy, write_npz, write_png
-from analyzer.images.draw import draw_mask
+from analyzer.images import Drawing, Fed, Found, Map, Panel, write_npy, write_npz, write_png
+from analyzer.images.draw import LARGEST, SMALLEST, draw_mask
+from analyzer.images.views import one, several
 from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
 from analyzer.tasks import Prediction, Role, Task
@@ -23,6 +25,8 @@ from analyzer.tasks.classification import Classification, MultiLabel
 from analyzer.tasks.keypoints import Keypoints
 from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
+
+SIDE = SMALLEST, LARGEST  # of the long side of a picture that is drawn alone
 
 
 @dataclass
@@ -33,7 +37,7 @@ class Explaining(Asking):
         targets: as they were asked for, in the order of the question's.
         overlays, raws: {picture: file to write}; see `write_raw`.
         top: number of classes to report.
-        drawing: `alpha` and `colormap` of overlays.
+        drawing: how maps are drawn.
         progress: of methods that run the model many times.
         each: a file for every overlay, its number after the name, instead of one grid.
         bare: overlays have neither title nor colour bar: frames of a video.
@@ -43,7 +47,7 @@ class Explaining(Asking):
     overlays: Mapping[str, Path] = field(default_factory=dict)
     raws: Mapping[str, Path] = field(default_factory=dict)
     top: int = 5
-    drawing: Mapping[str, Any] = field(default_factory=dict)
+    drawing: Drawing = field(default_factory=Drawing)
     progress: Progress | None = None
     bare: bool = False
     each: bool = False
@@ -55,7 +59,7 @@ class Explaining(Asking):
         return {
             **super().identity,
             "top": self.top,
-            "drawing": dict(self.drawing),
+            "drawing": asdict(self.drawing),
             "bare": self.bare,
             "each": self.each,
         }
@@ -84,7 +88,6 @@ class Explaining(Asking):
         if others := self._other_inputs(fed):
             result["inputs"] = others
         out, raw = self.overlays.get(picture), self.raws.get(picture)
-        heats, titles, shown = list[np.ndarray](), list[str](), list[list[Found]]()
         for attribution in found:
             legible = attribution.legible
             for row in range(len(attribution.heatmap)):
@@ -93,23 +96,17 @@ class Explaining(Asking):
                     continue
                 heat = fed.heat(attribution.heatmap[row])
                 result["maps"].append(self._about(attribution, row, heat, bool(legible[row])))
-                if out:
-                    heats.append(heat)
-                    titles.append(self._title(attribution, row))
-                    shown.append(self._found(attribution, row, fed))
         written = []
-        if out and heats and self.each and len(heats) > 1:
-            for number, parts in enumerate(zip(heats, titles, shown, strict=True)):
-                written.append(out.with_name(f"{out.stem}-{number}{out.suffix}"))
-                write_png(written[-1], self._alone(fed, *parts))
-        elif out and heats:
-            write_png(out, self._drawn(fed, heats, titles, shown, found))
-            written = [out]
+        if out and result["maps"] and fed.drawn is not None:
+            figures = self._figures(fed, found) if self.each else [self.figure(fed, found)]
+            for number, figure in enumerate(figures):
+                name = out.with_name(f"{out.stem}-{number}{out.suffix}") if len(figures) > 1 else out
+                write_png(name, figure)
+                written.append(name)
+            result["written"] = ", ".join(map(str, written))
         if raw and result["maps"]:
             write_raw(raw, found)
             written.append(raw)
-        if out and heats:
-            result["written"] = ", ".join(str(place) for place in written if place != raw)
         return result | {"places": self.places(picture), "files": [str(place) for place in written]}
 
     def _other_inputs(self, fed: Fed) -> list[dict[str, Any]]:
@@ -137,37 +134,42 @@ class Explaining(Asking):
             task, attribution.predicted(self.card.labels), attribution.names[row].split(" ")[0].partition(".")[0], fed
         )
 
-    def _alone(self, fed: Fed, heat: np.ndarray, title: str, shown: list[Found]) -> np.ndarray:
-        """One overlay with its colour bar."""
-        return fed.overlay(heat, "" if self.bare else title, not self.bare, found=shown, **self.drawing)
+    def figure(self, fed: Fed, found: Sequence[Attribution]) -> np.ndarray:
+        """The picture that `explain` writes: (H, W, 3) uint8 RGB. A mask of the model stands before the maps.
 
-    def _drawn(
-        self,
-        fed: Fed,
-        heats: list[np.ndarray],
-        titles: list[str],
-        found: list[list[Found]],
-        of: Sequence[Attribution],
-    ) -> np.ndarray:
-        """One overlay with its colour bar, or a grid with a row per method; a mask of the model comes first."""
-        mask = mask_in_picture(of[0], fed) if not self.bare else None
-        if len(heats) == 1 and mask is None:
-            return self._alone(fed, heats[0], titles[0], found[0])
-        drawn = [
-            fed.overlay(h, colorbar=False, found=shown, **self.drawing) for h, shown in zip(heats, found, strict=True)
-        ]
-        per_row, columns = len(heats) // len(of), len(heats) // len(of)
+        Raises:
+            InputError: there is no map to draw, or nothing to draw it on.
+        """
+        maps = self._maps(fed, found)
+        mask = mask_in_picture(found[0], fed) if not self.bare else None
+        if len(maps) == 1 and mask is None:
+            return one(maps[0], self.drawing, SIDE, self.bare)
+        before = []
         if mask is not None:
-            rows = [i * per_row for i in range(len(of))]
-            shown = draw_mask(fed.image, mask)
-            for at in reversed(rows):
-                drawn.insert(at, shown)
-                titles.insert(at, "predicted: " + ", ".join(self._in_mask(of[0], mask)))
-            columns += 1
-        height, width = fed.image.shape[:2]
-        if len(of) == 1 and width > 2.5 * height:  # lines of text are small side by side
-            columns = min(columns, 2)
-        return grid(drawn, titles, columns, bar=ColourBar(self.drawing.get("colormap", "turbo")))
+            said = "predicted: " + ", ".join(self._in_mask(found[0], mask))
+            before.append(Panel(draw_mask(fed.image, mask), said))
+        columns = 0 if len(found) == 1 or len(maps) == len(found) else len(maps) // len(found)
+        return several(maps, self.drawing, columns, before)
+
+    def _figures(self, fed: Fed, found: Sequence[Attribution]) -> list[np.ndarray]:
+        """Each map as a figure of its own."""
+        return [one(each, self.drawing, SIDE, self.bare) for each in self._maps(fed, found)]
+
+    def _maps(self, fed: Fed, found: Sequence[Attribution]) -> list[Map]:
+        if fed.drawn is None:
+            raise InputError("the explained input is no picture", "use .raw, the numbers")
+        maps = [each for attribution in found for row in range(len(attribution.heatmap))
+                for each in self._map(attribution, row, fed)]  # fmt: skip
+        if not maps:
+            raise InputError(f"there is no map: {found[0].task.nothing if found[0].task else 'nothing is explained'}")
+        return maps
+
+    def _map(self, attribution: Attribution, row: int, fed: Fed) -> list[Map]:
+        channels = attribution.channels(row)
+        if channels is not None and channels.shape[-1] == 3 and self.feeding.preprocess.channels == "BGR":
+            channels = channels[..., ::-1]
+        title, found = self._title(attribution, row), self._found(attribution, row, fed)
+        return drawn_as(attribution.method, fed, attribution.in_units(row), channels, title, found)
 
     def _in_mask(self, attribution: Attribution, mask: np.ndarray) -> list[str]:
         """The names of the classes of a mask, the largest first, three at most."""
@@ -230,21 +232,6 @@ class Explaining(Asking):
             return "not finite"
         name = attribution.names[row] or self._label(attribution, index)
         return f"{name} ({attribution.value[row]:.3g})"
-
-    def figure(self, fed: Fed, found: Sequence[Attribution]) -> np.ndarray:
-        """The picture that `explain` writes: (H, W, 3) uint8 RGB.
-
-        Raises:
-            InputError: there is no map to draw, or nothing to draw it on.
-        """
-        if fed.drawn is None:
-            raise InputError("the explained input is no picture", "use .raw, the numbers")
-        places = [(each, row) for each in found for row in range(len(each.heatmap))]
-        if not places:
-            raise InputError(f"there is no map: {found[0].task.nothing if found[0].task else 'nothing is explained'}")
-        heats = [fed.heat(each.heatmap[row]) for each, row in places]
-        titles = [self._title(each, row) for each, row in places]
-        return self._drawn(fed, heats, titles, [self._found(each, row, fed) for each, row in places], found)
 
     def _label(self, attribution: Attribution, index: int) -> str:
         assert attribution.task is not None

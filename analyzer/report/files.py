@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.attribution.drawn import drawn_as
 from analyzer.data import Sample
 from analyzer.errors import InputError
 from analyzer.files import write_text
-from analyzer.images import ColourBar, Feeding, colourise, encode, grid
+from analyzer.images import ColourBar, Drawing, Feeding, colourise, encode, grid
+from analyzer.images.views import several
 from analyzer.plain import as_json
 from analyzer.report import audit, comparison
 
@@ -95,12 +97,14 @@ def evidence_figures(
     """
     figures, sources = [], {sample.id: sample.source for sample in samples}
     for name, by_method in maps.items():
-        fed, tiles, titles = feeding.feed(sources[name]), list[np.ndarray](), list[str]()
-        for method, pair in by_method.items():
-            for who, heat in zip(("reference", "candidate"), pair, strict=True):
-                tiles.append(fed.overlay(fed.heat(heat), colorbar=False))
-                titles.append(f"{method}: {who}")
-        figures.append((name, encode(grid(tiles, titles, 2, bar=ColourBar()))))
+        fed = feeding.feed(sources[name])
+        drawn = [
+            each
+            for method, pair in by_method.items()
+            for who, values in zip(("reference", "candidate"), pair, strict=True)
+            for each in drawn_as(method, fed, values, title=f"{method}: {who}")
+        ]
+        figures.append((name, encode(several(drawn, Drawing(), len(drawn) // len(by_method)))))
     return figures
 
 

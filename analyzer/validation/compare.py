@@ -27,7 +27,7 @@ from analyzer.validation.metrics import (
     spearman,
     top_iou,
 )
-from analyzer.validation.side import Inputs, Side, sampled
+from analyzer.validation.side import Evidence, Inputs, Side, sampled
 from analyzer.validation.summaries import (
     evidence_summary,
     input_difference,
@@ -38,7 +38,6 @@ from analyzer.validation.summaries import (
 from analyzer.validation.weights import saturated_share, weight_differences
 
 EVIDENCE = ("grad-cam", "gradient")
-Map = tuple[np.ndarray, str]  # heatmap (H, W), diagnosis
 
 
 @dataclass
@@ -78,7 +77,7 @@ def _explained(side: Side, given: Inputs) -> np.ndarray:
 class Comparison:
     """Everything that was measured; `report` is the same as plain data.
 
-    `maps` has {picture: {method: (reference, candidate)}}: heatmaps (H, W) of the pictures to show.
+    `maps` has {picture: {method: (reference, candidate)}}: the pictures to show, (H, W) in the numbers of the method.
     `failed` and `doubt` are those of `passes.Outcome`.
     """
 
@@ -366,8 +365,10 @@ class Comparing(Pass[dict[str, Any]]):
                 found[method] = self._agreement(part, picture, method, *maps)
         return found
 
-    def _agreement(self, part: _Partial, picture: Pair, method: str, ours: Map, theirs: Map) -> dict[str, Any]:
-        heats = (ours[0], theirs[0])
+    def _agreement(
+        self, part: _Partial, picture: Pair, method: str, ours: Evidence, theirs: Evidence
+    ) -> dict[str, Any]:
+        heats = (ours.heat, theirs.heat)
         result: dict[str, Any] = {}
         if heats[0].shape == heats[1].shape:
             result = {
@@ -377,13 +378,13 @@ class Comparing(Pass[dict[str, Any]]):
             }
         if picture.boxes is not None and len(picture.boxes):
             result["energy_in_boxes"] = [energy_inside(h, picture.boxes) for h in heats]
-        if theirs[1]:
-            result["diagnosis"] = theirs[1]
+        if theirs.diagnosis:
+            result["diagnosis"] = theirs.diagnosis
         if method == self.methods[0]:
             part.agreement[picture.name] = result.get("rank_correlation", -1.0)
             part.maps[picture.name] = {}
         if picture.name in part.maps:
-            part.maps[picture.name][method] = (heats[0], heats[1])
+            part.maps[picture.name][method] = (ours.values, theirs.values)
         return result
 
     def _twin(self, layer: str) -> str | None:

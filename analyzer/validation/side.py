@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -33,6 +33,26 @@ _SHAPES = "shapes of all"  # beside the layers in the store
 
 Inputs: TypeAlias = "np.ndarray | Mapping[str, np.ndarray]"
 Shape: TypeAlias = "tuple[int, ...] | Mapping[str, tuple[int, ...]]"
+
+
+class Evidence(NamedTuple):
+    """A method's map of one picture.
+
+    Attributes:
+        heat: (H, W) in [0, 1].
+        low, high: the numbers of the method that 0 and 1 stand for.
+        diagnosis: "" where all is well.
+    """
+
+    heat: np.ndarray
+    low: float
+    high: float
+    diagnosis: str
+
+    @property
+    def values(self) -> np.ndarray:
+        """(H, W) in the numbers of the method."""
+        return np.asarray(self.low + self.heat * (self.high - self.low))
 
 
 class Side:
@@ -227,8 +247,8 @@ class Side:
     def _by_class(self) -> bool:
         return self.task.by_class and not self.task.per_picture
 
-    def heatmap(self, array: Inputs, method: str, target: int, layer: str = "auto") -> tuple[np.ndarray, str]:
-        """A method's map of one picture, (H, W), and its diagnosis ("" where all is well).
+    def heatmap(self, array: Inputs, method: str, target: int, layer: str = "auto") -> Evidence:
+        """A method's map of one picture.
 
         Raises:
             AnalyzerError: as `Explainer.explain`.
@@ -239,12 +259,18 @@ class Side:
             if not len(found.heatmap):
                 return {
                     "heatmap": np.zeros(found.heatmap.shape[1:], np.float32),
+                    "extent": np.zeros(2),
                     "diagnosis": packed(self.task.nothing),
                 }
-            return {"heatmap": found.heatmap[0], "diagnosis": packed(found.diagnosis[0])}
+            return {
+                "heatmap": found.heatmap[0],
+                "extent": np.array(found.extent(0)),
+                "diagnosis": packed(found.diagnosis[0]),
+            }
 
-        found = self._kept(explained, "heatmap, 2", method, target, layer, array)
-        return found["heatmap"], unpacked(found["diagnosis"])
+        found = self._kept(explained, "heatmap, 3", method, target, layer, array)
+        low, high = found["extent"].tolist()
+        return Evidence(found["heatmap"], low, high, unpacked(found["diagnosis"]))
 
     def record(self, array: Inputs, methods: Sequence[str]) -> dict[str, str]:
         """Fills the store with what a comparison asks of a reference: scores, all layers, maps of the top class.

@@ -24,7 +24,14 @@ SCORES = ("score", "probability")
 # ---- The image ----
 
 
-@method("occlusion", "map", "Zeiler & Fergus 2014, 1311.2901, section 4.2", needs_gradient=False, runs=True)
+@method(
+    "occlusion",
+    "map",
+    "Zeiler & Fergus 2014, 1311.2901, section 4.2",
+    needs_gradient=False,
+    runs=True,
+    views=("signed",),
+)
 def occlusion(
     model: Evaluator,
     patch: int | str | tuple[int, int] = 0,
@@ -69,7 +76,7 @@ def occlusion(
     return total / np.maximum(covered, 1), details
 
 
-@method("rise", "map", "Petsiuk et al. 2018, 1806.07421, eq. 6", needs_gradient=False, runs=True)
+@method("rise", "map", "Petsiuk et al. 2018, 1806.07421, eq. 6", needs_gradient=False, runs=True, from_zero=False)
 def rise(
     model: Evaluator,
     masks: int = 1000,
@@ -91,7 +98,7 @@ def rise(
     return given.weighted(scores), {}
 
 
-@method("d-rise", "map", "Petsiuk et al. 2021, 2006.03204, eq. 2–5", needs_gradient=False, runs=True)
+@method("d-rise", "map", "Petsiuk et al. 2021, 2006.03204, eq. 2–5", needs_gradient=False, runs=True, from_zero=False)
 def d_rise(model: Evaluator, masks: int = 1000, cells: int = 8, keep: float = 0.5, seed: int = 0) -> Found:
     """R = 1 / (N p) Σ_n w_n M_n, w_n = max_j IoU(b, b_j) cos(c, c_j) o_j over candidates j of x ⊙ M_n, M_n as in RISE
 

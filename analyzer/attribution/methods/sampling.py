@@ -10,7 +10,7 @@ from analyzer.attribution.registry import method
 from analyzer.errors import InputError
 
 
-@method("integrated-gradients", "gradient", "Sundararajan et al. 2017, 1703.01365, eq. 1", runs=True)
+@method("integrated-gradients", "gradient", "Sundararajan et al. 2017, 1703.01365, eq. 1", runs=True, views=("signed",))
 def integrated_gradients(model: Evaluator, steps: int = 50, baseline: str | float = "zero") -> Found:
     """R = (x − x₀) ⊙ Σ_i w_i ∂y/∂x(x₀ + a_i (x − x₀)), a and w of Gauss–Legendre quadrature on [0, 1]
 
@@ -45,13 +45,13 @@ def _between(start: np.ndarray, end: np.ndarray, at: np.ndarray) -> np.ndarray:
     return (start + at * (end - start)).astype(np.float32)
 
 
-@method("smooth-grad", "gradient", "Smilkov et al. 2017, 1706.03825", runs=True)
+@method("smooth-grad", "gradient", "Smilkov et al. 2017, 1706.03825", runs=True, views=("map", "rgb"))
 def smooth_grad(model: Evaluator, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Found:
     """R = mean_n ∂y/∂x(x + ε_n), ε_n ~ N(0, σ²), σ = noise · (max x − min x)"""
     return _moments(model, samples, noise, seed)[0], {}
 
 
-@method("var-grad", "gradient", "Adebayo et al. 2018, 1810.03307", runs=True)
+@method("var-grad", "gradient", "Adebayo et al. 2018, 1810.03307", runs=True, views=("map",))
 def var_grad(model: Evaluator, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Found:
     """R = var_n ∂y/∂x(x + ε_n), ε_n as in SmoothGrad"""
     mean, square = _moments(model, samples, noise, seed)
