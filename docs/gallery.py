@@ -67,7 +67,7 @@ def methods(folder: Path) -> list[str]:
         model = MODELS.get(name, CNN)
         out = folder / f"{name}.png"
         run("explain", model, PICTURE, "-m", name, "-t", TARGET, "-o", str(out))
-        keep(out, name, 420)
+        keep(out, name, 420 if method.views[0] == "overlay" else 840)
         rows.append(f"| ![{name}](images/gallery/{name}.jpg) | **`{name}`**<br>{method.formula}<br>{method.paper} |")
     return rows
 

@@ -66,7 +66,8 @@ def idiom_table() -> str:
 
 
 def method_table() -> str:
-    return table(["method", "formula", "paper"], [[f"`{m.name}`", m.formula, m.paper] for m in METHODS.values()])
+    rows = [[f"`{m.name}`", m.formula, ", ".join(m.views), m.paper] for m in METHODS.values()]
+    return table(["method", "formula", "drawn as", "paper"], rows)
 
 
 def methods() -> str:
@@ -80,7 +81,11 @@ def methods() -> str:
         "gradient of the target score y (the logit: a final Softmax or Sigmoid is removed), k a channel and (i, j) a "
         "position.\n\n"
         + method_table()
-        + "\n\n## Options\n\n"
+        + "\n\n*Drawn as* (`explain --view`): *overlay*, heat over the picture; *signed*, blue against and red for; "
+        "*rgb*, the channels of every pixel as colors on gray; *map*, the largest magnitude of the channels. Where "
+        "there are two, both stand beside the picture, and the first is drawn in grids. Any of them can be drawn as "
+        "*contour*: lines at a quarter, a half and three quarters of the highest value.\n"
+        "\n## Options\n\n"
         + table(["method", "options"], options)
         + "\n\n## Policies of `append_vjp`\n\n"
         + policies

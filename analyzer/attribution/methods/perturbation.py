@@ -255,7 +255,7 @@ def ablation_cam(model: Evaluator) -> Found:
     return _weighted(effect / np.where(score == 0, 1, np.abs(score)), maps), {}
 
 
-@method("recipro-cam", "cam", "Byun & Lee 2022, 2209.14074", needs_gradient=False, runs=True)
+@method("recipro-cam", "cam", "Byun & Lee 2022, 2209.14074", needs_gradient=False, runs=True, from_zero=False)
 def recipro_cam(model: Evaluator, gaussian: bool = False, score: str = "probability") -> Found:
     """L_ij = y(A ⊙ M_ij), M_ij 1 at position (i, j) and 0 elsewhere; class and register tokens are kept
 
