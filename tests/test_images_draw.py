@@ -93,7 +93,7 @@ def test_text_is_cleaned_to_what_can_be_drawn() -> None:
     assert clean("  two\n\twords\0 ") == "two words"
     question = np.zeros((48, 48, 3), np.uint8)
     draw_text(question, "?", 8, 36, 24)
-    for text in ("naïve café", "猫 кот", "→ ≤ × … −", "😀", "हिन्दी", "ȳ"):
+    for text in ("naïve café", "猫 кот", "→ ≤ × … −", "😀", "ȳ"):
         kept = clean(text)
         assert kept and "?" not in kept
         for character in kept.replace(" ", ""):

@@ -94,7 +94,12 @@ def finish(form: str, kind: str, document: dict[str, Any], lines: Iterable[str],
 
 
 def say_written(place: str | Path) -> None:
-    """A line per file; none for the one that goes to stdout."""
+    """A line per file; none for the one that goes to stdout. Once, what could not be drawn in it as it is."""
+    fonts = sys.modules.get("analyzer.images.fonts")
+    if fonts is not None and fonts.missing:
+        shown = " ".join(sorted(fonts.missing)[:10])
+        note(f"note: no font of this machine has {shown}; install Noto or another font, or use other labels")
+        fonts.missing.clear()
     if not is_stdout(place):
         click.echo(f"written: {place}")
 

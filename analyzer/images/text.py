@@ -1,4 +1,7 @@
-"""Text on pictures: OpenCV 5's own TrueType font where there is one, else its stroke font, drawn large and shrunk."""
+"""Text on pictures: OpenCV 5's own TrueType font where there is one, else its stroke font, drawn large and shrunk.
+
+Characters that it lacks are drawn with the fonts of the machine (see `fonts`), or written as escapes.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.images import fonts
 from analyzer.images._opencv import major_version, opencv
 
 INK = (32, 33, 36)
@@ -34,15 +38,31 @@ STROKE_SCALE = 4
 
 
 def clean(text: str) -> str:
-    """One line of characters that the font has: white space collapsed, the rest decomposed, spelt out, or a box."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in unicodedata.normalize("NFC", text)).split())
-    return "".join(character if character.isascii() else _drawable(character) for character in text)
+    """One line of characters that a font has: white space collapsed, the rest decomposed, spelt out, or escaped."""
+    kept = "".join(c if c.isprintable() or fonts.joins(c) else " " for c in unicodedata.normalize("NFC", text))
+    text = " ".join(kept.split())
+    return "".join(
+        c if c.isascii() or (fonts.joins(c) and at and not _own(text[at - 1])) else _drawable(c)
+        for at, c in enumerate(text)
+    )
 
 
 def text_width(text: str, size: int, weight: int = REGULAR) -> int:
     """Width in pixels of a clean text of `size` pixels."""
     if not text:
         return 0
+    if not text.isascii():
+        parts = _parts(text)
+        if len(parts) > 1 or not parts[0][1]:
+            return math.ceil(sum(_part_width(part, own, size, weight) for part, own in parts))
+    return _own_width(text, size, weight)
+
+
+def _part_width(text: str, own: bool, size: int, weight: int) -> float:
+    return _own_width(text, size, weight) if own else fonts.width(text, size, weight > REGULAR)
+
+
+def _own_width(text: str, size: int, weight: int) -> int:
     if major_version() < 5:
         scale, thickness = _stroke(size, weight)
         return math.ceil(opencv().getTextSize(text, 0, scale, thickness)[0][0] / STROKE_SCALE)
@@ -60,6 +80,23 @@ def draw_text(
     weight: int = REGULAR,
 ) -> None:
     """Draw a clean text into the (H, W, 3) uint8 `canvas`, from x on along the baseline, clipped at its borders."""
+    if not text.isascii():
+        parts = _parts(text)
+        if len(parts) > 1 or not parts[0][1]:
+            for part, own in parts:
+                if own:
+                    _draw_own(canvas, part, x, baseline, size, colour, weight)
+                else:
+                    with _FACE:
+                        fonts.draw(canvas, part, round(x), round(baseline), size, colour, weight > REGULAR)
+                x += _part_width(part, own, size, weight)
+            return
+    _draw_own(canvas, text, x, baseline, size, colour, weight)
+
+
+def _draw_own(
+    canvas: np.ndarray, text: str, x: float, baseline: float, size: int, colour: tuple[int, int, int], weight: int
+) -> None:
     origin = round(x), round(baseline)
     if major_version() < 5:
         _draw_strokes(canvas, text, origin, size, colour, weight)
@@ -109,6 +146,31 @@ def _prefix(text: str, width: int, size: int, weight: int) -> int:
     return low
 
 
+@functools.lru_cache(1024)
+def _parts(text: str) -> tuple[tuple[str, bool], ...]:
+    """Runs of one font, and whether it is OpenCV's; words of one script stay together, as letters join and turn."""
+    parts: list[tuple[str, bool]] = []
+    for at, character in enumerate(text):
+        last, own = parts[-1] if parts else ("", True)
+        if last and not own:
+            following = text[at + 1 : at + 2]
+            gap = character == " " and bool(following) and not _own(following) and fonts.same_font(last, following)
+            if gap or fonts.joins(character) or (not _own(character) and fonts.same_font(last, character)):
+                parts[-1] = last + character, False
+                continue
+        mine = _own(character)
+        if last and mine and own:
+            parts[-1] = last + character, True
+        else:
+            parts.append((character, mine))
+    return tuple(parts)
+
+
+def _own(character: str) -> bool:
+    """Whether OpenCV's font draws it."""
+    return _has_glyph(character) and not fonts.shaped(character)
+
+
 @functools.cache
 def _face() -> Any:
     return opencv().FontFace("sans")
@@ -116,8 +178,8 @@ def _face() -> Any:
 
 @functools.lru_cache(4096)
 def _drawable(character: str) -> str:
-    """`character`, or the nearest that the font has: it draws a question mark for what it has not."""
-    if _has_glyph(character):
+    """`character`, or the nearest that a font has, or its escape."""
+    if _own(character) or fonts.has(character):
         return character
     if major_version() < 5 and character in _ASCII:
         return _ASCII[character]
@@ -126,7 +188,8 @@ def _drawable(character: str) -> str:
         return "".join(c if c.isascii() else _drawable(c) for c in parts)
     if unicodedata.category(character) in ("Mn", "Cf"):
         return ""
-    return "□" if _has_glyph("□") else "_"
+    fonts.missing.add(character)
+    return character.encode("unicode_escape").decode()
 
 
 @functools.lru_cache(4096)
@@ -138,7 +201,7 @@ def _has_glyph(character: str) -> bool:
 
 def _glyph(character: str) -> np.ndarray:
     canvas = np.zeros((48, 48, 3), np.uint8)
-    draw_text(canvas, character, 8, 36, 24, (255, 255, 255))
+    _draw_own(canvas, character, 8, 36, 24, (255, 255, 255), REGULAR)
     return canvas
 
 
