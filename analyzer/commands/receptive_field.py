@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from analyzer.commands import complete
-from analyzer.commands.common import parse_shapes, print_json, table
+from analyzer.commands.common import Progress, parse_shapes, print_json, table
 from analyzer.commands.options import Given, format_option, model_argument, option, shape_option
 
 
@@ -44,7 +44,10 @@ def command(given: ReceptiveField) -> None:
     elif not given.everything:
         names = changes(fields, names)
     rows = [row(name, fields[name]) for name in names]
-    proofs = {n: verify_receptive_field(explainer, n, fields[n]) for n in names} if given.verify else {}
+    proofs, progress = {}, Progress(len(names), "verify")
+    for name in names if given.verify else ():
+        proofs[name] = verify_receptive_field(explainer, name, fields[name])
+        progress.step()
     for r in rows:
         if r["tensor"] in proofs:
             r["verified"] = proofs[r["tensor"]]
