@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from analyzer.attribution.class_maps import class_maps
     from analyzer.attribution.correspondence import correspondence
     from analyzer.attribution.dream import Dreamer, DreamOptions
+    from analyzer.attribution.effective_field import EffectiveField, effective_field
     from analyzer.attribution.export import export
     from analyzer.attribution.features import features
     from analyzer.attribution.invariance import invariance
@@ -46,6 +47,7 @@ _NAMES = {
     "attribution.class_maps": ("class_maps",),
     "attribution.correspondence": ("correspondence",),
     "attribution.dream": ("DreamOptions", "Dreamer"),
+    "attribution.effective_field": ("EffectiveField", "effective_field"),
     "attribution.export": ("export",),
     "attribution.features": ("features",),
     "attribution.invariance": ("invariance",),
@@ -66,6 +68,7 @@ __all__ = [
     "Attribution",
     "DreamOptions",
     "Dreamer",
+    "EffectiveField",
     "Explainer",
     "InputError",
     "NotFoundError",
@@ -81,6 +84,7 @@ __all__ = [
     "append_vjp",
     "class_maps",
     "correspondence",
+    "effective_field",
     "evolution",
     "explain",
     "export",
