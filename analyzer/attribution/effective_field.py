@@ -146,10 +146,21 @@ class FieldMeter:
             seed: of the positions and channels; for one layer the same whatever the others are.
         """
         for name in self.layers:
-            places = self._places[name]
-            key = "field", name, tuple(sorted(self.shapes.items()))
-            probe = self.model.kept(key, functools.partial(_Probe, self.model, self.shapes, name))
-            yield name, self._measured(places, probe, feeds, np.random.default_rng(list(seed)))
+            rng = np.random.default_rng(list(seed))
+            yield name, self._measured(self._places[name], self._probe(name), feeds, rng)
+
+    def prepare(self) -> None:
+        """Makes the sessions of all layers.
+
+        Raises:
+            UnsupportedError: a layer has no gradient.
+        """
+        for name in self.layers:
+            self._probe(name)
+
+    def _probe(self, name: str) -> _Probe:
+        key = "field", name, tuple(sorted(self.shapes.items()))
+        return self.model.kept(key, functools.partial(_Probe, self.model, self.shapes, name))
 
     def _measured(
         self, places: _Places, probe: _Probe, feeds: Mapping[str, np.ndarray], rng: np.random.Generator

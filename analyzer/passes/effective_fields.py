@@ -29,6 +29,7 @@ class EffectiveFields(InputPass[Sums]):
     """
 
     name = "receptive-field"
+    tolerant = True
 
     def __init__(
         self,
@@ -52,6 +53,9 @@ class EffectiveFields(InputPass[Sums]):
     def identity(self) -> Mapping[str, Any]:
         how = [self.meter.positions, self.meter.how, self.seed, self._at, self.meter.shapes]
         return {**super().identity, "layers": self.meter.layers, "field": how}
+
+    def setup(self, first: Loaded | None) -> None:
+        self.meter.prepare()
 
     def step(self, batch: Sequence[Loaded]) -> Sums:
         ((sample, item),) = batch
