@@ -299,6 +299,14 @@ def test_a_layer_is_the_same_whatever_the_others_are() -> None:
     assert not np.array_equal(alone["r2"].map, other["r2"].map)
 
 
+def test_positions_are_drawn_for_each_picture() -> None:
+    """Behind a tanh a unit's field depends on where it is; of a single channel the sign makes no difference."""
+    network, x = plain_cnn(3, 24, activation="Tanh", seed=1), noise(1, 1, 24, 24)
+    one, other = (effective_field(network, x, "a3", positions=3, seed=seed)["a3"].map for seed in (0, 1))
+    both = effective_field(network, np.concatenate([x, x]), "a3", positions=3)["a3"].map
+    assert not np.allclose(one, other) and not np.allclose(one, both)
+
+
 def test_default_layers_are_spread_over_the_depth() -> None:
     names = measured_layers(Explainer(plain_cnn(40, 32)).graph({"x": (1, 1, 32, 32)}))
     assert len(names) == 12 and names[0] == "c1" and names[-1] == "c40"
@@ -457,6 +465,15 @@ def test_command_refuses_what_does_not_fit(place: Path) -> None:
 def test_results_do_not_depend_on_workers(place: Path) -> None:
     words = ["--effective", "0.png", "1.png", "2.png", "3.png", "--threads", "1", "--format", "json"]
     assert called(*words, "--workers", "1").stdout == called(*words, "--workers", "3").stdout
+
+
+def test_the_command_draws_other_units_in_every_picture(place: Path) -> None:
+    Path("again.png").write_bytes(Path("0.png").read_bytes())
+    one, both = (
+        called("--effective", *pictures, "--format", "json").stdout for pictures in (["0.png"], ["0.png", "again.png"])
+    )
+    sigmas = [json.loads(text)["tensors"][-1]["effective"]["sigma"] for text in (one, both)]
+    assert sigmas[0] != pytest.approx(sigmas[1], rel=1e-6)
 
 
 def test_an_interrupted_run_resumes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
