@@ -80,8 +80,8 @@ def effective_figure(fields: Mapping[str, EffectiveField], pictures: int, colorm
         tiles.append(field_tile(shown, center, sigma, effective_caption(field), colormap))
     kind = "squared" if next(iter(fields.values())).measure == "squared" else "absolute"
     title = (
-        f"Effective receptive fields: mean {kind} gradient of units, {pictures} picture{'s'[: pictures != 1]}. "
-        "White: theoretical field, blue: 2σ, gray: outside the pictures"
+        f"Effective receptive fields: mean {kind} gradient, {pictures} picture{'s'[: pictures != 1]} "
+        "(white: theoretical, blue: 2σ, gray: no picture)"
     )
     bar = ColourBar(colormap, 0, 1, {0.0: "0", 1.0: f"p{BRIGHT:g}"})
     top = grid(tiles, [ending(name) for name in fields], min(4, len(tiles)), title, bar)
@@ -91,7 +91,7 @@ def effective_figure(fields: Mapping[str, EffectiveField], pictures: int, colorm
 def effective_caption(field: EffectiveField) -> str:
     if field.empty:
         return f"{times(field.window)} px, no gradient"
-    whole = "" if None not in field.size else " (whole picture)"
+    whole = " (whole picture)" if set(field.size) == {None} else ""
     return f"{times(field.window)} px{whole}, 4σ = {times(field.effective_size)}, {field.ratio:.0%}"
 
 
@@ -195,7 +195,8 @@ def theoretical_figure(
         tiles.append(count_tile(counts, most + (f", overlap {overlap:.0%}" if overlap is not None else "")))
         names += [ending(name), f"units that see a pixel, {units.grid_text}"]
     columns = 2 if len(layers) <= 3 else 4
-    return grid(tiles, names, columns, "Receptive fields: a unit's (blue), its neighbors' (yellow), centers (red)")
+    bar = ColourBar("viridis", 0, 1, {0.0: "0", 1.0: "most"})
+    return grid(tiles, names, columns, "Receptive fields: unit blue, its neighbors yellow, centers red", bar)
 
 
 def overlaps(field: ReceptiveField | None) -> float | None:
