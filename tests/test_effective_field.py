@@ -436,6 +436,9 @@ def test_command_measures_writes_and_prints(place: Path) -> None:
     assert measured["sigma"][0] == pytest.approx(np.sqrt(line @ at**2 - (line @ at) ** 2))
     assert decode("field.png").shape[1] > 600
     assert "theoretical" in called("--effective", "0.png").stdout
+    every = json.loads(called("--effective", "0.png", "--all", "--format", "json").stdout)["tensors"]
+    assert [t["tensor"] for t in every] == ["c1", "r1", "p1", "c2", "r2", "g", "f", "logits", "probabilities"]
+    assert every[-1]["effective"]["window"] == [24, 24]
 
 
 def test_command_draws_fields_on_a_picture(place: Path) -> None:

@@ -212,7 +212,9 @@ def _measured(
     from analyzer.passes import run
     from analyzer.passes.effective_fields import EffectiveFields
 
-    work = EffectiveFields(explainer, feeding, sizes, given.layer, given.positions, given.measure, given.seed, given.at)  # type: ignore[arg-type]
+    layers = given.layer or ("*" if given.everything else None)
+    how: Any = given.positions, given.measure, given.seed, given.at
+    work = EffectiveFields(explainer, feeding, sizes, layers, *how)
     count = len(work.meter.layers)
     progress, pictures = Progress(len(samples) * count, "receptive-field"), 0
 

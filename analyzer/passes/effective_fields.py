@@ -36,7 +36,7 @@ class EffectiveFields(InputPass[Sums]):
         model: Model,
         preprocess: Preprocess | Feeding,
         shapes: Mapping[str, tuple[int, ...]],
-        layers: Sequence[str] | None = None,
+        layers: str | Sequence[str] | None = None,
         positions: int = POSITIONS,
         measure: Measure = "squared",
         seed: int = 0,
