@@ -17,12 +17,12 @@ from analyzer.analysis import receptive_field
 from analyzer.analysis.effective_field import EffectiveField, FieldSum
 from analyzer.attribution import Explainer
 from analyzer.attribution.effective_field import FieldMeter, effective_field, measured_layers
+from analyzer.attribution.field_views import EffectiveFields, draw_fields, overlaps
 from analyzer.attribution.units import Units
 from analyzer.commands import cli
 from analyzer.errors import AnalyzerError, InputError, NotFoundError, UnsupportedError
 from analyzer.images import decode, write_png
 from analyzer.images.fields import SPREAD, TILE, count_tile, ending, field_tile, unit_tile
-from analyzer.report.receptive_field import overlaps, theoretical_figure
 from tests.models import model, node, small_cnn
 from tests.test_receptive_field import quantized_cnn
 
@@ -352,6 +352,25 @@ def test_a_field_is_drawn_with_its_window_and_its_width() -> None:
     assert middle.sum() > tile[edge + 5, edge + 5].astype(int).sum() + 300
 
 
+def test_fields_show_themselves(tmp_path: Path) -> None:
+    found = effective_field(small_cnn(size=16), noise(2, 3, 16, 16))
+    assert repr(found) == "<effective fields of 3 layers over 2 pictures>"
+    assert list(found) == ["r1", "p1", "r2"] and found["r2"].pictures == 2
+    found.save(tmp_path / "field.png")
+    picture = decode(tmp_path / "field.png")
+    np.testing.assert_array_equal(picture, found.figure())
+    np.testing.assert_array_equal(decode(found._repr_png_()), picture)
+    assert EffectiveFields({})._repr_png_() is None
+    with pytest.raises(InputError, match="no effective field"):
+        EffectiveFields({}).figure()
+
+
+def test_lines_and_volumes_are_drawn() -> None:
+    volume = field_of(np.random.default_rng(0).random((4, 9, 9)))
+    line = field_of(np.random.default_rng(0).random(31))
+    assert EffectiveFields({"a": volume, "b": line}).figure().shape[2] == 3
+
+
 def test_a_window_is_drawn_where_it_is() -> None:
     picture = np.full((60, 90, 3), 100, np.uint8)
     tile = unit_tile(picture, ((12, 42), (-15, 15)))
@@ -372,7 +391,7 @@ def test_units_that_see_a_pixel_are_counted() -> None:
         for x in range(8):
             (a, b), (c, d) = fields["r2"].interval((y, x), clip=True)  # type: ignore[misc]
             counts[a:b, c:d] += 1
-    figure = theoretical_figure({"r2": units}, fields, (16, 16))
+    figure = draw_fields({"r2": units}, fields, (16, 16))
     tile = count_tile(counts)
     height, width = tile.shape[:2]
     assert any(
@@ -515,3 +534,4 @@ def test_pictures_of_other_sizes_are_left_out(place: Path) -> None:
 
 def test_public_names() -> None:
     assert analyzer.effective_field is effective_field and analyzer.EffectiveField is EffectiveField
+    assert analyzer.EffectiveFields is EffectiveFields

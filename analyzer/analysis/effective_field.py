@@ -37,6 +37,7 @@ class EffectiveField:
         units: gradients that were averaged.
         cut: how many of them were of units whose window reaches outside the picture.
         broken: gradients with NaN or ∞, which were left out.
+        pictures: that the units are of.
     """
 
     layer: str
@@ -46,6 +47,7 @@ class EffectiveField:
     units: int
     cut: int
     broken: int = 0
+    pictures: int = 1
 
     def __repr__(self) -> str:
         def text(values: tuple[float, ...]) -> str:
@@ -137,7 +139,7 @@ class FieldSum:
     Attributes:
         total: sums per pixel of the window, float64.
         seen: how often each pixel of the window was inside a picture.
-        size, units, cut: as for `EffectiveField`.
+        size, units, cut, pictures: as for `EffectiveField`.
         broken: gradients with NaN or ∞, which do not count.
     """
 
@@ -147,6 +149,7 @@ class FieldSum:
     units: int = 0
     cut: int = 0
     broken: int = 0
+    pictures: int = 1
 
     @classmethod
     def zeros(cls, window: tuple[int, ...], size: tuple[int | None, ...]) -> FieldSum:
@@ -168,7 +171,8 @@ class FieldSum:
         self.cut += any(h.stop - h.start < n for h, n in zip(here, self.total.shape, strict=True))
 
     def __add__(self, other: FieldSum) -> FieldSum:
-        counts = self.units + other.units, self.cut + other.cut, self.broken + other.broken
+        both = [(getattr(self, n), getattr(other, n)) for n in ("units", "cut", "broken", "pictures")]
+        counts = [ours + theirs for ours, theirs in both]
         return FieldSum(self.total + other.total, self.seen + other.seen, self.size, *counts)
 
     def field(self, layer: str, measure: Measure) -> EffectiveField:
@@ -176,4 +180,5 @@ class FieldSum:
         mean = np.where(self.seen > 0, self.total / np.maximum(self.seen, 1), np.nan)
         whole = float(np.nansum(mean))
         shares = mean / whole if whole > 0 else mean
-        return EffectiveField(layer, shares, self.size, measure, self.units, self.cut, self.broken)
+        counts = self.units, self.cut, self.broken, self.pictures
+        return EffectiveField(layer, shares, self.size, measure, *counts)

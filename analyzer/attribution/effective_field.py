@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis import ReceptiveFields, receptive_field
-from analyzer.analysis.effective_field import MEASURES, EffectiveField, FieldSum, Measure
+from analyzer.analysis.effective_field import MEASURES, FieldSum, Measure
 from analyzer.analysis.feature_maps import feature_maps
 from analyzer.analysis.receptive_field import changes
+from analyzer.attribution.field_views import EffectiveFields
 from analyzer.attribution.layers import float_image
 from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.question import Inputs
@@ -38,7 +39,7 @@ def effective_field(
     provider: str = "cpu",
     progress: Callable[[], None] | None = None,
     **session_options: Any,
-) -> dict[str, EffectiveField]:
+) -> EffectiveFields:
     """The effective receptive field of layers over a batch of pictures: E |∂A_p/∂x|² around each unit p.
 
     Args:
@@ -53,7 +54,7 @@ def effective_field(
         progress: called after each layer of each picture.
 
     Returns:
-        {layer: its effective field} in the order of the graph.
+        {layer: its effective field} in the order of the graph, with `.figure()` and `.save(path)`.
 
     Raises:
         NotFoundError: no such layer. UnsupportedError: a layer has no channels over space, or no gradient.
@@ -69,7 +70,7 @@ def effective_field(
             sums[name] = sums[name] + found if name in sums else found
             if progress:
                 progress()
-    return {name: total.field(name, measure) for name, total in sums.items()}
+    return EffectiveFields({name: total.field(name, measure) for name, total in sums.items()})
 
 
 def measured_layers(graph: Graph, layers: str | Sequence[str] | None = None) -> list[str]:

@@ -210,11 +210,11 @@ def _measured(
 ) -> Outcome:
     """The effective fields over all pictures."""
     from analyzer.passes import run
-    from analyzer.passes.effective_fields import EffectiveFields
+    from analyzer.passes.effective_fields import MeasuringFields
 
     layers = given.layer or ("*" if given.everything else None)
     how: Any = given.positions, given.measure, given.seed, given.at
-    work = EffectiveFields(explainer, feeding, sizes, layers, *how)
+    work = MeasuringFields(explainer, feeding, sizes, layers, *how)
     count = len(work.meter.layers)
     progress, pictures = Progress(len(samples) * count, "receptive-field"), 0
 
@@ -246,16 +246,16 @@ def _written(
 ) -> list[str]:
     """Files that were written."""
     from analyzer.attribution.effective_field import measured_layers
+    from analyzer.attribution.field_views import EffectiveFields, draw_fields, picture_of
     from analyzer.attribution.units import Units
     from analyzer.images import write_npz, write_png
-    from analyzer.report.receptive_field import effective_figure, picture_of, theoretical_figure
 
     if given.out and effective:
-        write_png(given.out, effective_figure(effective, len(samples)))
+        write_png(given.out, EffectiveFields(effective).figure())
     elif given.out:
         size, seen = picture_of(explainer, graph, fields, feeding, samples[0].source if samples else None)
         layers = {name: Units.of(graph, name) for name in measured_layers(graph, given.layer)}
-        write_png(given.out, theoretical_figure(layers, fields, size, seen, given.at))
+        write_png(given.out, draw_fields(layers, fields, size, seen, given.at))
     if given.raw:
         write_npz(given.raw, {name: field.map for name, field in effective.items()})
     return [place for place in (given.out, given.raw) if place]
@@ -263,7 +263,7 @@ def _written(
 
 def _print_effective(rows: Sequence[dict[str, Any]]) -> None:
     """A line per layer: both sizes, their ratio, shares of the middle."""
-    from analyzer.report.receptive_field import times
+    from analyzer.attribution.field_views import times
 
     cells = []
     for r in rows:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from analyzer.analysis.effective_field import EffectiveField, FieldSum, Measure
+from analyzer.analysis.effective_field import FieldSum, Measure
 from analyzer.attribution import Model
 from analyzer.attribution.effective_field import POSITIONS, FieldMeter
+from analyzer.attribution.field_views import EffectiveFields
 from analyzer.attribution.model import sizes_of
 from analyzer.errors import InputError
 from analyzer.images import Feeding, Preprocess
@@ -16,8 +17,8 @@ from analyzer.passes.base import InputPass, Loaded
 Sums = dict[str, dict[str, Any]]
 
 
-class EffectiveFields(InputPass[Sums]):
-    """The mean gradient maps of layers: {layer: EffectiveField}.
+class MeasuringFields(InputPass[Sums]):
+    """The mean gradient maps of layers.
 
     Args:
         layers, positions, measure, seed: as for `effective_field`.
@@ -75,5 +76,6 @@ class EffectiveFields(InputPass[Sums]):
     def merge(self, left: Sums, right: Sums) -> Sums:
         return {name: vars(FieldSum(**one) + FieldSum(**right[name])) for name, one in left.items()}
 
-    def finish(self, total: Sums | None) -> dict[str, EffectiveField]:
-        return {name: FieldSum(**one).field(name, self.meter.how) for name, one in (total or {}).items()}
+    def finish(self, total: Sums | None) -> EffectiveFields:
+        sums = {name: FieldSum(**one) for name, one in (total or {}).items()}
+        return EffectiveFields({name: one.field(name, self.meter.how) for name, one in sums.items()})
