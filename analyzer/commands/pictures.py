@@ -51,11 +51,11 @@ def read_card(
     card_flags = {**flags, "labels_file": labels}
     if len(axes) == 5:
         card_flags["layout"] = axes.replace("D", "")
-    card = model_card(model.loaded.path, card_flags, shape, main.dtype, input_quantisation(graph, main))
+    about = model.loaded.path, card_flags, shape, main.dtype, input_quantisation(graph, main)
+    card = model_card(*about)
     model.declared, model.labels = Declared.of(card), card.labels or model.names
     if card.is_guessed and (usual := customary(model)):
-        quantised = input_quantisation(graph, main)
-        card = model_card(model.loaded.path, card_flags, shape, main.dtype, quantised, usual)
+        card = model_card(*about, usual)
     if card.remark:
         note(f"{graph.name}: {card.remark}")
     if explain_input is not None and explain_input not in slots:
