@@ -21,8 +21,9 @@ from analyzer.attribution.field_views import EffectiveFields, draw_fields, overl
 from analyzer.attribution.units import Units
 from analyzer.commands import cli
 from analyzer.errors import AnalyzerError, InputError, NotFoundError, UnsupportedError
-from analyzer.images import decode, write_png
+from analyzer.images import decode, model_card, write_png
 from analyzer.images.fields import SPREAD, TILE, count_tile, ending, field_tile, unit_tile
+from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node, small_cnn
 from tests.test_receptive_field import quantized_cnn
 
@@ -535,3 +536,21 @@ def test_pictures_of_other_sizes_are_left_out(place: Path) -> None:
 def test_public_names() -> None:
     assert analyzer.effective_field is effective_field and analyzer.EffectiveField is EffectiveField
     assert analyzer.EffectiveFields is EffectiveFields
+
+
+@needs_corpus
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v1_0.25_128_quant", "squeezenet1.1_torchscript_op7", "deeplab_v3_mnv2_tf2onnx", "yunet_120x160"]
+)
+def test_real_models_are_measured_and_drawn(name: str) -> None:
+    """uint8 in NHWC, a classifier, a segmenter, a detector: fields lie in their windows, narrower than these."""
+    explainer = Explainer(CORPUS / "models" / f"{name}.onnx")
+    preprocess = model_card(explainer.loaded.path).preprocess
+    batch, _ = preprocess.apply(decode(CORPUS / "images" / "coral_cat_720p.jpg"))
+    found = effective_field(explainer, batch, measured_layers(explainer.graph({explainer.image: batch.shape}))[:9:4])
+    for field in found.values():
+        assert not field.empty and field.broken == 0 and np.nansum(field.map) == pytest.approx(1)
+        assert all(abs(c) < n / 4 for c, n in zip(field.center, field.window, strict=True))
+    ratios = [field.ratio for field in found.values()]
+    assert ratios[0] > 0.6 and ratios[-1] < 0.6
+    assert found.figure().shape[2] == 3
