@@ -517,6 +517,15 @@ def test_an_interrupted_run_resumes(place: Path, monkeypatch: pytest.MonkeyPatch
     assert count == 5
 
 
+def test_an_interrupted_measurement_ends_at_once() -> None:
+    meter = FieldMeter(Explainer(small_cnn(size=16)), {"x": (1, 3, 16, 16)}, positions=1000)
+    found = meter.measure({"x": noise(1, 3, 16, 16)}, (0,))
+    assert next(found)[0] == "r1"
+    meter.stopped = True
+    with pytest.raises(KeyboardInterrupt):
+        next(found)
+
+
 def test_progress_counts_layers_and_pictures(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analyzer.commands.common.shows_progress", lambda: True)
     said = called("--effective", "0.png", "1.png", "--workers", "1").stderr

@@ -113,6 +113,10 @@ class FieldMeter:
         layers, positions, measure: as for `effective_field`.
         at: the position (y, x) of the only unit; drawn if None.
 
+    Attributes:
+        layers: names of the tensors.
+        stopped: set to True, it ends what other threads measure, with KeyboardInterrupt.
+
     Raises:
         As `measured_layers`. NotFoundError: no such position. InputError: an unknown measure.
     """
@@ -132,7 +136,7 @@ class FieldMeter:
             raise InputError(f"positions must be at least 1, not {positions}")
         self.model, self.shapes, self.positions, self.how = model, dict(shapes), positions, measure
         graph = model.graph(shapes)
-        self.layers = measured_layers(graph, layers)
+        self.layers, self.stopped = measured_layers(graph, layers), False
         fields = receptive_field(graph)
         sizes = fixed_sizes(graph[fields.input].shape)
         assert sizes is not None  # that is how it was made
@@ -168,6 +172,8 @@ class FieldMeter:
     ) -> FieldSum:
         total = FieldSum.zeros(places.window, places.size)
         for position in places.drawn(self.positions, rng):
+            if self.stopped:
+                raise KeyboardInterrupt
             gradient = probe.run(feeds, position, self._channels(places.units.channels, rng))
             mass = (np.abs(gradient) if self.how == "absolute" else gradient**2).sum(axis=0)
             total.add(mass, places.start(position))

@@ -225,7 +225,11 @@ def _measured(
         progress.step(max(0, pictures * count - progress.done))
 
     work.progress = progress.step
-    done = run(work, samples, **{**given.over.keywords(None, progress), "progress": whole})
+    try:
+        done = run(work, samples, **{**given.over.keywords(None, progress), "progress": whole})
+    except KeyboardInterrupt:
+        work.meter.stopped = True  # a picture may take minutes, and threads are waited for at the end
+        raise
     tell_left_out(done)
     for name, field in done.result.items():
         if field.broken:
