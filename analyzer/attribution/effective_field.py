@@ -292,9 +292,9 @@ class _Places:
             else:
                 for position in range(self.units.positions):
                     missing.flat[position] = sum(self._missing(position))
-            away = sum(np.abs(i - (g - 1) / 2) / g for i, g in zip(np.indices(grid), grid, strict=True)) + np.zeros(
-                grid
-            )
+            away = np.zeros(grid)  # from the middle
+            for index, g in zip(np.indices(grid), grid, strict=True):
+                away += np.abs(index - (g - 1) / 2) / g
             order = np.lexsort((away.ravel(), missing.ravel()))
             self._order = order, int((missing == 0).sum())
         return self._order
