@@ -15,6 +15,7 @@ from analyzer.version import __version__
 if TYPE_CHECKING:
     from analyzer.analysis import ReceptiveField, receptive_field
     from analyzer.analysis.filters import filter_bank
+    from analyzer.api.comparing import audit, compare
     from analyzer.api.explaining import explain
     from analyzer.attribution import METHODS, Attribution, Explainer
     from analyzer.attribution.class_maps import class_maps
@@ -42,6 +43,7 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
 _NAMES = {
     "analysis": ("ReceptiveField", "receptive_field"),
     "analysis.filters": ("filter_bank",),
+    "api.comparing": ("audit", "compare"),
     "api.explaining": ("explain",),
     "attribution": ("METHODS", "Attribution", "Explainer"),
     "attribution.class_maps": ("class_maps",),
@@ -82,7 +84,9 @@ __all__ = [
     "Vjp",
     "__version__",
     "append_vjp",
+    "audit",
     "class_maps",
+    "compare",
     "correspondence",
     "evolution",
     "explain",

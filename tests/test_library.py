@@ -274,3 +274,67 @@ def test_the_same_model_about_another_input_keeps_its_card_and_sessions():
     assert other.loaded is explainer.loaded and other.labels == explainer.labels
     assert other._owner is explainer._owner and other._remembered is not explainer._remembered
     assert analyzer.explain(explainer, CHELSEA).title().startswith("e (")
+
+
+# ---- Comparisons and audits ----
+
+INT8 = ROOT / "models/digits_cnn_int8.onnx"
+PICTURES = sorted((ROOT / "examples").glob("digits_*.png"))
+
+
+def document(run, *arguments: str) -> dict:
+    """What a command prints as JSON, without what a document says of itself."""
+    code, out, err = run(*arguments, "--format", "json")
+    assert code in (0, 1), err
+    found = json.loads(out)
+    for about in ("schema_version", "kind", "onnx_analyzer", "written"):
+        found.pop(about, None)
+    return found
+
+
+def plain(found) -> dict:
+    return json.loads(as_json(found.as_data()))
+
+
+def test_a_comparison_is_the_commands(run, place):
+    boxes = {PICTURES[0].name: [[0, 0, 40, 40]]}
+    (place / "boxes.json").write_text(json.dumps(boxes))
+    flags = ["--boxes", "boxes.json", "--threshold", "evidence_iou=0.999", "-m", "layer-cam", "--limit", "2"]
+    found = analyzer.compare(
+        CNN, INT8, ROOT / "examples/digits_*.png", "layer-cam", boxes=boxes, threshold={"evidence_iou": 0.999}, limit=2
+    )
+    assert plain(found) == document(run, "compare", str(CNN), str(INT8), str(ROOT / "examples/digits_*.png"), *flags)
+    assert not found.passed and "evidence-moves" in found._repr_html_() and "data:image/png" in found._repr_html_()
+    assert repr(found) == "Comparison(digits_cnn_int8.onnx against digits_cnn.onnx on 2 pictures: 1 finding)"
+    assert found.figure().shape == found.figure(next(iter(found.maps))).shape
+    with pytest.raises(analyzer.InputError, match="no maps of 'x' are kept"):
+        found.figure("x")
+
+
+def test_pictures_of_data_sets_may_be_in_memory(place):
+    """Pixels and files are compared alike; a report is written as the command writes it."""
+    pixels = [decode(each) for each in PICTURES[:2]]
+    found = analyzer.compare(CNN, CNN, [pixels[0], PICTURES[1]], report=place / "report.html")
+    assert found.passed and [row["picture"] for row in found.report["rows"]] == ["picture-0", str(PICTURES[1])]
+    expected = analyzer.compare(CNN, CNN, PICTURES[:2])
+    assert [row["top"] for row in found.report["rows"]] == [row["top"] for row in expected.report["rows"]]
+    assert "<html" in (place / "report.html").read_text()
+    assert len(analyzer.compare(CNN, CNN, pixels[0]).report["rows"]) == 1
+    for wrong, says in (([], "no pictures"), ([3], "int is no picture"), ("none/", "no such file")):
+        with pytest.raises(analyzer.InputError, match=says):
+            analyzer.compare(CNN, CNN, wrong)
+    with pytest.raises(analyzer.InputError, match="compare has no option 'limits'"):
+        analyzer.compare(CNN, CNN, pixels, limits=3)
+    with pytest.raises(analyzer.InputError, match="no threshold 'iou'"):
+        analyzer.compare(CNN, CNN, pixels, threshold={"iou": 3})
+
+
+def test_an_audit_is_the_commands(run, place):
+    classes = {each.name: 4 for each in PICTURES}
+    (place / "classes.json").write_text(json.dumps(classes))
+    flags = ["--classes", "classes.json", "--probes", "1", "--maps", "maps.png"]
+    found = analyzer.audit(CNN, PICTURES[:3], classes=classes, probes=1, maps=place / "ours.png")
+    assert plain(found) == document(run, "audit", str(CNN), *map(str, PICTURES[:3]), *flags)
+    assert (place / "maps.png").read_bytes() == (place / "ours.png").read_bytes()
+    assert repr(found).startswith("Audit(digits_cnn.onnx on 3 pictures: ")
+    assert "data:image/png" in found._repr_html_() and "accuracy" in found._repr_html_()

@@ -11,7 +11,7 @@ import numpy as np
 from analyzer.data import Sample
 from analyzer.errors import InputError
 from analyzer.files import write_text
-from analyzer.images import ColourBar, Feeding, colourise, encode, grid
+from analyzer.images import ColourBar, Fed, Feeding, colourise, encode, grid
 from analyzer.plain import as_json
 from analyzer.report import audit, comparison
 
@@ -93,15 +93,22 @@ def evidence_figures(
         samples: the pictures.
         feeding: the reference's.
     """
-    figures, sources = [], {sample.id: sample.source for sample in samples}
-    for name, by_method in maps.items():
-        fed, tiles, titles = feeding.feed(sources[name]), list[np.ndarray](), list[str]()
-        for method, pair in by_method.items():
-            for who, heat in zip(("reference", "candidate"), pair, strict=True):
-                tiles.append(fed.overlay(fed.heat(heat), colorbar=False))
-                titles.append(f"{method}: {who}")
-        figures.append((name, encode(grid(tiles, titles, 2, bar=ColourBar()))))
-    return figures
+    sources = {sample.id: sample.source for sample in samples}
+    return [(name, encode(evidence_figure(each, feeding.feed(sources[name])))) for name, each in maps.items()]
+
+
+def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.ndarray:
+    """The maps of reference and candidate over one picture, side by side, a row per method: (H, W, 3) uint8.
+
+    Args:
+        maps: {method: (the reference's, the candidate's)}.
+    """
+    tiles, titles = list[np.ndarray](), list[str]()
+    for method, pair in maps.items():
+        for who, heat in zip(("reference", "candidate"), pair, strict=True):
+            tiles.append(fed.overlay(fed.heat(heat), colorbar=False))
+            titles.append(f"{method}: {who}")
+    return grid(tiles, titles, 2, bar=ColourBar())
 
 
 def mean_maps(maps: Mapping[str, np.ndarray], label: Callable[[int], str]) -> np.ndarray:
