@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from analyzer.attribution import Explainer, Job, Question, answer
-from analyzer.attribution.localization import THRESHOLDS, energy_inside, points_inside, sweep
+from analyzer.attribution.localization import THRESHOLDS, sweep
 from analyzer.attribution.methods import METHODS
 from analyzer.errors import UnsupportedError
 from analyzer.images import model_card
+from analyzer.metrics.heat_in_box import energy_inside, points_inside
 from benchmarks.faithfulness import baseline
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -321,11 +321,7 @@ def train_detector(source: Pool, steps: int, seed: int, preset: str, size: int =
     coarse = torch.cat([torch.full(((SIDE // s) ** 2,), float(s > 8)) for s in network.strides])
 
     def loss(_: int) -> Tensor:
-        chosen, shift = next(rows), rng.integers(-6, 7, 2)
-        ys, xs = (np.clip(np.arange(SIDE) - d, 0, SIDE - 1) for d in shift[::-1])
-        images = preprocess(recolour(rng, source.pixels[chosen[:, None, None], ys[:, None], xs]), preset)
-        boxes = torch.from_numpy(source.boxes[chosen] + np.tile(shift, 2).astype(np.float32))
-        labels = torch.from_numpy(source.labels[chosen])
+        images, boxes, labels = shifted(rng, source, next(rows), preset)
         logits, sides = network.heads(images)
         mine = assigned(boxes, labels, middle, coarse)
         wanted = torch.zeros_like(logits)
@@ -351,11 +347,7 @@ def train_keypoints(source: Pool, steps: int, seed: int, preset: str, size: int 
     grid = (torch.arange(SIDE // network.stride) + 0.5) * network.stride
 
     def loss(_: int) -> Tensor:
-        chosen, shift = next(rows), rng.integers(-6, 7, 2)
-        ys, xs = (np.clip(np.arange(SIDE) - d, 0, SIDE - 1) for d in shift[::-1])
-        images = preprocess(recolour(rng, source.pixels[chosen[:, None, None], ys[:, None], xs]), preset)
-        boxes = torch.from_numpy(source.boxes[chosen] + np.tile(shift, 2).astype(np.float32))
-        labels = torch.from_numpy(source.labels[chosen])
+        images, boxes, labels = shifted(rng, source, next(rows), preset)
         middle = (boxes[..., :2] + boxes[..., 2:]) / 2
         near = [torch.exp(-(((grid - middle[..., axis, None]) / (1.25 * network.stride)) ** 2) / 2) for axis in (0, 1)]
         spots = near[1][..., :, None] * near[0][..., None, :]
@@ -370,6 +362,15 @@ def train_keypoints(source: Pool, steps: int, seed: int, preset: str, size: int 
 
     fit(network, loss, steps, peak=4e-3, decay=0.02, report=printer("keypoints", steps))
     return network.to(memory_format=torch.contiguous_format)
+
+
+def shifted(rng: np.random.Generator, source: Pool, rows: np.ndarray, preset: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures of a pool, shifted by up to 6 pixels and recoloured, with the boxes and labels of their digits."""
+    shift = rng.integers(-6, 7, 2)
+    ys, xs = (np.clip(np.arange(SIDE) - d, 0, SIDE - 1) for d in shift[::-1])
+    images = preprocess(recolour(rng, source.pixels[rows[:, None, None], ys[:, None], xs]), preset)
+    boxes = torch.from_numpy(source.boxes[rows] + np.tile(shift, 2).astype(np.float32))
+    return images, boxes, torch.from_numpy(source.labels[rows])
 
 
 def assigned(boxes: Tensor, labels: Tensor, middle: Tensor, coarse: Tensor) -> Tensor:

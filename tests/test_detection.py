@@ -78,8 +78,13 @@ def detector(joined: bool = True, squashed: bool = True, batch: int | str = 1, s
         node("Concat", [f"boxes{s}" for s in ends], ["boxes"], axis=2),
         node("Sigmoid" if squashed else "Identity", ["logits"], ["scores"]),
     ]
-    outputs = {"boxes": [batch, 4, 80], "scores": [batch, COLOURS, 80]}
-    if joined:
+    outputs = {"box rows": [batch, 80, 4], "score rows": [batch, 80, COLOURS]}
+    if not joined:
+        nodes += [
+            node("Transpose", [name], [rows], perm=[0, 2, 1])
+            for name, rows in (("boxes", "box rows"), ("scores", "score rows"))
+        ]
+    else:
         nodes.append(node("Concat", ["boxes", "scores"], ["output0"], axis=1))
         outputs = {"output0": [batch, 4 + COLOURS, 80]}
     return model(nodes, {"x": [batch, 3, SIDE, SIDE]}, outputs, weights)
@@ -275,6 +280,42 @@ def test_grids_of_open_sizes_are_not_exported(tmp_path):
         net.graph.input[0].type.tensor_type.shape.dim[axis].Clear()
     with pytest.raises((UnsupportedError, InputError)):
         analyzer.export(net, tmp_path / "out.onnx", target="top1")
+
+
+# ---- Quantised outputs ----
+
+
+def quantised(net: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with outputs of uint8, each with a scale of its own."""
+    steps = {"box rows": (64 / 255, 0), "score rows": (1 / 255, 0)}
+    for value in net.graph.output:
+        scale, zero = steps[value.name]
+        for made in net.graph.node:
+            for at, name in enumerate(made.output):
+                if name == value.name:
+                    made.output[at] = f"{name}_real"
+        net.graph.initializer.extend(
+            [
+                onnx.numpy_helper.from_array(np.float32(scale), f"{value.name}_scale"),
+                onnx.numpy_helper.from_array(np.uint8(zero), f"{value.name}_zero"),
+            ]
+        )
+        read = [f"{value.name}_real", f"{value.name}_scale", f"{value.name}_zero"]
+        net.graph.node.append(node("QuantizeLinear", read, [value.name]))
+        value.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    return net
+
+
+def test_quantised_outputs_are_what_they_stand_for(tmp_path):
+    net = quantised(detector(joined=False))
+    found, real = analyzer.explain(net, BOTH, "layer-cam"), analyzer.explain(detector(joined=False), BOTH, "layer-cam")
+    ours, theirs = found.predicted(), real.predicted()
+    assert {p.index for p in ours} == {p.index for p in theirs} == {0, 1}
+    assert np.allclose(ours[0].score, theirs[0].score, atol=1 / 255) and ours[0].layer == theirs[0].layer
+    boxes = {p.index: p.box for p in reversed(ours)}
+    assert np.allclose(boxes[0], (40, 8, 48, 16), atol=64 / 255)
+    session = onnxruntime.InferenceSession(str(analyzer.export(net, tmp_path / "out.onnx", "layer-cam")))
+    assert np.allclose(session.run(["heatmap"], {"x": BOTH})[0], found.heatmap, atol=1e-5)
 
 
 # ---- Where numbers come from ----

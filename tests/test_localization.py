@@ -15,14 +15,13 @@ from analyzer.attribution.localization import (
     THRESHOLDS,
     box_iou,
     class_units,
-    energy_inside,
-    points_inside,
     regions,
     sweep,
 )
 from analyzer.commands import main
 from analyzer.errors import InputError
 from analyzer.images import decode, model_card, write_png
+from analyzer.metrics.heat_in_box import energy_inside, points_inside
 from analyzer.passes.localizing import Localizing, beginnings
 from tests.models import small_cnn
 

@@ -6,7 +6,7 @@ without a row in `CASES` fails, and so does an option of one that no row changes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -227,29 +227,29 @@ def occlusion(net: Net, patch: int, stride: int, fill: str | float, score: str) 
     return total / np.maximum(covered, 1)
 
 
-def rise(net: Net, masks: int, cells: int, keep: float, score: str, seed: int) -> Array:
-    cell = -(-SIDE // cells)
-    total = np.zeros((SIDE, SIDE))
+def random_masks(side: int, masks: int, cells: int, keep: float, seed: int) -> Iterator[Array]:
+    cell = -(-side // cells)
     for index in range(masks):
         rng = np.random.default_rng([seed, index])
         wide = enlarged((rng.random((cells, cells)) < keep).astype(float), (cells + 1) * cell)
         down, right = int(rng.integers(cell)), int(rng.integers(cell))
-        mask = wide[down : down + SIDE, right : right + SIDE]
+        yield wide[down : down + side, right : right + side]
+
+
+def rise(net: Net, masks: int, cells: int, keep: float, score: str, seed: int) -> Array:
+    total = np.zeros((SIDE, SIDE))
+    for mask in random_masks(SIDE, masks, cells, keep, seed):
         scores = net.scores(net.x * mask)
         total += mask * (net.probability(scores) if score == "probability" else scores[net.target])
     return total / (masks * keep)
 
 
 def d_rise(net: Finder, masks: int, cells: int, keep: float, seed: int) -> Array:
-    side, cell = Finder.side, -(-Finder.side // cells)
+    side = Finder.side
     boxes, scores, _ = net.candidates(net.x)
     wanted = int(scores[:, net.target].argmax())
     total = np.zeros((side, side))
-    for index in range(masks):
-        rng = np.random.default_rng([seed, index])
-        wide = enlarged((rng.random((cells, cells)) < keep).astype(float), (cells + 1) * cell)
-        down, right = int(rng.integers(cell)), int(rng.integers(cell))
-        mask = wide[down : down + side, right : right + side]
+    for mask in random_masks(side, masks, cells, keep, seed):
         alike = []
         for box, row, sure in zip(*net.candidates(net.x * mask), strict=True):
             (x0, y0, x1, y1), (u0, v0, u1, v1) = box, boxes[wanted]

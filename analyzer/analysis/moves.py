@@ -97,7 +97,7 @@ def ending(graph: Graph, value: Value) -> str | None:
         found = {ending(graph, i) for i in node.inputs}
         return found.pop() if len(found) == 1 else None
     chosen = node.op in CHOOSING and node.outputs[0] is value
-    if is_transparent(node, PLACING) or node.op in ("QuantizeLinear", "DequantizeLinear") or chosen:
+    if is_transparent(node, PLACING) or chosen:
         return ending(graph, node.inputs[0])
     return ""
 

@@ -94,7 +94,7 @@ def task_for(model: Model, question: Question, feeds: Mapping[str, np.ndarray]) 
     """The same for inputs of these sizes, kept."""
     feeds = filled(model, feeds)
     declared, labels, sizes = question.declared, tuple(question.labels or ()), tuple(sizes_of(feeds).items())
-    key = (*("task", question.output, *declared.key, labels, sizes),)
+    key = ("task", question.output, *declared.key, labels, sizes)
 
     def made() -> Task:
         known = model.cache.noted(key) if model.cache else None

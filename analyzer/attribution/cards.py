@@ -52,11 +52,11 @@ def read_card(
     card_flags = flags | ({} if labels is None else {"labels_file": labels})
     if len(axes) == 5:
         card_flags["layout"] = axes.replace("D", "")
-    card = model_card(model.loaded.path, card_flags, shape, main.dtype, input_quantisation(graph, main))
+    about = model.loaded.path, card_flags, shape, main.dtype, input_quantisation(graph, main)
+    card = model_card(*about)
     model.declared, model.labels = Declared.of(card), card.labels or model.names
     if card.is_guessed and (usual := customary(model)):
-        quantised = input_quantisation(graph, main)
-        card = model_card(model.loaded.path, card_flags, shape, main.dtype, quantised, usual)
+        card = model_card(*about, usual)
     if explain_input is not None and explain_input not in slots:
         raise _unknown(graph, explain_input)
     if explain_input is not None and explain_input != main.name and explain_input not in given:

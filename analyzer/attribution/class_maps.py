@@ -63,8 +63,8 @@ class _ClassMaps:
         self.scores = recognise(graph, output, model.declared, model.labels)
         if self.scores.per_picture:
             raise UnsupportedError(
-                f"{graph.name}: a detector has no score per class but scores of candidates ({self.scores.evidence})",
-                "use `explain` with a class, which explains its strongest detection",
+                f"{graph.name}: a model of {self.scores.kind} has no score per class ({self.scores.evidence})",
+                "use `explain`, which explains what is found one by one",
             )
         self.feature = pick_layer(graph, layer, self.scores.logits)
         if self.feature.layout.axes[0] != "N":

@@ -116,11 +116,9 @@ def _check_sizes(task: Task, slot: str | int, graph: Graph) -> None:
     """UnsupportedError where a detector's candidates lie on grids whose sizes are open."""
     open_sizes = [v for v in graph.inputs if any(not isinstance(d, int) for d in (v.shape or [None])[1:])]
     if task.per_picture and not isinstance(slot, str) and open_sizes:
-        sizes = next(iter(fillings(graph)), {})
-        shown = " ".join(f"--shape {name}:{'x'.join(map(str, shape))}" for name, shape in sizes.items())
         raise UnsupportedError(
             f"{graph.name}: the sizes of the input are open, so its candidates are not known before it runs",
-            f"fix the input sizes, for example {shown}",
+            f"fix the input sizes, for example {_flags(next(iter(fillings(graph)), {}))}",
         )
 
 
@@ -134,7 +132,7 @@ def _by_level(question: Question, task: Task, slot: str | int) -> Question:
     (job,) = question.jobs
     own = not isinstance(slot, str) or _is_default(task, slot)
     layers = task.layers if job.layer == "auto" and own else ()
-    if not find_method(job.method, job.options).needs_layer or not all(layers) or not layers:
+    if not find_method(job.method, job.options).needs_layer or not layers:
         return question
     return replace(question, jobs=tuple(replace(job, layer=layer) for layer in layers))
 
@@ -319,7 +317,7 @@ class Trial:
     def _example(self) -> str:
         """The flags that fix the sizes of the inputs."""
         shapes = {i.name: i.shape or () for i in self.explainer.plain.inputs} | self._tried_sizes()[0]
-        return " ".join(f"--shape {name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        return _flags(shapes)
 
 
 @dataclass(frozen=True)
@@ -347,6 +345,11 @@ def _difference(expected: np.ndarray, found: np.ndarray) -> float:
 
 def _sizes(feeds: _Arrays) -> dict[str, list[int]]:
     return {name: list(array.shape) for name, array in feeds.items()}
+
+
+def _flags(shapes: Mapping[str, Sequence[Any]]) -> str:
+    """The flags that fix the sizes of inputs."""
+    return " ".join(f"--shape {name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
 def _text(sizes: Mapping[str, Sequence[int]]) -> str:

@@ -28,7 +28,7 @@ def _default_layer(
     model: Model, question: Question, graph: Graph, task: Task, sizes: Mapping[str, tuple[int, ...]]
 ) -> str:
     """The layer by which the default target is explained; the layers, where it is that of a detection's level."""
-    if all(task.layers) and task.layers:
+    if task.layers:
         return ", ".join(task.layers)
     slot, about = task.slot(TOP1), task.logits
     if isinstance(slot, str):

@@ -19,6 +19,7 @@ from analyzer.attribution.shown import shown_outputs
 from analyzer.errors import InputError
 from analyzer.graph import Builder
 from analyzer.graph.query import image_input
+from analyzer.metrics.boxes import iou
 from analyzer.tasks import recognise
 from analyzer.tasks.base import TOP1
 from analyzer.tasks.targets import is_expression, resolve_class
@@ -69,37 +70,7 @@ def regions(heat: np.ndarray, threshold: float = 0.2, smallest: float = 0.001) -
 
 def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
     """|a ∩ b| / |a ∪ b|"""
-    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
-    return wide * high / (areas - wide * high) if areas > wide * high else 0.0
-
-
-def points_inside(heat: np.ndarray, box: Sequence[float], tolerance: float = 0) -> bool:
-    """The pointing game (Zhang et al. 2016, 1608.00507): whether the centre of the hottest pixel lies in the box.
-
-    Args:
-        tolerance: distance in pixels by which it may miss the box; 15 in the official protocol.
-    """
-    if not (heat > 0).any():
-        return False
-    y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
-    across = box[0] - tolerance <= x + 0.5 <= box[2] + tolerance
-    return bool(across and box[1] - tolerance <= y + 0.5 <= box[3] + tolerance)
-
-
-def energy_inside(heat: np.ndarray, box: Sequence[float]) -> float:
-    """The energy-based pointing game (Wang et al. 2020, 1910.01279): the share of the heat inside the box.
-
-    Pixels on its border count by the part that is inside.
-    """
-    heat = np.maximum(np.nan_to_num(np.asarray(heat, np.float64)), 0)
-    rows, columns = (
-        np.clip(np.minimum(np.arange(size) + 1, high) - np.maximum(np.arange(size), low), 0, 1)
-        for size, low, high in zip(heat.shape, (box[1], box[0]), (box[3], box[2]), strict=True)
-    )
-    total = heat.sum()
-    return float(rows @ heat @ columns / total) if total else 0.0
+    return float(iou(np.array([a]), np.array([b]))[0, 0])
 
 
 def sweep(heat: np.ndarray, box: Sequence[float], thresholds: Sequence[float] = THRESHOLDS) -> np.ndarray:

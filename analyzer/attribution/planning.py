@@ -72,7 +72,7 @@ def make_plan(model: Model, question: Question, shapes: Shapes | None = None) ->
     feature = None
     if method.needs_layer:
         layer = task.layers[0] if job.layer == "auto" and task.layers and not isinstance(slot, str) else job.layer
-        feature = choose_layer(model, question, layer or "auto", graph, about, slot, shapes, arrays)
+        feature = choose_layer(model, question, layer, graph, about, slot, shapes, arrays)
     wrt = [feature.name] if feature else []
     if method.kind == "gradient":
         wrt.append(float_image(graph)[0].name)

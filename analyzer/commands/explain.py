@@ -241,7 +241,7 @@ def print_result(result: dict[str, Any], several: bool) -> None:
         say_written(result["written"])
 
 
-MOST = 20  # detections that are listed
+MOST = 20  # detections, or keypoints, that are listed
 
 
 def detections(found: list[dict[str, Any]], unit: str) -> str:
@@ -249,8 +249,7 @@ def detections(found: list[dict[str, Any]], unit: str) -> str:
     rows = [
         (str(at), p["label"], f"{p['score']:.4g}", *(f"{side:.0f}" for side in p["box"])) for at, p in enumerate(found)
     ]
-    more = f"\n… {len(found) - MOST} more (--format json lists all)" if len(found) > MOST else ""
-    return table(rows[:MOST], ("#", "label", unit, "left", "top", "right", "bottom")) + more
+    return _listed(rows, ("#", "label", unit, "left", "top", "right", "bottom"))
 
 
 def keypoints(found: list[dict[str, Any]], unit: str) -> str:
@@ -258,8 +257,13 @@ def keypoints(found: list[dict[str, Any]], unit: str) -> str:
     rows = [
         (str(p["class"]), p["label"], f"{p['score']:.4g}", *(f"{at:.0f}" for at in p["points"][0][:2])) for p in found
     ]
-    more = f"\n… {len(found) - MOST} more (--format json lists all)" if len(found) > MOST else ""
-    return table(rows[:MOST], ("#", "keypoint", unit, "x", "y")) + more
+    return _listed(rows, ("#", "keypoint", unit, "x", "y"))
+
+
+def _listed(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:
+    """The first rows as a table, and how many there are besides."""
+    more = f"\n… {len(rows) - MOST} more (--format json lists all)" if len(rows) > MOST else ""
+    return table(rows[:MOST], header) + more
 
 
 def numbers(found: dict[str, Any]) -> str:

@@ -113,8 +113,9 @@ def model_card(
     if input_shape is None and model_path is not None and Path(model_path).is_file():
         input_shape, input_dtype = _picture_input(Path(model_path))
     guess = InputGuess(input_shape, input_dtype)
-    customary = _checked(dict(usual[1]), PREPROCESS_KEYS, PREPROCESS_KEYS, usual[0])
-    merged = _customary(customary, _merged(told, asked))
+    customs = _checked(dict(usual[1]), PREPROCESS_KEYS, PREPROCESS_KEYS, usual[0])
+    said = told | asked
+    merged = _over(customs, _merged(told, asked))
     try:
         fields, remark = _of_integers(_fields(guess, merged), merged, *input_quantisation)
         preprocess = Preprocess(**fields)
@@ -125,15 +126,15 @@ def model_card(
     return ModelCard(
         preprocess,
         _labels(asked, None) or _labels(told, file),
-        asked.get("default-layer", told.get("default-layer")),
-        asked.get("task", told.get("task")),
+        said.get("default-layer"),
+        said.get("task"),
         _source(guess, told, asked, file, usual[0]),
-        asked.get("outputs", told.get("outputs", {})),
-        asked.get("decode", told.get("decode")),
-        asked.get("score-threshold", told.get("score-threshold")),
-        asked.get("iou-threshold", told.get("iou-threshold")),
+        said.get("outputs", {}),
+        said.get("decode"),
+        said.get("score-threshold"),
+        said.get("iou-threshold"),
         remark,
-        is_guessed=not any(key in told or key in asked for key in _NORMALISATION),
+        is_guessed=not any(key in said for key in _NORMALISATION),
     )
 
 
@@ -370,8 +371,8 @@ def _merged(told: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]
     return {key: value for key, value in merged.items() if key in PREPROCESS_KEYS}
 
 
-def _customary(usual: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """`keys`, over those that are usual; a normalisation among them voids the usual one."""
+def _over(usual: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The usual keys, replaced by `keys` where both have one; a normalisation in `keys` voids the whole usual one."""
     void = _NORMALISATION if any(key in keys for key in _NORMALISATION) else ()
     return {key: value for key, value in usual.items() if key not in void} | dict(keys)
 
@@ -442,7 +443,11 @@ def _labels(keys: Mapping[str, Any], file: Path | None) -> tuple[str, ...] | Non
 
 
 def _source(guess: InputGuess, told: Mapping[str, Any], asked: Mapping[str, Any], file: Path | None, usual: str) -> str:
-    """«from resnet.toml with the flag size, the rest from the input float32[1, 3, 224, 224]»"""
+    """«from resnet.toml with the flag size, the rest from the input float32[1, 3, 224, 224]»
+
+    Args:
+        usual: whose preprocessing fills in what neither says; "" for nobody's.
+    """
     keys = _merged(told, asked)
     flags = [key for key in asked if key in PREPROCESS_KEYS]
     parts = [f"from {file.name}"] if file and told.keys() & PREPROCESS_KEYS.keys() else []

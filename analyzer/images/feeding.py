@@ -230,11 +230,9 @@ class Fed:
             scaled: the input whose numbers, width and height, the model took for those of its input.
         """
         if scaled:
-            rows, columns = self.main.placement.input_size
-            width, height = self.feeds[scaled].ravel()[:2].tolist()
-            box = [
-                at * real / told for at, real, told in zip(box, (columns, rows) * 2, (width, height) * 2, strict=True)
-            ]
+            height, width = self.main.placement.input_size
+            given_width, given_height = self.feeds[scaled].ravel()[:2].tolist()
+            box = (np.array(box) * np.array([width, height] * 2) / np.array([given_width, given_height] * 2)).tolist()
         x0, y0, x1, y1 = self.main.placement.box_to_image((box[0], box[1], box[2], box[3]))
         height, width = self.main.placement.image_size
         return min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height)

@@ -14,8 +14,6 @@ from analyzer.attribution.localization import (
     THRESHOLDS,
     box_iou,
     class_units,
-    energy_inside,
-    points_inside,
     regions,
     sweep,
 )
@@ -24,6 +22,7 @@ from analyzer.data import Sample
 from analyzer.errors import UnsupportedError
 from analyzer.files import Places
 from analyzer.images import Fed, draw_boxes, file_name, write_png
+from analyzer.metrics.heat_in_box import energy_inside, points_inside
 from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
 

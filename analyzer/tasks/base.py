@@ -330,6 +330,35 @@ class Task:
         return data
 
 
+@dataclass(frozen=True)
+class Finding(Task):
+    """A task that finds things in a picture, by scores of candidates; several outputs may be read together."""
+
+    method: ClassVar[str] = "layer-cam"  # what is found is local, and averages over a map are not
+    per_picture: ClassVar[bool] = True
+
+    def top(self, op: Builder) -> Value:
+        scores = self.shown(op)
+        if self.classes is None:  # there may be none
+            scores = op.Pad(scores, [0, 0, 0, 1])
+        best = op.ReduceMax(scores, [1], keepdims=0)
+        sure = op.GreaterOrEqual(best, op.scalar(self.threshold, best))
+        return op.Where(sure, op.ArgMax(scores, axis=1, keepdims=0), op.constant(np.array([TOP1], np.int64)))
+
+    def probability(self, op: Builder, tensor: Value, cotangent: Value) -> Value:
+        return op.ReduceSum(op.Mul(op.cast(self.shown(op), tensor.dtype), cotangent), [1], keepdims=0)
+
+    def said(self, outputs: Mapping[str, np.ndarray]) -> Any:
+        return {name: outputs[name] for name in self.reading}
+
+    def answer(self, said: Mapping[str, np.ndarray], index: int = 0, count: int = 1) -> Any:
+        return {name: self.of(said[name], index, count) for name in self.reading}
+
+    @property
+    def unit(self) -> str:
+        return "score"
+
+
 COMPARABLE = {name: np.dtype(np.float64) for name in ("float64", "int32", "uint32", "int64", "uint64")}
 
 

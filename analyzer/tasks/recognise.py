@@ -1,6 +1,6 @@
 """Which task a model has: by its card where that says so, else by the shape, the producers and the name of its outputs.
 
-The order of `_VIEWS` is the order in which kinds are tried for an output; the outputs are ranked by what they seem to
+The order of `_GUESSES` is the order in which kinds are tried for an output; the outputs are ranked by what they seem to
 be, so that a class head comes before boxes or values whatever their order in the file.
 """
 
@@ -144,26 +144,23 @@ def recognise(
         raise NotFoundError(
             f"{graph.name} has no output {main!r}", suggest(main, names) or f"it has {', '.join(names)}"
         )
-    if not finds and declared.kind in ("detection", "keypoints"):
-        declared = replace(declared, task=None)
-    if (kind := declared.kind) in (None, "detection") and finds:
-        detector = _detection(graph, main, declared, labels, run)
-        if detector is not None:
-            return detector
-        if kind == "detection":
+    kind = declared.kind
+    if not finds:
+        kind = None if kind in ("detection", "keypoints") else kind
+    else:
+        finding = {
+            "detection": lambda: _detection(graph, main, declared, labels, run),
+            "keypoints": lambda: _keypoints(graph, main, declared),
+        }
+        for name, read in finding.items():
+            together = read() if kind in (None, name) else None
+            if together is not None:
+                return together
+        if kind in finding:
             raise InputError(
-                f"{graph.name}: how its outputs stand for detections was not recognized",
+                f"{graph.name}: how its outputs stand for {kind.rstrip('s')}s was not recognized",
                 'change "task" in the model\'s TOML file, and explain an expression',
             )
-    if kind in (None, "keypoints") and finds:
-        points = _keypoints(graph, main, declared)
-        if points is not None:
-            return points
-    if kind == "keypoints":
-        raise InputError(
-            f"{graph.name}: how its outputs stand for keypoints was not recognized",
-            'change "task" in the model\'s TOML file, and explain an expression',
-        )
     chosen = [graph[main]] if main is not None else list(graph.outputs)
     views = [_View(graph, value) for value in chosen]
     usable = [v for v in views if is_float(v.logits) and v.logits.dtype is not None]

@@ -142,9 +142,8 @@ class Detected(NamedTuple):
     def of(cls, task: Detection, said: Any) -> Detected:
         found = task.decoder.candidates(said)
         length = np.linalg.norm(found.scores, axis=1, keepdims=True)
-        return cls(
-            found.boxes, found.scores / np.where(length > 0, length, 1), found.labels, task.decoder.sureness(said)
-        )
+        sureness = task.decoder.sureness(said, found.scores)
+        return cls(found.boxes, found.scores / np.where(length > 0, length, 1), found.labels, sureness)
 
     def rows(self, places: np.ndarray) -> Detected:
         return Detected(*(None if part is None else part[places] for part in self))  # type: ignore[arg-type]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from analyzer.analysis.moves import unsquashed
+from analyzer.analysis.scores import holds_floats
 from analyzer.errors import InputError
 from analyzer.graph import Builder, Value
+from analyzer.graph.through import origin
 from analyzer.tasks.detection.codings import Coding, sigmoid, softmax
 from analyzer.tasks.detection.parts import Level, Part
 
 _TINY = 1e-9
-Usual: TypeAlias = tuple[tuple[str, Any], ...]  # keys of a model's card, and their values
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ class Decoder:
         scaled: the input with the width and height that boxes are scaled by; "" where they are in pixels of the
             model's input.
         peaks: a candidate counts where its score is the highest of the 3 × 3 places around it.
-        usual: how the projects that write it prepare pictures, as keys of a model's card.
     """
 
     family: str
@@ -75,7 +75,6 @@ class Decoder:
     thing: str = "object"
     named: int = 0
     scaled: str = ""
-    usual: Usual = ()
     peaks: bool = False
 
     @property
@@ -97,9 +96,9 @@ class Decoder:
             rows.append(found)
         return np.concatenate(rows).astype(np.float32)
 
-    def sureness(self, said: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(P,) that there is anything: the objectness, or the highest score of candidates that have none."""
-        best, rows, first = self.scores(said).max(axis=1), [], 0
+    def sureness(self, said: Mapping[str, np.ndarray], scores: np.ndarray) -> np.ndarray:
+        """(P,) that there is anything: the objectness, or the highest of the (P, C) scores of candidates without."""
+        best, rows, first = scores.max(axis=1), [], 0
         for level in self.levels:
             thing, count = self._objectness(level, said), len(level.scores.read(said[level.scores.output]))
             rows.append(best[first : first + count] if thing is None else thing.reshape(-1))
@@ -188,7 +187,7 @@ class Decoder:
         return op.Concat(*rows, axis=1)
 
     def _explained(self, op: Builder, part: Part, raw: bool) -> Value:
-        value = op.graph[part.output]
+        value = _real(op, part)
         if not raw and self.traced:
             value = unsquashed(op, value)
         found = part.of(op, op.cast(value, np.dtype(np.float32)))
@@ -208,7 +207,7 @@ class Decoder:
         return op.Concat(*rows, axis=1)
 
     def _squashed_in(self, op: Builder, part: Part, function: str) -> Value:
-        found = part.of(op, op.cast(op.graph[part.output], np.dtype(np.float32)))
+        found = part.of(op, op.cast(_real(op, part), np.dtype(np.float32)))
         if function == "softmax":
             return op.Softmax(found, axis=2)
         if function == "clip":
@@ -219,6 +218,12 @@ class Decoder:
         if self.background is None:
             return found
         return _columns(op, found, [i for i in range(self.classes + 1) if i != self.background])
+
+
+def _real(op: Builder, part: Part) -> Value:
+    """The output of a part; of a quantised one, the real numbers before that."""
+    value = op.graph[part.output]
+    return value if holds_floats(value) else origin(value)
 
 
 def _squashed(array: np.ndarray, function: str) -> np.ndarray:

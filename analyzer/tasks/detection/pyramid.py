@@ -10,11 +10,10 @@ from itertools import pairwise
 import numpy as np
 
 from analyzer.analysis.layouts import layouts
-from analyzer.analysis.scores import holds_floats
 from analyzer.graph import Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.tasks.detection.parts import Level, Part
-from analyzer.tasks.detection.view import View
+from analyzer.tasks.detection.view import View, runs
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,7 @@ def stages(view: View, part: Part) -> list[Stage] | None:
     if found is None:
         return None
     source, place = (view.one(part, a)[:, 0] for a in (found.source, found.place))
-    breaks = [0, *(np.flatnonzero(np.diff(source)) + 1).tolist(), len(source)]
-    made = [_stage(view, found.sources[int(source[a])], place[a:b], a) for a, b in pairwise(breaks)]
+    made = [_stage(view, found.sources[int(source[a])], place[a:b], a) for a, b in runs(source)]
     known = [one for one in made if one is not None]
     return known if len(known) == len(made) else None
 
@@ -81,7 +79,7 @@ def by_candidates(view: View) -> dict[int, list[tuple[Part, int]]]:
     in rows: (N, candidates, numbers), or (candidates, numbers) where the rows are no pictures."""
     found: dict[int, list[tuple[Part, int]]] = defaultdict(list)
     for name, shape in view.shapes.items():
-        if not holds_floats(view.graph[name]):
+        if not view.is_real(name):
             continue
         if len(shape) == 4 and shape[2] == 1:
             found[shape[1]].append((Part(name, axis=3), shape[3]))

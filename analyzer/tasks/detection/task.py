@@ -15,9 +15,10 @@ from analyzer.errors import InputError, NotFoundError
 from analyzer.graph import Builder, Value
 from analyzer.metrics.boxes import suppressed
 from analyzer.metrics.detections import Detections, Matching, matched, pair_quality
-from analyzer.tasks.base import TOP1, Agreement, Labels, Prediction, Task
+from analyzer.tasks.base import TOP1, Agreement, Finding, Labels, Prediction
 from analyzer.tasks.detection.codings import Corners
 from analyzer.tasks.detection.decoder import Candidates, Decoder, packed, unpacked
+from analyzer.tasks.detection.usual import usual_of
 from analyzer.tasks.keypoints.names import name_of, number_of
 from analyzer.tasks.segmentation import background_of
 
@@ -32,13 +33,13 @@ _POINT = re.compile(r"keypoint:([\w .-]+)")
 
 
 @dataclass(frozen=True)
-class Detection(Task):
+class Detection(Finding):
     """Candidates with a box and a score per class. A class, in the sense of the graph, is a score of a candidate, so
     that whichever detection is explained, the graph is the same: candidate · classes + class.
 
     Attributes:
         decoder: the format.
-        quantisations: {output: what its numbers stand for}, where they are not real numbers.
+        quantisations: (output, what its numbers stand for) of the outputs that are read.
         threshold_, iou_: as people set them; None for the decoder's.
     """
 
@@ -49,8 +50,6 @@ class Detection(Task):
 
     kind: ClassVar[str] = "detection"
     role: ClassVar[str] = "scores of candidates"
-    method: ClassVar[str] = "layer-cam"  # a detection is local, and averages over the map are not
-    per_picture: ClassVar[bool] = True
 
     # ---- Inside a graph ----
 
@@ -59,17 +58,6 @@ class Detection(Task):
 
     def shown(self, op: Builder) -> Value:
         return op.Reshape(self.decoder.scores_in(op), [0, -1], allowzero=0)
-
-    def top(self, op: Builder) -> Value:
-        scores = self.shown(op)
-        if self.classes is None:  # there may be none
-            scores = op.Pad(scores, [0, 0, 0, 1])
-        best = op.ReduceMax(scores, [1], keepdims=0)
-        sure = op.GreaterOrEqual(best, op.scalar(self.threshold, best))
-        return op.Where(sure, op.ArgMax(scores, axis=1, keepdims=0), op.constant(np.array([TOP1], np.int64)))
-
-    def probability(self, op: Builder, tensor: Value, cotangent: Value) -> Value:
-        return op.ReduceSum(op.Mul(op.cast(self.shown(op), tensor.dtype), cotangent), [1], keepdims=0)
 
     def level_in(self, op: Builder, chosen: Value) -> Value:
         at = [self.layers.index(level.layer) for level in self.decoder.levels]
@@ -80,7 +68,8 @@ class Detection(Task):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(level.layer for level in self.decoder.levels if level.count or not self._candidates))
+        levels = [level for level in self.decoder.levels if level.count or not self._candidates]
+        return tuple(dict.fromkeys(level.layer for level in levels)) if all(level.layer for level in levels) else ()
 
     @property
     def classes(self) -> int | None:
@@ -96,12 +85,6 @@ class Detection(Task):
     def reading(self) -> dict[str, Quantisation]:
         known = dict(self.quantisations)
         return {name: known.get(name, REAL) for name in self.decoder.outputs}
-
-    def said(self, outputs: Mapping[str, np.ndarray]) -> Any:
-        return {name: outputs[name] for name in self.decoder.outputs}
-
-    def answer(self, said: Mapping[str, np.ndarray], index: int = 0, count: int = 1) -> Any:
-        return {name: self.of(said[name], index, count) for name in self.decoder.outputs}
 
     @property
     def threshold(self) -> float:
@@ -170,7 +153,7 @@ class Detection(Task):
 
     @property
     def usual(self) -> tuple[str, Mapping[str, Any]]:
-        return self.decoder.family, dict(self.decoder.usual)
+        return self.decoder.family, usual_of(self.decoder.family)
 
     def says_nothing(self, output: Any) -> bool:
         return not bool((self.decoder.scores(output) >= self.threshold).any())
@@ -259,10 +242,6 @@ class Detection(Task):
         if self._one_label_each:
             return ()
         return (self.decoder.classes, self.decoder.classes + 1)
-
-    @property
-    def unit(self) -> str:
-        return "score"
 
     @property
     def nothing(self) -> str:

@@ -6,19 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from analyzer.analysis.feature_maps import FeatureMap, feature_maps, meetings
 from analyzer.analysis.layouts import layouts
 from analyzer.analysis.moves import Origins, origins
+from analyzer.analysis.scores import REAL, holds_floats, quantisation
 from analyzer.errors import AnalyzerError
 from analyzer.graph import Graph, Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import ancestors, image_input, image_layout
 from analyzer.tasks.detection.parts import Level, Part
 
+# Operators whose numbers are raw: neither squashed nor decoded.
+RAW = frozenset({"Conv", "QLinearConv", "ConvInteger", "FusedConv"})
 Run: TypeAlias = Callable[[Sequence[str]], Sequence[np.ndarray]]
 
 
@@ -76,9 +79,16 @@ class View:
             said = self.run([part.output])[0] if self.run is not None else None
         except AnalyzerError:
             return None
-        return None if said is None else self.one(part, said)
+        if said is None:
+            return None
+        return self.one(part, quantisation(self.graph, self.graph[part.output]).real(said))
 
-    def squashed(self, part: Part, array: bool = False) -> str | None:
+    def is_real(self, name: str) -> bool:
+        """Whether an output holds real numbers, quantised perhaps."""
+        value = self.graph[name]
+        return holds_floats(value) or quantisation(self.graph, value) != REAL
+
+    def squashed(self, part: Part) -> str | None:
         """The function that all numbers of a part went through, "" for none, None where they differ or are unknown."""
         found = self.origin(part.output)
         if found is None:
@@ -110,8 +120,7 @@ class View:
         if found is None:
             return []
         rows = self.one(part, found.source)[:, 0]
-        breaks = [0, *(np.flatnonzero(np.diff(rows)) + 1).tolist(), len(rows)]
-        return [(b - a, found.sources[int(rows[a])]) for a, b in pairwise(breaks)]
+        return [(b - a, found.sources[int(rows[a])]) for a, b in runs(rows)]
 
     def computed_by(self, part: Part) -> set[str]:
         """The operators that the numbers of a part come from."""
@@ -134,7 +143,7 @@ class View:
         found = [(-(-height // s), -(-width // s)) for s in steps]
         return found if sum(h * w for h, w in found) * cell == count else None
 
-    def with_layers(self, levels: Sequence[Level], beside: Sequence[str] = ()) -> tuple[Level, ...]:
+    def with_layers(self, levels: Sequence[Level]) -> tuple[Level, ...]:
         """The levels with the feature maps by which they are explained."""
         return tuple(replace(level, layer=self._layer(level)) for level in levels)
 
@@ -152,23 +161,21 @@ class View:
 
     def last_shared(self, level: Level) -> FeatureMap | None:
         """The last map of the level's own grid that scores and boxes are both computed from, and that neither is."""
-        own = [self._source(part) for part in (level.scores, level.boxes, level.objectness) if part is not None]
-        first = own[0]
-        if first is None:
+        parts = [part for part in (level.scores, level.boxes, level.objectness) if part is not None]
+        own = [found[0] for part in parts if (found := self.columns(part))]
+        if not self.columns(level.scores):
             return None
+        first = own[0]
         layout = layouts(self.graph).get(first.name)
         grid = level.grid if level.grid[0] else None
         if grid is None and layout is not None and layout.is_map:
             grid = tuple(layout.grid)  # type: ignore[assignment]
-        common: set[str] = set.intersection(*(ancestors(self.graph, [v.name]) for v in own if v is not None))
-        names = {v.name for v in own if v is not None}
+        common: set[str] = set.intersection(*(ancestors(self.graph, [v.name]) for v in own))
+        names = {v.name for v in own}
         maps = [m for m in feature_maps(self.graph, first) if m.name in common - names and m.size == grid]
         return maps[-1] if maps else None
 
-    def _source(self, part: Part) -> Value | None:
-        """The tensor in which the first candidate's number was computed."""
-        found = self.origin(part.output)
-        if found is None:
-            return None
-        rows: Any = self.one(part, found.source)
-        return found.sources[int(rows[0, 0])] if rows.size else None
+
+def runs(rows: np.ndarray) -> list[tuple[int, int]]:
+    """(first, one past the last) of every run of equal numbers."""
+    return list(pairwise([0, *(np.flatnonzero(np.diff(rows)) + 1).tolist(), len(rows)]))

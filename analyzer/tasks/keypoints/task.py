@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from analyzer.analysis.scores import Quantisation
 from analyzer.errors import InputError
 from analyzer.graph import Builder, Value
 from analyzer.metrics.keypoints import oks
-from analyzer.tasks.base import TOP1, Agreement, Labels, Prediction, Task, quoted
+from analyzer.tasks.base import TOP1, Agreement, Finding, Labels, Prediction, quoted
 from analyzer.tasks.keypoints.names import name_of, number_of
 
 AGREEING = 0.9  # OKS from which two answers agree
@@ -23,7 +22,7 @@ _FLOAT = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
-class Keypoints(Task):
+class Keypoints(Finding):
     """Keypoints with a score each; a class, in the sense of the graph, is a keypoint.
 
     What is explained is the score before it is squashed and before the place is decoded: of heat maps the maximum, of
@@ -52,8 +51,6 @@ class Keypoints(Task):
 
     kind: ClassVar[str] = "keypoints"
     role: ClassVar[str] = "keypoints"
-    method: ClassVar[str] = "layer-cam"  # a keypoint is local, and averages over the map are not
-    per_picture: ClassVar[bool] = True
 
     # ---- Inside a graph ----
 
@@ -86,18 +83,9 @@ class Keypoints(Task):
         space = [axis for axis in range(1, 4) if axis != self.channel]
         return op.Slice(op.ReduceMax(value, space, keepdims=0), [0], [self.count], [1])
 
-    def top(self, op: Builder) -> Value:
-        scores = self.shown(op)
-        best = op.ReduceMax(scores, [1], keepdims=0)
-        sure = op.GreaterOrEqual(best, op.scalar(self.threshold, best))
-        return op.Where(sure, op.ArgMax(scores, axis=1, keepdims=0), op.constant(np.array([TOP1], np.int64)))
-
-    def probability(self, op: Builder, tensor: Value, cotangent: Value) -> Value:
-        return op.ReduceSum(op.Mul(op.cast(self.shown(op), tensor.dtype), cotangent), [1], keepdims=0)
-
     @property
     def layers(self) -> tuple[str, ...]:
-        return (self.layer,)
+        return (self.layer,) if self.layer else ()
 
     @property
     def classes(self) -> int | None:
@@ -109,12 +97,6 @@ class Keypoints(Task):
     def reading(self) -> dict[str, Quantisation]:
         beside = {self.beside: Quantisation(*self.beside_quantisation)} if self.beside else {}
         return super().reading | beside
-
-    def said(self, outputs: Mapping[str, np.ndarray]) -> Any:
-        return {name: outputs[name] for name in self.reading}
-
-    def answer(self, said: Mapping[str, np.ndarray], index: int = 0, count: int = 1) -> Any:
-        return {name: self.of(said[name], index, count) for name in self.reading}
 
     def read(self, output: Any, count: int) -> np.ndarray:
         rows = [self.points({n: self.of(a, i, count) for n, a in output.items()})[:, 2] for i in range(count)]
@@ -185,10 +167,6 @@ class Keypoints(Task):
     @property
     def label_counts(self) -> tuple[int, ...]:
         return (self.count,)
-
-    @property
-    def unit(self) -> str:
-        return "score"
 
     @property
     def nothing(self) -> str:

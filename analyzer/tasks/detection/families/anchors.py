@@ -11,21 +11,14 @@ import numpy as np
 from analyzer.analysis.layouts import layouts
 from analyzer.analysis.scores import holds_floats
 from analyzer.tasks.detection.codings import Anchored, Coding, Corners
-from analyzer.tasks.detection.decoder import Decoder, Usual
+from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Level, Part
 from analyzer.tasks.detection.pyramid import Stage, by_candidates, stages, stages_of
-from analyzer.tasks.detection.view import View
+from analyzer.tasks.detection.view import RAW, View
 
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128), (16, 32), (8, 16))
-_LAYERS = {"Conv", "QLinearConv", "ConvInteger", "FusedConv"}  # operators that give raw numbers
 _SHARES = 1.5  # numbers of boxes below that are shares of the input
 _ALIKE = 0.8  # correlation of boxes' middles with the places that they are of
-_USUAL: dict[str, Usual] = {  # how the projects prepare pictures
-    "YuNet": (("preset", "raw"), ("channels", "BGR")),
-    "UltraFace": (("mean", 127.0), ("std", 128.0), ("scale", 1.0)),
-    "RetinaFace": (("mean", (104.0, 117.0, 123.0)), ("std", 1.0), ("scale", 1.0), ("channels", "BGR")),
-    "EfficientDet": (("preset", "imagenet"), ("resize", "letterbox")),
-}
 _PIXELS = Corners()
 _FACES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # of UltraFace, YuNet
 
@@ -81,7 +74,7 @@ def _decoder(
     function = view.squashed(scores)
     if function is None or not operators:
         return None
-    raw = operators <= _LAYERS
+    raw = operators <= RAW
     recipe: Recipe | None = None
     if raw:
         recipe = _with_priors(view, boxes, maps, columns, points is not None)
@@ -90,7 +83,7 @@ def _decoder(
     elif numbers != 4:
         return None
     ious = next((p for p, n in rest if n == 1), None) if numbers == _YUNET else None
-    todo = "" if function or view.computed_by(scores) - _LAYERS else recipe.function if recipe else "sigmoid"
+    todo = "" if function or view.computed_by(scores) - RAW else recipe.function if recipe else "sigmoid"
     softmax = "softmax" in (function.lower(), todo)
     background = 0 if softmax or (recipe and recipe.background and columns not in (80, 90)) else None
     classes = columns - (background is not None)
@@ -113,7 +106,6 @@ def _decoder(
         background,
         0.5 if softmax else 0.3,
         thing="face" if face or points is not None else "object",
-        usual=_USUAL.get("YuNet" if ious is not None else family, ()),
     )
     how = "relative to priors" if recipe else "decoded"
     two = f"{boxes.output} {list(view.shapes[boxes.output])} and {scores.output} {list(view.shapes[scores.output])}"
@@ -145,7 +137,7 @@ def mapped(view: View) -> tuple[Decoder, str] | None:
     done, classes = functions == {"Sigmoid"}, heads[0][3]
     decoder = Decoder(
         recipe.family, view.with_layers(levels), recipe.coding, view.size, classes, "" if done else "sigmoid", done,
-        threshold=0.3, usual=_USUAL.get(recipe.family, ()),
+        threshold=0.3,
     )  # fmt: skip
     return decoder, f"boxes relative to {_CELL} anchors and {classes} scores for each place of 5 maps"
 
@@ -251,7 +243,7 @@ def _faces(view: View, maps: Sequence[Stage], sizes: Sequence[Sequence[int]], fa
 
 
 def _pyramid(view: View, maps: Sequence[Stage], deep: bool) -> Recipe:
-    """EfficientDet (1911.09070), told by its depthwise heads, and RetinaNet (1708.02002) as torchvision lays it."""
+    """EfficientDet (1911.09070), whose heads are depthwise, or RetinaNet (1708.02002) with torchvision's anchors."""
     octaves, laid = [2 ** (i / 3) for i in range(3)], []
     for s in maps:
         step = _step(view, s.grid)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from analyzer.analysis.scores import holds_floats
 from analyzer.tasks.detection.codings import Middles
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Part
@@ -21,7 +20,7 @@ _STRIDES = (4, 2, 8)
 
 def peaks(view: View) -> tuple[Decoder, str] | None:
     """Three maps (N, classes, h, w), (N, 2, h, w) and (N, 2, h, w) of one grid."""
-    maps = {name: shape for name, shape in view.shapes.items() if len(shape) == 4 and holds_floats(view.graph[name])}
+    maps = {name: shape for name, shape in view.shapes.items() if len(shape) == 4 and view.is_real(name)}
     if len(maps) != 3 or len(view.graph.outputs) != 3 or len({shape[2:] for shape in maps.values()}) != 1:
         return None
     pairs = [name for name, shape in maps.items() if shape[1] == 2]

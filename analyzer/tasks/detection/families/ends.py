@@ -111,7 +111,7 @@ def joined_queries(view: View) -> tuple[Decoder, str] | None:
     """Shares of the picture and a score per class, each behind a sigmoid, in one output: RT-DETR of Ultralytics."""
     for name, shape in view.shapes.items():
         whole = Part(name)
-        if len(shape) != 3 or shape[2] < 5 or not all(view.size) or not holds_floats(view.graph[name]):
+        if len(shape) != 3 or shape[2] < 5 or not all(view.size) or not view.is_real(name):
             continue
         box, scores = replace(whole, stop=4), replace(whole, start=4, last=shape[1])
         if set(view.functions(whole)) != {"Sigmoid"} or view.sources(box) == view.sources(scores):
@@ -122,7 +122,7 @@ def joined_queries(view: View) -> tuple[Decoder, str] | None:
         level = Level(scores, box, layer=_layer(view, source, view.columns(box)[0], shape[1]))
         decoder = Decoder(
             "RT-DETR", (level,), Corners(centred=True, unit=True), view.size, shape[2] - 4, "", True,
-            threshold=0.5, iou=None, usual=(("preset", "0-1"),),
+            threshold=0.5, iou=None,
         )  # fmt: skip
         return decoder, f"{name} {list(shape)} holds a box and {shape[2] - 4} scores for each of {shape[1]} queries"
     return None
@@ -142,7 +142,6 @@ def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
         background=columns - 1 if softmax else None,
         threshold=0.5,
         iou=None,
-        usual=(("preset", "imagenet" if softmax else "0-1"),),
     )
     how = "and no object, of a softmax" if softmax else "of a sigmoid"
     two = f"{box.name} {_shape(box)} and {scores.name} {_shape(scores)}"
@@ -192,7 +191,6 @@ def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
         threshold=0.4 if end == "TopK" else 0.25,  # what D-FINE and DEIM draw
         iou=None,
         scaled=scaled,
-        usual=(("preset", "0-1"),) if scaled else (),
     )
 
 

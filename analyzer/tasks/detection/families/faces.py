@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from analyzer.tasks.detection.codings import Coding, Distances, Exponentials, Offsets
-from analyzer.tasks.detection.decoder import Decoder, Usual
+from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.pyramid import Stage, by_candidates, stages, stages_of
 from analyzer.tasks.detection.view import View
 
 _POINTS = 10  # numbers of the five points of a face
-_YUNET: Usual = (("preset", "raw"), ("channels", "BGR"))
-_SCRFD: Usual = (("mean", 127.5), ("std", 128.0), ("scale", 1.0), ("resize", "letterbox"), ("pad-value", 0.0))
 _MEDIAPIPE = {16: "face", 18: "palm", 12: "person"}  # numbers of a box and its points
 
 
@@ -35,10 +33,8 @@ def strided(view: View) -> tuple[Decoder, str] | None:
     coding: Coding
     if two == 2 and not pointless and cell == 1:
         family, coding, powers = "YuNet", Exponentials(), (0.5, 0.5)
-        usual = _YUNET
     elif two == 1 and (cell == 2 or (cell == 1 and len(heads) == 5 and not pointless)):
         family, coding, powers = "SCRFD", Distances(offset=0.0), (1.0, 1.0)
-        usual = _SCRFD
     else:
         return None
     squashed = {view.squashed(one) for _, ones, _, _ in heads for one in ones}
@@ -50,7 +46,7 @@ def strided(view: View) -> tuple[Decoder, str] | None:
     ]
     decoder = Decoder(
         family, view.with_layers(levels), coding, view.size, 1, function, not function, function, powers,
-        threshold=0.5, iou=0.4, thing="face", usual=usual,
+        threshold=0.5, iou=0.4, thing="face",
     )  # fmt: skip
     said = f"{'score' if two == 1 else 'two scores'}, box{'' if pointless else ' and five points'}"
     return decoder, f"{said} at each of {len(heads)} strides"
@@ -81,7 +77,7 @@ def mediapipe(view: View) -> tuple[Decoder, str] | None:
     function = "" if view.squashed(heads[0][1]) == "Sigmoid" else "sigmoid"
     decoder = Decoder(
         "BlazeFace", view.with_layers(levels), Offsets(), view.size, 1, function, not function,
-        threshold=0.5, iou=0.3, thing=_MEDIAPIPE[numbers], usual=(("preset", "-1-1"), ("resize", "letterbox")),
+        threshold=0.5, iou=0.3, thing=_MEDIAPIPE[numbers],
     )  # fmt: skip
     count = sum(level.count for level in levels)
     return decoder, f"a score, 4 box numbers and {numbers // 2 - 2} points for each of {count} places"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from analyzer.analysis.scores import holds_floats
 from analyzer.tasks.detection.codings import RowsFirst
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Level, Part
@@ -17,7 +16,7 @@ def people(view: View) -> tuple[Decoder, str] | None:
     for name, shape in view.shapes.items():
         if len(view.shapes) != 1 or len(shape) != 3 or shape[2] != _POINTS + 5 or shape[1] > _PEOPLE:
             continue
-        if not all(view.size) or not holds_floats(view.graph[name]):
+        if not all(view.size) or not view.is_real(name):
             continue
         parts = {"boxes": (0, 4), "scores": (4, 5)}
         boxes, scores = (Part(name, _POINTS + a, _POINTS + b).cut(0, shape[1]) for a, b in parts.values())

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from analyzer.analysis.scores import holds_floats
 from analyzer.tasks.detection.codings import Coding, Distances, Exponentials
-from analyzer.tasks.detection.decoder import Decoder, Usual
+from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Part
 from analyzer.tasks.detection.pyramid import Stage, stages_of
-from analyzer.tasks.detection.view import View
+from analyzer.tasks.detection.view import RAW, View
 
-_RAW = {"Conv", "QLinearConv", "ConvInteger", "FusedConv"}
 _BINS = (8, 16, 17, 32, 33)  # of a distribution per side
 _STRIDES = (4, 8, 16, 32, 64, 128)
-_USUAL: dict[str, Usual] = {
-    "PicoDet": (("preset", "imagenet"),),
-    "NanoDet": (("mean", (103.53, 116.28, 123.675)), ("std", (57.375, 57.12, 58.395)), ("scale", 1.0),
-                ("channels", "BGR")),
-    "YOLOX": (("preset", "raw"), ("channels", "BGR"), ("resize", "letterbox"), ("pad-value", 114.0)),
-    "YOLOv8": (("preset", "0-1"), ("resize", "letterbox"), ("pad-value", 114.0)),
-}  # fmt: skip
 
 
 def apart(view: View) -> tuple[Decoder, str] | None:
@@ -42,7 +33,7 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     if bins and not all(view.pointwise(scores) and view.pointwise(boxes) for _, scores, boxes, *_ in heads):
         return None
     score_layers = {op for _, scores, *_ in heads for op in view.computed_by(scores)}
-    raw = all(view.computed_by(boxes) <= _RAW for _, _, boxes, *_ in heads)
+    raw = all(view.computed_by(boxes) <= RAW for _, _, boxes, *_ in heads)
     coding: Coding = Distances(bins)
     if two and not bins and raw:
         family, coding = "YOLOX", Exponentials()
@@ -51,7 +42,7 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     else:
         family = "FCOS"
     squashed = functions == {"Sigmoid"}
-    done = squashed or not score_layers <= _RAW  # a function of the scores and more, as PicoDet's square root
+    done = squashed or not score_layers <= RAW  # a function of the scores and more, as PicoDet's square root
     levels = [stage.level(scores, boxes, thing) for stage, scores, boxes, thing, *_ in heads]
     things = {view.squashed(thing) for *_, thing, _, _ in heads if thing is not None}
     decoder = Decoder(
@@ -66,7 +57,6 @@ def apart(view: View) -> tuple[Decoder, str] | None:
         (0.5, 0.5) if family == "FCOS" and two else (1.0, 1.0),
         threshold=0.3,
         iou=0.5,
-        usual=_USUAL.get(family, ()),
     )
     sides = f"distributions of 4 sides over {bins} steps" if bins else "4 box sides"
     return decoder, f"{classes} scores and {sides} at each of {len(heads)} strides"
@@ -79,7 +69,7 @@ def _grids(view: View) -> dict[tuple[int, int], list[tuple[Part, int]]] | None:
     if not view.all_fixed:
         return None
     for name, shape in view.shapes.items():
-        if not holds_floats(view.graph[name]):
+        if not view.is_real(name):
             return None
         if len(shape) == 3:
             maps = stages_of(view, shape[1], [(s,) for s in _STRIDES], (1,))
@@ -130,7 +120,7 @@ def _head(view: View, parts: list[tuple[Part, int]]) -> tuple[Part, Part, Part |
 def joined(view: View) -> tuple[Decoder, str] | None:
     """NanoDet-Plus: one output (N, places, classes + 4 · bins), the scores first."""
     for name, shape in view.shapes.items():
-        if len(shape) != 3 or not all(view.size) or len(view.shapes) != 1 or not holds_floats(view.graph[name]):
+        if len(shape) != 3 or not all(view.size) or len(view.shapes) != 1 or not view.is_real(name):
             continue
         maps = stages_of(view, shape[1], ((8, 16, 32, 64), (8, 16, 32)), (1,))
         part = Part(name)
@@ -143,7 +133,7 @@ def joined(view: View) -> tuple[Decoder, str] | None:
         levels = [one.level(scores, boxes) for one in maps]
         decoder = Decoder(
             "NanoDet", view.with_layers(levels), Distances(bins, offset=0.0), view.size, classes, "", True,
-            threshold=0.35, iou=0.6, usual=_USUAL["NanoDet"],
+            threshold=0.35, iou=0.6,
         )  # fmt: skip
         return decoder, f"{classes} scores and distributions of 4 sides over {bins} steps at {len(maps)} strides"
     return None

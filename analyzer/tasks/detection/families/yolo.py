@@ -6,19 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from analyzer.analysis.scores import holds_floats
 from analyzer.tasks.detection.codings import Coding, Corners, Exponentials, Rotated, Tanh, WithAnchors, WithPoints
-from analyzer.tasks.detection.decoder import Decoder, Usual
+from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.families.anchors import decoded
 from analyzer.tasks.detection.parts import Part
 from analyzer.tasks.detection.pyramid import Stage, stages_of
-from analyzer.tasks.detection.view import View
+from analyzer.tasks.detection.view import RAW, View
 
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16), (16, 32), (8,), (16,), (4,), (32,))
-_RAW = {"Conv", "QLinearConv", "ConvInteger", "FusedConv"}
 _SEGMENTING = 32  # mask coefficients
-_USUAL: Usual = (("preset", "0-1"), ("resize", "letterbox"), ("pad-value", 114.0))
-_USUAL_OF_YOLOX: Usual = (("preset", "raw"), ("channels", "BGR"), ("resize", "letterbox"), ("pad-value", 114.0))
 # Width and height in pixels of the anchors of each level, by project.
 ANCHORS: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {
     "YOLOv3": (((10, 13), (16, 30), (33, 23)), ((30, 61), (62, 45), (59, 119)), ((116, 90), (156, 198), (373, 326))),
@@ -49,7 +45,7 @@ def joined(view: View) -> tuple[Decoder, str] | None:
     """One output (N, numbers, places) or (N, places, numbers): a box, objectness perhaps, a score per class, and mask
     coefficients, keypoints or an angle perhaps."""
     for name, shape in view.shapes.items():
-        if len(shape) != 3 or not all(view.size) or not holds_floats(view.graph[name]):
+        if len(shape) != 3 or not all(view.size) or not view.is_real(name):
             continue
         axis = 1 if shape[1] < shape[2] else 2
         maps = stages_of(view, shape[3 - axis], _STRIDES, (1, 3))
@@ -73,7 +69,7 @@ def _decoder(view: View, whole: Part, numbers: int, maps: Sequence[Stage]) -> tu
     function = columns.functions[columns.start]
     rest = numbers - columns.stop
     points = None
-    raw = view.computed_by(box) <= _RAW
+    raw = view.computed_by(box) <= RAW
     coding: Coding
     if raw and maps[0].cell > 1:
         family, coding = _with_anchors(view, len(maps))
@@ -102,7 +98,6 @@ def _decoder(view: View, whole: Part, numbers: int, maps: Sequence[Stage]) -> tu
         bool(function),
         "" if columns.functions[4] == "Sigmoid" else "sigmoid",
         thing="person" if points is not None and rest == 51 else "object",
-        usual=_USUAL_OF_YOLOX if family == "YOLOX" else _USUAL,
     )
     said = "4 box sides, objectness" if columns.objectness else "4 box sides"
     more = {"-obb": ", an angle", "-pose": ", keypoints", "-seg": f", {rest} mask coefficients"}
@@ -160,13 +155,13 @@ def apart(view: View) -> tuple[Decoder, str] | None:
             grid, part, numbers = (shape[2], shape[3]), Part(name, axis=4), shape[4]
         elif len(shape) == 4 and shape[1] % 3 == 0 and shape[1] > 15 and shape[2] > 1 and shape[3] > 1:
             grid, part, numbers = (shape[2], shape[3]), Part(name, axis=1, cell=3), shape[1] // 3
-            if len({v.name for _, v in view.sources(part)}) != 1 or not view.computed_by(part) <= _RAW:
+            if len({v.name for _, v in view.sources(part)}) != 1 or not view.computed_by(part) <= RAW:
                 return None
             if not view.pointwise(part) or (view.labels is not None and numbers != 5 + view.labels):
                 return None
         else:
             return None
-        if not all(view.size) or view.size[0] % grid[0] or not holds_floats(view.graph[name]):
+        if not all(view.size) or view.size[0] % grid[0] or not view.is_real(name):
             return None
         heads.append((Stage(0, grid[0] * grid[1] * 3, grid, 3, len(shape) == 5), part, numbers))
     heads.sort(key=lambda head: -head[0].last)
@@ -183,9 +178,7 @@ def apart(view: View) -> tuple[Decoder, str] | None:
         for one, part, _ in heads
     ]
     todo = "" if squashed else "sigmoid"
-    decoder = Decoder(
-        family, view.with_layers(levels), coding, view.size, numbers - 5, todo, squashed, todo, usual=_USUAL
-    )
+    decoder = Decoder(family, view.with_layers(levels), coding, view.size, numbers - 5, todo, squashed, todo)
     return decoder, f"4 box sides, objectness and {numbers - 5} scores of 3 anchors at each of {len(heads)} strides"
 
 
@@ -218,10 +211,9 @@ def fastest(view: View) -> tuple[Decoder, str] | None:
         grid = (shape[2], shape[3])
         stage = Stage(0, grid[0] * grid[1], grid)
         level = stage.level(replace(part, start=5), replace(part, start=1, stop=5), replace(part, stop=1))
-        usual: Usual = (("preset", "0-1"), ("channels", "BGR"))
         decoder = Decoder(
             "FastestDet", view.with_layers([level]), Tanh(), view.size, shape[1] - 5, "", True, "", (0.4, 0.6),
-            threshold=0.65, usual=usual,
+            threshold=0.65,
         )  # fmt: skip
         return decoder, f"{name} {list(shape)} holds objectness, 4 box numbers and {shape[1] - 5} scores per place"
     return None
