@@ -16,20 +16,22 @@ if TYPE_CHECKING:
     from analyzer.analysis import ReceptiveField, receptive_field
     from analyzer.analysis.filters import filter_bank
     from analyzer.api.comparing import audit, compare
+    from analyzer.api.dreaming import dream
     from analyzer.api.explaining import explain
+    from analyzer.api.features import features
+    from analyzer.api.localizing import localize
+    from analyzer.api.mining import mine
     from analyzer.attribution import METHODS, Attribution, Explainer
     from analyzer.attribution.class_maps import class_maps
     from analyzer.attribution.correspondence import correspondence
     from analyzer.attribution.dream import Dreamer, DreamOptions
     from analyzer.attribution.export import export
-    from analyzer.attribution.features import features
     from analyzer.attribution.invariance import invariance
     from analyzer.attribution.projection import Projector, Switches, project, read_switches
     from analyzer.data import Sample, find_pictures
     from analyzer.errors import AnalyzerError, InputError, NotFoundError, ProviderError, UnsupportedError
     from analyzer.gradient import Vjp, append_vjp
     from analyzer.images import Preprocess
-    from analyzer.mining import mine
     from analyzer.mining.evolution import evolution
     from analyzer.passes import Pass
     from analyzer.runtime.pool import limit_memory
@@ -44,20 +46,22 @@ _NAMES = {
     "analysis": ("ReceptiveField", "receptive_field"),
     "analysis.filters": ("filter_bank",),
     "api.comparing": ("audit", "compare"),
+    "api.dreaming": ("dream",),
     "api.explaining": ("explain",),
+    "api.features": ("features",),
+    "api.localizing": ("localize",),
+    "api.mining": ("mine",),
     "attribution": ("METHODS", "Attribution", "Explainer"),
     "attribution.class_maps": ("class_maps",),
     "attribution.correspondence": ("correspondence",),
     "attribution.dream": ("DreamOptions", "Dreamer"),
     "attribution.export": ("export",),
-    "attribution.features": ("features",),
     "attribution.invariance": ("invariance",),
     "attribution.projection": ("Projector", "Switches", "project", "read_switches"),
     "data": ("Sample", "find_pictures"),
     "errors": ("AnalyzerError", "InputError", "NotFoundError", "ProviderError", "UnsupportedError"),
     "gradient": ("Vjp", "append_vjp"),
     "images": ("Preprocess",),
-    "mining": ("mine",),
     "mining.evolution": ("evolution",),
     "passes": ("Pass",),
     "runtime.pool": ("limit_memory",),
@@ -88,6 +92,7 @@ __all__ = [
     "class_maps",
     "compare",
     "correspondence",
+    "dream",
     "evolution",
     "explain",
     "export",
@@ -96,6 +101,7 @@ __all__ = [
     "find_pictures",
     "invariance",
     "limit_memory",
+    "localize",
     "mine",
     "project",
     "read_switches",

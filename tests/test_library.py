@@ -338,3 +338,102 @@ def test_an_audit_is_the_commands(run, place):
     assert (place / "maps.png").read_bytes() == (place / "ours.png").read_bytes()
     assert repr(found).startswith("Audit(digits_cnn.onnx on 3 pictures: ")
     assert "data:image/png" in found._repr_html_() and "accuracy" in found._repr_html_()
+
+
+# ---- Other commands ----
+
+
+def test_a_localization_is_the_commands(run, place):
+    boxes = {PICTURES[0].name: {"four": [10, 10, 200, 200]}}
+    (place / "true.json").write_text(json.dumps(boxes))
+    flags = ["--boxes", "true.json", "--threshold", "0.3", "--several", "--top-channels", "2", "-o", "drawn"]
+    found = analyzer.localize(CNN, PICTURES[:2], boxes=boxes, threshold=0.3, several=True, top_channels=2)
+    expected = document(run, "localize", str(CNN), *map(str, PICTURES[:2]), *flags)
+    for result in expected["results"]:
+        result.pop("written")
+    assert plain(found) == expected and found.summary["compared"] == 1
+    found.save(place / "first.png")
+    assert (place / "first.png").read_bytes() == (place / "drawn" / PICTURES[0].name).read_bytes()
+    assert repr(found).startswith("Localization(grad-cam: ") and repr(found).endswith(" in 2 pictures)")
+    assert "data:image/png" in found._repr_html_() and found._repr_png_()
+    (one,) = analyzer.localize(DETECTOR, decode(COFFEE), target="eight", score_threshold=0.5).results
+    assert [target["target"] for target in one["targets"]] == ["eight"]
+    with pytest.raises(analyzer.InputError, match="there is no picture 2"):
+        found.overlay(2)
+
+
+def test_a_dream_is_the_commands(run, place):
+    flags = ["-t", "four", "-t", "3", "--steps", "3", "--parametrization", "pixels", "--no-rescale", "-o", "dream.png"]
+    found = analyzer.dream(CNN, target=["four", 3], steps=3, parametrization="pixels", rescale=False)
+    assert plain(found) == document(run, "dream", str(CNN), *flags)
+    found.save(place / "ours.png")
+    assert (place / "ours.png").read_bytes() == (place / "dream.png").read_bytes()
+    assert (
+        len(found.images) == 2 and "data:image/png" in found._repr_html_() and repr(found).startswith("Dreams(four (")
+    )
+    assert analyzer.dream(CNN, 3, steps=1).channels == [3]
+    with pytest.raises(analyzer.InputError, match="either units or classes"):
+        analyzer.dream(CNN)
+
+
+def test_mining_is_the_commands(run, place):
+    flags = ["-o", "mined", "--draw", "2", "-k", "3"]
+    expected = document(run, "mine", str(CNN), *map(str, PICTURES), *flags)
+    found = analyzer.mine(CNN, PICTURES, k=3, draw=2, out=place / "ours")
+    assert [found.summary(layer) for layer in found.rankings] == expected["layers"]
+    names = sorted(each.name for each in (place / "mined").iterdir())
+    assert names == sorted(each.name for each in (place / "ours").iterdir()) and "index.html" in names
+    for each in names:
+        if not each.startswith((".", "journal")) and (place / "mined" / each).is_file() and each.endswith(".png"):
+            assert (place / "mined" / each).read_bytes() == (place / "ours" / each).read_bytes(), each
+    channels = len(next(iter(found.rankings.values())).values)
+    assert repr(found) == f"MiningResult(1 layer, {channels} channels, {len(PICTURES)} pictures)"
+    assert "dead" in found._repr_html_()
+    assert analyzer.mine(CNN, [decode(each) for each in PICTURES]).rankings.keys() == found.rankings.keys()
+    with pytest.raises(analyzer.InputError, match="needs a folder"):
+        analyzer.mine(CNN, PICTURES, shard=(1, 2))
+
+
+def test_features_are_of_pictures_too_and_show_themselves(run, place):
+    code, _, err = run("features", str(CNN), str(CHELSEA), "-l", "*stage3/Relu*", "-l", "probabilities", "-o", "maps")
+    assert code == 0, err
+    found = analyzer.features(CNN, CHELSEA, ["*stage3/Relu*", "probabilities"])
+    with np.load(place / "maps" / "digits_chelsea.npz") as expected:
+        assert list(expected) == list(found)
+        assert all(np.array_equal(expected[name], found[name]) for name in found)
+    found.save(place / "maps.npz")
+    with np.load(place / "maps.npz") as written:
+        assert list(written) == list(found)
+    assert repr(found).startswith("FeatureMaps(") and "×" in repr(found) and len(repr(found)) < 200
+    html = found._repr_html_()
+    assert "data:image/png" in html and "probabilities" in html
+    with pytest.raises(analyzer.InputError, match="probabilities is no feature map of two axes"):
+        found.figure("probabilities")
+    assert "data:image" not in analyzer.features(CNN, CHELSEA, "probabilities")._repr_html_()
+
+
+def test_receptive_fields_show_themselves():
+    html = analyzer.receptive_field(CNN)._repr_html_()
+    assert "<table>" in html and "3×3" in html and "all" in html
+
+
+def test_all_public_names_are_typed_and_documented():
+    import inspect
+
+    for name in analyzer.__all__:
+        found = getattr(analyzer, name)
+        if callable(found):
+            assert inspect.getdoc(found), name
+        if inspect.isfunction(found):
+            untyped = [p for p in inspect.signature(found).parameters.values() if p.annotation is p.empty]
+            assert not untyped, (name, untyped)
+
+
+def test_the_package_imports_nothing_of_its_rooms():
+    import subprocess
+
+    code = (
+        "import sys, analyzer; dir(analyzer); assert not [m for m in sys.modules if m.startswith('analyzer.') and m != "
+    )
+    code += "'analyzer.version'], sys.modules; assert 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -24,6 +24,7 @@ from analyzer.graph.nodes import known_shape
 from analyzer.graph.protos import copied
 from analyzer.graph.query import image_input, image_layout
 from analyzer.graph.through import readers
+from analyzer.images import showing
 
 Number: TypeAlias = "int | Fraction"
 Gates: TypeAlias = Literal["global", "cut"]
@@ -142,6 +143,23 @@ class ReceptiveFields(Mapping[str, ReceptiveField]):
 
     def __repr__(self) -> str:
         return f"<receptive fields of {len(self)} tensors in {self.input!r}, {len(self.unknown)} unknown>"
+
+    def _repr_html_(self) -> str:
+        """A row per receptive field that differs from the one before."""
+        rows, last = list[tuple[str, ...]](), None
+        for name, one in self.items():
+            said = tuple(_words(each) for each in (one.size, one.stride, one.padding))
+            if said != last:
+                rows.append((name, *said))
+            last = said
+        return showing.page(repr(self), None, rows, ("from this tensor on", "size", "stride", "padding"))
+
+
+def _words(values: tuple[Number | None, ...] | None) -> str:
+    """«7×7»; «all» where an axis is seen as a whole."""
+    if values is None:
+        return "all"
+    return "×".join("all" if value is None else str(value) for value in values)
 
 
 def receptive_field(
