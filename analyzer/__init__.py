@@ -16,25 +16,29 @@ if TYPE_CHECKING:
     from analyzer.analysis import ReceptiveField, receptive_field
     from analyzer.analysis.filters import filter_bank
     from analyzer.api.comparing import audit, compare
-    from analyzer.api.dreaming import dream
+    from analyzer.api.dreaming import Dreams, dream
     from analyzer.api.explaining import explain
     from analyzer.api.features import features
-    from analyzer.api.localizing import localize
+    from analyzer.api.localizing import Localization, localize
     from analyzer.api.mining import mine
     from analyzer.attribution import METHODS, Attribution, Explainer
     from analyzer.attribution.class_maps import class_maps
     from analyzer.attribution.correspondence import correspondence
     from analyzer.attribution.dream import Dreamer, DreamOptions
     from analyzer.attribution.export import export
+    from analyzer.attribution.features import FeatureMaps
     from analyzer.attribution.invariance import invariance
     from analyzer.attribution.projection import Projector, Switches, project, read_switches
     from analyzer.data import Sample, find_pictures
     from analyzer.errors import AnalyzerError, InputError, NotFoundError, ProviderError, UnsupportedError
     from analyzer.gradient import Vjp, append_vjp
     from analyzer.images import Preprocess
+    from analyzer.mining import MiningResult
     from analyzer.mining.evolution import evolution
     from analyzer.passes import Pass
     from analyzer.runtime.pool import limit_memory
+    from analyzer.validation import Comparison
+    from analyzer.validation.audit import Audit
 
 # onnxruntime's wheels collect telemetry unless this is set before they are imported. ORT_DISABLE_TELEMETRY=0 keeps it.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
@@ -46,25 +50,29 @@ _NAMES = {
     "analysis": ("ReceptiveField", "receptive_field"),
     "analysis.filters": ("filter_bank",),
     "api.comparing": ("audit", "compare"),
-    "api.dreaming": ("dream",),
+    "api.dreaming": ("Dreams", "dream"),
     "api.explaining": ("explain",),
     "api.features": ("features",),
-    "api.localizing": ("localize",),
+    "api.localizing": ("Localization", "localize"),
     "api.mining": ("mine",),
     "attribution": ("METHODS", "Attribution", "Explainer"),
     "attribution.class_maps": ("class_maps",),
     "attribution.correspondence": ("correspondence",),
     "attribution.dream": ("DreamOptions", "Dreamer"),
     "attribution.export": ("export",),
+    "attribution.features": ("FeatureMaps",),
     "attribution.invariance": ("invariance",),
     "attribution.projection": ("Projector", "Switches", "project", "read_switches"),
     "data": ("Sample", "find_pictures"),
     "errors": ("AnalyzerError", "InputError", "NotFoundError", "ProviderError", "UnsupportedError"),
     "gradient": ("Vjp", "append_vjp"),
     "images": ("Preprocess",),
+    "mining": ("MiningResult",),
     "mining.evolution": ("evolution",),
     "passes": ("Pass",),
     "runtime.pool": ("limit_memory",),
+    "validation": ("Comparison",),
+    "validation.audit": ("Audit",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -72,10 +80,16 @@ __all__ = [
     "METHODS",
     "AnalyzerError",
     "Attribution",
+    "Audit",
+    "Comparison",
     "DreamOptions",
     "Dreamer",
+    "Dreams",
     "Explainer",
+    "FeatureMaps",
     "InputError",
+    "Localization",
+    "MiningResult",
     "NotFoundError",
     "Pass",
     "Preprocess",

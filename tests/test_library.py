@@ -390,6 +390,10 @@ def test_mining_is_the_commands(run, place):
     assert repr(found) == f"MiningResult(1 layer, {channels} channels, {len(PICTURES)} pictures)"
     assert "dead" in found._repr_html_()
     assert analyzer.mine(CNN, [decode(each) for each in PICTURES]).rankings.keys() == found.rankings.keys()
+    with pytest.warns(DeprecationWarning, match="folder is now called out"):
+        explainer, how = analyzer.Explainer(CNN), analyzer.Preprocess(size=(96, 96))
+        analyzer.mine(explainer, PICTURES, list(found.rankings), how, folder=place / "earlier")
+    assert not (place / "earlier" / "index.html").exists()
     with pytest.raises(analyzer.InputError, match="needs a folder"):
         analyzer.mine(CNN, PICTURES, shard=(1, 2))
 
@@ -437,3 +441,28 @@ def test_the_package_imports_nothing_of_its_rooms():
     )
     code += "'analyzer.version'], sys.modules; assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_example_notebook_runs(monkeypatch, capsys):
+    """Its cells in order, each as Jupyter does: what ends a cell is shown."""
+    import ast
+
+    notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4 and len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    monkeypatch.chdir(ROOT / "examples")
+    names: dict[str, object] = {}
+    pictures = 0
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        assert not cell["outputs"], "clear the outputs before the notebook is committed"
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, "notebook", "exec"), names)
+        if last is not None:
+            shown = eval(compile(ast.Expression(last.value), "notebook", "eval"), names)
+            html = getattr(shown, "_repr_html_", lambda: "")()
+            pictures += "data:image/png" in html
+            assert len(repr(shown)) < 300
+    assert pictures == 10 and (names["folder"] / "heatmap.png").exists()
+    assert "True" in capsys.readouterr().out

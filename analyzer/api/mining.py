@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analyzer.api.data import File, Pictures, listed, opened_samples, samples_of
-from analyzer.api.models import Asked, Preprocessing, for_pictures, known_options
+from analyzer.api.models import Asked, Preprocessing, for_pictures, known_options, renamed
 from analyzer.errors import InputError
 from analyzer.images import Feeding
 from analyzer.mining import MiningResult
@@ -65,6 +65,8 @@ def mine(
         NotFoundError, UnsupportedError: a layer does not exist or has no channels.
     """
     pictures = listed(pictures)
+    journal = renamed(options, "folder", "out", out)
+    layer = renamed(options, "layers", "layer", layer)
     feeding, how = (preprocess, None) if isinstance(preprocess, Feeding) else (None, preprocess)
     options.setdefault("threads", 1)
     asked = Asked.of(options, how, input=input, explain_input=explain_input)
@@ -78,9 +80,9 @@ def mine(
         policy = None
     if policy and out is not None:
         check_projectable(explainer, layers, policy)
-    if shard != (1, 1) and out is None:
+    if shard != (1, 1) and journal is None:
         raise InputError("a shard needs a folder in which the parts meet", "pass out='folder'")
-    found = mine_pictures(explainer, samples, layers, feeding, k, out, batch, shard, workers, progress)
+    found = mine_pictures(explainer, samples, layers, feeding, k, journal, batch, shard, workers, progress)
     if out is not None and shard == (1, 1):
         title = Path(explainer.loaded.path or explainer.loaded.name).name
         write_results(explainer, found, feeding, Path(out), title, tuple(unit), draw, policy)

@@ -45,10 +45,10 @@ class Attribution:
     Rows are images, or (image, target) pairs if there are several targets, ordered by image.
 
     Attributes:
-        raw: the method's own values, float32: (rows, h, w) unnormalised for CAM-like methods, shaped as the input
-            for gradient-like ones.
+        raw: the method's own values, float32: (rows, h, w) before normalization for CAM-like methods, shaped as
+            the input for gradient-like ones.
         heatmap: (rows, H, W) in [0, 1] at the resolution of the input; 0 everywhere where `legible` is False.
-        scores: (N, classes) as the model outputs them; quantised ones as the real numbers that they stand for.
+        scores: (N, classes) as the model outputs them; quantized ones as the real numbers that they stand for.
         target: class index per row; −1 where the target is an expression.
         layer: name of the feature map, or "" for methods that need none; of the first row where rows differ.
         layers: name of the feature map of each row, where rows differ; else empty.
@@ -56,7 +56,7 @@ class Attribution:
         image: index of the image per row.
         diagnosis: for each row, a sentence if the map is empty, constant or not finite, otherwise "".
         stripped: squashing functions (Softmax…) that were removed after the target.
-        tied: (N,) number of classes that tie at the maximum of the output's quantiser; 0 if the top class is unique.
+        tied: (N,) number of classes that tie at the maximum of the output's quantizer; 0 if the top class is unique.
         details: further results of the method, one entry per row: `completeness` of integrated gradients and
             full-grad, `score` and `top` at every position of occlusion…
         doubt: why the output may not mean what it seems to (see `Task.doubt`); "" if it does, and for expressions.
@@ -66,7 +66,7 @@ class Attribution:
         task: what the output means.
         first: index of the first image.
         view: the pictures that the maps are of, for what is drawn and named; None where they are not known.
-        said: for each image, {output: array}, quantised numbers as what they mean.
+        said: for each image, {output: array}, quantized numbers as what they mean.
     """
 
     raw: np.ndarray
