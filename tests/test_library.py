@@ -201,6 +201,12 @@ def test_an_attribution_shows_itself(run, place):
         found.save(place / "map.pdf")
 
 
+def test_a_notebook_says_what_is_wrong_with_a_map():
+    found = analyzer.explain(CNN, np.zeros((1, 3, 96, 96), np.float32), target="four", labels=None)
+    found.diagnosis = ["empty map: <why>"]
+    assert "empty map: &lt;why&gt;" in found._repr_html_()
+
+
 def test_labels_are_escaped_in_html():
     found = analyzer.explain(CNN, CHELSEA, labels=["<script>"] * 10)
     assert "<script>" not in found._repr_html_()

@@ -197,7 +197,8 @@ class Attribution:
     def _repr_html_(self) -> str:
         said = [(p.label, f"{p.score:.3g}") for p in self.predictions[:5]]
         unit = self.task.unit if self.task is not None else ""
-        return showing.page(repr(self), self._thumbnail(), said, ("", unit or "score"))
+        diagnoses = dict.fromkeys(diagnosis for diagnosis in self.diagnosis if diagnosis)
+        return showing.page("\n".join([repr(self), *diagnoses]), self._thumbnail(), said, ("", unit or "score"))
 
     def _thumbnail(self) -> np.ndarray | None:
         """What a notebook shows: the overlay of the first picture; the maps alone where it is not known."""
