@@ -218,8 +218,8 @@ def api() -> str:
         "# Python API\n\n"
         "`docs/generate.py` writes this page from the docstrings. All names are those of the package: "
         "`import analyzer`, then `analyzer.explain(…)`. Importing the package is cheap; each name loads what it "
-        "needs on first use. Functions have the names and the options of the [commands](commands.md), with `_` for "
-        "`-`. A runnable tour is "
+        "needs on first use. A function that is called as one of the [commands](commands.md) has its options, with `_` "
+        "for `-`. A runnable tour is "
         "[examples/notebook.ipynb](../examples/notebook.ipynb).\n\n"
         "Results show themselves in a notebook. `.as_data()` is what the command prints with `--format json`."
     ]

@@ -472,3 +472,23 @@ def test_the_example_notebook_runs(monkeypatch, capsys):
             assert len(repr(shown)) < 300
     assert pictures == 10 and (names["folder"] / "heatmap.png").exists()
     assert "True" in capsys.readouterr().out
+
+
+def test_a_file_of_several_pictures_is_refused(place):
+    np.save(place / "rows.npy", np.zeros((3, 3, 96, 96), np.float32))
+    with pytest.raises(analyzer.InputError, match=r"rows\.npy has 3 pictures"):
+        analyzer.explain(CNN, place / "rows.npy")
+    np.save(place / "row.npy", np.zeros((1, 3, 96, 96), np.float32))
+    assert analyzer.explain(CNN, place / "row.npy").view.fed(0).image.shape == (96, 96, 3)
+
+
+def test_what_should_be_known_of_a_picture_is_a_warning(place):
+    np.save(place / "deep.npy", np.full((40, 40), 4095, np.uint16))
+    with pytest.warns(UserWarning, match="16-bit values end at 4095"):
+        analyzer.explain(CNN, place / "deep.npy")
+
+
+def test_a_comparison_of_explainers_says_how_they_run():
+    sides = [analyzer.Explainer(model, level="basic", threads=2) for model in (CNN, INT8)]
+    found = analyzer.compare(*sides, CHELSEA)
+    assert found.run["optimisation"] == "basic" and found.run["threads"] == "2"

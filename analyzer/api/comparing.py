@@ -65,7 +65,7 @@ def compare(
     """Compare two builds of a model on pictures: their outputs, their layers, and what they look at.
 
     Args:
-        reference, candidate: path, bytes, ModelProto or `Explainer` each.
+        reference, candidate: as `model` of `analyzer.explain` each.
         pictures: files, folders, glob patterns or lists of files; or pictures in memory, as for `analyzer.explain`.
         method: methods whose maps are compared.
         boxes: true boxes, {"cat.jpg": [[x0, y0, x1, y1], …]}, or a JSON file of them.
@@ -96,7 +96,7 @@ def compare(
     sides = [for_pictures(m, p, asked) for m, p in zip((reference, candidate), providers, strict=True)]
     samples = opened_samples(samples, pictures, sides[0][1].feeds, every)
     methods = (method,) if isinstance(method, str) else tuple(method)
-    done = compared(sides, samples, methods, asked.session, store, workers, progress)
+    done = compared(sides, samples, methods, store, workers, progress)
     done = replace(done, findings=as_data(judge(done.report, allowed)))
     if path is not None:
         write_comparison(path, done.as_data(), evidence_figures(done.maps, samples, sides[0][1].feeds))
@@ -107,13 +107,13 @@ def compared(
     sides: Sequence[tuple[Explainer, ModelCard]],
     samples: Sequence[Sample],
     methods: Sequence[str],
-    session: Mapping[str, Any],
     store: File | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:
     """The comparison of two models, the reference first, without findings, with how it was run."""
     explainers, cards = [e for e, _ in sides], [card for _, card in sides]
+    session = explainers[0].session_options
     shapes = first_shapes(samples, [card.feeds for card in cards])
     kept = Store(os.fspath(store)) if store else None
     ours, theirs = (Side(e, shape, store=kept) for e, shape in zip(explainers, shapes, strict=True))
@@ -126,8 +126,8 @@ def compared(
         run={
             "reference ran on": ran_on(ours.receipt),
             "candidate ran on": ran_on(theirs.receipt),
-            "optimisation": session["level"] or "all",
-            "threads": str(session["threads"]),
+            "optimisation": session.get("level") or "all",
+            "threads": str(session.get("threads")),
             "TF32": "off",
             "layers": f"at most {SAMPLE} elements of each"
             if ours.is_recorded or theirs.is_recorded

@@ -158,6 +158,7 @@ class Attribution:
         Args:
             axes: axes to draw in; new ones unless given.
             row: which map.
+            alpha: opacity where the map is highest.
 
         Returns:
             The axes.
@@ -175,7 +176,8 @@ class Attribution:
         if heat.ndim != 2:
             raise InputError("a clip or volume is not one picture", "use overlay")
         axes.imshow(fed.image)
-        shown = axes.imshow(heat, cmap=colormap, alpha=alpha, vmin=0, vmax=1)
+        opacity = alpha * (0.25 + 0.75 * np.sqrt(np.clip(np.nan_to_num(heat), 0, 1))) * np.isfinite(heat)
+        shown = axes.imshow(heat, cmap=colormap, alpha=opacity, vmin=0, vmax=1)
         axes.figure.colorbar(shown, ax=axes)
         axes.set_title(f"{self.method}: {self.title(row)}")
         axes.set_axis_off()

@@ -139,7 +139,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     sides = [(e.about(card.feeds.explained), card) for e, card in zip(explainers, cards, strict=True)]
     samples = given.data.opened(samples, cards[0].feeds)
     over = given.over.store, given.over.workers, Progress(len(samples), "compare").step
-    done = compared(sides, samples, given.methods or EVIDENCE, options, *over)
+    done = compared(sides, samples, given.methods or EVIDENCE, *over)
     tell_left_out(done)
     document = {"comparison": done.report, "run": done.run}
     return document, evidence_figures(done.maps, samples, cards[0].feeds), 5 if done.failed else 0
