@@ -136,7 +136,7 @@ def test_the_models_own_input_is_fed_as_it_is():
     [
         (np.zeros((3, 96, 96), np.float32) - 1, "neither a picture nor the input image"),
         (np.zeros((96, 96, 3), np.int64), "neither a picture nor the input"),
-        (np.zeros((1, 3, 96, 96), np.uint8), "takes float32 .*, not uint8"),
+        (np.zeros((1, 96, 96, 3), np.uint8), "is not the input image: float32"),
         (7, "int is no picture"),
         ([CHELSEA], "list is no picture"),
         ("nothing.png", "no such file"),
@@ -150,8 +150,8 @@ def test_what_is_neither_a_picture_nor_the_input_is_refused(given, says):
         analyzer.explain(CNN, given)
 
 
-def test_what_may_be_both_is_refused():
-    """A model of unbatched uint8 pictures: an array may be its input, or a picture to be prepared."""
+def test_what_fits_the_input_is_fed_as_it_is_before_it_is_a_picture():
+    """A model of unbatched uint8 pixels: nothing is resized or normalized."""
     from analyzer.api.explaining import as_given
 
     class Taken:
@@ -160,8 +160,8 @@ def test_what_may_be_both_is_refused():
     class Model:
         image, plain = "x", {"x": Taken}
 
-    with pytest.raises(analyzer.InputError, match=r"may be a picture, or the input x: uint8\[\?, \?, 3\] as it is"):
-        as_given(Model, np.zeros((8, 8, 3), np.uint8))
+    array = np.zeros((8, 8, 3), np.uint8)
+    assert as_given(Model, array) is array
 
 
 def test_an_unknown_option_is_refused():
@@ -175,6 +175,12 @@ def test_a_card_that_changes_is_read_again(tmp_path):
     assert analyzer.explain(model, CHELSEA).title().startswith("4 ")
     (tmp_path / "model.toml").write_text("labels = [" + ", ".join(f'"n{i}"' for i in range(10)) + "]")
     assert analyzer.explain(model, CHELSEA).title().startswith("n4 ")
+    (tmp_path / "model.toml").write_text('default-layer = "/network/stage2/stage2.0/Relu_output_0"')
+    assert analyzer.explain(model, CHELSEA).layer == "/network/stage2/stage2.0/Relu_output_0"
+    assert (
+        analyzer.explain(model, np.zeros((1, 3, 96, 96), np.float32)).layer == "/network/stage2/stage2.0/Relu_output_0"
+    )
+    assert analyzer.explain(model, CHELSEA, layer="auto").layer == "/network/stage3/Relu_output_0"
 
 
 def test_preprocessing_may_be_an_object():
@@ -230,6 +236,11 @@ def test_plot_draws_axes():
     matplotlib.use("Agg")
     axes = analyzer.explain(CNN, CHELSEA).plot()
     assert axes.get_title() == "grad-cam: four (0.982)" and len(axes.images) == 2
+    detected = analyzer.explain(DETECTOR, COFFEE)
+    axes = detected.plot()
+    assert (
+        len(axes.lines) == len(detected.predictions) and axes.lines[0].get_xdata()[0] == detected.predictions[0].box[0]
+    )
     mine = matplotlib.figure.Figure().subplots()
     assert analyzer.explain(CNN, CHELSEA).plot(mine) is mine
 
@@ -492,3 +503,25 @@ def test_a_comparison_of_explainers_says_how_they_run():
     sides = [analyzer.Explainer(model, level="basic", threads=2) for model in (CNN, INT8)]
     found = analyzer.compare(*sides, CHELSEA)
     assert found.run["optimisation"] == "basic" and found.run["threads"] == "2"
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 3)])
+def test_inputs_that_are_no_pictures_are_fed_as_they_are(run, place, shape):
+    """Also where their values could be those of a gray picture."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    w = np.random.default_rng(0).normal(size=(shape[-1], 4)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["r"])]
+    nodes += [helper.make_node("Flatten", ["r"], ["y"])]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["n", *shape[1:]]), ("y", None)))
+    graph = helper.make_graph(nodes, "rows", [x], [y], [numpy_helper.from_array(w, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    values = np.random.default_rng(1).random(shape).astype(np.float32)
+    found = analyzer.explain(model, values, method="gradient", target=0)
+    assert found.raw.shape == shape and repr(found) and found._repr_html_()
+    with pytest.raises(analyzer.InputError, match="the picture that these maps are of is not known"):
+        found.overlay()
+    (place / "rows.onnx").write_bytes(model.SerializeToString())
+    for command in ("inspect", "plan"):
+        code, _, err = run(command, "rows.onnx", *(["-m", "gradient"] if command == "plan" else []))
+        assert code == 0, err

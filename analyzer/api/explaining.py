@@ -136,7 +136,7 @@ def as_given(model: Explainer, inputs: Given) -> Picture | np.ndarray | Mapping[
     """A picture, or arrays that are the model's input as they are.
 
     Raises:
-        InputError: it can be both, or neither.
+        InputError: it is neither.
     """
     if isinstance(inputs, Mapping):
         return {name: as_array(array) for name, array in inputs.items()}
@@ -145,13 +145,15 @@ def as_given(model: Explainer, inputs: Given) -> Picture | np.ndarray | Mapping[
     array, pixels = as_array(inputs), pixels_of(inputs)
     taken = model.plain[model.image]
     slot = Slot(taken.name, tuple(taken.shape or ()), str(taken.dtype))
-    if pixels is not None and slot.fits(array):
-        raise InputError(
-            f"{_described(array)} may be a picture, or the input {slot.text} as it is",
-            f"give a picture as a file or PIL image, the input as {{{slot.name!r}: array}}",
-        )
+    if slot.fits(array):
+        return array
     if pixels is not None:
         return Picture(pixels)
+    if array.dtype == np.uint8 and array.ndim == len(slot.shape) == 4:
+        raise InputError(
+            f"{_described(array)} is not the input {slot.text}",
+            "a picture is one (height, width, 3) uint8 array: array[0]",
+        )
     if taken.shape is None or array.ndim == len(slot.shape):
         return array
     raise InputError(

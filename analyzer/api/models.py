@@ -16,8 +16,9 @@ import onnx
 
 from analyzer.attribution import Explainer, Model
 from analyzer.attribution.cards import picture_card, read_card
-from analyzer.errors import InputError, UnsupportedError
-from analyzer.images import ModelCard, Preprocess
+from analyzer.errors import InputError
+from analyzer.graph.query import picture_inputs
+from analyzer.images import ModelCard, Preprocess, load_labels
 from analyzer.images.card import PREPROCESS_KEYS
 from analyzer.tasks import Declared
 
@@ -125,10 +126,10 @@ def for_arrays(model: Any, provider: str, asked: Asked) -> tuple[Explainer, Mode
 
     def read() -> tuple[Explainer, ModelCard | None]:
         found = given.copied()
-        try:
-            card = picture_card(found, _flags(asked))
-        except UnsupportedError:
+        if not picture_inputs(found.plain):  # there is no card to read
+            found.declared, found.labels = Declared(asked.task), _names(asked.labels) or found.labels
             return found, None
+        card = picture_card(found, _flags(asked))
         found.declared, found.labels = Declared.of(card), card.labels or found.labels
         return found, replace(card, labels=tuple(found.labels) if found.labels else None)
 
@@ -149,6 +150,12 @@ def _flags(asked: Asked) -> dict[str, Any]:
     elif asked.labels is not None:
         flags["labels"] = list(asked.labels)
     return flags if asked.task is None else flags | {"task": asked.task}
+
+
+def _names(labels: Names) -> tuple[str, ...] | None:
+    if isinstance(labels, str | os.PathLike):
+        return load_labels(labels)
+    return None if labels is None else tuple(labels)
 
 
 def _stamps(model: Path | None, labels: Names) -> tuple[Any, ...]:

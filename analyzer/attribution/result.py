@@ -178,6 +178,13 @@ class Attribution:
         axes.imshow(fed.image)
         opacity = alpha * (0.25 + 0.75 * np.sqrt(np.clip(np.nan_to_num(heat), 0, 1))) * np.isfinite(heat)
         shown = axes.imshow(heat, cmap=colormap, alpha=opacity, vmin=0, vmax=1)
+        for each in self.of_image(image).predictions:
+            if each.box is not None:
+                left, top, right, bottom = each.box
+                axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], linewidth=1.5)
+                axes.annotate(f"{each.label} {each.score:.2f}", (left, top), color="white", va="bottom")
+            for x, y, _ in each.points or ():
+                axes.plot([x], [y], "o", markersize=4)
         axes.figure.colorbar(shown, ax=axes)
         axes.set_title(f"{self.method}: {self.title(row)}")
         axes.set_axis_off()
