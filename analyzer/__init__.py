@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from analyzer.analysis import ReceptiveField, receptive_field
     from analyzer.analysis.effective_field import EffectiveField
     from analyzer.analysis.filters import filter_bank
+    from analyzer.api.comparing import audit, compare
+    from analyzer.api.dreaming import Dreams, dream
     from analyzer.api.explaining import explain
+    from analyzer.api.features import features
+    from analyzer.api.localizing import Localization, localize
+    from analyzer.api.mining import mine
     from analyzer.attribution import METHODS, Attribution, Explainer
     from analyzer.attribution.class_maps import class_maps
     from analyzer.attribution.correspondence import correspondence
     from analyzer.attribution.dream import Dreamer, DreamOptions
     from analyzer.attribution.effective_field import effective_field
     from analyzer.attribution.export import export
-    from analyzer.attribution.features import features
+    from analyzer.attribution.features import FeatureMaps
     from analyzer.attribution.field_views import EffectiveFields
     from analyzer.attribution.invariance import invariance
     from analyzer.attribution.projection import Projector, Switches, project, read_switches
@@ -31,10 +36,12 @@ if TYPE_CHECKING:
     from analyzer.errors import AnalyzerError, InputError, NotFoundError, ProviderError, UnsupportedError
     from analyzer.gradient import Vjp, append_vjp
     from analyzer.images import Preprocess
-    from analyzer.mining import mine
+    from analyzer.mining import MiningResult
     from analyzer.mining.evolution import evolution
     from analyzer.passes import Pass
     from analyzer.runtime.pool import limit_memory
+    from analyzer.validation import Comparison
+    from analyzer.validation.audit import Audit
 
 # onnxruntime's wheels collect telemetry unless this is set before they are imported. ORT_DISABLE_TELEMETRY=0 keeps it.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
@@ -45,7 +52,12 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
 _NAMES = {
     "analysis": ("ReceptiveField", "receptive_field"),
     "analysis.filters": ("filter_bank",),
+    "api.comparing": ("audit", "compare"),
+    "api.dreaming": ("Dreams", "dream"),
     "api.explaining": ("explain",),
+    "api.features": ("features",),
+    "api.localizing": ("Localization", "localize"),
+    "api.mining": ("mine",),
     "attribution": ("METHODS", "Attribution", "Explainer"),
     "attribution.class_maps": ("class_maps",),
     "attribution.correspondence": ("correspondence",),
@@ -54,17 +66,19 @@ _NAMES = {
     "attribution.effective_field": ("effective_field",),
     "attribution.field_views": ("EffectiveFields",),
     "attribution.export": ("export",),
-    "attribution.features": ("features",),
+    "attribution.features": ("FeatureMaps",),
     "attribution.invariance": ("invariance",),
     "attribution.projection": ("Projector", "Switches", "project", "read_switches"),
     "data": ("Sample", "find_pictures"),
     "errors": ("AnalyzerError", "InputError", "NotFoundError", "ProviderError", "UnsupportedError"),
     "gradient": ("Vjp", "append_vjp"),
     "images": ("Preprocess",),
-    "mining": ("mine",),
+    "mining": ("MiningResult",),
     "mining.evolution": ("evolution",),
     "passes": ("Pass",),
     "runtime.pool": ("limit_memory",),
+    "validation": ("Comparison",),
+    "validation.audit": ("Audit",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -72,12 +86,18 @@ __all__ = [
     "METHODS",
     "AnalyzerError",
     "Attribution",
+    "Audit",
+    "Comparison",
     "DreamOptions",
     "Dreamer",
+    "Dreams",
     "EffectiveField",
     "EffectiveFields",
     "Explainer",
+    "FeatureMaps",
     "InputError",
+    "Localization",
+    "MiningResult",
     "NotFoundError",
     "Pass",
     "Preprocess",
@@ -90,8 +110,11 @@ __all__ = [
     "Vjp",
     "__version__",
     "append_vjp",
+    "audit",
     "class_maps",
+    "compare",
     "correspondence",
+    "dream",
     "effective_field",
     "evolution",
     "explain",
@@ -101,6 +124,7 @@ __all__ = [
     "find_pictures",
     "invariance",
     "limit_memory",
+    "localize",
     "mine",
     "project",
     "read_switches",

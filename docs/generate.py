@@ -1,4 +1,4 @@
-"""Write the generated documentation: operators, methods, commands.
+"""Write the generated documentation: operators, methods, commands, Python API.
 
     python docs/generate.py [--check]
 
@@ -8,9 +8,12 @@ replaced. `--check` changes nothing and exits with 1 if a file is out of date (a
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import analyzer  # noqa: E402
 from analyzer.attribution.methods import METHODS  # noqa: E402
 from analyzer.commands import COMMANDS, cli  # noqa: E402
 from analyzer.gradient.catalog import catalog  # noqa: E402
@@ -167,7 +171,139 @@ def type_of(value: dict) -> str:
     return names[0] + null
 
 
-PAGES = {"operators.md": operators, "methods.md": methods, "commands.md": commands, "json.md": documents}
+GROUPS = {
+    "Explain": ("explain", "Attribution", "Explainer", "METHODS", "class_maps"),
+    "Compare and audit": ("compare", "Comparison", "audit", "Audit"),
+    "Localize": ("localize", "Localization"),
+    "Look inside": (
+        "features",
+        "FeatureMaps",
+        "receptive_field",
+        "ReceptiveField",
+        "filter_bank",
+        "mine",
+        "MiningResult",
+        "evolution",
+        "project",
+        "Projector",
+        "Switches",
+        "read_switches",
+        "invariance",
+        "correspondence",
+        "dream",
+        "Dreams",
+        "DreamOptions",
+        "Dreamer",
+    ),
+    "Graphs": ("export", "append_vjp", "Vjp"),
+    "Pictures and runs": ("Preprocess", "find_pictures", "Sample", "Pass", "limit_memory"),
+    "Errors": ("AnalyzerError", "InputError", "NotFoundError", "UnsupportedError", "ProviderError"),
+}
+
+
+RESULTS = {  # and another whose attributes say all that a signature would
+    "DreamOptions",
+    "Attribution",
+    "Audit",
+    "Comparison",
+    "Dreams",
+    "FeatureMaps",
+    "Localization",
+    "MiningResult",
+    "ReceptiveField",
+}
+
+
+def api() -> str:
+    """The public Python names, a page of its own."""
+    listed = [name for names in GROUPS.values() for name in names]
+    missing = {*analyzer.__all__} - {*listed, "__version__"}
+    assert not missing, f"in no group of docs/generate.py: {sorted(missing)}"
+    parts = [
+        "# Python API\n\n"
+        "`docs/generate.py` writes this page from the docstrings. All names are those of the package: "
+        "`import analyzer`, then `analyzer.explain(…)`. Importing the package is cheap; each name loads what it "
+        "needs on first use. A function that is called as one of the [commands](commands.md) has its options, with `_` "
+        "for `-`. A runnable tour is "
+        "[examples/notebook.ipynb](../examples/notebook.ipynb).\n\n"
+        "Results show themselves in a notebook. `.as_data()` is what the command prints with `--format json`."
+    ]
+    for group, names in GROUPS.items():
+        parts.append(f"## {group}")
+        parts += [entry(name, getattr(analyzer, name)) for name in names]
+    return "\n\n".join(parts) + "\n"
+
+
+def entry(name: str, thing: object) -> str:
+    """A public name: its signature, its docstring, and for a class what it offers."""
+    if not callable(thing):
+        return f"### {name}\n\nThe methods by name; see [Methods](methods.md)."
+    parts = [f"### {name}"]
+    if name not in RESULTS and not (isinstance(thing, type) and issubclass(thing, Exception)):
+        parts.append(f"```python\n{signature(name, thing)}\n```")
+    parts.append(prose(inspect.getdoc(thing) or ""))
+    members = [] if not isinstance(thing, type) or issubclass(thing, Exception) else members_of(thing)
+    return "\n\n".join([*parts, *(["\n".join(members)] if members else [])])
+
+
+def signature(name: str, thing: object) -> str:
+    """The call, a parameter a line where one line is too long."""
+    given, star = list[str](), False
+    for one in inspect.signature(thing).parameters.values():
+        if one.name.startswith("_"):
+            continue
+        if one.kind is one.KEYWORD_ONLY and not star:
+            given.append("*")
+        star |= one.kind is one.KEYWORD_ONLY
+        kind = "" if one.annotation is one.empty else f": {of_type(one.annotation)}"
+        default = "" if one.default is one.empty else f" = {_default(one.default)}" if kind else f"={one.default!r}"
+        given.append({one.VAR_KEYWORD: "**", one.VAR_POSITIONAL: "*"}.get(one.kind, "") + one.name + kind + default)
+    call = f"{name}({', '.join(given)})"
+    return call if len(call) <= 100 else f"{name}(\n" + "".join(f"    {each},\n" for each in given) + ")"
+
+
+def of_type(annotation: object) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+def _default(value: object) -> str:
+    return "…" if "<" in repr(value) else repr(value)
+
+
+def members_of(kind: type) -> list[str]:
+    """A line per public method and property: its name and the first sentence about it."""
+    fields = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+    found = []
+    for name, member in inspect.getmembers(kind):
+        about = inspect.getdoc(member)
+        if name.startswith("_") or name in fields or name not in vars(kind) or not about:
+            continue
+        call = "()" if callable(member) else ""
+        found.append(f"- `.{name}{call}`: {' '.join(about.split(chr(10) * 2)[0].split())}")
+    return found
+
+
+SECTION = re.compile(r"^(Args|Returns|Raises|Attributes):$", re.MULTILINE)
+
+
+def prose(text: str) -> str:
+    """A docstring as Markdown: its sections in bold, what they list as lists."""
+    head, *sections = SECTION.split(text)
+    parts = [head.strip()]
+    for title, body in zip(sections[::2], sections[1::2], strict=True):
+        inner, _, rest = textwrap.dedent(body.lstrip("\n")).partition("\n\n")
+        items = re.split(r"\n(?=\S)", inner.strip("\n"))
+        lines = [" ".join(item.split()) for item in items]
+        if title in ("Args", "Attributes"):
+            lines = [re.sub(r"^([\w, ]+):", lambda m: f"- `{m[1].replace(', ', '`, `')}`:", line) for line in lines]
+            parts.append(f"**{title}**\n\n" + "\n".join(lines))
+        else:
+            parts.append(f"**{title}** " + " ".join(lines))
+        parts += [rest.strip()] if rest.strip() else []
+    return "\n\n".join(parts)
+
+
+PAGES = {"operators.md": operators, "methods.md": methods, "commands.md": commands, "json.md": documents, "api.md": api}
 SECTIONS = {"methods": method_table, "commands": command_table}
 
 

@@ -136,7 +136,7 @@ def test_the_models_own_input_is_fed_as_it_is():
     [
         (np.zeros((3, 96, 96), np.float32) - 1, "neither a picture nor the input image"),
         (np.zeros((96, 96, 3), np.int64), "neither a picture nor the input"),
-        (np.zeros((1, 3, 96, 96), np.uint8), "takes float32 .*, not uint8"),
+        (np.zeros((1, 96, 96, 3), np.uint8), "is not the input image: float32"),
         (7, "int is no picture"),
         ([CHELSEA], "list is no picture"),
         ("nothing.png", "no such file"),
@@ -150,8 +150,8 @@ def test_what_is_neither_a_picture_nor_the_input_is_refused(given, says):
         analyzer.explain(CNN, given)
 
 
-def test_what_may_be_both_is_refused():
-    """A model of unbatched uint8 pictures: an array may be its input, or a picture to be prepared."""
+def test_what_fits_the_input_is_fed_as_it_is_before_it_is_a_picture():
+    """A model of unbatched uint8 pixels: nothing is resized or normalized."""
     from analyzer.api.explaining import as_given
 
     class Taken:
@@ -160,8 +160,8 @@ def test_what_may_be_both_is_refused():
     class Model:
         image, plain = "x", {"x": Taken}
 
-    with pytest.raises(analyzer.InputError, match=r"may be a picture, or the input x: uint8\[\?, \?, 3\] as it is"):
-        as_given(Model, np.zeros((8, 8, 3), np.uint8))
+    array = np.zeros((8, 8, 3), np.uint8)
+    assert as_given(Model, array) is array
 
 
 def test_an_unknown_option_is_refused():
@@ -175,6 +175,12 @@ def test_a_card_that_changes_is_read_again(tmp_path):
     assert analyzer.explain(model, CHELSEA).title().startswith("4 ")
     (tmp_path / "model.toml").write_text("labels = [" + ", ".join(f'"n{i}"' for i in range(10)) + "]")
     assert analyzer.explain(model, CHELSEA).title().startswith("n4 ")
+    (tmp_path / "model.toml").write_text('default-layer = "/network/stage2/stage2.0/Relu_output_0"')
+    assert analyzer.explain(model, CHELSEA).layer == "/network/stage2/stage2.0/Relu_output_0"
+    assert (
+        analyzer.explain(model, np.zeros((1, 3, 96, 96), np.float32)).layer == "/network/stage2/stage2.0/Relu_output_0"
+    )
+    assert analyzer.explain(model, CHELSEA, layer="auto").layer == "/network/stage3/Relu_output_0"
 
 
 def test_preprocessing_may_be_an_object():
@@ -201,6 +207,12 @@ def test_an_attribution_shows_itself(run, place):
         found.save(place / "map.pdf")
 
 
+def test_a_notebook_says_what_is_wrong_with_a_map():
+    found = analyzer.explain(CNN, np.zeros((1, 3, 96, 96), np.float32), target="four", labels=None)
+    found.diagnosis = ["empty map: <why>"]
+    assert "empty map: &lt;why&gt;" in found._repr_html_()
+
+
 def test_labels_are_escaped_in_html():
     found = analyzer.explain(CNN, CHELSEA, labels=["<script>"] * 10)
     assert "<script>" not in found._repr_html_()
@@ -224,6 +236,11 @@ def test_plot_draws_axes():
     matplotlib.use("Agg")
     axes = analyzer.explain(CNN, CHELSEA).plot()
     assert axes.get_title() == "grad-cam: four (0.982)" and len(axes.images) == 2
+    detected = analyzer.explain(DETECTOR, COFFEE)
+    axes = detected.plot()
+    assert (
+        len(axes.lines) == len(detected.predictions) and axes.lines[0].get_xdata()[0] == detected.predictions[0].box[0]
+    )
     mine = matplotlib.figure.Figure().subplots()
     assert analyzer.explain(CNN, CHELSEA).plot(mine) is mine
 
@@ -274,3 +291,237 @@ def test_the_same_model_about_another_input_keeps_its_card_and_sessions():
     assert other.loaded is explainer.loaded and other.labels == explainer.labels
     assert other._owner is explainer._owner and other._remembered is not explainer._remembered
     assert analyzer.explain(explainer, CHELSEA).title().startswith("e (")
+
+
+# ---- Comparisons and audits ----
+
+INT8 = ROOT / "models/digits_cnn_int8.onnx"
+PICTURES = sorted((ROOT / "examples").glob("digits_*.png"))
+
+
+def document(run, *arguments: str) -> dict:
+    """What a command prints as JSON, without what a document says of itself."""
+    code, out, err = run(*arguments, "--format", "json")
+    assert code in (0, 1), err
+    found = json.loads(out)
+    for about in ("schema_version", "kind", "onnx_analyzer", "written"):
+        found.pop(about, None)
+    return found
+
+
+def plain(found) -> dict:
+    return json.loads(as_json(found.as_data()))
+
+
+def test_a_comparison_is_the_commands(run, place):
+    boxes = {PICTURES[0].name: [[0, 0, 40, 40]]}
+    (place / "boxes.json").write_text(json.dumps(boxes))
+    flags = ["--boxes", "boxes.json", "--threshold", "evidence_iou=0.999", "-m", "layer-cam", "--limit", "2"]
+    found = analyzer.compare(
+        CNN, INT8, ROOT / "examples/digits_*.png", "layer-cam", boxes=boxes, threshold={"evidence_iou": 0.999}, limit=2
+    )
+    assert plain(found) == document(run, "compare", str(CNN), str(INT8), str(ROOT / "examples/digits_*.png"), *flags)
+    assert not found.passed and "evidence-moves" in found._repr_html_() and "data:image/png" in found._repr_html_()
+    assert repr(found) == "Comparison(digits_cnn_int8.onnx against digits_cnn.onnx on 2 pictures: 1 finding)"
+    assert found.figure().shape == found.figure(next(iter(found.maps))).shape
+    with pytest.raises(analyzer.InputError, match="no maps of 'x' are kept"):
+        found.figure("x")
+
+
+def test_pictures_of_data_sets_may_be_in_memory(place):
+    """Pixels and files are compared alike; a report is written as the command writes it."""
+    pixels = [decode(each) for each in PICTURES[:2]]
+    found = analyzer.compare(CNN, CNN, [pixels[0], PICTURES[1]], report=place / "report.html")
+    assert found.passed and [row["picture"] for row in found.report["rows"]] == ["picture-0", str(PICTURES[1])]
+    expected = analyzer.compare(CNN, CNN, PICTURES[:2])
+    assert [row["top"] for row in found.report["rows"]] == [row["top"] for row in expected.report["rows"]]
+    assert "<html" in (place / "report.html").read_text()
+    assert len(analyzer.compare(CNN, CNN, pixels[0]).report["rows"]) == 1
+    for wrong, says in (([], "no pictures"), ([3], "int is no picture"), ("none/", "no such file")):
+        with pytest.raises(analyzer.InputError, match=says):
+            analyzer.compare(CNN, CNN, wrong)
+    with pytest.raises(analyzer.InputError, match="compare has no option 'limits'"):
+        analyzer.compare(CNN, CNN, pixels, limits=3)
+    with pytest.raises(analyzer.InputError, match="no threshold 'iou'"):
+        analyzer.compare(CNN, CNN, pixels, threshold={"iou": 3})
+
+
+def test_an_audit_is_the_commands(run, place):
+    classes = {each.name: 4 for each in PICTURES}
+    (place / "classes.json").write_text(json.dumps(classes))
+    flags = ["--classes", "classes.json", "--probes", "1", "--maps", "maps.png"]
+    found = analyzer.audit(CNN, PICTURES[:3], classes=classes, probes=1, maps=place / "ours.png")
+    assert plain(found) == document(run, "audit", str(CNN), *map(str, PICTURES[:3]), *flags)
+    assert (place / "maps.png").read_bytes() == (place / "ours.png").read_bytes()
+    assert repr(found).startswith("Audit(digits_cnn.onnx on 3 pictures: ")
+    assert "data:image/png" in found._repr_html_() and "accuracy" in found._repr_html_()
+
+
+# ---- Other commands ----
+
+
+def test_a_localization_is_the_commands(run, place):
+    boxes = {PICTURES[0].name: {"four": [10, 10, 200, 200]}}
+    (place / "true.json").write_text(json.dumps(boxes))
+    flags = ["--boxes", "true.json", "--threshold", "0.3", "--several", "--top-channels", "2", "-o", "drawn"]
+    found = analyzer.localize(CNN, PICTURES[:2], boxes=boxes, threshold=0.3, several=True, top_channels=2)
+    expected = document(run, "localize", str(CNN), *map(str, PICTURES[:2]), *flags)
+    for result in expected["results"]:
+        result.pop("written")
+    assert plain(found) == expected and found.summary["compared"] == 1
+    found.save(place / "first.png")
+    assert (place / "first.png").read_bytes() == (place / "drawn" / PICTURES[0].name).read_bytes()
+    assert repr(found).startswith("Localization(grad-cam: ") and repr(found).endswith(" in 2 pictures)")
+    assert "data:image/png" in found._repr_html_() and found._repr_png_()
+    (one,) = analyzer.localize(DETECTOR, decode(COFFEE), target="eight", score_threshold=0.5).results
+    assert [target["target"] for target in one["targets"]] == ["eight"]
+    with pytest.raises(analyzer.InputError, match="there is no picture 2"):
+        found.overlay(2)
+
+
+def test_a_dream_is_the_commands(run, place):
+    flags = ["-t", "four", "-t", "3", "--steps", "3", "--parametrization", "pixels", "--no-rescale", "-o", "dream.png"]
+    found = analyzer.dream(CNN, target=["four", 3], steps=3, parametrization="pixels", rescale=False)
+    assert plain(found) == document(run, "dream", str(CNN), *flags)
+    found.save(place / "ours.png")
+    assert (place / "ours.png").read_bytes() == (place / "dream.png").read_bytes()
+    assert (
+        len(found.images) == 2 and "data:image/png" in found._repr_html_() and repr(found).startswith("Dreams(four (")
+    )
+    assert analyzer.dream(CNN, 3, steps=1).channels == [3]
+    with pytest.raises(analyzer.InputError, match="either units or classes"):
+        analyzer.dream(CNN)
+
+
+def test_mining_is_the_commands(run, place):
+    flags = ["-o", "mined", "--draw", "2", "-k", "3"]
+    expected = document(run, "mine", str(CNN), *map(str, PICTURES), *flags)
+    found = analyzer.mine(CNN, PICTURES, k=3, draw=2, out=place / "ours")
+    assert [found.summary(layer) for layer in found.rankings] == expected["layers"]
+    names = sorted(each.name for each in (place / "mined").iterdir())
+    assert names == sorted(each.name for each in (place / "ours").iterdir()) and "index.html" in names
+    for each in names:
+        if not each.startswith((".", "journal")) and (place / "mined" / each).is_file() and each.endswith(".png"):
+            assert (place / "mined" / each).read_bytes() == (place / "ours" / each).read_bytes(), each
+    channels = len(next(iter(found.rankings.values())).values)
+    assert repr(found) == f"MiningResult(1 layer, {channels} channels, {len(PICTURES)} pictures)"
+    assert "dead" in found._repr_html_()
+    assert analyzer.mine(CNN, [decode(each) for each in PICTURES]).rankings.keys() == found.rankings.keys()
+    with pytest.warns(DeprecationWarning, match="folder is now called out"):
+        explainer, how = analyzer.Explainer(CNN), analyzer.Preprocess(size=(96, 96))
+        analyzer.mine(explainer, PICTURES, list(found.rankings), how, folder=place / "earlier")
+    assert not (place / "earlier" / "index.html").exists()
+    with pytest.raises(analyzer.InputError, match="needs a folder"):
+        analyzer.mine(CNN, PICTURES, shard=(1, 2))
+
+
+def test_features_are_of_pictures_too_and_show_themselves(run, place):
+    code, _, err = run("features", str(CNN), str(CHELSEA), "-l", "*stage3/Relu*", "-l", "probabilities", "-o", "maps")
+    assert code == 0, err
+    found = analyzer.features(CNN, CHELSEA, ["*stage3/Relu*", "probabilities"])
+    with np.load(place / "maps" / "digits_chelsea.npz") as expected:
+        assert list(expected) == list(found)
+        assert all(np.array_equal(expected[name], found[name]) for name in found)
+    found.save(place / "maps.npz")
+    with np.load(place / "maps.npz") as written:
+        assert list(written) == list(found)
+    assert repr(found).startswith("FeatureMaps(") and "×" in repr(found) and len(repr(found)) < 200
+    html = found._repr_html_()
+    assert "data:image/png" in html and "probabilities" in html
+    with pytest.raises(analyzer.InputError, match="probabilities is no feature map of two axes"):
+        found.figure("probabilities")
+    assert "data:image" not in analyzer.features(CNN, CHELSEA, "probabilities")._repr_html_()
+
+
+def test_receptive_fields_show_themselves():
+    html = analyzer.receptive_field(CNN)._repr_html_()
+    assert "<table>" in html and "3×3" in html and "all" in html
+
+
+def test_all_public_names_are_typed_and_documented():
+    import inspect
+
+    for name in analyzer.__all__:
+        found = getattr(analyzer, name)
+        if callable(found):
+            assert inspect.getdoc(found), name
+        if inspect.isfunction(found):
+            untyped = [p for p in inspect.signature(found).parameters.values() if p.annotation is p.empty]
+            assert not untyped, (name, untyped)
+
+
+def test_the_package_imports_nothing_of_its_rooms():
+    import subprocess
+
+    code = (
+        "import sys, analyzer; dir(analyzer); assert not [m for m in sys.modules if m.startswith('analyzer.') and m != "
+    )
+    code += "'analyzer.version'], sys.modules; assert 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_example_notebook_runs(monkeypatch, capsys):
+    """Its cells in order, each as Jupyter does: what ends a cell is shown."""
+    import ast
+
+    notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4 and len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    monkeypatch.chdir(ROOT / "examples")
+    names: dict[str, object] = {}
+    pictures = 0
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        assert not cell["outputs"], "clear the outputs before the notebook is committed"
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, "notebook", "exec"), names)
+        if last is not None:
+            shown = eval(compile(ast.Expression(last.value), "notebook", "eval"), names)
+            html = getattr(shown, "_repr_html_", lambda: "")()
+            pictures += "data:image/png" in html
+            assert len(repr(shown)) < 300
+    assert pictures == 10 and (names["folder"] / "heatmap.png").exists()
+    assert "True" in capsys.readouterr().out
+
+
+def test_a_file_of_several_pictures_is_refused(place):
+    np.save(place / "rows.npy", np.zeros((3, 3, 96, 96), np.float32))
+    with pytest.raises(analyzer.InputError, match=r"rows\.npy has 3 pictures"):
+        analyzer.explain(CNN, place / "rows.npy")
+    np.save(place / "row.npy", np.zeros((1, 3, 96, 96), np.float32))
+    assert analyzer.explain(CNN, place / "row.npy").view.fed(0).image.shape == (96, 96, 3)
+
+
+def test_what_should_be_known_of_a_picture_is_a_warning(place):
+    np.save(place / "deep.npy", np.full((40, 40), 4095, np.uint16))
+    with pytest.warns(UserWarning, match="16-bit values end at 4095"):
+        analyzer.explain(CNN, place / "deep.npy")
+
+
+def test_a_comparison_of_explainers_says_how_they_run():
+    sides = [analyzer.Explainer(model, level="basic", threads=2) for model in (CNN, INT8)]
+    found = analyzer.compare(*sides, CHELSEA)
+    assert found.run["optimisation"] == "basic" and found.run["threads"] == "2"
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 3)])
+def test_inputs_that_are_no_pictures_are_fed_as_they_are(run, place, shape):
+    """Also where their values could be those of a gray picture."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    w = np.random.default_rng(0).normal(size=(shape[-1], 4)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["r"])]
+    nodes += [helper.make_node("Flatten", ["r"], ["y"])]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["n", *shape[1:]]), ("y", None)))
+    graph = helper.make_graph(nodes, "rows", [x], [y], [numpy_helper.from_array(w, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    values = np.random.default_rng(1).random(shape).astype(np.float32)
+    found = analyzer.explain(model, values, method="gradient", target=0)
+    assert found.raw.shape == shape and repr(found) and found._repr_html_()
+    with pytest.raises(analyzer.InputError, match="the picture that these maps are of is not known"):
+        found.overlay()
+    (place / "rows.onnx").write_bytes(model.SerializeToString())
+    for command in ("inspect", "plan"):
+        code, _, err = run(command, "rows.onnx", *(["-m", "gradient"] if command == "plan" else []))
+        assert code == 0, err

@@ -24,6 +24,7 @@ from analyzer.graph.nodes import known_shape
 from analyzer.graph.protos import copied
 from analyzer.graph.query import image_input, image_layout
 from analyzer.graph.through import readers
+from analyzer.images import showing
 
 Number: TypeAlias = "int | Fraction"
 Gates: TypeAlias = Literal["global", "cut"]
@@ -39,18 +40,18 @@ class ReceptiveField:
     Attributes:
         size: r in pixels, the largest over all units; None for an axis that is seen as a whole (or whose units have no
             common formula), and None instead of the tuple if all axes are seen as a whole.
-        stride: S, pixels between neighbouring units; a Fraction if units are denser than pixels; None if it is not a
+        stride: S, pixels between neighboring units; a Fraction if units are denser than pixels; None if it is not a
             single number.
         padding: P, so that the middles of the intervals are −P + i·S + (r − 1)/2 (on average, where `affine` is
             False); None where a padding is not known.
         is_global: every axis of the image is seen as a whole.
         global_axes: the same per axis.
         exact: whether `interval` is tight; otherwise it may be wider than the true one, never narrower.
-        aligned: wherever branches met, they had the same stride and the same centres.
+        aligned: wherever branches met, they had the same stride and the same centers.
         affine: whether the formula is exact for every unit; otherwise use `interval` (after upsampling, units have
             different phases).
         axes: the tensor's axes that correspond to positions in the image; an index has one entry for each.
-        local: the receptive field with gates cut: without the statistics of normalisations, and without values that
+        local: the receptive field with gates cut: without the statistics of normalizations, and without values that
             are pooled over the whole image and only scale the tensor (squeeze-and-excitation).
     """
 
@@ -143,6 +144,23 @@ class ReceptiveFields(Mapping[str, ReceptiveField]):
     def __repr__(self) -> str:
         return f"<receptive fields of {len(self)} tensors in {self.input!r}, {len(self.unknown)} unknown>"
 
+    def _repr_html_(self) -> str:
+        """A row per receptive field that differs from the one before."""
+        rows, last = list[tuple[str, ...]](), None
+        for name, one in self.items():
+            said = tuple(_words(each) for each in (one.size, one.stride, one.padding))
+            if said != last:
+                rows.append((name, *said))
+            last = said
+        return showing.page(repr(self), None, rows, ("from this tensor on", "size", "stride", "padding"))
+
+
+def _words(values: tuple[Number | None, ...] | None) -> str:
+    """«7×7»; «all» where an axis is seen as a whole."""
+    if values is None:
+        return "all"
+    return "×".join("all" if value is None else str(value) for value in values)
+
 
 def receptive_field(
     model: Any,
@@ -156,7 +174,7 @@ def receptive_field(
     Args:
         model: a Graph, or anything `Graph.read` takes: path, bytes, ModelProto.
         wrt: the tensor whose elements are the pixels; the image input when None.
-        gates: "global" includes the statistics of normalisations and squeeze-and-excitation; "cut" does not.
+        gates: "global" includes the statistics of normalizations and squeeze-and-excitation; "cut" does not.
         axes: the spatial axes of `wrt`; found from its shape and its first consumers when None.
         input_shapes: {input: sizes} to fix symbolic dimensions when a model is read.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 
 from analyzer.api.models import Asked, Names, Preprocessing, for_arrays, for_pictures, kept
 from analyzer.attribution import Attribution, Explainer, Job, Question, answer
-from analyzer.attribution.cards import default_method
+from analyzer.attribution.cards import default_method, opened
 from analyzer.attribution.methods import METHODS, find_method
+from analyzer.data import Sample
 from analyzer.errors import InputError
 from analyzer.images import Drawing, Fed, Feeding, ModelCard
 from analyzer.images.feeding import Slot
@@ -52,7 +54,8 @@ def explain(
     guessed. An array or tensor with the rank and type of the model's input is the model's input as it is.
 
     Args:
-        model: path, bytes, ModelProto or `Explainer`. Sessions of recently used models are cached.
+        model: path, bytes or ModelProto; or an `Explainer`, which keeps its own provider and session. Sessions of
+            recently used models are cached.
         inputs: a picture; or the preprocessed array, (N, …) in the model's own layout and type; or {input: array}.
         method: see `analyzer.METHODS`. Default: grad-cam; for text, detections and keypoints, layer-cam.
         target: "top1" (what the model says, see docs/targets.md), a class index, a label, a word such as "positive",
@@ -133,7 +136,7 @@ def as_given(model: Explainer, inputs: Given) -> Picture | np.ndarray | Mapping[
     """A picture, or arrays that are the model's input as they are.
 
     Raises:
-        InputError: it can be both, or neither.
+        InputError: it is neither.
     """
     if isinstance(inputs, Mapping):
         return {name: as_array(array) for name, array in inputs.items()}
@@ -142,13 +145,15 @@ def as_given(model: Explainer, inputs: Given) -> Picture | np.ndarray | Mapping[
     array, pixels = as_array(inputs), pixels_of(inputs)
     taken = model.plain[model.image]
     slot = Slot(taken.name, tuple(taken.shape or ()), str(taken.dtype))
-    if pixels is not None and slot.fits(array):
-        raise InputError(
-            f"{_described(array)} may be a picture, or the input {slot.text} as it is",
-            f"give a picture as a file or PIL image, the input as {{{slot.name!r}: array}}",
-        )
+    if slot.fits(array):
+        return array
     if pixels is not None:
         return Picture(pixels)
+    if array.dtype == np.uint8 and array.ndim == len(slot.shape) == 4:
+        raise InputError(
+            f"{_described(array)} is not the input {slot.text}",
+            "a picture is one (height, width, 3) uint8 array: array[0]",
+        )
     if taken.shape is None or array.ndim == len(slot.shape):
         return array
     raise InputError(
@@ -182,9 +187,24 @@ def _described(array: np.ndarray) -> str:
 
 def _of_picture(model: Explainer, card: ModelCard, question: Question, picture: Picture) -> Attribution:
     work = Explaining(model, question, card, _targets(question.target))
-    fed = card.feeds.feed(picture.source)
+    fed = _fed(card.feeds, picture)
     found = answer(model, work.asked(fed), fed.feeds)[0]
     return replace(found, view=PictureView(work, lambda _: fed, picture.name))
+
+
+def _fed(feeding: Feeding, picture: Picture) -> Fed:
+    """What the model is given.
+
+    Raises:
+        InputError: a video, or several inputs in one file.
+    """
+    samples, _ = opened([Sample(picture.name, 0, picture.source)], [picture.name], feeding)
+    if len(samples) != 1:
+        raise InputError(f"{picture.name} has {len(samples)} pictures", "explain one at a time: a frame, or a row")
+    fed = feeding.feed(samples[0].source)
+    if fed.remark:
+        warnings.warn(f"{picture.name}: {fed.remark}", stacklevel=4)
+    return fed
 
 
 def _targets(target: Any) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ import onnx
 
 from analyzer.attribution import Explainer, Model
 from analyzer.attribution.cards import picture_card, read_card
-from analyzer.errors import InputError, UnsupportedError
-from analyzer.images import ModelCard, Preprocess
+from analyzer.errors import InputError
+from analyzer.graph.query import picture_inputs
+from analyzer.images import ModelCard, Preprocess, load_labels
 from analyzer.images.card import PREPROCESS_KEYS
 from analyzer.tasks import Declared
 
@@ -124,10 +126,10 @@ def for_arrays(model: Any, provider: str, asked: Asked) -> tuple[Explainer, Mode
 
     def read() -> tuple[Explainer, ModelCard | None]:
         found = given.copied()
-        try:
-            card = picture_card(found, _flags(asked))
-        except UnsupportedError:
+        if not picture_inputs(found.plain):  # there is no card to read
+            found.declared, found.labels = Declared(asked.task), _names(asked.labels) or found.labels
             return found, None
+        card = picture_card(found, _flags(asked))
         found.declared, found.labels = Declared.of(card), card.labels or found.labels
         return found, replace(card, labels=tuple(found.labels) if found.labels else None)
 
@@ -150,6 +152,12 @@ def _flags(asked: Asked) -> dict[str, Any]:
     return flags if asked.task is None else flags | {"task": asked.task}
 
 
+def _names(labels: Names) -> tuple[str, ...] | None:
+    if isinstance(labels, str | os.PathLike):
+        return load_labels(labels)
+    return None if labels is None else tuple(labels)
+
+
 def _stamps(model: Path | None, labels: Names) -> tuple[Any, ...]:
     """What changes when a file that a card is read from does."""
     files = [] if model is None else [model.with_suffix(".toml"), model.parent / "models.toml"]
@@ -168,4 +176,12 @@ def known_options(options: Mapping[str, Any], function: str) -> None:
         raise InputError(f"{function} has no option {', '.join(map(repr, options))}", f"see help(analyzer.{function})")
 
 
-__all__ = ["Asked", "Names", "Preprocessing", "for_arrays", "for_pictures", "kept", "known_options"]
+def renamed(options: dict[str, Any], old: str, new: str, value: Any) -> Any:
+    """The value of an argument, which may be given under its earlier name."""
+    if old not in options:
+        return value
+    warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)
+    return options.pop(old)
+
+
+__all__ = ["Asked", "Names", "Preprocessing", "for_arrays", "for_pictures", "kept", "known_options", "renamed"]

@@ -119,11 +119,18 @@ def _task(model: Model, output: str | None = None) -> Task | None:
 
 
 def picture_card(model: Model, flags: Mapping[str, Any] | None = None) -> ModelCard:
-    """The card of a model's likeliest picture input, whatever its other inputs are."""
+    """The card of a model's likeliest picture input, whatever its other inputs are.
+
+    Raises:
+        UnsupportedError: no input is one.
+    """
+    from analyzer.errors import UnsupportedError
     from analyzer.graph.query import image_input
     from analyzer.images import model_card
 
     image = image_input(model.plain)
+    if image.shape is not None and len(image.shape) not in (3, 4, 5):
+        raise UnsupportedError(f"{model.plain.name}: no input is a picture", "")
     shape, _ = _frame(model.plain, image)
     return model_card(model.loaded.path, flags, shape, image.dtype)
 

@@ -31,7 +31,7 @@ def class_maps(
     layer: str = "auto",
     output: str | None = None,
 ) -> np.ndarray:
-    """ReLU(Σ_k w_ck A_k), w_ck = mean_ij ∂y_c/∂A_kij, of one picture: (classes, h, w) float32, unnormalised.
+    """ReLU(Σ_k w_ck A_k), w_ck = mean_ij ∂y_c/∂A_kij, of one picture: (classes, h, w) float32, before normalization.
 
     Args:
         model: a Model or Explainer, whose sessions are reused; or path, bytes or ModelProto.

@@ -72,7 +72,7 @@ def correspondence(
     Args:
         pictures: {name: (H, W, 3) uint8 RGB}.
         boxes: {name: {part: (x0, y0, x1, y1)}} in pixels of the picture.
-        fill: 0 … 255 grey of the occluder.
+        fill: 0 … 255 gray of the occluder.
         repeats: random boxes per picture; each has the size of one of the picture's own, in turn.
 
     Raises:

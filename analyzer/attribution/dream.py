@@ -35,13 +35,13 @@ SCALES = (1.0, 0.975, 1.025, 0.95, 1.05)
 
 @dataclass(frozen=True)
 class DreamOptions:
-    """Options of the optimisation; the defaults are lucid's, with fewer steps.
+    """Options of the optimization; the defaults are lucid's, with fewer steps.
 
     Attributes:
-        steps, rate: number of steps and learning rate, of Adam for "fourier" and of normalised ascent for "pixels",
+        steps, rate: number of steps and learning rate, of Adam for "fourier" and of normalized ascent for "pixels",
             where a rate of 1 is 1/100 of the range of values.
         parametrisation: "fourier" (decorrelated frequencies, each scaled by 1/f) or "pixels".
-        decorrelate: use the principal axes of ImageNet's colours, so that steps are equally large along each.
+        decorrelate: use the principal axes of ImageNet's colors, so that steps are equally large along each.
         jitter: largest shift of the picture in pixels, per step.
         degrees: largest rotation, per step. rescale: scale by a random factor from 0.95 to 1.05.
         decay: share of x − ½ that is subtracted per step (Yosinski's θ_decay).
@@ -87,7 +87,7 @@ class Dreamer:
     """Finds inputs for units of one layer.
 
     Args:
-        model: the model. Of an integer input, what it is converted or dequantised to is optimised, without rounding.
+        model: the model. Of an integer input, what it is converted or dequantized to is optimized, without rounding.
         layer: tensor or node of the file; for a class, that of the logits.
         preprocess: picture to input, of a fixed size.
 
@@ -117,7 +117,7 @@ class Dreamer:
         options: DreamOptions | None = None,
         progress: Callable[[], None] | None = None,
     ) -> Dream:
-        """Run the optimisation.
+        """Run the optimization.
 
         Args:
             channel: channel of the layer, or a direction: weights of all channels, (K,).

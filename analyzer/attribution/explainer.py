@@ -15,7 +15,7 @@ from analyzer.attribution.runner import Progress, answer
 
 
 class Explainer(Model):
-    """A model for repeated explanations: normalised once, with sessions cached per question and shape.
+    """A model for repeated explanations: normalized once, with sessions cached per question and shape.
 
     Args:
         model, provider, cache, options: as for `Model`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,65 @@ import numpy as np
 from analyzer.analysis.layouts import Layout, layouts
 from analyzer.attribution.layers import channels_first
 from analyzer.attribution.model import Model
+from analyzer.errors import InputError
 from analyzer.graph import Graph
 from analyzer.graph.query import find_tensors
+from analyzer.images import channel_grid, showing, write_npz
+
+
+class FeatureMaps(dict[str, np.ndarray]):
+    """{tensor name: array} in the order of the graph. In a notebook it shows its channels.
+
+    Attributes:
+        layouts: {tensor name: what its axes mean}, where that is known.
+    """
+
+    def __init__(self, maps: Mapping[str, np.ndarray], layouts: Mapping[str, Layout]) -> None:
+        super().__init__(maps)
+        self.layouts = layouts
+
+    def figure(self, name: str | None = None, image: int = 0, **drawing: Any) -> np.ndarray:
+        """The channels of a feature map, the first unless it is named: (H, W, 3) uint8 RGB.
+
+        Args:
+            drawing: of `images.channel_grid`: max_channels, per_channel, colormap.
+
+        Raises:
+            InputError: it is no feature map of two axes.
+        """
+        name = self._first if name is None else name
+        if name not in self or name not in self._drawable:
+            known = ", ".join(self._drawable) or "none"
+            raise InputError(f"{name or 'there'} is no feature map of two axes", f"those that can be drawn: {known}")
+        maps = channels_first(self[name], self.layouts[name])[image].astype(np.float32)
+        return channel_grid(maps, title=name, **drawing)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all arrays as .npz, each under its name."""
+        write_npz(path, self)
+
+    @property
+    def _drawable(self) -> list[str]:
+        known = ((name, self.layouts.get(name)) for name in self)
+        return [name for name, layout in known if layout is not None and layout.is_map and len(layout.grid) == 2]
+
+    @property
+    def _first(self) -> str | None:
+        return next(iter(self._drawable), None)
+
+    def __repr__(self) -> str:
+        """«FeatureMaps(r1: 1×16×24×24, logits: 1×10)»"""
+        return f"FeatureMaps({', '.join(f'{name}: {_sizes(array)}' for name, array in self.items())})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, _sizes(array), f"{array.min():.4g} … {array.max():.4g}") for name, array in self.items()]
+        return showing.page(
+            f"{len(self)} tensors", self.figure() if self._first else None, rows, ("tensor", "shape", "range")
+        )
+
+
+def _sizes(array: np.ndarray) -> str:
+    return "×".join(map(str, array.shape)) or "scalar"
 
 
 def features(
@@ -21,11 +79,11 @@ def features(
     layers: str | Iterable[str],
     provider: str = "cpu",
     **session_options: Any,
-) -> dict[str, np.ndarray]:
+) -> FeatureMaps:
     """The activations of `layers` for a batch.
 
     Args:
-        model: path, bytes or ModelProto.
+        model: path, bytes, ModelProto or `Model`.
         inputs: the preprocessed array, or {input: array}.
         layers: tensor names, node names or globs of the file.
 
@@ -35,10 +93,11 @@ def features(
     Raises:
         NotFoundError: no such tensor; the hint suggests similar names.
     """
-    loaded = Model(model, provider, **session_options)
+    loaded = model if isinstance(model, Model) else Model(model, provider, **session_options)
     feeds = loaded.feeds(inputs)
     graph = loaded.graph_of(feeds)
-    return Taps(loaded, graph, chosen_tensors(graph, [layers] if isinstance(layers, str) else layers)).run(feeds)
+    taps = Taps(loaded, graph, chosen_tensors(graph, [layers] if isinstance(layers, str) else layers))
+    return FeatureMaps(taps.run(feeds), taps.layouts)
 
 
 def chosen_tensors(graph: Graph, layers: Iterable[str]) -> list[str]:

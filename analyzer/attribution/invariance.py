@@ -94,7 +94,7 @@ def invariance(
         pictures: {name: (H, W, 3) uint8 RGB}.
         targets: {name: true class}; for other pictures, the model's top class.
         transforms: names of `TRANSFORMS`.
-        fill: grey value (0 … 255) outside the picture.
+        fill: gray value (0 … 255) outside the picture.
 
     Raises:
         NotFoundError: no such layer or transform. InputError: no such class. UnsupportedError: a model without

@@ -46,10 +46,10 @@ class Attribution:
     Rows are images, or (image, target) pairs if there are several targets, ordered by image.
 
     Attributes:
-        raw: the method's own values, float32: (rows, h, w) unnormalised for CAM-like methods, shaped as the input
-            for gradient-like ones.
+        raw: the method's own values, float32: (rows, h, w) before normalization for CAM-like methods, shaped as
+            the input for gradient-like ones.
         heatmap: (rows, H, W) in [0, 1] at the resolution of the input; 0 everywhere where `legible` is False.
-        scores: (N, classes) as the model outputs them; quantised ones as the real numbers that they stand for.
+        scores: (N, classes) as the model outputs them; quantized ones as the real numbers that they stand for.
         target: class index per row; −1 where the target is an expression.
         layer: name of the feature map, or "" for methods that need none; of the first row where rows differ.
         layers: name of the feature map of each row, where rows differ; else empty.
@@ -57,7 +57,7 @@ class Attribution:
         image: index of the image per row.
         diagnosis: for each row, a sentence if the map is empty, constant or not finite, otherwise "".
         stripped: squashing functions (Softmax…) that were removed after the target.
-        tied: (N,) number of classes that tie at the maximum of the output's quantiser; 0 if the top class is unique.
+        tied: (N,) number of classes that tie at the maximum of the output's quantizer; 0 if the top class is unique.
         details: further results of the method, one entry per row: `completeness` of integrated gradients and
             full-grad, `score` and `top` at every position of occlusion…
         doubt: why the output may not mean what it seems to (see `Task.doubt`); "" if it does, and for expressions.
@@ -67,7 +67,7 @@ class Attribution:
         task: what the output means.
         first: index of the first image.
         view: the pictures that the maps are of, for what is drawn and named; None where they are not known.
-        said: for each image, {output: array}, quantised numbers as what they mean.
+        said: for each image, {output: array}, quantized numbers as what they mean.
     """
 
     raw: np.ndarray
@@ -159,6 +159,7 @@ class Attribution:
         Args:
             axes: axes to draw in; new ones unless given.
             row: which map.
+            alpha: opacity where the map is highest.
 
         Returns:
             The axes.
@@ -176,7 +177,15 @@ class Attribution:
         if heat.ndim != 2:
             raise InputError("a clip or volume is not one picture", "use overlay")
         axes.imshow(fed.image)
-        shown = axes.imshow(heat, cmap=colormap, alpha=alpha, vmin=0, vmax=1)
+        opacity = alpha * (0.25 + 0.75 * np.sqrt(np.clip(np.nan_to_num(heat), 0, 1))) * np.isfinite(heat)
+        shown = axes.imshow(heat, cmap=colormap, alpha=opacity, vmin=0, vmax=1)
+        for each in self.of_image(image).predictions:
+            if each.box is not None:
+                left, top, right, bottom = each.box
+                axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], linewidth=1.5)
+                axes.annotate(f"{each.label} {each.score:.2f}", (left, top), color="white", va="bottom")
+            for x, y, _ in each.points or ():
+                axes.plot([x], [y], "o", markersize=4)
         axes.figure.colorbar(shown, ax=axes)
         axes.set_title(f"{self.method}: {self.title(row)}")
         axes.set_axis_off()
@@ -198,7 +207,8 @@ class Attribution:
     def _repr_html_(self) -> str:
         said = [(p.label, f"{p.score:.3g}") for p in self.predictions[:5]]
         unit = self.task.unit if self.task is not None else ""
-        return showing.page(repr(self), self._thumbnail(), said, ("", unit or "score"))
+        diagnoses = dict.fromkeys(diagnosis for diagnosis in self.diagnosis if diagnosis)
+        return showing.page("\n".join([repr(self), *diagnoses]), self._thumbnail(), said, ("", unit or "score"))
 
     def _thumbnail(self) -> np.ndarray | None:
         """What a notebook shows: the overlay of the first picture; the maps alone where it is not known."""

@@ -76,14 +76,11 @@ def command(given: Audit) -> int:
     Example:
       onnx-analyzer audit model.onnx photos/ --report audit.html
     """
+    from analyzer.api.comparing import audited
     from analyzer.attribution.methods import find_method
     from analyzer.data import read_boxes, read_classes
     from analyzer.images import write_png
-    from analyzer.plain import rounded
-    from analyzer.report.files import AUDITS, check_ending, mean_maps, shows_maps, write_audit
-    from analyzer.validation.audit import audit
-    from analyzer.validation.findings import findings
-    from analyzer.validation.verdict import as_data
+    from analyzer.report.files import AUDITS, check_ending, shows_maps, write_audit
 
     if given.strict:
         note("note: --strict is deprecated and has no effect: audit exits with 1 if there are findings")
@@ -95,18 +92,11 @@ def command(given: Audit) -> int:
     explainer, card = given.setup.load(given.model, given.labels, many=True)
     samples = given.data.opened(samples, card.feeds)
     progress = Progress(len(samples), "audit")
-    over = given.over.store, given.over.workers, progress.step
-    done = audit(explainer, card.feeds, samples, given.method, given.probes, given.seed, *over)
+    over = given.setup.provider, given.over.store, given.over.workers, progress.step
+    done = audited(explainer, card, samples, given.method, given.probes, given.seed, *over)
     tell_left_out(done)
-    content = rounded(done.report)
-    document = {"audit": content, "findings": rounded(as_data(findings(content)))}
-    document["run"] = {
-        "provider": given.setup.provider,
-        "preprocessing": card.description,
-        "seed": given.seed,
-        "probes": given.probes,
-    }
-    figure = mean_maps(done.maps, card.label) if given.maps or shows_maps(given.report) else None
+    document = done.as_data()
+    figure = done.figure() if done.maps and (given.maps or shows_maps(given.report)) else None
     if given.report:
         write_audit(given.report, document, figure)
         note(f"written: {given.report}")

@@ -29,7 +29,7 @@ from analyzer.commands.options import (
     several,
 )
 
-MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of both sides; see `runtime.Session`
+MODES = ("as-shipped", "semantics")  # see `api.comparing.MODES`
 
 
 class Compare(Given):
@@ -70,7 +70,7 @@ class Compare(Given):
     mode: str = option(
         "--mode",
         "as-shipped: with the runtime's graph optimizations. semantics: without, operator by operator.",
-        type=Choice(list(MODES)),
+        type=Choice(MODES),
         default="as-shipped",
     )
     over: OverPictures = group(OverPictures)
@@ -121,12 +121,12 @@ def command(given: Compare) -> int:
 
 def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[tuple[str, bytes]], int]:
     """The comparison as data, figures of the pictures that agree least, and 5 where some could not be read, else 0."""
+    from analyzer.api.comparing import MODES, compared
     from analyzer.attribution import Explainer
-    from analyzer.attribution.cards import first_shapes, read_card
+    from analyzer.attribution.cards import read_card
     from analyzer.data import read_boxes
-    from analyzer.plain import rounded
     from analyzer.report.files import evidence_figures
-    from analyzer.validation import EVIDENCE, SAMPLE, Side, Store, compare
+    from analyzer.validation import EVIDENCE
 
     samples = given.data.samples({name: {"boxes": boxes} for name, boxes in read_boxes(given.boxes).items()})
     options = given.session.keywords(many=True) | {"level": MODES[given.mode]}
@@ -136,46 +136,13 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     cards = [read_card(e, None, vars(given.preprocess), *others) for e in explainers]
     for explainer, card in zip(explainers, cards, strict=True):
         tell_card(explainer, card)
-    explainers = [e.about(card.feeds.explained) for e, card in zip(explainers, cards, strict=True)]
+    sides = [(e.about(card.feeds.explained), card) for e, card in zip(explainers, cards, strict=True)]
     samples = given.data.opened(samples, cards[0].feeds)
-    shapes = first_shapes(samples, [card.feeds for card in cards])
-    store = Store(given.over.store) if given.over.store else None
-    ours, theirs = (Side(e, shape, store=store) for e, shape in zip(explainers, shapes, strict=True))
-    progress = Progress(len(samples), "compare")
-    done = compare(
-        ours,
-        theirs,
-        samples,
-        given.methods or EVIDENCE,
-        preprocess=(cards[0].feeds, cards[1].feeds),
-        folder=given.over.store,
-        workers=given.over.workers,
-        progress=progress.step,
-    )
+    over = given.over.store, given.over.workers, Progress(len(samples), "compare").step
+    done = compared(sides, samples, given.methods or EVIDENCE, *over)
     tell_left_out(done)
-    document = {
-        "comparison": rounded(done.report),
-        "run": {
-            "reference ran on": ran_on(ours.receipt),
-            "candidate ran on": ran_on(theirs.receipt),
-            "optimisation": options["level"] or "all",
-            "threads": str(options["threads"]),
-            "TF32": "off",
-            "layers": f"at most {SAMPLE} elements of each"
-            if ours.is_recorded or theirs.is_recorded
-            else "every element",
-            "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
-        },
-    }
+    document = {"comparison": done.report, "run": done.run}
     return document, evidence_figures(done.maps, samples, cards[0].feeds), 5 if done.failed else 0
-
-
-def ran_on(receipt: dict[str, Any]) -> str:
-    """A side's receipt in words."""
-    fell = ", ".join(receipt["fell to the CPU"]) or "nothing"
-    scores = f"; scores of {receipt['scores']}" if "scores" in receipt else ""
-    where = f"{receipt['provider']} of onnxruntime {receipt['onnxruntime']}"
-    return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}{scores}"
 
 
 def parse_limits(limits: tuple[str, ...]) -> dict[str, float]:

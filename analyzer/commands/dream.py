@@ -95,56 +95,24 @@ def command(given: Dream) -> None:
       onnx-analyzer dream model.onnx -l conv4 -u 12 -u 40 -o dream.png
       onnx-analyzer dream model.onnx -t 281 -o cat.png
     """
-    from analyzer.attribution.dream import Dreamer, DreamOptions
-    from analyzer.attribution.units import STRONGEST, WHOLE, parse_unit
-    from analyzer.errors import InputError, UnsupportedError
-    from analyzer.images import grid, write_png
-    from analyzer.tasks import recognise
-    from analyzer.tasks.detection import Detection
-    from analyzer.tasks.targets import resolve_class
+    from analyzer.api.dreaming import RATES, check_units, maximized
+    from analyzer.attribution.dream import DreamOptions
+    from analyzer.images import write_png
 
-    chosen, targets, settings = given.chosen, given.targets, dict(vars(given.climb))
+    settings = dict(vars(given.climb))
     if given.climb.rate is None:
-        settings["rate"] = {"fourier": 0.05, "pixels": 1.0}[given.climb.parametrisation]
-    if bool(chosen) == bool(targets):
-        raise InputError("give either units or classes to maximize", "-u CHANNEL with -l LAYER, or -t CLASS")
+        settings["rate"] = RATES[given.climb.parametrisation]
+    check_units(given.chosen, given.targets)
     explainer, card = given.setup.load(given.model, given.labels)
-    name = given.layer or card.default_layer or "auto"
-    if targets:
-        graph = explainer.graph({explainer.image: card.preprocess.shape(explainer.fixed_batch or 1)})
-        task = recognise(graph, None, explainer.declared, card.labels)
-        if isinstance(task, Detection):
-            raise UnsupportedError(
-                f"{task.output.name!r} has no score per class ({task.described()})", "-u CHANNEL with -l LAYER"
-            )
-        name = task.logits.name
-    dreamer = Dreamer(explainer, name, card.preprocess)
-    if targets:
-        units = [(resolve_class(t, card.labels), WHOLE) for t in targets]
-        names = [card.label(c) for c, _ in units]
-    else:
-        units = [parse_unit(dreamer.units, text) for text in chosen]
-        units = [(c, WHOLE if p == STRONGEST else p) for c, p in units]
-        names = [f"channel {text}" for text in chosen]
-    if any(c < 0 for c, _ in units):
-        raise InputError("-u max needs a picture, and dream starts without one", "give the number of a channel")
-    progress = Progress(len(units) * given.climb.steps, "dream")
-    found = [dreamer.run(c, p, DreamOptions(**settings), progress.step) for c, p in units]
-    for unit, one in zip(names, found, strict=True):
+    progress = Progress(len(given.chosen or given.targets) * given.climb.steps, "dream")
+    asked = given.layer, given.chosen, given.targets, DreamOptions(**settings)
+    done = maximized(explainer, card, *asked, progress.step)
+    for unit, one in zip(done.units, done.dreams, strict=True):
         if one.stopped:
             note(f"warning: {unit}: {one.stopped}")
-    scores = [f"{n} ({d.score:.3g})" for n, d in zip(names, found, strict=True)]
-    write_png(given.out, grid([d.image for d in found], scores, title=f"maximizing {dreamer.units.name}"))
-    rows = [
-        {
-            "unit": n,
-            "channel": c,
-            "first": d.scores[0] if d.scores else None,
-            "score": d.score,
-            "stopped": d.stopped or None,
-        }
-        for n, (c, _), d in zip(names, units, found, strict=True)
+    write_png(given.out, done.figure())
+    document = done.as_data() | {"model": given.model}
+    cells = [
+        (r["unit"], "–" if r["first"] is None else f"{r['first']:.4g}", f"{r['score']:.4g}") for r in document["units"]
     ]
-    document = {"model": given.model, "layer": dreamer.units.name, "options": settings, "units": rows}
-    cells = [(r["unit"], "–" if r["first"] is None else f"{r['first']:.4g}", f"{r['score']:.4g}") for r in rows]
     finish(given.form, "dream", document, [table(cells, ("unit", "first step", "last step"))], [given.out])

@@ -61,7 +61,7 @@ def command(given: Mine) -> int:
     """
     from analyzer.mining import mine
     from analyzer.mining.patches import check_projectable
-    from analyzer.mining.results import summary, write_results
+    from analyzer.mining.results import write_results
 
     part = parse_shard(given.shard)
     samples = given.data.samples()
@@ -83,7 +83,7 @@ def command(given: Mine) -> int:
     title = Path(given.model).name
     drawn = given.chosen, given.draw, policy
     written = write_results(explainer, result, card.feeds, Path(given.out), title, *drawn)
-    rows = [summary(layer, result) for layer in result.rankings]
+    rows = [result.summary(layer) for layer in result.rankings]
     document = {"model": given.model, "layers": rows, "pictures": len(samples), "resumed": result.resumed}
     document |= {"failed": len(result.failed), "not_finite": len(result.not_finite)}
     header = ("layer", "channels", "dead", "correlated pairs", "strongest")

@@ -27,7 +27,7 @@ class Record(Given):
     methods: tuple[str, ...] = several(
         "-m --method", "Methods whose maps are recorded. Repeatable. Default: grad-cam and gradient.", **METHOD
     )
-    mode: str = option("--mode", "As for `compare`.", type=Choice(list(MODES)), default="as-shipped")
+    mode: str = option("--mode", "As for `compare`.", type=Choice(MODES), default="as-shipped")
     workers: int | None = workers_option
     setup: Setup = group(Setup)
 
@@ -46,13 +46,14 @@ def command(given: Record) -> int:
     reference, not the candidate: the candidate's maps are of the classes that the reference predicts. An interrupted
     run resumes.
     """
+    from analyzer.api.comparing import MODES as LEVELS
     from analyzer.attribution.cards import first_shapes
     from analyzer.passes import run
     from analyzer.validation import EVIDENCE, Side, Store
     from analyzer.validation.recording import Recording
 
     samples = given.data.samples()
-    explainer, card = given.setup.load(given.model, many=True, level=MODES[given.mode])
+    explainer, card = given.setup.load(given.model, many=True, level=LEVELS[given.mode])
     samples = given.data.opened(samples, card.feeds)
     (shape,) = first_shapes(samples, [card.feeds])
     side = Side(explainer, shape, store=Store(given.store))

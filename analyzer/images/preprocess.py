@@ -51,13 +51,13 @@ class Preprocess:
         white: the pixel value of white in pictures of more than 8 bits; None for the file's own, else 65535.
         scale: multiplies the 0 … 255 pixel. Deeper pictures are brought to that range, and not rounded.
         mean, std: in units of the scaled pixel, one value or one per channel in the order of `channels`.
-        resize: resize (stretch), crop (short side to size / crop_fraction, then the centre, as torchvision's
+        resize: resize (stretch), crop (short side to size / crop_fraction, then the center, as torchvision's
             Resize and CenterCrop), letterbox (whole picture, padded on both sides) or letterbox-corner (padded at
             right and bottom).
         crop_fraction: 0.875 is 224 of 256.
         interpolation: bilinear, bicubic, area or nearest, PIL's (see `resample`).
         antialias: False for frameworks that downsample without smoothing (OpenCV, TensorFlow's default).
-        pad_value: the letterbox's grey, a 0 … 255 pixel.
+        pad_value: the letterbox's gray, a 0 … 255 pixel.
         dtype: of the tensor. Integers are rounded and saturated; int8 wants mean 128, pixel − 128.
     """
 

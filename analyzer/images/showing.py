@@ -17,14 +17,14 @@ _CELL = 'style="text-align:left;padding:2px 8px"'
 
 
 def page(text: str, picture: np.ndarray | None, rows: Sequence[Sequence[Any]] = (), header: Sequence[str] = ()) -> str:
-    """HTML of one result: the picture, a table, and a line of text; it loads nothing."""
+    """HTML of one result: the picture, a table, and lines of text; it loads nothing."""
     parts = []
     if picture is not None:
         data = base64.b64encode(encode(picture)).decode("ascii")
         parts.append(f'<img src="data:image/png;base64,{data}" alt="{escape(text)}" style="max-width:100%">')
     if rows:
         parts.append(_table(rows, header))
-    return f"<div>{''.join(parts)}<p><code>{escape(text)}</code></p></div>"
+    return f'<div>{"".join(parts)}<pre style="white-space:pre-wrap">{escape(text)}</pre></div>'
 
 
 def _table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:

@@ -14,16 +14,16 @@ from analyzer.attribution import Explainer
 from analyzer.data import Sample, find_pictures
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.files import guard, protect
-from analyzer.images import Feeding, Preprocess
+from analyzer.images import Feeding, Preprocess, showing
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.reduction import Reduction
 from analyzer.mining.statistics import PeakStatistics
 from analyzer.passes import InputPass, Loaded, run
 
 
-@dataclass
+@dataclass(repr=False)
 class MiningResult:
-    """What was found.
+    """What was found. In a notebook it shows itself as a table.
 
     Attributes:
         samples: the pictures; `rankings[layer].images` are numbers into it.
@@ -41,6 +41,29 @@ class MiningResult:
     resumed: int = 0
     not_finite: dict[str, str] = field(default_factory=dict)
     doubt: str = ""
+
+    def __repr__(self) -> str:
+        """«MiningResult(2 layers, 96 channels, 500 pictures)»"""
+        channels = sum(len(ranking.values) for ranking in self.rankings.values())
+        layers, pictures = len(self.rankings), len(self.samples)
+        counts = ((layers, "layer"), (channels, "channel"), (pictures, "picture"))
+        said = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts]
+        return f"MiningResult({', '.join(said)})"
+
+    def summary(self, layer: str) -> dict[str, Any]:
+        """A layer in one row."""
+        statistics = self.statistics[layer]
+        return {
+            "layer": layer,
+            "channels": len(statistics.mean),
+            "dead": int(statistics.dead.sum()),
+            "correlated pairs": len(statistics.correlated()),
+            "strongest": float(f"{statistics.highest.max():.4g}") if statistics.count else None,
+        }
+
+    def _repr_html_(self) -> str:
+        rows = [self.summary(layer) for layer in self.rankings]
+        return showing.page(repr(self), None, [list(row.values()) for row in rows], list(rows[0]) if rows else ())
 
 
 @guard()

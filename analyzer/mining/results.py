@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from analyzer.attribution import Explainer
 from analyzer.errors import NotFoundError
@@ -51,15 +50,3 @@ def write_results(
     write_gallery(folder / "index.html", title, result, layers)
     write_text(folder / "top.json", as_json(describe(result), indent=1, ensure_ascii=False) + "\n")
     return [*written, str(folder / "index.html"), str(folder / "top.json")]
-
-
-def summary(layer: str, result: MiningResult) -> dict[str, Any]:
-    """A layer in one row."""
-    statistics = result.statistics[layer]
-    return {
-        "layer": layer,
-        "channels": len(statistics.mean),
-        "dead": int(statistics.dead.sum()),
-        "correlated pairs": len(statistics.correlated()),
-        "strongest": float(f"{statistics.highest.max():.4g}") if statistics.count else None,
-    }

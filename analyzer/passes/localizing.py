@@ -82,7 +82,7 @@ class Localizing(Asking):
         (found,) = answer(self.model, question, fed.feeds, self.progress)
         result: dict[str, Any] = {"picture": picture, "targets": [], "doubt": found.doubt, "sweeps": []}
         masks = Places(self.masks[picture].parent) if picture in self.masks else None
-        boxes, names, files = [], [], []
+        files = []
         task = found.task
         assert task is not None
         alike = len(found.heatmap) == len(wanted)
@@ -110,12 +110,9 @@ class Localizing(Asking):
                 best = (-shares[0]).argsort(kind="stable")[: self.units]
                 entry["units"] = {"layer": layer, "channels": best.tolist(), "contributions": shares[0][best].tolist()}
             result["targets"].append(entry)
-            shown = [*entry["boxes"], *([entry["given"]] if "given" in entry else [])]
-            boxes += shown
-            names += [str(name)] * len(entry["boxes"]) + [f"{name} (given)"] * (len(shown) - len(entry["boxes"]))
         out = self.drawn.get(picture)
         if out:
-            write_png(out, draw_boxes(fed.image, boxes, names, title=f"{job.method}: heat above {self.threshold:g}"))
+            write_png(out, drawn(fed.image, result["targets"], job.method, self.threshold))
             result["written"] = str(out)
             files.append(str(out))
         return result | {"places": self.places(picture), "files": files}
@@ -127,6 +124,18 @@ class Localizing(Asking):
         entry: dict[str, Any] = {"target": name, "boxes": [r.box for r in kept]}
         entry |= {"energy": [round(r.energy, 4) for r in kept], "peaks": [round(r.peak, 4) for r in kept]}
         return entry, np.any([r.mask for r in kept], axis=0) if kept else np.zeros(heat.shape, bool)
+
+
+def drawn(image: np.ndarray, targets: Iterable[Mapping[str, Any]], method: str, threshold: float) -> np.ndarray:
+    """The picture with the boxes of its targets, as found and as given."""
+    boxes, names = list[Sequence[float]](), list[str]()
+    for entry in targets:
+        boxes += entry["boxes"]
+        names += [str(entry["target"])] * len(entry["boxes"])
+        if "given" in entry:
+            boxes.append(entry["given"])
+            names.append(f"{entry['target']} (given)")
+    return draw_boxes(image, boxes, names, title=f"{method}: heat above {threshold:g}")
 
 
 def beginnings(folder: Path, pictures: Iterable[str]) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from analyzer.attribution.drawn import drawn_as
 from analyzer.data import Sample
 from analyzer.errors import InputError
 from analyzer.files import write_text
-from analyzer.images import ColourBar, Drawing, Feeding, colourise, encode, grid
+from analyzer.images import ColourBar, Drawing, Fed, Feeding, colourise, encode, grid
 from analyzer.images.views import several
 from analyzer.plain import as_json
 from analyzer.report import audit, comparison
@@ -95,17 +95,23 @@ def evidence_figures(
         samples: the pictures.
         feeding: the reference's.
     """
-    figures, sources = [], {sample.id: sample.source for sample in samples}
-    for name, by_method in maps.items():
-        fed = feeding.feed(sources[name])
-        drawn = [
-            each
-            for method, pair in by_method.items()
-            for who, values in zip(("reference", "candidate"), pair, strict=True)
-            for each in drawn_as(method, fed, values, title=f"{method}: {who}")
-        ]
-        figures.append((name, encode(several(drawn, Drawing(), len(drawn) // len(by_method)))))
-    return figures
+    sources = {sample.id: sample.source for sample in samples}
+    return [(name, encode(evidence_figure(each, feeding.feed(sources[name])))) for name, each in maps.items()]
+
+
+def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.ndarray:
+    """The maps of reference and candidate over one picture, side by side, a row per method: (H, W, 3) uint8.
+
+    Args:
+        maps: {method: (the reference's, the candidate's)}, in the numbers of the method.
+    """
+    drawn = [
+        each
+        for method, pair in maps.items()
+        for who, values in zip(("reference", "candidate"), pair, strict=True)
+        for each in drawn_as(method, fed, values, title=f"{method}: {who}")
+    ]
+    return several(drawn, Drawing(), len(drawn) // len(maps))
 
 
 def mean_maps(maps: Mapping[str, np.ndarray], label: Callable[[int], str]) -> np.ndarray:

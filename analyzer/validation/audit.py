@@ -13,7 +13,7 @@ from analyzer.analysis.feature_maps import feature_maps
 from analyzer.attribution import Explainer
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
-from analyzer.images import Fed, Feeding, Preprocess
+from analyzer.images import Fed, Feeding, Preprocess, showing
 from analyzer.passes import InputPass, Loaded, run
 from analyzer.store import key_of
 from analyzer.validation.findings import SHIFT, alternatives, assembled
@@ -43,17 +43,48 @@ class Picture:
         return key_of(self.name, self.label, self.pixels, np.zeros(0) if self.boxes is None else self.boxes)
 
 
-@dataclass
+@dataclass(repr=False)
 class Audit:
-    """`report` as plain data; `maps` {title: (H, W) heatmap} of means over pictures.
+    """`report` as plain data; `maps` {title: (H, W) heatmap} of means over pictures. In a notebook it shows itself.
 
-    `failed` and `doubt` are those of `passes.Outcome`.
+    `failed` and `doubt` are those of `passes.Outcome`. `findings` are what a reviewer should look at, None where that
+    was not asked; `run` says how it was run; `draw` makes the figure of the maps.
     """
 
     report: dict[str, Any]
     maps: dict[str, np.ndarray] = field(default_factory=dict)
     failed: dict[str, AnalyzerError] = field(default_factory=dict)
     doubt: str = ""
+    findings: list[dict[str, Any]] | None = None
+    run: dict[str, Any] = field(default_factory=dict)
+    draw: Callable[[], np.ndarray] | None = field(default=None, compare=False)
+
+    def as_data(self) -> dict[str, Any]:
+        """What `audit --format json` prints, as plain data."""
+        return {"audit": self.report, "findings": self.findings or [], "run": self.run}
+
+    def figure(self) -> np.ndarray:
+        """The mean maps, of all pictures and of the most frequent classes: (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self.draw is None or not self.maps:
+            raise InputError("there are no mean maps", "no map of a picture is legible")
+        return self.draw()
+
+    def __repr__(self) -> str:
+        """«Audit(digits_cnn.onnx on 4 pictures: 2 findings)»"""
+        count, pictures = len(self.findings or ()), self.report["pictures"]
+        said = "not judged" if self.findings is None else f"{count} finding{'s' * (count != 1)}"
+        model = os.path.basename(self.report["identity"]["model"])
+        return f"Audit({model} on {pictures} picture{'s' * (pictures != 1)}: {said})"
+
+    def _repr_html_(self) -> str:
+        rows = [(f["code"], f"{f['value']:.3g}", f"{f['where']} {f['words']}") for f in self.findings or ()]
+        rows += [(name.replace("_", " "), f"{value:.4g}", "") for name, value in self.report["summary"].items()]
+        picture = self.figure() if self.draw is not None and self.maps else None
+        return showing.page(repr(self), picture, rows, ("", "value", ""))
 
 
 def audit(

@@ -12,7 +12,7 @@ import numpy as np
 
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError
-from analyzer.images import Feeding, Preprocess
+from analyzer.images import Feeding, Preprocess, showing
 from analyzer.passes import Loaded, Pass, run
 from analyzer.store import key_of
 from analyzer.validation.matching import POOR, Match, match_by_activations, match_by_name, without_shifted_names
@@ -73,18 +73,71 @@ def _explained(side: Side, given: Inputs) -> np.ndarray:
     return given[side.input] if isinstance(given, Mapping) else given
 
 
-@dataclass
+@dataclass(repr=False)
 class Comparison:
-    """Everything that was measured; `report` is the same as plain data.
+    """Everything that was measured; `report` is the same as plain data. In a notebook it shows itself.
 
-    `maps` has {picture: {method: (reference, candidate)}}: the pictures to show, (H, W) in the numbers of the method.
-    `failed` and `doubt` are those of `passes.Outcome`.
+    `maps` has {picture: {method: (reference, candidate)}}: the pictures to show, those that agree least, (H, W) in the
+    numbers of the method. `failed` and `doubt` are those of `passes.Outcome`. `findings` are where thresholds are
+    passed, None where none were applied; `run` says how it was run; `draw` makes a figure of a picture of `maps`.
     """
 
     report: dict[str, Any]
     maps: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
     failed: dict[str, AnalyzerError] = field(default_factory=dict)
     doubt: str = ""
+    findings: list[dict[str, Any]] | None = None
+    run: dict[str, Any] = field(default_factory=dict)
+    draw: Callable[[str], np.ndarray] | None = field(default=None, compare=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are no findings."""
+        return not self.findings
+
+    def as_data(self) -> dict[str, Any]:
+        """What `compare --format json` prints, as plain data."""
+        return {"comparison": self.report, "run": self.run, "findings": self.findings or []}
+
+    def figure(self, picture: str | None = None) -> np.ndarray:
+        """The maps of both sides over a picture, that which agrees least unless it is named: (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: there are no maps, or none of that picture.
+        """
+        name = self._least if picture is None else picture
+        if self.draw is None or name not in self.maps:
+            known = ", ".join(self.maps) or "none"
+            raise InputError(f"no maps of {name!r} are kept" if name else "no maps are kept", f"there are {known}")
+        return self.draw(name)
+
+    @property
+    def _least(self) -> str | None:
+        """The picture whose first maps agree least."""
+        least = {
+            row["picture"]: min((m.get("rank_correlation", -1.0) for m in row["evidence"].values()), default=2.0)
+            for row in self.report["rows"]
+            if row["picture"] in self.maps
+        }
+        return min(least, key=lambda name: least[name], default=None)
+
+    def __repr__(self) -> str:
+        """«Comparison(int8.onnx against fp32.onnx on 4 pictures: pass)»"""
+        count = len(self.findings or ())
+        said = "not judged" if self.findings is None else f"{count} finding{'s' * (count != 1)}" if count else "pass"
+        names = [os.path.basename(self.report[side]["model"]) for side in ("candidate", "reference")]
+        models = " against ".join(names)
+        pictures = self.report["pictures"]
+        return f"Comparison({models} on {pictures} picture{'s' * (pictures != 1)}: {said})"
+
+    def _repr_html_(self) -> str:
+        rows = [(f["code"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in self.findings or ()]
+        rows += [
+            (method, f"{row['rank_correlation']:.3f}", "", "median rank correlation of the maps")
+            for method, row in self.report["evidence"].items()
+        ]
+        picture = self.figure() if self.draw is not None and self.maps else None
+        return showing.page(repr(self), picture, rows, ("", "value", "limit", ""))
 
 
 def compare(

@@ -1,0 +1,255 @@
+"""`compare` and `audit` as functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from analyzer.api.data import File, Pictures, listed, opened_samples, samples_of
+from analyzer.api.models import Asked, Names, Preprocessing, for_pictures, known_options
+from analyzer.attribution import Explainer
+from analyzer.attribution.cards import first_shapes
+from analyzer.attribution.methods import find_method
+from analyzer.data import Sample, read_boxes, read_classes
+from analyzer.images import ModelCard, write_png
+from analyzer.plain import rounded
+from analyzer.report.files import (
+    AUDITS,
+    COMPARISONS,
+    check_ending,
+    evidence_figure,
+    evidence_figures,
+    mean_maps,
+    shows_maps,
+    write_audit,
+    write_comparison,
+)
+from analyzer.validation import EVIDENCE, SAMPLE, Comparison, Side, Store, as_data, judge, read_thresholds
+from analyzer.validation import compare as compare_sides
+from analyzer.validation.audit import Audit
+from analyzer.validation.audit import audit as audit_pictures
+from analyzer.validation.findings import findings
+
+MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of both sides; see `runtime.Session`
+Mode = Literal["as-shipped", "semantics"]
+
+
+def compare(
+    reference: Any,
+    candidate: Any,
+    pictures: Pictures,
+    method: str | Sequence[str] = EVIDENCE,
+    *,
+    boxes: File | Mapping[str, Any] | None = None,
+    threshold: Mapping[str, float] | None = None,
+    thresholds: File | None = None,
+    report: File | None = None,
+    provider: str = "cpu",
+    candidate_provider: str | None = None,
+    mode: Mode = "as-shipped",
+    limit: int | None = None,
+    every: int = 1,
+    workers: int | None = None,
+    store: File | None = None,
+    input: Mapping[str, Any] | None = None,
+    explain_input: str | None = None,
+    preprocess: Preprocessing = None,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Comparison:
+    """Compare two builds of a model on pictures: their outputs, their layers, and what they look at.
+
+    Args:
+        reference, candidate: as `model` of `analyzer.explain` each.
+        pictures: files, folders, glob patterns or lists of files; or pictures in memory, as for `analyzer.explain`.
+        method: methods whose maps are compared.
+        boxes: true boxes, {"cat.jpg": [[x0, y0, x1, y1], …]}, or a JSON file of them.
+        threshold: {name: value} of single thresholds. thresholds: a TOML file of them; see docs/compare.md.
+        report: report to write: .html, .md, .xml (JUnit), .sarif or .json.
+        provider, candidate_provider: execution provider of the reference, and of the candidate if it is another.
+        mode: "as-shipped": with the runtime's graph optimizations; "semantics": without.
+        limit: use at most so many pictures, evenly spread. every: use every so-manieth frame of a video.
+        workers: pictures at a time; one per CPU unless given. store: cache folder; an interrupted run resumes.
+        input, explain_input, preprocess: as for `analyzer.explain`, of both models.
+        progress: called with the number of pictures after each.
+        options: of the preprocessing and of the session, as for `analyzer.explain`.
+
+    Returns:
+        Comparison: `.passed`, `.findings`, `.report`, `.figure()`.
+
+    Raises:
+        InputError: no pictures, an unknown threshold, or the two models have different numbers of classes.
+    """
+    path = None if report is None else os.fspath(report)
+    check_ending(path, COMPARISONS)
+    allowed = read_thresholds(None if thresholds is None else os.fspath(thresholds), dict(threshold or {}))
+    pictures = listed(pictures)
+    samples = samples_of(pictures, limit, {name: {"boxes": each} for name, each in _boxes(boxes).items()})
+    asked = _many(options, preprocess, input=input, explain_input=explain_input, level=MODES[mode])
+    known_options(options, "compare")
+    providers = provider, candidate_provider or provider
+    sides = [for_pictures(m, p, asked) for m, p in zip((reference, candidate), providers, strict=True)]
+    samples = opened_samples(samples, pictures, sides[0][1].feeds, every)
+    methods = (method,) if isinstance(method, str) else tuple(method)
+    done = compared(sides, samples, methods, store, workers, progress)
+    done = replace(done, findings=as_data(judge(done.report, allowed)))
+    if path is not None:
+        write_comparison(path, done.as_data(), evidence_figures(done.maps, samples, sides[0][1].feeds))
+    return done
+
+
+def compared(
+    sides: Sequence[tuple[Explainer, ModelCard]],
+    samples: Sequence[Sample],
+    methods: Sequence[str],
+    store: File | None = None,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Comparison:
+    """The comparison of two models, the reference first, without findings, with how it was run."""
+    explainers, cards = [e for e, _ in sides], [card for _, card in sides]
+    session = explainers[0].session_options
+    shapes = first_shapes(samples, [card.feeds for card in cards])
+    kept = Store(os.fspath(store)) if store else None
+    ours, theirs = (Side(e, shape, store=kept) for e, shape in zip(explainers, shapes, strict=True))
+    feeds = cards[0].feeds, cards[1].feeds
+    done = compare_sides(ours, theirs, samples, methods, 6, feeds, store, workers, progress)
+    sources = {sample.id: sample.source for sample in samples}
+    return replace(
+        done,
+        report=rounded(done.report),
+        run={
+            "reference ran on": ran_on(ours.receipt),
+            "candidate ran on": ran_on(theirs.receipt),
+            "optimisation": session.get("level") or "all",
+            "threads": str(session.get("threads")),
+            "TF32": "off",
+            "layers": f"at most {SAMPLE} elements of each"
+            if ours.is_recorded or theirs.is_recorded
+            else "every element",
+            "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
+        },
+        draw=lambda name: evidence_figure(done.maps[name], cards[0].feeds.feed(sources[name])),
+    )
+
+
+def ran_on(receipt: dict[str, Any]) -> str:
+    """A side's receipt in words."""
+    fell = ", ".join(receipt["fell to the CPU"]) or "nothing"
+    scores = f"; scores of {receipt['scores']}" if "scores" in receipt else ""
+    where = f"{receipt['provider']} of onnxruntime {receipt['onnxruntime']}"
+    return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}{scores}"
+
+
+def audit(
+    model: Any,
+    pictures: Pictures,
+    method: str = "grad-cam",
+    *,
+    labels: Names = None,
+    classes: File | Mapping[str, int] | None = None,
+    boxes: File | Mapping[str, Any] | None = None,
+    probes: int = 16,
+    seed: int = 0,
+    report: File | None = None,
+    maps: File | None = None,
+    provider: str = "cpu",
+    limit: int | None = None,
+    every: int = 1,
+    workers: int | None = None,
+    store: File | None = None,
+    input: Mapping[str, Any] | None = None,
+    explain_input: str | None = None,
+    preprocess: Preprocessing = None,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Audit:
+    """Audit a model on pictures: preprocessing, dead channels, robustness, and how faithful its maps are.
+
+    Args:
+        model: path, bytes, ModelProto or `Explainer`.
+        pictures: as for `analyzer.compare`.
+        method: method whose maps are audited.
+        labels: class names, or a file of them.
+        classes: true classes, {"cat.jpg": 281}, or a JSON file of them; adds accuracy.
+        boxes: true boxes, as for `analyzer.compare`; adds the pointing game.
+        probes: number of pictures for the slow checks (faithfulness and sanity).
+        seed: seed of the random numbers.
+        report: report to write: .html, .md or .json. maps: picture of the mean maps to write.
+        provider, limit, every, workers, store, input, explain_input, preprocess, progress, options: as for
+            `analyzer.compare`.
+
+    Returns:
+        Audit: `.findings`, `.report`, `.figure()`.
+
+    Raises:
+        InputError: no pictures. UnsupportedError: the model has no classes.
+    """
+    path = None if report is None else os.fspath(report)
+    check_ending(path, AUDITS)
+    find_method(method, {})
+    known_boxes, known_classes = _boxes(boxes), _classes(classes)
+    known = {
+        name: {"boxes": known_boxes.get(name), "label": known_classes.get(name)} for name in known_boxes | known_classes
+    }
+    pictures = listed(pictures)
+    samples = samples_of(pictures, limit, known)
+    asked = _many(options, preprocess, labels=labels, input=input, explain_input=explain_input)
+    known_options(options, "audit")
+    explainer, card = for_pictures(model, provider, asked)
+    samples = opened_samples(samples, pictures, card.feeds, every)
+    done = audited(explainer, card, samples, method, probes, seed, provider, store, workers, progress)
+    figure = done.figure() if done.maps and (maps is not None or shows_maps(path)) else None
+    if path is not None:
+        write_audit(path, done.as_data(), figure)
+    if maps is not None and figure is not None:
+        write_png(maps, figure)
+    return done
+
+
+def audited(
+    explainer: Explainer,
+    card: ModelCard,
+    samples: Sequence[Sample],
+    method: str,
+    probes: int,
+    seed: int,
+    provider: str,
+    store: File | None = None,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Audit:
+    """The audit with its findings and how it was run."""
+    done = audit_pictures(explainer, card.feeds, samples, method, probes, seed, store, workers, progress)
+    content = rounded(done.report)
+    return replace(
+        done,
+        report=content,
+        findings=rounded(as_data(findings(content))),
+        run={"provider": provider, "preprocessing": card.description, "seed": seed, "probes": probes},
+        draw=lambda: mean_maps(done.maps, card.label),
+    )
+
+
+def _many(options: dict[str, Any], preprocess: Preprocessing, level: str | None = None, **more: Any) -> Asked:
+    """As for a command that goes through many pictures: each session has one thread unless told otherwise."""
+    options.setdefault("threads", 1)
+    options.setdefault("level", level)
+    return Asked.of(options, preprocess, **more)
+
+
+def _boxes(given: File | Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    if isinstance(given, Mapping):
+        return {Path(name).name: np.asarray(boxes, float).reshape(-1, 4) for name, boxes in given.items()}
+    return read_boxes(None if given is None else os.fspath(given))
+
+
+def _classes(given: File | Mapping[str, int] | None) -> dict[str, int]:
+    if isinstance(given, Mapping):
+        return {Path(name).name: int(index) for name, index in given.items()}
+    return read_classes(None if given is None else os.fspath(given))

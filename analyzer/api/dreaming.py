@@ -1,0 +1,192 @@
+"""`dream` as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from analyzer.api.data import File
+from analyzer.api.models import Asked, Names, Preprocessing, for_pictures, known_options
+from analyzer.attribution import Explainer
+from analyzer.attribution.dream import Dream, Dreamer, DreamOptions
+from analyzer.attribution.units import STRONGEST, WHOLE, parse_unit
+from analyzer.errors import InputError, UnsupportedError
+from analyzer.images import ModelCard, encode, grid, showing, write_png
+from analyzer.tasks import recognise
+from analyzer.tasks.detection import Detection
+from analyzer.tasks.targets import resolve_class
+
+RATES = {"fourier": 0.05, "pixels": 1.0}  # of steps, unless one is given
+
+
+@dataclass(repr=False)
+class Dreams:
+    """Pictures that maximize units of one layer. In a notebook they show themselves.
+
+    Attributes:
+        units: what each picture maximizes, as it was asked for. channels: the channel, or class, of each.
+        dreams: for each `.image`, (H, W, 3) uint8 RGB, `.score` and `.scores`.
+    """
+
+    model: str
+    layer: str
+    units: list[str]
+    channels: list[int]
+    dreams: list[Dream]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def images(self) -> list[np.ndarray]:
+        """The pictures, (H, W, 3) uint8 RGB each."""
+        return [dream.image for dream in self.dreams]
+
+    def as_data(self) -> dict[str, Any]:
+        """What `dream --format json` prints, as plain data."""
+        rows = [
+            {
+                "unit": unit,
+                "channel": channel,
+                "first": dream.scores[0] if dream.scores else None,
+                "score": dream.score,
+                "stopped": dream.stopped or None,
+            }
+            for unit, channel, dream in zip(self.units, self.channels, self.dreams, strict=True)
+        ]
+        return {"model": self.model, "layer": self.layer, "options": dict(self.options), "units": rows}
+
+    def figure(self) -> np.ndarray:
+        """All pictures with their titles, as `dream -o` writes them: (H, W, 3) uint8 RGB."""
+        titles = [f"{unit} ({dream.score:.3g})" for unit, dream in zip(self.units, self.dreams, strict=True)]
+        return grid(self.images, titles, title=f"maximizing {self.layer}")
+
+    def save(self, path: File) -> None:
+        """Write `figure` as .png, .jpg or .webp."""
+        write_png(path, self.figure())
+
+    def __repr__(self) -> str:
+        """«Dreams(channel 3 (12.5) of conv4)»"""
+        said = ", ".join(f"{unit} ({dream.score:.3g})" for unit, dream in zip(self.units, self.dreams, strict=True))
+        return f"Dreams({said} of {self.layer})"
+
+    def _repr_png_(self) -> bytes:
+        return encode(self.figure())
+
+    def _repr_html_(self) -> str:
+        return showing.page(repr(self), self.figure())
+
+
+def dream(
+    model: Any,
+    unit: int | str | Iterable[int | str] = (),
+    target: int | str | Iterable[int | str] = (),
+    layer: str | None = None,
+    *,
+    labels: Names = None,
+    steps: int = 128,
+    rate: float | None = None,
+    parametrization: Literal["fourier", "pixels"] = "fourier",
+    decorrelate: bool = True,
+    jitter: int = 8,
+    degrees: float = 5.0,
+    rescale: bool = True,
+    decay: float = 0.0,
+    blur: float = 0.0,
+    blur_every: int = 4,
+    clip_norm: float = 0.0,
+    clip_contribution: float = 0.0,
+    seed: int = 0,
+    provider: str = "cpu",
+    input: Mapping[str, Any] | None = None,
+    preprocess: Preprocessing = None,
+    progress: Callable[[], None] | None = None,
+    **options: Any,
+) -> Dreams:
+    """Generate the picture that maximizes a unit or class, by gradient ascent on the input.
+
+    Args:
+        model: path, bytes, ModelProto or `Explainer`.
+        unit: unit to maximize, or several: a channel of the layer, or "CHANNEL@y,x".
+        target: class to maximize instead, or several: index or label.
+        layer: the name (or glob) of a tensor or node. Default: as the model's TOML file says, else chosen
+            automatically.
+        labels: class names, or a file of them.
+        steps, rate, parametrization, decorrelate, jitter, degrees, rescale, decay, blur, blur_every, clip_norm,
+            clip_contribution, seed: see `analyzer.DreamOptions`; the rate is 0.05 for fourier and 1 for pixels.
+        progress: called after each step.
+        provider, input, preprocess, options: as for `analyzer.explain`.
+
+    Returns:
+        Dreams: `.images`, `.dreams`, `.figure()`, `.save()`.
+
+    Raises:
+        InputError: neither units nor classes, or both. NotFoundError: no such layer, unit or label.
+        UnsupportedError: the model has no score per class.
+    """
+    asked = Asked.of(options, preprocess, labels=labels, input=input)
+    known_options(options, "dream")
+    settings = DreamOptions(
+        steps,
+        RATES.get(parametrization, 0.05) if rate is None else rate,
+        parametrization,
+        decorrelate,
+        jitter,
+        degrees,
+        rescale,
+        decay,
+        blur,
+        blur_every,
+        clip_norm,
+        clip_contribution,
+        seed,
+    )
+    units, targets = _texts(unit), _texts(target)
+    check_units(units, targets)
+    explainer, card = for_pictures(model, provider, asked)
+    return maximized(explainer, card, layer, units, targets, settings, progress)
+
+
+def check_units(units: Sequence[str], targets: Sequence[str]) -> None:
+    """Raise InputError unless there are either units or classes."""
+    if bool(units) == bool(targets):
+        raise InputError("give either units or classes to maximize", "-u CHANNEL with -l LAYER, or -t CLASS")
+
+
+def _texts(given: int | str | Iterable[int | str]) -> list[str]:
+    return [str(given)] if isinstance(given, int | str) else [str(each) for each in given]
+
+
+def maximized(
+    explainer: Explainer,
+    card: ModelCard,
+    layer: str | None,
+    units: Sequence[str],
+    targets: Sequence[str],
+    options: DreamOptions,
+    progress: Callable[[], None] | None = None,
+) -> Dreams:
+    """The pictures of units of a layer, or of classes."""
+    name = layer or card.default_layer or "auto"
+    if targets:
+        graph = explainer.graph({explainer.image: card.preprocess.shape(explainer.fixed_batch or 1)})
+        task = recognise(graph, None, explainer.declared, card.labels)
+        if isinstance(task, Detection):
+            raise UnsupportedError(
+                f"{task.output.name!r} has no score per class ({task.described()})", "-u CHANNEL with -l LAYER"
+            )
+        name = task.logits.name
+    dreamer = Dreamer(explainer, name, card.preprocess)
+    if targets:
+        places = [(resolve_class(target, card.labels), WHOLE) for target in targets]
+        names = [card.label(channel) for channel, _ in places]
+    else:
+        parsed = [parse_unit(dreamer.units, text) for text in units]
+        places = [(channel, WHOLE if at == STRONGEST else at) for channel, at in parsed]
+        names = [f"channel {text}" for text in units]
+    if any(channel < 0 for channel, _ in places):
+        raise InputError("-u max needs a picture, and dream starts without one", "give the number of a channel")
+    found = [dreamer.run(channel, at, options, progress) for channel, at in places]
+    model = str(explainer.loaded.path or explainer.loaded.name)
+    return Dreams(model, dreamer.units.name, names, [channel for channel, _ in places], found, asdict(options))
