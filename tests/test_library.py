@@ -235,7 +235,7 @@ def test_plot_draws_axes():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     axes = analyzer.explain(CNN, CHELSEA).plot()
-    assert axes.get_title() == "grad-cam: four (0.982)" and len(axes.images) == 2
+    assert axes.get_title() == "grad-cam: four (0.982)" and len(axes.images) == 1
     detected = analyzer.explain(DETECTOR, COFFEE)
     axes = detected.plot()
     assert (

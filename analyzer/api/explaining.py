@@ -17,7 +17,7 @@ from analyzer.attribution.cards import default_method, opened
 from analyzer.attribution.methods import METHODS, find_method
 from analyzer.data import Sample
 from analyzer.errors import InputError
-from analyzer.images import Drawing, Fed, Feeding, ModelCard
+from analyzer.images import Drawing, Fed, Feeding, Map, ModelCard
 from analyzer.images.feeding import Slot
 from analyzer.images.mask import read_mask
 from analyzer.images.objects import as_array, is_pil, pixels_of
@@ -255,6 +255,9 @@ class PictureView:
 
     def about(self, found: Attribution, row: int) -> str:
         return self.work.about(found, row)
+
+    def map(self, found: Attribution, row: int) -> Map:
+        return self.work.maps(self.fed(0), [found])[row]
 
     def figure(self, found: Attribution, **drawing: Any) -> np.ndarray:
         return replace(self.work, drawing=Drawing(**drawing)).figure(self.fed(0), [found])

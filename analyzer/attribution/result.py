@@ -12,7 +12,21 @@ import numpy as np
 
 from analyzer.attribution.postprocess import resized
 from analyzer.errors import InputError
-from analyzer.images import ColourBar, Fed, colourise, encode, figure, fit, showing, write_npy, write_png
+from analyzer.images import (
+    ColourBar,
+    Drawing,
+    Fed,
+    Map,
+    colourise,
+    encode,
+    figure,
+    fit,
+    showing,
+    write_npy,
+    write_png,
+)
+from analyzer.images.draw import LARGEST, SMALLEST
+from analyzer.images.views import panel
 from analyzer.tasks import Prediction, Task
 from analyzer.tasks.base import Labels
 
@@ -34,6 +48,9 @@ class View(Protocol):
 
     def about(self, found: Attribution, row: int) -> str:
         """What a map is of, and its number."""
+
+    def map(self, found: Attribution, row: int) -> Map:
+        """A map of one image, to be drawn."""
 
     def figure(self, found: Attribution, **drawing: Any) -> np.ndarray:
         """The maps of one image over it."""
@@ -132,7 +149,7 @@ class Attribution:
         """The maps over their picture, as `explain -o` writes them: (H, W, 3) uint8 RGB; several make a grid.
 
         Args:
-            drawing: as for the command: alpha, colormap.
+            drawing: as for the command: view, percentile, range, colormap, alpha.
 
         Raises:
             InputError: the picture is not known, or there is no map.
@@ -153,13 +170,13 @@ class Attribution:
         else:
             write_png(path, self.overlay(**drawing))
 
-    def plot(self, axes: Any = None, row: int = 0, alpha: float = 0.5, colormap: str = "turbo") -> Any:
-        """One map over its picture in matplotlib.
+    def plot(self, axes: Any = None, row: int = 0, **drawing: Any) -> Any:
+        """One map in matplotlib, drawn as by `overlay`, without the picture beside it.
 
         Args:
             axes: axes to draw in; new ones unless given.
             row: which map.
-            alpha: opacity where the map is highest.
+            drawing: as for `overlay`.
 
         Returns:
             The axes.
@@ -171,14 +188,16 @@ class Attribution:
             axes = showing.new_axes()
         if not 0 <= row < len(self.heatmap):
             raise InputError(f"there is no map {row}", f"there are {len(self.heatmap)}")
-        image = int(self.image[row]) - self.first
-        fed = self._seen(one=False).fed(image)
-        heat = fed.heat(self.heatmap[row])
-        if heat.ndim != 2:
+        if self.heatmap.ndim != 3:
             raise InputError("a clip or volume is not one picture", "use overlay")
-        axes.imshow(fed.image)
-        opacity = alpha * (0.25 + 0.75 * np.sqrt(np.clip(np.nan_to_num(heat), 0, 1))) * np.isfinite(heat)
-        shown = axes.imshow(heat, cmap=colormap, alpha=opacity, vmin=0, vmax=1)
+        image = int(self.image[row]) - self.first
+        view = self._seen(one=False).of(image)
+        given = view.map(self.of_image(image), int((self.image[:row] == self.image[row]).sum()))
+        drawn = panel(replace(given, found=()), Drawing(**drawing), (SMALLEST, LARGEST))
+        height, width = view.fed(0).placement.image_size
+        axes.imshow(drawn.picture, extent=(0, width, height, 0))
+        if drawn.bar is not None:
+            axes.figure.colorbar(showing.scale(drawn.bar), ax=axes)
         for each in self.of_image(image).predictions:
             if each.box is not None:
                 left, top, right, bottom = each.box
@@ -186,7 +205,6 @@ class Attribution:
                 axes.annotate(f"{each.label} {each.score:.2f}", (left, top), color="white", va="bottom")
             for x, y, _ in each.points or ():
                 axes.plot([x], [y], "o", markersize=4)
-        axes.figure.colorbar(shown, ax=axes)
         axes.set_title(f"{self.method}: {self.title(row)}")
         axes.set_axis_off()
         return axes

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from analyzer.errors import UnsupportedError
+from analyzer.images.colour import colormap
+from analyzer.images.draw import ColourBar
 from analyzer.images.write import encode
 
 _CELL = 'style="text-align:left;padding:2px 8px"'
@@ -46,6 +48,14 @@ def new_axes() -> Any:
         pyplot = importlib.import_module("matplotlib.pyplot")
     except ImportError:
         raise UnsupportedError(
-            "plot() draws with matplotlib, which is not installed", "pip install matplotlib, or use overlay()"
+            "plot() draws with matplotlib, which is not installed",
+            "pip install 'onnx-analyzer[plot]', or use overlay()",
         ) from None
     return pyplot.figure(layout="constrained").subplots()
+
+
+def scale(bar: ColourBar) -> Any:
+    """What a color bar of matplotlib shows."""
+    cm, colors = importlib.import_module("matplotlib.cm"), importlib.import_module("matplotlib.colors")
+    table = colors.ListedColormap(colormap(bar.colormap) / 255)
+    return cm.ScalarMappable(colors.Normalize(bar.low, bar.high), table)

@@ -142,12 +142,16 @@ def _percentile(values: np.ndarray, share: float) -> float:
     return found or float(finite.max())
 
 
-def panel(given: Map, view: str, drawing: Drawing, side: tuple[int, int], scale: Limits | None = None) -> Panel:
+def panel(given: Map, drawing: Drawing, side: tuple[int, int], view: str = "", scale: Limits | None = None) -> Panel:
     """One map, drawn with its long side within `side`.
+
+    Args:
+        view: the one that is asked for, else the method's first, unless given.
 
     Raises:
         InputError: a view that its method has no numbers for.
     """
+    view = view or drawing.view or given.views[0]
     if view == "rgb" and given.channels is None:
         raise InputError(
             f"{given.group or 'the method'} has one number for every place, which the rgb view cannot draw",
@@ -276,7 +280,7 @@ def one(given: Map, drawing: Drawing, side: tuple[int, int], bare: bool = False)
     views = [drawing.view] if drawing.view else list(given.views)
     if not bare and not over_picture(given, views[0]):
         side = side[0], max(side[0], WIDTH // (1 + len(views)))
-    drawn = [panel(given, view, drawing, side) for view in (views[:1] if bare else views)]
+    drawn = [panel(given, drawing, side, view) for view in (views[:1] if bare else views)]
     if bare:
         return drawn[0].picture
     if over_picture(given, views[0]):
@@ -320,7 +324,7 @@ def several(
     side = cell(across)
     scales = _scales(maps, drawing)
     drawn = [
-        panel(each, view, drawing, side, scale)
+        panel(each, drawing, side, view, scale)
         for each, (view, scale) in zip(maps, scales, strict=True)
     ]  # fmt: skip
     first = [seen(maps[0], side), *(replace(p, picture=fit(p.picture, *side)) for p in before)]

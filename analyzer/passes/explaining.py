@@ -140,7 +140,7 @@ class Explaining(Asking):
         Raises:
             InputError: there is no map to draw, or nothing to draw it on.
         """
-        maps = self._maps(fed, found)
+        maps = self.maps(fed, found)
         mask = mask_in_picture(found[0], fed) if not self.bare else None
         if len(maps) == 1 and mask is None:
             return one(maps[0], self.drawing, SIDE, self.bare)
@@ -153,9 +153,10 @@ class Explaining(Asking):
 
     def _figures(self, fed: Fed, found: Sequence[Attribution]) -> list[np.ndarray]:
         """Each map as a figure of its own."""
-        return [one(each, self.drawing, SIDE, self.bare) for each in self._maps(fed, found)]
+        return [one(each, self.drawing, SIDE, self.bare) for each in self.maps(fed, found)]
 
-    def _maps(self, fed: Fed, found: Sequence[Attribution]) -> list[Map]:
+    def maps(self, fed: Fed, found: Sequence[Attribution]) -> list[Map]:
+        """What `figure` draws of one picture, in the order of the rows."""
         if fed.drawn is None:
             raise InputError("the explained input is no picture", "use .raw, the numbers")
         maps = [each for attribution in found for row in range(len(attribution.heatmap))
