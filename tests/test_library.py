@@ -167,6 +167,8 @@ def test_what_fits_the_input_is_fed_as_it_is_before_it_is_a_picture():
 def test_an_unknown_option_is_refused():
     with pytest.raises(analyzer.AnalyzerError, match="preest"):
         analyzer.explain(CNN, CHELSEA, preest="imagenet")
+    with pytest.raises(analyzer.AnalyzerError, match="no option 'preset'"):  # an array is fed as it is
+        analyzer.explain(CNN, np.zeros((1, 3, 96, 96), np.float32), preset="imagenet")
 
 
 def test_a_card_that_changes_is_read_again(tmp_path):
@@ -525,3 +527,17 @@ def test_inputs_that_are_no_pictures_are_fed_as_they_are(run, place, shape):
     for command in ("inspect", "plan"):
         code, _, err = run(command, "rows.onnx", *(["-m", "gradient"] if command == "plan" else []))
         assert code == 0, err
+
+
+def test_an_answer_does_not_hold_a_large_picture(place):
+    """A list of answers about photographs stays small; they are read again when they are drawn."""
+    import gc
+
+    from analyzer.images import Fed, write_png
+
+    write_png(place / "large.jpg", np.repeat(np.repeat(decode(CHELSEA), 4, axis=0), 4, axis=1))
+    found = analyzer.explain(CNN, place / "large.jpg")
+    gc.collect()
+    held = [each for each in gc.get_objects() if isinstance(each, Fed)]
+    assert not [each for each in held if each.main.frames.nbytes > 4 << 20]
+    assert found.overlay().ndim == 3 and found.as_data()["size"] == list(decode(place / "large.jpg").shape[1::-1])

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from analyzer.api.models import Asked, Names, Preprocessing, for_arrays, for_pictures, kept
+from analyzer.api.models import THRESHOLDS, Asked, Names, Preprocessing, for_arrays, for_pictures, kept
 from analyzer.attribution import Attribution, Explainer, Job, Question, answer
 from analyzer.attribution.cards import default_method, opened
 from analyzer.attribution.methods import METHODS, find_method
@@ -105,7 +105,9 @@ def explain(
         return _of_picture(found, card, question, given)
     if mask is not None or reference is not None:
         raise InputError("reference and mask are prepared like a picture", "pass arrays={'mask': array} instead")
-    found, read = for_arrays(loaded, provider, asked)
+    flags = {name: value for name, value in asked.flags.items() if name in THRESHOLDS}
+    options |= {name: value for name, value in asked.flags.items() if name not in flags}  # of no method: refused
+    found, read = for_arrays(loaded, provider, replace(asked, flags=flags))
     method = method or default_method(found, output)
     question = _question(method, layer, options, read, found, explain_input=explain_input, **known)
     answered = answer(found, question, given)[0]
@@ -184,11 +186,15 @@ def _described(array: np.ndarray) -> str:
 
 # ---- Answers ----
 
+_HELD = 4 << 20  # bytes of a picture that its answer holds; a larger file is read again when the answer is drawn
+
 
 def _of_picture(model: Explainer, card: ModelCard, question: Question, picture: Picture) -> Attribution:
     work = Explaining(model, question, card, _targets(question.target))
     fed = _fed(card.feeds, picture)
     found = answer(model, work.asked(fed), fed.feeds)[0]
+    if isinstance(picture.source, Path) and fed.main.frames.nbytes > _HELD:
+        return replace(found, view=PictureView(work, lambda _: card.feeds.feed(picture.source), picture.name))
     return replace(found, view=PictureView(work, lambda _: fed, picture.name))
 
 
