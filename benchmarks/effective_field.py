@@ -75,7 +75,7 @@ checks that, strides, dilations and pools, and single units against PyTorch's au
 arranged. *In place*: they change only among the input channels and keep their place in the kernel, so that kernels
 stay as concentrated as they were; depthwise filters stay as trained. {pictures} photographs, {positions} positions per
 layer and picture; means (and range) over {repeats} draws of the positions of the trained network, and over {repeats}
-networks of either kind.
+networks of either kind. The quantized network was not shuffled in place.
 
 Luo et al. saw fields grow while residual networks were trained on CIFAR-10 and CamVid, from their own random weights.
 Against shuffled weights, most trained fields here are smaller instead. Part of it is that training concentrates
@@ -159,38 +159,34 @@ def compared(path: Path, pictures: Sequence[Path], positions: int) -> str:
     preprocess = model_card(path).preprocess
     batch = np.concatenate([preprocess.apply(decode(picture))[0] for picture in pictures])
     layers = list(effective_field(trained, batch[:1], positions=1))
+    kinds = {"shuffled": False} if trained.quantised else {"shuffled": False, "in place": True}
     found: dict[tuple[str, str], list[EffectiveField]] = {}
     for seed in range(REPEATS):
-        others = {"shuffled": shuffled(path, seed), "in place": shuffled(path, seed, in_place=True)}
+        others = {kind: shuffled(path, seed, in_place) for kind, in_place in kinds.items()}
         for kind, network in {"trained": trained, **others}.items():
             fields = effective_field(network, batch, layers, positions=positions, seed=seed if kind == "trained" else 0)
             for layer, field in fields.items():
                 found.setdefault((kind, layer), []).append(field)
-    lines = [
-        "| layer | theoretical | 4σ trained | shuffled | trained / shuffled | shuffled in place | trained / in place |"
-    ]
-    lines[0] += " inside ½ | shuffled | cut |"
-    lines.append("|" + " --- |" * 10)
-    gains = []
+    compared_with = [word for kind in kinds for word in (kind, f"trained / {kind}")]
+    header = ["layer", "theoretical", "4σ trained", *compared_with, "inside ½", "shuffled", "cut"]
+    rows, gains = [header, ["---"] * len(header)], []
     for layer in layers:
-        mine, theirs, placed = ([f for f in found[k, layer] if not f.empty] for k in ("trained", *others))
-        sizes = [np.array([np.prod(f.effective_size) ** 0.5 for f in fields]) for fields in (mine, theirs, placed)]
-        middles = [np.mean([f.inside(0.5) for f in fields]) for fields in (mine, theirs)]
+        mine, *theirs = ([f for f in found[kind, layer] if not f.empty] for kind in ("trained", *kinds))
+        sizes = [np.array([np.prod(f.effective_size) ** 0.5 for f in fields]) for fields in (mine, *theirs)]
+        middles = [np.mean([f.inside(0.5) for f in fields]) for fields in (mine, theirs[0])]
         texts = [f"{s.mean():.1f} ({s.min():.1f}–{s.max():.1f})" for s in sizes]
         gains.append([float(sizes[0].mean() / s.mean()) for s in sizes[1:]])
-        lines.append(
-            f"| `{short(layer)}` | {mine[0].window[0]} | {texts[0]} | {texts[1]} | {gains[-1][0]:.2f} | {texts[2]} | "
-            f"{gains[-1][1]:.2f} | {middles[0]:.0%} | {middles[1]:.0%} | {mine[0].cut / mine[0].units:.0%} |"
-        )
+        beside = [cell for text, gain in zip(texts[1:], gains[-1], strict=True) for cell in (text, f"{gain:.2f}")]
+        shares = [f"{middle:.0%}" for middle in (*middles, mine[0].cut / mine[0].units)]
+        rows.append([f"`{short(layer)}`", f"{mine[0].window[0]}", texts[0], *beside, *shares])
     ratio = np.array(gains)
     smaller, larger = (ratio[:, 0] < 0.95).sum(), (ratio[:, 0] > 1.05).sum()
-    medians = np.median(ratio, axis=0)
+    medians = "; ".join(f"trained / {k}: {m:.2f}" for k, m in zip(kinds, np.median(ratio, axis=0), strict=True))
     summary = (
         f"Trained fields are smaller than shuffled ones by more than 5 % in {smaller} of {len(ratio)} layers, and "
-        f"larger by more than 5 % in {larger}. Median of trained / shuffled: {medians[0]:.2f}; of trained / shuffled "
-        f"in place: {medians[1]:.2f}. {middles_of(path)}"
+        f"larger by more than 5 % in {larger}. Medians of {medians}. {middles_of(path)}"
     )
-    return "\n".join([*lines, "", summary])
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", summary])
 
 
 def middles_of(path: Path) -> str:
