@@ -14,14 +14,17 @@ from analyzer.version import __version__
 
 if TYPE_CHECKING:
     from analyzer.analysis import ReceptiveField, receptive_field
+    from analyzer.analysis.effective_field import EffectiveField
     from analyzer.analysis.filters import filter_bank
     from analyzer.api.explaining import explain
     from analyzer.attribution import METHODS, Attribution, Explainer
     from analyzer.attribution.class_maps import class_maps
     from analyzer.attribution.correspondence import correspondence
     from analyzer.attribution.dream import Dreamer, DreamOptions
+    from analyzer.attribution.effective_field import effective_field
     from analyzer.attribution.export import export
     from analyzer.attribution.features import features
+    from analyzer.attribution.field_views import EffectiveFields
     from analyzer.attribution.invariance import invariance
     from analyzer.attribution.projection import Projector, Switches, project, read_switches
     from analyzer.data import Sample, find_pictures
@@ -47,6 +50,9 @@ _NAMES = {
     "attribution.class_maps": ("class_maps",),
     "attribution.correspondence": ("correspondence",),
     "attribution.dream": ("DreamOptions", "Dreamer"),
+    "analysis.effective_field": ("EffectiveField",),
+    "attribution.effective_field": ("effective_field",),
+    "attribution.field_views": ("EffectiveFields",),
     "attribution.export": ("export",),
     "attribution.features": ("features",),
     "attribution.invariance": ("invariance",),
@@ -68,6 +74,8 @@ __all__ = [
     "Attribution",
     "DreamOptions",
     "Dreamer",
+    "EffectiveField",
+    "EffectiveFields",
     "Explainer",
     "InputError",
     "NotFoundError",
@@ -84,6 +92,7 @@ __all__ = [
     "append_vjp",
     "class_maps",
     "correspondence",
+    "effective_field",
     "evolution",
     "explain",
     "export",

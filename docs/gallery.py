@@ -37,6 +37,16 @@ TASKS: dict[str, tuple[str, list[str]]] = {
 COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "features": ("Feature maps", ["features", CNN, PICTURE, "-l", RELU, "--max-channels", "16"], "*.png"),
     "filters": ("Filters of the first layer", ["filters", CNN, "-l", "/network/stem/stem.0/stem.0.0/Conv"], ""),
+    "receptive-field": (
+        "The receptive field of a unit, its neighbors', and how many units see each pixel",
+        ["receptive-field", CNN, PICTURE, "-l", "/network/stage?/*.0/Relu_output_0", "--at", "7,7"],
+        "",
+    ),
+    "effective-field": (
+        "Effective receptive fields over depth",
+        ["receptive-field", CNN, "--effective", "--data", "examples/digits_*.png", "--positions", "40"],
+        "",
+    ),
     "project": ("A unit carried back to the pixels", ["project", CNN, PICTURE, "-l", RELU, "-u", "3"], ""),
     "mine": (
         "The strongest activations of channels",

@@ -45,6 +45,8 @@ CALLS = {
     "localize": f"localize model.onnx a.png b.png --boxes boxes.json --labels labels.txt --top-channels 2 {PLAIN}",
     "features": f"features model.onnx a.png -l relu2 -o out/features {PLAIN}",
     "receptive-field": "receptive-field model.onnx --verify --shape 1x3x12x12",
+    "receptive-field-effective": "receptive-field model.onnx --effective a.png b.png bad.png --positions 2 "
+    f"-o out/field.png --raw out/field.npz {PLAIN}",
     "filters": "filters model.onnx -o out/filters.png",
     "project": f"project model.onnx a.png -l relu2 -u 1 -u max -o out/project.png {PLAIN}",
     "dream": f"dream model.onnx -l relu1 -u 2 -o out/dream.png --steps 4 {PLAIN}",

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto
 
 import analyzer
 from analyzer.analysis import receptive_field
@@ -580,6 +581,63 @@ def test_gradients_prove_every_feature_map():
 def test_gradients_prove_published_numbers(build, name):
     explainer = Explainer(build())
     assert verify_receptive_field(explainer, name, receptive_field(explainer.plain)[name]) == "equal"
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("image", [TensorProto.UINT8, TensorProto.FLOAT])
+def test_gradients_prove_quantized_models(image, per_channel):
+    """Quantizers hide nothing: their steps, zero points, saturation and integer inputs are left out of the twin."""
+    explainer = Explainer(quantized_cnn(image, per_channel))
+    fields = receptive_field(explainer.plain)
+    assert fields["r2"].size == (8, 8)
+    for name in ("c1", "p1", "r2"):
+        assert verify_receptive_field(explainer, name, fields[name]) == "equal", name
+    claimed = verify_receptive_field(explainer, "p1", fields["c2"])
+    assert claimed.startswith("smaller: pixels")
+
+
+def quantized_cnn(image, per_channel):
+    """Conv–Relu–MaxPool–Conv–Relu as quantizers write it; zero points in the middle, so that many values saturate."""
+    rng = np.random.default_rng(0)
+    nodes, weights = [], {"s": np.float32(0.02), "z": np.uint8(128)}
+    zero = ["z"]
+    at = "x"
+    if image == TensorProto.FLOAT:
+        nodes.append(node("QuantizeLinear", ["x", "s", "z"], ["xq"]))
+        at = "xq"
+    nodes.append(node("DequantizeLinear", [at, "s", *zero], ["xd"]))
+    at = "xd"
+    for i, (k, c) in enumerate([(8, 3), (4, 8)], 1):
+        weights[f"w{i}"] = rng.integers(-128, 128, (k, c, 3, 3)).astype(np.int8)
+        shape = (k,) if per_channel else ()
+        weights[f"ws{i}"] = np.full(shape, 0.01, np.float32)
+        weights[f"wz{i}"] = np.zeros(shape, np.int8)
+        axis = {"axis": 0} if per_channel else {}
+        nodes += [
+            node("DequantizeLinear", [f"w{i}", f"ws{i}", f"wz{i}"], [f"wd{i}"], **axis),
+            node("Conv", [at, f"wd{i}"], [f"c{i}"], pads=[1] * 4),
+            node("Relu", [f"c{i}"], [f"r{i}"]),
+        ]
+        at = f"r{i}"
+        if i == 1:
+            nodes.append(node("MaxPool", [at], ["p1"], kernel_shape=[2, 2], strides=[2, 2]))
+            at = "p1"
+        nodes += [
+            node("QuantizeLinear", [at, "s", "z"], [f"q{i}"]),
+            node("DequantizeLinear", [f"q{i}", "s", "z"], [f"d{i}"]),
+        ]
+        at = f"d{i}"
+    made = model(nodes, {"x": [1, 3, 32, 32]}, {at: None}, weights)
+    made.graph.input[0].type.tensor_type.elem_type = image
+    return made
+
+
+def test_verify_shows_progress(tmp_path, monkeypatch):
+    path = tmp_path / "cnn.onnx"
+    onnx.save(small_cnn(), path)
+    monkeypatch.setattr("analyzer.commands.common.shows_progress", lambda: True)
+    shown = CliRunner().invoke(cli, ["receptive-field", str(path), "--verify"])
+    assert shown.exit_code == 0 and "verify ████" in shown.stderr
 
 
 def test_wrong_claims_are_found_out():

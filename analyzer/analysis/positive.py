@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from analyzer.analysis.linear import WEIGHTED
 from analyzer.errors import UnsupportedError
@@ -21,7 +21,8 @@ from analyzer.graph.protos import copied, replace_all
 from analyzer.graph.through import MOVING, origin
 
 _AVERAGES = {"MaxPool": "AveragePool", "GlobalMaxPool": "GlobalAveragePool", "ReduceMax": "ReduceMean"}
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger")
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_INTEGER = ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 MASK = -50.0  # added to the scores before a softmax, it makes their weight negligible
 
 
@@ -30,18 +31,20 @@ def positive_weights(graph: Graph) -> Graph:
 
     n is the number of weights a unit sums over and k the number of places its window has: activations grow by √k per
     layer and the corner of a receptive field fades by √k, so both stay within float32 for some eighty layers of 3×3.
-    The twin has the same tensors by the same names. Feed it a small positive image (1e-20, so that no Clip
-    saturates).
+    The twin has the same tensors by the same names; of a quantised model it is the floating-point twin, in which
+    quantisers do nothing. Feed it a small positive image (1e-20, so that no Clip saturates).
 
     Raises:
-        UnsupportedError: the model is quantised; its weights are then not to be replaced one by one.
+        UnsupportedError: the model computes with integers between quantisers.
     """
-    quantized = [n.name for n in graph.forward_nodes() if n.op in _QUANTIZED]
-    if quantized:
+    integer = [n.name for n in graph.forward_nodes() if n.op in _INTEGER]
+    if integer:
         raise UnsupportedError(
-            f"{graph.name} is quantized ({len(quantized)} nodes), so its receptive field cannot be checked",
+            f"{graph.name} computes with integers ({len(integer)} nodes), so its receptive field cannot be checked",
             "check the floating-point model, which has the same structure",
         )
+    if any(n.op in _QUANTIZERS for n in graph.forward_nodes()):
+        graph = _without_quantizers(graph)
     source = replace(graph.source, proto=copied(graph.source.proto), detached=dict(graph.source.detached))
     arrays = {name: array for node in graph.forward_nodes() for name, array in _replacements(graph, node)}
     for tensor in source.proto.graph.initializer:
@@ -54,6 +57,51 @@ def positive_weights(graph: Graph) -> Graph:
             proto.op_type = _AVERAGES[proto.op_type]
             replace_all(proto.attribute, [a for a in proto.attribute if a.name != "storage_order"])
     return Graph(source)
+
+
+def _without_quantizers(graph: Graph) -> Graph:
+    """The same graph in floating point: Q(x) = x and D(q) = q, weights dequantised, inputs of integers float32."""
+    source = replace(graph.source, proto=copied(graph.source.proto), detached=dict(graph.source.detached))
+    proto = source.proto.graph
+    own = {t.name for t in proto.initializer}
+    kept = []
+    for node, at in zip(proto.node, graph.forward_nodes(), strict=True):
+        if node.op_type == "DequantizeLinear" and node.input[0] in own:
+            proto.initializer.append(numpy_helper.from_array(_dequantized(graph, at), node.output[0]))
+            continue
+        if node.op_type in _QUANTIZERS:
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
+        kept.append(node)
+    replace_all(proto.node, kept)
+    for value in (*proto.input, *proto.output):
+        kind = value.type.tensor_type
+        if kind.elem_type in (TensorProto.UINT8, TensorProto.INT8):
+            kind.elem_type = TensorProto.FLOAT
+    del proto.value_info[:]
+    return Graph.read(source)
+
+
+def _dequantized(graph: Graph, node: Node) -> np.ndarray:
+    """(q − zero point) · scale of a weight, in float32; the scale's axis is along the weight's."""
+    weight, scale, *zero = (_constant(graph, value) for value in node.inputs if value.name)
+    if scale.ndim == 1 and weight.ndim > 1:
+        along = [1] * weight.ndim
+        along[node.attrs.get("axis", 1)] = scale.size
+        scale, zero = scale.reshape(along), [z.reshape(along) for z in zero]
+    elif times := node.attrs.get("block_size", 0):
+        axis = node.attrs.get("axis", 1)
+        scale, *zero = (a.repeat(times, axis).take(range(weight.shape[axis]), axis) for a in (scale, *zero))
+    shift = zero[0].astype(np.float32) if zero else np.float32(0)
+    return ((weight.astype(np.float32) - shift) * scale.astype(np.float32)).astype(np.float32)
+
+
+def _constant(graph: Graph, value: Value) -> np.ndarray:
+    array = graph.detached.get(value.name)
+    array = graph.constant(value) if array is None else array
+    if array is None:
+        raise UnsupportedError(f"{graph.name}: {value.name!r} is known only at run time")
+    return np.asarray(array)
 
 
 def _replacements(graph: Graph, node: Node) -> Iterator[tuple[str, np.ndarray]]:

@@ -204,6 +204,21 @@ def _of_one_picture(graph: Graph) -> Graph | None:
     return Graph.read(source)
 
 
+def changes(fields: Mapping[str, ReceptiveField], names: Sequence[str]) -> list[str]:
+    """The last tensor of each run with the same receptive field."""
+    kept = []
+    for i, name in enumerate(names):
+        following = fields[names[i + 1]] if i + 1 < len(names) else None
+        now = fields[name]
+        if following is None or (now.size, now.stride, now.is_global) != (
+            following.size,
+            following.stride,
+            following.is_global,
+        ):
+            kept.append(name)
+    return kept
+
+
 # ---- From paths to numbers ----
 
 

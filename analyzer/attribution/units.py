@@ -164,6 +164,19 @@ class Units:
             return whole
         return tuple(w if span is None else span for span, w in zip(found, whole, strict=True))
 
+    def spans(self, fields: Mapping[str, ReceptiveField], size: tuple[int, ...]) -> tuple[list[tuple[int, int]], ...]:
+        """Per axis of the grid, (start, stop) of the pixels of each unit through its middle, along the picture's axis.
+
+        Where the grid has not the axes of the picture, each unit spans the whole picture.
+        """
+        if len(self.grid) != len(size):
+            return tuple([(0, size[0] if size else 1)] * g for g in self.grid)
+        middle, found = tuple(g // 2 for g in self.grid), []
+        for axis, count in enumerate(self.grid):
+            places = [(*middle[:axis], i, *middle[axis + 1 :]) for i in range(count)]
+            found.append([self.window(fields, 0, self.position(place), size)[axis] for place in places])
+        return tuple(found)
+
 
 def clipped(window: Window, size: tuple[int, ...]) -> Window:
     """The part of a window that lies inside the image."""

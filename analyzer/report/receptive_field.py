@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analyzer.analysis import ReceptiveField
+from analyzer.analysis.effective_field import FRACTIONS, EffectiveField
 
 
 def row(name: str, field: ReceptiveField) -> dict[str, Any]:
@@ -27,20 +27,31 @@ def row(name: str, field: ReceptiveField) -> dict[str, Any]:
     }
 
 
+def unknown_row(name: str) -> dict[str, Any]:
+    """The same for a tensor whose receptive field is not known."""
+    return {"tensor": name, "size": None, "stride": None, "padding": None, "is_global": False, "remark": "unknown"}
+
+
 def _number(value: Any) -> Any:
     return None if value is None else int(value) if value == int(value) else str(value)
 
 
-def changes(fields: Mapping[str, ReceptiveField], names: Sequence[str]) -> list[str]:
-    """The last tensor of each run with the same receptive field."""
-    kept = []
-    for i, name in enumerate(names):
-        following = fields[names[i + 1]] if i + 1 < len(names) else None
-        now = fields[name]
-        if following is None or (now.size, now.stride, now.is_global) != (
-            following.size,
-            following.stride,
-            following.is_global,
-        ):
-            kept.append(name)
-    return kept
+# ---- Effective fields ----
+
+
+def effective_row(field: EffectiveField) -> dict[str, Any]:
+    """An effective receptive field as plain data."""
+    return {
+        "measure": field.measure,
+        "pictures": field.pictures,
+        "units": field.units,
+        "cut": field.cut,
+        "not_finite": field.broken,
+        "window": list(field.window),
+        "center": list(field.center),
+        "sigma": list(field.sigma),
+        "size": list(field.effective_size),
+        "ratio": field.ratio,
+        "gaussian": field.gaussian,
+        "inside": {f"{fraction:g}": field.inside(fraction) for fraction in FRACTIONS},
+    }
