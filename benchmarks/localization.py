@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=60)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "localization.md")
     given = parser.parse_args()
+    found = given.out.read_text().partition("## Placement") if given.out.exists() else ("", "", "")
+    kept = "\n" + found[1] + found[2] if found[1] else ""  # written by benchmarks.placement
     parts = [
         "# Localization\n\nWritten by `python -m benchmarks.localization`, for every digit with a probability above ½ "
         f"in {given.pictures} held-out pictures. The heat is thresholded at a share of its maximum, and the box of its "
@@ -99,7 +101,7 @@ def main() -> None:
         table = measure(name, given.pictures)
         parts.append(f"## {name}: {len(table['centre'])} digits\n\n" + "\n".join(rows(table)) + "\n")
         print(parts[-1], flush=True)
-        given.out.write_text("\n".join(parts))
+        given.out.write_text("\n".join(parts) + kept)
 
 
 if __name__ == "__main__":

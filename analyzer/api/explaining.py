@@ -45,6 +45,7 @@ def explain(
     reference: Any = None,
     mask: str | os.PathLike[str] | None = None,
     preprocess: Preprocessing = None,
+    placement: str = "effective",
     **options: Any,
 ) -> Attribution:
     """Explain `target` by `method`, for a picture as the command `explain` does, or for the model's own input.
@@ -75,6 +76,8 @@ def explain(
         mask: mask image for targets such as `logits.where(mask)`; pixels above half its maximum are selected.
         preprocess: how pictures are prepared: a `Preprocess`, or keys of the model's TOML file such as
             {"preset": "imagenet"}.
+        placement: where the units of a layer are put in the image: "effective" (chosen by measurement), "half-pixel"
+            (evenly spaced) or "theoretical" (the middles of receptive fields).
         options: options of the method; of the preprocessing, called as for the command (preset, mean, std, scale,
             layout, channels, white, size, resize, score_threshold, iou_threshold); and of the session: threads, level,
             allow_fallback, memory_limit, custom_ops, cache.
@@ -94,7 +97,7 @@ def explain(
     asked = Asked.of(options, preprocess, tuple(taken), **more)
     loaded = kept(model, provider, asked.session)
     given = as_given(loaded, inputs)
-    known: dict[str, Any] = {"target": target, "output": output, "arrays": arrays or {}}
+    known: dict[str, Any] = {"target": target, "output": output, "arrays": arrays or {}, "placement": placement}
     if isinstance(given, Picture):
         found, card = for_pictures(loaded, provider, asked)
         method = method or default_method(found, output)

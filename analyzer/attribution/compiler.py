@@ -8,6 +8,7 @@ from typing import Any
 
 from analyzer.analysis.feature_maps import FeatureMap, map_of_open_sizes
 from analyzer.attribution.asked import task_of
+from analyzer.attribution.centers import centers_of
 from analyzer.attribution.layers import float_image, pick_layer
 from analyzer.attribution.methods import find_method
 from analyzer.attribution.model import Model
@@ -96,6 +97,8 @@ def compile_question(
                 feature = layers[key]
             policy = method.policy_for(job.options)
             ctx = Context(op, target.seeds, target.about, image, axes, feature, policy=policy, idioms=idioms)
+            if feature is not None:
+                ctx.centers = centers_of(model, feature, question.placement)
             raw = unfolded(ctx, op.cast(method.recipe(ctx, **job.options), FLOAT32), method.kind)
             heat = heatmap(ctx, raw, method.kind)
             names = {"raw": raw, "heatmap": heat, "class": target.classes}

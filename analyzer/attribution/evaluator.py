@@ -18,8 +18,10 @@ import numpy as np
 from analyzer.analysis.feature_maps import FeatureMap
 from analyzer.analysis.layouts import Layout
 from analyzer.attribution.asked import task_of
+from analyzer.attribution.centers import centers_of
 from analyzer.attribution.layers import channels_first, float_image, pick_layer
 from analyzer.attribution.linear_head import check_linear_head
+from analyzer.attribution.lines import Centers
 from analyzer.attribution.model import Model
 from analyzer.attribution.question import Job, Question
 from analyzer.attribution.registry import Context, Method
@@ -168,6 +170,13 @@ class Evaluator:
         found = self._program("scores", self._batch(1)).feature
         assert found is not None
         return found
+
+    @property
+    def centers(self) -> Centers | None:
+        """Of the layer's units in the image; None for half-pixel centers, and for methods without a layer."""
+        if not self.method.needs_layer:
+            return None
+        return centers_of(self.model, self.feature, self.question.placement)
 
     @property
     def maps(self) -> np.ndarray:

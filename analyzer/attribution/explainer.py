@@ -39,11 +39,14 @@ class Explainer(Model):
         labels: Sequence[str] | None = None,
         arrays: Mapping[str, np.ndarray] | None = None,
         explain_input: str | None = None,
+        placement: str = "effective",
         **options: Any,
     ) -> Attribution:
         """See `analyzer.explain`."""
         jobs = [Job(method, layer, options)]
-        return self.explain_all(inputs, jobs, target, output, labels, arrays, explain_input=explain_input)[0]
+        return self.explain_all(
+            inputs, jobs, target, output, labels, arrays, explain_input=explain_input, placement=placement
+        )[0]
 
     def explain_all(
         self,
@@ -55,6 +58,7 @@ class Explainer(Model):
         arrays: Mapping[str, np.ndarray] | None = None,
         progress: Progress | None = None,
         explain_input: str | None = None,
+        placement: str = "effective",
     ) -> list[Attribution]:
         """`explain` for several methods or layers, in one run of one session.
 
@@ -66,7 +70,14 @@ class Explainer(Model):
         """
         names = self.labels if labels is None else labels
         question = Question(
-            tuple(jobs), target, output, names, arrays or {}, declared=self.declared, explain_input=explain_input
+            tuple(jobs),
+            target,
+            output,
+            names,
+            arrays or {},
+            declared=self.declared,
+            explain_input=explain_input,
+            placement=placement,
         )
         return answer(self, question, inputs, progress)
 

@@ -54,6 +54,7 @@ def export(
     output: str | None = None,
     runtime: str = "onnxruntime",
     declared: Declared = NOTHING,
+    placement: str = "effective",
     **options: Any,
 ) -> Path:
     """Write the model with an added output `heatmap`: (N, H, W) in [0, 1], float32.
@@ -75,6 +76,7 @@ def export(
         runtime: "onnxruntime", or "tensorrt" for a file that TensorRT's parser accepts: it avoids operators that the
             parser rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes as well.
         declared: what the model's card says of its task.
+        placement: as for `explain`.
 
     Raises:
         InputError, NotFoundError, UnsupportedError: as `explain`. UnsupportedError also if the file does not run or
@@ -83,7 +85,15 @@ def export(
     explainer = Explainer(model, labels=labels)
     if any(v.name == OUTPUT for v in explainer.plain.outputs):
         raise InputError(f"the model already has an output {OUTPUT!r}", "it seems to be an exported model already")
-    question = Question((Job(method, layer, options),), target, output, labels, runtime=runtime, declared=declared)
+    question = Question(
+        (Job(method, layer, options),),
+        target,
+        output,
+        labels,
+        runtime=runtime,
+        placement=placement,
+        declared=declared,
+    )
     task = task_of(explainer, question, explainer.graph(input_shapes))
     slot = slot_of(task, question, target)
     _check_sizes(task, slot, explainer.graph(input_shapes))

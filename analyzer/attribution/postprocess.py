@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from analyzer.attribution.lines import Centers
 from analyzer.attribution.registry import Context
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Value
@@ -14,8 +15,9 @@ FLOAT32 = np.dtype(np.float32)
 
 
 def resize_to_image(ctx: Context, heat: Value) -> Value:
-    """(N, h, w) to (N, H, W): bilinear, half-pixel centres (as cv2.resize and torch align_corners=False).
+    """(N, h, w) to (N, H, W): bilinear, half-pixel centers (as cv2.resize and torch align_corners=False).
 
+    Where the context has other centers of units, bilinear between these, and 0 from one stride beyond the outermost.
     The same over volumes. Frames of a clip that are folded into the batch, (N, D, h, w) here, are resized one by one.
     """
     op = ctx.op
@@ -25,6 +27,9 @@ def resize_to_image(ctx: Context, heat: Value) -> Value:
             f"a map with {op.rank(heat) - 1} axes cannot be resized to an input with {len(space)} spatial axes",
             "use the raw map",
         )
+    if ctx.centers is not None:
+        rows, columns = (_weights(ctx, ctx.centers, heat, axis) for axis in (0, 1))
+        return op.MatMul(op.MatMul(rows, heat), op.Transpose(columns, perm=[1, 0]))
     if ctx.feature is not None and len(ctx.feature.layout.spatial) == 2 and len(space) == 3:
         sides = (op.shape(ctx.image, a, a + 1) for a in space[1:])
         return _resized(ctx, heat, op.Concat(op.shape(heat, 0, 2), *sides, axis=0))
@@ -36,6 +41,19 @@ def resize_to_image(ctx: Context, heat: Value) -> Value:
 def _resized(ctx: Context, value: Value, size: Value) -> Value:
     how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel", "nearest_mode": "floor"}
     return ctx.op.Resize(value, None, None, size, **how)
+
+
+def _weights(ctx: Context, centers: Centers, heat: Value, axis: int) -> Value:
+    """`Centers.weights` along an axis of the image, at run time where its sizes are open."""
+    op, at = ctx.op, ctx.image_axes.index("HW"[axis])
+    count, length = op.dim(heat, axis + 1), op.dim(ctx.image, at)
+    if count is not None and length is not None:
+        return op.constant(centers.weights(axis, count, length), "weights")
+    sizes = (op.shape(ctx.image, at, at + 1), op.shape(heat, axis + 1, axis + 2))
+    pixels, units = (op.cast(op.Range(np.int64(0), op.Squeeze(size, [0]), np.int64(1)), FLOAT32) for size in sizes)
+    position = op.Div(op.Sub(pixels, centers.first[axis] - 0.5), centers.step[axis])
+    away = op.Abs(op.Sub(op.Unsqueeze(position, [1]), op.Unsqueeze(units, [0])))
+    return op.Relu(op.Sub(1.0, away))
 
 
 def unfolded(ctx: Context, raw: Value, kind: str) -> Value:
@@ -77,14 +95,25 @@ def heatmap(ctx: Context, raw: Value, kind: str) -> Value:
                 "use a gradient method, such as --method gradient",
             )
         return unit_range(ctx, ctx.op.Abs(raw)) if ctx.op.rank(raw) > 1 else ctx.op.Abs(raw)
-    return unit_range(ctx, magnitude(ctx, raw) if kind == "gradient" else resize_to_image(ctx, raw))
+    if kind == "gradient":
+        return unit_range(ctx, magnitude(ctx, raw))
+    if ctx.centers is not None:  # beyond the outermost centers is the lowest value
+        raw = ctx.op.Sub(raw, ctx.op.ReduceMin(raw, [1, 2], keepdims=1))
+    return unit_range(ctx, resize_to_image(ctx, raw))
 
 
 # ---- The same for arrays, for methods of many runs ----
 
 
-def resized(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """(…, h, w) to (…, *size), float32: linear along each of the last axes, half-pixel centres, edges repeated."""
+def resized(maps: np.ndarray, size: Sequence[int], centers: Centers | None = None) -> np.ndarray:
+    """(…, h, w) to (…, *size), float32: linear along each of the last axes, half-pixel centers, edges repeated.
+
+    Between other centers if given, with the lowest value of each map beyond them.
+    """
+    if centers is not None:
+        low = maps.min(axis=(-2, -1), keepdims=True)
+        rows, columns = (centers.weights(axis, maps.shape[axis - 2], size[axis]) for axis in (0, 1))
+        return (low + rows @ (maps - low) @ columns.T).astype(np.float32)
     first = maps.ndim - len(size)
     for axis, length in enumerate(size):
         old = maps.shape[first + axis]
@@ -111,7 +140,9 @@ def unit_scaled(maps: np.ndarray) -> np.ndarray:
     return ((maps - low) / np.where(reach == 0, 1, reach)).astype(np.float32)
 
 
-def heatmaps(raw: np.ndarray, kind: str, image_axes: str, size: Sequence[int]) -> np.ndarray:
+def heatmaps(
+    raw: np.ndarray, kind: str, image_axes: str, size: Sequence[int], centers: Centers | None = None
+) -> np.ndarray:
     """(rows, H, W) in [0, 1] from a method's own values."""
     if not set("DHW") & set(image_axes):
         return unit_scaled(np.abs(raw))
@@ -120,4 +151,4 @@ def heatmaps(raw: np.ndarray, kind: str, image_axes: str, size: Sequence[int]) -
     if len(size) == 3 and raw.ndim == 3:  # frames that are folded into the batch
         raw = raw.reshape(-1, size[0], *raw.shape[1:])
         size = size[1:]
-    return unit_scaled(resized(raw, size))
+    return unit_scaled(resized(raw, size, centers))

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from analyzer.attribution.lines import check_placement
 from analyzer.errors import InputError
 from analyzer.tasks import Declared
 from analyzer.tasks.base import Slot
@@ -43,6 +44,8 @@ class Question:
         grey: the model's inputs for a mid-grey picture, (1, …), if the preprocessing is known.
         explain_input: the input whose maps and gradients are asked for; None for the picture.
         runtime: the runtime that the graph is written for; see `Policy.on`.
+        placement: where the units of a layer are in the image: "effective", "half-pixel" or "theoretical"; see
+            `centers`.
         declared: what the model's card says of its task.
     """
 
@@ -55,7 +58,11 @@ class Question:
     grey: Inputs | None = None
     explain_input: str | None = None
     runtime: str = "onnxruntime"
+    placement: str = "effective"
     declared: Declared = field(default_factory=Declared)
+
+    def __post_init__(self) -> None:
+        check_placement(self.placement)
 
     @cached_property
     def key(self) -> str:

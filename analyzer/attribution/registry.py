@@ -15,6 +15,7 @@ from typing import Any
 
 from analyzer.analysis.feature_maps import FeatureMap
 from analyzer.analysis.scores import output_quantisers
+from analyzer.attribution.lines import Centers
 from analyzer.docstrings import docstring
 from analyzer.errors import UnsupportedError
 from analyzer.gradient import GRADIENT, Policy, pullback
@@ -36,6 +37,7 @@ class Context:
         details: what else a recipe has to say, (N, …) each; ends in `Attribution.details`.
         policy: the method's own, which `pull` applies.
         idioms: those of the runtime that the graph is made for; every policy that is pulled by has them.
+        centers: of the layer's units in the image; None for half-pixel centers.
     """
 
     op: Builder
@@ -47,6 +49,7 @@ class Context:
     details: dict[str, Value] = field(default_factory=dict)
     policy: Policy = GRADIENT
     idioms: Idioms = field(default_factory=lambda: GRADIENT.idioms)
+    centers: Centers | None = None
     _pulled: dict[Any, Value] = field(default_factory=dict)
 
     @property

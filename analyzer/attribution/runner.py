@@ -353,7 +353,7 @@ class _Asked:
         drawn = np.where(np.isfinite(raw), raw, 0)
         result = Attribution(
             raw,
-            heatmaps(drawn, chosen.kind, "N" + evaluator.axes, evaluator.size),
+            heatmaps(drawn, chosen.kind, "N" + evaluator.axes, evaluator.size, evaluator.centers),
             values,
             np.array(targets, np.int64),
             layer,

@@ -40,6 +40,7 @@ from analyzer.commands.options import (
     options_option,
     output_option,
     pictures_out_option,
+    placement_option,
     several,
 )
 from analyzer.commands.places import destinations
@@ -66,6 +67,7 @@ class Explain(Given):
         metavar="TARGET",
     )
     layer: str | None = layer_option
+    placement: str = placement_option
     options: tuple[str, ...] = options_option
     output: str | None = output_option
     reference: str | None = option(
@@ -175,6 +177,7 @@ def command(given: Explain) -> int:
         card.labels,
         {} if given.mask is None else {"mask": read_mask(given.mask, card.preprocess)},
         {} if given.reference is None else {"reference": card.feeds.feed(given.reference).feeds},
+        placement=given.placement,
         declared=Declared.of(card),
     )
     drawing = Drawing(given.view or "", given.percentile, given.range_, given.colormap or "", given.alpha)

@@ -15,6 +15,7 @@ from analyzer.commands.options import (
     model_argument,
     option,
     output_option,
+    placement_option,
     shape_option,
 )
 
@@ -39,6 +40,7 @@ class Export(Given):
         metavar="NAME",
     )
     layer: str | None = layer_option
+    placement: str = placement_option
     shapes: tuple[str, ...] = shape_option
     form: str = format_option
 
@@ -65,7 +67,19 @@ def command(given: Export) -> None:
     declared = explainer.declared
     method = given.method or default_method(explainer, given.output)
     del explainer
-    path = export(model, given.out, method, given.target, layer, names, sizes, given.output, given.runtime, declared)
+    path = export(
+        model,
+        given.out,
+        method,
+        given.target,
+        layer,
+        names,
+        sizes,
+        given.output,
+        given.runtime,
+        declared,
+        given.placement,
+    )
     record = read_record(path)
     if given.form == "json":
         print_json("export", {"path": str(path), "output": OUTPUT, **record})

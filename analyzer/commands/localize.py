@@ -38,6 +38,7 @@ from analyzer.commands.options import (
     options_option,
     output_option,
     pictures_out_option,
+    placement_option,
     several,
 )
 from analyzer.commands.places import destinations
@@ -82,6 +83,7 @@ class Localize(Given):
     )
     options: tuple[str, ...] = options_option
     layer: str | None = layer_option
+    placement: str = placement_option
     output: str | None = output_option
     labels: str | None = labels_option
     over: OverPictures = group(OverPictures)
@@ -117,7 +119,13 @@ def command(given: Localize) -> int:
     drawn = destinations(given.out, sources, samples, ".png")
     masks = beginnings(make_folder(given.masks), [sample.id for sample in samples]) if given.masks else {}
     layer = given.layer or card.default_layer or "auto"
-    question = Question((Job(method, layer, asked),), output=given.output, labels=card.labels, declared=model.declared)
+    question = Question(
+        (Job(method, layer, asked),),
+        output=given.output,
+        labels=card.labels,
+        placement=given.placement,
+        declared=model.declared,
+    )
     single = RunProgress() if len(samples) == 1 else None
     how = given.threshold, given.several, given.units, single
     work = Localizing(model, question, card, given.targets, drawn, masks, *how)

@@ -270,6 +270,13 @@ options_option = several(
     metavar="NAME=VALUE",
     shell_complete=complete.method_options,
 )
+placement_option = option(
+    "--placement",
+    "Where the units of a layer are put in the picture: effective (measured by gradients), half-pixel (evenly, as in "
+    "most libraries) or theoretical (middles of receptive fields). Default: effective.",
+    type=Choice(["effective", "half-pixel", "theoretical"]),
+    default="effective",
+)
 METHOD: dict[str, Any] = {"metavar": "METHOD", "shell_complete": complete.methods}
 method_option = option(
     "-m --method",

@@ -211,7 +211,7 @@ def score_cam(model: Evaluator, channels: int = 0) -> Found:
         chosen = np.sort(np.argsort(-spread, kind="stable")[:channels])
 
     def masked(indices: np.ndarray) -> np.ndarray:
-        return model.image * model.over_image(unit_scaled(resized(maps[chosen[indices]], model.size)))
+        return model.image * model.over_image(unit_scaled(resized(maps[chosen[indices]], model.size, model.centers)))
 
     scores = model.scores(masked, len(chosen)).astype(np.float64)
     known = np.isfinite(scores)

@@ -1,0 +1,223 @@
+"""Where the units of a layer look: one line of centers per image axis, `center(i) = first + i · step`.
+
+Coordinates are continuous: pixel i spans [i, i + 1), its center is i + ½. There are three placements of a layer's map:
+
+- half-pixel: the units divide the image evenly, as cv2.resize and ONNX Resize place them;
+- theoretical: at the middles of their receptive fields (Araujo, Norris and Sim 2019);
+- effective: with the stride of the receptive fields, at their middles if units look there, else evenly in the image.
+  Where units look is the centroid of their squared input gradients (Luo et al. 2016, 1701.04128), for noise.
+
+Padding on one side moves the middles by up to half a stride from evenly spaced units, and training moves what units
+look at back, by a different distance for every unit (docs/localization.md). So theoretical centers are used only if
+the measured centroids agree with them sharply, which they do where weights are symmetric.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analyzer.analysis.feature_maps import FeatureMap
+from analyzer.analysis.receptive_field import receptive_field
+from analyzer.attribution.layers import float_image
+from analyzer.attribution.lines import Centers
+from analyzer.attribution.model import Model
+from analyzer.attribution.seeds import PREFIX
+from analyzer.errors import AnalyzerError, InputError
+from analyzer.gradient import GRADIENT, pullback
+from analyzer.graph import Builder, Graph
+from analyzer.graph.nodes import fixed_sizes
+from analyzer.graph.query import fillings, image_input
+from analyzer.runtime import Session
+
+RUNS = 10
+_FIRST = 4  # runs, after which a measurement that scatters too much ends
+_SCATTER = 0.25  # strides, the standard deviation of one run
+_NEAR, _SHARP = 1 / 16, 1 / 32  # strides: the measured center's distance from the theoretical one, its standard error
+_WIDTHS = 2.0  # standard deviations of a unit's field that have to lie inside the image
+_SMALL = 0.5  # pixels
+
+
+def centers_of(model: Model, feature: FeatureMap, placement: str = "effective") -> Centers | None:
+    """The centers of a layer's units; None for half-pixel centers, also where the others are not known.
+
+    If the file leaves sizes open, they are measured at a plausible size, so that `explain` and `export` agree.
+    """
+    if placement == "half-pixel" or len(feature.layout.spatial) != 2 or "L" in feature.layout.axes:
+        return None
+    key = ("centers", feature.name, placement, model.chosen)
+
+    def made() -> Centers | None:
+        kept = (*key, sorted(map(repr, model.environment.items())))
+        known = model.cache.noted(kept) if model.cache else None
+        if known is None:
+            found = _found(model, feature, placement)
+            known = [] if found is None else [list(found.first), list(found.step)]
+            if model.cache:
+                model.cache.note(kept, known)
+        return Centers(tuple(known[0]), tuple(known[1])) if known else None
+
+    return model.remembered(key, made)
+
+
+def _found(model: Model, feature: FeatureMap, placement: str) -> Centers | None:
+    for sizes in fillings(model.plain) or [{}]:
+        try:
+            graph = model.graph(sizes)
+            size, grid = _image_size(graph), _grid(graph, feature)
+            if size is None or grid is None:
+                continue
+            half = Centers(tuple(s / 2 / g for s, g in zip(size, grid, strict=True)), _steps(size, grid))
+            theory = _theoretical(graph, feature)
+            if theory is None or all(_distance(half, theory, axis, grid[axis]) <= _SMALL for axis in (0, 1)):
+                return None
+            if placement == "theoretical":
+                return theory
+            found = _effective(Probe(model, graph, feature, size, grid), half, theory)
+            near = found is not None and all(_distance(half, found, a, grid[a]) <= _SMALL for a in (0, 1))
+            return None if near else found
+        except AnalyzerError:
+            continue
+    return None
+
+
+def _grid(graph: Graph, feature: FeatureMap) -> tuple[int, ...] | None:
+    shape = graph[feature.name].shape
+    return None if shape is None else fixed_sizes([shape[a] for a in feature.layout.spatial])
+
+
+def _steps(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[float, ...]:
+    return tuple(s / g for s, g in zip(size, grid, strict=True))
+
+
+def _distance(a: Centers, b: Centers, axis: int, count: int) -> float:
+    return float(np.abs(a.at(axis, count) - b.at(axis, count)).max())
+
+
+def _image_size(graph: Graph) -> tuple[int, ...] | None:
+    image, axes = float_image(graph)
+    if not {"H", "W"} <= set(axes) or "D" in axes:
+        return None
+    shape = image.shape or ()
+    return fixed_sizes([shape[axes.index("H")], shape[axes.index("W")]])
+
+
+def _theoretical(graph: Graph, feature: FeatureMap) -> Centers | None:
+    """The middles of the receptive fields; None where they are on no line, or everything is seen."""
+    fields = receptive_field(graph)
+    if feature.name not in fields or len(fields.input_axes) != 2:
+        return None
+    field = fields[feature.name].local
+    if field.axes != feature.layout.spatial or not (field.size and field.stride and field.padding):
+        return None
+    lines = list(zip(field.size, field.stride, field.padding, strict=True))
+    if any(r is None or s is None or p is None or s <= 0 for r, s, p in lines):
+        return None
+    first = tuple(float((r or 0) / 2 - float(p or 0)) for r, _, p in lines)
+    return Centers(first, tuple(float(s or 0) for _, s, _ in lines))
+
+
+class Probe:
+    """The squared input gradients of a layer's units, for noise: one gradient run per unit."""
+
+    def __init__(
+        self, model: Model, graph: Graph, feature: FeatureMap, size: tuple[int, ...], grid: tuple[int, ...]
+    ) -> None:
+        self.size, self.grid, self.space = size, grid, feature.layout.spatial
+        value = graph[feature.name]
+        image, self.axes = float_image(graph)
+        op = Builder(graph, PREFIX)
+        self.shape = fixed_sizes(value.shape or ())
+        self.inputs = {v.name: (fixed_sizes(v.shape or ()), v.dtype) for v in graph.inputs}
+        self.image = str(image_input(graph).name)
+        seed = graph.add_input(f"{PREFIX}/unit", np.dtype(np.float32), list(self.shape or ()))
+        gradient = pullback(op, {value.name: op.cast(seed, value.dtype)}, [image.name], GRADIENT, narrow=False)
+        found = gradient[image.name]
+        if self.shape is None or found is None or any(s is None for s, _ in self.inputs.values()):
+            raise InputError(f"{feature.name!r} does not depend on the image, or its sizes are open")
+        self.seed, self.output = seed.name, graph.add_output(found, f"{PREFIX}/gradient").name
+        self.session: Session = model.session(graph, [self.output])
+        self.random = np.random.default_rng(0)
+
+    def measure(self, place: tuple[int, ...]) -> np.ndarray | None:
+        """((center, standard deviation) per axis) of the field of the unit at `place`; None where nothing reaches it.
+
+        Channels have random signs.
+        """
+        assert self.shape is not None
+        seed = np.zeros(self.shape, np.float32)
+        where: list[int | slice] = [slice(None)] * seed.ndim
+        for axis, position in zip(self.space, place, strict=True):
+            where[axis] = position
+        seed[tuple(where)] = self.random.choice([-1, 1], seed[tuple(where)].shape)
+        feeds = {name: np.ones(shape or (), dtype) for name, (shape, dtype) in self.inputs.items()}
+        shape, dtype = self.inputs[self.image]
+        whole = dtype.kind in "ui"
+        noise = self.random.integers(0, 128 if dtype == np.int8 else 256, shape) if whole else None
+        feeds[self.image] = (self.random.standard_normal(shape) if noise is None else noise).astype(dtype)
+        found = self.session.run(feeds | {self.seed: seed})[self.output]
+        energy = np.square(found, dtype=np.float64)
+        rows = energy.sum(axis=tuple(i for i, a in enumerate(self.axes) if a != "H"))
+        columns = energy.sum(axis=tuple(i for i, a in enumerate(self.axes) if a != "W"))
+        if not np.isfinite(rows).all() or rows.sum() <= 0:
+            return None
+        return np.array([_moments(rows), _moments(columns)])
+
+
+def _moments(energy: np.ndarray) -> tuple[float, float]:
+    share, pixels = energy / energy.sum(), np.arange(len(energy)) + 0.5
+    center = float(share @ pixels)
+    return center, float(np.sqrt(share @ (pixels - center) ** 2))
+
+
+def _effective(probe: Probe, half: Centers, theory: Centers) -> Centers | None:
+    """A line with the theoretical stride, at theoretical centers if the measured ones agree with them; else as evenly
+    spaced units in the middle. None where nothing reaches the image.
+
+    Units whose field the border cuts do not count; the first two runs, of units in the middle, show how wide it is.
+    """
+    grid = probe.grid
+    middle = [tuple((count - side) // 2 for count in grid) for side in (0, 1)]
+    tried = [(place, probe.measure(place)) for place in middle]
+    wide = [found[:, 1] for _, found in tried if found is not None]
+    if not wide:
+        return None
+    deviation = np.mean(wide, axis=0)
+    choices = [_uncut(half, theory, axis, probe, float(deviation[axis])) for axis in (0, 1)]
+    # How far evenly spaced and measured centers are from the theoretical ones, in strides.
+    even = [(probe.size[a] / 2 - float(theory.at(a, grid[a]).mean())) / theory.step[a] for a in (0, 1)]
+    off: list[list[float]] = [[], []]
+
+    def add(place: tuple[int, ...], found: np.ndarray | None) -> None:
+        for axis in (0, 1):
+            if found is not None and place[axis] in choices[axis]:
+                expected = theory.at(axis, grid[axis])[place[axis]]
+                off[axis].append((float(found[axis, 0]) - float(expected)) / theory.step[axis])
+
+    for place, found in tried:
+        add(place, found)
+    for run in range(len(tried), RUNS):
+        if run == _FIRST and max(float(np.std(o)) if o else 0.0 for o in off) > _SCATTER:
+            break
+        place = tuple(int(probe.random.choice(c)) for c in choices)
+        add(place, probe.measure(place))
+    if even[0] == even[1]:  # both axes are padded in the same way: one question, with twice the evidence
+        off = [off[0] + off[1]] * 2
+    shift = [0.0 if _agrees(np.array(off[a])) else even[a] * theory.step[a] for a in (0, 1)]
+    return Centers(tuple(f + s for f, s in zip(theory.first, shift, strict=True)), theory.step)
+
+
+def _agrees(off: np.ndarray) -> bool:
+    """Whether the measurement is sharp, and near 0."""
+    if len(off) < 3:
+        return False
+    error = float(off.std(ddof=1)) / len(off) ** 0.5
+    return abs(float(off.mean())) <= _NEAR and error <= _SHARP
+
+
+def _uncut(half: Centers, theory: Centers, axis: int, probe: Probe, deviation: float) -> list[int]:
+    """Units whose field lies inside the image, wherever its center may be; those in the middle where there are none."""
+    count, reach = probe.grid[axis], _WIDTHS * deviation
+    low = np.minimum(half.at(axis, count), theory.at(axis, count)) - reach
+    high = np.maximum(half.at(axis, count), theory.at(axis, count)) + reach
+    inside = np.flatnonzero((low >= 0) & (high <= probe.size[axis])).tolist()
+    return inside or sorted({(count - 1) // 2, count // 2})

@@ -1,0 +1,99 @@
+"""Where a layer's units are put in the image: hand-made detectors of several strides and paddings, trained networks."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import analyzer
+from analyzer.attribution import Explainer, Question
+from analyzer.attribution.centers import RUNS, Probe, centers_of
+from analyzer.attribution.layers import pick_layer
+from analyzer.attribution.lines import PLACEMENTS, Centers
+from analyzer.errors import InputError
+from analyzer.graph.query import fillings
+from analyzer.store import Cache
+from benchmarks.placement import PADDINGS, Tally, discs, red_detector
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+
+
+def auto_layer(explainer):
+    graph = explainer.graph(next(iter(fillings(explainer.plain)), {}))
+    return pick_layer(graph, "auto", graph.outputs[0])
+
+
+def worst(tally: Tally) -> float:
+    return float(np.abs(np.mean(tally.offsets, axis=0)).max())
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("stride", [8, 32, 64])
+def test_heat_lies_on_hand_made_evidence(stride, padding):
+    found = discs(stride, padding, grid=3)
+    assert worst(found["effective"]) <= (1 if stride <= 32 else 3.5)
+    assert all(found["effective"].hits)
+    if padding != "none, 3×3":
+        assert worst(found["half-pixel"]) > stride / 3
+
+
+@pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_detector.onnx"])
+def test_units_of_trained_networks_stay_evenly_spaced(name):
+    explainer = Explainer(MODELS / name)
+    layer = auto_layer(explainer)
+    assert centers_of(explainer, layer, "theoretical") is not None
+    assert centers_of(explainer, layer) is None and centers_of(explainer, layer, "half-pixel") is None
+
+
+def test_weights_are_linear_between_centers_and_end_one_stride_beyond():
+    weights = Centers((4.0, 4.0), (8.0, 8.0)).weights(0, 3, 40)
+    assert weights.shape == (40, 3)
+    assert np.allclose(weights[4:20].sum(axis=1), 1)
+    assert np.allclose(weights[4:20] @ [4, 12, 20], np.arange(4, 20) + 0.5)
+    assert not weights[28:].any() and weights[27].any()
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "ablation-cam"])
+def test_heat_is_zero_one_stride_beyond_the_outermost_units(method):
+    explainer = Explainer(red_detector(32, "TensorFlow SAME, 3×3", 224))
+    image = np.zeros((1, 3, 224, 224), np.float32)
+    image[:, 0] = 1
+    image[:, 1, 60:90, 100:140] = 1
+    heat = explainer.explain(image, method, 0).heatmap[0]
+    assert heat[0].max() < 0.1 < 0.9 < heat.max()  # the first centers are at 31.5
+    with np.testing.assert_raises(AssertionError):
+        np.testing.assert_allclose(heat, explainer.explain(image, method, 0, placement="half-pixel").heatmap[0])
+
+
+@pytest.mark.parametrize("open_sizes", [False, True])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_export_is_the_explanation(tmp_path, placement, open_sizes):
+    net = red_detector(16, "PyTorch, 3×3", 256)
+    if open_sizes:
+        for at in (0, 2, 3):
+            net.graph.input[0].type.tensor_type.shape.dim[at].dim_param = f"d{at}"
+        net.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "d0"
+    size = 192 if open_sizes else 256
+    image = np.random.default_rng(0).random((1, 3, size, size), np.float32)
+    written = analyzer.export(net, tmp_path / "out.onnx", target=0, placement=placement)
+    heat = onnxruntime.InferenceSession(str(written)).run(["heatmap"], {"image": image})[0]
+    assert np.allclose(heat, Explainer(net).explain(image, target=0, placement=placement).heatmap, atol=1e-5)
+
+
+def test_at_most_ten_runs_and_none_once_the_cache_is_warm(tmp_path, monkeypatch):
+    runs, measure = [], Probe.measure
+    monkeypatch.setattr(Probe, "measure", lambda self, place: runs.append(place) or measure(self, place))
+    path = tmp_path / "red.onnx"
+    path.write_bytes(red_detector(32, "PyTorch, 3×3", 224).SerializeToString())
+    cache = Cache(tmp_path / "cache", 1 << 24)
+    first = [centers_of(model, auto_layer(model)) for model in [Explainer(path, cache=cache)]]
+    assert len(runs) == RUNS == 10
+    model = Explainer(path, cache=cache)
+    assert [centers_of(model, auto_layer(model))] == first and len(runs) == 10
+    assert first == [centers_of(m, auto_layer(m)) for m in [Explainer(path)]] and len(runs) == 20
+
+
+def test_an_unknown_placement():
+    with pytest.raises(InputError, match="choose one of effective, half-pixel, theoretical"):
+        Question(placement="middle")
