@@ -82,7 +82,7 @@ class Numbered(Pass[list[int]]):
 @pytest.mark.parametrize("workers", [1, 4])
 def test_results_come_in_the_order_of_the_samples(workers: int) -> None:
     told: list[int] = []
-    samples = [Sample(str(at), b"", at) for at in range(8)]
+    samples = [Sample(str(at), at, b"") for at in range(8)]
     done = run_pass(Numbered(), samples, workers=workers, each=lambda found, _: told.extend(found))
     assert told == done.result == list(range(8))
 

@@ -100,8 +100,8 @@ class Explaining(Asking):
                 if fed.drawn is None:  # numbers, not a picture
                     result["maps"].append(self._numbers(attribution, row, bool(legible[row])))
                     continue
-                heat = fed.heat(attribution.heatmap[row])
-                result["maps"].append(self._about(attribution, row, heat, bool(legible[row])))
+                place = fed.peak(attribution.heatmap[row])
+                result["maps"].append(self._about(attribution, row, place, bool(legible[row])))
         written = []
         if out and result["maps"] and fed.drawn is not None:
             figures = self._figures(fed, found) if self.each else [self.figure(fed, found)]
@@ -255,11 +255,10 @@ class Explaining(Asking):
             return None
         return next((p for p in attribution.predicted(self.card.labels) if p.slot == index), None)
 
-    def _about(self, attribution: Attribution, row: int, heat: np.ndarray, legible: bool) -> dict[str, Any]:
+    def _about(self, attribution: Attribution, row: int, place: tuple[int, ...], legible: bool) -> dict[str, Any]:
         """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
-        place = np.unravel_index(int(heat.argmax() if np.isfinite(heat.max()) else np.nanargmax(heat)), heat.shape)
-        maximum = [int(at) for at in place[:-3:-1]]
-        frame = {"frame": int(place[0])} if heat.ndim == 3 else {}
+        maximum = list(place[:-3:-1])
+        frame = {"frame": place[0]} if len(place) == 3 else {}
         return self._named(attribution, row, legible) | {"maximum": maximum if legible else None} | frame
 
     def _numbers(self, attribution: Attribution, row: int, legible: bool) -> dict[str, Any]:
