@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from analyzer.images import Feeding, Preprocess
-from analyzer.images import feeding as feeding_module
 from analyzer.images.decode import _eight_bits, _over_white, strips
-from analyzer.images.feeding import highest
 
 RNG = np.random.default_rng(0)
 
@@ -21,21 +19,6 @@ def test_the_gray_picture_is_made_small(resize: str, size: tuple[int, int], chan
     like = feeding.feed(RNG.integers(0, 256, (*size, 3)).astype(np.uint8))
     whole = feeding.feed(np.full((*size, 3), 128, np.uint8)).feeds
     assert all(np.array_equal(feeding.grey(like)[name], array) for name, array in whole.items())
-
-
-@pytest.mark.parametrize("resize", ["resize", "crop", "letterbox"])
-@pytest.mark.parametrize("side", [7, 14])
-def test_the_maximum_of_a_large_picture_is_that_of_its_map(monkeypatch, resize: str, side: int) -> None:
-    monkeypatch.setattr(feeding_module, "LARGE", 1000)
-    monkeypatch.setattr(feeding_module, "COARSE", 100)
-    feeding = Feeding.of(Preprocess(size=(224, 192), resize=resize), "x")
-    fed = feeding.feed(np.zeros((510, 630, 3), np.uint8))
-    for _ in range(3):
-        heatmap = RNG.random((side, side)).astype(np.float32)
-        assert fed.peak(heatmap) == highest(fed.heat(heatmap))
-    corner = np.zeros((side, side), np.float32)
-    corner[-1, -1] = 1
-    assert fed.peak(corner) == highest(fed.heat(corner))
 
 
 def test_strips_change_no_pixel() -> None:

@@ -252,21 +252,8 @@ class Fed:
         return np.ascontiguousarray(np.moveaxis(heat, 2, 0)) if stacked else heat
 
     def peak(self, heatmap: np.ndarray) -> tuple[int, ...]:
-        """Where a map over the input is highest in the picture: `heat(heatmap).argmax()`, as (row, column).
-
-        In large pictures it is looked for at a reduced size, then pixel by pixel around that place.
-        """
-        height, width = self.placement.image_size
-        if heatmap.ndim == 3 or height * width <= LARGE:
-            return highest(self.heat(heatmap))
-        coarse = self.laid(heatmap, COARSE)
-        spans = []
-        for at, size, few in zip(highest(coarse), (height, width), coarse.shape, strict=True):
-            step = size / few
-            spans.append((max(0, int((at - 2) * step)), min(size, math.ceil((at + 3) * step))))
-        window = self.placement.window(*spans)
-        row, column = highest(self._placed(heatmap, window))
-        return spans[0][0] + row, spans[1][0] + column
+        """Where a map over the input is highest in the picture: (row, column), or (frame, row, column)."""
+        return highest(self.heat(heatmap))
 
     def laid(self, values: np.ndarray, side: int) -> np.ndarray:
         """A map over the input, (h, w) or (h, w, C), over the picture with its long side at most `side`."""
@@ -281,9 +268,6 @@ class Fed:
         if not placement.whole:
             heat[~placement.covered] = np.nan
         return heat
-
-
-LARGE, COARSE = 1 << 22, 1024  # pixels from which a map is not laid over all of them; the long side at which it is
 
 
 def highest(heat: np.ndarray) -> tuple[int, ...]:

@@ -46,11 +46,6 @@ class Placement:
         scale = [s * old / new for s, old, new in zip(self.scale, self.image_size, size, strict=True)]
         return replace(self, image_size=size, scale=(scale[0], scale[1]))
 
-    def window(self, rows: tuple[int, int], columns: tuple[int, int]) -> Placement:
-        """Of a part of the picture: (start, stop) of its rows and columns."""
-        offset = self.offset[0] + rows[0] * self.scale[0], self.offset[1] + columns[0] * self.scale[1]
-        return replace(self, image_size=(rows[1] - rows[0], columns[1] - columns[0]), offset=offset)
-
     @property
     def covered_box(self) -> Box:
         """The part of the picture the network saw, (x0, y0, x1, y1): all of it unless it was cropped."""
