@@ -127,6 +127,8 @@ def documents() -> str:
         "JSON Schema of all documents is part of the package: "
         '`importlib.resources.files("analyzer").joinpath("schema.json")`. `docs/generate.py` writes this page from '
         "it, and tests validate the output of every command.\n\n"
+        "`explain --format jsonl` prints such a document for every picture as soon as it is done, each on a line of "
+        "its own, with one entry in `results` or in `failed`.\n\n"
         "A command that fails prints a document of kind `error` on stdout, and the same sentence on stderr. Numbers "
         "that are NaN or infinite are null. In the tables, `[]` is a list, `{}` a map with names as keys, and `?` a "
         "value that can be null.\n\n"

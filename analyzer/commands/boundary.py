@@ -101,23 +101,26 @@ def _told(error: BaseException) -> int:
         text = "".join(traceback.format_exception(error)) + text
     if text:
         with suppress(Exception):
+            from analyzer.commands.common import end_bar
+
+            end_bar()
             print(text, file=sys.stderr, flush=True)
-    if code in (2, 3, 4, 70) and _wants_json():
+    if code in (2, 3, 4, 70) and (_wants_json("json") or _wants_json("jsonl")):
         with suppress(Exception):  # stdout may be what cannot be written to
-            _print_error(*said.partition("\n  hint: ")[::2], code)
+            _print_error(*said.partition("\n  hint: ")[::2], code, _wants_json("jsonl"))
     return code
 
 
-def _wants_json() -> bool:
-    """Whether the command line asks for JSON, however it is wrong otherwise."""
+def _wants_json(form: str) -> bool:
+    """Whether the command line asks for JSON, or for lines of it, however it is wrong otherwise."""
     words = sys.argv[1:]
-    return "--format=json" in words or ("--format", "json") in itertools.pairwise(words)
+    return f"--format={form}" in words or ("--format", form) in itertools.pairwise(words)
 
 
-def _print_error(message: str, hint: str, code: int) -> None:
+def _print_error(message: str, hint: str, code: int, in_a_line: bool) -> None:
     from analyzer.commands.common import print_json
 
-    print_json("error", {"error": message, "hint": hint, "exit_code": code})
+    print_json("error", {"error": message, "hint": hint, "exit_code": code}, None if in_a_line else 2)
     sys.stdout.flush()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -73,13 +74,14 @@ def _plain_value(text: str) -> Any:
     return text
 
 
-def print_json(kind: str, content: dict[str, Any]) -> None:
-    """One document on stdout."""
+def print_json(kind: str, content: dict[str, Any], indent: int | None = 2) -> None:
+    """One document on stdout; with an indent of None in one line."""
     from analyzer.plain import as_json
 
+    end_bar()
     document = {"schema_version": JSON_SCHEMA, "kind": kind, "onnx_analyzer": __version__, **content}
     escaped = "utf" not in (getattr(sys.stdout, "encoding", None) or "").lower()
-    click.echo(as_json(document, indent=2, sort_keys=True, ensure_ascii=escaped))
+    click.echo(as_json(document, indent=indent, sort_keys=True, ensure_ascii=escaped))
 
 
 def finish(form: str, kind: str, document: dict[str, Any], lines: Iterable[str], written: Sequence[str] = ()) -> None:
@@ -113,7 +115,32 @@ def is_quiet() -> bool:
 def note(text: str) -> None:
     """A line for the person, on stderr, unless --quiet was given."""
     if not is_quiet():
+        end_bar()
         click.echo(text, err=True)
+
+
+class Warnings:
+    """Warnings about pictures as they come; one that many pictures share is said once, and counted."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], tuple[str, int]] = {}
+
+    def tell(self, kind: str, picture: str, text: str) -> None:
+        """`kind` is "warning" or "note". Texts that differ only in their numbers are the same."""
+        text = text.removeprefix(f"{picture}: ")
+        alike = kind, re.sub(r"\d+(\.\d+)?", "0", text)
+        first, count = self._counts.get(alike, (text, 0))
+        self._counts[alike] = first, count + 1
+        if not count:
+            note(f"{kind}: {picture}: {text}")
+
+    def sum_up(self) -> None:
+        """Says of how many more pictures each is true."""
+        for (kind, _), (text, count) in self._counts.items():
+            if count > 1:
+                more = f"{count - 1} more picture{'s' * (count > 2)}"
+                note(f"{kind}: {more}, the same: {text}")
+        self._counts.clear()
 
 
 def tell_card(model: Model, card: ModelCard) -> None:
@@ -145,6 +172,7 @@ def tell_left_out(outcome: LeftOut) -> None:
 
 def tell_failed(picture: str, error: AnalyzerError) -> None:
     """Says on stderr why a picture could not be used."""
+    end_bar()
     click.echo(f"error: {error}" if str(error).startswith(picture) else f"error: {picture}: {error}", err=True)
 
 
@@ -193,8 +221,22 @@ class Progress:
 
 def draw_bar(what: str, done: int, total: int) -> None:
     """Over the bar before it, on stderr; the line ends with the last one."""
+    global _bar
     filled = 24 * done // total
-    click.echo(f"\r{what} {'█' * filled}{'·' * (24 - filled)} {done}/{total}", nl=done == total, err=True)
+    line = f"{what} {'█' * filled}{'·' * (24 - filled)} {done}/{total}"
+    click.echo(f"\r{line}", nl=done == total, err=True)
+    _bar = 0 if done == total else len(line)
+
+
+_bar = 0  # length of the bar that is on the last line of the terminal
+
+
+def end_bar() -> None:
+    """Clears a bar that is on the terminal's last line, so that what is printed next has a line of its own."""
+    global _bar
+    if _bar:
+        click.echo(f"\r{' ' * _bar}\r", nl=False, err=True)
+        _bar = 0
 
 
 def each_picture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,8 @@ from click import Choice
 from analyzer.commands.common import (
     Progress,
     RunProgress,
+    Warnings,
+    end_bar,
     failed_as_data,
     note,
     parse_options,
@@ -17,8 +20,7 @@ from analyzer.commands.common import (
     say_written,
     table,
     tell_doubt,
-    tell_left_out,
-    tell_remark,
+    tell_failed,
 )
 from analyzer.commands.film import Film
 from analyzer.commands.options import (
@@ -48,6 +50,9 @@ from analyzer.commands.stdout import ToStdout
 
 if TYPE_CHECKING:
     from analyzer.attribution import Model
+    from analyzer.errors import AnalyzerError
+
+IMAGE_FORMATS = {None: ".png", "png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 class Explain(Given):
@@ -114,6 +119,18 @@ class Explain(Given):
     each: bool = option(
         "--each", "Write a file for every target (name-0.png, name-1.png…) instead of a grid.", is_flag=True
     )
+    image_format: str | None = option(
+        "--image-format",
+        "Format of the pictures in a folder: png, jpeg or webp. Default: png.",
+        type=Choice(["png", "jpeg", "webp"]),
+    )
+    size_out: int | None = option(
+        "--size-out",
+        "Long side, in pixels, at which pictures are drawn (tiny ones by a whole factor). Default: at least 448, in "
+        "folders 128; at most 1024.",
+        type=IntRange(16, 16384),
+        metavar="N",
+    )
     top: int = option("--top", "Number of classes to print.", type=IntRange(1), default=5, metavar="N")
     over: OverPictures = group(OverPictures)
     setup: Setup = group(Setup)
@@ -122,8 +139,9 @@ class Explain(Given):
     )
     form: str = option(
         "--format",
-        "Output format; coco: the detections of a detector in COCO's format.",
-        type=Choice(["text", "json", "coco"]),
+        "Output format; jsonl: a JSON document per picture, each on a line, as soon as it is done; coco: the "
+        "detections of a detector in COCO's format.",
+        type=Choice(["text", "json", "jsonl", "coco"]),
         default="text",
     )
 
@@ -148,7 +166,7 @@ def command(given: Explain) -> int:
     from analyzer.images.mask import read_mask
     from analyzer.images.video import is_video
     from analyzer.passes import run
-    from analyzer.passes.explaining import Explaining
+    from analyzer.passes.explaining import IN_FOLDER, SIDE, Explaining
     from analyzer.tasks import Declared
 
     targets = given.targets or ("top1",)
@@ -162,7 +180,12 @@ def command(given: Explain) -> int:
     methods = given.methods or (default_method(model, given.output),)
     if len(set(methods)) > 1 and given.raw and given.raw.lower().endswith(".npy"):
         raise InputError(f"{given.raw}: a .npy file has one array, not one per method", "end the name of --raw in .npz")
-    overlays = film.places if film else destinations(given.out, sources, samples, ".png")
+    overlays = film.places if film else destinations(given.out, sources, samples, IMAGE_FORMATS[given.image_format])
+    if given.image_format and given.out and not isinstance(given.out, ToStdout) and not Path(given.out).is_dir():
+        raise InputError(
+            f"--image-format {given.image_format} is for folders: {given.out} is written as its name says",
+            f"end the name in {IMAGE_FORMATS[given.image_format]}",
+        )
     raws = destinations(given.raw, sources, samples, ".npz" if len(set(methods)) > 1 else ".npy")
     if given.verbose:
         note(f"preprocessing: {card.source}")
@@ -182,20 +205,21 @@ def command(given: Explain) -> int:
     )
     drawing = Drawing(given.view or "", given.percentile, given.range_, given.colormap or "", given.alpha)
     single = RunProgress() if len(samples) == 1 else None
+    side = IN_FOLDER if overlays and not film and Path(given.out or "").is_dir() else SIDE
     work = Explaining(
-        model, question, card, targets, overlays, raws, given.top, drawing, single, film is not None, given.each
-    )
-    done = run(work, samples, **given.over.keywords(None if film else given.out, Progress(len(samples), "explain")))
+        model, question, card, targets, overlays, raws, given.top, drawing, single, film is not None, given.each,
+        side, given.size_out,
+    )  # fmt: skip
+    told = Told(given, len(samples) > 1, film is not None)
+    keywords = given.over.keywords(None if film else given.out, Progress(len(samples), "explain"))
+    done = run(work, samples, **keywords, each=told)
     if film:
         film.write(done.result, given.inputs.every)
-    tell_left_out(done)
-    doubt = ""
+    told.warnings.sum_up()
     for result in done.result:
-        doubt = tell_doubt(result["doubt"] or "", doubt)
-        tell_remark(result["picture"], result.pop("remark"))
-        for m in result["maps"]:
-            if m["diagnosis"]:
-                note(f"warning: {result['picture']}: {m['method']}: {m['diagnosis']}")
+        result.pop("remark")
+    if done.doubt:
+        note(f"note: {done.doubt}")
     if done.result and len(model.plain.outputs) > 1 and not given.output:
         chosen = done.result[0]["task"]["output"]
         read = {chosen, *done.result[0]["task"]["reads"]}
@@ -217,12 +241,43 @@ def command(given: Explain) -> int:
         if kinds - {"detection"}:
             raise UnsupportedError(f"{given.model} is no detector but {', '.join(kinds)}", "use --format json")
         click.echo(as_json(coco(done.result), indent=2))
-    else:
-        for result in done.result:
-            print_result(result, len(samples) > 1)
-        if film and film.written:
-            say_written(film.written)
+    elif given.form == "text" and film and film.written:
+        say_written(film.written)
     return 5 if done.failed else 0
+
+
+class Told:
+    """Says what was found in each picture as soon as it is done, and what is wrong with it."""
+
+    def __init__(self, given: Explain, many: bool, film: bool) -> None:
+        self.given, self.many, self.film = given, many, film
+        self.warnings, self.doubt = Warnings(), ""
+
+    def __call__(self, found: list[dict[str, Any]] | None, failed: dict[str, AnalyzerError]) -> None:
+        from analyzer.passes.asking import shown
+
+        for picture, error in failed.items():
+            tell_failed(picture, error)
+        for result in shown(found):
+            self._warn(result)
+            if self.film:
+                result.pop("written", None)
+            if self.given.form == "text":
+                end_bar()
+                print_result(result, self.many)
+            elif self.given.form == "jsonl":
+                print_json("explain", {"model": self.given.model, "results": [result], "failed": []}, None)
+        if failed and self.given.form == "jsonl":
+            print_json("explain", {"model": self.given.model, "results": [], "failed": failed_as_data(failed)}, None)
+
+    def _warn(self, result: dict[str, Any]) -> None:
+        picture = result["picture"]
+        self.doubt = tell_doubt(result["doubt"] or "", self.doubt)
+        if remark := result.pop("remark"):
+            self.warnings.tell("note", picture, remark)
+        for m in result["maps"]:
+            if m["diagnosis"]:
+                self.warnings.tell("warning", picture, f"{m['method']}: {m['diagnosis']}")
 
 
 def print_result(result: dict[str, Any], several: bool) -> None:

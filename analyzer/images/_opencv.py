@@ -14,6 +14,7 @@ from analyzer.errors import InputError
 MAX_PIXELS = 100_000_000
 
 _LOGGING = threading.Lock()
+_silenced: list[int] = []  # the level before, once for every thread that is inside `quiet`
 
 
 @functools.cache
@@ -41,14 +42,17 @@ def major_version() -> int:
 
 @contextmanager
 def quiet() -> Iterator[Any]:
-    """OpenCV with its logger silenced: what goes wrong is said once, by our own error."""
+    """OpenCV with its logger silenced: what goes wrong is said once, by our own error. Threads do not wait here."""
     cv2 = opencv()
+    # OpenCV 5 moved these functions; level 0 is silence in both.
+    logging = getattr(cv2.utils, "logging", cv2)
     with _LOGGING:
-        # OpenCV 5 moved these functions; level 0 is silence in both.
-        logging = getattr(cv2.utils, "logging", cv2)
-        before = logging.getLogLevel()
+        _silenced.append(_silenced[0] if _silenced else logging.getLogLevel())
         logging.setLogLevel(0)
-        try:
-            yield cv2
-        finally:
-            logging.setLogLevel(before)
+    try:
+        yield cv2
+    finally:
+        with _LOGGING:
+            before = _silenced.pop()
+            if not _silenced:
+                logging.setLogLevel(before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import os
 import re
 import struct
@@ -221,7 +222,10 @@ def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == np.uint16:
-        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        result = np.empty(pixels.shape, np.uint8)
+        for rows in strips(pixels):
+            result[rows] = (pixels[rows].astype(np.uint32) + 128) // 257
+        return result
     if pixels.dtype.kind == "f" and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
         return np.rint(pixels * 255).astype(np.uint8)
     values = "floating-point values outside [0, 1]" if pixels.dtype.kind == "f" else f"{pixels.dtype} values"
@@ -234,13 +238,24 @@ def _over_white(pixels: np.ndarray, name: str, premultiplied: bool = False) -> n
     if channels == 1:
         return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
     if channels == 3:
-        return np.ascontiguousarray(pixels[..., ::-1])
+        result = np.empty(pixels.shape, pixels.dtype)
+        return opencv().cvtColor(pixels, opencv().COLOR_BGR2RGB, dst=result)
     if channels != 4:
         raise InputError(f"{name}: {channels} channels, a picture has 1, 3 or 4")
-    alpha = pixels[..., 3:].astype(np.uint16)
-    if premultiplied:
-        return np.minimum(pixels[..., 2::-1] + (255 - alpha), 255).astype(np.uint8)
-    return ((pixels[..., 2::-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    result = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for rows in strips(pixels):
+        colour, alpha = pixels[rows, :, 2::-1], pixels[rows, :, 3:].astype(np.uint16)
+        if premultiplied:
+            result[rows] = np.minimum(colour + (255 - alpha), 255)
+        else:
+            result[rows] = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+    return result
+
+
+def strips(pixels: np.ndarray) -> list[slice]:
+    """Rows, about a million values at a time, so that what is computed with more bits never fills the memory."""
+    count = max(1, (1 << 20) // max(1, math.prod(pixels.shape[1:])))
+    return [slice(start, start + count) for start in range(0, len(pixels), count)]
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

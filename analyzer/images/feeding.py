@@ -174,7 +174,8 @@ class PictureSlot:
             raise InputError(f"{name}: {error.message}" if name else error.message, error.hint) from error
         tensors = [tensor for tensor, _ in made]
         array = np.stack(tensors, axis=self.axes.index("D")) if self.stacked else tensors[0]
-        return Given(array, np.stack([as_rgb(frame) for frame in pixels]), made[0][1], self.stacked, remark)
+        frames = [as_rgb(frame) for frame in pixels]
+        return Given(array, frames[0][None] if len(frames) == 1 else np.stack(frames), made[0][1], self.stacked, remark)
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,10 @@ class Fed:
         heat = self._placed(np.moveaxis(heatmap, 0, 2) if stacked else heatmap, self.placement)
         return np.ascontiguousarray(np.moveaxis(heat, 2, 0)) if stacked else heat
 
+    def peak(self, heatmap: np.ndarray) -> tuple[int, ...]:
+        """Where a map over the input is highest in the picture: (row, column), or (frame, row, column)."""
+        return highest(self.heat(heatmap))
+
     def laid(self, values: np.ndarray, side: int) -> np.ndarray:
         """A map over the input, (h, w) or (h, w, C), over the picture with its long side at most `side`."""
         height, width = self.placement.image_size
@@ -263,6 +268,12 @@ class Fed:
         if not placement.whole:
             heat[~placement.covered] = np.nan
         return heat
+
+
+def highest(heat: np.ndarray) -> tuple[int, ...]:
+    """Where a map is highest; the first of several places."""
+    flat = heat.argmax() if np.isfinite(heat.max()) else np.nanargmax(heat)
+    return tuple(int(at) for at in np.unravel_index(int(flat), heat.shape))
 
 
 class Counting(Protocol):
@@ -374,11 +385,14 @@ class Feeding:
         return {self.main.slot.name: self.preprocess.shape(batch)} | sizes
 
     def grey(self, like: Fed) -> dict[str, np.ndarray]:
-        """The inputs for a mid-grey picture of that size."""
-        count, height, width = like.main.frames.shape[:3]
+        """The inputs for a mid-grey picture of that size, made from one as small as it becomes in the input."""
+        count, placement = len(like.main.frames), like.main.placement
+        sizes = zip(placement.image_size, placement.scale, strict=True)
+        height, width = (max(1, min(size, round(size * scale))) for size, scale in sizes)
         how = self.preprocess
         channels = how.channel_count if how.channels not in ("RGB", "BGR", "GRAY") else 3
-        return self.feed(np.full((count, height, width, channels), 128, np.uint8)).feeds
+        grey = self.main.fed(np.full((count, height, width, channels), 128, np.uint8))
+        return {**like.feeds, self.main.slot.name: grey.array}
 
     def describe(self) -> list[str]:
         """A line per input that is filled by itself."""

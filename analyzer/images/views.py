@@ -279,7 +279,7 @@ def one(given: Map, drawing: Drawing, side: tuple[int, int], bare: bool = False)
     """
     views = [drawing.view] if drawing.view else list(given.views)
     if not bare and not over_picture(given, views[0]):
-        side = side[0], max(side[0], WIDTH // (1 + len(views)))
+        side = side[0], max(side[0], min(side[1], WIDTH // (1 + len(views))))
     drawn = [panel(given, drawing, side, view) for view in (views[:1] if bare else views)]
     if bare:
         return drawn[0].picture
@@ -310,18 +310,24 @@ def over_picture(given: Map, view: str) -> bool:
 
 
 def several(
-    maps: Sequence[Map], drawing: Drawing, columns: int = 0, before: Sequence[Panel] = (), title: str = ""
+    maps: Sequence[Map],
+    drawing: Drawing,
+    columns: int = 0,
+    before: Sequence[Panel] = (),
+    title: str = "",
+    side: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Maps as a grid, the picture first.
 
     Args:
+        side: shortest and longest long side of the pictures; None for what suits the number of columns.
         columns: maps per row, the panels before in front of the first row; 0 for as near to a rectangle as looks well.
         before: further panels after the picture, such as a mask.
     """
     lead = 1 + len(before)
     wide = len(maps) and np.median([m.image.shape[1] / m.image.shape[0] for m in maps]) > 2.5
     across = lead + columns if columns else fitting(lead + len(maps), 2 if wide else 5)
-    side = cell(across)
+    side = side or cell(across)
     scales = _scales(maps, drawing)
     drawn = [
         panel(each, drawing, side, view, scale)

@@ -17,6 +17,11 @@ _SHAPES = 8  # of pictures whose questions are kept
 ONLY_KEPT = ("places", "files")  # of a result: what only a resumed run needs
 
 
+def shown(found: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """Results without what only a resumed run needs."""
+    return [{key: value for key, value in result.items() if key not in ONLY_KEPT} for result in found or ()]
+
+
 @dataclass
 class Asking(Pass[list[dict[str, Any]]]):
     """A result per picture, as plain data.

@@ -18,7 +18,7 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.images import Drawing, Fed, Found, Map, Panel, write_npy, write_npz, write_png
 from analyzer.images.draw import LARGEST, SMALLEST, draw_mask
 from analyzer.images.views import one, several
-from analyzer.passes.asking import ONLY_KEPT, Asking
+from analyzer.passes.asking import Asking, shown
 from analyzer.passes.base import Loaded
 from analyzer.tasks import Prediction, Role, Task
 from analyzer.tasks.classification import Classification, MultiLabel
@@ -27,6 +27,7 @@ from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
 
 SIDE = SMALLEST, LARGEST  # of the long side of a picture that is drawn alone
+IN_FOLDER = 128, LARGEST  # of one of many: small pictures keep their size
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Explaining(Asking):
         progress: of methods that run the model many times.
         each: a file for every overlay, its number after the name, instead of one grid.
         bare: overlays have neither title nor colour bar: frames of a video.
+        side: shortest and longest long side of a picture that is drawn alone.
+        fixed: the long side of every picture that is drawn, also in grids; None for `side`, and what suits a grid.
     """
 
     targets: Sequence[str] = ("top1",)
@@ -51,6 +54,8 @@ class Explaining(Asking):
     progress: Progress | None = None
     bare: bool = False
     each: bool = False
+    side: tuple[int, int] = SIDE
+    fixed: int | None = None
 
     name = "explain"
 
@@ -62,6 +67,7 @@ class Explaining(Asking):
             "drawing": asdict(self.drawing),
             "bare": self.bare,
             "each": self.each,
+            "side": [*self.side, self.fixed],
         }
 
     def places(self, picture: str) -> list[str]:
@@ -72,7 +78,7 @@ class Explaining(Asking):
 
     def finish(self, total: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         """The results, without what only a resumed run needs."""
-        return [{key: value for key, value in result.items() if key not in ONLY_KEPT} for result in total or ()]
+        return shown(total)
 
     def _explained(self, picture: str, fed: Fed) -> dict[str, Any]:
         return self.told(picture, fed, answer(self.model, self.asked(fed), fed.feeds, self.progress))
@@ -94,8 +100,8 @@ class Explaining(Asking):
                 if fed.drawn is None:  # numbers, not a picture
                     result["maps"].append(self._numbers(attribution, row, bool(legible[row])))
                     continue
-                heat = fed.heat(attribution.heatmap[row])
-                result["maps"].append(self._about(attribution, row, heat, bool(legible[row])))
+                place = fed.peak(attribution.heatmap[row])
+                result["maps"].append(self._about(attribution, row, place, bool(legible[row])))
         written = []
         if out and result["maps"] and fed.drawn is not None:
             figures = self._figures(fed, found) if self.each else [self.figure(fed, found)]
@@ -143,17 +149,21 @@ class Explaining(Asking):
         maps = self.maps(fed, found)
         mask = mask_in_picture(found[0], fed) if not self.bare else None
         if len(maps) == 1 and mask is None:
-            return one(maps[0], self.drawing, SIDE, self.bare)
+            return one(maps[0], self.drawing, self._side, self.bare)
         before = []
         if mask is not None:
             said = "predicted: " + ", ".join(self._in_mask(found[0], mask))
             before.append(Panel(draw_mask(fed.image, mask), said))
         columns = 0 if len(found) == 1 or len(maps) == len(found) else len(maps) // len(found)
-        return several(maps, self.drawing, columns, before)
+        return several(maps, self.drawing, columns, before, side=self._side if self.fixed else None)
+
+    @property
+    def _side(self) -> tuple[int, int]:
+        return (self.fixed, self.fixed) if self.fixed else self.side
 
     def _figures(self, fed: Fed, found: Sequence[Attribution]) -> list[np.ndarray]:
         """Each map as a figure of its own."""
-        return [one(each, self.drawing, SIDE, self.bare) for each in self.maps(fed, found)]
+        return [one(each, self.drawing, self._side, self.bare) for each in self.maps(fed, found)]
 
     def maps(self, fed: Fed, found: Sequence[Attribution]) -> list[Map]:
         """What `figure` draws of one picture, in the order of the rows."""
@@ -246,11 +256,10 @@ class Explaining(Asking):
             return None
         return next((p for p in attribution.predicted(self.card.labels) if p.slot == index), None)
 
-    def _about(self, attribution: Attribution, row: int, heat: np.ndarray, legible: bool) -> dict[str, Any]:
+    def _about(self, attribution: Attribution, row: int, place: tuple[int, ...], legible: bool) -> dict[str, Any]:
         """A map as data: where its maximum lies in the picture, and what is wrong with it if anything."""
-        place = np.unravel_index(int(heat.argmax() if np.isfinite(heat.max()) else np.nanargmax(heat)), heat.shape)
-        maximum = [int(at) for at in place[:-3:-1]]
-        frame = {"frame": int(place[0])} if heat.ndim == 3 else {}
+        maximum = list(place[:-3:-1])
+        frame = {"frame": place[0]} if len(place) == 3 else {}
         return self._named(attribution, row, legible) | {"maximum": maximum if legible else None} | frame
 
     def _numbers(self, attribution: Attribution, row: int, legible: bool) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
@@ -48,6 +48,7 @@ def run(
     shard: tuple[int, int] = (1, 1),
     progress: Callable[[int], None] | None = None,
     forget: bool = False,
+    each: Callable[[Any, dict[str, AnalyzerError]], None] | None = None,
 ) -> Outcome:
     """Runs a pass over samples; the next ones are loaded meanwhile.
 
@@ -61,6 +62,8 @@ def run(
         shard: (i, n): only the i-th of n equal parts.
         progress: called with the number of samples after each batch.
         forget: remove what was kept once all is done.
+        each: called in this thread with every partial result (None where no sample could be used) and the errors of
+            its samples, as soon as those before it are done: in the order of the samples, whatever is done first.
 
     Raises:
         InputError: there is no sample; the folder is in use; no such shard.
@@ -70,7 +73,7 @@ def run(
         raise InputError("no pictures found", "pass pictures, folders or a list file")
     if not 1 <= shard[0] <= shard[1]:
         raise InputError(f"no shard {shard[0]} of {shard[1]}", "write it as 1/4 … 4/4")
-    running = _Running(work, samples, shard, progress or (lambda count: None), folder is not None)
+    running = _Running(work, samples, shard, progress or (lambda count: None), folder is not None, each)
     journal = Journal(Path(folder), work.name, running.identity, shard) if folder is not None else None
     doubt = journal.doubt() if journal else ""
     try:
@@ -84,7 +87,7 @@ def run(
         raise
     if journal:
         journal.close(finished=True)
-    failed: dict[str, AnalyzerError] = {samples[n].id: InputError(*why) for n, why in running.tree.failed.items()}
+    failed = running.errors(running.tree.failed)
     result = work.finish(running.tree.total()) if shard == (1, 1) else None
     if journal and forget:
         journal.remove()
@@ -106,12 +109,14 @@ class _Running:
         shard: tuple[int, int],
         progress: Callable[[int], None],
         kept: bool,
+        each: Callable[[Any, dict[str, AnalyzerError]], None] | None = None,
     ) -> None:
         self.work, self.samples, self.progress = work, samples, progress
         count = -(-len(samples) // work.batch)
         self.wanted = range(count * (shard[0] - 1) // shard[1], count * shard[0] // shard[1])
         self.tree, self.kept = Tree(work.merge), kept
         self.done: set[int] = set()
+        self.each, self.untold, self.next = each, dict[int, Block](), self.wanted.start
         self.first = next(self._loadable(), None) if work.anchored else None
 
     @property
@@ -128,6 +133,19 @@ class _Running:
     def batch(self, index: int) -> Sequence[Sample]:
         return self.samples[index * self.work.batch : (index + 1) * self.work.batch]
 
+    def errors(self, failed: Mapping[int, tuple[str, str]]) -> dict[str, AnalyzerError]:
+        """{id of the sample: why it could not be used}."""
+        return {self.samples[number].id: InputError(*why) for number, why in failed.items()}
+
+    def take(self, block: Block) -> None:
+        """Adds what is done, and tells of all that follows what was told."""
+        if self.each is not None:
+            self.untold[block.start] = block
+            while (first := self.untold.pop(self.next, None)) is not None:
+                self.each(first.partial, self.errors(first.failed))
+                self.next = first.stop
+        self.tree.add(block)
+
     # ---- What an earlier run did ----
 
     def resume(self, journal: Journal) -> int:
@@ -138,7 +156,7 @@ class _Running:
             if not inside or not self.done.isdisjoint(covered) or block.content != self._content(block):
                 continue
             if block.partial is None or self.work.holds(block.partial):
-                self.tree.add(block)
+                self.take(block)
                 self.done |= set(covered)
         resumed = sum(len(self.batch(index)) for index in self.done)
         if resumed:
@@ -165,7 +183,7 @@ class _Running:
         for block in self._finished(left, min(workers, len(left))):
             if journal:
                 journal.append(block)
-            self.tree.add(block)
+            self.take(block)
             if journal:
                 journal.save(self.tree, now=False)
             self.progress(len(self.batch(block.index)))

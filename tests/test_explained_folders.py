@@ -1,0 +1,116 @@
+"""`explain` over a folder: what it prints picture by picture, what it warns of, and the pictures that it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analyzer.commands import common
+from analyzer.commands.common import Warnings, draw_bar, note
+from analyzer.data import Sample
+from analyzer.images import decode, encode, write_png
+from analyzer.passes import run as run_pass
+from analyzer.passes.base import Pass
+
+MODEL = str(Path(__file__).resolve().parents[1] / "models" / "digits_cnn.onnx")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "p").mkdir()
+    for at in range(3):
+        picture = np.random.default_rng(at).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+        write_png(tmp_path / "p" / f"{at}.png", picture)
+    return tmp_path
+
+
+def test_a_line_of_json_per_picture_and_one_for_what_failed(run, place) -> None:
+    (place / "p" / "1.png").write_bytes(b"no picture")
+    code, out, err = run("explain", MODEL, "p/0.png", "p/1.png", "p/2.png", "--format", "jsonl", "-q")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 5
+    assert [[r["picture"] for r in line["results"] + line["failed"]] for line in lines] == [
+        ["p/0.png"], ["p/1.png"], ["p/2.png"]
+    ]  # fmt: skip
+    assert {line["kind"] for line in lines} == {"explain"} and "remark" not in lines[0]["results"][0]
+    assert "1.png" in err
+
+
+@pytest.mark.parametrize(("form", "suffix"), [(None, ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])
+def test_pictures_of_a_folder_are_small_and_of_the_format_that_is_asked_for(run, place, form, suffix) -> None:
+    code, _, _ = run("explain", MODEL, "p", "-o", "o", *(["--image-format", form] if form else []))
+    written = sorted((place / "o").iterdir())
+    assert code == 0 and [w.name for w in written] == [f"{at}{suffix}" for at in range(3)]
+    assert max(decode(written[0]).shape) < 300
+
+
+def test_size_out_is_the_long_side_of_the_picture(run, place) -> None:
+    sizes = []
+    write_png(place / "p" / "0.png", np.zeros((200, 300, 3), np.uint8))
+    for side in (400, 500):
+        assert run("explain", MODEL, "p/0.png", "-o", f"{side}.png", "--size-out", str(side))[0] == 0
+        sizes.append(decode(place / f"{side}.png").shape)
+    assert sizes[1][1] - sizes[0][1] == pytest.approx(100, abs=8)
+
+
+def test_a_named_file_has_the_format_of_its_name(run, place) -> None:
+    code, _, err = run("explain", MODEL, "p/0.png", "-o", "a.png", "--image-format", "jpeg")
+    assert code == 2 and ".jpg" in err and not (place / "a.png").exists()
+
+
+class Numbered(Pass[list[int]]):
+    """Slower for earlier samples, so that later ones are done first."""
+
+    identity = {}  # noqa: RUF012
+
+    def load(self, sample: Sample) -> int:
+        return sample.number
+
+    def step(self, batch):
+        import time
+
+        time.sleep(0.02 * (8 - batch[0].item))
+        return [batch[0].item]
+
+    def merge(self, left: list[int], right: list[int]) -> list[int]:
+        return left + right
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_results_come_in_the_order_of_the_samples(workers: int) -> None:
+    told: list[int] = []
+    samples = [Sample(str(at), at, b"") for at in range(8)]
+    done = run_pass(Numbered(), samples, workers=workers, each=lambda found, _: told.extend(found))
+    assert told == done.result == list(range(8))
+
+
+def test_a_warning_about_many_pictures_is_said_once_and_counted(capsys) -> None:
+    warnings = Warnings()
+    for picture, share in (("a", 3), ("b", 4), ("c", 12)):
+        warnings.tell("warning", picture, f"{share} values are off")
+    warnings.tell("warning", "a", "something else")
+    warnings.sum_up()
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: a: 3 values are off",
+        "warning: a: something else",
+        "warning: 2 more pictures, the same: 3 values are off",
+    ]
+
+
+def test_a_note_has_a_line_of_its_own(capsys) -> None:
+    draw_bar("explain", 1, 4)
+    note("note: here")
+    err = capsys.readouterr().err
+    bar = err.split("\r")[1]
+    assert err == f"\r{bar}\r{' ' * len(bar)}\rnote: here\n" and common._bar == 0
+
+
+def test_png_is_lossless() -> None:
+
+    ramp = np.linspace(0, 255, 400)
+    picture = np.stack([np.add.outer(ramp, ramp) / 2, np.add.outer(ramp, -ramp) / 2 + 128, np.full((400, 400), 9)], 2)
+    picture = picture.astype(np.uint8)
+    assert np.array_equal(decode(encode(picture)), picture)
