@@ -173,7 +173,7 @@ def _names(given: ReceptiveField, graph: Graph, fields: ReceptiveFields) -> list
 
 def _sizes(samples: Sequence[Sample], feeding: Feeding) -> dict[str, tuple[int, ...]]:
     """{input: sizes} that the first picture gives."""
-    from analyzer.commands.pictures import first_shapes
+    from analyzer.attribution.cards import first_shapes
 
     return first_shapes(samples, [feeding])[0]
 
