@@ -207,7 +207,7 @@ BOMBS = {
 @pytest.mark.parametrize("kind", BOMBS)
 def test_header_bombs_are_refused_by_their_header(kind: str) -> None:
     assert read_header(BOMBS[kind]).format == kind
-    with pytest.raises(InputError, match="over the limit of 100 Mpixel"):
+    with pytest.raises(InputError, match="over the limit of 100 megapixels"):
         decode(BOMBS[kind])
 
 

@@ -142,7 +142,8 @@ def test_what_is_missing_is_said_with_the_flags_to_write(run) -> None:
 
 
 def test_the_map_is_laid_on_the_input_that_it_is_of(run, place) -> None:
-    arguments = ("two.onnx", "p0.png", "--input", "depth=depth.png", "-m", "gradient", "--view", "overlay", "-o", "m.png")
+    arguments = ["two.onnx", "p0.png", "--input", "depth=depth.png", "-m", "gradient", "-o", "m.png"]
+    arguments += ["--view", "overlay"]
     for name, size in (("rgb", (24, 40)), ("depth", (30, 20))):
         found = explained(run, *arguments, "--explain-input", name, "--raw", "raw.npy")
         assert np.load(place / "raw.npy").shape[1] == {"rgb": 3, "depth": 1}[name]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from analyzer.images import Feeding, Preprocess
+from analyzer.images import Fed, Feeding, Placement, Preprocess, decode, model_card, read, write_png
 from analyzer.images.decode import _eight_bits, _over_white, strips
+from analyzer.images.feeding import Given
+from analyzer.images.resample import resize as resized
 
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "models/digits_cnn.onnx"
 RNG = np.random.default_rng(0)
 
 
@@ -33,3 +40,98 @@ def test_strips_change_no_pixel() -> None:
     assert np.array_equal(
         _over_white(eight, "p", True), np.minimum(eight[..., 2::-1] + (255 - alpha), 255).astype(np.uint8)
     )
+
+
+# ---- Decoded at a reduced scale ----
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+HIGH, WIDE = 3600, 4800
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photograph of 17 megapixels, as JPEG."""
+    small = decode(str(ROOT / "examples/digits_chelsea.png"))
+    path = tmp_path_factory.mktemp("large") / "large.jpg"
+    write_png(path, resized(small, (HIGH, WIDE), "bilinear", True))
+    return path
+
+
+def test_a_large_jpeg_is_decoded_reduced_where_that_suffices(large: Path) -> None:
+    whole = read(large)
+    assert whole.pixels.shape == (1, HIGH, WIDE, 3) and whole.size is None
+    for enough, by in ((400, 8), (800, 4), (1024, 2), (1801, 1)):
+        found = read(large, enough=enough)
+        assert found.pixels.shape == (1, HIGH // by, WIDE // by, 3)
+        assert found.size == ((HIGH, WIDE) if by > 1 else None)
+    assert read(ROOT / "examples/digits_chelsea.png", enough=8).size is None
+
+
+def test_a_reduced_picture_is_turned_as_the_whole_one(large: Path, tmp_path: Path) -> None:
+    data = large.read_bytes()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    turned = tmp_path / "turned.jpg"
+    turned.write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
+    whole, found = read(turned), read(turned, enough=400)
+    assert whole.pixels.shape[1:3] == found.size == (WIDE, HIGH)
+    ours, theirs = (resized(p.pixels[0], (60, 45), "bilinear", True).astype(int) for p in (whole, found))
+    assert np.abs(ours - theirs).mean() < 2
+
+
+def test_the_input_of_a_reduced_picture_is_nearly_the_same(large: Path) -> None:
+    """The docs say: half a level of 255 on average."""
+    card = model_card(MODEL)
+    feeding = Feeding.of(card.preprocess, "x")
+    whole, reduced = feeding.feed(large), feeding.feed(large, 256)
+    assert reduced.main.frames.shape[1] < HIGH == whole.main.frames.shape[1]
+    scale = np.array(card.preprocess.std).max() / card.preprocess.scale
+    assert np.abs(whole.feeds["x"] - reduced.feeds["x"]).mean() * scale < 0.5
+    assert reduced.placement.image_size == whole.placement.image_size == (HIGH, WIDE)
+    assert reduced.placement.point_to_input(1000, 2000) == pytest.approx(whole.placement.point_to_input(1000, 2000))
+
+
+@pytest.mark.parametrize("resize_", ["resize", "crop", "letterbox"])
+def test_the_maximum_is_found_without_a_map_of_full_size(resize_: str) -> None:
+    for seed, size in enumerate([(4000, 4100), (3000, 7000)]):
+        heat = np.random.default_rng(seed).random((24, 24)).astype(np.float32)
+        scale = {"resize": (24 / size[0], 24 / size[1])}.get(resize_, (24 / 3000,) * 2)
+        offset = {"crop": (-4.0, -9.0), "letterbox": (2.0, 1.5)}.get(resize_, (0.0, 0.0))
+        place = Placement(size, (24, 24), scale, offset)
+        given = Given(np.zeros((1, 3, 24, 24), np.float32), np.zeros((1, 8, 8, 3), np.uint8), place)
+        fed = Fed({}, given, given)
+        full = fed.heat(heat)
+        row, column = fed.peak(heat)
+        assert full[row, column] == pytest.approx(np.nanmax(full), abs=1e-6)
+
+
+def test_what_is_said_of_a_large_picture_is_in_its_own_pixels(large: Path, run, place, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    detector = str(ROOT / "models/digits_detector.onnx")
+    small = tmp_path / "small.jpg"
+    write_png(small, resized(decode(str(large)), (HIGH // 8, WIDE // 8), "bilinear", True))
+    said = {}
+    for path in (large, small):
+        code, out, err = run("explain", detector, str(path), "--format", "json", "-o", str(tmp_path / "o.png"))
+        assert code == 0, err
+        (said[path],) = json.loads(out)["results"]
+    assert said[large]["size"] == [WIDE, HIGH]
+    for ours, theirs in zip(said[large]["predictions"], said[small]["predictions"], strict=True):
+        assert ours["label"] == theirs["label"]
+        np.testing.assert_allclose(ours["box"], np.array(theirs["box"]) * 8, atol=60)
+    found, expected = (np.array(said[path]["maps"][0]["maximum"]) for path in (large, small))
+    assert np.abs(found - expected * 8).max() < 160
+
+
+# ---- The limit ----
+
+
+def test_the_limit_can_be_raised(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    picture = str(ROOT / "examples/digits_chelsea.png")
+    code, _, err = run("explain", str(MODEL), picture, "--max-megapixels", "0.01")
+    assert code == 2 and "over the limit of 0.01 megapixels" in err and "--max-megapixels 1" in err
+    code, _, err = run("explain", str(MODEL), picture)
+    assert code == 0, err

@@ -31,6 +31,10 @@ def drawn_as(
     fine = how.kind == "gradient"
     views = ("map",) if fine and channels is None else how.views
 
+    shown, whole = fed.image.shape[:2], fed.placement.image_size
+    if shown != whole:
+        found = [one.scaled(shown[1] / whole[1], shown[0] / whole[0]) for one in found]
+
     def made(image: np.ndarray, values: np.ndarray, pixels: np.ndarray | None, title: str) -> Map:
         pixels = None if pixels is None else fed.laid(pixels, LARGEST)
         return Map(image, fed.laid(values, LARGEST), pixels, fine, views, how.from_zero, title, method, found)

@@ -133,7 +133,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     asked = (reference, given.provider), (candidate, given.candidate_provider or given.provider)
     explainers = [Explainer(model, provider, **options) for model, provider in asked]
     others = given.others.given, given.others.explain_input
-    cards = [read_card(e, None, vars(given.preprocess), *others) for e in explainers]
+    cards = [read_card(e, None, given.preprocess.flags(), *others) for e in explainers]
     for explainer, card in zip(explainers, cards, strict=True):
         tell_card(explainer, card)
     sides = [(e.about(card.feeds.explained), card) for e, card in zip(explainers, cards, strict=True)]

@@ -71,7 +71,7 @@ def command(given: Evolution) -> None:
 
     checkpoints = given.checkpoints
     last = Explainer(checkpoints[-1])
-    card = read_card(last, None, vars(given.preprocess), given.others.given)
+    card = read_card(last, None, given.preprocess.flags(), given.others.given)
     tell_card(last, card)
     samples = find_pictures(given.data, given.limit)
     progress = Progress(len(samples) * len(checkpoints), "evolution")

@@ -428,10 +428,21 @@ class Preprocessing(Given):
         type=FloatRange(1),
         metavar="VALUE",
     )
+    max_megapixels: float = option(
+        "--max-megapixels", "Largest picture that is read.", type=FloatRange(0, min_open=True), default=100, metavar="N"
+    )
     size: str | None = option("--size", "Input size, if the model does not fix it.", metavar="HEIGHTxWIDTH")
     resize: str | None = option(
         "--resize", "How to fit pictures to the input size.", type=Choice(["resize", "crop", "letterbox"])
     )
+
+    def flags(self) -> dict[str, Any]:
+        """Keys of a model's card; pictures as large as was asked for are read from now on."""
+        from analyzer.images import allow_pixels
+
+        keys = dict(vars(self))
+        allow_pixels(round(1e6 * keys.pop("max_megapixels")))
+        return keys
 
 
 class Thresholds(Given):
@@ -553,7 +564,7 @@ class Setup(Given):
         from analyzer.commands.common import tell_card
 
         explainer = Explainer(model, self.provider, **self.session.keywords(many), **session)
-        flags = vars(self.preprocess) | vars(self.thresholds)
+        flags = self.preprocess.flags() | vars(self.thresholds)
         card = read_card(explainer, labels, flags, self.others.given, self.others.explain_input)
         tell_card(explainer, card)
         return explainer.about(card.feeds.explained), card

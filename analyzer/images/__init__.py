@@ -3,6 +3,7 @@
 Importing this package does not import OpenCV: that happens when the first picture is decoded, drawn or written.
 """
 
+from analyzer.images._opencv import allow_pixels
 from analyzer.images.card import ModelCard, model_card
 from analyzer.images.colour import COLORMAPS, colormap, colourise
 from analyzer.images.components import connected_components
@@ -33,6 +34,7 @@ __all__ = [
     "Picture",
     "Placement",
     "Preprocess",
+    "allow_pixels",
     "atomic_file",
     "atomic_write",
     "channel_grid",

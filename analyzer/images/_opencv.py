@@ -11,20 +11,31 @@ from typing import Any
 
 from analyzer.errors import InputError
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000  # of a picture, unless `allow_pixels` says more
 
 _LOGGING = threading.Lock()
+_allowed = [MAX_PIXELS]
 _silenced: list[int] = []  # the level before, once for every thread that is inside `quiet`
+
+
+def most_pixels() -> int:
+    """Pixels of the largest picture that is read."""
+    return _allowed[0]
+
+
+def allow_pixels(count: int) -> None:
+    """Read pictures of up to `count` pixels from now on, in this process."""
+    _allowed[0] = count
 
 
 @functools.cache
 def opencv() -> Any:
-    """The cv2 module, its own pixel limit set to `MAX_PIXELS` unless the environment already sets one.
+    """The cv2 module, its own pixel limit lifted, since headers are read first, unless the environment sets one.
 
     Raises:
         InputError: OpenCV is missing or broken, or needs a system library that is missing.
     """
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 36))
     hint = "see `onnx-analyzer doctor`; opencv-python-headless needs no display libraries"
     try:
         import cv2

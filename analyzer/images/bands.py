@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.images._opencv import MAX_PIXELS
+from analyzer.images._opencv import most_pixels
 
 _TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _KINDS = {1: "u", 2: "i", 3: "f"}
@@ -78,7 +78,7 @@ def _decoded(data: bytes, tags: dict[int, tuple[int, ...]]) -> np.ndarray:
     bits, kinds = set(tags[258]), set(tags.get(339, (1,)))
     if bands > MOST or len(bits) != 1 or len(kinds) != 1 or not bits <= {8, 16, 32, 64}:
         raise UnreadableError(f"{bands} bands of {sorted(bits)} bits")
-    if not 0 < width * height * bands <= 4 * MAX_PIXELS:
+    if not 0 < width * height * bands <= 4 * most_pixels():
         raise UnreadableError(f"{width}×{height} pixels of {bands} bands")
     dtype = np.dtype(f"{order}{_KINDS[kinds.pop()]}{bits.pop() // 8}")
     compression, predictor = tags.get(259, (1,))[0], tags.get(317, (1,))[0]

@@ -21,7 +21,7 @@ import numpy as np
 
 from analyzer.errors import InputError
 from analyzer.files import protect
-from analyzer.images._opencv import MAX_PIXELS, opencv, quiet
+from analyzer.images._opencv import most_pixels, opencv, quiet
 
 MAX_FILE_BYTES = 1 << 30
 
@@ -52,7 +52,7 @@ class _MalformedError(Exception):
     """A file of a known format that cannot be used, and why."""
 
 
-def decode(source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(source: str | os.PathLike[str] | bytes, max_pixels: int | None = None) -> np.ndarray:
     """The picture in `source`: (H, W, 3) uint8 RGB, upright.
 
     EXIF orientation is applied, alpha is composited on white, grey is replicated, 16 bits become round(x / 257), a
@@ -61,8 +61,8 @@ def decode(source: str | os.PathLike[str] | bytes, max_pixels: int = MAX_PIXELS)
 
     Args:
         source: path of a file, or the bytes of one.
-        max_pixels: refuse larger pictures before decoding. OpenCV's own limit (OPENCV_IO_MAX_IMAGE_PIXELS in the
-            environment, 100 Mpixel unless set) holds as well.
+        max_pixels: refuse larger pictures before decoding; 100 million unless given. A limit of OpenCV in the
+            environment (OPENCV_IO_MAX_IMAGE_PIXELS) holds as well.
 
     Raises:
         InputError: no such file, a folder, empty, not a picture, truncated, too large.
@@ -83,27 +83,32 @@ def rgb(header: Header, pixels: np.ndarray, name: str) -> np.ndarray:
     return upright(_over_white(_eight_bits(pixels, name), name, premultiplied(header, pixels)), header.orientation)
 
 
-def bounded(header: Header, name: str, max_pixels: int = MAX_PIXELS) -> Header:
+def bounded(header: Header, name: str, max_pixels: int | None = None) -> Header:
     """The header of a picture that is not too large.
 
     Raises:
         InputError: it is.
     """
-    if header.width * header.height > max_pixels:
+    most = most_pixels() if max_pixels is None else max_pixels
+    if header.width * header.height > most:
         raise InputError(
-            f"{name}: {header.width}×{header.height} pixels is over the limit of {max_pixels / 1e6:g} Mpixel",
-            "shrink the picture first",
+            f"{name}: {header.width}×{header.height} pixels is over the limit of {most / 1e6:g} megapixels",
+            "shrink the picture first, or raise the limit: --max-megapixels "
+            f"{math.ceil(header.width * header.height / 1e6)}",
         )
     return header
 
 
-def stored_pixels(header: Header, name: str) -> np.ndarray:
+def stored_pixels(header: Header, name: str, reduced: int = 1) -> np.ndarray:
     """What OpenCV makes of a file: (H, W) or (H, W, C) of the file's own depth, BGR.
+
+    Args:
+        reduced: of a JPEG, by which its sides are divided: 1, 2, 4 or 8. Decoding is then several times as fast.
 
     Raises:
         InputError: it cannot decode it.
     """
-    pixels = _imdecode(header)
+    pixels = _imdecode(header, reduced)
     if pixels is None:
         version = opencv().__version__
         raise InputError(
@@ -209,10 +214,12 @@ def _what_is(data: bytes) -> str:
 # ---- from bytes to pixels ------------------------------------------------------------------------------------
 
 
-def _imdecode(header: Header) -> np.ndarray | None:
+def _imdecode(header: Header, reduced: int = 1) -> np.ndarray | None:
     with quiet() as cv2:
         try:
             flags = cv2.IMREAD_COLOR if header.colour_only else cv2.IMREAD_UNCHANGED
+            if reduced > 1:
+                flags = getattr(cv2, f"IMREAD_REDUCED_COLOR_{reduced}") | cv2.IMREAD_IGNORE_ORIENTATION
             return cv2.imdecode(np.frombuffer(header.data, np.uint8), flags)
         except cv2.error:
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -53,6 +53,12 @@ class Found:
     points: Sequence[Sequence[float]] = ()
     strong: bool = False
     chosen: int | None = None
+
+    def scaled(self, across: float, down: float) -> Found:
+        """The same in a picture of another size."""
+        box = None if self.box is None else [at * (across, down)[i % 2] for i, at in enumerate(self.box)]
+        points = [(x * across, y * down, seen) for x, y, seen in self.points]
+        return replace(self, box=box, points=points)
 
 
 # ---- the public figures ------------------------------------------------------------------------------------

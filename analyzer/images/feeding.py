@@ -18,9 +18,11 @@ from analyzer.errors import InputError
 from analyzer.images.objects import pixels_of
 from analyzer.images.placement import Placement
 from analyzer.images.preprocess import Preprocess
-from analyzer.images.read import Picture, as_rgb, is_array, read, read_array
+from analyzer.images.read import LARGE, Picture, as_rgb, is_array, read, read_array
 from analyzer.images.sources import Frame, Row, Together, evenly
 from analyzer.images.video import is_video, video
+
+ENOUGH = 4  # times the network's input: larger pictures may be decoded at a reduced scale
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,11 @@ class PictureSlot:
         size = self.slot.shape[self.axes.index("D")] if self.stacked else 1
         return size if isinstance(size, int) and size > 0 else None
 
-    def fed(self, source: Any, name: str = "") -> Given:
+    def fed(self, source: Any, name: str = "", side: int | None = None) -> Given:
         """What is in a file, brought to this input.
+
+        Args:
+            side: the picture is needed no larger than that; see `read.read`.
 
         Raises:
             InputError: it cannot be read, or does not fit.
@@ -107,9 +112,9 @@ class PictureSlot:
             array = read_array(source)
             if self.slot.fits(array) and len(array) == 1:
                 return self.as_is(array)
-        return self._made(self._read(source), name or ("" if isinstance(source, bytes) else str(source)))
+        return self._made(self._read(source, side), name or ("" if isinstance(source, bytes) else str(source)))
 
-    def _read(self, source: Any) -> Picture:
+    def _read(self, source: Any, side: int | None = None) -> Picture:
         count, white = self.preprocess.channel_count, self.preprocess.white
         if isinstance(source, Frame):
             return Picture(video(source.path).frame(source.index)[None])
@@ -123,7 +128,9 @@ class PictureSlot:
             film = video(source)
             chosen = evenly(film.count(), self.frames or 16)
             return Picture(np.stack([film.frame(at) for at in chosen]))
-        return read(source, white, count)
+        size = self.preprocess.size
+        enough = None if side is None or size is None else max(side, ENOUGH * max(size))
+        return read(source, white, count, enough)
 
     def as_is(self, array: np.ndarray) -> Given:
         """An array in the input's own form: drawn as what the preprocessing would have made it of."""
@@ -175,7 +182,8 @@ class PictureSlot:
         tensors = [tensor for tensor, _ in made]
         array = np.stack(tensors, axis=self.axes.index("D")) if self.stacked else tensors[0]
         frames = [as_rgb(frame) for frame in pixels]
-        return Given(array, frames[0][None] if len(frames) == 1 else np.stack(frames), made[0][1], self.stacked, remark)
+        placement = made[0][1] if picture.size is None else made[0][1].at(picture.size)
+        return Given(array, frames[0][None] if len(frames) == 1 else np.stack(frames), placement, self.stacked, remark)
 
 
 @dataclass(frozen=True)
@@ -183,8 +191,8 @@ class Given:
     """An input's array, (1, …), and what it was made of.
 
     Attributes:
-        frames: (frames, H, W, 3) uint8 RGB.
-        placement: of a frame in the input.
+        frames: (frames, H, W, 3) uint8 RGB; smaller than the picture where it was decoded at a reduced scale.
+        placement: of a frame in the input, in pixels of the picture.
         stacked: whether the input takes several frames or slices.
         remark: what a person should know, "" for nothing.
     """
@@ -253,7 +261,13 @@ class Fed:
 
     def peak(self, heatmap: np.ndarray) -> tuple[int, ...]:
         """Where a map over the input is highest in the picture: (row, column), or (frame, row, column)."""
-        return highest(self.heat(heatmap))
+        height, width = self.placement.image_size
+        if heatmap.ndim != 2 or height * width < LARGE:
+            return highest(self.heat(heatmap))
+        rows, columns = (self.placement.near(axis, heatmap.shape[axis]) for axis in (0, 1))
+        heat = self.placement.map_to_image(heatmap, rows, columns)
+        row, column = highest(heat)
+        return int(rows[row]), int(columns[column])
 
     def laid(self, values: np.ndarray, side: int) -> np.ndarray:
         """A map over the input, (h, w) or (h, w, C), over the picture with its long side at most `side`."""
@@ -357,13 +371,16 @@ class Feeding:
         """Inputs of floating-point numbers that were given and are no pictures."""
         return [n for n, g in self.given.items() if isinstance(g, np.ndarray) and g.dtype.kind == "f"]
 
-    def feed(self, source: Any) -> Fed:
+    def feed(self, source: Any, side: int | None = None) -> Fed:
         """All inputs for a picture: a path, bytes, a decoded (H, W, C) array, or one of `sources`.
+
+        Args:
+            side: the picture itself is needed no larger than that, to draw on.
 
         Raises:
             InputError: it cannot be read, or does not fit.
         """
-        made = self.main.fed(source)
+        made = self.main.fed(source, side=side)
         feeds = {self.main.slot.name: made.array}
         feeds |= {n: g.array if isinstance(g, Given) else g for n, g in self.given.items()}
         feeds |= {s.name: s.filled(_rule(s)(made.placement)) for s in self.sizes}

@@ -70,7 +70,18 @@ class Placement:
         axes = zip(self.image_size, self.input_size, self.scale, self.offset, strict=True)
         return all(0.5 * s + o > 0 and (size - 0.5) * s + o < length for size, length, s, o in axes)
 
-    def map_to_image(self, heat: np.ndarray) -> np.ndarray:
+    def near(self, axis: int, count: int) -> np.ndarray:
+        """Pixels of the picture, along an axis, among which those are where a map of `count` values is highest: the
+        last before and the first after each of its centers, and both ends of what the network saw."""
+        centers = (np.arange(count) + 0.5) * self.input_size[axis] / count
+        at = (centers - self.offset[axis]) / self.scale[axis] - 0.5
+        seen = np.flatnonzero(self._covered()[axis])
+        found = np.concatenate([np.floor(at), np.ceil(at), seen[[0, -1]]]).astype(int)
+        return np.unique(np.clip(found, seen[0], seen[-1]))
+
+    def map_to_image(
+        self, heat: np.ndarray, at_rows: np.ndarray | None = None, at_columns: np.ndarray | None = None
+    ) -> np.ndarray:
         """A map over the network's input as (H, W, …) float32 in the picture's own pixels.
 
         Bilinear with half-pixel centres, as cv2.resize and ONNX Resize; smoothed where the map is finer than the
@@ -78,6 +89,7 @@ class Placement:
 
         Args:
             heat: (h, w) or (h, w, …) of any resolution, lying over the whole network input.
+            at_rows, at_columns: pixels of the picture that the network saw; all of the picture unless given.
         """
         if heat.ndim < 2 or 0 in heat.shape[:2]:
             raise InputError(f"a map of shape {heat.shape} has no height and width, so it cannot be placed")
@@ -86,9 +98,11 @@ class Placement:
             return heat.astype(np.float32)
         finer = [heat.shape[axis] / self.input_size[axis] for axis in (0, 1)]
         rows, columns = self._centres()
+        if at_rows is not None and at_columns is not None:
+            rows, columns = rows[at_rows], columns[at_columns]
         steps = (self.scale[0] * finer[0], self.scale[1] * finer[1])
         result = sample(heat, rows * finer[0], columns * finer[1], steps)
-        if not self.whole:
+        if not self.whole and at_rows is None:
             result[~self.covered] = 0
         return result
 

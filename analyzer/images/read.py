@@ -17,9 +17,10 @@ import numpy as np
 
 from analyzer.errors import InputError
 from analyzer.files import protect
-from analyzer.images._opencv import MAX_PIXELS, quiet
+from analyzer.images._opencv import most_pixels, quiet
 from analyzer.images.bands import UnreadableError, page_count, read_bands
 from analyzer.images.decode import (
+    Header,
     bounded,
     premultiplied,
     read_file,
@@ -31,6 +32,7 @@ from analyzer.images.decode import (
 from analyzer.images.preprocess import over_white
 
 ARRAYS = (".npy", ".npz")
+LARGE = 16_000_000  # pixels from which a picture is decoded at a reduced scale where that suffices
 _NUMPY = b"\x93NUMPY"
 
 
@@ -41,10 +43,12 @@ class Picture:
     Attributes:
         pixels: (frames, H, W, C): uint8, or float32 in 0 … 255; RGB, RGBA, grey or bands.
         remark: what a person should know, "" for nothing.
+        size: (height, width) of the file's picture, where its pixels were decoded at a reduced scale; else None.
     """
 
     pixels: np.ndarray
     remark: str = ""
+    size: tuple[int, int] | None = None
 
     @property
     def shown(self) -> np.ndarray:
@@ -52,7 +56,9 @@ class Picture:
         return np.stack([as_rgb(frame) for frame in self.pixels])
 
 
-def read(source: str | os.PathLike[str] | bytes, white: float | None = None, channels: int = 3) -> Picture:
+def read(
+    source: str | os.PathLike[str] | bytes, white: float | None = None, channels: int = 3, enough: int | None = None
+) -> Picture:
     """The picture, pages or array in `source`.
 
     Args:
@@ -60,6 +66,8 @@ def read(source: str | os.PathLike[str] | bytes, white: float | None = None, cha
             these.
         white: the pixel value of white; see above.
         channels: how many the model takes. With 1 or 3, alpha is composited on white.
+        enough: pixels of the sides that suffice: a JPEG of 16 megapixels or more is decoded at a half, a quarter or an
+            eighth of its size where both of its sides stay longer than that. All of it unless given.
 
     Raises:
         InputError: as `decode`.
@@ -78,12 +86,16 @@ def read(source: str | os.PathLike[str] | bytes, white: float | None = None, cha
     header = bounded(read_header(data, name), name)
     count = page_count(header.data) if header.format == "TIFF" else 1
     if count > 1:
-        if count * header.width * header.height > 4 * MAX_PIXELS:
+        if count * header.width * header.height > 4 * most_pixels():
             raise InputError(f"{name}: {count} pages of {header.width}×{header.height} pixels are over the limit")
         pages = _pages(header.data)
         if len(pages) > 1:
             return scaled(np.stack([_ordered(page) for page in pages]), white, name)
-    pixels = stored_pixels(header, name)
+    reduced = _reduced(header, enough)
+    pixels = stored_pixels(header, name, reduced)
+    if reduced > 1:
+        size = (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
+        return Picture(rgb(header, pixels, name)[None], size=size)
     if header.format not in ("PNG", "TIFF", "PNM") or (pixels.dtype == np.uint8 and channels in (1, 3)):
         return Picture(rgb(header, pixels, name)[None])
     found = _ordered(pixels)
@@ -98,6 +110,14 @@ def read(source: str | os.PathLike[str] | bytes, white: float | None = None, cha
     if picture.pixels.shape[3] in (2, 4) and channels in (1, 3):
         return Picture(np.stack([over_white(frame) for frame in picture.pixels]), picture.remark)
     return picture
+
+
+def _reduced(header: Header, enough: int | None) -> int:
+    """By how much the sides of a picture may be divided."""
+    sides = header.height, header.width
+    if enough is None or header.format != "JPEG" or sides[0] * sides[1] < LARGE:
+        return 1
+    return next((by for by in (8, 4, 2) if min(sides) // by >= enough), 1)
 
 
 def is_array(source: Any) -> bool:
@@ -169,7 +189,7 @@ def arranged(array: np.ndarray, channels: int, name: str = "the array") -> np.nd
 
 def scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
     """Pixels in 0 … 255, and a remark where that may be wrong."""
-    if pixels.shape[1] * pixels.shape[2] > MAX_PIXELS:
+    if pixels.shape[1] * pixels.shape[2] > most_pixels():
         raise InputError(f"{name}: {pixels.shape[1]}×{pixels.shape[2]} pixels is over the limit")
     if not np.isfinite(pixels).all():
         raise InputError(f"{name}: has NaN or infinite values")

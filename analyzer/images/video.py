@@ -13,7 +13,7 @@ import numpy as np
 
 from analyzer.errors import InputError
 from analyzer.files import atomic_write, protect
-from analyzer.images._opencv import MAX_PIXELS, opencv, quiet
+from analyzer.images._opencv import most_pixels, opencv, quiet
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 WRITABLE = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -45,7 +45,7 @@ class Video:
             size = [int(self._capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
         if not opened:
             raise InputError(f"{self.path}: OpenCV cannot read this video", "convert it to MP4 (H.264) or MJPG AVI")
-        if size[0] * size[1] > MAX_PIXELS:
+        if size[0] * size[1] > most_pixels():
             raise InputError(f"{self.path}: frames of {size[0]}×{size[1]} pixels are over the limit")
         self._next = 0
 

@@ -14,6 +14,7 @@ from analyzer.attribution import METHODS, Attribution, Job, answer
 from analyzer.attribution.drawn import drawn_as
 from analyzer.attribution.inspection import tensors
 from analyzer.attribution.runner import Progress
+from analyzer.data import Sample
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.images import Drawing, Fed, Found, Map, Panel, write_npy, write_npz, write_png
 from analyzer.images.draw import LARGEST, SMALLEST, draw_mask
@@ -80,13 +81,17 @@ class Explaining(Asking):
         """The results, without what only a resumed run needs."""
         return shown(total)
 
+    def load(self, sample: Sample) -> Fed:
+        """All inputs of the model, and the picture to draw on, no larger than it is drawn."""
+        return self.feeding.feed(sample.source, self._side[1])
+
     def _explained(self, picture: str, fed: Fed) -> dict[str, Any]:
         return self.told(picture, fed, answer(self.model, self.asked(fed), fed.feeds, self.progress))
 
     def told(self, picture: str, fed: Fed, found: Sequence[Attribution]) -> dict[str, Any]:
         """The answers about one picture as data, with their files written."""
         result: dict[str, Any] = {"picture": picture, **self._said(found[0], fed), "maps": []}
-        height, width = fed.image.shape[:2]
+        height, width = fed.placement.image_size
         result["size"] = [width, height] if fed.drawn is not None else None
         result["outputs"] = tensors(self.model.plain.outputs)
         result["doubt"] = found[0].doubt or None
@@ -299,7 +304,7 @@ def write_raw(path: Path, found: Sequence[Attribution]) -> None:
 
 def mask_in_picture(attribution: Attribution, fed: Fed) -> np.ndarray | None:
     """(H, W) the class of every pixel of the picture, 0 for background and outside; None for tasks without masks."""
-    task, placement = attribution.task, fed.placement
+    task, placement = attribution.task, fed.placement.at((fed.image.shape[0], fed.image.shape[1]))
     found = task.mask(task.answer(attribution.said[0])) if task is not None else None
     if found is None or fed.drawn is None or fed.drawn.stacked:
         return None
