@@ -115,8 +115,8 @@ def command(given: ReceptiveField) -> int:
     \b
     Examples:
       onnx-analyzer receptive-field model.onnx
-      onnx-analyzer receptive-field model.onnx cat.jpg -l conv4 --at 6,6 -o field.png
-      onnx-analyzer receptive-field model.onnx --effective --data photos/ -o field.png
+      onnx-analyzer receptive-field model.onnx cat.jpg -l conv4 -o field.png
+      onnx-analyzer receptive-field model.onnx --effective photos/ -o f.png
     """
     from analyzer.analysis import receptive_field
     from analyzer.attribution import Explainer
