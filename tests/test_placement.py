@@ -97,3 +97,17 @@ def test_at_most_ten_runs_and_none_once_the_cache_is_warm(tmp_path, monkeypatch)
 def test_an_unknown_placement():
     with pytest.raises(InputError, match="choose one of effective, half-pixel, theoretical"):
         Question(placement="middle")
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "ablation-cam"])
+def test_maps_are_drawn_in_the_numbers_that_were_laid(method):
+    explainer = Explainer(red_detector(32, "TensorFlow SAME, 3×3", 224))
+    image = np.zeros((1, 3, 224, 224), np.float32)
+    image[:, 0] = 0.2
+    image[:, 1, 60:90, 100:140] = 1
+    found = explainer.explain(image, method, 0)
+    laid = found.centers[found.layer]
+    rows, columns = (laid.weights(axis, found.raw.shape[1 + axis], 224) for axis in (0, 1))
+    raw, low = found.raw[0], found.raw[0].min()  # which continues beyond the outermost units
+    np.testing.assert_allclose(found.in_units(0), low + rows @ (raw - low) @ columns.T, atol=1e-5 * raw.max())
+    assert found.extent(0) == pytest.approx((low, raw.max()), rel=0.02)

@@ -10,6 +10,7 @@ from analyzer.analysis.feature_maps import FeatureMap, map_of_open_sizes
 from analyzer.attribution.asked import task_of
 from analyzer.attribution.centers import centers_of
 from analyzer.attribution.layers import float_image, pick_layer
+from analyzer.attribution.lines import Centers
 from analyzer.attribution.methods import find_method
 from analyzer.attribution.model import Model
 from analyzer.attribution.postprocess import FLOAT32, heatmap, unfolded
@@ -43,10 +44,13 @@ class Compiled:
     target_inputs: list[str]
     details: list[dict[str, str]] = field(default_factory=list)
     session: Session | None = None
+    centers: Centers | None = None
 
     def described(self) -> dict[str, Any]:
         """What `GraphCache` keeps of it, as plain data."""
-        return {"method": self.method.name, "layer": self.layer, "slots": self.slots, "details": self.details}
+        centers = None if self.centers is None else [list(self.centers.first), list(self.centers.step)]
+        about = {"method": self.method.name, "layer": self.layer, "slots": self.slots, "details": self.details}
+        return about | {"centers": centers}
 
     @property
     def names(self) -> list[str]:
@@ -98,7 +102,7 @@ def compile_question(
             policy = method.policy_for(job.options)
             ctx = Context(op, target.seeds, target.about, image, axes, feature, policy=policy, idioms=idioms)
             if feature is not None:
-                ctx.centers = centers_of(model, feature, question.placement)
+                ctx.centers = compiled.centers = centers_of(model, feature, question.placement)
             raw = unfolded(ctx, op.cast(method.recipe(ctx, **job.options), FLOAT32), method.kind)
             heat = heatmap(ctx, raw, method.kind)
             names = {"raw": raw, "heatmap": heat, "class": target.classes}
@@ -207,6 +211,7 @@ def _restored(about: Mapping[str, Any]) -> list[Compiled]:
             about["outputs"],
             about["target_inputs"],
             one["details"],
+            centers=Centers(*map(tuple, one["centers"])) if one.get("centers") else None,
         )
         for one in about["methods"]
     ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
+from analyzer.attribution.lines import Centers
 from analyzer.attribution.postprocess import resized
 from analyzer.errors import InputError
 from analyzer.images import (
@@ -83,6 +84,7 @@ class Attribution:
         names: what each row explains, as the user asked for it or as the model says it; "" for a class.
         task: what the output means.
         first: index of the first image.
+        centers: {layer: where its units lie in the image}, of layers whose maps are not laid by half-pixel centers.
         view: the pictures that the maps are of, for what is drawn and named; None where they are not known.
         said: for each image, {output: array}, quantized numbers as what they mean.
     """
@@ -105,6 +107,7 @@ class Attribution:
     said: list[dict[str, np.ndarray]] = field(default_factory=list)
     first: int = 0
     layers: list[str] = field(default_factory=list)
+    centers: Mapping[str, Centers] = field(default_factory=dict)
     view: View | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
@@ -273,7 +276,8 @@ class Attribution:
             return 0.0, 0.0
         pixels = self.channels(row)
         size = self.heatmap.shape[1:]
-        over = resized(self._raw(row), size) if pixels is None else np.abs(pixels).max(axis=-1)
+        laid = None if self.layers else self.centers.get(self.layer)
+        over = resized(self._raw(row), size, laid) if pixels is None else np.abs(pixels).max(axis=-1)
         return float(over.min()), float(over.max())
 
     def _raw(self, row: int) -> np.ndarray:
@@ -388,6 +392,7 @@ def joined(parts: Sequence[Attribution]) -> Attribution:
         said=[s for p in parts for s in p.said],
         layers=[p.layer_of(row) for p in parts for row in range(len(p.image))] if differ else [],
         raw=np.concatenate(_alike([p.raw for p in parts])),
+        centers={layer: centers for p in parts for layer, centers in p.centers.items()},
         **arrays,
     )
 

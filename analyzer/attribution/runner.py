@@ -273,6 +273,7 @@ class _Asked:
             task=compiled.scores,
             said=said.outputs,
             first=int(indices[0]),
+            centers={} if compiled.centers is None else {compiled.layer: compiled.centers},
         )
         if (target >= 0).any():
             doubt = doubt_of(compiled.scores, found[compiled.scores.output.name], count)
@@ -367,6 +368,7 @@ class _Asked:
             task=scores,
             said=[{n: scores.of(a, i, len(indices)) for n, a in said.items()} for i in range(len(indices))],
             first=int(indices[0]),
+            centers={} if evaluator.centers is None else {layer: evaluator.centers},
         )
         result.names = [self._called(k, s) for s in result.said for k in range(len(self.targets))]
         unsaid = self._empty_where_not_finite(result, feeds, many_runs=True)
