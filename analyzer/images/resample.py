@@ -3,8 +3,9 @@
 `y_i = Σ_j w((j + ½ − c_i) / s) x_j / Σ_j w(…)`, with c_i the centre of output pixel i in input coordinates and s the
 step between centres where that shrinks (antialiasing), else 1. These are PIL's filters and roundings, columns before
 rows: bit for bit what torchvision and timm feed a network (Pillow 13 may swap the two passes, which moves a level here
-and there: the same picture would be another input with another version of Pillow, so this is not left to it). OpenCV's INTER_LINEAR takes two pixels however far apart they are, and INTER_AREA is a box: on photographs
-shrunk to 224 they are 1 to 10 and 1 to 3 grey levels away on average.
+and there: with another version of Pillow the same picture would be another input, so this is not left to it). OpenCV's
+INTER_LINEAR takes two pixels however far apart they are, and INTER_AREA is a box: on photographs shrunk to 224 they are
+1 to 10 and 1 to 3 grey levels away on average.
 """
 
 from __future__ import annotations
