@@ -40,7 +40,7 @@ def alike(ours: Any, theirs: Any) -> None:
     """Equal; numbers up to rounding, since sums of floats can differ from one run of a session to the next."""
     assert type(ours) is type(theirs)
     if isinstance(ours, dict):
-        assert list(ours) == list(theirs)
+        assert ours.keys() == theirs.keys()
         for key in ours:
             alike(ours[key], theirs[key])
     elif isinstance(ours, list):
