@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import analyzer
-from analyzer import api, store
+from analyzer import store
+from analyzer.api import models
 from analyzer.attribution import Explainer
 from analyzer.attribution import model as loaded_model
 from analyzer.errors import InputError
@@ -176,7 +177,7 @@ def test_explain_keeps_what_has_not_changed(tmp_path, monkeypatch):
     monkeypatch.setattr("analyzer.files.FileState.from_stat", _old([], None))
     analyzer.explain(str(path), IMAGE)
     made = []
-    monkeypatch.setattr(api, "Model", lambda *a, **k: made.append(a))
+    monkeypatch.setattr(models, "Explainer", lambda *a, **k: made.append(a))
     analyzer.explain(str(path), IMAGE)
     assert not made
 

@@ -110,10 +110,10 @@ def test_the_maximum_is_x_then_y_of_the_spot(run: Run, method: str, file: str) -
 
 def test_what_the_crop_left_out_has_no_heat(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A square input of a wide picture: NaN, which is drawn without colour, all around what the model saw."""
-    from analyzer.images import feeding
+    from analyzer.passes import explaining
 
     heats: list[np.ndarray] = []
-    monkeypatch.setattr(feeding, "overlay", lambda image, heat, **_: heats.append(heat) or image)
+    monkeypatch.setattr(explaining, "one", lambda given, *_: heats.append(given.values) or given.image)
     assert run("explain", "square.onnx", "spot.png", "--preset", "0-1", "--resize", "crop", "-o", "crop.png")[0] == 0
     seen = np.zeros((HEIGHT, WIDTH), bool)
     seen[2:22, 6:26] = True  # 24 of 27 pixels of the shorter side: ⌊24 / 0.875⌋
@@ -124,7 +124,9 @@ def test_each_map_of_a_grid_has_its_own_title(run: Run, monkeypatch: pytest.Monk
     from analyzer.passes import explaining
 
     titles: list[str] = []
-    monkeypatch.setattr(explaining, "grid", lambda tiles, names, *a, **k: titles.extend(names) or tiles[0])
+    monkeypatch.setattr(
+        explaining, "several", lambda maps, *a, **k: titles.extend(m.title for m in maps) or maps[0].image
+    )
     asked = ("-t", "logits[:, 2]", "-t", "logits[:, 5]", "-m", "grad-cam", "-o", "grid.png")
     assert run(*EXPLAIN, *asked)[0] == 0
     assert [t.rsplit(" (", 1)[0] for t in titles] == ["grad-cam: logits[:, 2]", "grad-cam: logits[:, 5]"]
