@@ -100,6 +100,7 @@ CALLS = {
     "compare": (["m.onnx", "m2.onnx", "-d", "pics", "--boxes", "boxes.json"], ["--report"]),
     "audit": (["m.onnx", "-d", "list.txt", "--labels", "labels.txt"], ["--report", "--maps"]),
     "export": (["m.onnx", "--labels", "labels.txt"], ["-o"]),
+    "receptive-field": (["m.onnx", "pics/0.png", "--effective"], ["-o", "--raw"]),
 }
 
 
@@ -130,7 +131,7 @@ def test_options_tested_are_all_there_are():
     known = {"-o": "out", "--raw": "raw", "--report": "report", "--maps": "maps", "--save-switches": "save_switches"}
     tested = {(name, known[option]) for name, (_, options) in CALLS.items() for option in options}
     folders = {("localize", "masks"), ("features", "out"), ("mine", "out"), ("merge", "out")}
-    stores = {(name, "store") for name in ("explain", "localize", "compare", "audit", "record")}
+    stores = {(name, "store") for name in ("explain", "localize", "compare", "audit", "record", "receptive-field")}
     assert {(n, p.name) for n, p in parameters() if isinstance(p.type, OutputPath)} == tested | folders | stores
 
 

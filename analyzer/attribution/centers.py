@@ -135,7 +135,7 @@ class Probe:
         if self.shape is None or found is None or any(s is None for s, _ in self.inputs.values()):
             raise InputError(f"{feature.name!r} does not depend on the image, or its sizes are open")
         self.seed, self.output = seed.name, graph.add_output(found, f"{PREFIX}/gradient").name
-        self.session: Session = model.session(graph, [self.output])
+        self.session: Session = model.session(graph, [self.output], threads=1)  # beside the sessions that explain
         self.random = np.random.default_rng(0)
 
     def measure(self, place: tuple[int, ...]) -> np.ndarray | None:

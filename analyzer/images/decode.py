@@ -48,6 +48,9 @@ class Header:
     bits: int = 0
 
 
+_PARALLEL = 1 << 22  # values from which OpenCV's threads are worth starting
+
+
 class _MalformedError(Exception):
     """A file of a known format that cannot be used, and why."""
 
@@ -245,8 +248,9 @@ def _over_white(pixels: np.ndarray, name: str, premultiplied: bool = False) -> n
     if channels == 1:
         return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
     if channels == 3:
-        result = np.empty(pixels.shape, pixels.dtype)
-        return opencv().cvtColor(pixels, opencv().COLOR_BGR2RGB, dst=result)
+        if pixels.size < _PARALLEL:
+            return np.ascontiguousarray(pixels[..., ::-1])
+        return np.asarray(opencv().cvtColor(pixels, opencv().COLOR_BGR2RGB))
     if channels != 4:
         raise InputError(f"{name}: {channels} channels, a picture has 1, 3 or 4")
     result = np.empty((*pixels.shape[:2], 3), np.uint8)
