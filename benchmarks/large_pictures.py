@@ -1,0 +1,89 @@
+"""Time and memory of explaining one large picture, against decoding it.
+
+    python -m benchmarks.large_pictures [--rounds 3] [--model models/digits_cnn.onnx] [--small]
+
+Whole processes in turn, medians of wall-clock seconds and the highest peak of resident memory. The pictures are made of
+a shipped one: a JPEG of 11,500×8,600 pixels, a PNG of 16 bits and one with alpha of 6,000×5,000.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.cold_start import ROOT, environment
+
+DECODE = "import sys, cv2; assert cv2.imread(sys.argv[1], cv2.IMREAD_UNCHANGED) is not None"
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Wall-clock seconds and peak resident memory in GB of a process."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(""))
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1e6
+
+
+def pictures(folder: Path, small: bool) -> dict[str, Path]:
+    """{what it is: file}"""
+    source = cv2.imread(str(ROOT / "examples" / "digits_coffee.png"))
+    grain = np.random.default_rng(0).integers(-6, 7, (500, 500, 3))
+    by = 8 if small else 1
+
+    def made(width: int, height: int) -> np.ndarray:
+        grown = cv2.resize(source, (width // by, height // by), interpolation=cv2.INTER_CUBIC)
+        tiled = np.tile(grain, (grown.shape[0] // 500 + 1, grown.shape[1] // 500 + 1, 1))
+        return np.clip(grown + tiled[: grown.shape[0], : grown.shape[1]], 0, 255).astype(np.uint8)
+
+    found = {}
+    for name, file, array in (
+        ("JPEG, 11,500×8,600", "large.jpg", made(11500, 8600)),
+        ("PNG of 16 bits, 6,000×5,000", "deep.png", made(6000, 5000).astype(np.uint16) * 257),
+        ("PNG with alpha, 6,000×5,000", "alpha.png", cv2.cvtColor(made(6000, 5000), cv2.COLOR_BGR2BGRA)),
+    ):
+        found[name] = folder / file
+        cv2.imwrite(str(found[name]), array, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "digits_cnn.onnx")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--small", action="store_true", help="An eighth of the sizes, to try the script.")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for what, picture in pictures(folder, given.small).items():
+            cli = [sys.executable, str(ROOT / "cli.py"), "explain", str(given.model), str(picture), "-q"]
+            tiny = [*cli[:-2], str(ROOT / "examples" / "digits_coffee.png"), "-q"]
+            commands = {
+                "decoding alone (OpenCV)": [sys.executable, "-c", DECODE, str(picture)],
+                "explain": cli,
+                "explain -o": [*cli, "-o", str(folder / "out.png")],
+                "explain of a small picture": tiny,
+            }
+            seen: dict[str, list[tuple[float, float]]] = {who: [] for who in commands}
+            for _ in range(given.rounds):
+                for who, command in commands.items():
+                    seen[who].append(measured(command))
+            print(what)
+            for who, record in seen.items():
+                seconds = statistics.median(s for s, _ in record)
+                print(f"  {who}: {seconds:.2f} s, {max(memory for _, memory in record):.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
