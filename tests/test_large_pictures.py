@@ -135,3 +135,17 @@ def test_the_limit_can_be_raised(run, tmp_path: Path) -> None:  # type: ignore[n
     assert code == 2 and "over the limit of 0.01 megapixels" in err and "--max-megapixels 1" in err
     code, _, err = run("explain", str(MODEL), picture)
     assert code == 0, err
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_large_pictures_are_shrunk_as_small_ones(
+    monkeypatch: pytest.MonkeyPatch, dtype: type, interpolation: str
+) -> None:
+    picture = (RNG.random((300, 400, 3)) * 255).astype(dtype)
+    window = 3, 5, 40, 50
+    ours = resized(picture, (64, 72), interpolation, window=window)
+    monkeypatch.setattr("analyzer.images.resample.LARGE", 1000)
+    pillow = resized(picture, (64, 72), interpolation, window=window)
+    assert pillow.dtype == ours.dtype and pillow.shape == ours.shape == (40, 50, 3)
+    assert np.abs(pillow.astype(float) - ours).max() <= (1 if dtype is np.uint8 else 1e-3)

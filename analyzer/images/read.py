@@ -27,6 +27,7 @@ from analyzer.images.decode import (
     read_header,
     rgb,
     stored_pixels,
+    strips,
     upright,
 )
 from analyzer.images.preprocess import over_white
@@ -191,7 +192,7 @@ def scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
     """Pixels in 0 … 255, and a remark where that may be wrong."""
     if pixels.shape[1] * pixels.shape[2] > most_pixels():
         raise InputError(f"{name}: {pixels.shape[1]}×{pixels.shape[2]} pixels is over the limit")
-    if not np.isfinite(pixels).all():
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise InputError(f"{name}: has NaN or infinite values")
     if white is not None and pixels.dtype != np.uint8:
         return Picture((pixels * np.float64(255 / white)).astype(np.float32))
@@ -203,7 +204,9 @@ def scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
         if most < 1 << 15:
             level = (1 << max(8, most.bit_length())) - 1
             remark = f"16-bit values end at {most}: if white is {level}, add --white {level}"
-        return Picture((pixels.astype(np.float32) / np.float32(257)), remark)
+        real = pixels.astype(np.float32)
+        real /= np.float32(257)
+        return Picture(real, remark)
     low, high = float(pixels.min()), float(pixels.max())
     if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
         return Picture(pixels.astype(np.float32) * np.float32(255))
@@ -239,5 +242,8 @@ def as_rgb(frame: np.ndarray) -> np.ndarray:
         low, high = float(frame.min()), float(frame.max())
         if low < 0 or high > 255:
             frame = (frame - low) * (255 / ((high - low) or 1))
-        frame = np.rint(frame).astype(np.uint8)
+        levels = np.empty(frame.shape, np.uint8)
+        for rows in strips(frame):
+            levels[rows] = np.rint(frame[rows])
+        frame = levels
     return np.ascontiguousarray(np.broadcast_to(frame, (*frame.shape[:2], 3)))
