@@ -34,15 +34,23 @@ class Guard:
         self._inputs: dict[Identity, AnyPath] = {}
         self._unread: list[Iterable[AnyPath]] = []  # inputs whose identity nobody has needed yet
         self._outputs: dict[str, AnyPath] = {}
+        self._existing: dict[Identity, AnyPath] = {}  # outputs of which there was a file when they were claimed
         self._lock = threading.Lock()
 
     def protect(self, paths: Iterable[AnyPath]) -> None:
         self._unread.append(paths)
-        for output in self._outputs.values():
-            self.check(output)
+        if not self._outputs:
+            return
+        for path in paths:
+            identity = _identity(path)
+            output = self._outputs.get(_key(path)) or (self._existing.get(identity) if identity else None)
+            if output is not None:
+                self.check(output)
 
     def claim(self, path: AnyPath) -> None:
-        key = os.path.realpath(path).casefold()  # file systems may ignore case
+        key, identity = _key(path), _identity(path)
+        if identity is not None:
+            self._existing[identity] = path
         if key in self._outputs:
             raise OutputError(f"{path}: two outputs would be written to this file", "use a different name for each")
         self._outputs[key] = path
@@ -117,6 +125,11 @@ def check_output(path: AnyPath) -> None:
     current = _guard.get()
     if current is not None:
         current.check(path)
+
+
+def _key(path: AnyPath) -> str:
+    """The same for all names of a file but hard links; file systems may ignore case."""
+    return os.path.realpath(path).casefold()
 
 
 def _identity(path: AnyPath) -> Identity | None:

@@ -1,6 +1,6 @@
 """`explain -o folder/` over small pictures against a bare loop: decode, run the same graph, overlay, write.
 
-    python -m benchmarks.drawing [--pictures 200] [--rounds 5]
+    python -m benchmarks.drawing [--pictures 1000] [--rounds 5] [--before CHECKOUT]
 
 CPU seconds (user and system) of whole processes, in turn, and the ratio of their medians. The bare loop runs the model
 with Grad-CAM that `export` writes.
@@ -57,8 +57,9 @@ def cpu_seconds(command: list[str], cache: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "digits_cnn.onnx")
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--before", type=Path, help="Another checkout of this project, to be measured as well.")
     given = parser.parse_args()
     import cv2
 
@@ -81,6 +82,9 @@ def main() -> None:
                 *cli, "explain", str(given.model), str(folder), "-o", str(ours), "-q", "--image-format", "jpeg"
             ],
         }  # fmt: skip
+        if given.before:
+            old = [sys.executable, str(given.before / "cli.py"), "explain", str(given.model), str(folder)]
+            commands["explain before"] = [*old, "-o", str(Path(name) / "before"), "-q"]
         times: dict[str, list[float]] = {who: [] for who in commands}
         for _ in range(given.rounds):
             for who, command in commands.items():

@@ -62,6 +62,7 @@ def _part_width(text: str, own: bool, size: int, weight: int) -> float:
     return _own_width(text, size, weight) if own else fonts.width(text, size, weight > REGULAR)
 
 
+@functools.lru_cache(4096)
 def _own_width(text: str, size: int, weight: int) -> int:
     if major_version() < 5:
         scale, thickness = _stroke(size, weight)
@@ -139,6 +140,8 @@ def shorten(text: str, width: int, size: int, weight: int = REGULAR) -> str:
 
 def _prefix(text: str, width: int, size: int, weight: int) -> int:
     """How many characters of `text` fit into `width`, by bisection: widths only grow."""
+    if text_width(text, size, weight) <= width:
+        return len(text)
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2

@@ -241,7 +241,9 @@ def _unit(values: np.ndarray, shown: np.ndarray, scale: Limits) -> tuple[np.ndar
 def _below(given: Map, shown: np.ndarray, unseen: np.ndarray) -> np.ndarray:
     """The picture that heat lies over: its colors subdued, what the network did not see pale and gray."""
     plain = grey(shown)
-    below = np.where(unseen[..., None], 0.35 * plain + 0.65 * np.array(UNSEEN), 0.6 * plain + 0.4 * shown)
+    below = np.float32(0.6) * plain + np.float32(0.4) * shown.astype(np.float32)
+    if unseen.any():
+        below = np.where(unseen[..., None], 0.35 * plain + 0.65 * np.array(UNSEEN, np.float32), below)
     if given.found:
         factor = shown.shape[1] / given.image.shape[1], shown.shape[0] / given.image.shape[0]
         below = with_found(np.rint(below).astype(np.uint8), given.found, factor)
