@@ -272,8 +272,8 @@ options_option = several(
 )
 placement_option = option(
     "--placement",
-    "Where the units of a layer are put in the picture: effective (measured by gradients), half-pixel (evenly, as in "
-    "most libraries) or theoretical (middles of receptive fields). Default: effective.",
+    "Where the units of a layer are put in the picture: half-pixel (evenly, as in most libraries), theoretical (in the "
+    "middle of their receptive fields) or effective (theoretical where gradients confirm it, else evenly).",
     type=Choice(["effective", "half-pixel", "theoretical"]),
     default="effective",
 )
