@@ -7,12 +7,13 @@ import onnxruntime
 import pytest
 
 import analyzer
-from analyzer.attribution import Explainer, Question
+from analyzer.attribution import Explainer, Question, centers
 from analyzer.attribution.centers import RUNS, Probe, centers_of
 from analyzer.attribution.layers import pick_layer
 from analyzer.attribution.lines import PLACEMENTS, Centers
 from analyzer.errors import InputError
 from analyzer.graph.query import fillings
+from analyzer.images import write_png
 from analyzer.store import Cache
 from benchmarks.placement import PADDINGS, Tally, discs, red_detector
 
@@ -111,3 +112,25 @@ def test_maps_are_drawn_in_the_numbers_that_were_laid(method):
     raw, low = found.raw[0], found.raw[0].min()  # which continues beyond the outermost units
     np.testing.assert_allclose(found.in_units(0), low + rows @ (raw - low) @ columns.T, atol=1e-5 * raw.max())
     assert found.extent(0) == pytest.approx((low, raw.max()), rel=0.02)
+
+
+@pytest.mark.parametrize("size", [224, 225])
+def test_both_sides_of_a_comparison_lay_maps_alike(tmp_path, monkeypatch, size):
+    """Whatever the candidate's own units would say."""
+    ours, theirs = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    for path in (ours, theirs):
+        path.write_bytes(red_detector(32, "PyTorch, 3×3", size).SerializeToString())
+    picture = np.full((size, size, 3), 30, np.uint8)
+    picture[60:90, 100:140, 0] = 255
+    write_png(tmp_path / "p.png", picture)
+    whole = centers._found
+    spoiled = Path(theirs).name
+    monkeypatch.setattr(
+        centers, "_found", lambda m, f, p: None if Path(m.loaded.path).name == spoiled else whole(m, f, p)
+    )
+    explained = analyzer.explain(str(ours), tmp_path / "p.png", layer="auto")
+    assert explained.centers and not analyzer.explain(str(theirs), tmp_path / "p.png").centers
+    done = analyzer.compare(str(ours), str(theirs), [tmp_path / "p.png"], method="layer-cam")
+    ((one, other),) = done.maps["p.png"].values() if "p.png" in done.maps else next(iter(done.maps.values())).values()
+    assert np.ptp(one) > 0
+    np.testing.assert_array_equal(one, other)

@@ -19,7 +19,7 @@ import numpy as np
 from analyzer.analysis.feature_maps import FeatureMap
 from analyzer.analysis.receptive_field import receptive_field
 from analyzer.attribution.layers import float_image
-from analyzer.attribution.lines import Centers
+from analyzer.attribution.lines import Centers, Placed
 from analyzer.attribution.model import Model
 from analyzer.attribution.seeds import PREFIX
 from analyzer.errors import AnalyzerError, InputError
@@ -37,13 +37,15 @@ _WIDTHS = 2.0  # standard deviations of a unit's field that have to lie inside t
 _SMALL = 0.5  # pixels
 
 
-def centers_of(model: Model, feature: FeatureMap, placement: str = "effective") -> Centers | None:
+def centers_of(model: Model, feature: FeatureMap, placement: Placed = "effective") -> Centers | None:
     """The centers of a layer's units; None for half-pixel centers, also where the others are not known.
 
     If the file leaves sizes open, they are measured at a plausible size, so that `explain` and `export` agree.
     """
     if placement == "half-pixel" or len(feature.layout.spatial) != 2 or "L" in feature.layout.axes:
         return None
+    if isinstance(placement, Centers):
+        return placement
     key = ("centers", feature.name, placement, model.chosen)
 
     def made() -> Centers | None:

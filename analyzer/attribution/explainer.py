@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.attribution.compiler import Compiled, compile_question
+from analyzer.attribution.lines import Placed
 from analyzer.attribution.model import Model
 from analyzer.attribution.question import Inputs, Job, Question, Slot
 from analyzer.attribution.result import Attribution
@@ -39,7 +40,7 @@ class Explainer(Model):
         labels: Sequence[str] | None = None,
         arrays: Mapping[str, np.ndarray] | None = None,
         explain_input: str | None = None,
-        placement: str = "effective",
+        placement: Placed = "effective",
         **options: Any,
     ) -> Attribution:
         """See `analyzer.explain`."""
@@ -58,7 +59,7 @@ class Explainer(Model):
         arrays: Mapping[str, np.ndarray] | None = None,
         progress: Progress | None = None,
         explain_input: str | None = None,
-        placement: str = "effective",
+        placement: Placed = "effective",
     ) -> list[Attribution]:
         """`explain` for several methods or layers, in one run of one session.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -29,7 +30,10 @@ class Centers:
         return np.maximum(0, 1 - away).astype(np.float32)
 
 
-def check_placement(placement: str) -> None:
+Placed: TypeAlias = "str | Centers"  # one of `PLACEMENTS`, or centers as they were found in another build
+
+
+def check_placement(placement: Placed) -> None:
     """InputError where there is no such placement."""
-    if placement not in PLACEMENTS:
+    if not isinstance(placement, Centers) and placement not in PLACEMENTS:
         raise InputError(f"there is no placement {placement!r}", f"choose one of {', '.join(PLACEMENTS)}")

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from analyzer.attribution.lines import check_placement
+from analyzer.attribution.lines import Placed, check_placement
 from analyzer.errors import InputError
 from analyzer.tasks import Declared
 from analyzer.tasks.base import Slot
@@ -58,7 +58,7 @@ class Question:
     grey: Inputs | None = None
     explain_input: str | None = None
     runtime: str = "onnxruntime"
-    placement: str = "effective"
+    placement: Placed = "effective"
     declared: Declared = field(default_factory=Declared)
 
     def __post_init__(self) -> None:

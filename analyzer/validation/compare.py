@@ -407,10 +407,11 @@ class Comparing(Pass[dict[str, Any]]):
         layers = (reference.layer, self._twin(reference.layer))
         found: dict[str, Any] = {}
         for method in self.methods:
-            maps = []
+            maps: list[Evidence] = []
             for side, array, layer in zip(self.sides, (picture.reference, picture.candidate), layers, strict=True):
                 try:
-                    maps.append(side.heatmap(array, method, target, layer or "auto"))
+                    placed = maps[0].placed if maps and layer else "effective"
+                    maps.append(side.heatmap(array, method, target, layer or "auto", placed))
                 except AnalyzerError as error:
                     part.unavailable[method] = f"{side.name}: {error.message}"
                     break

@@ -15,6 +15,7 @@ from analyzer.analysis.scores import REAL, Quantisation, quantisation
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import Taps, channels_first
 from analyzer.attribution.finite import find_origins
+from analyzer.attribution.lines import Centers, Placed
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import ancestors, image_input
@@ -42,12 +43,14 @@ class Evidence(NamedTuple):
         heat: (H, W) in [0, 1].
         low, high: the numbers of the method that 0 and 1 stand for.
         diagnosis: "" where all is well.
+        placed: where the units of its layer lie in the image.
     """
 
     heat: np.ndarray
     low: float
     high: float
     diagnosis: str
+    placed: Placed
 
     @property
     def values(self) -> np.ndarray:
@@ -247,30 +250,39 @@ class Side:
     def _by_class(self) -> bool:
         return self.task.by_class and not self.task.per_picture
 
-    def heatmap(self, array: Inputs, method: str, target: int, layer: str = "auto") -> Evidence:
+    def heatmap(
+        self, array: Inputs, method: str, target: int, layer: str = "auto", placed: Placed = "effective"
+    ) -> Evidence:
         """A method's map of one picture.
+
+        Args:
+            placed: where the units of the layer lie; of a candidate, as those of the reference.
 
         Raises:
             AnalyzerError: as `Explainer.explain`.
         """
 
         def explained() -> dict[str, np.ndarray]:
-            found = self.explainer.explain(array, method, target if self._by_class else "top1", layer)
+            found = self.explainer.explain(array, method, target if self._by_class else "top1", layer, placement=placed)
             if not len(found.heatmap):
                 return {
                     "heatmap": np.zeros(found.heatmap.shape[1:], np.float32),
                     "extent": np.zeros(2),
+                    "centers": np.zeros((0, 2)),
                     "diagnosis": packed(self.task.nothing),
                 }
             return {
                 "heatmap": found.heatmap[0],
                 "extent": np.array(found.extent(0)),
+                "centers": np.array([(c.first, c.step) for c in found.centers.values()]).reshape(-1, 2),
                 "diagnosis": packed(found.diagnosis[0]),
             }
 
-        found = self._kept(explained, "heatmap, 3", method, target, layer, array)
+        found = self._kept(explained, "heatmap, 3", method, target, layer, repr(placed), array)
         low, high = found["extent"].tolist()
-        return Evidence(found["heatmap"], low, high, unpacked(found["diagnosis"]))
+        lines = found["centers"].tolist()  # none: half-pixel centers; several: of layers of their own
+        where = Centers(tuple(lines[0]), tuple(lines[1])) if len(lines) == 2 else "effective" if lines else "half-pixel"
+        return Evidence(found["heatmap"], low, high, unpacked(found["diagnosis"]), where)
 
     def record(self, array: Inputs, methods: Sequence[str]) -> dict[str, str]:
         """Fills the store with what a comparison asks of a reference: scores, all layers, maps of the top class.
