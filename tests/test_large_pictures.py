@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import analyzer
 from analyzer.images import Fed, Feeding, Placement, Preprocess, decode, model_card, read, write_png
 from analyzer.images.decode import _eight_bits, _over_white, strips
 from analyzer.images.feeding import Given
@@ -124,6 +125,15 @@ def test_what_is_said_of_a_large_picture_is_in_its_own_pixels(large: Path, run, 
         np.testing.assert_allclose(ours["box"], np.array(theirs["box"]) * 8, atol=60)
     found, expected = (np.array(said[path]["maps"][0]["maximum"]) for path in (large, small))
     assert np.abs(found - expected * 8).max() < 160
+
+
+def test_the_library_reads_a_large_picture_as_the_command_does(large: Path, run, place) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run("explain", str(MODEL), str(large), "--format", "json")
+    assert code == 0, err
+    (said,) = json.loads(out)["results"]
+    found = analyzer.explain(MODEL, large).as_data()
+    assert [c["score"] for c in found["top"]] == pytest.approx([c["score"] for c in said["top"]], rel=1e-5)
+    assert found["maps"][0]["maximum"] == said["maps"][0]["maximum"]
 
 
 # ---- The limit ----

@@ -237,7 +237,7 @@ def audited(
 
 
 def _many(options: dict[str, Any], preprocess: Preprocessing, level: str | None = None, **more: Any) -> Asked:
-    """As for a command that goes through many pictures: each session has one thread unless told otherwise."""
+    """As for a command that goes through many pictures: each session has one thread unless `options` says otherwise."""
     options.setdefault("threads", 1)
     options.setdefault("level", level)
     return Asked.of(options, preprocess, **more)

@@ -194,15 +194,18 @@ _HELD = 4 << 20  # bytes of a picture that its answer holds; a larger file is re
 
 def _of_picture(model: Explainer, card: ModelCard, question: Question, picture: Picture) -> Attribution:
     work = Explaining(model, question, card, _targets(question.target))
-    fed = _fed(card.feeds, picture)
+    sample = _sample(card.feeds, picture)
+    fed = work.load(sample)
+    if fed.remark:
+        warnings.warn(f"{picture.name}: {fed.remark}", stacklevel=3)
     found = answer(model, work.asked(fed), fed.feeds)[0]
     if isinstance(picture.source, Path) and fed.main.frames.nbytes > _HELD:
-        return replace(found, view=PictureView(work, lambda _: card.feeds.feed(picture.source), picture.name))
+        return replace(found, view=PictureView(work, lambda _: work.load(sample), picture.name))
     return replace(found, view=PictureView(work, lambda _: fed, picture.name))
 
 
-def _fed(feeding: Feeding, picture: Picture) -> Fed:
-    """What the model is given.
+def _sample(feeding: Feeding, picture: Picture) -> Sample:
+    """The picture, or the only one in its file.
 
     Raises:
         InputError: a video, or several inputs in one file.
@@ -210,10 +213,7 @@ def _fed(feeding: Feeding, picture: Picture) -> Fed:
     samples, _ = opened([Sample(picture.name, 0, picture.source)], [picture.name], feeding)
     if len(samples) != 1:
         raise InputError(f"{picture.name} has {len(samples)} pictures", "explain one at a time: a frame, or a row")
-    fed = feeding.feed(samples[0].source)
-    if fed.remark:
-        warnings.warn(f"{picture.name}: {fed.remark}", stacklevel=4)
-    return fed
+    return samples[0]
 
 
 def _targets(target: Any) -> tuple[str, ...]:
@@ -258,9 +258,9 @@ class PictureView:
     def fed(self, image: int) -> Fed:
         return self.feds(self.first + image)
 
-    def told(self, found: Attribution) -> dict[str, Any]:
-        told = self.work.told(self.name, self.fed(0), [found])
-        return {key: value for key, value in told.items() if key not in (*ONLY_KEPT, "remark")}
+    def data_of(self, found: Attribution) -> dict[str, Any]:
+        result = self.work.result_of(self.name, self.fed(0), [found])
+        return {key: value for key, value in result.items() if key not in (*ONLY_KEPT, "remark")}
 
     def about(self, found: Attribution, row: int) -> str:
         return self.work.about(found, row)

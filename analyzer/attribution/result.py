@@ -44,7 +44,7 @@ class View(Protocol):
     def fed(self, image: int) -> Fed:
         """An image, counted from 0."""
 
-    def told(self, found: Attribution) -> dict[str, Any]:
+    def data_of(self, found: Attribution) -> dict[str, Any]:
         """The answer about one image as data."""
 
     def about(self, found: Attribution, row: int) -> str:
@@ -146,7 +146,7 @@ class Attribution:
         Raises:
             InputError: the picture is not known, or there are several.
         """
-        return self._seen().told(self)
+        return self._seen().data_of(self)
 
     def overlay(self, **drawing: Any) -> np.ndarray:
         """The maps over their picture, as `explain -o` writes them: (H, W, 3) uint8 RGB; several make a grid.

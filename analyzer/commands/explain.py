@@ -210,12 +210,12 @@ def command(given: Explain) -> int:
         model, question, card, targets, overlays, raws, given.top, drawing, single, film is not None, given.each,
         side, given.size_out,
     )  # fmt: skip
-    told = Told(given, len(samples) > 1, film is not None)
+    printer = Printer(given, len(samples) > 1, film is not None)
     keywords = given.over.keywords(None if film else given.out, Progress(len(samples), "explain"))
-    done = run(work, samples, **keywords, each=told)
+    done = run(work, samples, **keywords, each=printer)
     if film:
         film.write(done.result, given.inputs.every)
-    told.warnings.sum_up()
+    printer.warnings.sum_up()
     for result in done.result:
         result.pop("remark")
     if done.doubt:
@@ -246,8 +246,8 @@ def command(given: Explain) -> int:
     return 5 if done.failed else 0
 
 
-class Told:
-    """Says what was found in each picture as soon as it is done, and what is wrong with it."""
+class Printer:
+    """Prints what was found in each picture as soon as it is done, and what is wrong with it."""
 
     def __init__(self, given: Explain, many: bool, film: bool) -> None:
         self.given, self.many, self.film = given, many, film

@@ -412,23 +412,33 @@ def grey(picture: np.ndarray) -> np.ndarray:
     return (picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
 
 
-def _limit(magnitude: np.ndarray, percentile: float) -> float:
-    """The value that is drawn full; the largest where the percentile is 0, for a map that is nearly empty."""
-    finite = magnitude[np.isfinite(magnitude)]
-    return float(np.percentile(finite, percentile) or finite.max()) if finite.size else 0.0
+FULL = 99.5  # percentile of the magnitudes of pixels that is drawn in full color
+
+
+def limit_of(values: np.ndarray, percentile: float = FULL) -> float:
+    """The value that is drawn in full; the largest where the percentile is 0, of a map that is nearly empty."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0
+    found = float(finite.max()) if percentile >= 100 else float(np.percentile(finite, percentile))
+    return found or float(finite.max())
+
+
+def around_gray(values: np.ndarray, limit: float) -> np.ndarray:
+    """(H, W, 3) uint8 of one or three channels: `½ + x / (2 · limit)`, mid-gray at 0 and where there is no number."""
+    unit = np.clip(0.5 + np.nan_to_num(values) / (2 * limit), 0, 1) if limit else np.full(values.shape, 0.5)
+    return np.rint(255 * np.broadcast_to(unit, (*unit.shape[:2], 3))).astype(np.uint8)
 
 
 def _signed(values: np.ndarray) -> tuple[np.ndarray, ColourBar]:
     total = values.sum(axis=2)
-    limit = _limit(np.abs(total), 99.5)
+    limit = limit_of(np.abs(total))
     return colourise(total, vmax=limit, signed=True), ColourBar("blue-red", -limit, limit)
 
 
 def _normalised(values: np.ndarray) -> tuple[np.ndarray, ColourBar]:
-    limit = _limit(np.abs(values), 99.5)
-    unit = np.clip(0.5 + np.nan_to_num(values) / (2 * limit), 0, 1) if limit else np.full(values.shape, 0.5)
-    picture = np.rint(255 * np.broadcast_to(unit, (*unit.shape[:2], 3))).astype(np.uint8)
-    return picture, ColourBar("gray", -limit, limit)
+    limit = limit_of(np.abs(values))
+    return around_gray(values, limit), ColourBar("gray", -limit, limit)
 
 
 _VIEWS = {"signed": _signed, "normalised": _normalised}

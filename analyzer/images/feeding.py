@@ -18,7 +18,8 @@ from analyzer.errors import InputError
 from analyzer.images.objects import pixels_of
 from analyzer.images.placement import Placement
 from analyzer.images.preprocess import Preprocess
-from analyzer.images.read import LARGE, Picture, as_rgb, is_array, read, read_array
+from analyzer.images.read import Picture, as_rgb, is_array, read, read_array
+from analyzer.images.resample import LARGE
 from analyzer.images.sources import Frame, Row, Together, evenly
 from analyzer.images.video import is_video, video
 

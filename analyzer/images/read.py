@@ -31,9 +31,9 @@ from analyzer.images.decode import (
     upright,
 )
 from analyzer.images.preprocess import over_white
+from analyzer.images.resample import LARGE
 
 ARRAYS = (".npy", ".npz")
-LARGE = 16_000_000  # pixels from which a picture is decoded at a reduced scale where that suffices
 _NUMPY = b"\x93NUMPY"
 
 

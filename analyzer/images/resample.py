@@ -18,7 +18,7 @@ import numpy as np
 Filter = tuple[Callable[[np.ndarray], np.ndarray], float]
 _Band = tuple[slice, slice, np.ndarray]
 
-LARGE = 16_000_000  # pixels from which a picture is shrunk by Pillow
+LARGE = 16_000_000  # pixels from which a picture is shrunk by Pillow, and decoded reduced where that suffices
 
 # Outputs of one band share one small dense matrix: wide enough for BLAS, narrow enough to hold few zeros.
 BAND = 16

@@ -20,13 +20,16 @@ from analyzer.errors import InputError
 from analyzer.images._opencv import opencv
 from analyzer.images.colour import colourise, is_diverging
 from analyzer.images.draw import (
+    FULL,
     PAPER,
     ColourBar,
     Found,
+    around_gray,
     beside_bar,
     figure,
     fit,
     grey,
+    limit_of,
     text_size,
     with_found,
 )
@@ -113,12 +116,12 @@ Limits = tuple[float, float]
 
 def limits(given: Map, view: str, drawing: Drawing) -> Limits:
     """The values of the first and the last color."""
-    share = drawing.percentile if drawing.percentile is not None else 99.5 if given.fine else 100.0
+    share = drawing.percentile if drawing.percentile is not None else FULL if given.fine else 100.0
     if view in ("signed", "rgb"):
         numbers = given.signed if view == "signed" or given.channels is None else given.channels
-        high = _percentile(np.abs(numbers), share)
+        high = limit_of(np.abs(numbers), share)
         return -high, high
-    high = _percentile(given.values, share)
+    high = limit_of(given.values, share)
     finite = given.values[np.isfinite(given.values)]
     low = 0.0 if given.from_zero or not finite.size else float(finite.min())
     return low, max(low, high)
@@ -131,15 +134,6 @@ def smoothed(given: Map, view: str) -> Map:
     empty = np.isnan(given.values)
     spread = gaussian_blur(np.where(empty, 0, given.values)[..., None], max(given.values.shape) / 60)[..., 0]
     return replace(given, values=np.where(empty, np.nan, spread))
-
-
-def _percentile(values: np.ndarray, share: float) -> float:
-    """The value that is drawn in full; the largest where the percentile is 0, of a map that is nearly empty."""
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return 0.0
-    found = float(finite.max()) if share >= 100 else float(np.percentile(finite, share))
-    return found or float(finite.max())
 
 
 def panel(given: Map, drawing: Drawing, side: tuple[int, int], view: str = "", scale: Limits | None = None) -> Panel:
@@ -208,10 +202,8 @@ def _rgb(given: Map, drawing: Drawing, shown: np.ndarray, scale: Limits) -> tupl
     assert given.channels is not None
     numbers = given.channels if given.channels.shape[2] in (1, 3) else given.channels.mean(axis=2, keepdims=True)
     laid = _laid(numbers, shown)
-    unit = np.clip(0.5 + laid / (2 * scale[1]), 0, 1) if scale[1] else np.full(laid.shape, 0.5)
-    unseen = np.isnan(unit).any(axis=2)
-    drawn = np.rint(255 * np.broadcast_to(np.nan_to_num(unit, nan=0.5), (*unit.shape[:2], 3))).astype(np.uint8)
-    drawn[unseen] = UNSEEN
+    drawn = around_gray(laid, scale[1])
+    drawn[np.isnan(laid).any(axis=2)] = UNSEEN
     return drawn, ColourBar("gray", *scale)
 
 
@@ -271,6 +263,8 @@ def _laid(values: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 # ---- Figures ----
 
+_CAPTIONS = {"rgb": "channels as colors", "map": "magnitude", "signed": "sum of the channels"}  # beside the picture
+
 
 def one(given: Map, drawing: Drawing, side: tuple[int, int], bare: bool = False) -> np.ndarray:
     """A map as a figure: over its picture, or beside it where it is drawn by itself.
@@ -287,9 +281,8 @@ def one(given: Map, drawing: Drawing, side: tuple[int, int], bare: bool = False)
         return drawn[0].picture
     if over_picture(given, views[0]):
         return figure(drawn[0].picture, given.title, drawn[0].bar)
-    told = {"rgb": "channels as colors", "map": "magnitude", "signed": "sum of the channels"}
-    told = told if given.fine else {}
-    named = [replace(each, title=told.get(view, "")) for each, view in zip(drawn, views, strict=True)]
+    captions = _CAPTIONS if given.fine else {}
+    named = [replace(each, title=captions.get(view, "")) for each, view in zip(drawn, views, strict=True)]
     return sheet([seen(given, side), *named], 1 + len(named), given.title)
 
 

@@ -86,9 +86,9 @@ class Explaining(Asking):
         return self.feeding.feed(sample.source, self._side[1])
 
     def _explained(self, picture: str, fed: Fed) -> dict[str, Any]:
-        return self.told(picture, fed, answer(self.model, self.asked(fed), fed.feeds, self.progress))
+        return self.result_of(picture, fed, answer(self.model, self.asked(fed), fed.feeds, self.progress))
 
-    def told(self, picture: str, fed: Fed, found: Sequence[Attribution]) -> dict[str, Any]:
+    def result_of(self, picture: str, fed: Fed, found: Sequence[Attribution]) -> dict[str, Any]:
         """The answers about one picture as data, with their files written."""
         result: dict[str, Any] = {"picture": picture, **self._said(found[0], fed), "maps": []}
         height, width = fed.placement.image_size

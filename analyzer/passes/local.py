@@ -116,7 +116,7 @@ class _Running:
         self.wanted = range(count * (shard[0] - 1) // shard[1], count * shard[0] // shard[1])
         self.tree, self.kept = Tree(work.merge), kept
         self.done: set[int] = set()
-        self.each, self.untold, self.next = each, dict[int, Block](), self.wanted.start
+        self.each, self.waiting, self.next = each, dict[int, Block](), self.wanted.start
         self.first = next(self._loadable(), None) if work.anchored else None
 
     @property
@@ -138,10 +138,10 @@ class _Running:
         return {self.samples[number].id: InputError(*why) for number, why in failed.items()}
 
     def take(self, block: Block) -> None:
-        """Adds what is done, and tells of all that follows what was told."""
+        """Adds what is done, and reports all blocks that follow without a gap."""
         if self.each is not None:
-            self.untold[block.start] = block
-            while (first := self.untold.pop(self.next, None)) is not None:
+            self.waiting[block.start] = block
+            while (first := self.waiting.pop(self.next, None)) is not None:
                 self.each(first.partial, self.errors(first.failed))
                 self.next = first.stop
         self.tree.add(block)
