@@ -199,6 +199,27 @@ def test_an_exported_keypoint_model_explains_the_surest(tmp_path: Path):
         assert (tmp_path / f"{at}.onnx").exists()
 
 
+@pytest.mark.parametrize("target", ["keypoint:7", "keypoint:9.y", "top1", 3])
+@pytest.mark.parametrize(
+    "make", [heat_model, simcc_model, movenet, lambda: coordinates(2 * K)], ids=["maps", "simcc", "movenet", "row"]
+)
+def test_an_exported_keypoint_is_the_one_that_explain_explains(make: Any, target: Any, tmp_path: Path):
+    proto, x = make(), picture()
+    if target == "keypoint:9.y" and make in (heat_model, simcc_model, movenet):
+        with pytest.raises(InputError, match="decoded from its scores"):
+            analyzer.export(proto, tmp_path / "m.onnx", "layer-cam", target)
+        return
+    analyzer.export(proto, tmp_path / "m.onnx", "layer-cam", target)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    (found,) = session.run(["heatmap"], {"x": x})
+    expected = Explainer(proto).explain(x, "layer-cam", target)
+    assert expected.heatmap.max() > 0
+    np.testing.assert_allclose(found, expected.heatmap, atol=1e-5)
+    if target != "top1":
+        other = Explainer(proto).explain(x, "layer-cam", "keypoint:12")
+        assert np.abs(found - other.heatmap).max() > 0.1
+
+
 def test_coordinates_are_explained_by_themselves():
     proto, x = coordinates(3 * 468, "out", flag=3.0), picture()
     task, found = task_of_model(proto), said(proto, x)

@@ -128,11 +128,15 @@ def slot_of(task: Task, question: Question, target: Any) -> str | int:
         return str(target)
     if isinstance(target, str) and target in task.words and target != "all":
         target = "top1" if target == "text" else target
+    if task.per_picture and target not in ("top1", "top-1"):
+        slot = task.fixed(target, question.labels)
+        if slot is None:
+            raise InputError(
+                f"which detection {target!r} means shows only in a picture",
+                "use top1, the surest one, or an expression",
+            )
+        return slot
     index = resolve_class(target, question.labels)
-    if task.per_picture and index != TOP1:
-        raise InputError(
-            f"which detection {target!r} means shows only in a picture", "use top1, the surest one, or an expression"
-        )
     if index != TOP1 and task.by_class:
         check_class(task, index)
     return task.slot(index, has_reference(question))

@@ -30,8 +30,8 @@ from analyzer.graph.save import save
 from analyzer.plain import as_json
 from analyzer.runtime import Plain, random_feeds, relative
 from analyzer.tasks import Declared, Task
-from analyzer.tasks.base import TOP1
 from analyzer.tasks.recognise import NOTHING
+from analyzer.tasks.targets import is_expression
 
 OUTPUT = "heatmap"
 # Rounding alone moves a few pixels of a map, at kinks of ReLU and steps of quantisers, and scores by steps.
@@ -71,7 +71,8 @@ def export(
         model: path, bytes or ModelProto.
         path: where to write.
         method, layer, options: as for `explain`.
-        target: "top1" (of each image, when the model runs), a class index, a label, or an expression.
+        target: "top1" (of each image, when the model runs), a class index, a label, an expression, or a keypoint
+            ("keypoint:3") of a model that finds one person.
         input_shapes: {input: sizes} to fix symbolic sizes; only token grids need it.
         runtime: "onnxruntime", or "tensorrt" for a file that TensorRT's parser accepts: it avoids operators that the
             parser rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes as well.
@@ -97,7 +98,7 @@ def export(
     task = task_of(explainer, question, explainer.graph(input_shapes))
     slot = slot_of(task, question, target)
     _check_sizes(task, slot, explainer.graph(input_shapes))
-    asked = _by_level(question, task, slot)
+    asked = _by_level(question, task)
     compiled = compile_question(explainer, asked, [slot], input_shapes)
     alone = {} if compiled[0].scores.batched else single_batch(explainer.plain.inputs)
     if alone:
@@ -112,7 +113,7 @@ def export(
     record = {"method": method, "layer": ", ".join(layers), "target": str(target), "output": first.scores.output.name}
 
     def explained(feeds: Mapping[str, np.ndarray]) -> Attribution:
-        return answer(explainer, replace(question, target="top1" if _is_default(task, slot) else slot), feeds)[0]
+        return answer(explainer, question, feeds)[0]
 
     def tried(file: Path) -> dict[str, str]:
         trial = Trial(explainer, first, file, explained, layers)
@@ -132,16 +133,10 @@ def _check_sizes(task: Task, slot: str | int, graph: Graph) -> None:
         )
 
 
-def _is_default(task: Task, slot: str | int) -> bool:
-    """Whether the target is the one that the task explains by default."""
-    return slot == (TOP1 if task.by_class else task.slot(TOP1)) and (task.per_picture or slot == TOP1)
-
-
-def _by_level(question: Question, task: Task, slot: str | int) -> Question:
+def _by_level(question: Question, task: Task) -> Question:
     """The question with a job for every layer that the target can have: which one shows when the model runs."""
     (job,) = question.jobs
-    own = not isinstance(slot, str) or _is_default(task, slot)
-    layers = task.layers if job.layer == "auto" and own else ()
+    layers = task.layers if job.layer == "auto" and not is_expression(question.target) else ()
     if not find_method(job.method, job.options).needs_layer or not layers:
         return question
     return replace(question, jobs=tuple(replace(job, layer=layer) for layer in layers))

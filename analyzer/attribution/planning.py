@@ -16,7 +16,7 @@ from analyzer.attribution.seeds import arrays_of
 from analyzer.gradient.reverse import route as route_of
 from analyzer.graph import Builder
 from analyzer.runtime.kernel_table import Prediction, predict
-from analyzer.tasks.targets import expression
+from analyzer.tasks.targets import expression, is_expression
 
 
 @dataclass
@@ -71,7 +71,8 @@ def make_plan(model: Model, question: Question, shapes: Shapes | None = None) ->
         about, stripped = task.logits, task.stripped
     feature = None
     if method.needs_layer:
-        layer = task.layers[0] if job.layer == "auto" and task.layers and not isinstance(slot, str) else job.layer
+        own = job.layer == "auto" and task.layers and not is_expression(question.target)
+        layer = task.layers[0] if own else job.layer
         feature = choose_layer(model, question, layer, graph, about, slot, shapes, arrays)
     wrt = [feature.name] if feature else []
     if method.kind == "gradient":

@@ -217,6 +217,15 @@ class Task:
         """The predictions of one picture that a class, or TOP1, means, where `per_picture` is True."""
         return []
 
+    def fixed(self, target: int | str, labels: Labels = None) -> str | int | None:
+        """What stands for a class, a label or a word in every picture, where `per_picture` is True; None where that
+        depends on the picture.
+
+        Raises:
+            InputError, NotFoundError: there is no such prediction in any picture.
+        """
+        return None
+
     def class_of(self, index: int) -> int:
         """The class that a score is of, by its place among the scores."""
         return index

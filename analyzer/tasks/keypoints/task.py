@@ -14,6 +14,7 @@ from analyzer.graph import Builder, Value
 from analyzer.metrics.keypoints import oks
 from analyzer.tasks.base import TOP1, Agreement, Finding, Labels, Prediction, quoted
 from analyzer.tasks.keypoints.names import name_of, number_of
+from analyzer.tasks.targets import resolve_class
 
 AGREEING = 0.9  # OKS from which two answers agree
 _TINY = 1e-6
@@ -139,12 +140,25 @@ class Keypoints(Finding):
         return [self._asked(number_of(match[1], self.count, labels), match[2], output, labels)]
 
     def _asked(self, index: int, axis: str | None, output: Any, labels: Labels) -> Prediction:
+        self._slot_at(index, axis)
+        return self._named(self.points(output), index, labels)
+
+    def fixed(self, target: int | str, labels: Labels = None) -> str | int | None:
+        match = _WORD.fullmatch(target) if isinstance(target, str) else None
+        if match is not None:
+            return self._slot_at(number_of(match[1], self.count, labels), match[2])
+        index = resolve_class(target, labels)
+        self._check(index)
+        return self.slot(index)
+
+    def _slot_at(self, index: int, axis: str | None) -> str | int:
+        """What stands for a keypoint, or for its x or y."""
         if axis is not None:
             raise InputError(
                 f"the {axis} of a keypoint is decoded from its scores, which has no gradient",
                 f"explain the score: keypoint:{index}",
             )
-        return self._named(self.points(output), index, labels)
+        return self.slot(index)
 
     def _check(self, index: int) -> None:
         if index >= self.count:
@@ -213,6 +227,9 @@ class Landmarks(Keypoints):
         self._check(target)
         return f"{self._coordinate(target, 0)} + {self._coordinate(target, 1)}"
 
+    def _slot_at(self, index: int, axis: str | None) -> str | int:
+        return self.slot(index) if axis is None else self._coordinate(index, "xy".index(axis))
+
     def _coordinate(self, index: int, axis: int) -> str:
         if len(self._sizes) > 1:  # (…, K, numbers)
             return f"{quoted(self.logits.name)}[..., {index}, {axis}]"
@@ -278,7 +295,7 @@ class Landmarks(Keypoints):
             return self._at(self.points(output), index, output, labels)
         at = "xy".index(axis)
         value, place = float(self._values(output)[index, at]), tuple(self.points(output)[index].tolist())
-        name, slot = f"keypoint:{index}.{axis}", self._coordinate(index, at)
+        name, slot = f"keypoint:{index}.{axis}", self._slot_at(index, axis)
         return Prediction(name, self.label(index, labels), value, None, slot, points=(place,), layer=self.layer)
 
     def title(self, target: int, output: Any, labels: Labels = None) -> str:
