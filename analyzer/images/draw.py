@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -45,6 +45,7 @@ class Found:
         points: x, y and visibility of each keypoint, in the order of a known set where lines are to join them.
         strong: whether it is the one that is explained: its lines are thicker.
         chosen: the keypoint that is explained.
+        mask: (H, W) its pixels, of the picture at any size; None for none.
     """
 
     name: str = ""
@@ -53,6 +54,7 @@ class Found:
     points: Sequence[Sequence[float]] = ()
     strong: bool = False
     chosen: int | None = None
+    mask: np.ndarray | None = field(default=None, compare=False)
 
     def scaled(self, across: float, down: float) -> Found:
         """The same in a picture of another size."""
@@ -294,6 +296,9 @@ def with_found(picture: np.ndarray, found: Sequence[Found], factor: tuple[float,
     ordered = sorted(found, key=lambda one: one.strong)
     boxes = {id(one): _inside(one.box, factor, canvas) for one in found if one.box is not None}
     for one in ordered:
+        if one.mask is not None:
+            _filled(canvas, one.mask, colours[one.name], max(1, size // 8))
+    for one in ordered:
         width = max(2, size // 6) * (2 if one.strong else 1)
         if id(one) in boxes:
             _outlined_box(canvas, boxes[id(one)], colours[one.name], width)
@@ -303,6 +308,16 @@ def with_found(picture: np.ndarray, found: Sequence[Found], factor: tuple[float,
         if one.name and id(one) in boxes:
             _label(canvas, one, boxes[id(one)], colours[one.name], size, taken)
     return canvas
+
+
+def _filled(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], width: int) -> None:
+    """Its pixels tinted in its colour, and their outline."""
+    cv2 = opencv()
+    shown = cv2.resize(mask.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    inside = shown.astype(bool)
+    canvas[inside] = np.rint(0.7 * canvas[inside] + 0.3 * np.array(colour)).astype(np.uint8)
+    outlines, _ = cv2.findContours(shown, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, outlines, -1, colour, width, cv2.LINE_AA)
 
 
 def _inside(box: Sequence[float], factor: tuple[float, float], canvas: np.ndarray) -> tuple[int, int, int, int]:

@@ -254,6 +254,12 @@ class Fed:
         """A point of the model's input in the picture."""
         return self.main.placement.point_to_image(x, y)
 
+    def inside(self, mask: Inside, size: tuple[int, int]) -> np.ndarray:
+        """(H, W) the pixels of the picture, at that size, that belong to a mask over the model's input."""
+        placement = self.main.placement.at(size)
+        found = mask(*placement.centres())
+        return found if placement.whole else found & placement.covered
+
     def heat(self, heatmap: np.ndarray) -> np.ndarray:
         """A map over the input in the picture's pixels, (H, W) or (frames, H, W); NaN where the model saw nothing."""
         stacked = heatmap.ndim == 3
@@ -298,6 +304,7 @@ class Counting(Protocol):
 
 
 Size = Callable[[Placement], Sequence[float]]
+Inside = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of rows and columns: which places are inside
 
 # Inputs that are filled by themselves: by name, in the order of the projects that use them. Sizes are in pixels.
 SIZES: dict[str, tuple[str, Size]] = {

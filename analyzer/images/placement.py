@@ -97,7 +97,7 @@ class Placement:
         if not moved and tuple(heat.shape[:2]) == self.input_size == self.image_size:
             return heat.astype(np.float32)
         finer = [heat.shape[axis] / self.input_size[axis] for axis in (0, 1)]
-        rows, columns = self._centres()
+        rows, columns = self.centres()
         if at_rows is not None and at_columns is not None:
             rows, columns = rows[at_rows], columns[at_columns]
         steps = (self.scale[0] * finer[0], self.scale[1] * finer[1])
@@ -108,9 +108,9 @@ class Placement:
 
     def _covered(self) -> tuple[np.ndarray, ...]:
         """`covered` per axis."""
-        return tuple((c > 0) & (c < size) for c, size in zip(self._centres(), self.input_size, strict=True))
+        return tuple((c > 0) & (c < size) for c, size in zip(self.centres(), self.input_size, strict=True))
 
-    def _centres(self) -> tuple[np.ndarray, np.ndarray]:
+    def centres(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixel centres of the picture, in network input coordinates, per axis."""
         rows, columns = (
             (np.arange(size) + 0.5) * scale + offset

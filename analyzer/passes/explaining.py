@@ -19,6 +19,7 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.images import Drawing, Fed, Found, Map, Panel, write_npy, write_npz, write_png
 from analyzer.images.draw import LARGEST, SMALLEST, draw_mask
 from analyzer.images.views import one, several
+from analyzer.metrics.masks import rle
 from analyzer.passes.asking import Asking, shown
 from analyzer.passes.base import Loaded
 from analyzer.tasks import Prediction, Role, Task
@@ -336,7 +337,8 @@ def _to_draw(task: Task, said: Sequence[Prediction], explained: str, fed: Fed) -
         strong = each.target == explained or (number is not None and at == 0)
         places = [(*fed.point(x, y), seen) for x, y, seen in each.points or ()]
         box = fed.box(each.box, each.scaled) if each.box is not None else None
-        found.append(Found(each.label, each.score, box, places, strong, number if strong else None))
+        mask = fed.inside(each.mask.inside, fed.image.shape[:2]) if each.mask is not None else None
+        found.append(Found(each.label, each.score, box, places, strong, number if strong else None, mask))
     return found
 
 
@@ -348,4 +350,6 @@ def _prediction(given: Prediction, fed: Fed | None = None) -> dict[str, Any]:
         found["box"] = [round(at, 2) for at in fed.box(given.box, given.scaled)]
     if fed is not None and given.points is not None:
         found["points"] = [[*(round(at, 2) for at in fed.point(x, y)), round(seen, 4)] for x, y, seen in given.points]
+    if fed is not None and given.mask is not None:
+        found["mask"] = rle(fed.inside(given.mask.inside, fed.main.placement.image_size))
     return found

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analyzer.metrics.masks import area_of
+
 
 def coco(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`images`, `categories` and `annotations` (https://cocodataset.org/#format-data), each annotation with its score.
 
     Boxes are x, y, width and height in pixels of the picture. Categories are the classes that are found, under their
-    indices. Keypoints are x, y and 2 where the model sees them, 1 where it does not.
+    indices. Keypoints are x, y and 2 where the model sees them, 1 where it does not. Masks are compressed run lengths, and
+    `area` is then that of the mask.
 
     Args:
         results: as `explain` gives them.
@@ -33,6 +36,8 @@ def coco(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "iscrowd": 0,
                 "score": found["score"],
             }
+            if "mask" in found:
+                annotation["segmentation"], annotation["area"] = found["mask"], area_of(found["mask"])
             if "points" in found:
                 points = [[x, y, 2 if seen > 0.5 else 1] for x, y, seen in found["points"]]
                 annotation["keypoints"] = [value for point in points for value in point]

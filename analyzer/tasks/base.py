@@ -16,6 +16,7 @@ from analyzer.analysis.scores import REAL, Quantisation
 from analyzer.errors import InputError
 from analyzer.graph import Builder, Value
 from analyzer.graph.nodes import count
+from analyzer.metrics.masks import Mask
 
 TOP1 = -1  # as a class: the one that the task explains by default
 Slot: TypeAlias = "str | int | None"  # an expression, a class, or a class that is given at run time
@@ -46,6 +47,7 @@ class Prediction:
         layer: the feature map to explain it by; "" for the model's.
         scaled: the input with the width and height that `box` is scaled by, instead of those of the model's input; ""
             if it is not.
+        mask: its pixels, in those of the model's input; None for what has no mask.
     """
 
     target: str
@@ -57,6 +59,7 @@ class Prediction:
     points: tuple[tuple[float, ...], ...] | None = None
     layer: str = ""
     scaled: str = ""
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from analyzer.analysis.scores import holds_floats
 from analyzer.errors import InputError
 from analyzer.graph import Builder, Value
 from analyzer.graph.through import origin
+from analyzer.metrics.masks import Mask
 from analyzer.tasks.detection.codings import Coding, sigmoid, softmax
+from analyzer.tasks.detection.masks import Masks
 from analyzer.tasks.detection.parts import Level, Part
 
 _TINY = 1e-9
@@ -58,6 +60,7 @@ class Decoder:
         scaled: the input with the width and height that boxes are scaled by; "" where they are in pixels of the
             model's input.
         peaks: a candidate counts where its score is the highest of the 3 × 3 places around it.
+        masks: how the masks of what is found are written; None for detectors without masks.
     """
 
     family: str
@@ -76,11 +79,13 @@ class Decoder:
     named: int = 0
     scaled: str = ""
     peaks: bool = False
+    masks: Masks | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The model's outputs that it reads."""
-        return tuple(dict.fromkeys(p.output for level in self.levels for p in level.parts()))
+        masks = [self.masks.output] if self.masks is not None else []
+        return tuple(dict.fromkeys([*(p.output for level in self.levels for p in level.parts()), *masks]))
 
     # ---- As numbers ----
 
@@ -127,6 +132,12 @@ class Decoder:
             np.concatenate(points) if points else None,
             np.rint(np.concatenate(labels)).astype(np.int64) if labels else None,
         )
+
+    def masks_of(self, said: Mapping[str, np.ndarray], places: np.ndarray, boxes: np.ndarray) -> list[Mask | None]:
+        """The masks of some candidates, whose boxes are (n, 4), of one picture; None for detectors without masks."""
+        if self.masks is None or not len(places):
+            return [None] * len(places)
+        return [*self.masks.of(said, self.levels, places, boxes, self.size)]
 
     def _at_peaks(self, scores: np.ndarray) -> np.ndarray:
         """The scores that are the highest of the 3 × 3 places around them, 0 for others."""
@@ -267,7 +278,7 @@ def unpacked(data: Any) -> Any:
         return data
     if "array" in data:
         return np.array(data["array"], data["type"])
-    known: dict[str, Any] = {c.__name__: c for c in (Decoder, Level, Part, *_subclasses(Coding))}
+    known: dict[str, Any] = {c.__name__: c for c in (Decoder, Level, Part, *_subclasses(Coding), *_subclasses(Masks))}
     return known[data["class"]](**{name: unpacked(value) for name, value in data.items() if name != "class"})
 
 

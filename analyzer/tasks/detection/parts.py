@@ -101,6 +101,7 @@ class Level:
         points: numbers that the coding makes keypoints of.
         labels: the class of every candidate, where `scores` has a single number.
         offsets: further numbers of boxes, which follow those of `boxes`, from another output.
+        weights: of the prototypes of a candidate's mask.
         grid: rows and columns of the map; (0, 0) for candidates that are not on a grid.
         cell: candidates at each place of the grid.
         planes: whether all places of the first candidate come before those of the second.
@@ -113,6 +114,7 @@ class Level:
     points: Part | None = None
     labels: Part | None = None
     offsets: Part | None = None
+    weights: Part | None = None
     grid: tuple[int, int] = (0, 0)
     cell: int = 1
     planes: bool = False
@@ -136,5 +138,5 @@ class Level:
 
     def parts(self) -> list[Part]:
         """All that it reads."""
-        every = (self.scores, self.boxes, self.objectness, self.points, self.labels, self.offsets)
+        every = (self.scores, self.boxes, self.objectness, self.points, self.labels, self.offsets, self.weights)
         return [p for p in every if p is not None]

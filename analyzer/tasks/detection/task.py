@@ -111,7 +111,7 @@ class Detection(Finding):
 
     def predictions(self, output: Any, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         found = self.decoder.candidates(output)
-        return self._named(found, self._kept(found)[:limit], labels)
+        return self._named(output, found, self._kept(found)[:limit], labels)
 
     def _kept(self, found: Candidates, threshold: float | None = None) -> np.ndarray:
         """(n, 2) candidate and column of its score, of what is detected, the surest first: of each candidate its surest
@@ -131,9 +131,9 @@ class Detection(Finding):
     def _classes_of(self, found: Candidates, pairs: np.ndarray) -> np.ndarray:
         return pairs[:, 1] if found.labels is None else found.labels[pairs[:, 0]]
 
-    def _named(self, found: Candidates, pairs: np.ndarray, labels: Labels) -> list[Prediction]:
-        classes = self._classes_of(found, pairs)
-        predictions = []
+    def _named(self, output: Any, found: Candidates, pairs: np.ndarray, labels: Labels) -> list[Prediction]:
+        classes, predictions = self._classes_of(found, pairs), []
+        masks = self.decoder.masks_of(output, pairs[:, 0], found.boxes[pairs[:, 0]])
         for number, ((place, column), index) in enumerate(zip(pairs.tolist(), classes.tolist(), strict=True)):
             slot = place * self.decoder.classes + column
             predictions.append(
@@ -147,6 +147,7 @@ class Detection(Finding):
                     points=None if found.points is None else tuple(map(tuple, found.points[place].tolist())),
                     layer=self.layer_of(slot),
                     scaled=self.decoder.scaled,
+                    mask=masks[number],
                 )
             )
         return predictions

@@ -18,6 +18,8 @@ from analyzer.graph.through import is_transparent, producer
 from analyzer.graph.values import PLACING
 from analyzer.tasks.detection.codings import Corners
 from analyzer.tasks.detection.decoder import Decoder
+from analyzer.tasks.detection.families.yolo import prototypes
+from analyzer.tasks.detection.masks import OwnMasks
 from analyzer.tasks.detection.parts import Level, Part
 from analyzer.tasks.detection.view import View
 
@@ -55,8 +57,9 @@ def apart(view: View) -> tuple[Decoder, str] | None:
         layer=_layer(view, scores[0], box, _rows(box)),
         labels=Part(classes[0].name, axis=None, batched=batched) if classes else None,
     )
-    found = [v.name for v in (*scores, box, *classes)]
-    return _chosen(view, level, box, end), f"{', '.join(found)} are rows of what {end} has chosen"
+    masks = _masks(view, box, batched)
+    found = [v.name for v in (*scores, box, *classes)] + ([masks.output] if masks is not None else [])
+    return replace(_chosen(view, level, box, end), masks=masks), f"{', '.join(found)} are rows of what {end} has chosen"
 
 
 def joined(view: View) -> tuple[Decoder, str] | None:
@@ -89,8 +92,30 @@ def joined(view: View) -> tuple[Decoder, str] | None:
         if example is not None and example.size and not (example.min() >= 0 and example.max() <= 1):
             continue
         said = f"{value.name} {_shape(value)} is rows of box, score and class that {end} has chosen"
-        return _chosen(view, level, value, end), said
+        masks = prototypes(view, width - 6) if width > 6 else None
+        if masks is not None:
+            level = replace(level, weights=part(6, width - 6))
+        return replace(_chosen(view, level, value, end), masks=masks), said
     return None
+
+
+def _masks(view: View, box: Value, batched: bool) -> OwnMasks | None:
+    """A mask for each box: (rows, 1, h, w), or (N, rows, h, w); smaller than the input, it lies over its box."""
+    for value in view.graph.outputs:
+        shape, rows = _shape(value), _shape(box)[-2]
+        if len(shape) != 4 or not holds_floats(value):
+            continue
+        at = 1 if batched else 0
+        fits = shape[at] == rows or (not isinstance(shape[at], int) and not isinstance(rows, int))
+        if fits and (batched or shape[1] == 1 or not isinstance(shape[1], int)):
+            return OwnMasks(value.name, logits=not ending(view.graph, value) and not _bounded(view, value))
+    return None
+
+
+def _bounded(view: View, value: Value) -> bool:
+    """Whether all numbers of an output are between 0 and 1 for an example."""
+    found = view.example(Part(value.name, batched=False))
+    return found is None or not found.size or bool(found.min() >= 0 and found.max() <= 1)
 
 
 def queries(view: View) -> tuple[Decoder, str] | None:
@@ -143,6 +168,9 @@ def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
         threshold=0.5,
         iou=None,
     )
+    masks = _masks(view, box, True)
+    if masks is not None:
+        decoder = replace(decoder, masks=replace(masks, boxed=False))
     how = "and no object, of a softmax" if softmax else "of a sigmoid"
     two = f"{box.name} {_shape(box)} and {scores.name} {_shape(scores)}"
     return decoder, f"{two} hold a box and {decoder.classes} scores {how} for each query"

@@ -9,6 +9,7 @@ from itertools import pairwise
 from analyzer.tasks.detection.codings import Coding, Corners, Exponentials, Rotated, Tanh, WithAnchors, WithPoints
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.families.anchors import decoded
+from analyzer.tasks.detection.masks import Prototypes
 from analyzer.tasks.detection.parts import Part
 from analyzer.tasks.detection.pyramid import Stage, stages_of
 from analyzer.tasks.detection.view import RAW, View
@@ -68,7 +69,7 @@ def _decoder(view: View, whole: Part, numbers: int, maps: Sequence[Stage]) -> tu
     scores = replace(whole, start=columns.start, stop=columns.stop)
     function = columns.functions[columns.start]
     rest = numbers - columns.stop
-    points = None
+    points, masks = None, None
     raw = view.computed_by(box) <= RAW
     coding: Coding
     if raw and maps[0].cell > 1:
@@ -86,8 +87,10 @@ def _decoder(view: View, whole: Part, numbers: int, maps: Sequence[Stage]) -> tu
         unit = isinstance(coding, Corners) and coding.unit
         coding = WithPoints(unit=unit, each=3 if rest % 3 == 0 else 2, logits=unseen)
     elif rest:
-        family = f"{family}-seg"
+        family, masks = f"{family}-seg", prototypes(view, rest)
     levels = [one.level(scores, box, thing if columns.objectness else None, points) for one in maps]
+    if masks is not None:
+        levels = [replace(one, weights=replace(one.boxes, start=columns.stop, stop=None)) for one in levels]
     decoder = Decoder(
         family,
         view.with_layers(levels),
@@ -98,6 +101,7 @@ def _decoder(view: View, whole: Part, numbers: int, maps: Sequence[Stage]) -> tu
         bool(function),
         "" if columns.functions[4] == "Sigmoid" else "sigmoid",
         thing="person" if points is not None and rest == 51 else "object",
+        masks=masks,
     )
     said = "4 box sides, objectness" if columns.objectness else "4 box sides"
     more = {"-obb": ", an angle", "-pose": ", keypoints", "-seg": f", {rest} mask coefficients"}
@@ -105,6 +109,12 @@ def _decoder(view: View, whole: Part, numbers: int, maps: Sequence[Stage]) -> tu
     shape = list(view.shapes[whole.output])
     count = maps[-1].last
     return decoder, f"{whole.output} {shape} holds {said}{also} and {columns.scores} scores for each of {count} places"
+
+
+def prototypes(view: View, count: int) -> Prototypes | None:
+    """The output (N, count, h, w) that masks are sums of; None where there is none."""
+    found = [name for name, shape in view.shapes.items() if len(shape) == 4 and shape[1] == count]
+    return Prototypes(found[0], logits=True) if len(found) == 1 else None
 
 
 def _columns(view: View, whole: Part, numbers: int, cell: int) -> _Columns | None:
