@@ -12,8 +12,8 @@ def coco(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`images`, `categories` and `annotations` (https://cocodataset.org/#format-data), each annotation with its score.
 
     Boxes are x, y, width and height in pixels of the picture. Categories are the classes that are found, under their
-    indices. Keypoints are x, y and 2 where the model sees them, 1 where it does not. Masks are compressed run lengths, and
-    `area` is then that of the mask.
+    indices. Keypoints are x, y and 2 where the model sees them, 1 where it does not. Masks are compressed run
+    lengths, and `area` is then that of the mask.
 
     Args:
         results: as `explain` gives them.

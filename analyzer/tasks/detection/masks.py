@@ -96,5 +96,5 @@ class OwnMasks(Masks):
         height, width = values.shape
         x0, y0, x1, y1 = box
         across, down = max(x1 - x0, 1e-3) / width, max(y1 - y0, 1e-3) / height
-        values = np.pad(self._positive(values), 1, constant_values=self._positive(np.float32(0)))
+        values = self._positive(np.pad(values, 1))
         return Mask(values, (x0 - across, y0 - down, x1 + across, y1 + down), tuple(box))
