@@ -11,13 +11,16 @@ import pytest
 
 import analyzer
 from analyzer import explain
+from analyzer.analysis.feature_maps import default_layer
 from analyzer.attribution import Explainer, Job
+from analyzer.attribution.centers import Probe
 from analyzer.attribution.evaluator import Evaluator
 from analyzer.attribution.methods import METHODS
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph.cut import behind, frontier
 from analyzer.images import decode, model_card
 from analyzer.runtime import Session
+from analyzer.tasks import recognise
 from tests.models import model, node, small_cnn
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -264,6 +267,36 @@ def test_smooth_grad_and_var_grad_are_the_moments_of_gradients():
     options = {"noise": 0.2, "samples": 20, "seed": 5}
     assert np.allclose(explain(CNN, IMAGE, "smooth-grad", 1, **options).raw[0], gradients.mean(0), atol=1e-6)
     assert np.allclose(explain(CNN, IMAGE, "var-grad", 1, **options).raw[0], gradients.var(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_random_numbers_are_of_a_pixel_and_channel_not_of_a_layout(method):
+    given = {"samples": 6} if method in ("smooth-grad", "var-grad") else {}
+    given |= {"masks": 6, "cells": 3} if method == "rise" else {}
+    first = explain(CNN, IMAGE, method, 1, **given).raw
+    last = explain(channels_last(CNN), IMAGE.transpose(0, 2, 3, 1), method, 1, **given).raw
+    last = last.transpose(0, 3, 1, 2) if last.ndim == 4 else last
+    assert np.abs(first - last).max() <= 1e-5 * np.abs(first).max()
+
+
+def channels_last(net: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network with an NHWC input."""
+    net = onnx.ModelProto.FromString(net.SerializeToString())
+    given = net.graph.input[0]
+    net.graph.node.insert(0, node("Transpose", ["pixels"], [given.name], perm=[0, 3, 1, 2]))
+    sizes = [d.dim_value or d.dim_param for d in given.type.tensor_type.shape.dim]
+    sizes = [sizes[0], *sizes[2:], sizes[1]]
+    given.CopyFrom(onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, sizes))
+    return net
+
+
+def test_units_are_measured_on_the_same_noise_in_every_layout():
+    found = []
+    for net in (CNN, channels_last(CNN)):
+        file = Explainer(net)
+        graph = file.graph({file.image: (1, 3, 12, 12) if net is CNN else (1, 12, 12, 3)})
+        found.append(Probe(file, graph, default_layer(graph, recognise(graph).logits), (12, 12), (3, 3)).measure((1, 1)))
+    assert np.allclose(*found, rtol=1e-6)
 
 
 def test_integrated_gradients_are_complete():

@@ -14,11 +14,13 @@ the measured centroids agree with them sharply, which they do where weights are 
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from analyzer.analysis.feature_maps import FeatureMap
 from analyzer.analysis.receptive_field import receptive_field
-from analyzer.attribution.layers import float_image
+from analyzer.attribution.layers import drawn_by_pixel, float_image
 from analyzer.attribution.lines import Centers, Placed
 from analyzer.attribution.model import Model
 from analyzer.attribution.seeds import PREFIX
@@ -26,7 +28,7 @@ from analyzer.errors import AnalyzerError, InputError
 from analyzer.gradient import GRADIENT, pullback
 from analyzer.graph import Builder, Graph
 from analyzer.graph.nodes import fixed_sizes
-from analyzer.graph.query import fillings, image_input
+from analyzer.graph.query import fillings, image_input, image_layout
 from analyzer.runtime import Session
 
 RUNS = 10
@@ -130,7 +132,7 @@ class Probe:
         op = Builder(graph, PREFIX)
         self.shape = fixed_sizes(value.shape or ())
         self.inputs = {v.name: (fixed_sizes(v.shape or ()), v.dtype) for v in graph.inputs}
-        self.image = str(image_input(graph).name)
+        self.image, self.layout = str(image_input(graph).name), image_layout(graph, image_input(graph))
         seed = graph.add_input(f"{PREFIX}/unit", np.dtype(np.float32), list(self.shape or ()))
         gradient = pullback(op, {value.name: op.cast(seed, value.dtype)}, [image.name], GRADIENT, narrow=False)
         found = gradient[image.name]
@@ -154,8 +156,9 @@ class Probe:
         feeds = {name: np.ones(shape or (), dtype) for name, (shape, dtype) in self.inputs.items()}
         shape, dtype = self.inputs[self.image]
         whole = dtype.kind in "ui"
-        noise = self.random.integers(0, 128 if dtype == np.int8 else 256, shape) if whole else None
-        feeds[self.image] = (self.random.standard_normal(shape) if noise is None else noise).astype(dtype)
+        levels = partial(self.random.integers, 0, 128 if dtype == np.int8 else 256)
+        noise = drawn_by_pixel(levels if whole else self.random.standard_normal, shape or (), self.layout)
+        feeds[self.image] = noise.astype(dtype)
         found = self.session.run(feeds | {self.seed: seed})[self.output]
         energy = np.square(found, dtype=np.float64)
         rows = energy.sum(axis=tuple(i for i, a in enumerate(self.axes) if a != "H"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from analyzer.analysis.feature_maps import FeatureMap, default_layer, feature_maps
@@ -113,3 +115,14 @@ def channels_first(array: np.ndarray, layout: Layout) -> np.ndarray:
     if "L" in layout.axes:
         array = array[:, :, layout.tokens].reshape(*array.shape[:2], *layout.grid)
     return array
+
+
+def drawn_by_pixel(draw: Callable[[tuple[int, ...]], np.ndarray], sizes: Sequence[int], axes: str) -> np.ndarray:
+    """Random numbers of shape `sizes`, the same for a pixel and channel in every layout.
+
+    Args:
+        draw: gives an array of a shape; it is asked for that of N, C, …space.
+        axes: of the result: NCHW, HWC…
+    """
+    order = sorted(range(len(sizes)), key=lambda a: {"N": 0, "C": 1}.get(axes[a], 2))
+    return np.transpose(draw(tuple(sizes[a] for a in order)), np.argsort(order))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analyzer.attribution.evaluator import Evaluator, Found
+from analyzer.attribution.layers import drawn_by_pixel
 from analyzer.attribution.methods.perturbation import filled
 from analyzer.attribution.registry import method
 from analyzer.errors import InputError
@@ -47,7 +48,10 @@ def _between(start: np.ndarray, end: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 @method("smooth-grad", "gradient", "Smilkov et al. 2017, 1706.03825", runs=True, views=("map", "rgb"))
 def smooth_grad(model: Evaluator, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Found:
-    """R = mean_n ∂y/∂x(x + ε_n), ε_n ~ N(0, σ²), σ = noise · (max x − min x)"""
+    """R = mean_n ∂y/∂x(x + ε_n), ε_n ~ N(0, σ²), σ = noise · (max x − min x)
+
+    ε_n is the same for a pixel and channel whatever the layout of the input.
+    """
     return _moments(model, samples, noise, seed)[0], {}
 
 
@@ -67,7 +71,8 @@ def _moments(model: Evaluator, samples: int, noise: float, seed: int) -> tuple[n
     sums = np.zeros((2, len(model.slots), *image.shape))
 
     def noisy(indices: np.ndarray) -> np.ndarray:
-        draws = [np.random.default_rng([seed, int(i)]).standard_normal(image.shape) for i in indices]
+        rngs = [np.random.default_rng([seed, int(i)]) for i in indices]
+        draws = [drawn_by_pixel(rng.standard_normal, image.shape, model.axes) for rng in rngs]
         return (image + sigma * np.stack(draws)).astype(np.float32)
 
     def add(indices: np.ndarray, gradients: np.ndarray) -> None:
