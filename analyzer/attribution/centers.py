@@ -15,6 +15,7 @@ the measured centroids agree with them sharply, which they do where weights are 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -155,10 +156,9 @@ class Probe:
         seed[tuple(where)] = self.random.choice([-1, 1], seed[tuple(where)].shape)
         feeds = {name: np.ones(shape or (), dtype) for name, (shape, dtype) in self.inputs.items()}
         shape, dtype = self.inputs[self.image]
-        whole = dtype.kind in "ui"
-        levels = partial(self.random.integers, 0, 128 if dtype == np.int8 else 256)
-        noise = drawn_by_pixel(levels if whole else self.random.standard_normal, shape or (), self.layout)
-        feeds[self.image] = noise.astype(dtype)
+        draw: Any = partial(self.random.integers, 0, 128 if dtype == np.int8 else 256)
+        draw = draw if dtype.kind in "ui" else self.random.standard_normal
+        feeds[self.image] = drawn_by_pixel(draw, shape or (), self.layout).astype(dtype)
         found = self.session.run(feeds | {self.seed: seed})[self.output]
         energy = np.square(found, dtype=np.float64)
         rows = energy.sum(axis=tuple(i for i, a in enumerate(self.axes) if a != "H"))
