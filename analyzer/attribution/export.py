@@ -126,7 +126,7 @@ def export(
 def _check_sizes(task: Task, slot: str | int, graph: Graph) -> None:
     """UnsupportedError where a detector's candidates lie on grids whose sizes are open."""
     open_sizes = [v for v in graph.inputs if any(not isinstance(d, int) for d in (v.shape or [None])[1:])]
-    if task.per_picture and not isinstance(slot, str) and open_sizes:
+    if task.per_picture and task.sized and not isinstance(slot, str) and open_sizes:
         raise UnsupportedError(
             f"{graph.name}: the sizes of the input are open, so its candidates are not known before it runs",
             f"fix the input sizes, for example {_flags(next(iter(fillings(graph)), {}))}",

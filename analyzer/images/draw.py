@@ -42,6 +42,7 @@ class Found:
         name: its class, which has a colour of its own; "" for no label.
         score: written after the name; None for none.
         box: x0, y0, x1, y1.
+        corners: x, y of the four corners of a box that is not upright; () for others.
         points: x, y and visibility of each keypoint, in the order of a known set where lines are to join them.
         strong: whether it is the one that is explained: its lines are thicker.
         chosen: the keypoint that is explained.
@@ -55,12 +56,14 @@ class Found:
     strong: bool = False
     chosen: int | None = None
     mask: np.ndarray | None = field(default=None, compare=False)
+    corners: Sequence[Sequence[float]] = ()
 
     def scaled(self, across: float, down: float) -> Found:
         """The same in a picture of another size."""
         box = None if self.box is None else [at * (across, down)[i % 2] for i, at in enumerate(self.box)]
         points = [(x * across, y * down, seen) for x, y, seen in self.points]
-        return replace(self, box=box, points=points)
+        corners = [(x * across, y * down) for x, y in self.corners]
+        return replace(self, box=box, points=points, corners=corners)
 
 
 # ---- the public figures ------------------------------------------------------------------------------------
@@ -300,7 +303,9 @@ def with_found(picture: np.ndarray, found: Sequence[Found], factor: tuple[float,
             _filled(canvas, one.mask, colours[one.name], max(1, size // 8))
     for one in ordered:
         width = max(2, size // 6) * (2 if one.strong else 1)
-        if id(one) in boxes:
+        if one.corners:
+            _outlined(canvas, np.array(one.corners) * factor, colours[one.name], width)
+        elif id(one) in boxes:
             _outlined_box(canvas, boxes[id(one)], colours[one.name], width)
         _skeleton(canvas, one, factor, colours[one.name], size)
     taken: list[tuple[int, int, int, int]] = []
@@ -335,6 +340,13 @@ def _outlined_box(canvas: np.ndarray, box: tuple[int, int, int, int], colour: tu
     x1, y1 = min(box[2], canvas.shape[1] - 1 - half), min(box[3], canvas.shape[0] - 1 - half)
     for each, thickness in ((_OUTLINE, width + 2), (colour, width)):
         opencv().rectangle(canvas, (x0, y0), (max(x0, x1), max(y0, y1)), each, thickness, opencv().LINE_AA)
+
+
+def _outlined(canvas: np.ndarray, corners: np.ndarray, colour: tuple[int, int, int], width: int) -> None:
+    """The lines between corners, on a darker rim."""
+    places = np.rint(np.clip(np.nan_to_num(corners), -(1 << 14), 1 << 14)).astype(np.int32)
+    for each, thickness in ((_OUTLINE, width + 2), (colour, width)):
+        opencv().polylines(canvas, [places], True, each, thickness, opencv().LINE_AA)
 
 
 def _skeleton(

@@ -338,7 +338,8 @@ def _to_draw(task: Task, said: Sequence[Prediction], explained: str, fed: Fed) -
         places = [(*fed.point(x, y), seen) for x, y, seen in each.points or ()]
         box = fed.box(each.box, each.scaled) if each.box is not None else None
         mask = fed.inside(each.mask.inside, fed.image.shape[:2]) if each.mask is not None else None
-        found.append(Found(each.label, each.score, box, places, strong, number if strong else None, mask))
+        corners = [fed.point(x, y) for x, y in each.corners or ()]
+        found.append(Found(each.label, each.score, box, places, strong, number if strong else None, mask, corners))
     return found
 
 
@@ -348,6 +349,8 @@ def _prediction(given: Prediction, fed: Fed | None = None) -> dict[str, Any]:
     }  # fmt: skip
     if fed is not None and given.box is not None:
         found["box"] = [round(at, 2) for at in fed.box(given.box, given.scaled)]
+    if fed is not None and given.corners is not None:
+        found["corners"] = [[round(at, 2) for at in fed.point(x, y)] for x, y in given.corners]
     if fed is not None and given.points is not None:
         found["points"] = [[*(round(at, 2) for at in fed.point(x, y)), round(seen, 4)] for x, y, seen in given.points]
     if fed is not None and given.mask is not None:

@@ -13,7 +13,7 @@ def coco(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Boxes are x, y, width and height in pixels of the picture. Categories are the classes that are found, under their
     indices. Keypoints are x, y and 2 where the model sees them, 1 where it does not. Masks are compressed run
-    lengths, and `area` is then that of the mask.
+    lengths, and `area` is then that of the mask; a box that is not upright is a polygon.
 
     Args:
         results: as `explain` gives them.
@@ -38,6 +38,8 @@ def coco(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             }
             if "mask" in found:
                 annotation["segmentation"], annotation["area"] = found["mask"], area_of(found["mask"])
+            elif "corners" in found:
+                annotation["segmentation"] = [[at for corner in found["corners"] for at in corner]]
             if "points" in found:
                 points = [[x, y, 2 if seen > 0.5 else 1] for x, y, seen in found["points"]]
                 annotation["keypoints"] = [value for point in points for value in point]

@@ -43,6 +43,7 @@ class Prediction:
         index: the class, or the number of the value; None where there is none.
         slot: what explains it: an expression, or a class.
         box: x0, y0, x1, y1 in pixels of the model's input; None for what has no place.
+        corners: x, y of its four corners, one after the other, in pixels of the model's input; None where it is upright.
         points: x, y, visibility of each keypoint, in pixels of the model's input.
         layer: the feature map to explain it by; "" for the model's.
         scaled: the input with the width and height that `box` is scaled by, instead of those of the model's input; ""
@@ -60,6 +61,7 @@ class Prediction:
     layer: str = ""
     scaled: str = ""
     mask: Mask | None = None
+    corners: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Task:
     by_class: ClassVar[bool] = True  # whether a class can be chosen at run time; otherwise targets are expressions
     method: ClassVar[str] = "grad-cam"  # by which it is explained unless another is asked for
     per_picture: ClassVar[bool] = False  # whether a target means what is found in a picture
+    sized: ClassVar[bool] = True  # of those: whether what there is to find depends on the size of the input
 
     # ---- Inside a graph ----
 

@@ -28,6 +28,8 @@ from analyzer.tasks.classification import Binary, Classification, MultiLabel
 from analyzer.tasks.dense import Dense
 from analyzer.tasks.detection import Detection
 from analyzer.tasks.detection.families import recognised
+from analyzer.tasks.detection.text_formats import text_map
+from analyzer.tasks.detection.text_maps import TextMap
 from analyzer.tasks.detection.view import Run, View
 from analyzer.tasks.embedding import Embedding
 from analyzer.tasks.keypoints import Keypoints, Landmarks, found_in
@@ -46,7 +48,7 @@ KINDS: dict[str, tuple[type[Task], ...]] = {
     "embedding": (Embedding,),
     "regression": (Regression,),
     "dense prediction": (Dense,),
-    "detection": (Detection,),
+    "detection": (Detection, TextMap),
     "keypoints": (Keypoints, Landmarks),
     "raw": (Raw,),
 }
@@ -183,8 +185,14 @@ def recognise(
     )
 
 
-def _detection(graph: Graph, main: str | None, declared: Declared, labels: Labels, run: Run | None) -> Detection | None:
+def _detection(
+    graph: Graph, main: str | None, declared: Declared, labels: Labels, run: Run | None
+) -> Detection | TextMap | None:
     """The detector that the outputs are of, if they are of one."""
+    text = text_map(graph, main, declared.decode if declared.kind else None)
+    if text is not None:
+        others = [_role_of(graph, v, declared, bool(text.stripped)) for v in graph.outputs if v.name != text.output.name]
+        return replace(text, others=tuple(others), threshold_=declared.score_threshold)
     found = recognised(View(graph, len(labels) if labels is not None else None, declared.decode, run))
     if found is None or (main is not None and main not in found[0].outputs):
         return None

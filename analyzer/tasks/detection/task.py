@@ -14,8 +14,9 @@ from analyzer.analysis.scores import REAL, Quantisation
 from analyzer.errors import InputError, NotFoundError
 from analyzer.graph import Builder, Value
 from analyzer.metrics.boxes import suppressed
-from analyzer.metrics.detections import Detections, Matching, matched, pair_quality
-from analyzer.tasks.base import TOP1, Agreement, Finding, Labels, Prediction
+from analyzer.metrics.detections import Detections
+from analyzer.tasks.base import TOP1, Labels, Prediction
+from analyzer.tasks.detection.boxed import Boxed
 from analyzer.tasks.detection.codings import Corners
 from analyzer.tasks.detection.decoder import Candidates, Decoder, packed, unpacked
 from analyzer.tasks.detection.usual import usual_of
@@ -24,8 +25,6 @@ from analyzer.tasks.segmentation import background_of
 
 MOST = 300  # detections of one picture
 _CONSIDERED = 3000  # candidates above the threshold that suppression looks at, the surest
-ALIKE = 0.5  # IoU from which two boxes of a class are the same detection
-AGREEING = 0.75  # mean quality of detections from which two answers agree
 SIDES = ("left", "top", "right", "bottom")
 _NONE = Decoder("", (), Corners(), (0, 0), 0)
 _WORD = re.compile(r"(detection|instance):(\d+)(?:\.(\w+))?")
@@ -33,7 +32,7 @@ _POINT = re.compile(r"keypoint:([\w .-]+)")
 
 
 @dataclass(frozen=True)
-class Detection(Finding):
+class Detection(Boxed):
     """Candidates with a box and a score per class. A class, in the sense of the graph, is a score of a candidate, so
     that whichever detection is explained, the graph is the same: candidate · classes + class.
 
@@ -254,31 +253,7 @@ class Detection(Finding):
 
     # ---- Comparing ----
 
-    def agreement(self, reference: Any, candidate: Any) -> Agreement:
-        """The mean quality of the detections of both: IoU · ratio of the scores with the partner on the other side, 0
-        without one."""
-        a, b, found = self.matching(reference, candidate)
-        rows, columns = found.pairs.T
-        sides = (a.scores[rows] >= self.threshold).astype(int) + (b.scores[columns] >= self.threshold)
-        count = int(sides.sum()) + len(found.missed) + len(found.added)
-        quality = float((pair_quality(a, b, found) * sides).sum()) / count if count else 1.0
-        return Agreement("detection quality", quality, quality >= AGREEING)
-
-    def matching(self, reference: Any, candidate: Any) -> tuple[Detections, Detections, Matching]:
-        """What both detect, and which of it is the same: of a class, with an IoU of at least 0.5, matched greedily, the
-        surest first.
-
-        A partner may be half as sure as a detection must be: what lies near the threshold is neither missed nor added.
-        """
-        a, b, least = self._judged(reference), self._judged(candidate), self.threshold
-        found = matched(a, b, ALIKE)
-        rows, columns = found.pairs.T
-        either = (a.scores[rows] >= least) | (b.scores[columns] >= least)
-        missed, added = found.missed[a.scores[found.missed] >= least], found.added[b.scores[found.added] >= least]
-        return a, b, Matching(found.pairs[either], found.overlaps[either], missed, added)
-
-    def _judged(self, output: Any) -> Detections:
-        """What is detected from half the threshold on."""
+    def judged(self, output: Any) -> Detections:
         found = self.decoder.candidates(output)
         pairs = self._kept(found, self.threshold / 2)
         places, columns = pairs[:, 0], pairs[:, 1]

@@ -22,6 +22,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "UltraFace": {"mean": 127.0, "std": 128.0, "scale": 1.0},
     "RetinaFace": {"mean": (104.0, 117.0, 123.0), "std": 1.0, "scale": 1.0, "channels": "BGR"},
     "SCRFD": {"mean": 127.5, "std": 128.0, "scale": 1.0, "resize": "letterbox", "pad-value": 0.0},
+    "PP-OCR": {"preset": "imagenet", "channels": "BGR"},
     "BlazeFace": {"preset": "-1-1", "resize": "letterbox"},
 }  # fmt: skip
 
