@@ -399,7 +399,7 @@ def test_the_default_layer_is_never_what_the_target_reads():
     [
         ("models/deeplab_v3_mnv2_tf2onnx.onnx", "segmentation"),
         ("models/msra_190729.onnx", "segmentation"),
-        ("models/ppocrv3_en_det.onnx", "segmentation"),
+        ("models/ppocrv3_en_det.onnx", "detection"),
         ("models/ppocr_en_number_rec.onnx", "text recognition"),
         ("models/person_reid_0248.onnx", "embedding"),
         ("models/superres_subpixel.onnx", "dense prediction"),

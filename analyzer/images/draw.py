@@ -311,7 +311,10 @@ def with_found(picture: np.ndarray, found: Sequence[Found], factor: tuple[float,
     taken: list[tuple[int, int, int, int]] = []
     for one in reversed(ordered) if any(o.strong for o in found) else ordered:
         if one.name and id(one) in boxes:
-            _label(canvas, one, boxes[id(one)], colours[one.name], size, taken)
+            x0, y0, x1, y1 = boxes[id(one)]
+            if one.corners:  # the label stands at the first corner from the upper left
+                x0, y0, *_ = _inside([*min(one.corners, key=sum)] * 2, factor, canvas)
+            _label(canvas, one, (x0, y0, x1, y1), colours[one.name], size, taken)
     return canvas
 
 

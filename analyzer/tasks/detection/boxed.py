@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from analyzer.metrics.detections import Detections, Matching, matched, pair_quality
 from analyzer.tasks.base import Agreement, Finding
 

@@ -48,7 +48,9 @@ def text_map(graph: Graph, main: str | None = None, decode: str | None = None) -
         if found is not None:
             task, before = found
             layer = _layer(graph, before)
-            return replace(task, size=size, channel=layout.channel, layer=layer, quantisation=quantisation(graph, value))
+            return replace(
+                task, size=size, channel=layout.channel, layer=layer, quantisation=quantisation(graph, value)
+            )
     return None
 
 

@@ -140,8 +140,8 @@ class TextMap(Boxed):
         return sorted((r for r in regions if r.score >= self.threshold), key=lambda r: -r.score)
 
     def _parts(self, probable: np.ndarray) -> list[Region]:
-        """DB: at most 1000 outlines, whose rectangle is at least 3 pixels wide; each side is moved outwards by 1.5 · area
-        / perimeter, after which it is at least 5 pixels wide."""
+        """DB: at most 1000 outlines, whose rectangle is at least 3 pixels wide; each side is moved outwards by 1.5 times
+        area / perimeter, after which it is at least 5 pixels wide."""
         regions = []
         for each in rectangles(probable > self._cut)[:_MOST]:
             width, height = each.size
@@ -161,7 +161,9 @@ class TextMap(Boxed):
             rows, columns = slice(y0, y1), slice(x0, x1)
             mine = labels[rows, columns] == number
             middle = np.broadcast_to((np.arange(y0, y1)[:, None] + 0.5) * step, mine.shape)[mine]
-            up, down = (float((middle + sign * found[at, rows, columns][mine]).mean()) for at, sign in ((1, -1), (2, 1)))
+            up, down = (
+                float((middle + sign * found[at, rows, columns][mine]).mean()) for at, sign in ((1, -1), (2, 1))
+            )
             more = 0.15 * max(down - up, 1.0)
             left, right, up, down = x0 - more / step, x1 + more / step, up / step, down / step
             corners = np.array([(left, up), (right, up), (right, down), (left, down)])
