@@ -43,7 +43,7 @@ class Prediction:
         index: the class, or the number of the value; None where there is none.
         slot: what explains it: an expression, or a class.
         box: x0, y0, x1, y1 in pixels of the model's input; None for what has no place.
-        corners: x, y of its four corners, one after the other, in pixels of the model's input; None where it is upright.
+        corners: x, y of the four corners of a box that is not upright, one after the other; None for others.
         points: x, y, visibility of each keypoint, in pixels of the model's input.
         layer: the feature map to explain it by; "" for the model's.
         scaled: the input with the width and height that `box` is scaled by, instead of those of the model's input; ""

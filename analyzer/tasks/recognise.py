@@ -191,10 +191,9 @@ def _detection(
     """The detector that the outputs are of, if they are of one."""
     text = text_map(graph, main, declared.decode if declared.kind else None)
     if text is not None:
-        others = [
-            _role_of(graph, v, declared, bool(text.stripped)) for v in graph.outputs if v.name != text.output.name
-        ]
-        return replace(text, others=tuple(others), threshold_=declared.score_threshold)
+        beside = [v for v in graph.outputs if v.name != text.output.name]
+        roles = tuple(_role_of(graph, v, declared, bool(text.stripped)) for v in beside)
+        return replace(text, others=roles, threshold_=declared.score_threshold)
     found = recognised(View(graph, len(labels) if labels is not None else None, declared.decode, run))
     if found is None or (main is not None and main not in found[0].outputs):
         return None

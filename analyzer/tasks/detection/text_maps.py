@@ -140,8 +140,8 @@ class TextMap(Boxed):
         return sorted((r for r in regions if r.score >= self.threshold), key=lambda r: -r.score)
 
     def _parts(self, probable: np.ndarray) -> list[Region]:
-        """DB: at most 1000 outlines, whose rectangle is at least 3 pixels wide; each side is moved outwards by 1.5 times
-        area / perimeter, after which it is at least 5 pixels wide."""
+        """DB: at most 1000 outlines, whose rectangle is at least 3 pixels wide; each side is moved outwards by
+        1.5 · area / perimeter, after which it is at least 5 pixels wide."""
         regions = []
         for each in rectangles(probable > self._cut)[:_MOST]:
             width, height = each.size
