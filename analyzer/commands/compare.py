@@ -191,8 +191,8 @@ def text_of(document: dict[str, Any]) -> str:
     outputs = comparison["outputs"]
     lines = [verdict(findings, comparison), ""]
     if findings:
-        rows = [(f["code"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in findings]
-        lines += [table(rows, ("code", "value", "limit", "explanation")), ""]
+        rows = [(f["code"], f["where"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in findings]
+        lines += [table(rows, ("code", "where", "value", "limit", "explanation")), ""]
     judged = outputs.get("judged", comparison["pictures"])  # missing in early saved reports
     lines.append(
         f"outputs: {percent(outputs['label_agreement'])} of {judged} labels agree, "

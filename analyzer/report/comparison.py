@@ -13,7 +13,7 @@ from analyzer.report.page import findings_table, page, shown, table
 COLUMNS = {"cosine": "mean cosine", "sqnr_db": "SQNR dB", "max_error": "max error", "q99_error": "99% error"}
 CODES = (
     "not-finite", "input-differs", "weight-differs", "saturated", "features-diverge", "labels-differ", "scores-drift",
-    "outputs-differ", "evidence-moves",
+    "outputs-differ", "predictions-differ", "evidence-moves",
 )  # fmt: skip
 FIGURES = {
     "rank_correlation": "rank correlation", "top_iou": "top IoU", "maximum_shift": "shift of the maximum",
@@ -30,6 +30,8 @@ DEFINITIONS = {
     "output error": "for outputs other than class scores: RMS(a − b) / RMS(a), the largest over the slices along the "
     "output's shortest axis. RMS(a) is taken over all pictures and is at least a tenth of the largest slice's; slices "
     "of probabilities count as one slice",
+    "detection quality": "IoU · ratio of the scores of matched detections, 0 for those without a partner; mean over a "
+    "picture's detections on both sides",
     "max error, 99% error": "largest |a − b| of a layer over all pictures, and its 99th percentile, mean over pictures",
     "relative error": "‖a − b‖ / ‖a‖ of a weight, dequantized",
 }
@@ -57,7 +59,13 @@ def coverage(report: Mapping[str, Any]) -> list[str]:
         for row in rows
         if row.get("sorted")
     ]
-    if rows and outputs["label_agreement"] is None and outputs["judged"]:
+    predictions = report.get("predictions")
+    if predictions:
+        lines.append(
+            f"predictions compared: {predictions['measure']} {predictions['mean']:.3f} on average, "
+            f"lowest {predictions['lowest']:.3f}"
+        )
+    elif rows and outputs["label_agreement"] is None and outputs["judged"]:
         lines.append("labels not compared: the output is not one score per class")
     if outputs.get("compared_after"):
         lines.append(f"scores compared after {outputs['compared_after']}: only one of the files ends with it")

@@ -15,6 +15,9 @@ from analyzer.errors import AnalyzerError, InputError
 from analyzer.images import Feeding, Preprocess, showing
 from analyzer.passes import Loaded, Pass, run
 from analyzer.store import key_of
+from analyzer.tasks.base import Finding
+from analyzer.tasks.segmentation import Segmentation
+from analyzer.tasks.text import Text
 from analyzer.validation.matching import POOR, Match, match_by_activations, match_by_name, without_shifted_names
 from analyzer.validation.metrics import (
     Drift,
@@ -32,12 +35,14 @@ from analyzer.validation.summaries import (
     evidence_summary,
     input_difference,
     labels_and_drifts,
+    prediction_summary,
     largest_jump,
     output_row,
 )
 from analyzer.validation.weights import saturated_share, weight_differences
 
 EVIDENCE = ("grad-cam", "gradient")
+ANSWERS = (Finding, Segmentation, Text)  # tasks whose predictions are compared besides the numbers they are read from
 
 
 @dataclass
@@ -234,7 +239,7 @@ class Comparing(Pass[dict[str, Any]]):
         outputs = reference.all_outputs(picture.reference), candidate.all_outputs(picture.candidate)
         scores = self._common_scores(*(s.scores_of(o) for s, o in zip(self.sides, outputs, strict=True)))
         part = _Partial([(m.reference, m.candidate, m.rule) for m in self.matches], self.watched, self.contract)
-        row = {"picture": picture.name} | self._scored(picture, *scores)
+        row = {"picture": picture.name} | self._scored(picture, *scores) | self._predicted(*outputs)
         self._features(part, picture)
         self._values(part, picture, *outputs)
         judged = all(np.isfinite(values).all() for values in scores) or row["score_drift"] is not None
@@ -298,6 +303,20 @@ class Comparing(Pass[dict[str, Any]]):
             row["label"] = picture.label
             row["right"] = [t == picture.label for t in row["top"]]
         return row
+
+    def _predicted(self, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, Any]:
+        """{"predictions": {measure, value, agrees}} by the task's own measure, {} where numbers say as much."""
+        task, twin = (side.task for side in self.sides)
+        pairs = list(zip(task.reading, twin.reading, strict=False))
+        if not isinstance(task, ANSWERS) or type(task) is not type(twin) or self.squashed_as:
+            return {}
+        if len(task.reading) != len(twin.reading) or any(ours[a].shape[1:] != theirs[b].shape[1:] for a, b in pairs):
+            return {}
+        renamed = {a: theirs[b] for a, b in pairs}
+        if not all(np.isfinite(values).all() for said in (ours, renamed) for values in map(said.get, task.reading)):
+            return {}
+        found = task.agreement(task.answer(ours), task.answer(renamed))
+        return {"predictions": {"measure": found.measure, "value": found.value, "agrees": found.agrees}}
 
     def _values(self, part: _Partial, picture: Pair, *outputs: dict[str, np.ndarray]) -> None:
         """Takes in the outputs that are no vector of classes, and what is not finite in any of them."""
@@ -467,6 +486,7 @@ class Comparing(Pass[dict[str, Any]]):
             "pictures": len(part.rows),
             "outputs": labels_and_drifts(part.rows)
             | ({"compared_after": self.squashed_as} if self.squashed_as else {}),
+            "predictions": prediction_summary(part.rows, list(reference.task.reading)),
             "compared": compared,
             "not_compared": self.not_compared + unlike,
             "not_finite": part.not_finite,

@@ -179,9 +179,9 @@ class Side:
 
     @property
     def _read(self) -> dict[str, Quantisation]:
-        """`outputs`, the scores first; they may be integers without a scale."""
+        """`outputs`, the scores first, and what the task reads; these may be integers without a scale."""
         scores = self.scores.output.name
-        return {scores: quantisation(self.graph, self.scores.output)} | self.outputs
+        return {scores: quantisation(self.graph, self.scores.output)} | self.task.reading | self.outputs
 
     @property
     def options(self) -> dict[str, Any]:
@@ -206,6 +206,10 @@ class Side:
         if not self.task.per_picture:
             return outputs[self.scores.output.name]
         return self.task.read(self.task.answer(outputs), 1).ravel().astype(np.float64)
+
+    def answer_of(self, outputs: Mapping[str, np.ndarray]) -> Any:
+        """What the task reads of one picture, as `Task.agreement` takes it."""
+        return self.task.answer(outputs)
 
     def classes_of(self, scores: np.ndarray) -> np.ndarray:
         return self.scores.read(scores, 1).ravel()

@@ -37,6 +37,22 @@ def labels_and_drifts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def prediction_summary(rows: Sequence[dict[str, Any]], outputs: Sequence[str]) -> dict[str, Any] | None:
+    """How far the predictions agree by the task's own measure, over pictures; None where it was not asked."""
+    known = [(row["predictions"], row["picture"]) for row in rows if "predictions" in row]
+    if not known:
+        return None
+    lowest, picture = min(((found["value"], name) for found, name in known), key=lambda pair: pair[0])
+    return {
+        "measure": known[0][0]["measure"],
+        "outputs": list(outputs),
+        "pictures": len(known),
+        "mean": float(np.mean([found["value"] for found, _ in known])),
+        "lowest": lowest,
+        "lowest_picture": picture,
+    }
+
+
 def largest_jump(layers: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Where the noise grows most from one layer to the next: the layer, and SQNR before and at it, dB."""
     if not layers:

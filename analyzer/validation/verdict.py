@@ -23,6 +23,7 @@ class Thresholds:
         feature_cosine: least mean cosine of a layer's activations.
         evidence_correlation: least median rank correlation of the class maps.
         evidence_iou: least median overlap of the highest fifth of the class maps.
+        prediction_agreement: least mean agreement of detections, keypoints, masks or texts, by the task's measure.
         output_error: largest mean relative error of an output other than class scores.
         weight_error: largest relative difference of a weight.
         saturated: largest share of a quantised layer's values outside its range.
@@ -33,6 +34,7 @@ class Thresholds:
     feature_cosine: float = 0.95
     evidence_correlation: float = 0.8
     evidence_iou: float = 0.6
+    prediction_agreement: float = 0.75
     output_error: float = 0.15
     weight_error: float = 0.05
     saturated: float = 0.002
@@ -148,6 +150,13 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
             words = f"the mean error of the output {row['output']!r} is {size} of its magnitude"
             words += f", largest in {row['part']}" if row["part"] else ""
             found.append(Finding("outputs-differ", row["output"], row["error_mean"], limits.output_error, words))
+    predictions = report.get("predictions")  # missing in early saved reports
+    if predictions and predictions["mean"] < limits.prediction_agreement:
+        value = predictions["mean"]
+        words = f"predictions differ: mean {predictions['measure']} {value:.3f} over {predictions['pictures']} pictures"
+        words += f", lowest {predictions['lowest']:.3f} on {predictions['lowest_picture']}"
+        where = ", ".join(predictions["outputs"])
+        found.append(Finding("predictions-differ", where, value, limits.prediction_agreement, words))
     if outputs["label_agreement"] is not None and outputs["label_agreement"] < limits.label_agreement:
         words = (
             f"labels agree on {outputs['label_agreement']:.1%} of {outputs.get('judged', report['pictures'])} pictures"
