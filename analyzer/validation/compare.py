@@ -35,9 +35,9 @@ from analyzer.validation.summaries import (
     evidence_summary,
     input_difference,
     labels_and_drifts,
-    prediction_summary,
     largest_jump,
     output_row,
+    prediction_summary,
 )
 from analyzer.validation.weights import saturated_share, weight_differences
 
@@ -237,9 +237,10 @@ class Comparing(Pass[dict[str, Any]]):
         ((_, picture),) = batch
         reference, candidate = self.sides
         outputs = reference.all_outputs(picture.reference), candidate.all_outputs(picture.candidate)
-        scores = self._common_scores(*(s.scores_of(o) for s, o in zip(self.sides, outputs, strict=True)))
+        read = self._read_alike(*outputs)
+        scores = self._common_scores(*self._scores_of(*outputs, read))
         part = _Partial([(m.reference, m.candidate, m.rule) for m in self.matches], self.watched, self.contract)
-        row = {"picture": picture.name} | self._scored(picture, *scores) | self._predicted(*outputs)
+        row = {"picture": picture.name} | self._scored(picture, *scores) | self._predicted(outputs[0], read)
         self._features(part, picture)
         self._values(part, picture, *outputs)
         judged = all(np.isfinite(values).all() for values in scores) or row["score_drift"] is not None
@@ -304,18 +305,38 @@ class Comparing(Pass[dict[str, Any]]):
             row["right"] = [t == picture.label for t in row["top"]]
         return row
 
-    def _predicted(self, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _read_alike(self, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+        """The candidate's outputs under the names that the reference's task reads; None where their shapes differ.
+
+        Both are read by the reference's task: another build may hide the structure that it is recognised by.
+        """
+        twins = dict([self.scores, *self.pairs])
+        found = {name: theirs.get(twins.get(name, name)) for name in self.sides[0].task.reading}
+        alike = {name: array for name, array in found.items() if array is not None and array.shape == ours[name].shape}
+        return alike if len(alike) == len(found) else None
+
+    def _scores_of(
+        self, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], read: dict[str, np.ndarray] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The scores of both sides: of detectors those of the candidates, without coordinates."""
+        reference, candidate = self.sides
+        if reference.task.per_picture and read is not None:
+            return reference.scores_of(ours), reference.scores_of(read)
+        if reference.task.per_picture != candidate.task.per_picture:
+            return ours[self.scores[0]], theirs[self.scores[1]]
+        return reference.scores_of(ours), candidate.scores_of(theirs)
+
+    def _predicted(self, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray] | None) -> dict[str, Any]:
         """{"predictions": {measure, value, agrees}} by the task's own measure, {} where numbers say as much."""
-        task, twin = (side.task for side in self.sides)
-        pairs = list(zip(task.reading, twin.reading, strict=False))
-        if not isinstance(task, ANSWERS) or type(task) is not type(twin) or self.squashed_as:
+        task = self.sides[0].task
+        if theirs is None or not isinstance(task, ANSWERS) or self.squashed_as:
             return {}
-        if len(task.reading) != len(twin.reading) or any(ours[a].shape[1:] != theirs[b].shape[1:] for a, b in pairs):
+        if not all(np.isfinite(said[name]).all() for said in (ours, theirs) for name in task.reading):
             return {}
-        renamed = {a: theirs[b] for a, b in pairs}
-        if not all(np.isfinite(values).all() for said in (ours, renamed) for values in map(said.get, task.reading)):
+        a, b = task.answer(ours), task.answer(theirs)
+        if not task.agreement(a, a).agrees:  # boxes without area: the measure says nothing of them
             return {}
-        found = task.agreement(task.answer(ours), task.answer(renamed))
+        found = task.agreement(a, b)
         return {"predictions": {"measure": found.measure, "value": found.value, "agrees": found.agrees}}
 
     def _values(self, part: _Partial, picture: Pair, *outputs: dict[str, np.ndarray]) -> None:
@@ -422,9 +443,14 @@ class Comparing(Pass[dict[str, Any]]):
         return ours, theirs
 
     def _evidence(self, part: _Partial, picture: Pair, target: int) -> dict[str, Any]:
-        reference, _candidate = self.sides
+        reference, candidate = self.sides
         layers = (reference.layer, self._twin(reference.layer))
         found: dict[str, Any] = {}
+        kinds = [side.task.kind for side in self.sides]
+        if reference.task.per_picture != candidate.task.per_picture:
+            why = f"the reference was recognized as {kinds[0]}, the candidate as {kinds[1]}"
+            part.unavailable |= dict.fromkeys(self.methods, why)
+            return {}
         for method in self.methods:
             maps: list[Evidence] = []
             for side, array, layer in zip(self.sides, (picture.reference, picture.candidate), layers, strict=True):

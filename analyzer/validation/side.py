@@ -207,10 +207,6 @@ class Side:
             return outputs[self.scores.output.name]
         return self.task.read(self.task.answer(outputs), 1).ravel().astype(np.float64)
 
-    def answer_of(self, outputs: Mapping[str, np.ndarray]) -> Any:
-        """What the task reads of one picture, as `Task.agreement` takes it."""
-        return self.task.answer(outputs)
-
     def classes_of(self, scores: np.ndarray) -> np.ndarray:
         return self.scores.read(scores, 1).ravel()
 
