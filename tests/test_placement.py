@@ -1,14 +1,18 @@
 """Where a layer's units are put in the image: hand-made detectors of several strides and paddings, trained networks."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 import analyzer
 from analyzer.attribution import Explainer, Question, centers
-from analyzer.attribution.centers import RUNS, Probe, centers_of
+from analyzer.attribution.centers import RUNS, Probe, located
+from analyzer.attribution.export import read_record
 from analyzer.attribution.layers import pick_layer
 from analyzer.attribution.lines import PLACEMENTS, Centers
 from analyzer.errors import InputError
@@ -43,8 +47,8 @@ def test_heat_lies_on_hand_made_evidence(stride, padding):
 def test_units_of_trained_networks_stay_evenly_spaced(name):
     explainer = Explainer(MODELS / name)
     layer = auto_layer(explainer)
-    assert centers_of(explainer, layer, "theoretical") is not None
-    assert centers_of(explainer, layer) is None and centers_of(explainer, layer, "half-pixel") is None
+    assert located(explainer, layer, "theoretical").centers is not None
+    assert located(explainer, layer).centers is None and located(explainer, layer, "half-pixel").centers is None
 
 
 def test_weights_are_linear_between_centers_and_end_one_stride_beyond():
@@ -88,11 +92,44 @@ def test_at_most_ten_runs_and_none_once_the_cache_is_warm(tmp_path, monkeypatch)
     path = tmp_path / "red.onnx"
     path.write_bytes(red_detector(32, "PyTorch, 3×3", 224).SerializeToString())
     cache = Cache(tmp_path / "cache", 1 << 24)
-    first = [centers_of(model, auto_layer(model)) for model in [Explainer(path, cache=cache)]]
+    first = [located(model, auto_layer(model)).centers for model in [Explainer(path, cache=cache)]]
     assert len(runs) == RUNS == 10
     model = Explainer(path, cache=cache)
-    assert [centers_of(model, auto_layer(model))] == first and len(runs) == 10
-    assert first == [centers_of(m, auto_layer(m)) for m in [Explainer(path)]] and len(runs) == 20
+    assert [located(model, auto_layer(model)).centers] == first and len(runs) == 10
+    assert first == [located(m, auto_layer(m)).centers for m in [Explainer(path)]] and len(runs) == 20
+
+
+@pytest.fixture
+def place(tmp_path):
+    return tmp_path
+
+
+def test_half_pixel_centers_in_place_of_others_are_said(tmp_path, run):
+    """Of a network whose first operator has no gradient, which no map after it needs."""
+    net = red_detector(32, "PyTorch, 3×3", 224)
+    net.graph.node.insert(0, helper.make_node("Sign", ["image"], ["black and white"]))
+    net.graph.node[1].input[0] = "black and white"
+    path, picture = tmp_path / "red.onnx", tmp_path / "p.png"
+    onnx.save(net, path)
+    image = np.full((224, 224, 3), 128, np.uint8)
+    image[60:90, 100:140] = 255, 0, 0
+    write_png(picture, image)
+    how = {"preset": "raw", "mean": 127.5, "std": 127.5}
+    saying = "placed by half-pixel centers, because the effective centers of its units could not be determined"
+    found = analyzer.explain(path, picture, "layer-cam", **how)
+    assert saying in found.doubt and not found.centers
+    assert saying in analyzer.explain(path, picture, "ablation-cam", **how).doubt
+    for placement in ("half-pixel", "theoretical"):
+        assert not analyzer.explain(path, picture, "layer-cam", placement=placement, **how).doubt
+    exported = analyzer.export(path, tmp_path / "out.onnx", "layer-cam")
+    assert saying in read_record(exported)["doubt"]
+    assert "doubt" not in read_record(analyzer.export(path, exported, "layer-cam", placement="half-pixel"))
+    flags = ["--preset", "raw", "--mean", "127.5", "--std", "127.5", "-m", "layer-cam", "--format", "json"]
+    for command, more in ("explain", ["-m", "occlusion"]), ("localize", []):
+        code, out, err = run(command, "red.onnx", "p.png", *flags, *more)
+        assert code == 0 and saying in json.loads(out)["results"][0]["doubt"] and err.count(saying) == 1
+    code, _, err = run("export", "red.onnx", "-m", "layer-cam", "-o", "out.onnx")
+    assert code == 0 and err.count(saying) == 1
 
 
 def test_an_unknown_placement():

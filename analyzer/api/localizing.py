@@ -145,8 +145,6 @@ def localize(
     work = Localizing(explainer, question, card, targets, {}, {}, threshold, several, top_channels)
     done = run(work, samples, store, workers, progress=progress)
     results, summary = done.result
-    for result in results:
-        result.pop("doubt")
     name = str(explainer.loaded.path or explainer.loaded.name)
     return Localization(name, method, threshold, results, summary, done.failed, samples, card.feeds)
 

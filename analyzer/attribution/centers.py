@@ -22,10 +22,10 @@ import numpy as np
 from analyzer.analysis.feature_maps import FeatureMap
 from analyzer.analysis.receptive_field import receptive_field
 from analyzer.attribution.layers import drawn_by_pixel, float_image
-from analyzer.attribution.lines import Centers, Placed
+from analyzer.attribution.lines import Centers, Located, Placed
 from analyzer.attribution.model import Model
 from analyzer.attribution.seeds import PREFIX
-from analyzer.errors import AnalyzerError, InputError
+from analyzer.errors import AnalyzerError, UnsupportedError
 from analyzer.gradient import GRADIENT, pullback
 from analyzer.graph import Builder, Graph
 from analyzer.graph.nodes import fixed_sizes
@@ -40,31 +40,41 @@ _WIDTHS = 2.0  # standard deviations of a unit's field that have to lie inside t
 _SMALL = 0.5  # pixels
 
 
-def centers_of(model: Model, feature: FeatureMap, placement: Placed = "effective") -> Centers | None:
-    """The centers of a layer's units; None for half-pixel centers, also where the others are not known.
+def located(model: Model, feature: FeatureMap, placement: Placed = "effective") -> Located:
+    """Where the units of a layer lie in the image; by half-pixel centers if the others cannot be determined.
 
     If the file leaves sizes open, they are measured at a plausible size, so that `explain` and `export` agree.
     """
     if placement == "half-pixel" or len(feature.layout.spatial) != 2 or "L" in feature.layout.axes:
-        return None
+        return Located()
     if isinstance(placement, Centers):
-        return placement
+        return Located(placement)
     key = ("centers", feature.name, placement, model.chosen)
 
-    def made() -> Centers | None:
+    def made() -> Located:
         kept = (*key, sorted(map(repr, model.environment.items())))
         known = model.cache.noted(kept) if model.cache else None
-        if known is None:
+        if known is not None:
+            return Located(Centers(tuple(known[0]), tuple(known[1])) if known else None)
+        try:
             found = _found(model, feature, placement)
-            known = [] if found is None else [list(found.first), list(found.step)]
-            if model.cache:
-                model.cache.note(kept, known)
-        return Centers(tuple(known[0]), tuple(known[1])) if known else None
+        except AnalyzerError as error:
+            why = f"the {placement} centers of its units could not be determined: {error.message}"
+            return Located(doubt=f"the map of {feature.name} is placed by half-pixel centers, because {why}")
+        if model.cache:
+            model.cache.note(kept, [] if found is None else [list(found.first), list(found.step)])
+        return Located(found)
 
     return model.remembered(key, made)
 
 
 def _found(model: Model, feature: FeatureMap, placement: str) -> Centers | None:
+    """None for half-pixel centers.
+
+    Raises:
+        AnalyzerError: the others cannot be determined; of several plausible sizes, at the likeliest.
+    """
+    failed = list[AnalyzerError]()
     for sizes in fillings(model.plain) or [{}]:
         try:
             graph = model.graph(sizes)
@@ -78,10 +88,12 @@ def _found(model: Model, feature: FeatureMap, placement: str) -> Centers | None:
             if placement == "theoretical":
                 return theory
             found = _effective(Probe(model, graph, feature, size, grid), half, theory)
-            near = found is not None and all(_distance(half, found, a, grid[a]) <= _SMALL for a in (0, 1))
+            near = all(_distance(half, found, a, grid[a]) <= _SMALL for a in (0, 1))
             return None if near else found
-        except AnalyzerError:
-            continue
+        except AnalyzerError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
     return None
 
 
@@ -137,8 +149,10 @@ class Probe:
         seed = graph.add_input(f"{PREFIX}/unit", np.dtype(np.float32), list(self.shape or ()))
         gradient = pullback(op, {value.name: op.cast(seed, value.dtype)}, [image.name], GRADIENT, narrow=False)
         found = gradient[image.name]
-        if self.shape is None or found is None or any(s is None for s, _ in self.inputs.values()):
-            raise InputError(f"{feature.name!r} does not depend on the image, or its sizes are open")
+        if self.shape is None or any(s is None for s, _ in self.inputs.values()):
+            raise UnsupportedError(f"sizes of {feature.name!r} or of an input are open")
+        if found is None:
+            raise UnsupportedError(f"{feature.name!r} has no gradient with respect to {image.name!r}")
         self.seed, self.output = seed.name, graph.add_output(found, f"{PREFIX}/gradient").name
         self.session: Session = model.session(graph, [self.output], threads=1)  # beside the sessions that explain
         self.random = np.random.default_rng(0)
@@ -174,18 +188,21 @@ def _moments(energy: np.ndarray) -> tuple[float, float]:
     return center, float(np.sqrt(share @ (pixels - center) ** 2))
 
 
-def _effective(probe: Probe, half: Centers, theory: Centers) -> Centers | None:
+def _effective(probe: Probe, half: Centers, theory: Centers) -> Centers:
     """A line with the theoretical stride, at theoretical centers if the measured ones agree with them; else as evenly
-    spaced units in the middle. None where nothing reaches the image.
+    spaced units in the middle.
 
     Units whose field the border cuts do not count; the first two runs, of units in the middle, show how wide it is.
+
+    Raises:
+        UnsupportedError: nothing reaches the image.
     """
     grid = probe.grid
     middle = [tuple((count - side) // 2 for count in grid) for side in (0, 1)]
     tried = [(place, probe.measure(place)) for place in middle]
     wide = [found[:, 1] for _, found in tried if found is not None]
     if not wide:
-        return None
+        raise UnsupportedError("for noise, the gradients of its units are 0 or not finite")
     deviation = np.mean(wide, axis=0)
     choices = [_uncut(half, theory, axis, probe, float(deviation[axis])) for axis in (0, 1)]
     # How far evenly spaced and measured centers are from the theoretical ones, in strides.

@@ -8,9 +8,9 @@ from typing import Any
 
 from analyzer.analysis.feature_maps import FeatureMap, map_of_open_sizes
 from analyzer.attribution.asked import task_of
-from analyzer.attribution.centers import centers_of
+from analyzer.attribution.centers import located
 from analyzer.attribution.layers import float_image, pick_layer
-from analyzer.attribution.lines import Centers
+from analyzer.attribution.lines import Centers, Located
 from analyzer.attribution.methods import find_method
 from analyzer.attribution.model import Model
 from analyzer.attribution.postprocess import FLOAT32, heatmap, unfolded
@@ -44,11 +44,12 @@ class Compiled:
     target_inputs: list[str]
     details: list[dict[str, str]] = field(default_factory=list)
     session: Session | None = None
-    centers: Centers | None = None
+    located: Located = Located()
 
     def described(self) -> dict[str, Any]:
         """What `GraphCache` keeps of it, as plain data."""
-        centers = None if self.centers is None else [list(self.centers.first), list(self.centers.step)]
+        found = self.located.centers
+        centers = None if found is None else [list(found.first), list(found.step)]
         about = {"method": self.method.name, "layer": self.layer, "slots": self.slots, "details": self.details}
         return about | {"centers": centers}
 
@@ -102,7 +103,8 @@ def compile_question(
             policy = method.policy_for(job.options)
             ctx = Context(op, target.seeds, target.about, image, axes, feature, policy=policy, idioms=idioms)
             if feature is not None:
-                ctx.centers = compiled.centers = centers_of(model, feature, question.placement)
+                compiled.located = located(model, feature, question.placement)
+                ctx.centers = compiled.located.centers
             raw = unfolded(ctx, op.cast(method.recipe(ctx, **job.options), FLOAT32), method.kind)
             heat = heatmap(ctx, raw, method.kind)
             names = {"raw": raw, "heatmap": heat, "class": target.classes}
@@ -175,7 +177,7 @@ def ready(model: Model, question: Question, slots: Sequence[Slot], shapes: Shape
             done = compile_question(model, question, slots, shapes)
             assert done[0].graph is not None
             stub = done[0].graph.stub(list(dict.fromkeys(n for one in done for n in one.names)))
-            if model.cache:
+            if model.cache and not any(one.located.doubt for one in done):  # it may be determined the next time
                 model.cache.keep_compiled(key, _described(done), stub)
         else:
             about, stub = found
@@ -211,7 +213,7 @@ def _restored(about: Mapping[str, Any]) -> list[Compiled]:
             about["outputs"],
             about["target_inputs"],
             one["details"],
-            centers=Centers(*map(tuple, one["centers"])) if one.get("centers") else None,
+            located=Located(Centers(*map(tuple, one["centers"]))) if one.get("centers") else Located(),
         )
         for one in about["methods"]
     ]

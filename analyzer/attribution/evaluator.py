@@ -18,10 +18,10 @@ import numpy as np
 from analyzer.analysis.feature_maps import FeatureMap
 from analyzer.analysis.layouts import Layout
 from analyzer.attribution.asked import task_of
-from analyzer.attribution.centers import centers_of
+from analyzer.attribution.centers import located
 from analyzer.attribution.layers import channels_first, float_image, pick_layer
 from analyzer.attribution.linear_head import check_linear_head
-from analyzer.attribution.lines import Centers
+from analyzer.attribution.lines import Centers, Located
 from analyzer.attribution.model import Model
 from analyzer.attribution.question import Job, Question
 from analyzer.attribution.registry import Context, Method
@@ -172,11 +172,14 @@ class Evaluator:
         return found
 
     @property
+    def located(self) -> Located:
+        """Where the layer's units lie in the image; nothing for methods without a layer."""
+        return located(self.model, self.feature, self.question.placement) if self.method.needs_layer else Located()
+
+    @property
     def centers(self) -> Centers | None:
-        """Of the layer's units in the image; None for half-pixel centers, and for methods without a layer."""
-        if not self.method.needs_layer:
-            return None
-        return centers_of(self.model, self.feature, self.question.placement)
+        """Of the layer's units in the image; None for half-pixel centers."""
+        return self.located.centers
 
     @property
     def maps(self) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from analyzer.attribution.asked import slot_of, task_of
+from analyzer.attribution.cards import read_task
 from analyzer.attribution.compiler import Compiled, compile_question
 from analyzer.attribution.explainer import Explainer
 from analyzer.attribution.methods import find_method
@@ -30,7 +31,6 @@ from analyzer.graph.save import save
 from analyzer.plain import as_json
 from analyzer.runtime import Plain, random_feeds, relative
 from analyzer.tasks import Declared, Task
-from analyzer.tasks.recognise import NOTHING
 from analyzer.tasks.targets import is_expression
 
 OUTPUT = "heatmap"
@@ -46,14 +46,14 @@ _Arrays: TypeAlias = dict[str, np.ndarray]
 def export(
     model: Any,
     path: str | os.PathLike,
-    method: str = "grad-cam",
+    method: str | None = None,
     target: Any = "top1",
     layer: str = "auto",
     labels: Sequence[str] | None = None,
     input_shapes: dict[str, tuple[int, ...]] | None = None,
     output: str | None = None,
     runtime: str = "onnxruntime",
-    declared: Declared = NOTHING,
+    declared: Declared | None = None,
     placement: str = "effective",
     **options: Any,
 ) -> Path:
@@ -65,18 +65,20 @@ def export(
     Before the file gets its final name, it is run in a plain session at the default level, on random input, with two
     sizes and two batch sizes if these are open. The file's metadata (`onnx-analyzer`) record the result: `receipt`, the
     largest relative difference of the original outputs; `heatmap_difference`, the relative L2 distance of the heatmap
-    from that of `explain`; and `executed`, the input sizes.
+    from that of `explain`; and `executed`, the input sizes. `doubt` is there if units are not where `placement`
+    puts them, and says why.
 
     Args:
         model: path, bytes or ModelProto.
         path: where to write.
-        method, layer, options: as for `explain`.
+        method: that of the model's task unless given, as for `explain`.
+        layer, options: as for `explain`.
         target: "top1" (of each image, when the model runs), a class index, a label, an expression, or a keypoint
             ("keypoint:3") of a model that finds one person.
         input_shapes: {input: sizes} to fix symbolic sizes; only token grids need it.
         runtime: "onnxruntime", or "tensorrt" for a file that TensorRT's parser accepts: it avoids operators that the
             parser rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes as well.
-        declared: what the model's card says of its task.
+        declared: what the model is for; what its card says unless given.
         placement: as for `explain`.
 
     Raises:
@@ -86,16 +88,13 @@ def export(
     explainer = Explainer(model, labels=labels)
     if any(v.name == OUTPUT for v in explainer.plain.outputs):
         raise InputError(f"the model already has an output {OUTPUT!r}", "it seems to be an exported model already")
-    question = Question(
-        (Job(method, layer, options),),
-        target,
-        output,
-        labels,
-        runtime=runtime,
-        placement=placement,
-        declared=declared,
-    )
-    task = task_of(explainer, question, explainer.graph(input_shapes))
+    if declared is None:
+        names = read_task(explainer, None)
+        labels, declared = labels or names, explainer.declared
+    about = Question((), target, output, labels, runtime=runtime, placement=placement, declared=declared)
+    task = task_of(explainer, about, explainer.graph(input_shapes))
+    job = Job(method or task.method, layer, options)
+    question = replace(about, jobs=(job,))
     slot = slot_of(task, question, target)
     _check_sizes(task, slot, explainer.graph(input_shapes))
     asked = _by_level(question, task)
@@ -110,7 +109,10 @@ def export(
     graph.new_outputs.clear()
     graph.add_output(heat, OUTPUT)
     layers = [one.layer for one in compiled]
-    record = {"method": method, "layer": ", ".join(layers), "target": str(target), "output": first.scores.output.name}
+    named = {"layer": ", ".join(layers), "target": str(target), "output": first.scores.output.name}
+    record = {"method": job.method, **named}
+    if doubt := "; ".join(dict.fromkeys(one.located.doubt for one in compiled if one.located.doubt)):
+        record["doubt"] = doubt
 
     def explained(feeds: Mapping[str, np.ndarray]) -> Attribution:
         return answer(explainer, question, feeds)[0]

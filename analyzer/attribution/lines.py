@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,14 @@ class Centers:
         pixels = np.arange(length) + 0.5
         away = np.abs((pixels[:, None] - self.first[axis]) / self.step[axis] - np.arange(count))
         return np.maximum(0, 1 - away).astype(np.float32)
+
+
+class Located(NamedTuple):
+    """Where the units of a layer lie: `centers`, or None for half-pixel centers; `doubt` says why if others were asked
+    for and could not be determined."""
+
+    centers: Centers | None = None
+    doubt: str = ""
 
 
 Placed: TypeAlias = "str | Centers"  # one of `PLACEMENTS`, or centers as they were found in another build

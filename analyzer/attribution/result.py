@@ -78,7 +78,8 @@ class Attribution:
         tied: (N,) number of classes that tie at the maximum of the output's quantizer; 0 if the top class is unique.
         details: further results of the method, one entry per row: `completeness` of integrated gradients and
             full-grad, `score` and `top` at every position of occlusion…
-        doubt: why the output may not mean what it seems to (see `Task.doubt`); "" if it does, and for expressions.
+        doubt: why the output may not mean what it seems to (see `Task.doubt`), and why units are not where
+            `placement` puts them; "" if all is well.
         value: (rows,) the number that is explained: the score of the class as the model outputs it, or the value of
             the expression.
         names: what each row explains, as the user asked for it or as the model says it; "" for a class.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,6 +15,7 @@ from analyzer.attribution.diagnosis import Explained, diagnose_map, diagnose_not
 from analyzer.attribution.evaluator import Evaluator
 from analyzer.attribution.finite import find_origins
 from analyzer.attribution.methods import find_method
+from analyzer.attribution.lines import Centers, Located
 from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.postprocess import heatmaps
 from analyzer.attribution.question import Inputs, Job, Question
@@ -273,11 +274,12 @@ class _Asked:
             task=compiled.scores,
             said=said.outputs,
             first=int(indices[0]),
-            centers={} if compiled.centers is None else {compiled.layer: compiled.centers},
+            centers=_by_layer_name(compiled.layer, compiled.located),
         )
+        doubts = [compiled.located.doubt]
         if (target >= 0).any():
-            doubt = doubt_of(compiled.scores, found[compiled.scores.output.name], count)
-            result.doubt = "; ".join(filter(None, [doubt, tie_of(*tied)]))
+            doubts = [doubt_of(compiled.scores, found[compiled.scores.output.name], count), tie_of(*tied), *doubts]
+        result.doubt = _sentences(doubts)
         unsaid = self._empty_where_not_finite(result, feeds)
         run = Explained(self.model, self.question, compiled, feeds)
         for row, (i, k) in enumerate(order):
@@ -352,6 +354,7 @@ class _Asked:
             numbers += [plain[k] if isinstance(s, str) else values[row][s] for k, s in enumerate(slots)]
         raw = np.concatenate(raws)
         drawn = np.where(np.isfinite(raw), raw, 0)
+        doubts = [scores.doubt, tie_of(*tied)] if max(targets) >= 0 else []
         result = Attribution(
             raw,
             heatmaps(drawn, chosen.kind, "N" + evaluator.axes, evaluator.size, evaluator.centers),
@@ -362,19 +365,27 @@ class _Asked:
             np.repeat(indices, len(self.targets)),
             stripped=scores.stripped,
             details={name: np.concatenate([d[name] for d in details]) for name in details[0]},
-            doubt="; ".join(filter(None, [scores.doubt, tie_of(*tied)])) if max(targets) >= 0 else "",
+            doubt=_sentences([*doubts, evaluator.located.doubt]),
             tied=tied[0],
             value=np.array(numbers, np.float64),
             task=scores,
             said=[{n: scores.of(a, i, len(indices)) for n, a in said.items()} for i in range(len(indices))],
             first=int(indices[0]),
-            centers={} if evaluator.centers is None else {layer: evaluator.centers},
+            centers=_by_layer_name(layer, evaluator.located),
         )
         result.names = [self._called(k, s) for s in result.said for k in range(len(self.targets))]
         unsaid = self._empty_where_not_finite(result, feeds, many_runs=True)
         for row in np.flatnonzero(unsaid).tolist():
             result.diagnosis[row] = diagnose_runs(raw[row])
         return result
+
+
+def _sentences(doubts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(filter(None, doubts)))
+
+
+def _by_layer_name(layer: str, found: Located) -> dict[str, Centers]:
+    return {} if found.centers is None else {layer: found.centers}
 
 
 def _by_image(arrays: Sequence[np.ndarray], count: int) -> np.ndarray:

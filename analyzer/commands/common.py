@@ -149,8 +149,8 @@ def tell_card(model: Model, card: ModelCard) -> None:
         note(f"{model.plain.name}: {card.remark}")
 
 
-def tell_doubt(doubt: str, told: str) -> str:
-    """Warns that a class may be none, unless that was told of the picture before; what has been told."""
+def tell_doubt(doubt: str, told: str = "") -> str:
+    """Warns of what is not as it seems, unless that was told of the picture before; what has been told."""
     if doubt and doubt != told:
         note(f"warning: {doubt}")
     return doubt or told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from analyzer.commands.common import parse_shapes, print_json
+from analyzer.commands.common import parse_shapes, print_json, tell_doubt
 from analyzer.commands.options import (
     METHOD,
     WRITE_REPORT,
@@ -56,36 +56,29 @@ def command(given: Export) -> None:
     Example:
       onnx-analyzer export model.onnx -m grad-cam -o with_heatmap.onnx
     """
-    from analyzer.attribution import Explainer
-    from analyzer.attribution.cards import default_method, read_task
+    from analyzer.attribution import Model
     from analyzer.attribution.export import OUTPUT, export, read_record
+    from analyzer.images import load_labels
 
-    model, layer = given.model, given.layer or "auto"
-    explainer = Explainer(model)
-    names = read_task(explainer, given.labels)
-    sizes = parse_shapes(given.shapes, explainer.plain.inputs) if given.shapes else None
-    declared = explainer.declared
-    method = given.method or default_method(explainer, given.output)
-    del explainer
     path = export(
-        model,
+        given.model,
         given.out,
-        method,
+        given.method,
         given.target,
-        layer,
-        names,
-        sizes,
+        given.layer or "auto",
+        load_labels(given.labels) if given.labels else None,
+        parse_shapes(given.shapes, Model(given.model).plain.inputs) if given.shapes else None,
         given.output,
         given.runtime,
-        declared,
-        given.placement,
+        placement=given.placement,
     )
     record = read_record(path)
+    tell_doubt(record.get("doubt", ""))
     if given.form == "json":
         print_json("export", {"path": str(path), "output": OUTPUT, **record})
     else:
         click.echo(
-            f"{path}: output {OUTPUT!r} added ({method} of {record['target']}, layer {record['layer'] or 'none'})"
+            f"{path}: output {OUTPUT!r} added ({record['method']} of {record['target']}, layer {record['layer'] or 'none'})"
         )
         click.echo(f"original outputs, largest relative difference on random input: {_number(record['receipt'])}")
         click.echo(f"heatmap, relative distance from the result of explain: {_number(record['heatmap_difference'])}")

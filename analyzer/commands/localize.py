@@ -135,7 +135,7 @@ def command(given: Localize) -> int:
     tell_left_out(done)
     doubt = ""
     for result in results:
-        doubt = tell_doubt(result.pop("doubt"), doubt)
+        doubt = tell_doubt(result["doubt"] or "", doubt)
         for t in result["targets"]:
             if t["diagnosis"]:
                 note(f"warning: {result['picture']}: {t['target']}: {t['diagnosis']}")

@@ -95,7 +95,7 @@ class Explaining(Asking):
         height, width = fed.placement.image_size
         result["size"] = [width, height] if fed.drawn is not None else None
         result["outputs"] = tensors(self.model.plain.outputs)
-        result["doubt"] = found[0].doubt or None
+        result["doubt"] = "; ".join(dict.fromkeys(one.doubt for one in found if one.doubt)) or None
         result["remark"] = fed.remark
         if others := self._other_inputs(fed):
             result["inputs"] = others

@@ -80,7 +80,7 @@ class Localizing(Asking):
         question = self.asked(fed, target=target)
         (job,) = question.jobs
         (found,) = answer(self.model, question, fed.feeds, self.progress)
-        result: dict[str, Any] = {"picture": picture, "targets": [], "doubt": found.doubt, "sweeps": []}
+        result: dict[str, Any] = {"picture": picture, "targets": [], "doubt": found.doubt or None, "sweeps": []}
         masks = Places(self.masks[picture].parent) if picture in self.masks else None
         files = []
         task = found.task
