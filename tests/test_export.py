@@ -32,6 +32,7 @@ LEVELS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+MODELS = Path(__file__).resolve().parents[1] / "models"
 RNG = np.random.default_rng(0)
 
 
@@ -561,3 +562,9 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         analyzer.export(small_cnn(), tmp_path / ("long" * 100 + ".onnx"))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_method_is_the_tasks_own_unless_given(tmp_path: Path) -> None:
+    """As for `explain`, also where only the model's card says what the model is for."""
+    for name, method in ("digits_cnn.onnx", "grad-cam"), ("digits_detector.onnx", "layer-cam"):
+        assert record(analyzer.export(MODELS / name, tmp_path / name))["method"] == method

@@ -44,7 +44,7 @@ class Compiled:
     target_inputs: list[str]
     details: list[dict[str, str]] = field(default_factory=list)
     session: Session | None = None
-    located: Located = Located()
+    located: Located = field(default_factory=Located)
 
     def described(self) -> dict[str, Any]:
         """What `GraphCache` keeps of it, as plain data."""

@@ -14,8 +14,8 @@ from analyzer.attribution.compiler import Compiled, ready
 from analyzer.attribution.diagnosis import Explained, diagnose_map, diagnose_not_finite, diagnose_runs
 from analyzer.attribution.evaluator import Evaluator
 from analyzer.attribution.finite import find_origins
-from analyzer.attribution.methods import find_method
 from analyzer.attribution.lines import Centers, Located
+from analyzer.attribution.methods import find_method
 from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.postprocess import heatmaps
 from analyzer.attribution.question import Inputs, Job, Question

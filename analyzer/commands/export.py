@@ -77,9 +77,8 @@ def command(given: Export) -> None:
     if given.form == "json":
         print_json("export", {"path": str(path), "output": OUTPUT, **record})
     else:
-        click.echo(
-            f"{path}: output {OUTPUT!r} added ({record['method']} of {record['target']}, layer {record['layer'] or 'none'})"
-        )
+        method, layer = record["method"], record["layer"] or "none"
+        click.echo(f"{path}: output {OUTPUT!r} added ({method} of {record['target']}, layer {layer})")
         click.echo(f"original outputs, largest relative difference on random input: {_number(record['receipt'])}")
         click.echo(f"heatmap, relative distance from the result of explain: {_number(record['heatmap_difference'])}")
         runs = "; ".join(", ".join("×".join(map(str, s)) for s in run.values()) for run in record["executed"])
