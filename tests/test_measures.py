@@ -165,7 +165,9 @@ def test_slices_of_probabilities_are_one_part() -> None:
 def test_a_limit_is_broken_beyond_it_and_not_at_it(name: str) -> None:
     limits = verdict.Thresholds()
     limit = getattr(limits, name)
-    low = name in ("label_agreement", "feature_cosine", "evidence_correlation", "evidence_iou")
+    low = name in (
+        "label_agreement", "feature_cosine", "evidence_correlation", "evidence_iou", "prediction_agreement"
+    )  # fmt: skip
 
     def codes(value: float) -> list[str]:
         sound = {"layer": "l", "cosine": 1.0, "sqnr_db": 50.0, "finite": True}
@@ -179,6 +181,14 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(name: str) -> None:
             "outputs": {
                 "label_agreement": value if name == "label_agreement" else 1.0,
                 "score_drift_mean": value if name == "score_drift" else 0.0,
+            },
+            "predictions": {
+                "measure": "m",
+                "outputs": ["o"],
+                "pictures": 10,
+                "lowest": 0.0,
+                "lowest_picture": "p",
+                "mean": value if name == "prediction_agreement" else 1.0,
             },
             "compared": [
                 {"output": "o", "kind": "values", "part": "", "error_mean": value if name == "output_error" else 0.0}
@@ -196,7 +206,7 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(name: str) -> None:
     code = {
         "label_agreement": "labels-differ", "score_drift": "scores-drift", "feature_cosine": "features-diverge",
         "evidence_correlation": "evidence-moves", "evidence_iou": "evidence-moves", "output_error": "outputs-differ",
-        "weight_error": "weight-differs", "saturated": "saturated",
+        "weight_error": "weight-differs", "saturated": "saturated", "prediction_agreement": "predictions-differ",
     }[name]  # fmt: skip
     assert codes(limit) == []
     assert codes(limit * (0.999 if low else 1.001)) == [code]

@@ -379,7 +379,7 @@ def test_the_default_explanation_of_every_task_is_exported(name, tmp_path):
     for at, given in enumerate((x, np.zeros_like(x))):
         path = analyzer.export(net, tmp_path / f"{at}.onnx")
         (heat,) = onnxruntime.InferenceSession(str(path)).run(["heatmap"], {net.graph.input[0].name: given})
-        found = analyzer.explain(net, given, "grad-cam")  # the default of export
+        found = analyzer.explain(net, given)
         expected = found.heatmap if len(found.heatmap) else np.zeros_like(heat)
         assert np.allclose(heat, expected, atol=1e-5)
 
