@@ -14,7 +14,7 @@ from analyzer.attribution.asked import task_for
 from analyzer.images import Found, draw_found, write_png
 from analyzer.metrics.masks import Mask, area_of, rle
 from analyzer.tasks import task_from
-from analyzer.tasks.detection.masks import OwnMasks
+from analyzer.tasks.detection.masks import Chosen, OwnMasks
 from tests import test_detection_ends as ends
 from tests.models import node
 from tests.test_detection import SIDE, STRIDES, detector, said
@@ -108,7 +108,8 @@ def test_logits_are_inside_above_zero():
     values = np.array([[[[0.2, 0.2], [-3.0, 0.7]]]], np.float32)
     at, boxes = np.array([2.0, 6.0]), np.array([[0.0, 0, 8, 8]])
     for logits, right in ((True, [[1, 1], [0, 1]]), (False, [[0, 0], [0, 1]])):
-        (mask,) = OwnMasks("m", logits).of({"m": values}, (), np.array([0]), boxes, (99, 99))
+        chosen = Chosen({"m": values}, (), np.array([0]), boxes, (99, 99))
+        (mask,) = OwnMasks("m", logits).of(chosen)
         assert mask.inside(at, at).astype(int).tolist() == right
 
 

@@ -149,11 +149,15 @@ def tell_card(model: Model, card: ModelCard) -> None:
         note(f"{model.plain.name}: {card.remark}")
 
 
-def tell_doubt(doubt: str, told: str = "") -> str:
-    """Warns of what is not as it seems, unless that was told of the picture before; what has been told."""
-    if doubt and doubt != told:
+def tell_doubt(doubt: str, last: str = "") -> str:
+    """Prints a result's doubt as a warning, unless it repeats the last one.
+
+    Returns:
+        The last doubt that was printed, to be passed as `last` with the next result.
+    """
+    if doubt and doubt != last:
         note(f"warning: {doubt}")
-    return doubt or told
+    return doubt or last
 
 
 def tell_remark(picture: str, remark: str | None) -> None:

@@ -444,13 +444,12 @@ class Comparing(Pass[dict[str, Any]]):
 
     def _evidence(self, part: _Partial, picture: Pair, target: int) -> dict[str, Any]:
         reference, candidate = self.sides
-        layers = (reference.layer, self._twin(reference.layer))
-        found: dict[str, Any] = {}
-        kinds = [side.task.kind for side in self.sides]
         if reference.task.per_picture != candidate.task.per_picture:
-            why = f"the reference was recognized as {kinds[0]}, the candidate as {kinds[1]}"
+            why = f"the reference was recognized as {reference.task.kind}, the candidate as {candidate.task.kind}"
             part.unavailable |= dict.fromkeys(self.methods, why)
             return {}
+        layers = (reference.layer, self._twin(reference.layer))
+        found: dict[str, Any] = {}
         for method in self.methods:
             maps: list[Evidence] = []
             for side, array, layer in zip(self.sides, (picture.reference, picture.candidate), layers, strict=True):

@@ -123,7 +123,7 @@ class Side:
         """Take the scores from that output, if it can hold them and nothing has been asked for yet."""
         if output in self.outputs and output != self.scores.output.name:
             self._scored = output
-            for name in ("scores", "layer", "layers", "rectified", "plain"):
+            for name in ("scores", "task", "layer", "layers", "rectified", "plain"):
                 self.__dict__.pop(name, None)
 
     @cached_property

@@ -1,20 +1,46 @@
-"""What finds boxes: how two answers are compared."""
+"""What finds boxes: the words for a detection, and how two answers are compared."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from analyzer.errors import NotFoundError
 from analyzer.metrics.detections import Detections, Matching, matched, pair_quality
-from analyzer.tasks.base import Agreement, Finding
+from analyzer.tasks.base import Agreement, Finding, Labels, Prediction
 
 ALIKE = 0.5  # IoU from which two boxes of a class are the same detection
 AGREEING = 0.75  # mean quality of detections from which two answers agree
+_WORD = re.compile(r"(detection|instance):(\d+)(?:\.(\w+))?")
 
 
 @dataclass(frozen=True)
 class Boxed(Finding):
     """A task whose predictions have boxes."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return ("detection:N", "all")
+
+    def resolve(self, word: str, output: Any, labels: Labels = None) -> list[Prediction] | None:
+        match = _WORD.fullmatch(word)
+        if match is None:
+            return super().resolve(word, output, labels)
+        found, number = self.predictions(output, labels), int(match[2])
+        if number >= len(found):
+            raise NotFoundError(
+                f"there is no {word.partition('.')[0]}: the model detects {len(found)}", "they are counted from 0"
+            )
+        return [self.side(found[number], match[3])] if match[3] else [found[number]]
+
+    def side(self, found: Prediction, side: str) -> Prediction:
+        """The place of one side of a detection's box.
+
+        Raises:
+            InputError: there is no such side, or it cannot be explained.
+        """
+        raise NotImplementedError
 
     def judged(self, output: Any) -> Detections:
         """What is detected in one picture; it may be half as sure as a detection must be."""

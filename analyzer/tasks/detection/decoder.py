@@ -15,7 +15,7 @@ from analyzer.graph import Builder, Value
 from analyzer.graph.through import origin
 from analyzer.metrics.masks import Mask
 from analyzer.tasks.detection.codings import Coding, sigmoid, softmax
-from analyzer.tasks.detection.masks import Masks
+from analyzer.tasks.detection.masks import Chosen, Masks
 from analyzer.tasks.detection.parts import Level, Part
 
 _TINY = 1e-9
@@ -137,7 +137,7 @@ class Decoder:
         """The masks of some candidates, whose boxes are (n, 4), of one picture; None for detectors without masks."""
         if self.masks is None or not len(places):
             return [None] * len(places)
-        return [*self.masks.of(said, self.levels, places, boxes, self.size)]
+        return [*self.masks.of(Chosen(said, self.levels, places, boxes, self.size))]
 
     def _at_peaks(self, scores: np.ndarray) -> np.ndarray:
         """The scores that are the highest of the 3 × 3 places around them, 0 for others."""

@@ -12,6 +12,30 @@ from analyzer.tasks.detection.parts import Level
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Some candidates of one picture, whose masks are wanted.
+
+    Attributes:
+        said: the model's outputs.
+        levels: where the candidates are written.
+        places: (n,) the candidates.
+        boxes: (n, 4) theirs.
+        size: height and width of the model's input.
+    """
+
+    said: Mapping[str, np.ndarray]
+    levels: tuple[Level, ...]
+    places: np.ndarray
+    boxes: np.ndarray
+    size: tuple[int, int]
+
+    @property
+    def input(self) -> tuple[float, float, float, float]:
+        """x0, y0, x1, y1 of the model's input."""
+        return 0.0, 0.0, float(self.size[1]), float(self.size[0])
+
+
+@dataclass(frozen=True)
 class Masks:
     """Masks in an output of their own.
 
@@ -23,22 +47,8 @@ class Masks:
     output: str
     logits: bool = False
 
-    def of(
-        self,
-        said: Mapping[str, np.ndarray],
-        levels: tuple[Level, ...],
-        places: np.ndarray,
-        boxes: np.ndarray,
-        size: tuple[int, int],
-    ) -> list[Mask]:
-        """The masks of some candidates, in pixels of the model's input.
-
-        Args:
-            said: of one picture.
-            places: (n,) the candidates.
-            boxes: (n, 4) theirs.
-            size: height and width of the model's input.
-        """
+    def of(self, chosen: Chosen) -> list[Mask]:
+        """Their masks, in pixels of the model's input."""
         raise NotImplementedError
 
     def _positive(self, values: np.ndarray) -> np.ndarray:
@@ -51,19 +61,12 @@ class Prototypes(Masks):
     """Maps (N, K, h, w) over the input, of which each candidate has a weighted sum, cut off at its box (YOLACT,
     1904.02689); the weights are `Level.weights`."""
 
-    def of(
-        self,
-        said: Mapping[str, np.ndarray],
-        levels: tuple[Level, ...],
-        places: np.ndarray,
-        boxes: np.ndarray,
-        size: tuple[int, int],
-    ) -> list[Mask]:
-        weights = np.concatenate([one.weights.read(said[one.weights.output]) for one in levels if one.weights])
+    def of(self, chosen: Chosen) -> list[Mask]:
+        said = chosen.said
+        weights = np.concatenate([one.weights.read(said[one.weights.output]) for one in chosen.levels if one.weights])
         maps = np.asarray(said[self.output], np.float32)[0]
-        values = self._positive(np.tensordot(weights[places].astype(np.float32), maps, 1))
-        over = (0.0, 0.0, float(size[1]), float(size[0]))
-        return [Mask(one, over, tuple(box)) for one, box in zip(values, boxes.tolist(), strict=True)]
+        values = self._positive(np.tensordot(weights[chosen.places].astype(np.float32), maps, 1))
+        return [Mask(one, chosen.input, tuple(box)) for one, box in zip(values, chosen.boxes.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -76,20 +79,12 @@ class OwnMasks(Masks):
 
     boxed: bool = True
 
-    def of(
-        self,
-        said: Mapping[str, np.ndarray],
-        levels: tuple[Level, ...],
-        places: np.ndarray,
-        boxes: np.ndarray,
-        size: tuple[int, int],
-    ) -> list[Mask]:
-        found = said[self.output]
-        found = found.reshape(-1, *found.shape[-2:])[places]
-        if not self.boxed or found.shape[1:] == tuple(size):
-            over = (0.0, 0.0, float(size[1]), float(size[0]))
-            return [Mask(self._positive(one), over) for one in found]
-        return [self._in_box(one, box) for one, box in zip(found, boxes.tolist(), strict=True)]
+    def of(self, chosen: Chosen) -> list[Mask]:
+        found = chosen.said[self.output]
+        found = found.reshape(-1, *found.shape[-2:])[chosen.places]
+        if not self.boxed or found.shape[1:] == tuple(chosen.size):
+            return [Mask(self._positive(one), chosen.input) for one in found]
+        return [self._in_box(one, box) for one, box in zip(found, chosen.boxes.tolist(), strict=True)]
 
     def _in_box(self, values: np.ndarray, box: list[float]) -> Mask:
         """Beyond the outermost cells there is nothing: a ring of that around them."""

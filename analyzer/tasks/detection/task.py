@@ -27,7 +27,6 @@ MOST = 300  # detections of one picture
 _CONSIDERED = 3000  # candidates above the threshold that suppression looks at, the surest
 SIDES = ("left", "top", "right", "bottom")
 _NONE = Decoder("", (), Corners(), (0, 0), 0)
-_WORD = re.compile(r"(detection|instance):(\d+)(?:\.(\w+))?")
 _POINT = re.compile(r"keypoint:([\w .-]+)")
 
 
@@ -179,15 +178,7 @@ class Detection(Boxed):
     def resolve(self, word: str, output: Any, labels: Labels = None) -> list[Prediction] | None:
         if point := _POINT.fullmatch(word):
             return [self._keypoint(point[1], output)]
-        match = _WORD.fullmatch(word)
-        if match is None:
-            return super().resolve(word, output, labels)
-        found, number = self.predictions(output, labels), int(match[2])
-        if number >= len(found):
-            raise NotFoundError(
-                f"there is no {word.partition('.')[0]}: the model detects {len(found)}", "they are counted from 0"
-            )
-        return [self._side(found[number], match[3])] if match[3] else [found[number]]
+        return super().resolve(word, output, labels)
 
     def _keypoint(self, name: str, output: Any) -> Prediction:
         """A keypoint of the strongest detection: how sure the model is that it is seen."""
@@ -206,18 +197,13 @@ class Detection(Boxed):
             box=None, points=(points[index],),
         )  # fmt: skip
 
-    def _side(self, found: Prediction, side: str) -> Prediction:
-        """The place of one side of a detection's box."""
+    def side(self, found: Prediction, side: str) -> Prediction:
         if side not in SIDES:
             raise InputError(f"a box has no side {side!r}", f"its sides are {', '.join(SIDES)}")
         assert isinstance(found.slot, int) and found.box is not None
         slot = self.decoder.side(found.slot // self.decoder.classes, SIDES.index(side))
         name = f"{found.target}.{side}"
         return replace(found, target=name, score=found.box[SIDES.index(side)], index=None, slot=slot)
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        return ("detection:N", "all")
 
     def class_of(self, index: int) -> int:
         return index % self.decoder.classes if self.decoder.classes else index

@@ -35,8 +35,10 @@ def text_map(graph: Graph, main: str | None = None, decode: str | None = None) -
     if not all(size):
         return None
     for value in graph.outputs:
+        if main not in (None, value.name) or len(value.shape or ()) != 4:
+            continue
         layout = layouts(graph).get(value.name) or Layout.of("NCHW", list(value.shape or []))
-        if main not in (None, value.name) or len(value.shape or ()) != 4 or not layout.is_map:
+        if not layout.is_map:
             continue
         channels = (value.shape or [])[layout.channel]
         if channels == 1 and form in (None, "db") and (form or len(graph.outputs) == 1):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from analyzer.errors import InputError, NotFoundError
+from analyzer.errors import InputError
 from analyzer.gradient.registry import cotangent_type
 from analyzer.graph import Builder, Value
 from analyzer.images.components import connected_components
@@ -21,7 +20,6 @@ from analyzer.tasks.detection.boxed import Boxed
 from analyzer.tasks.detection.codings import sigmoid
 from analyzer.tasks.detection.usual import usual_of
 
-_WORD = re.compile(r"(detection|instance):(\d+)(?:\.(\w+))?")
 _TINY = 1e-6
 
 
@@ -210,16 +208,8 @@ class TextMap(Boxed):
         score = float(self.read(output, 1)[0, 0])
         return [Prediction("top1", f"all {self.label(0, labels)}", score, 0, 0, layer=self.layer)]
 
-    def resolve(self, word: str, output: Any, labels: Labels = None) -> list[Prediction] | None:
-        match = _WORD.fullmatch(word)
-        if match is None:
-            return super().resolve(word, output, labels)
-        if match[3]:
-            raise InputError("a side of a text's box is no simple expression of the map", "explain its score")
-        found, number = self.predictions(output, labels), int(match[2])
-        if number >= len(found):
-            raise NotFoundError(f"there is no {word}: the model detects {len(found)}", "they are counted from 0")
-        return [found[number]]
+    def side(self, found: Prediction, side: str) -> Prediction:
+        raise InputError("a side of a text's box is no simple expression of the map", "explain its score")
 
     def fixed(self, target: int | str, labels: Labels = None) -> str | int | None:
         return 0 if target in (0, "0") else None
@@ -231,10 +221,6 @@ class TextMap(Boxed):
     def threshold(self) -> float:
         usual = 0.6 if self.form == "db" else self._cut
         return usual if self.threshold_ is None else self.threshold_
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        return ("detection:N", "all")
 
     def label(self, index: int, labels: Labels) -> str:
         return labels[0] if labels else "text"

@@ -140,7 +140,7 @@ class Keypoints(Finding):
         return [self._asked(number_of(match[1], self.count, labels), match[2], output, labels)]
 
     def _asked(self, index: int, axis: str | None, output: Any, labels: Labels) -> Prediction:
-        self._slot_at(index, axis)
+        self._slot_at(index, axis)  # refuses an axis
         return self._named(self.points(output), index, labels)
 
     def fixed(self, target: int | str, labels: Labels = None) -> str | int | None:
