@@ -51,6 +51,8 @@ class Builder:
         """Append a node; a Value, or a tuple of them where `outputs` is above 1."""
         like = next((i for i in inputs if isinstance(i, gs.Tensor) and i.dtype != np.dtype(bool)), None)
         values = [self.value(i, like) for i in inputs]
+        if op == "Pad" and attrs.get("mode", "constant") == "constant" and not self._is_positive(values[1]):
+            return self._pad_and_cut(*values)
         if op == "Pad" and len(values) == 4 and values[3] is not None:
             values = self._over_all_axes(values)
         while values and values[-1] is None:
@@ -315,22 +317,52 @@ class Builder:
             return None
         return self.constant(found[0])
 
+    # ---- Padding ----
+
+    def _pad_and_cut(self, value: Value, pads: Value, number: Value | None = None, axes: Value | None = None) -> Value:
+        """A Pad of the amounts that are not negative, and a Slice for the others: few runtimes take those in a Pad."""
+        padded, less, named = self.Pad(value, self.Max(pads, [0]), number, axes), self.Min(pads, [0]), self.const(axes)
+        known = self.const(less)
+        if known is not None:
+            starts, ends = known.reshape(2, -1)
+            places = np.arange(len(starts)) if named is None else named
+            cut = (starts < 0) | (ends < 0)
+            ends = np.where(ends < 0, ends, np.iinfo(np.int64).max)
+            return self.Slice(padded, -starts[cut], ends[cut], places[cut].astype(np.int64))
+        half = self.Div(self.Shape(pads), [2])
+        sizes = self.shape(padded) if axes is None else self.Gather(self.shape(padded), axes, axis=0)
+        starts, ends = self.Neg(self.Slice(less, [0], half)), self.Add(sizes, self.Slice(less, half, [np.iinfo(np.int64).max]))
+        return self.Slice(padded, starts, ends, axes)
+
+    def _is_positive(self, value: Value | None) -> bool:
+        """Whether no element of an integer vector can be negative, as far as the shape arithmetic shows."""
+        known = None if value is None else self.graph.constant_in_part(value)
+        if known is not None and all(v is not None for v in known.flat):
+            return bool((known >= 0).all())
+        producer = None if value is None else self.graph.producer(value)
+        if producer is None or producer.domain:
+            return False
+        if producer.op == "Shape":
+            return True
+        if producer.op == "Max":
+            return any(self._is_positive(v) for v in producer.inputs)
+        if producer.op in ("Concat", "Add", "Mul"):
+            return all(self._is_positive(v) for v in producer.inputs)
+        return producer.op in ("Gather", "Slice") and self._is_positive(producer.inputs[0])
+
     def _over_all_axes(self, inputs: list[Value | None]) -> list[Value | None]:
         """The inputs of a Pad that names its axes, for one that names none.
 
         onnxruntime 1.31 fails when it moves a Transpose through a Pad with axes.
         """
-        value, pads, constant, axes = inputs
+        value, pads, number, axes = inputs
         chosen, shape = self.const(axes), value.shape if value is not None else None
         if chosen is None or shape is None:
             return inputs
-        rank = len(shape)
-        places = np.concatenate([chosen % rank, chosen % rank + rank])
-        known, full = self.const(pads), np.zeros(2 * rank, np.int64)
-        if known is not None:
-            full[places] = known
-            return [value, self.constant(full), constant]
-        return [value, self.node("ScatterElements", full, self.constant(places), pads, axis=0), constant]
+        rank, count = len(shape), len(chosen)
+        places = np.zeros(2 * rank, np.int64)  # 0 where nothing is padded, else one more than the place in `pads`
+        places[np.concatenate([chosen % rank, chosen % rank + rank])] = np.arange(1, 2 * count + 1)
+        return [value, self.Gather(self.Concat([0], pads, axis=0), places, axis=0), number]
 
     def _is(self, value: Value | None, number: float) -> bool:
         if not isinstance(value, gs.Constant) or math.prod(fixed_sizes(value.shape) or (0,)) != 1:
