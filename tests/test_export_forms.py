@@ -85,3 +85,69 @@ def test_an_exported_file_pads_by_no_negative_amount(tmp_path, method, open_size
     written.graph.output.extend(onnx.ValueInfoProto(name=name) for name in amounts)
     found = run(written, {"x": RNG.standard_normal((1, 3, 15, 14)).astype(np.float32)})
     assert amounts and all((found[name] >= 0).all() for name in amounts)
+
+
+# ---- Weights that are read in two ways ----
+
+
+def turned_reads(proto: onnx.ModelProto) -> list[str]:
+    """Square weights, a DequantizeLinear after them included, that are read as they are and the other way round."""
+    shapes = {t.name: list(t.dims) for t in proto.graph.initializer}
+    ways: dict[str, set[bool]] = {}
+    for n in proto.graph.node:
+        if n.op_type in ("DequantizeLinear", "Transpose") and n.input[0] in shapes:
+            shapes[n.output[0]] = shapes[n.input[0]]
+        attrs = {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute}
+        if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            shape = shapes.get(n.input[1], [])
+            if len(shape) > 1 and shape[0] == shape[1] * attrs.get("group", 1) > 1:
+                ways.setdefault(n.input[1], set()).add(n.op_type == "ConvTranspose" or bool(attrs.get("transB")))
+    return [name for name, both in ways.items() if len(both) > 1]
+
+
+def square_network(kind: str) -> onnx.ModelProto:
+    """A strided convolution of as many inputs as outputs and two square products."""
+    weights = {"w0": RNG.standard_normal((8, 3, 3, 3)), "w1": RNG.standard_normal((8, 4 if kind == "grouped" else 8, 3, 3)),
+               "w2": RNG.standard_normal((8, 8)), "w3": RNG.standard_normal((8, 8))}  # fmt: skip
+    weights = {n: (w * 0.3).astype(np.float32) for n, w in weights.items()}
+    nodes = [
+        node("Conv", ["x", "w0"], ["c0"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        node("Relu", ["c0"], ["r0"]),
+        node("Conv", ["r0", "k1"], ["c1"], strides=[2, 2], pads=[1, 1, 1, 1], kernel_shape=[3, 3],
+             group=2 if kind == "grouped" else 1),
+        node("Relu", ["c1"], ["r1"]),
+        node("GlobalAveragePool", ["r1"], ["g"]),
+        node("Flatten", ["g"], ["f"]),
+        node("Gemm", ["f", "k2"], ["h"]),
+        node("Tanh", ["h"], ["t"]),
+        node("MatMul", ["t", "w3"], ["y"]),
+    ]  # fmt: skip
+    if kind == "int8":
+        for name in ("w1", "w2"):
+            weights[name] = np.round(weights[name] * 90).clip(-127, 127).astype(np.int8)
+        weights["s"] = np.float32(1 / 90)
+        nodes = [node("DequantizeLinear", [f"w{i}", "s"], [f"k{i}"]) for i in (1, 2)] + nodes
+    else:
+        weights["k1"], weights["k2"] = weights.pop("w1"), weights.pop("w2")
+    return model(nodes, {"x": [1, 3, 15, 15]}, {"y": [1, 8]}, weights, 17)
+
+
+@pytest.mark.parametrize("kind", ["float", "grouped", "int8"])
+def test_no_square_weight_is_read_in_two_ways(tmp_path, kind):
+    path = analyzer.export(square_network(kind), tmp_path / "m.onnx", "gradient", 1)
+    written = onnx.load(path)
+    onnx.checker.check_model(written, full_check=True)
+    assert not turned_reads(written)
+    assert sum(t.name.endswith("/copy") for t in written.graph.initializer) == 3
+
+
+@pytest.mark.parametrize("kind", ["float", "grouped", "int8"])
+def test_openvino_computes_the_same(tmp_path, kind):
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    path = analyzer.export(square_network(kind), tmp_path / "m.onnx", "gradient", 1)
+    feeds = {"x": RNG.standard_normal((1, 3, 15, 15)).astype(np.float32)}
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled(feeds)
+    for name, array in run(onnx.load(path), feeds).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)

@@ -13,6 +13,7 @@ import onnx
 from analyzer.errors import OutputError
 from analyzer.files import check_output
 from analyzer.graph.ir import PROTOBUF_LIMIT, Graph
+from analyzer.graph.roles import separate_roles
 
 _ALIGNMENT = 4096  # memory maps start at page boundaries
 
@@ -37,6 +38,7 @@ def save(
     """
     path = Path(path)
     proto, weights = graph.stub(outputs)
+    separate_roles(proto, weights)
     try:
         if not path.parent.is_dir():
             raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
