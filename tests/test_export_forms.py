@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -11,7 +9,7 @@ import pytest
 
 import analyzer
 from analyzer.graph import Builder, Graph
-from tests.models import model, node, small_cnn
+from tests.models import model, node
 
 RNG = np.random.default_rng(0)
 
@@ -107,8 +105,9 @@ def turned_reads(proto: onnx.ModelProto) -> list[str]:
 
 def square_network(kind: str) -> onnx.ModelProto:
     """A strided convolution of as many inputs as outputs and two square products."""
-    weights = {"w0": RNG.standard_normal((8, 3, 3, 3)), "w1": RNG.standard_normal((8, 4 if kind == "grouped" else 8, 3, 3)),
-               "w2": RNG.standard_normal((8, 8)), "w3": RNG.standard_normal((8, 8))}  # fmt: skip
+    inputs = 4 if kind == "grouped" else 8
+    shapes = {"w0": (8, 3, 3, 3), "w1": (8, inputs, 3, 3), "w2": (8, 8), "w3": (8, 8)}
+    weights = {name: RNG.standard_normal(shape) for name, shape in shapes.items()}
     weights = {n: (w * 0.3).astype(np.float32) for n, w in weights.items()}
     nodes = [
         node("Conv", ["x", "w0"], ["c0"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),

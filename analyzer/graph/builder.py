@@ -331,7 +331,10 @@ class Builder:
             return self.Slice(padded, -starts[cut], ends[cut], places[cut].astype(np.int64))
         half = self.Div(self.Shape(pads), [2])
         sizes = self.shape(padded) if axes is None else self.Gather(self.shape(padded), axes, axis=0)
-        starts, ends = self.Neg(self.Slice(less, [0], half)), self.Add(sizes, self.Slice(less, half, [np.iinfo(np.int64).max]))
+        starts, ends = (
+            self.Neg(self.Slice(less, [0], half)),
+            self.Add(sizes, self.Slice(less, half, [np.iinfo(np.int64).max])),
+        )
         return self.Slice(padded, starts, ends, axes)
 
     def _is_positive(self, value: Value | None) -> bool:
