@@ -14,4 +14,3 @@ def by_gemm(op: Builder, node: Primal, ct: Value) -> Value:
         return NotImplemented
     rows = ct if op.rank(ct) == 2 else op.Reshape(ct, [-1, b.shape[1]])
     return op.reshape_like(op.Gemm(rows, b, transB=1), a)
-
