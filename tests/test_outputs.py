@@ -84,7 +84,7 @@ def test_every_path_is_an_input_or_an_output():
     """A command whose author used click.Path itself would escape the guard."""
     assert {(n, p.name) for n, p in parameters() if not isinstance(p.type, InputPath | OutputPath)} == set()
     outputs = {p.name for _, p in parameters() if isinstance(p.type, OutputPath)}
-    assert outputs == {"out", "raw", "masks", "report", "maps", "store", "save_switches"}
+    assert outputs == {"out", "raw", "masks", "reports", "maps", "store", "save_switches"}
 
 
 # {command: (arguments, {option: names it may take where an input lies})}
@@ -128,7 +128,7 @@ def test_no_command_overwrites_an_input(run, place, name):
 
 
 def test_options_tested_are_all_there_are():
-    known = {"-o": "out", "--raw": "raw", "--report": "report", "--maps": "maps", "--save-switches": "save_switches"}
+    known = {"-o": "out", "--raw": "raw", "--report": "reports", "--maps": "maps", "--save-switches": "save_switches"}
     tested = {(name, known[option]) for name, (_, options) in CALLS.items() for option in options}
     folders = {("localize", "masks"), ("features", "out"), ("mine", "out"), ("merge", "out")}
     stores = {(name, "store") for name in ("explain", "localize", "compare", "audit", "record", "receptive-field")}

@@ -279,11 +279,14 @@ def test_the_command_and_its_forms(run, tmp_path):
     candidate = tmp_path / "candidate.onnx"
     candidate.write_bytes(changed(lambda m, w: w[convolutions(m)[2].input[1]].__imul__(-1)))
     both = [str(REFERENCE), str(candidate), "--data", str(EXAMPLES[0].parent), "--limit", "2", "--preset", "imagenet"]
-    for ending in ("json", "html", "md", "xml", "sarif"):
-        report = tmp_path / f"report.{ending}"
-        code, out, err = run(*both, "-m", "grad-cam", "--report", str(report))
-        assert code == 1 and report.exists() and "weight-differs" in out and "Traceback" not in err
-    page = (tmp_path / "report.html").read_text()
+    reports = {ending: tmp_path / f"report.{ending}" for ending in ("json", "html", "md", "xml", "sarif")}
+    asked = [word for path in reports.values() for word in ("--report", str(path))]
+    code, out, err = run(*both, "-m", "grad-cam", *asked)
+    assert code == 1 and "weight-differs" in out and "Traceback" not in err
+    (first, *_) = json.loads(reports["json"].read_text())["findings"]
+    assert all(first["where"] in path.read_text() for path in reports.values())
+    assert out.startswith(f"{len(json.loads(reports['json'].read_text())['findings'])} findings: {first['where']}: ")
+    page = reports["html"].read_text()
     assert (
         "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page and "data:image/png" in page
     )

@@ -21,7 +21,7 @@ from analyzer.plain import rounded
 from analyzer.report.files import (
     AUDITS,
     COMPARISONS,
-    check_ending,
+    check_endings,
     evidence_figure,
     evidence_figures,
     mean_maps,
@@ -48,7 +48,7 @@ def compare(
     boxes: File | Mapping[str, Any] | None = None,
     threshold: Mapping[str, float] | None = None,
     thresholds: File | None = None,
-    report: File | None = None,
+    report: File | Sequence[File] | None = None,
     provider: str = "cpu",
     candidate_provider: str | None = None,
     mode: Mode = "as-shipped",
@@ -70,7 +70,7 @@ def compare(
         method: methods whose maps are compared.
         boxes: true boxes, {"cat.jpg": [[x0, y0, x1, y1], …]}, or a JSON file of them.
         threshold: {name: value} of single thresholds. thresholds: a TOML file of them; see docs/compare.md.
-        report: report to write: .html, .md, .xml (JUnit), .sarif or .json.
+        report: report to write, or several: .html, .md, .xml (JUnit), .sarif or .json.
         provider, candidate_provider: execution provider of the reference, and of the candidate if it is another.
         mode: "as-shipped": with the runtime's graph optimizations; "semantics": without.
         limit: use at most so many pictures, evenly spread. every: use every so-manieth frame of a video.
@@ -85,8 +85,8 @@ def compare(
     Raises:
         InputError: no pictures, an unknown threshold, or the two models have different numbers of classes.
     """
-    path = None if report is None else os.fspath(report)
-    check_ending(path, COMPARISONS)
+    paths = _paths(report)
+    check_endings(paths, COMPARISONS)
     allowed = read_thresholds(None if thresholds is None else os.fspath(thresholds), dict(threshold or {}))
     pictures = listed(pictures)
     samples = samples_of(pictures, limit, {name: {"boxes": each} for name, each in _boxes(boxes).items()})
@@ -98,8 +98,9 @@ def compare(
     methods = (method,) if isinstance(method, str) else tuple(method)
     done = compared(sides, samples, methods, store, workers, progress)
     done = replace(done, findings=as_data(judge(done.report, allowed)))
-    if path is not None:
-        write_comparison(path, done.as_data(), evidence_figures(done.maps, samples, sides[0][1].feeds))
+    figures = evidence_figures(done.maps, samples, sides[0][1].feeds) if shows_maps(paths) else []
+    for path in paths:
+        write_comparison(path, done.as_data(), figures)
     return done
 
 
@@ -156,7 +157,7 @@ def audit(
     boxes: File | Mapping[str, Any] | None = None,
     probes: int = 16,
     seed: int = 0,
-    report: File | None = None,
+    report: File | Sequence[File] | None = None,
     maps: File | None = None,
     provider: str = "cpu",
     limit: int | None = None,
@@ -180,7 +181,7 @@ def audit(
         boxes: true boxes, as for `analyzer.compare`; adds the pointing game.
         probes: number of pictures for the slow checks (faithfulness and sanity).
         seed: seed of the random numbers.
-        report: report to write: .html, .md or .json. maps: picture of the mean maps to write.
+        report: report to write, or several: .html, .md or .json. maps: picture of the mean maps to write.
         provider, limit, every, workers, store, input, explain_input, preprocess, progress, options: as for
             `analyzer.compare`.
 
@@ -190,8 +191,8 @@ def audit(
     Raises:
         InputError: no pictures. UnsupportedError: the model has no classes.
     """
-    path = None if report is None else os.fspath(report)
-    check_ending(path, AUDITS)
+    paths = _paths(report)
+    check_endings(paths, AUDITS)
     find_method(method, {})
     known_boxes, known_classes = _boxes(boxes), _classes(classes)
     known = {
@@ -204,8 +205,8 @@ def audit(
     explainer, card = for_pictures(model, provider, asked)
     samples = opened_samples(samples, pictures, card.feeds, every)
     done = audited(explainer, card, samples, method, probes, seed, provider, store, workers, progress)
-    figure = done.figure() if done.maps and (maps is not None or shows_maps(path)) else None
-    if path is not None:
+    figure = done.figure() if done.maps and (maps is not None or shows_maps(paths)) else None
+    for path in paths:
         write_audit(path, done.as_data(), figure)
     if maps is not None and figure is not None:
         write_png(maps, figure)
@@ -241,6 +242,11 @@ def _many(options: dict[str, Any], preprocess: Preprocessing, level: str | None 
     options.setdefault("threads", 1)
     options.setdefault("level", level)
     return Asked.of(options, preprocess, **more)
+
+
+def _paths(given: File | Sequence[File] | None) -> list[str]:
+    """The files of one name, of several, or of none."""
+    return [os.fspath(path) for path in ([given] if isinstance(given, str | os.PathLike) else given or ())]
 
 
 def _boxes(given: File | Mapping[str, Any] | None) -> dict[str, np.ndarray]:

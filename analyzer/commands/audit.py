@@ -24,6 +24,7 @@ from analyzer.commands.options import (
     model_argument,
     option,
     seed_option,
+    several,
 )
 
 
@@ -52,7 +53,9 @@ class Audit(Given):
         metavar="N",
     )
     seed: int = seed_option
-    report: str | None = option("--report", "Report to write: .html, .md or .json.", type=WRITE_REPORT, metavar="FILE")
+    reports: tuple[str, ...] = several(
+        "--report", "Report to write: .html, .md or .json. Repeatable.", type=WRITE_REPORT, metavar="FILE"
+    )
     maps: str | None = option(
         "--maps", "Write the mean maps as a picture: .png, .jpg or .webp.", type=WRITE_FILE, metavar="FILE"
     )
@@ -80,11 +83,11 @@ def command(given: Audit) -> int:
     from analyzer.attribution.methods import find_method
     from analyzer.data import read_boxes, read_classes
     from analyzer.images import write_png
-    from analyzer.report.files import AUDITS, check_ending, shows_maps, write_audit
+    from analyzer.report.files import AUDITS, check_endings, shows_maps, write_audit
 
     if given.strict:
         note("note: --strict is deprecated and has no effect: audit exits with 1 if there are findings")
-    check_ending(given.report, AUDITS)
+    check_endings(given.reports, AUDITS)
     find_method(given.method, {})
     boxes, classes = read_boxes(given.boxes), read_classes(given.classes)
     known = {name: {"boxes": boxes.get(name), "label": classes.get(name)} for name in boxes | classes}
@@ -96,10 +99,10 @@ def command(given: Audit) -> int:
     done = audited(explainer, card, samples, given.method, given.probes, given.seed, *over)
     tell_left_out(done)
     document = done.as_data()
-    figure = done.figure() if done.maps and (given.maps or shows_maps(given.report)) else None
-    if given.report:
-        write_audit(given.report, document, figure)
-        note(f"written: {given.report}")
+    figure = done.figure() if done.maps and (given.maps or shows_maps(given.reports)) else None
+    for path in given.reports:
+        write_audit(path, document, figure)
+        note(f"written: {path}")
     if given.maps and figure is not None:
         write_png(given.maps, figure)
         note(f"written: {given.maps}")

@@ -48,9 +48,9 @@ class Compare(Given):
     limits: tuple[str, ...] = several(
         "--threshold", "Set a single threshold. Repeatable.", old="--limit-of", metavar="NAME=VALUE"
     )
-    report: str | None = option(
+    reports: tuple[str, ...] = several(
         "--report",
-        "Report to write: .html, .md, .xml (JUnit), .sarif or .json.",
+        "Report to write: .html, .md, .xml (JUnit), .sarif or .json. Repeatable.",
         type=WRITE_REPORT,
         metavar="FILE",
     )
@@ -98,10 +98,10 @@ def command(given: Compare) -> int:
       onnx-analyzer compare fp32.onnx int8.onnx photos/ --report report.html
     """
     from analyzer.errors import InputError
-    from analyzer.report.files import COMPARISONS, check_ending, write_comparison
+    from analyzer.report.files import COMPARISONS, check_endings, write_comparison
     from analyzer.validation import as_data, judge, read_thresholds
 
-    check_ending(given.report, COMPARISONS)
+    check_endings(given.reports, COMPARISONS)
     allowed = read_thresholds(given.thresholds, parse_limits(given.limits))
     figures: list[tuple[str, bytes]] = []
     left_out = 0
@@ -112,9 +112,9 @@ def command(given: Compare) -> int:
     else:
         document, figures, left_out = run(given.reference, given.candidate, given)
     document["findings"] = as_data(judge(document["comparison"], allowed))
-    if given.report:
-        write_comparison(given.report, document, figures)
-        note(f"written: {given.report}")
+    for path in given.reports:
+        write_comparison(path, document, figures)
+        note(f"written: {path}")
     show(document, given.form)
     return 1 if document["findings"] and not given.exit_zero else left_out
 

@@ -43,7 +43,13 @@ def verdict(findings: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) ->
         left = len({row["picture"] for row in report.get("not_finite", ())})
         skipped = f"; {left} of {report['pictures']} pictures skipped: neither side is finite" if left else ""
         return f"pass: outputs, layers and evidence agree{skipped}"
-    return f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {findings[0]['words']}"
+    return f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {placed(findings[0])}"
+
+
+def placed(finding: Mapping[str, Any]) -> str:
+    """A finding's words after the place that it names, unless they name it."""
+    where, words = finding["where"], str(finding["words"])
+    return words if where in words else f"{where}: {words}"
 
 
 def coverage(report: Mapping[str, Any]) -> list[str]:
@@ -118,8 +124,8 @@ def junit(document: Mapping[str, Any]) -> str:
     for code, found in by_code.items():
         case = ElementTree.SubElement(suite, "testcase", classname="compare", name=code)
         if found:
-            failure = ElementTree.SubElement(case, "failure", message=found[0]["words"])
-            failure.text = "\n".join(f"{f['where']}: {f['words']}" for f in found)
+            failure = ElementTree.SubElement(case, "failure", message=placed(found[0]))
+            failure.text = "\n".join(map(placed, found))
     ElementTree.SubElement(suite, "system-out").text = "\n".join(coverage(document["comparison"]))
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 
@@ -131,7 +137,7 @@ def sarif(document: Mapping[str, Any]) -> str:
         {
             "ruleId": f["code"],
             "level": "error",
-            "message": {"text": f["words"]},
+            "message": {"text": placed(f)},
             "locations": [
                 {
                     "physicalLocation": {"artifactLocation": {"uri": model}},

@@ -21,17 +21,18 @@ COMPARISONS = (".html", ".htm", ".md", ".xml", ".sarif", ".json")
 AUDITS = (".html", ".htm", ".md", ".json")
 
 
-def check_ending(path: str | None, endings: Sequence[str]) -> None:
-    """Refuses a report whose form is not known; None is no report.
+def check_endings(paths: Iterable[str], endings: Sequence[str]) -> None:
+    """Refuses reports whose form is not known.
 
     Raises:
-        InputError: the name has another ending.
+        InputError: a name has another ending.
     """
-    if path and Path(path).suffix not in endings:
-        raise InputError(
-            f"a report cannot be written as {Path(path).suffix or path!r}",
-            f"end the name in {', '.join(endings[:-1])} or {endings[-1]}",
-        )
+    for path in paths:
+        if Path(path).suffix not in endings:
+            raise InputError(
+                f"a report cannot be written as {Path(path).suffix or path!r}",
+                f"end the name in {', '.join(endings[:-1])} or {endings[-1]}",
+            )
 
 
 def write_comparison(path: str, document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ()) -> None:
@@ -40,7 +41,7 @@ def write_comparison(path: str, document: Mapping[str, Any], figures: Sequence[t
     Raises:
         InputError: the name has another ending.
     """
-    check_ending(path, COMPARISONS)
+    check_endings([path], COMPARISONS)
     match Path(path).suffix:
         case ".md":
             text = comparison.markdown(document)
@@ -55,9 +56,9 @@ def write_comparison(path: str, document: Mapping[str, Any], figures: Sequence[t
     write_text(path, text)
 
 
-def shows_maps(path: str | None) -> bool:
-    """Whether a report of that name has figures: only HTML; None is no report."""
-    return path is not None and Path(path).suffix in (".html", ".htm")
+def shows_maps(paths: Iterable[str]) -> bool:
+    """Whether one of the reports of these names has figures: only HTML."""
+    return any(Path(path).suffix in (".html", ".htm") for path in paths)
 
 
 def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray | None = None) -> None:
@@ -66,7 +67,7 @@ def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray | None 
     Raises:
         InputError: the name has another ending.
     """
-    check_ending(path, AUDITS)
+    check_endings([path], AUDITS)
     match Path(path).suffix:
         case ".md":
             text = audit.markdown(document)
