@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from analyzer.commands import main
 from analyzer.errors import InputError
 from analyzer.graph.protos import replace_all
 from analyzer.images import decode, model_card
+from analyzer.report.comparison import DEFINITIONS
 from analyzer.store import key_of
 from analyzer.validation import SAMPLE, Pair, Side, Store, Thresholds, compare, judge
 from analyzer.validation.compare import Comparing, input_difference
@@ -663,3 +665,10 @@ def test_rows_that_a_model_orders_are_compared_as_what_they_say():
     (finding,) = judge(report | ordered, Thresholds())
     assert (finding.code, finding.where) == ("predictions-differ", "rows")
     assert "lowest 0.200 on cat.jpg" in finding.words
+
+
+def test_every_measure_of_predictions_is_defined():
+    tasks = ROOT / "analyzer" / "tasks"
+    files = [tasks / "segmentation.py", tasks / "text.py", *tasks.glob("keypoints/*.py"), *tasks.glob("detection/*.py")]
+    measures = {m for f in files for m in re.findall(r'Agreement\(\s*"([^"]+)"', f.read_text(encoding="utf-8"))}
+    assert len(measures) >= 4 and measures <= set(DEFINITIONS)

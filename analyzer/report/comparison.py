@@ -32,6 +32,11 @@ DEFINITIONS = {
     "of probabilities count as one slice",
     "detection quality": "IoU · ratio of the scores of matched detections, 0 for those without a partner; mean over a "
     "picture's detections on both sides",
+    "keypoint similarity": "OKS (COCO) of the keypoints that the reference finds, over half of the area of the box "
+    "around them; 1 if both sides find none, 0 if only the candidate finds some; mean over pictures",
+    "mask IoU": "intersection over union of the pixels of a class, mean over the classes that either side finds in "
+    "a picture; mean over pictures",
+    "equal text": "1 for a picture in which both sides read the same characters, else 0; mean over pictures",
     "max error, 99% error": "largest |a − b| of a layer over all pictures, and its 99th percentile, mean over pictures",
     "relative error": "‖a − b‖ / ‖a‖ of a weight, dequantized",
 }

@@ -334,9 +334,9 @@ class Comparing(Pass[dict[str, Any]]):
         if not all(np.isfinite(said[name]).all() for said in (ours, theirs) for name in task.reading):
             return {}
         a, b = task.answer(ours), task.answer(theirs)
-        if not task.agreement(a, a).agrees:  # boxes without area: the measure says nothing of them
-            return {}
         found = task.agreement(a, b)
+        if not found.agrees and not task.agreement(a, a).agrees:  # boxes without area: the measure says nothing of them
+            return {}
         return {"predictions": {"measure": found.measure, "value": found.value, "agrees": found.agrees}}
 
     def _values(self, part: _Partial, picture: Pair, *outputs: dict[str, np.ndarray]) -> None:
