@@ -35,7 +35,8 @@ from analyzer.attribution.asked import task_for
 from analyzer.graph.query import image_input, image_layout
 from analyzer.images import decode, gaussian_blur, model_card
 from analyzer.metrics.boxes import iou
-from analyzer.metrics.heat_in_box import energy_inside, hit_rate, pointing_game
+from analyzer.metrics.energy import energy_inside, hit_rate
+from analyzer.metrics.pointing_game import pointing_game
 from analyzer.runtime import Session
 from analyzer.tasks import Prediction
 from analyzer.tasks.detection import Detection

@@ -19,7 +19,8 @@ from analyzer.attribution.localization import THRESHOLDS, sweep
 from analyzer.attribution.methods import METHODS
 from analyzer.errors import UnsupportedError
 from analyzer.images import model_card
-from analyzer.metrics.heat_in_box import energy_inside, points_inside
+from analyzer.metrics.energy import energy_inside
+from analyzer.metrics.pointing_game import points_inside
 from benchmarks.faithfulness import baseline
 
 ROOT = Path(__file__).resolve().parents[1]

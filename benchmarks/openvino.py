@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from analyzer.attribution.export import OUTPUT, export
+from analyzer.metrics.similarity import cosine_of
 from analyzer.runtime import Session
-from analyzer.validation.metrics import cosine_of
 from benchmarks.timing import interleaved
 from benchmarks.zoo import network
 

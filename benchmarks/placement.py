@@ -23,7 +23,8 @@ from analyzer.attribution import Explainer, Job, Question, answer
 from analyzer.attribution.lines import PLACEMENTS
 from analyzer.attribution.localization import regions
 from analyzer.images import model_card
-from analyzer.metrics.heat_in_box import energy_inside, pointing_game
+from analyzer.metrics.energy import energy_inside
+from analyzer.metrics.pointing_game import pointing_game
 from benchmarks.detectors import CORPUS, MODELS, Judge
 
 ROOT = Path(__file__).resolve().parents[1]

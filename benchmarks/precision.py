@@ -16,7 +16,7 @@ import numpy as np
 from analyzer.attribution import Explainer
 from analyzer.graph.query import image_input
 from analyzer.images import decode, model_card
-from analyzer.validation.metrics import cosine_of, spearman
+from analyzer.metrics.similarity import cosine_of, spearman
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT.parent / "shared" / "corpus"

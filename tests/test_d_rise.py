@@ -10,7 +10,7 @@ from analyzer import explain
 from analyzer.attribution import Explainer, Job, Question, answer
 from analyzer.attribution.evaluator import Evaluator
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.metrics.heat_in_box import pointing_game
+from analyzer.metrics.pointing_game import pointing_game
 from tests.models import small_cnn
 from tests.test_detection import BOTH, SMALL_RED, detector
 from tests.test_detection_layers import pyramid

@@ -13,8 +13,9 @@ from analyzer.attribution import Explainer, Question
 from analyzer.attribution.asked import task_for
 from analyzer.graph import Graph
 from analyzer.metrics.detections import Detections, matched, pair_quality, score_drift
-from analyzer.metrics.heat_in_box import energy_inside, hit_rate, pointing_game
+from analyzer.metrics.energy import energy_inside, hit_rate
 from analyzer.metrics.keypoints import COCO_SIGMAS, oks
+from analyzer.metrics.pointing_game import pointing_game
 from analyzer.tasks.detection import Detection
 from analyzer.tasks.detection.codings import Corners
 from analyzer.tasks.detection.decoder import Decoder

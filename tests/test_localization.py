@@ -21,7 +21,8 @@ from analyzer.attribution.localization import (
 from analyzer.commands import main
 from analyzer.errors import InputError
 from analyzer.images import decode, model_card, write_png
-from analyzer.metrics.heat_in_box import energy_inside, points_inside
+from analyzer.metrics.energy import energy_inside
+from analyzer.metrics.pointing_game import points_inside
 from analyzer.passes.localizing import Localizing, beginnings
 from tests.models import small_cnn
 

@@ -15,6 +15,9 @@ from analyzer.attribution import Explainer
 from analyzer.errors import InputError
 from analyzer.graph import Graph
 from analyzer.images import Preprocess
+from analyzer.metrics.energy import energy_inside
+from analyzer.metrics.overlap import top_iou
+from analyzer.metrics.similarity import cosine_of, maximum_shift, ranks, spearman
 from analyzer.validation import audit as auditing
 from analyzer.validation import findings as found_in
 from analyzer.validation import metrics, summaries, verdict, weights
@@ -91,43 +94,43 @@ def test_sqnr_at_its_ends() -> None:
 
 
 def test_cosines() -> None:
-    assert np.isclose(metrics.cosine_of(np.array([1.0, 0]), np.array([1.0, 1])), np.sqrt(0.5))
-    assert metrics.cosine_of(np.zeros(3), np.zeros(3)) == 1 and metrics.cosine_of(np.zeros(3), np.ones(3)) == 0
-    assert np.isclose(metrics.cosine_of(np.array([1e300, 1e300]), np.array([1e300, 1e300])), 1)
-    assert np.isclose(metrics.cosine_of(np.array([1.0, np.nan, 2]), np.array([2.0, 5, 4])), 1)
+    assert np.isclose(cosine_of(np.array([1.0, 0]), np.array([1.0, 1])), np.sqrt(0.5))
+    assert cosine_of(np.zeros(3), np.zeros(3)) == 1 and cosine_of(np.zeros(3), np.ones(3)) == 0
+    assert np.isclose(cosine_of(np.array([1e300, 1e300]), np.array([1e300, 1e300])), 1)
+    assert np.isclose(cosine_of(np.array([1.0, np.nan, 2]), np.array([2.0, 5, 4])), 1)
 
 
 def test_ranks_share_ties() -> None:
-    assert metrics.ranks(np.array([[3.0, 1], [3, 2]])).tolist() == [2.5, 0, 2.5, 1]
-    assert np.isclose(metrics.spearman(np.array([1.0, 2, 3, 4]), np.array([1.0, 10, 11, 1000])), 1)
-    assert np.isclose(metrics.spearman(np.array([1.0, 2, 3, 4]), np.array([4.0, 3, 2, 1])), -1)
-    assert metrics.spearman(np.ones(4), 2 * np.ones(4)) == 1 and metrics.spearman(np.ones(4), np.arange(4.0)) == 0
+    assert ranks(np.array([[3.0, 1], [3, 2]])).tolist() == [2.5, 0, 2.5, 1]
+    assert np.isclose(spearman(np.array([1.0, 2, 3, 4]), np.array([1.0, 10, 11, 1000])), 1)
+    assert np.isclose(spearman(np.array([1.0, 2, 3, 4]), np.array([4.0, 3, 2, 1])), -1)
+    assert spearman(np.ones(4), 2 * np.ones(4)) == 1 and spearman(np.ones(4), np.arange(4.0)) == 0
 
 
 def test_overlap_of_the_highest_fifth() -> None:
     a = np.arange(10.0).reshape(2, 5)
     b = a.copy()
     b[0, 0] = 20  # the highest two are now 9 and 20
-    assert metrics.top_iou(a, a) == 1 and np.isclose(metrics.top_iou(a, b), 1 / 3)
-    assert metrics.top_iou(a, -a) == 0 and np.isclose(metrics.top_iou(a, b, 0.4), 3 / 5)
+    assert top_iou(a, a) == 1 and np.isclose(top_iou(a, b), 1 / 3)
+    assert top_iou(a, -a) == 0 and np.isclose(top_iou(a, b, 0.4), 3 / 5)
 
 
 def test_shift_of_the_maximum_is_in_diagonals() -> None:
     a, b = np.zeros((4, 5)), np.zeros((4, 5))
     a[0, 0] = b[3, 4] = 1
-    assert np.isclose(metrics.maximum_shift(a, b), 1) and metrics.maximum_shift(a, a) == 0
+    assert np.isclose(maximum_shift(a, b), 1) and maximum_shift(a, a) == 0
     b[0, 4] = 2
-    assert np.isclose(metrics.maximum_shift(a, b), 4 / 5)
-    assert metrics.maximum_shift(np.array([[1.0, 0]]), np.array([[0.0, 1]])) == np.float64(1 / np.sqrt(2))
+    assert np.isclose(maximum_shift(a, b), 4 / 5)
+    assert maximum_shift(np.array([[1.0, 0]]), np.array([[0.0, 1]])) == np.float64(1 / np.sqrt(2))
 
 
 def test_energy_inside_boxes() -> None:
     heat = np.ones((4, 6))
     heat[1, 2] = 5
-    assert np.isclose(metrics.energy_inside(heat, np.array([[2, 1, 4, 3]])), 8 / 28)
-    assert np.isclose(metrics.energy_inside(heat, np.array([[2, 1, 4, 3], [3, 1, 5, 3]])), 10 / 28)  # once each
-    assert np.isclose(metrics.energy_inside(heat, np.array([[-5, -5, 1, 1]])), 1 / 28)
-    assert metrics.energy_inside(np.zeros((4, 6)), np.array([[0, 0, 6, 4]])) == 0
+    assert np.isclose(energy_inside(heat, np.array([[2, 1, 4, 3]])), 8 / 28)
+    assert np.isclose(energy_inside(heat, np.array([[2, 1, 4, 3], [3, 1, 5, 3]])), 10 / 28)  # once each
+    assert np.isclose(energy_inside(heat, np.array([[-5, -5, 1, 1]])), 1 / 28)
+    assert energy_inside(np.zeros((4, 6)), np.array([[0, 0, 6, 4]])) == 0
 
 
 def test_errors_of_outputs_add_up() -> None:
@@ -293,7 +296,7 @@ def test_a_layer_that_has_its_namesake_is_not_given_to_another(namesake: np.ndar
     """r1 is broken, and as r2 has its own namesake (cosine 1, or SURE itself), r1 cannot be that under another name."""
     broken, same = np.array([0.0, 0, 0, 0, 128]), np.array([128.0, 0, 0, 0, 0])
     ours, theirs = {"r1": namesake, "r2": same}, {"r1": broken, "r2": namesake, "r3": same}
-    assert metrics.cosine_of(ours["r2"], theirs["r2"]) in (1, 0.99)
+    assert cosine_of(ours["r2"], theirs["r2"]) in (1, 0.99)
     shapes = dict.fromkeys(("r1", "r2", "r3"), (5,))
     matches = [Match(n, n, "name") for n in ("r1", "r2")]
     assert [(m.reference, m.candidate) for m in match_by_activations(ours, theirs)] == [("r1", "r2"), ("r2", "r3")]
@@ -598,10 +601,10 @@ def test_sanity_of_an_audit(audited: Audited) -> None:
     heat = explainer.explain(x, "grad-cam", 2).heatmap[0]
     found = audited.work._sanity(0, x, heat, 2, 4)
     other = int((3 + np.random.default_rng([3, 0]).integers(3)) % 4)
-    expected = metrics.spearman(heat, explainer.explain(x, "grad-cam", other).heatmap[0])
+    expected = spearman(heat, explainer.explain(x, "grad-cam", other).heatmap[0])
     assert other != 2 and np.isclose(found["other_class"], expected)
     shuffled = audited.work.randomised.explain(x, "grad-cam", 2).heatmap[0]
-    assert np.isclose(found["random_head"], metrics.spearman(heat, shuffled))
+    assert np.isclose(found["random_head"], spearman(heat, shuffled))
     assert "other_class" not in audited.work._sanity(0, x, heat, 0, 1)
 
 

@@ -25,12 +25,13 @@ from analyzer.attribution.methods import METHODS
 from analyzer.attribution.probes import probabilities
 from analyzer.commands import main
 from analyzer.images import Preprocess, write_png
+from analyzer.metrics.similarity import cosine_of
 from analyzer.mining import mine
 from analyzer.plain import as_json
 from analyzer.validation import Pair, Side, Thresholds, compare, judge
 from analyzer.validation.audit import Picture, audit
 from analyzer.validation.findings import findings
-from analyzer.validation.metrics import Drift, cosine_of
+from analyzer.validation.metrics import Drift
 from tests.models import model, node, small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]

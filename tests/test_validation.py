@@ -18,12 +18,15 @@ from analyzer.commands import main
 from analyzer.errors import InputError
 from analyzer.graph.protos import replace_all
 from analyzer.images import decode, model_card
+from analyzer.metrics.energy import energy_inside
+from analyzer.metrics.overlap import top_iou
+from analyzer.metrics.similarity import maximum_shift, spearman
 from analyzer.report.comparison import DEFINITIONS
 from analyzer.store import key_of
 from analyzer.validation import SAMPLE, Pair, Side, Store, Thresholds, compare, judge
 from analyzer.validation.compare import Comparing, input_difference
 from analyzer.validation.matching import match_by_activations
-from analyzer.validation.metrics import Drift, energy_inside, maximum_shift, spearman, top_iou
+from analyzer.validation.metrics import Drift
 from analyzer.validation.side import sampled
 from tests.models import model, node, small_cnn
 

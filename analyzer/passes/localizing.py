@@ -22,7 +22,8 @@ from analyzer.data import Sample
 from analyzer.errors import UnsupportedError
 from analyzer.files import Places
 from analyzer.images import Fed, draw_boxes, file_name, write_png
-from analyzer.metrics.heat_in_box import energy_inside, points_inside
+from analyzer.metrics.energy import energy_inside
+from analyzer.metrics.pointing_game import points_inside
 from analyzer.passes.asking import ONLY_KEPT, Asking
 from analyzer.passes.base import Loaded
 

@@ -14,10 +14,11 @@ from analyzer.attribution import Explainer
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.images import Fed, Feeding, Preprocess, showing
+from analyzer.metrics.energy import energy_inside
+from analyzer.metrics.similarity import spearman
 from analyzer.passes import InputPass, Loaded, run
 from analyzer.store import key_of
 from analyzer.validation.findings import SHIFT, alternatives, assembled
-from analyzer.validation.metrics import energy_inside, spearman
 from analyzer.validation.randomised import randomised_head
 from analyzer.validation.side import Inputs, Side
 

@@ -13,23 +13,16 @@ import numpy as np
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.images import Feeding, Preprocess, showing
+from analyzer.metrics.energy import energy_inside
+from analyzer.metrics.overlap import top_iou
+from analyzer.metrics.similarity import cosine_of, finite_in_both, maximum_shift, spearman
 from analyzer.passes import Loaded, Pass, run
 from analyzer.store import key_of
 from analyzer.tasks.base import Finding
 from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
 from analyzer.validation.matching import POOR, Match, match_by_activations, match_by_name, without_shifted_names
-from analyzer.validation.metrics import (
-    Drift,
-    OutputError,
-    cosine_of,
-    energy_inside,
-    finite_in_both,
-    maximum_shift,
-    one_sided,
-    spearman,
-    top_iou,
-)
+from analyzer.validation.metrics import Drift, OutputError, one_sided
 from analyzer.validation.side import Evidence, Inputs, Side, sampled
 from analyzer.validation.summaries import (
     evidence_summary,

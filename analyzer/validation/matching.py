@@ -11,7 +11,7 @@ import numpy as np
 
 from analyzer.graph import Graph
 from analyzer.graph.through import dequantized
-from analyzer.validation.metrics import cosine_of
+from analyzer.metrics.similarity import cosine_of
 
 # What quantisers, converters and exporters add to a name.
 _DECORATION = re.compile(

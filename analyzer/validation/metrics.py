@@ -1,4 +1,4 @@
-"""Numbers that say how far two arrays, or two maps, are apart."""
+"""How far layers and outputs of two models are apart, over pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from analyzer.metrics.similarity import cosine_of, finite_in_both
 
 
 @dataclass
@@ -80,23 +82,6 @@ def one_sided(a: np.ndarray, b: np.ndarray) -> tuple[bool, bool]:
     return bool((theirs & ~ours).any()), bool((ours & ~theirs).any())
 
 
-def finite_in_both(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The elements that are finite in both."""
-    known = np.isfinite(a) & np.isfinite(b)
-    return (a, b) if known.all() else (a[known], b[known])
-
-
-def cosine_of(a: np.ndarray, b: np.ndarray) -> float:
-    """⟨a, b⟩ / ‖a‖ ‖b‖ over what is finite in both; 1 for two zero arrays, 0 where one of them is zero."""
-    a, b = finite_in_both(a.ravel(), b.ravel())
-    scale = max(float(np.abs(a).max(initial=0)), float(np.abs(b).max(initial=0))) or 1.0
-    a, b = a / scale, b / scale  # squares of large numbers are infinite
-    norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
-    if norms == 0:
-        return float(bool(a.size) and not a.any() and not b.any())
-    return float(a @ b) / norms
-
-
 @dataclass
 class OutputError:
     """How far an output that is no vector of classes is from the reference's, over all pictures.
@@ -154,47 +139,3 @@ def _slices(array: np.ndarray) -> np.ndarray:
         return array.reshape(1, -1)
     axis = min(wide, key=lambda a: array.shape[a])
     return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, ties sharing their mean."""
-    flat = values.ravel()
-    order = np.argsort(flat, kind="stable")
-    ordered = flat[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    lengths = np.diff(np.append(starts, flat.size))
-    result = np.empty(flat.size)
-    result[order] = np.repeat(starts + (lengths - 1) / 2, lengths)
-    return result
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation; 1 for two constant maps, 0 where one of them is constant."""
-    x, y = ranks(a), ranks(b)
-    x, y = x - x.mean(), y - y.mean()
-    if not x.any() or not y.any():
-        return float(not x.any() and not y.any())
-    return cosine_of(x, y)
-
-
-def top_iou(a: np.ndarray, b: np.ndarray, share: float = 0.2) -> float:
-    """Overlap over union of the highest `share` of the positions of both maps."""
-    count = max(1, round(share * a.size))
-    tops = [set(np.argsort(-m.ravel(), kind="stable")[:count].tolist()) for m in (a, b)]
-    return len(tops[0] & tops[1]) / len(tops[0] | tops[1])
-
-
-def maximum_shift(a: np.ndarray, b: np.ndarray) -> float:
-    """Distance between the maxima of two maps (h, w), in diagonals."""
-    places = [np.array(np.unravel_index(int(np.argmax(m)), m.shape), float) for m in (a, b)]
-    diagonal = float(np.linalg.norm([s - 1 or 1 for s in a.shape[-2:]]))
-    return float(np.linalg.norm(places[0] - places[1])) / diagonal
-
-
-def energy_inside(heat: np.ndarray, boxes: np.ndarray) -> float:
-    """Share of a non-negative map (H, W) that lies in boxes (n, 4), x0 y0 x1 y1 in its pixels."""
-    inside = np.zeros(heat.shape, bool)
-    for x0, y0, x1, y1 in np.asarray(boxes, float).reshape(-1, 4):
-        inside[max(0, round(y0)) : max(0, round(y1)), max(0, round(x0)) : max(0, round(x1))] = True
-    total = float(np.nansum(heat))
-    return float(np.nansum(heat[inside])) / total if total > 0 else 0.0
