@@ -5,7 +5,7 @@
 Of every photograph the three surest detections, each explained by every method at its default layer:
 
 - pointing: share of maps whose hottest pixel lies in the detection's box; energy: share of the heat inside it; hit: of
-  as many hottest pixels as the box has, the share inside it (`analyzer.metrics.heat_in_box`);
+  as many hottest pixels as the box has, the share inside it (`analyzer.metrics.energy`);
 - deletion: the share of the detection's score that is left when the hottest fifth of the pixels becomes the mean pixel;
   insertion: when only that fifth is put onto the blurred photograph (σ = 20). Equally hot pixels come in random order;
   the score is the highest of the detection's class among candidates with an IoU of at least ½;

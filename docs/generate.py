@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import analyzer  # noqa: E402
+from analyzer import metrics  # noqa: E402
 from analyzer.attribution.methods import METHODS  # noqa: E402
 from analyzer.commands import COMMANDS, cli  # noqa: E402
 from analyzer.gradient.catalog import catalog  # noqa: E402
@@ -214,7 +215,9 @@ RESULTS = {  # and another whose attributes say all that a signature would
     "Dreams",
     "EffectiveField",
     "EffectiveFields",
+    "Curve",
     "FeatureMaps",
+    "Interval",
     "Localization",
     "MiningResult",
     "ReceptiveField",
@@ -238,6 +241,44 @@ def api() -> str:
     for group, names in GROUPS.items():
         parts.append(f"## {group}")
         parts += [entry(name, getattr(analyzer, name)) for name in names]
+    return "\n\n".join(parts) + "\n"
+
+
+MEASURES = {
+    "Where the heat is": ("pointing_game", "energy_inside", "hit_rate", "heat_iou"),
+    "Faithfulness": ("deletion", "insertion", "Curve", "random_cells", "average_drop", "increase", "kept"),
+    "Robustness and sanity": ("max_sensitivity", "shift_consistency", "flip_consistency", "mprt"),
+    "Similarity of two maps": ("spearman", "cosine_of", "top_iou", "maximum_shift"),
+    "Intervals over pictures": ("wilson", "bootstrap", "mcnemar", "Interval"),
+}
+
+
+def measures() -> str:
+    """The measures of maps, a page of their own."""
+    listed = {name for names in MEASURES.values() for name in names}
+    assert listed == {*metrics.__all__}, f"in no group of docs/generate.py: {listed ^ {*metrics.__all__}}"
+    parts = [
+        "# Metrics\n\n"
+        "`docs/generate.py` writes this page from the docstrings. `from analyzer import metrics`, then "
+        "`metrics.energy_inside(…)`: functions of NumPy arrays, whatever made the maps. `audit`, `compare` and "
+        "`localize` use them.\n\n"
+        "A measure that runs the model takes a function of one input array: its score, or its map. With an `Explainer` "
+        "of a classifier that ends with a Softmax:\n\n"
+        "```python\n"
+        "found = explainer.explain(array, 'grad-cam')\n"
+        "top = int(found.target[0])\n"
+        "curve = metrics.deletion(\n"
+        "    lambda x: float(explainer.explain(x, 'grad-cam', top).scores[0, top]), array, found.heatmap[0], "
+        "array.mean()\n"
+        ")\n"
+        "print(curve.area)\n"
+        "```\n\n"
+        "Each measure is of one picture. `wilson` (for rates) and `bootstrap` (for means and medians) give the "
+        "interval over pictures."
+    ]
+    for group, names in MEASURES.items():
+        parts.append(f"## {group}")
+        parts += [entry(name, getattr(metrics, name)) for name in names]
     return "\n\n".join(parts) + "\n"
 
 
@@ -310,7 +351,14 @@ def prose(text: str) -> str:
     return "\n\n".join(parts)
 
 
-PAGES = {"operators.md": operators, "methods.md": methods, "commands.md": commands, "json.md": documents, "api.md": api}
+PAGES = {
+    "operators.md": operators,
+    "methods.md": methods,
+    "metrics.md": measures,
+    "commands.md": commands,
+    "json.md": documents,
+    "api.md": api,
+}
 SECTIONS = {"methods": method_table, "commands": command_table}
 
 

@@ -1,1 +1,38 @@
-"""Measures: how good, how alike, how near; numbers from arrays, nothing else."""
+"""Measures: how good, how alike, how near; numbers from arrays, nothing else. `from analyzer import metrics`."""
+
+from analyzer.metrics.average_drop import average_drop, increase, kept
+from analyzer.metrics.consistency import flip_consistency, shift_consistency
+from analyzer.metrics.deletion import Curve, deletion, insertion, random_cells
+from analyzer.metrics.energy import energy_inside, hit_rate
+from analyzer.metrics.intervals import Interval, bootstrap, mcnemar, wilson
+from analyzer.metrics.max_sensitivity import max_sensitivity
+from analyzer.metrics.mprt import mprt
+from analyzer.metrics.overlap import heat_iou, top_iou
+from analyzer.metrics.pointing_game import pointing_game
+from analyzer.metrics.similarity import cosine_of, maximum_shift, spearman
+
+__all__ = [
+    "Curve",
+    "Interval",
+    "average_drop",
+    "bootstrap",
+    "cosine_of",
+    "deletion",
+    "energy_inside",
+    "flip_consistency",
+    "heat_iou",
+    "hit_rate",
+    "increase",
+    "insertion",
+    "kept",
+    "max_sensitivity",
+    "maximum_shift",
+    "mcnemar",
+    "mprt",
+    "pointing_game",
+    "random_cells",
+    "shift_consistency",
+    "spearman",
+    "top_iou",
+    "wilson",
+]
