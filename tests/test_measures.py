@@ -20,7 +20,7 @@ from analyzer.metrics.overlap import top_iou
 from analyzer.metrics.similarity import cosine_of, maximum_shift, ranks, spearman
 from analyzer.validation import audit as auditing
 from analyzer.validation import findings as found_in
-from analyzer.validation import metrics, summaries, verdict, weights
+from analyzer.validation import inputs, metrics, summaries, verdict, weights
 from analyzer.validation.audit import Auditing, Picture, shortcut_signs
 from analyzer.validation.compare import Pair, compare, doubtful
 from analyzer.validation.matching import Match, match_by_activations, match_by_name, undecorated, without_shifted_names
@@ -354,9 +354,14 @@ def test_evidence_is_summed_up_by_medians() -> None:
     assert found == {"m": {"rank_correlation": 0.5, "top_iou": 0.3, "maximum_shift": 0.5, "rank_correlation_low": 0.1}}
 
 
+def differ(a: np.ndarray, b: np.ndarray, **about: bool) -> dict[str, Any] | None:
+    how = {"rounded": False, "inside": False} | about
+    return inputs.input_difference(inputs.Prepared(a, **how), inputs.Prepared(b, False, False))
+
+
 def test_what_differs_between_two_inputs() -> None:
     a = RNG.uniform(0, 1, (1, 3, 6, 8))
-    assert summaries.input_difference(a, a + 1e-5) is None
+    assert differ(a, a + 1e-5) is None
     kinds = {
         "channels": a[:, ::-1],
         "scale": (a - 0.4) / 0.2,
@@ -364,11 +369,23 @@ def test_what_differs_between_two_inputs() -> None:
         "shape": a[..., :7],
     }
     for kind, b in kinds.items():
-        found = summaries.input_difference(a, b)
+        found = differ(a, b)
         assert found is not None and found["kind"] == kind
-    words = summaries.input_difference(a, (a - 0.4) / 0.2)["words"]  # type: ignore[index]
-    assert words.count("× 5 − 2") == 3
-    assert summaries.input_difference(a, a.transpose(0, 2, 3, 1)) is None
+    found = differ(a, (a - 0.4) / 0.2)
+    assert found is not None and found["words"] == (
+        "the candidate's input is the reference's × 5 − 2: mean, std or scale differ"
+    )
+    assert found["sqnr_db"] == pytest.approx(10 * np.log10((a**2).sum() / ((4 * a - 2) ** 2).sum()))
+    assert differ(a, a * np.array([1, 2, 4]).reshape(1, 3, 1, 1))["words"].count("×") == 3  # type: ignore[index]
+    assert differ(a, a.transpose(0, 2, 3, 1)) is None
+
+
+def test_images_of_eight_bits_are_equal_a_step_apart() -> None:
+    a = RNG.uniform(0, 1, (1, 3, 6, 8))
+    steps = np.round(a * 255) / 255
+    assert differ(a, steps) is not None and differ(a, steps, rounded=True) is None
+    assert differ(a, steps * 1.05, rounded=True) is not None
+    assert differ(a, 2 * a, inside=True)["words"].startswith("after the preprocessing inside")  # type: ignore[index]
 
 
 # ---- Weights ----

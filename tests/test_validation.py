@@ -24,7 +24,8 @@ from analyzer.metrics.similarity import maximum_shift, spearman
 from analyzer.report.comparison import DEFINITIONS
 from analyzer.store import key_of
 from analyzer.validation import SAMPLE, Pair, Side, Store, Thresholds, compare, judge
-from analyzer.validation.compare import Comparing, input_difference
+from analyzer.validation.compare import Comparing
+from analyzer.validation.inputs import Prepared, input_difference
 from analyzer.validation.matching import match_by_activations
 from analyzer.validation.metrics import Drift
 from analyzer.validation.side import sampled
@@ -260,9 +261,96 @@ def test_the_matching_keeps_the_order():
     assert [(m.reference, m.candidate) for m in found] == [("a", "x"), ("c", "z")]
 
 
+def given(array: np.ndarray, rounded: bool = False, inside: bool = False) -> Prepared:
+    return Prepared(array, rounded, inside)
+
+
 def test_input_difference_of_equal_inputs_in_two_layouts():
     x = np.random.default_rng(0).random((1, 3, 5, 6))
-    assert input_difference(x, np.moveaxis(x, 1, -1)) is None
+    assert input_difference(given(x), given(np.moveaxis(x, 1, -1))) is None
+
+
+MEAN, STD = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.25, 0.3], np.float32)
+
+
+def of_bytes(how: str, scale: float = 255.0) -> onnx.ModelProto:
+    """`small_cnn` with its preprocessing inside: bytes, NHWC or NCHW."""
+    proto = small_cnn(size=12, batch=1)
+    graph = proto.graph
+    nhwc = how == "casts"
+    graph.input[0].CopyFrom(
+        onnx.helper.make_tensor_value_info("bytes", onnx.TensorProto.UINT8, [1, 12, 12, 3] if nhwc else [1, 3, 12, 12])
+    )
+    shape = (3,) if nhwc else (3, 1, 1)
+    arrays = {
+        "full": np.float32(scale),
+        "step": np.float32(1 / scale),
+        "zero": np.uint8(0),
+        "mean": MEAN.reshape(shape),
+        "std": STD.reshape(shape),
+        "unit": (1 / STD / scale).astype(np.float32),
+        "offset": -MEAN / STD,
+        "none": np.zeros(3, np.float32),
+        "one": np.ones(3, np.float32),
+    }
+    scaled = [
+        node("Sub", ["pixels", "mean"], ["centered"]),
+        node("Div", ["centered", "std"], ["x" if not nhwc else "last"]),
+    ]
+    front = {
+        "casts": [
+            node("Cast", ["bytes"], ["floats"], to=onnx.TensorProto.FLOAT),
+            node("Div", ["floats", "full"], ["pixels"]),
+            *scaled,
+            node("Transpose", ["last"], ["x"], perm=[0, 3, 1, 2]),
+        ],
+        "dequantized": [node("DequantizeLinear", ["bytes", "step", "zero"], ["pixels"]), *scaled],
+        "normalized": [
+            node("Cast", ["bytes"], ["floats"], to=onnx.TensorProto.FLOAT),
+            node("BatchNormalization", ["floats", "unit", "offset", "none", "one"], ["x"], epsilon=0.0),
+        ],
+    }[how]
+    read = {name for n in front for name in n.input}
+    graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in arrays.items() if n in read)
+    nodes = [*front, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return proto
+
+
+@pytest.mark.parametrize("how", ["casts", "dequantized", "normalized"])
+def test_inputs_are_compared_after_the_preprocessing_in_the_file(how):
+    pictures = np.random.default_rng(3).integers(0, 256, (3, 1, 3, 12, 12), np.uint8)
+    floats = ((pictures / 255 - MEAN.reshape(3, 1, 1)) / STD.reshape(3, 1, 1)).astype(np.float32)
+    shape = (1, 12, 12, 3) if how == "casts" else (1, 3, 12, 12)
+    fed = np.moveaxis(pictures, 2, -1) if how == "casts" else pictures
+    given = [Pair(str(i), a, b) for i, (a, b) in enumerate(zip(floats, fed, strict=True))]
+    found = {}
+    for scale in (255.0, 128.0):
+        sides = Side(small_cnn(size=12, batch=1), (1, 3, 12, 12)), Side(of_bytes(how, scale), shape)
+        report = compare(*sides, given, methods=("grad-cam",)).report
+        found[scale] = judge(report, Thresholds())
+        assert {row["layer"] for row in report["layers"]} == {"r1", "p1", "r2", "logits"}
+    assert not found[255.0]
+    assert (found[128.0][0].code, found[128.0][0].where) == ("input-differs", "scale")
+    assert found[128.0][0].words.startswith("after the preprocessing inside the files, the candidate's input is")
+
+
+def test_a_scale_that_the_first_weight_makes_up_for_is_no_finding():
+    """A quantised build that takes pixels of 0–255: its layers are some 35 dB from the reference's."""
+    candidate = small_cnn(size=12, batch=1)
+    for tensor in candidate.graph.initializer:
+        if tensor.name == "w1":
+            weight = onnx.numpy_helper.to_array(tensor)
+            noise = np.random.default_rng(0).standard_normal(weight.shape) * np.abs(weight).mean() * 0.02
+            tensor.CopyFrom(onnx.numpy_helper.from_array(((weight + noise) / 255).astype(np.float32), "w1"))
+    pictures = np.random.default_rng(3).random((3, 1, 3, 12, 12)).astype(np.float32)
+    for scale, codes in ((255, set()), (128, {"input-differs"})):
+        given = [Pair(str(i), a, a * scale) for i, a in enumerate(pictures)]
+        sides = Side(small_cnn(size=12, batch=1), (1, 3, 12, 12)), Side(candidate, (1, 3, 12, 12))
+        report = compare(*sides, given, methods=("grad-cam",)).report
+        assert report["input"]["kind"] == "scale"
+        assert {f.code for f in judge(report, Thresholds())} & {"input-differs"} == codes
 
 
 # ---- The command ----
@@ -452,8 +540,10 @@ def test_broken_boxes_beside_sound_scores_are_found(candidate, tmp_path):
         onnx.save(proto, file)
     for folder in (None, tmp_path / "s", tmp_path / "s"):
         found, report = over_noise(*files, folder)
-        assert (found[0].code, found[0].where) == ("outputs-differ", "boxes")
-        assert {f.code for f in found} <= {"outputs-differ", "predictions-differ"}
+        assert (found[0].code, found[0].where) in (("outputs-differ", "boxes"), ("features-diverge", "moved"))
+        assert "'boxes'" in found[0].words and "'scores'" not in found[0].words
+        assert {f.code for f in found} <= {"features-diverge", "outputs-differ", "predictions-differ"}
+        assert "moved" in {row["layer"] for row in report["layers"]}
         assert [(r["output"], r["error_mean"] > 0.15) for r in report["compared"]] == [
             ("scores", False),
             ("boxes", True),

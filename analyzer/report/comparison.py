@@ -44,11 +44,15 @@ DEFINITIONS = {
 
 def verdict(findings: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> str:
     """One line."""
-    if not findings:
-        left = len({row["picture"] for row in report.get("not_finite", ())})
-        skipped = f"; {left} of {report['pictures']} pictures skipped: neither side is finite" if left else ""
-        return f"pass: outputs, layers and evidence agree{skipped}"
-    return f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {placed(findings[0])}"
+    if findings:
+        return f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {placed(findings[0])}"
+    left = len({row["picture"] for row in report.get("not_finite", ())})
+    skipped = f"; {left} of {report['pictures']} pictures skipped: neither side is finite" if left else ""
+    missing = [f"{total - done} of {total} {what}" for what, (done, total) in counts(report).items() if done < total]
+    missing += [f"evidence by {' and '.join(report['unavailable'])}"] if report["unavailable"] else []
+    if missing:
+        return f"pass: all that was compared agrees; not compared: {', '.join(missing)}{skipped}"
+    return f"pass: outputs, layers and evidence agree{skipped}"
 
 
 def placed(finding: Mapping[str, Any]) -> str:
@@ -57,13 +61,34 @@ def placed(finding: Mapping[str, Any]) -> str:
     return words if where in words else f"{where}: {words}"
 
 
+def counts(report: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """{"outputs" | "layers": (how many of the reference's were compared, how many it has)}."""
+    outputs = {row["output"] for row in report.get("compared", ())}
+    outputs |= set((report.get("predictions") or {}).get("outputs", ()))
+    missing = {row["output"] for row in _outputs_not_compared(report)}
+    layers = len(report["layers"])
+    return {
+        "outputs": (len(outputs), len(outputs | missing)),
+        "layers": (layers, layers + len(report.get("unmatched", ()))),
+    }
+
+
+def _outputs_not_compared(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Of both sides, without those that were compared as part of what the model predicts."""
+    read = set((report.get("predictions") or {}).get("outputs", ()))
+    return [row for row in report.get("not_compared", ()) if row["output"] not in read]
+
+
 def coverage(report: Mapping[str, Any]) -> list[str]:
     """What was compared and what was not, a line each."""
     rows, outputs = report.get("compared", []), report["outputs"]
     values = [row for row in rows if row["kind"] == "values" and not row.get("sorted")]
     scores = [row["output"] for row in rows if row["kind"] == "scores"]
     names = [*(f"{n} (class scores)" for n in scores), *(f"{r['output']} ({r['error_mean']:.2%})" for r in values)]
-    lines = [f"outputs compared: {', '.join(names)}"] if names else []
+    total = ", ".join(f"{done} of {all_} {what}" for what, (done, all_) in counts(report).items() if all_)
+    evidence = ", ".join(report["evidence"])
+    lines = [f"compared: {total}" + (f"; evidence by {evidence}" if evidence else "")]
+    lines += [f"outputs compared: {', '.join(names)}"] if names else []
     lines += [
         f"not judged: {row['output']}: {row['sorted']} sorts its rows, and the order may differ "
         f"({row['error_mean']:.2%})"
@@ -80,12 +105,26 @@ def coverage(report: Mapping[str, Any]) -> list[str]:
         lines.append("labels not compared: the output is not one score per class")
     if outputs.get("compared_after"):
         lines.append(f"scores compared after {outputs['compared_after']}: only one of the files ends with it")
-    lines += [f"not compared: {row['output']} ({row['side']}): {row['why']}" for row in report.get("not_compared", ())]
+    lines += [f"not compared: {row['output']} ({row['side']}): {row['why']}" for row in _outputs_not_compared(report)]
+    lines += _layers_left_out(report)
     for row in report.get("not_finite", ()):
         who = "both sides" if row["side"] == "both" else f"the {row['side']}"
         why = f": {row['why']}" if row["why"] else ""
         lines.append(f"not finite: {row['picture']}, {who}, at {row['where']}{why}")
     return lines
+
+
+def _layers_left_out(report: Mapping[str, Any], shown: int = 6) -> list[str]:
+    """Layers that were not compared, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for row in report.get("layers_not_compared", ()):  # missing in early saved reports
+        by_reason.setdefault(row["why"], []).append(row["layer"])
+    return [
+        f"layers not compared: {', '.join(names[:shown])}"
+        + (f" and {len(names) - shown} more" if len(names) > shown else "")
+        + f": {why}"
+        for why, names in by_reason.items()
+    ]
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -221,6 +260,10 @@ def _layers(report: Mapping[str, Any]) -> str:
         f"from {jump['before_db']:.1f} to {jump['at_db']:.1f} dB.</p>"
     )
     rows = [[r["layer"], r["candidate"], r["rule"], *(float(r[k]) for k in COLUMNS)] for r in layers]
+    rows += [
+        [r["layer"], "", f"not compared: {r['why']}", *[""] * len(COLUMNS)]
+        for r in report.get("layers_not_compared", ())
+    ]
     rows_table = table(["layer", "candidate layer", "matched by", *COLUMNS.values()], rows)
     return f'<h2>Layers</h2>{largest}{_curve(layers)}<div class="scroll" tabindex="0">{rows_table}</div>'
 

@@ -21,12 +21,12 @@ from analyzer.store import key_of
 from analyzer.tasks.base import Finding
 from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
+from analyzer.validation.inputs import input_difference
 from analyzer.validation.matching import POOR, Match, match_by_activations, match_by_name, without_shifted_names
 from analyzer.validation.metrics import Drift, OutputError, one_sided
 from analyzer.validation.side import Evidence, Inputs, Side, sampled
 from analyzer.validation.summaries import (
     evidence_summary,
-    input_difference,
     labels_and_drifts,
     largest_jump,
     output_row,
@@ -64,11 +64,6 @@ class Pair:
 
 def _flat(parts: Sequence[Any]) -> list[Any]:
     return [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
-
-
-def _explained(side: Side, given: Inputs) -> np.ndarray:
-    """The input that is explained."""
-    return given[side.input] if isinstance(given, Mapping) else given
 
 
 @dataclass(repr=False)
@@ -219,9 +214,9 @@ class Comparing(Pass[dict[str, Any]]):
         """Matches layers on the first picture."""
         if first is None:
             return
-        self.contract = input_difference(
-            *(_explained(s, g) for s, g in zip(self.sides, (first.item.reference, first.item.candidate), strict=True))
-        )
+        reference, candidate = self.sides
+        images = reference.prepared(first.item.reference), candidate.prepared(first.item.candidate)
+        self.contract = input_difference(*images)
         self._match(*self._matched(first.item))
         self._both_features(first.item)  # makes the sessions, before threads ask for them
 
@@ -487,7 +482,13 @@ class Comparing(Pass[dict[str, Any]]):
         reference, candidate = self.sides
         drifts = {m.reference: part.drifts[m.reference] for m in self.matches if m.reference in part.drifts}
         layers = [
-            {"layer": m.reference, "candidate": m.candidate, "rule": m.rule, **drifts[m.reference].summary()}
+            {
+                "layer": m.reference,
+                "candidate": m.candidate,
+                "rule": m.rule,
+                "outputs": reference.leads_to(m.reference),
+                **drifts[m.reference].summary(),
+            }
             for m in self.matches
             if m.reference in drifts and (drifts[m.reference].pictures or not drifts[m.reference].finite)
         ]
@@ -512,6 +513,7 @@ class Comparing(Pass[dict[str, Any]]):
             "layers": layers,
             "ranges": [{"layer": n, "saturated": float(np.mean(s))} for n, s in part.saturation.items()],
             "unmatched": [n for n in reference.layers if n not in {row["layer"] for row in layers}],
+            "layers_not_compared": self._layers_not_compared({row["layer"] for row in layers}),
             "largest_jump": largest_jump(layers),
             "weights": [row | {"sqnr_db": agreement.get(row["layer"])} for row in weights],
             "plan": {"reference": reference.kernels(), "candidate": candidate.kernels()},
@@ -519,6 +521,21 @@ class Comparing(Pass[dict[str, Any]]):
             "unavailable": part.unavailable,
             "rows": part.rows,
         }
+
+    def _layers_not_compared(self, compared: set[str]) -> list[dict[str, str]]:
+        """[{layer of the reference, why it was not compared}]"""
+        reference, candidate = self.sides
+        twins = {m.reference: m.candidate for m in self.matches}
+        found = []
+        for name in reference.layers:
+            twin = twins.get(name)
+            if name not in compared:
+                sizes = [list(side.shapes.get(n, ())) for side, n in ((reference, name), (candidate, twin or ""))]
+                why = "no layer of the candidate has its name or similar values"
+                if twin is not None:
+                    why = f"its shape is {sizes[0]} in the reference and {sizes[1]} in the candidate"
+                found.append({"layer": name, "why": why})
+        return found
 
     def _compared(self, part: _Partial) -> list[dict[str, Any]]:
         """The outputs that were compared, the scores first: their errors over the pictures."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from analyzer.analysis.feature_maps import default_layer, feature_maps
+from analyzer.analysis.feature_maps import FeatureMap, default_layer, feature_maps
 from analyzer.analysis.layouts import Layout, layouts
 from analyzer.analysis.scores import REAL, Quantisation, quantisation
 from analyzer.attribution import Explainer
@@ -18,11 +18,12 @@ from analyzer.attribution.finite import find_origins
 from analyzer.attribution.lines import Centers, Placed
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
-from analyzer.graph.query import ancestors, image_input
+from analyzer.graph.query import ancestors, descendants, image_input
 from analyzer.graph.through import readers
 from analyzer.runtime import Session, kernel_difference, kernels
 from analyzer.store import Store, key_of, packed, unpacked
 from analyzer.tasks import Task, recognise
+from analyzer.validation.inputs import Prepared, prepared
 
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
 
@@ -123,7 +124,7 @@ class Side:
         """Take the scores from that output, if it can hold them and nothing has been asked for yet."""
         if output in self.outputs and output != self.scores.output.name:
             self._scored = output
-            for name in ("scores", "task", "layer", "layers", "rectified", "plain"):
+            for name in ("scores", "task", "layer", "layers", "plain"):
                 self.__dict__.pop(name, None)
 
     @cached_property
@@ -137,9 +138,18 @@ class Side:
         """{output that cannot be compared: what it holds}"""
         return {v.name: f"type {v.dtype or 'unknown'}" for v in self.graph.outputs if v.name not in self.outputs}
 
+    @cached_property
+    def _needed(self) -> dict[str, set[str]]:
+        """{output: all tensors that it depends on}"""
+        return {v.name: ancestors(self.graph, [v.name]) for v in self.graph.outputs}
+
+    def leads_to(self, layer: str) -> list[str]:
+        """The outputs that depend on a layer."""
+        return [name for name, needed in self._needed.items() if layer in needed]
+
     def sorted_by(self, output: str) -> str:
         """The node that orders an output's rows by what it found (TopK, NonMaxSuppression), "" where none does."""
-        needed = ancestors(self.graph, [output])
+        needed = self._needed[output]
         nodes = [n for n in self.graph.forward_nodes() if n.op in SORTING and any(o.name in needed for o in n.outputs)]
         return str(nodes[0].name or nodes[0].op) if nodes else ""
 
@@ -150,20 +160,27 @@ class Side:
 
     @cached_property
     def layers(self) -> list[str]:
-        """Every feature map on the way to the scores, then the logits.
+        """Every feature map on the way to an output, then the logits.
 
         What only an activation or a BatchNormalization reads is left out: deployed builds fuse the two, and a
         quantised one may cut off before the activation what the activation would.
         """
-        maps = feature_maps(self.graph, self.scores.logits)
-        names = [m.name for m in maps if not self._is_fused(m.value)]
-        return list(dict.fromkeys([*names, self.scores.logits.name]))
+        names = [m.name for m in self._maps if not self._is_fused(m.value)]
+        return list(dict.fromkeys([*(n for n in names if n != self.scores.logits.name), self.scores.logits.name]))
+
+    @cached_property
+    def _maps(self) -> list[FeatureMap]:
+        """Those after the preprocessing, in the places of the picture, not of what was found in it."""
+        graph = self.graph
+        ordering = [n for n in graph.forward_nodes() if n.op in SORTING]
+        ordered = descendants(graph, [o.name for n in ordering for o in n.outputs if o.name])
+        before = {o.name for n in graph.before([prepared(graph, graph[self.input]).name]) for o in n.outputs}
+        return [m for m in feature_maps(graph) if m.name not in ordered | before]
 
     @cached_property
     def rectified(self) -> list[str]:
         """The feature maps that only a Relu reads, which `layers` leaves out."""
-        maps = feature_maps(self.graph, self.scores.logits)
-        return [m.name for m in maps if [n.op for n in readers(m.value)] == ["Relu"]]
+        return [m.name for m in self._maps if [n.op for n in readers(m.value)] == ["Relu"]]
 
     def _is_fused(self, value: Value) -> bool:
         following = readers(value)
@@ -196,6 +213,20 @@ class Side:
     def output(self, array: Inputs) -> np.ndarray:
         """All numbers of the scores of one picture, flat, as the model gives them; quantised ones as what they mean."""
         return self.all_outputs(array)[self.scores.output.name].ravel()
+
+    def prepared(self, given: Inputs) -> Prepared:
+        """The image after the preprocessing in the file."""
+        array = np.asarray(given[self.input] if isinstance(given, Mapping) else given)
+        graph = self._fresh()
+        end = prepared(graph, graph[self.input]).name
+        rounded = array.dtype.kind in "iu" or any(n.op == "QuantizeLinear" for n in graph.before([end]))
+        if end == self.input:
+            return Prepared(array, rounded, False)
+
+        def run() -> dict[str, np.ndarray]:
+            return {"image": self._first(Taps(self.explainer, graph, [end]).run(self._fed(given))[end])}
+
+        return Prepared(self._kept(run, "prepared", given)["image"], rounded, True)
 
     def classes(self, array: Inputs) -> np.ndarray:
         """The score of every class, (classes,): `output`, by its means over space for a segmenter."""

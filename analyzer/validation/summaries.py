@@ -73,36 +73,3 @@ def evidence_summary(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> 
             result[method] = {k: float(np.median([f[k] for f in found if k in f])) for k in keys}
             result[method]["rank_correlation_low"] = float(min(f["rank_correlation"] for f in found))
     return result
-
-
-def input_difference(reference: np.ndarray, candidate: np.ndarray) -> dict[str, Any] | None:
-    """How the two sides' tensors of one picture differ; None where they hold the same values.
-
-    Returns:
-        {"kind": "channels" | "scale" | "values" | "shape", "words": a sentence}.
-    """
-    a, b = (_channels_first(x) for x in (reference, candidate))
-    if a.shape != b.shape:
-        return {"kind": "shape", "words": f"the inputs have different shapes: {list(a.shape)} and {list(b.shape)}"}
-    scale = float(np.abs(a).max()) or 1.0
-    if np.abs(a - b).max() <= 1e-3 * scale:
-        return None
-    if a.shape[0] == 3 and np.abs(a[::-1] - b).max() <= 1e-3 * scale:
-        return {"kind": "channels", "words": "the channels are in reverse order (RGB or BGR)"}
-    slopes = [np.polyfit(x.ravel(), y.ravel(), 1) for x, y in zip(a, b, strict=True)]
-    rest = max(float(np.abs(np.polyval(s, x.ravel()) - y.ravel()).max()) for s, x, y in zip(slopes, a, b, strict=True))
-    if rest <= 1e-2 * (float(np.abs(b).max()) or 1.0):
-        words = ", ".join(f"× {s[0]:.3g} {'+' if s[1] >= 0 else '−'} {abs(s[1]):.3g}" for s in slopes)
-        return {
-            "kind": "scale",
-            "words": f"the candidate's input is the reference's {words}: mean, std or scale differ",
-        }
-    return {"kind": "values", "words": "the two sides get different input pixels: check size, crop and interpolation"}
-
-
-def _channels_first(array: np.ndarray) -> np.ndarray:
-    """(C, H, W), float64, of one picture in either layout."""
-    picture = array[0].astype(np.float64)
-    return (
-        np.moveaxis(picture, -1, 0) if picture.shape[-1] in (1, 3, 4) and picture.shape[0] not in (1, 3, 4) else picture
-    )
