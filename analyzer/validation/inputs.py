@@ -36,7 +36,7 @@ def prepared(graph: Graph, image: Value) -> Value:
 
 
 def _prepares(graph: Graph, node: Node, value: Value) -> bool:
-    if node.domain or len(node.outputs) > 1 and node.op not in ("BatchNormalization", "Dropout"):
+    if node.domain or (len(node.outputs) > 1 and node.op not in ("BatchNormalization", "Dropout")):
         return False
     if is_transparent(node, ("Transpose",)):
         return node.inputs[0] is value

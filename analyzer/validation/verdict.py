@@ -84,7 +84,7 @@ def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
 
 
 def _inputs(report: Mapping[str, Any]) -> list[Finding]:
-    """Different tensors are none where layers agree much better: what differs is made up for inside one of the files."""
+    """Inputs that differ, unless layers agree much better: then a weight of one of the files makes up for it."""
     different, layers = report.get("input"), report["layers"]
     if not different or (layers and all(row["sqnr_db"] >= EQUAL_DB for row in layers)):
         return []
