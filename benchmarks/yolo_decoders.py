@@ -6,8 +6,7 @@ Needs ultralytics, torch and onnx in an environment of its own. BatchNormalizati
 last layer of the scores is drawn so that some candidates are above 0.25; both sides suppress overlaps above 0.45 of a
 class. Prints a row per network: how many boxes each side has, the largest difference of a side, of a score and of a
 keypoint between boxes of one class, and how many boxes of the package are not found within a pixel: where an overlap is
-just 0.45, the package, which moves boxes by class, rounds otherwise. Boxes of -obb are upright around the rotated ones,
-and suppressed by their own overlap, so that only the surest score is compared.
+just 0.45, the package, which moves boxes by class, rounds otherwise. Of -obb, the corners are compared.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from analyzer.tasks import Declared
 
 NAMES = (
     "yolov3-tinyu", "yolov5nu", "yolov6n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo11n-seg",
-    "yolo11n-pose", "yolo11n-obb",
+    "yolo11n-pose", "yolo11n-obb", "yolo26n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb",
 )  # fmt: skip
 SIDE, SURE, OVERLAP = 160, 0.25, 0.45
 
@@ -71,25 +70,28 @@ def row(name: str, spread: float, folder: Path) -> str:
     rotated = name.endswith("-obb")
     whole = torch.from_numpy(said["output0"].copy())
     theirs = non_max_suppression(whole, SURE, OVERLAP, nc=classes, max_det=300, rotated=rotated)[0].numpy()
-    numbers = np.array([[*p.box, p.score, p.index] for p in ours]).reshape(len(ours), 6)
+    scores = np.array([[p.score, p.index] for p in ours]).reshape(len(ours), 2)
+    sides = np.array([np.ravel(p.corners if rotated else p.box) for p in ours]).reshape(len(ours), 8 if rotated else 4)
     points = np.array([np.ravel(p.points or ()) for p in ours])
-    sides, scores, spots, alone = [0.0], [0.0], [0.0], 0
-    for known in theirs if not rotated else ():
-        away = np.abs(numbers[:, :4] - known[:4]).max(axis=1) + 1e6 * (numbers[:, 5] != known[5])
+    known_sides = corners(theirs) if rotated else theirs[:, :4]
+    largest, alone = np.zeros(3), 0  # of a side, a score and a keypoint
+    for known, known_side in zip(theirs, known_sides, strict=True):
+        away = np.abs(sides - known_side).max(axis=1) + 1e6 * (scores[:, 1] != known[5])
         best = int(away.argmin())
         if away[best] > 1:
             alone += 1
             continue
-        sides.append(away[best])
-        scores.append(abs(numbers[best, 4] - known[4]))
-        if points.size:
-            spots.append(np.abs(points[best] - known[6:]).max())
-    if rotated and len(ours):
-        scores.append(abs(numbers[0, 4] - theirs[0, 4]))
-    cells = [f"{max(sides):.1e}", f"{max(scores):.1e}", f"{max(spots):.1e}" if points.size else "–", str(alone)]
-    if rotated:
-        cells = ["–", cells[1], "–", "–"]
+        point = np.abs(points[best] - known[6:]).max() if points.size else 0.0
+        largest = np.maximum(largest, [away[best], abs(scores[best, 0] - known[4]), point])
+    cells = [f"{one:.1e}" for one in largest[: 3 if points.size else 2]] + ["–"] * (not points.size) + [str(alone)]
     return f"| {name} | {task.decoder.family} | {len(ours)} | {len(theirs)} | {' | '.join(cells)} |"
+
+
+def corners(found: np.ndarray) -> np.ndarray:
+    """(n, 8) the corners of rotated boxes in the order of ours."""
+    from ultralytics.utils.ops import xywhr2xyxyxyxy
+
+    return np.asarray(xywhr2xyxyxyxy(found[:, [0, 1, 2, 3, -1]])[:, [2, 1, 0, 3]].reshape(len(found), 8))
 
 
 def main() -> None:

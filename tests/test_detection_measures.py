@@ -12,12 +12,13 @@ import pytest
 from analyzer.attribution import Explainer, Question
 from analyzer.attribution.asked import task_for
 from analyzer.graph import Graph
+from analyzer.metrics.boxes import iou, probiou, suppressed_rotated
 from analyzer.metrics.detections import Detections, matched, pair_quality, score_drift
 from analyzer.metrics.energy import energy_inside, hit_rate
 from analyzer.metrics.keypoints import COCO_SIGMAS, oks
 from analyzer.metrics.pointing_game import pointing_game
 from analyzer.tasks.detection import Detection
-from analyzer.tasks.detection.codings import Corners
+from analyzer.tasks.detection.codings import Corners, rotated_corners
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Level, Part
 from tests.models import model, node
@@ -33,6 +34,68 @@ def found(*rows: tuple[list[float], float, int]) -> Detections:
 
 def moved(box: list[float], right: float) -> list[float]:
     return [box[0] + right, box[1], box[2] + right, box[3]]
+
+
+# ---- Rotated boxes ----
+
+TURNED = np.array(
+    [
+        [50, 50, 40, 8, 0],
+        [50, 50, 40, 8, np.pi / 2],
+        [50, 50, 40, 8, np.pi / 4],
+        [52, 51, 38, 9, 0.1],
+        [80, 20, 10, 30, -0.5],
+    ]
+)
+
+
+def test_rotated_boxes_are_compared_as_gaussians():
+    theirs = [1 - 3e-4, 0.21554, 0.29834, 0.78465, 0.000347]  # batch_probiou of ultralytics 8.4.190
+    assert np.allclose(probiou(TURNED[:1], TURNED)[0], theirs, atol=5e-4)
+    step = 0.25
+    grid = np.stack(np.meshgrid(*[np.arange(-60, 180, step)] * 2), axis=-1)
+    roots = []
+    for x, y, wide, high, angle in TURNED:
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        covariance = turn @ np.diag([wide**2 / 12, high**2 / 12]) @ turn.T
+        away = grid - (x, y)
+        power = np.einsum("ijk,kl,ijl->ij", away, np.linalg.inv(covariance), away)
+        roots.append(np.sqrt(np.exp(-power / 2) / (2 * np.pi * np.sqrt(np.linalg.det(covariance)))))
+    shared = np.einsum("aij,bij->ab", roots, roots) * step**2  # the Bhattacharyya coefficients, integrated
+    assert np.allclose(probiou(TURNED, TURNED), 1 - np.sqrt(np.maximum(1 - shared, 0)), atol=1e-4)
+
+
+def test_flat_boxes_overlap_nothing():
+    flat = np.array([[50, 50, 40, 0, 0], [50, 50, 0, 0, 0.0]])
+    assert (probiou(flat, np.concatenate([flat, TURNED])) < 0.01).all()
+
+
+def test_crossing_bars_are_two_things():
+    scores, classes = np.array([0.9, 0.8, 0.7]), np.zeros(3, int)
+    bars = TURNED[[2, 2, 3]] * [1, 1, 1, 1, -1] + [[0, 0, 0, 0, np.pi / 2], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    upright = [[*c.min(0), *c.max(0)] for c in rotated_corners(bars)]
+    assert iou(np.array(upright[:1]), np.array(upright[1:2]))[0, 0] > 0.99
+    assert suppressed_rotated(bars, scores, classes, 0.45).tolist() == [0, 1, 2]
+    assert suppressed_rotated(bars[[0, 0, 1]], scores, classes, 0.45).tolist() == [0, 2]
+    assert suppressed_rotated(bars[[0, 0, 1]], scores[::-1], classes, 0.45).tolist() == [2, 1]
+    assert suppressed_rotated(bars[[0, 0, 1]], scores, np.array([0, 1, 0]), 0.45).tolist() == [0, 1, 2]
+    assert suppressed_rotated(bars[:0], scores[:0], classes[:0], 0.45).tolist() == []
+
+
+def test_what_is_dropped_drops_others_still():
+    """Fast NMS: the third overlaps only the second, which the first drops."""
+    row = np.array([[50 + 9 * i, 50, 40, 8, 0.0] for i in range(3)])
+    assert probiou(row[:1], row)[0, 1] > 0.5 > probiou(row[:1], row)[0, 2]
+    assert suppressed_rotated(row, np.array([0.9, 0.8, 0.7]), np.zeros(3, int), 0.5).tolist() == [0]
+
+
+def test_many_are_as_each_with_all():
+    noise = np.random.default_rng(0)
+    boxes = noise.uniform([0, 0, 8, 8, 0], [150, 150, 60, 60, 3], (200, 5))
+    scores, classes = noise.permutation(200) / 200, noise.integers(0, 2, 200)
+    over = (probiou(boxes, boxes) > 0.3) & (classes[:, None] == classes) & (scores[:, None] < scores)
+    wanted = np.flatnonzero(~over.any(axis=1))
+    assert suppressed_rotated(boxes, scores, classes, 0.3).tolist() == wanted[np.argsort(-scores[wanted])].tolist()
 
 
 # ---- Matching ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -210,6 +211,10 @@ def test_rotated_boxes_are_upright_around_them():
     px, py = np.array(points).transpose(1, 0, 2)
     around = np.stack([px.min(0), py.min(0), px.max(0), py.max(0)], axis=1)
     assert np.allclose(task.decoder.candidates(said).boxes, around, atol=1e-3)
+    surest = task.predictions(task.answer(said))[0]
+    place = surest.slot // CLASSES
+    known = cv2.boxPoints(((x[place], y[place]), (w[place], h[place]), np.degrees(angle[place])))
+    assert np.allclose(sorted(surest.corners), sorted(map(tuple, known)), atol=1e-3)
 
 
 @pytest.mark.parametrize("form", ["maps", "rows", "one map"])

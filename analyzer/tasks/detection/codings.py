@@ -30,6 +30,15 @@ class Coding:
         """
         raise NotImplementedError
 
+    def rotated(self, numbers: np.ndarray) -> np.ndarray | None:
+        """(P, 5) centre x, y, width and height in pixels of the model's input, and the angle of the width in radians,
+        clockwise; None for upright boxes.
+
+        Args:
+            numbers: (P, n) as the model outputs them.
+        """
+        return None
+
     def side(self, part: Part, place: int, side: int, level: Level, size: tuple[int, int]) -> str:
         """A side of a candidate's box (left, top, right, bottom) as an expression: larger numbers lie further right or
         further down.
@@ -253,6 +262,9 @@ class Rotated(Coding):
         around = np.stack([wide * cos + high * sin, wide * sin + high * cos], axis=1)
         return corners(np.concatenate([found[:, :2], around], axis=1))
 
+    def rotated(self, numbers: np.ndarray) -> np.ndarray:
+        return numbers[:, [0, 1, 2, 3, -1]].astype(np.float64)
+
 
 @dataclass(frozen=True)
 class WithPoints(Corners):
@@ -300,6 +312,15 @@ def corners(boxes: np.ndarray) -> np.ndarray:
     """(n, 4) x0, y0, x1, y1 of centres and sizes."""
     half = boxes[:, 2:4] / 2
     return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
+
+
+def rotated_corners(boxes: np.ndarray) -> np.ndarray:
+    """(n, 4, 2) x, y of the corners of (n, 5) rotated boxes, one after the other."""
+    half, angle = boxes[:, 2:4] / 2, boxes[:, 4]
+    along = half[:, :1] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    across = half[:, 1:] * np.stack([-np.sin(angle), np.cos(angle)], axis=1)
+    offsets = [-along - across, along - across, along + across, across - along]
+    return np.asarray(boxes[:, None, :2] + np.stack(offsets, axis=1))
 
 
 def strides(level: Level, size: tuple[int, int]) -> np.ndarray:

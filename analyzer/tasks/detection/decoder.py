@@ -30,12 +30,14 @@ class Candidates:
         scores: (P, C) without the background.
         points: (P, K, 3) x, y, visibility; None for detectors without keypoints.
         labels: (P,) the class of every candidate, where `scores` has one number each; else None.
+        rotated: (P, 5) centre x, y, width, height and angle in radians, of boxes that are not upright; else None.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     points: np.ndarray | None = None
     labels: np.ndarray | None = None
+    rotated: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,12 @@ class Decoder:
 
     def candidates(self, said: Mapping[str, np.ndarray]) -> Candidates:
         """All candidates of one picture."""
-        boxes, points, labels = [], [], []
+        boxes, points, labels, rotated = [], [], [], []
         for level in self.levels:
             parts = [part for part in (level.boxes, level.offsets) if part is not None]
             numbers = np.concatenate([part.read(said[part.output]) for part in parts], axis=1)
             boxes.append(self.coding.boxes(numbers, level, self.size))
+            rotated.append(self.coding.rotated(numbers))
             if level.points is not None:
                 points.append(self.coding.points(level.points.read(said[level.points.output]), level, self.size))
             if level.labels is not None:
@@ -131,6 +134,7 @@ class Decoder:
             self._at_peaks(self.scores(said)) if self.peaks else self.scores(said),
             np.concatenate(points) if points else None,
             np.rint(np.concatenate(labels)).astype(np.int64) if labels else None,
+            np.concatenate(turned) if (turned := [one for one in rotated if one is not None]) else None,
         )
 
     def masks_of(self, said: Mapping[str, np.ndarray], places: np.ndarray, boxes: np.ndarray) -> list[Mask | None]:

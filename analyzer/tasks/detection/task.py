@@ -13,11 +13,11 @@ import numpy as np
 from analyzer.analysis.scores import REAL, Quantisation
 from analyzer.errors import InputError, NotFoundError
 from analyzer.graph import Builder, Value
-from analyzer.metrics.boxes import suppressed
+from analyzer.metrics.boxes import suppressed, suppressed_rotated
 from analyzer.metrics.detections import Detections
 from analyzer.tasks.base import TOP1, Labels, Prediction
 from analyzer.tasks.detection.boxed import Boxed
-from analyzer.tasks.detection.codings import Corners
+from analyzer.tasks.detection.codings import Corners, rotated_corners
 from analyzer.tasks.detection.decoder import Candidates, Decoder, packed, unpacked
 from analyzer.tasks.detection.usual import usual_of
 from analyzer.tasks.keypoints.names import name_of, number_of
@@ -122,8 +122,11 @@ class Detection(Boxed):
         values = scores[pairs[:, 0], pairs[:, 1]]
         pairs = pairs[np.argsort(-values, kind="stable")[:_CONSIDERED]]
         if self.iou is not None and len(pairs):
-            values = scores[pairs[:, 0], pairs[:, 1]]
-            pairs = pairs[suppressed(found.boxes[pairs[:, 0]], values, self._classes_of(found, pairs), self.iou)]
+            values, classes = scores[pairs[:, 0], pairs[:, 1]], self._classes_of(found, pairs)
+            boxes, suppress = (
+                (found.boxes, suppressed) if found.rotated is None else (found.rotated, suppressed_rotated)
+            )
+            pairs = pairs[suppress(boxes[pairs[:, 0]], values, classes, self.iou)]
         return pairs[:MOST]
 
     def _classes_of(self, found: Candidates, pairs: np.ndarray) -> np.ndarray:
@@ -132,6 +135,7 @@ class Detection(Boxed):
     def _named(self, output: Any, found: Candidates, pairs: np.ndarray, labels: Labels) -> list[Prediction]:
         classes, predictions = self._classes_of(found, pairs), []
         masks = self.decoder.masks_of(output, pairs[:, 0], found.boxes[pairs[:, 0]])
+        corners = None if found.rotated is None else rotated_corners(found.rotated[pairs[:, 0]])
         for number, ((place, column), index) in enumerate(zip(pairs.tolist(), classes.tolist(), strict=True)):
             slot = place * self.decoder.classes + column
             predictions.append(
@@ -146,6 +150,7 @@ class Detection(Boxed):
                     layer=self.layer_of(slot),
                     scaled=self.decoder.scaled,
                     mask=masks[number],
+                    corners=None if corners is None else tuple(map(tuple, corners[number].tolist())),
                 )
             )
         return predictions
