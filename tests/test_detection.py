@@ -402,6 +402,8 @@ def test_the_command_lists_and_explains(run, place):
     assert code == 0 and json.loads(out)["results"][0]["maps"] == []
     code, out, _ = run("inspect", "m.onnx")
     assert code == 0 and "default layer: map8, map16" in out
+    report = json.loads(run("inspect", "m.onnx", "--format", "json")[1])
+    assert report["default_layers"] == ["map8", "map16"] and report["default_layer"] == "map8, map16"
 
 
 def test_class_maps_refuse_detectors():

@@ -24,17 +24,17 @@ def tensors(values: Iterable[Value]) -> list[dict[str, Any]]:
     return [{"name": v.name, "type": str(v.dtype), "shape": None if v.shape is None else list(v.shape)} for v in values]
 
 
-def _default_layer(
+def _default_layers(
     model: Model, question: Question, graph: Graph, task: Task, sizes: Mapping[str, tuple[int, ...]]
-) -> str:
-    """The layer by which the default target is explained; the layers, where it is that of a detection's level."""
+) -> list[str]:
+    """The layer by which the default target is explained; several, where it is that of a detection's level."""
     if task.layers:
-        return ", ".join(task.layers)
+        return list(task.layers)
     slot, about = task.slot(TOP1), task.logits
     if isinstance(slot, str):
         graph = model.graph(sizes)
         about = expression(Builder(graph, "inspect"), slot)
-    return choose_layer(model, question, "auto", graph, about, slot if isinstance(slot, str) else None, sizes).name
+    return [choose_layer(model, question, "auto", graph, about, slot if isinstance(slot, str) else None, sizes).name]
 
 
 def describe(
@@ -62,7 +62,7 @@ def describe(
         "stripped": [],
     }
     report |= dict.fromkeys(("default_layer", "no_layer", "target", "no_target", "doubt"), "")
-    report |= {"task": None, "heads": []}
+    report |= {"task": None, "heads": [], "default_layers": []}
     maps = feature_maps(graph)
     report["feature_maps"] = [
         {
@@ -82,7 +82,8 @@ def describe(
         report["task"] = {"kind": task.kind, "output": task.output.name, "role": task.role, "evidence": task.evidence}
         report["task"]["words"] = ["top1", *task.words]
         report["heads"] = [{"output": r.output, "role": r.role} for r in task.others]
-        report["default_layer"] = _default_layer(model, question, graph, task, sizes)
+        report["default_layers"] = _default_layers(model, question, graph, task, sizes)
+        report["default_layer"] = ", ".join(report["default_layers"])
     except UnsupportedError as error:
         report["no_layer" if report["target"] else "no_target"] = error.message
     return report

@@ -99,7 +99,7 @@ def _wanted(model: Model, question: Question, task: Task, single: Feeds, target:
     found = predicted(model, question, single, given)
     by_itself = [isinstance(p.slot, int) and not task.per_picture for p in found]
     return [
-        _Wanted(p.slot if alone else f"{p.target} {p.label}".strip(), p.slot, p.layer)
+        _Wanted(p.slot if alone else f"{p.target} {p.label}".removeprefix("top1 ").strip(), p.slot, p.layer)
         for p, alone in zip(found, by_itself, strict=True)
     ]
 
