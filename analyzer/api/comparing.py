@@ -15,7 +15,7 @@ from analyzer.api.models import Asked, Names, Preprocessing, for_pictures, known
 from analyzer.attribution import Explainer
 from analyzer.attribution.cards import first_shapes
 from analyzer.attribution.methods import find_method
-from analyzer.data import Sample, read_boxes, read_classes
+from analyzer.data import Sample, read_boxes, read_classes, with_classes
 from analyzer.images import ModelCard, write_png
 from analyzer.plain import rounded
 from analyzer.report.files import (
@@ -29,13 +29,14 @@ from analyzer.report.files import (
     write_audit,
     write_comparison,
 )
-from analyzer.validation import EVIDENCE, SAMPLE, Comparison, Side, Store, as_data, judge, read_thresholds
+from analyzer.validation import EVIDENCE, SAMPLE, Comparison, Side, Store, as_data, doubts, judge, read_thresholds
 from analyzer.validation import compare as compare_sides
 from analyzer.validation.audit import Audit
 from analyzer.validation.audit import audit as audit_pictures
 from analyzer.validation.findings import findings
 
 MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of both sides; see `runtime.Session`
+FOLDERS = "folders"  # in place of a file of classes: each picture's folder is named by its class
 Mode = Literal["as-shipped", "semantics"]
 
 
@@ -45,7 +46,10 @@ def compare(
     pictures: Pictures,
     method: str | Sequence[str] = EVIDENCE,
     *,
+    labels: Names = None,
     boxes: File | Mapping[str, Any] | None = None,
+    classes: File | Mapping[str, int | str] | None = None,
+    slice: str | None = None,
     threshold: Mapping[str, float] | None = None,
     thresholds: File | None = None,
     report: File | Sequence[File] | None = None,
@@ -68,7 +72,11 @@ def compare(
         reference, candidate: as `model` of `analyzer.explain` each.
         pictures: files, folders, glob patterns or lists of files; or pictures in memory, as for `analyzer.explain`.
         method: methods whose maps are compared.
+        labels: class names, or a file of them.
         boxes: true boxes, {"cat.jpg": [[x0, y0, x1, y1], …]}, or a JSON file of them.
+        classes: true classes, {"cat.jpg": 281}, a JSON or CSV file of them, or "folders" where pictures are in folders
+            named by their class; compares accuracy.
+        slice: column of the CSV file; each group of pictures is judged by itself.
         threshold: {name: value} of single thresholds. thresholds: a TOML file of them; see docs/compare.md.
         report: report to write, or several: .html, .md, .xml (JUnit), .sarif or .json.
         provider, candidate_provider: execution provider of the reference, and of the candidate if it is another.
@@ -80,7 +88,7 @@ def compare(
         options: of the preprocessing and of the session, as for `analyzer.explain`.
 
     Returns:
-        Comparison: `.passed`, `.findings`, `.report`, `.figure()`.
+        Comparison: `.passed`, `.findings`, `.inconclusive`, `.report`, `.figure()`.
 
     Raises:
         InputError: no pictures, an unknown threshold, or the two models have different numbers of classes.
@@ -89,15 +97,19 @@ def compare(
     check_endings(paths, COMPARISONS)
     allowed = read_thresholds(None if thresholds is None else os.fspath(thresholds), dict(threshold or {}))
     pictures = listed(pictures)
-    samples = samples_of(pictures, limit, {name: {"boxes": each} for name, each in _boxes(boxes).items()})
-    asked = _many(options, preprocess, input=input, explain_input=explain_input, level=MODES[mode])
+    by_folder = classes == FOLDERS
+    samples = samples_of(pictures, limit, _annotations(boxes, None if by_folder else classes, slice))
+    asked = _many(options, preprocess, labels=labels, input=input, explain_input=explain_input, level=MODES[mode])
     known_options(options, "compare")
     providers = provider, candidate_provider or provider
     sides = [for_pictures(m, p, asked) for m, p in zip((reference, candidate), providers, strict=True)]
     samples = opened_samples(samples, pictures, sides[0][1].feeds, every)
+    samples = with_classes(samples, sides[0][1].labels, by_folder)
     methods = (method,) if isinstance(method, str) else tuple(method)
     done = compared(sides, samples, methods, store, workers, progress)
-    done = replace(done, findings=as_data(judge(done.report, allowed)))
+    done = replace(
+        done, findings=as_data(judge(done.report, allowed)), inconclusive=as_data(doubts(done.report, allowed))
+    )
     figures = evidence_figures(done.maps, samples, sides[0][1].feeds) if shows_maps(paths) else []
     for path in paths:
         write_comparison(path, done.as_data(), figures)
@@ -153,7 +165,7 @@ def audit(
     method: str = "grad-cam",
     *,
     labels: Names = None,
-    classes: File | Mapping[str, int] | None = None,
+    classes: File | Mapping[str, int | str] | None = None,
     boxes: File | Mapping[str, Any] | None = None,
     probes: int = 16,
     seed: int = 0,
@@ -177,7 +189,7 @@ def audit(
         pictures: as for `analyzer.compare`.
         method: method whose maps are audited.
         labels: class names, or a file of them.
-        classes: true classes, {"cat.jpg": 281}, or a JSON file of them; adds accuracy.
+        classes: true classes, {"cat.jpg": 281}, or a JSON or CSV file of them; adds accuracy.
         boxes: true boxes, as for `analyzer.compare`; adds the pointing game.
         probes: number of pictures for the slow checks (faithfulness and sanity).
         seed: seed of the random numbers.
@@ -194,16 +206,12 @@ def audit(
     paths = _paths(report)
     check_endings(paths, AUDITS)
     find_method(method, {})
-    known_boxes, known_classes = _boxes(boxes), _classes(classes)
-    known = {
-        name: {"boxes": known_boxes.get(name), "label": known_classes.get(name)} for name in known_boxes | known_classes
-    }
     pictures = listed(pictures)
-    samples = samples_of(pictures, limit, known)
+    samples = samples_of(pictures, limit, _annotations(boxes, classes))
     asked = _many(options, preprocess, labels=labels, input=input, explain_input=explain_input)
     known_options(options, "audit")
     explainer, card = for_pictures(model, provider, asked)
-    samples = opened_samples(samples, pictures, card.feeds, every)
+    samples = with_classes(opened_samples(samples, pictures, card.feeds, every), card.labels)
     done = audited(explainer, card, samples, method, probes, seed, provider, store, workers, progress)
     figure = done.figure() if done.maps and (maps is not None or shows_maps(paths)) else None
     for path in paths:
@@ -255,7 +263,13 @@ def _boxes(given: File | Mapping[str, Any] | None) -> dict[str, np.ndarray]:
     return read_boxes(None if given is None else os.fspath(given))
 
 
-def _classes(given: File | Mapping[str, int] | None) -> dict[str, int]:
-    if isinstance(given, Mapping):
-        return {Path(name).name: int(index) for name, index in given.items()}
-    return read_classes(None if given is None else os.fspath(given))
+def _annotations(
+    boxes: File | Mapping[str, Any] | None, classes: File | Mapping[str, int | str] | None, column: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """{picture's file name: what is known of it}"""
+    if isinstance(classes, Mapping):
+        named: dict[str, dict[str, Any]] = {Path(name).name: {"label": label} for name, label in classes.items()}
+    else:
+        named = read_classes(None if classes is None else os.fspath(classes), column)
+    known = _boxes(boxes)
+    return {name: {"boxes": known.get(name), **named.get(name, {})} for name in [*known, *named]}

@@ -34,7 +34,7 @@ class Audit(Given):
     labels: str | None = labels_option
     classes: str | None = option(
         "--classes",
-        'True classes, as JSON: {"cat.jpg": 281}. Adds accuracy to the report.',
+        'True classes: JSON, {"cat.jpg": 281}, or CSV with the columns picture and class. Adds accuracy to the report.',
         type=READ_FILE,
         metavar="FILE",
     )
@@ -81,7 +81,7 @@ def command(given: Audit) -> int:
     """
     from analyzer.api.comparing import audited
     from analyzer.attribution.methods import find_method
-    from analyzer.data import read_boxes, read_classes
+    from analyzer.data import read_boxes, read_classes, with_classes
     from analyzer.images import write_png
     from analyzer.report.files import AUDITS, check_endings, shows_maps, write_audit
 
@@ -90,10 +90,10 @@ def command(given: Audit) -> int:
     check_endings(given.reports, AUDITS)
     find_method(given.method, {})
     boxes, classes = read_boxes(given.boxes), read_classes(given.classes)
-    known = {name: {"boxes": boxes.get(name), "label": classes.get(name)} for name in boxes | classes}
+    known = {name: {"boxes": boxes.get(name), **classes.get(name, {})} for name in [*boxes, *classes]}
     samples = given.data.samples(known)
     explainer, card = given.setup.load(given.model, given.labels, many=True)
-    samples = given.data.opened(samples, card.feeds)
+    samples = with_classes(given.data.opened(samples, card.feeds), card.labels)
     progress = Progress(len(samples), "audit")
     over = given.setup.provider, given.over.store, given.over.workers, progress.step
     done = audited(explainer, card, samples, given.method, given.probes, given.seed, *over)

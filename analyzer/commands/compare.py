@@ -25,6 +25,7 @@ from analyzer.commands.options import (
     argument,
     exit_zero_option,
     group,
+    labels_option,
     option,
     several,
 )
@@ -36,6 +37,17 @@ class Compare(Given):
     reference: str | None = argument(type=READ_MODEL, required=False, metavar="REFERENCE")
     candidate: str | None = argument(type=READ_MODEL, required=False, metavar="CANDIDATE")
     data: DataSet = group(DataSet)
+    labels: str | None = labels_option
+    classes: str | None = option(
+        "--classes",
+        'True classes: JSON, {"cat.jpg": 281}; CSV with the columns picture and class; or "folders", if pictures are '
+        "in folders named by their class. Compares accuracy.",
+        type=READ_FILE,
+        metavar="FILE",
+    )
+    slice: str | None = option(
+        "--slice", "Column of the CSV file: judge each group of pictures by itself.", metavar="COLUMN"
+    )
     boxes: str | None = option(
         "--boxes", 'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}.', type=READ_FILE, metavar="FILE"
     )
@@ -74,6 +86,7 @@ class Compare(Given):
         default="as-shipped",
     )
     over: OverPictures = group(OverPictures)
+    strict: bool = option("--strict", "Exit with 1 if the result is inconclusive.", is_flag=True)
     exit_zero: bool = exit_zero_option
     preprocess: Preprocessing = group(Preprocessing)
     others: OtherInputs = group(OtherInputs)
@@ -90,8 +103,8 @@ def command(given: Compare) -> int:
     options apply to both models; without them, each model's TOML file is used. With --judge, no models or pictures
     are needed.
 
-    Exit code: 1 if there are findings, unless --exit-zero is given; otherwise 5 if some pictures could not be
-    processed, else 0.
+    Exit code: 1 if there are findings, or with --strict if the pictures are too few to tell, unless --exit-zero is
+    given; otherwise 5 if some pictures could not be processed, else 0.
 
     \b
     Example:
@@ -99,7 +112,7 @@ def command(given: Compare) -> int:
     """
     from analyzer.errors import InputError
     from analyzer.report.files import COMPARISONS, check_endings, write_comparison
-    from analyzer.validation import as_data, judge, read_thresholds
+    from analyzer.validation import as_data, doubts, judge, read_thresholds
 
     check_endings(given.reports, COMPARISONS)
     allowed = read_thresholds(given.thresholds, parse_limits(given.limits))
@@ -112,32 +125,36 @@ def command(given: Compare) -> int:
     else:
         document, figures, left_out = run(given.reference, given.candidate, given)
     document["findings"] = as_data(judge(document["comparison"], allowed))
+    document["inconclusive"] = as_data(doubts(document["comparison"], allowed))
     for path in given.reports:
         write_comparison(path, document, figures)
         note(f"written: {path}")
     show(document, given.form)
-    return 1 if document["findings"] and not given.exit_zero else left_out
+    failed = document["findings"] or (given.strict and document["inconclusive"])
+    return 1 if failed and not given.exit_zero else left_out
 
 
 def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[tuple[str, bytes]], int]:
     """The comparison as data, figures of the pictures that agree least, and 5 where some could not be read, else 0."""
-    from analyzer.api.comparing import MODES, compared
+    from analyzer.api.comparing import FOLDERS, MODES, compared
     from analyzer.attribution import Explainer
     from analyzer.attribution.cards import read_card
-    from analyzer.data import read_boxes
+    from analyzer.data import read_boxes, read_classes, with_classes
     from analyzer.report.files import evidence_figures
     from analyzer.validation import EVIDENCE
 
-    samples = given.data.samples({name: {"boxes": boxes} for name, boxes in read_boxes(given.boxes).items()})
+    by_folder = given.classes == FOLDERS
+    boxes, classes = read_boxes(given.boxes), read_classes(None if by_folder else given.classes, given.slice)
+    samples = given.data.samples({n: {"boxes": boxes.get(n), **classes.get(n, {})} for n in [*boxes, *classes]})
     options = given.session.keywords(many=True) | {"level": MODES[given.mode]}
     asked = (reference, given.provider), (candidate, given.candidate_provider or given.provider)
     explainers = [Explainer(model, provider, **options) for model, provider in asked]
     others = given.others.given, given.others.explain_input
-    cards = [read_card(e, None, given.preprocess.flags(), *others) for e in explainers]
+    cards = [read_card(e, given.labels, given.preprocess.flags(), *others) for e in explainers]
     for explainer, card in zip(explainers, cards, strict=True):
         tell_card(explainer, card)
     sides = [(e.about(card.feeds.explained), card) for e, card in zip(explainers, cards, strict=True)]
-    samples = given.data.opened(samples, cards[0].feeds)
+    samples = with_classes(given.data.opened(samples, cards[0].feeds), cards[0].labels, by_folder)
     over = given.over.store, given.over.workers, Progress(len(samples), "compare").step
     done = compared(sides, samples, given.methods or EVIDENCE, *over)
     tell_left_out(done)
@@ -185,14 +202,15 @@ def show(document: dict[str, Any], form: str) -> None:
 
 def text_of(document: dict[str, Any]) -> str:
     """What a terminal shows: the verdict, findings, the three levels."""
-    from analyzer.report.comparison import coverage, percent, verdict
+    from analyzer.report.comparison import coverage, percent, placed, verdict
 
     comparison, findings = document["comparison"], document["findings"]
     outputs = comparison["outputs"]
-    lines = [verdict(findings, comparison), ""]
+    lines = [verdict(findings, comparison, document["inconclusive"]), ""]
     if findings:
         rows = [(f["code"], f["where"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in findings]
         lines += [table(rows, ("code", "where", "value", "limit", "explanation")), ""]
+    lines += [f"inconclusive: {placed(doubt)}" for doubt in document["inconclusive"][0 if findings else 1 :]]
     judged = outputs.get("judged", comparison["pictures"])  # missing in early saved reports
     lines.append(
         f"outputs: {percent(outputs['label_agreement'])} of {judged} labels agree, "

@@ -4,7 +4,7 @@ from analyzer.metrics.average_drop import average_drop, increase, kept
 from analyzer.metrics.consistency import flip_consistency, shift_consistency
 from analyzer.metrics.deletion import Curve, deletion, insertion, random_cells
 from analyzer.metrics.energy import energy_inside, hit_rate
-from analyzer.metrics.intervals import Interval, bootstrap, mcnemar, wilson
+from analyzer.metrics.intervals import Interval, bootstrap, mcnemar, paired_difference, pictures_needed, wilson
 from analyzer.metrics.max_sensitivity import max_sensitivity
 from analyzer.metrics.mprt import mprt
 from analyzer.metrics.overlap import heat_iou, top_iou
@@ -29,6 +29,8 @@ __all__ = [
     "maximum_shift",
     "mcnemar",
     "mprt",
+    "paired_difference",
+    "pictures_needed",
     "pointing_game",
     "random_cells",
     "shift_consistency",

@@ -12,8 +12,8 @@ from analyzer.report.page import findings_table, page, shown, table
 
 COLUMNS = {"cosine": "mean cosine", "sqnr_db": "SQNR dB", "max_error": "max error", "q99_error": "99% error"}
 CODES = (
-    "not-finite", "input-differs", "weight-differs", "saturated", "features-diverge", "labels-differ", "scores-drift",
-    "outputs-differ", "predictions-differ", "evidence-moves",
+    "not-finite", "input-differs", "weight-differs", "saturated", "features-diverge", "labels-differ",
+    "accuracy-drops", "scores-drift", "outputs-differ", "predictions-differ", "evidence-moves",
 )  # fmt: skip
 FIGURES = {
     "rank_correlation": "rank correlation", "top_iou": "top IoU", "maximum_shift": "shift of the maximum",
@@ -42,7 +42,9 @@ DEFINITIONS = {
 }
 
 
-def verdict(findings: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> str:
+def verdict(
+    findings: Sequence[Mapping[str, Any]], report: Mapping[str, Any], doubts: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """One line."""
     if findings:
         return f"{len(findings)} finding{'s' if len(findings) > 1 else ''}: {placed(findings[0])}"
@@ -50,6 +52,8 @@ def verdict(findings: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) ->
     skipped = f"; {left} of {report['pictures']} pictures skipped: neither side is finite" if left else ""
     missing = [f"{total - done} of {total} {what}" for what, (done, total) in counts(report).items() if done < total]
     missing += [f"evidence by {' and '.join(report['unavailable'])}"] if report["unavailable"] else []
+    if doubts:
+        return f"inconclusive: no findings, but {placed(doubts[0])}{skipped}"
     if missing:
         return f"pass: all that was compared agrees; not compared: {', '.join(missing)}{skipped}"
     return f"pass: outputs, layers and evidence agree{skipped}"
@@ -88,6 +92,7 @@ def coverage(report: Mapping[str, Any]) -> list[str]:
     total = ", ".join(f"{done} of {all_} {what}" for what, (done, all_) in counts(report).items() if all_)
     evidence = ", ".join(report["evidence"])
     lines = [f"compared: {total}" + (f"; evidence by {evidence}" if evidence else "")]
+    lines += accuracies(report)
     lines += [f"outputs compared: {', '.join(names)}"] if names else []
     lines += [
         f"not judged: {row['output']}: {row['sorted']} sorts its rows, and the order may differ "
@@ -114,6 +119,24 @@ def coverage(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def accuracies(report: Mapping[str, Any]) -> list[str]:
+    """Accuracy of both sides, and what each group of pictures shows, a line each."""
+    found = []
+    for rates in (report["outputs"], *report["outputs"].get("slices", ())):
+        said = []
+        if "group" in rates and rates["label_agreement"] is not None:
+            low, high = rates["label_interval"]
+            said.append(f"{rates['label_agreement']:.1%} of labels agree ({low:.1%} to {high:.1%})")
+        if "accuracy_loss" in rates:
+            (ours, theirs), loss = rates["accuracy"], rates["accuracy_loss"]
+            low, high = loss["interval"]
+            said.append(f"accuracy {ours:.1%} and {theirs:.1%} (loss {low:.1%} to {high:.1%})")
+        if said:
+            count = rates["pictures"] if "group" in rates else rates["accuracy_loss"]["pictures"]
+            found.append(f"{rates.get('group', 'true classes')}: {count} pictures, {', '.join(said)}")
+    return found
+
+
 def _layers_left_out(report: Mapping[str, Any], shown: int = 6) -> list[str]:
     """Layers that were not compared, a line for each reason."""
     by_reason: dict[str, list[str]] = {}
@@ -136,13 +159,14 @@ def markdown(document: Mapping[str, Any]) -> str:
     """For a pull request's comment."""
     report, findings = document["comparison"], document["findings"]
     lines = [f"# {report['candidate']['model']} against {report['reference']['model']}", ""]
-    lines += [verdict(findings, report), ""]
+    lines += [verdict(findings, report, document.get("inconclusive", ())), ""]
     if findings:
         lines += ["| code | where | value | limit | |", "|---|---|---|---|---|"]
         lines += [
             f"| {f['code']} | `{f['where']}` | {f['value']:.4g} | {f['limit']:.4g} | {f['words']} |" for f in findings
         ]
         lines.append("")
+    lines += [f"- inconclusive: {placed(doubt)}" for doubt in document.get("inconclusive", ())]
     outputs = report["outputs"]
     lines += [f"- pictures: {report['pictures']}", f"- label agreement: {percent(outputs['label_agreement'])}"]
     drifts = (percent(outputs[f"score_drift_{kind}"], 2) for kind in ("mean", "max"))
@@ -161,26 +185,32 @@ def junit(document: Mapping[str, Any]) -> str:
     by_code: dict[str, list[Mapping[str, Any]]] = {code: [] for code in CODES}
     for finding in document["findings"]:
         by_code.setdefault(finding["code"], []).append(finding)
-    failed = sum(bool(f) for f in by_code.values())
-    suite = ElementTree.Element(
-        "testsuite", name="onnx-analyzer compare", tests=str(len(by_code)), failures=str(failed), errors="0"
-    )
+    unsettled = {doubt["code"]: placed(doubt) for doubt in document.get("inconclusive", ())}
+    counts_of = {
+        "tests": len(by_code),
+        "failures": sum(bool(f) for f in by_code.values()),
+        "errors": 0,
+        "skipped": sum(not by_code[code] for code in unsettled),
+    }
+    suite = ElementTree.Element("testsuite", {k: str(v) for k, v in counts_of.items()}, name="onnx-analyzer compare")
     for code, found in by_code.items():
         case = ElementTree.SubElement(suite, "testcase", classname="compare", name=code)
         if found:
             failure = ElementTree.SubElement(case, "failure", message=placed(found[0]))
             failure.text = "\n".join(map(placed, found))
+        elif code in unsettled:
+            ElementTree.SubElement(case, "skipped", message=f"inconclusive: {unsettled[code]}")
     ElementTree.SubElement(suite, "system-out").text = "\n".join(coverage(document["comparison"]))
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 
 
 def sarif(document: Mapping[str, Any]) -> str:
-    """SARIF 2.1.0: a result per finding, at the candidate's file."""
+    """SARIF 2.1.0: a result per finding, and a note per rate that is not settled, at the candidate's file."""
     model = document["comparison"]["candidate"]["model"]
     results = [
         {
             "ruleId": f["code"],
-            "level": "error",
+            "level": level,
             "message": {"text": placed(f)},
             "locations": [
                 {
@@ -189,7 +219,8 @@ def sarif(document: Mapping[str, Any]) -> str:
                 }
             ],
         }
-        for f in document["findings"]
+        for level, rows in (("error", document["findings"]), ("note", document.get("inconclusive", ())))
+        for f in rows
     ]
     driver = {"name": "onnx-analyzer", "rules": [{"id": c} for c in sorted({r["ruleId"] for r in results})]}
     log = {
@@ -212,12 +243,13 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
     Args:
         figures: (caption, PNG) of the pictures that agree least.
     """
-    report, findings = document["comparison"], document["findings"]
+    report, findings, doubts = document["comparison"], document["findings"], document.get("inconclusive", ())
     title = f"{report['candidate']['model']} against {report['reference']['model']}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="{"bad" if findings else "good"}">{escape(verdict(findings, document["comparison"]))}</p>',
+        f'<p class="{"bad" if findings else "good"}">{escape(verdict(findings, report, doubts))}</p>',
         findings_table(findings),
+        _doubts(doubts),
         _summary(report),
         shown("Pictures with the least agreement", figures),
         _layers(report),
@@ -227,14 +259,19 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
     return page(title, parts)
 
 
+def _doubts(doubts: Sequence[Mapping[str, Any]]) -> str:
+    rows = [[d["code"], d["where"], f"{d['low']:.1%} to {d['high']:.1%}", d["limit"], d["words"]] for d in doubts]
+    if not rows:
+        return ""
+    return "<h2>Inconclusive</h2>" + table(["code", "where", "95% interval", "threshold", ""], rows)
+
+
 def _summary(report: Mapping[str, Any]) -> str:
     outputs = report["outputs"]
     rows: list[list[Any]] = [
         ["pictures", str(report["pictures"])],
         ["label agreement", percent(outputs["label_agreement"])],
     ]
-    if "accuracy" in outputs:
-        rows.append(["accuracy, reference and candidate", " and ".join(f"{a:.1%}" for a in outputs["accuracy"])])
     rows.append(
         [
             "score drift, mean and largest",

@@ -3,4 +3,4 @@
 from analyzer.store import Store
 from analyzer.validation.compare import EVIDENCE, Comparison, Pair, compare
 from analyzer.validation.side import SAMPLE, Side
-from analyzer.validation.verdict import Finding, Thresholds, as_data, judge, read_thresholds
+from analyzer.validation.verdict import Doubt, Finding, Thresholds, as_data, doubts, judge, read_thresholds

@@ -46,6 +46,7 @@ class Pair:
         reference, candidate: (1, …), the input of each side, or all of its inputs by name.
         label: true class, None where unknown.
         boxes: (n, 4), x0 y0 x1 y1 in pixels of the reference's input.
+        group: of pictures that are also judged by themselves, "" for none.
     """
 
     name: str
@@ -53,13 +54,14 @@ class Pair:
     candidate: Inputs
     label: int | None = None
     boxes: np.ndarray | None = None
+    group: str = ""
 
     @property
     def content(self) -> str:
         """A hash of all of it."""
         boxes = np.zeros(0) if self.boxes is None else self.boxes
         sides = [sorted(s.items()) if isinstance(s, Mapping) else [s] for s in (self.reference, self.candidate)]
-        return key_of(self.name, self.label, *(part for side in sides for part in _flat(side)), boxes)
+        return key_of(self.name, self.label, self.group, *(part for side in sides for part in _flat(side)), boxes)
 
 
 def _flat(parts: Sequence[Any]) -> list[Any]:
@@ -72,7 +74,8 @@ class Comparison:
 
     `maps` has {picture: {method: (reference, candidate)}}: the pictures to show, those that agree least, (H, W) in the
     numbers of the method. `failed` and `doubt` are those of `passes.Outcome`. `findings` are where thresholds are
-    passed, None where none were applied; `run` says how it was run; `draw` makes a figure of a picture of `maps`.
+    passed, `inconclusive` the rates that the pictures do not settle, both None where none were applied; `run` says how
+    it was run; `draw` makes a figure of a picture of `maps`.
     """
 
     report: dict[str, Any]
@@ -80,6 +83,7 @@ class Comparison:
     failed: dict[str, AnalyzerError] = field(default_factory=dict)
     doubt: str = ""
     findings: list[dict[str, Any]] | None = None
+    inconclusive: list[dict[str, Any]] | None = None
     run: dict[str, Any] = field(default_factory=dict)
     draw: Callable[[str], np.ndarray] | None = field(default=None, compare=False)
 
@@ -90,7 +94,8 @@ class Comparison:
 
     def as_data(self) -> dict[str, Any]:
         """What `compare --format json` prints, as plain data."""
-        return {"comparison": self.report, "run": self.run, "findings": self.findings or []}
+        found, doubts = self.findings or [], self.inconclusive or []
+        return {"comparison": self.report, "run": self.run, "findings": found, "inconclusive": doubts}
 
     def figure(self, picture: str | None = None) -> np.ndarray:
         """The maps of both sides over a picture, that which agrees least unless it is named: (H, W, 3) uint8 RGB.
@@ -117,7 +122,8 @@ class Comparison:
     def __repr__(self) -> str:
         """«Comparison(int8.onnx against fp32.onnx on 4 pictures: pass)»"""
         count = len(self.findings or ())
-        said = "not judged" if self.findings is None else f"{count} finding{'s' * (count != 1)}" if count else "pass"
+        said = f"{count} finding{'s' * (count != 1)}" if count else "inconclusive" if self.inconclusive else "pass"
+        said = "not judged" if self.findings is None else said
         names = [os.path.basename(self.report[side]["model"]) for side in ("candidate", "reference")]
         models = " against ".join(names)
         pictures = self.report["pictures"]
@@ -208,7 +214,8 @@ class Comparing(Pass[dict[str, Any]]):
         placement = fed[0].placement
         boxes = sample.annotations.get("boxes")
         inside = None if boxes is None else np.array([placement.box_to_input(tuple(b)) for b in boxes])
-        return Pair(sample.id, ours, theirs, sample.annotations.get("label"), inside)
+        label, group = sample.annotations.get("label"), sample.annotations.get("group", "")
+        return Pair(sample.id, ours, theirs, label, inside, group)
 
     def setup(self, first: Loaded | None) -> None:
         """Matches layers on the first picture."""
@@ -228,7 +235,8 @@ class Comparing(Pass[dict[str, Any]]):
         read = self._read_alike(*outputs)
         scores = self._common_scores(*self._scores_of(*outputs, read))
         part = _Partial([(m.reference, m.candidate, m.rule) for m in self.matches], self.watched, self.contract)
-        row = {"picture": picture.name} | self._scored(picture, *scores) | self._predicted(outputs[0], read)
+        row = {"picture": picture.name} | ({"group": picture.group} if picture.group else {})
+        row |= self._scored(picture, *scores) | self._predicted(outputs[0], read)
         self._features(part, picture)
         self._values(part, picture, *outputs)
         judged = all(np.isfinite(values).all() for values in scores) or row["score_drift"] is not None

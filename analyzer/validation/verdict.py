@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from analyzer.errors import InputError, suggest
+from analyzer.metrics.intervals import pictures_needed
 
+EQUAL = 1e-3  # score drift and output error up to which outputs are equal up to rounding
 EQUAL_DB = 60.0  # SQNR above which two layers are equal up to rounding
 COMPENSATED_DB = 12.0, 20.0  # least gain of the first layer over the inputs, and least SQNR of that layer,
 # where one of the files makes up for what differs between them
@@ -21,23 +23,29 @@ class Thresholds:
 
     Attributes:
         label_agreement: least share of pictures with the same top class.
+        accuracy_loss: largest accuracy of the reference minus that of the candidate, where true classes are known.
         score_drift: largest mean of max |a − b| / max |a| over the scores.
+        score_drift_max: largest drift of the scores on any picture.
         feature_cosine: least mean cosine of a layer's activations.
         evidence_correlation: least median rank correlation of the class maps.
         evidence_iou: least median overlap of the highest fifth of the class maps.
         prediction_agreement: least mean agreement of detections, keypoints, masks or texts, by the task's measure.
         output_error: largest mean relative error of an output other than class scores.
+        output_error_max: largest relative error of such an output on any picture.
         weight_error: largest relative difference of a weight.
         saturated: largest share of a quantised layer's values outside its range.
     """
 
     label_agreement: float = 0.95
+    accuracy_loss: float = 0.02
     score_drift: float = 0.15
+    score_drift_max: float = 0.6
     feature_cosine: float = 0.95
     evidence_correlation: float = 0.8
     evidence_iou: float = 0.6
     prediction_agreement: float = 0.75
     output_error: float = 0.15
+    output_error_max: float = 0.6
     weight_error: float = 0.05
     saturated: float = 0.002
 
@@ -50,6 +58,23 @@ class Finding:
     where: str
     value: float
     limit: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A rate that the pictures do not settle: its threshold lies inside its 95 % interval, `low` to `high`.
+
+    `needed` is the number of pictures that would settle it if all others agreed, None where that is not known.
+    """
+
+    code: str
+    where: str
+    value: float
+    limit: float
+    low: float
+    high: float
+    needed: int | None
     words: str
 
 
@@ -159,6 +184,10 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
             words = f"the mean error of the output {row['output']!r} is {size} of its magnitude"
             words += f", largest in {row['part']}" if row["part"] else ""
             found.append(Finding("outputs-differ", row["output"], row["error_mean"], limits.output_error, words))
+        elif row["kind"] == "values" and (row["error_max"] or 0.0) > limits.output_error_max and not row.get("sorted"):
+            picture = max(report["rows"], key=lambda r: r.get("outputs", {}).get(row["output"], 0.0))["picture"]
+            words = f"the error of the output {row['output']!r} is {row['error_max']:.1%} of its magnitude on {picture}"
+            found.append(Finding("outputs-differ", row["output"], row["error_max"], limits.output_error_max, words))
     predictions = report.get("predictions")  # missing in early saved reports
     if predictions and predictions["mean"] < limits.prediction_agreement:
         value = predictions["mean"]
@@ -166,15 +195,63 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
         words += f", lowest {predictions['lowest']:.3f} on {predictions['lowest_picture']}"
         where = ", ".join(predictions["outputs"])
         found.append(Finding("predictions-differ", where, value, limits.prediction_agreement, words))
-    if outputs["label_agreement"] is not None and outputs["label_agreement"] < limits.label_agreement:
-        words = (
-            f"labels agree on {outputs['label_agreement']:.1%} of {outputs.get('judged', report['pictures'])} pictures"
-        )
-        found.append(Finding("labels-differ", "", outputs["label_agreement"], limits.label_agreement, words))
+    found += [r for r in _rates(report, limits) if isinstance(r, Finding)]
     if outputs["score_drift_mean"] is not None and outputs["score_drift_mean"] > limits.score_drift:
         words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest score on average"
         found.append(Finding("scores-drift", "", outputs["score_drift_mean"], limits.score_drift, words))
+    elif (outputs["score_drift_max"] or 0.0) > limits.score_drift_max:
+        value = outputs["score_drift_max"]
+        picture = next((r["picture"] for r in report["rows"] if r["score_drift"] == value), "")
+        words = f"scores differ by {value:.1%} of the highest score on {picture}"
+        found.append(Finding("scores-drift", picture, value, limits.score_drift_max, words))
     return found
+
+
+def doubts(report: Mapping[str, Any], limits: Thresholds) -> list[Doubt]:
+    """The rates of all pictures that they do not settle. Outputs that are equal up to rounding leave no doubt."""
+    return [rate for rate in _rates(report, limits) if isinstance(rate, Doubt) and not rate.where]
+
+
+def _rates(report: Mapping[str, Any], limits: Thresholds) -> Iterator[Finding | Doubt]:
+    """Of all pictures, then of each group of them."""
+    outputs = report["outputs"]
+    errors = [row["error_max"] or 0.0 for row in report.get("compared", ()) if not row.get("sorted")]
+    if max([outputs["score_drift_max"] or 0.0, *errors]) <= EQUAL:
+        return
+    for rates in (outputs, *outputs.get("slices", ())):
+        where = rates.get("group", "")
+        yield from _labels(where, rates, limits.label_agreement)
+        yield from _loss(where, rates, limits.accuracy_loss)
+
+
+def _labels(where: str, rates: Mapping[str, Any], limit: float) -> Iterator[Finding | Doubt]:
+    value = rates.get("label_agreement")
+    if value is None:
+        return
+    count = rates.get("labels", rates.get("judged", 0))  # missing in early saved reports, like the interval
+    low, high = (value, value) if limit >= 1 else rates.get("label_interval") or (value, value)
+    said = f"labels agree on {round(value * count)} of {count} pictures{f' of {where}' if where else ''} ({value:.1%})"
+    if high < limit:
+        yield Finding("labels-differ", where, value, limit, said)
+    elif low < limit:
+        needed = pictures_needed(count - round(value * count), limit)
+        words = f"{said}: between {low:.1%} and {high:.1%} with 95% confidence"
+        words += f"; {needed} pictures would show {limit:.1%} if all others agreed"
+        yield Doubt("labels-differ", where, value, limit, low, high, needed, words)
+
+
+def _loss(where: str, rates: Mapping[str, Any], limit: float) -> Iterator[Finding | Doubt]:
+    loss = rates.get("accuracy_loss")
+    if loss is None:
+        return
+    (low, high), (ours, theirs) = loss["interval"], rates["accuracy"]
+    said = f"accuracy is {theirs:.1%} instead of {ours:.1%} on {loss['pictures']} pictures"
+    said += f" of {where}" if where else ""
+    words = f"{said}: a loss between {low:.1%} and {high:.1%} with 95% confidence (McNemar's p = {loss['p']:.2g})"
+    if low > limit:
+        yield Finding("accuracy-drops", where, loss["value"], limit, words)
+    elif high > limit:
+        yield Doubt("accuracy-drops", where, loss["value"], limit, low, high, None, words)
 
 
 def _evidence(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
@@ -193,5 +270,5 @@ def _evidence(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     return found
 
 
-def as_data(findings: list[Finding]) -> list[dict[str, Any]]:
+def as_data(findings: Sequence[Finding | Doubt]) -> list[dict[str, Any]]:
     return [asdict(f) for f in findings]
