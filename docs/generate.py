@@ -249,7 +249,7 @@ MEASURES = {
     "Faithfulness": ("deletion", "insertion", "Curve", "random_cells", "average_drop", "increase", "kept"),
     "Robustness and sanity": ("max_sensitivity", "shift_consistency", "flip_consistency", "mprt"),
     "Similarity of two maps": ("spearman", "cosine_of", "top_iou", "maximum_shift"),
-    "Intervals over pictures": ("wilson", "bootstrap", "mcnemar", "Interval"),
+    "Intervals over pictures": ("wilson", "bootstrap", "paired_difference", "pictures_needed", "mcnemar", "Interval"),
 }
 
 

@@ -184,7 +184,16 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(name: str) -> None:
             "outputs": {
                 "label_agreement": value if name == "label_agreement" else 1.0,
                 "score_drift_mean": value if name == "score_drift" else 0.0,
+                "score_drift_max": value if name == "score_drift_max" else 0.1,
+                "accuracy": [1.0, 1.0],
+                "accuracy_loss": {
+                    "value": 0.0,
+                    "pictures": 10,
+                    "p": 1.0,
+                    "interval": [value, 1.0] if name == "accuracy_loss" else [-1.0, 0.0],
+                },
             },
+            "rows": [{"picture": "p", "score_drift": 0.0, "outputs": {"o": 0.0}}],
             "predictions": {
                 "measure": "m",
                 "outputs": ["o"],
@@ -194,7 +203,13 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(name: str) -> None:
                 "mean": value if name == "prediction_agreement" else 1.0,
             },
             "compared": [
-                {"output": "o", "kind": "values", "part": "", "error_mean": value if name == "output_error" else 0.0}
+                {
+                    "output": "o",
+                    "kind": "values",
+                    "part": "",
+                    "error_mean": value if name == "output_error" else 0.0,
+                    "error_max": value if name == "output_error_max" else 0.0,
+                }
             ],
             "evidence": {
                 "grad-cam": {
@@ -210,6 +225,7 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(name: str) -> None:
         "label_agreement": "labels-differ", "score_drift": "scores-drift", "feature_cosine": "features-diverge",
         "evidence_correlation": "evidence-moves", "evidence_iou": "evidence-moves", "output_error": "outputs-differ",
         "weight_error": "weight-differs", "saturated": "saturated", "prediction_agreement": "predictions-differ",
+        "score_drift_max": "scores-drift", "output_error_max": "outputs-differ", "accuracy_loss": "accuracy-drops",
     }[name]  # fmt: skip
     assert codes(limit) == []
     assert codes(limit * (0.999 if low else 1.001)) == [code]
@@ -218,11 +234,83 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(name: str) -> None:
 
 def test_findings_name_where_and_what() -> None:
     by_code = {f.code: f for f in verdict.judge(compared()["comparison"], verdict.Thresholds())}
-    assert by_code["labels-differ"].words == "labels agree on 50.0% of 4 pictures"
+    assert by_code["labels-differ"].words == "labels agree on 2 of 4 pictures (50.0%)"
     assert by_code["features-diverge"].words.endswith("(cosine 0.500, SQNR 3.0 dB); layers that diverge: 2")
     assert by_code["not-finite"].value == 0.25 and "1 of 4 pictures" in by_code["not-finite"].words
     assert "differs by 50.0%" in by_code["weight-differs"].words
     assert "is 50.0% of its magnitude" in by_code["outputs-differ"].words
+
+
+def rates(agreeing: int, count: int, lost: int = 0, drift: float = 0.1, **more: Any) -> dict[str, Any]:
+    """The report of a comparison in which `count - agreeing` labels differ and `lost` pictures are right no more."""
+    rows = [
+        {"picture": str(i), "agree": i >= count - agreeing, "score_drift": drift, "right": [True, i >= lost], **more}
+        for i in range(count)
+    ]
+    nothing = {"layers": [], "weights": [], "evidence": {}, "pictures": count, "rows": rows}
+    return nothing | {"outputs": summaries.labels_and_drifts(rows)}
+
+
+@pytest.mark.parametrize(
+    ("agreeing", "count", "lost", "found", "open_"),
+    [
+        (73, 73, 0, [], ["accuracy-drops"]),
+        (72, 72, 0, [], ["labels-differ", "accuracy-drops"]),
+        (7, 8, 0, [], ["labels-differ", "accuracy-drops"]),
+        (2, 8, 0, ["labels-differ"], ["accuracy-drops"]),
+        (1000, 1000, 5, [], []),
+        (1000, 1000, 25, [], ["accuracy-drops"]),
+        (1000, 1000, 60, ["accuracy-drops"], []),
+        (900, 1000, 0, ["labels-differ"], []),
+        (950, 1000, 0, [], ["labels-differ"]),
+        (980, 1000, 0, [], []),
+    ],
+)
+def test_rates_are_judged_by_their_intervals(
+    agreeing: int, count: int, lost: int, found: list[str], open_: list[str]
+) -> None:
+    report = rates(agreeing, count, lost)
+    assert [f.code for f in verdict.judge(report, verdict.Thresholds())] == found
+    doubts = verdict.doubts(report, verdict.Thresholds())
+    assert [d.code for d in doubts] == open_ and all(d.low <= d.limit <= d.high for d in doubts)
+
+
+def test_the_pictures_that_would_settle_a_rate() -> None:
+    (doubt, _) = verdict.doubts(rates(7, 8), verdict.Thresholds())
+    assert doubt.needed is not None
+    settled, short = (verdict.doubts(rates(n - 1, n), verdict.Thresholds()) for n in (doubt.needed, doubt.needed - 1))
+    assert "labels-differ" not in [d.code for d in settled] and short[0].code == "labels-differ"
+    assert verdict.doubts(rates(5, 5), verdict.Thresholds())[0].needed == 73
+
+
+def test_outputs_that_are_equal_up_to_rounding_leave_no_doubt() -> None:
+    assert verdict.doubts(rates(2, 2, drift=1e-3), verdict.Thresholds()) == []
+    assert len(verdict.doubts(rates(2, 2, drift=1.1e-3), verdict.Thresholds())) == 2
+    assert verdict.doubts(rates(2, 2), verdict.Thresholds(label_agreement=1.0, accuracy_loss=1.0)) == []
+    assert verdict.judge(rates(99, 100), verdict.Thresholds(label_agreement=1.0))[0].code == "labels-differ"
+
+
+def test_a_group_that_loses_more_is_named() -> None:
+    report = rates(1000, 1000)
+    for row in report["rows"]:
+        row["group"] = "light=day" if int(row["picture"]) % 10 else "light=night"
+        row["agree"] = row["group"] == "light=day" or int(row["picture"]) % 20 == 0  # half of a tenth
+    report["outputs"] = summaries.labels_and_drifts(report["rows"])
+    found = verdict.judge(report, verdict.Thresholds(label_agreement=0.9))
+    assert [(f.code, f.where) for f in found] == [("labels-differ", "light=night")]
+    day, night = report["outputs"]["slices"]
+    assert (day["pictures"], night["pictures"], night["label_agreement"]) == (900, 100, 0.5)
+    low, high = night["label_interval"]
+    assert high - low > np.subtract(*summaries.wilson(50, 100)[:0:-1])  # wider: it holds for both groups together
+
+
+def test_one_picture_far_off_is_a_finding() -> None:
+    report = rates(1000, 1000)
+    report["rows"][7]["score_drift"] = 0.7
+    report["outputs"] = summaries.labels_and_drifts(report["rows"])
+    (found,) = verdict.judge(report, verdict.Thresholds())
+    assert (found.code, found.where, found.value, found.limit) == ("scores-drift", "7", 0.7, 0.6)
+    assert verdict.judge(report, verdict.Thresholds(score_drift=0.8)) == []
 
 
 def test_thresholds_of_a_file_and_of_flags(tmp_path: Path) -> None:
@@ -326,15 +414,24 @@ def test_labels_and_drifts() -> None:
         {"agree": False, "score_drift": 0.5, "right": [True, True]},
         {"agree": None, "score_drift": None},
     ]
+    found = summaries.labels_and_drifts(rows)
+    interval = found["accuracy_loss"].pop("interval")
+    assert found.pop("accuracy_loss") == {
+        "value": 0.5, "pictures": 2, "only_reference": 1, "only_candidate": 0, "p": 1.0
+    }  # fmt: skip
+    half = 1.959964 * np.sqrt((2 - 1 / 4) / 16)  # one of two pairs, ½ added to each of four cells
+    assert np.allclose(interval, [0.25 - half, 0.25 + half])
     assert near(
-        summaries.labels_and_drifts(rows),
+        found,
         {
             "judged": 2, "label_agreement": 0.5, "score_drift_mean": 0.3, "score_drift_max": 0.5,
             "accuracy": [1.0, 0.5],
+            "score_drift_interval": [0.1, 0.5], "labels": 2, "label_interval": [0.094531, 0.905469],
         },
     )  # fmt: skip
     empty = summaries.labels_and_drifts(rows[2:])
-    assert empty == dict.fromkeys(("label_agreement", "score_drift_mean", "score_drift_max")) | {"judged": 0}
+    names = "label_agreement", "score_drift_mean", "score_drift_max", "score_drift_interval"
+    assert empty == dict.fromkeys(names) | {"judged": 0}
 
 
 def test_the_largest_jump_counts_the_first_layer_too() -> None:
@@ -351,6 +448,7 @@ def test_evidence_is_summed_up_by_medians() -> None:
         for v, w in ((0.1, 0.9), (0.5, 0.2), (0.9, 0.3))
     ]
     found = summaries.evidence_summary([*rows, {"evidence": {}}], ["m", "other"])
+    assert found["m"].pop("rank_correlation_interval") == [0.1, 0.9]  # type: ignore[comparison-overlap]
     assert found == {"m": {"rank_correlation": 0.5, "top_iou": 0.3, "maximum_shift": 0.5, "rank_correlation_low": 0.1}}
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from analyzer.metrics.intervals import bootstrap, mcnemar, wilson
+from analyzer.metrics.intervals import bootstrap, mcnemar, paired_difference, pictures_needed, wilson
 
 VALUES = [0.91, 0.85, 0.99, 0.42, 0.77, 0.93, 0.88, 0.95, 0.61, 0.97]
 
@@ -71,3 +71,26 @@ def test_mcnemar_is_scipys(b, c, p):
 
 def test_mcnemar_of_models_that_do_not_differ():
     assert mcnemar(0, 0) == mcnemar(5, 5) == 1
+
+
+def test_the_paired_difference_is_that_of_agrestis_table():
+    """Approval ratings, Agresti 2002, table 10.1: 1,600 people, 150 and 86 change their minds; Wald's interval."""
+    value, low, high = paired_difference(150, 86, 1600)
+    assert value == 0.04 and (low, high) == pytest.approx((0.0213, 0.0587), abs=3e-4)
+    assert paired_difference(86, 150, 1600) == pytest.approx((-value, -high, -low))
+
+
+def test_the_paired_difference_covers_the_true_one():
+    """In 95 % of 2,000 samples of 60 pictures."""
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(60, [0.12, 0.05, 0.83], 2000)
+    inside = [low <= 0.07 <= high for _, low, high in (paired_difference(b, c, 60) for b, c, _ in drawn.tolist())]
+    assert 0.93 <= np.mean(inside) <= 0.98
+    assert paired_difference(0, 0, 60).high > 0 and paired_difference(0, 0, 0)[1:] == (-1, 1)
+
+
+def test_the_pictures_needed_are_the_fewest():
+    for failures, rate in ((0, 0.95), (1, 0.95), (3, 0.5), (0, 0.1)):
+        n = pictures_needed(failures, rate)
+        assert wilson(n - failures, n).low >= rate > wilson(n - 1 - failures, n - 1).low
+    assert pictures_needed(0, 0.95) == 73

@@ -18,6 +18,7 @@ CODES = (
 FIGURES = {
     "rank_correlation": "rank correlation", "top_iou": "top IoU", "maximum_shift": "shift of the maximum",
     "rank_correlation_low": "lowest rank correlation",
+    "rank_correlation_interval": "95% interval of its median",
 }  # fmt: skip
 DEFINITIONS = {
     "label agreement": "share of pictures with the same top class, or with the same classes above ½ for sigmoid scores",
@@ -259,6 +260,10 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
     return page(title, parts)
 
 
+def _figure(value: float | Sequence[float]) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else " to ".join(f"{end:.3f}" for end in value)
+
+
 def _doubts(doubts: Sequence[Mapping[str, Any]]) -> str:
     rows = [[d["code"], d["where"], f"{d['low']:.1%} to {d['high']:.1%}", d["limit"], d["words"]] for d in doubts]
     if not rows:
@@ -280,7 +285,7 @@ def _summary(report: Mapping[str, Any]) -> str:
     )
     rows += [[line.partition(": ")[0], line.partition(": ")[2]] for line in coverage(report)]
     for method, row in report["evidence"].items():
-        words = ", ".join(f"{FIGURES.get(k, k.replace('_', ' '))} {v:.3f}" for k, v in row.items())
+        words = ", ".join(f"{FIGURES.get(k, k.replace('_', ' '))} {_figure(v)}" for k, v in row.items())
         rows.append([method, words])
     for method, why in report["unavailable"].items():
         rows.append([method, f"not available: {why}"])

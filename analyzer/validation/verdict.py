@@ -25,13 +25,13 @@ class Thresholds:
         label_agreement: least share of pictures with the same top class.
         accuracy_loss: largest accuracy of the reference minus that of the candidate, where true classes are known.
         score_drift: largest mean of max |a − b| / max |a| over the scores.
-        score_drift_max: largest drift of the scores on any picture.
+        score_drift_max: largest drift of the scores on any picture; at least `score_drift`.
         feature_cosine: least mean cosine of a layer's activations.
         evidence_correlation: least median rank correlation of the class maps.
         evidence_iou: least median overlap of the highest fifth of the class maps.
         prediction_agreement: least mean agreement of detections, keypoints, masks or texts, by the task's measure.
         output_error: largest mean relative error of an output other than class scores.
-        output_error_max: largest relative error of such an output on any picture.
+        output_error_max: largest relative error of such an output on any picture; at least `output_error`.
         weight_error: largest relative difference of a weight.
         saturated: largest share of a quantised layer's values outside its range.
     """
@@ -179,15 +179,8 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
 def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     outputs, found = report["outputs"], []
     for row in report.get("compared", ()):  # missing in early saved reports
-        if row["kind"] == "values" and row["error_mean"] > limits.output_error and not row.get("sorted"):
-            size = f"{row['error_mean']:.1%}" if row["error_mean"] < 10 else f"{row['error_mean']:.0f} times"
-            words = f"the mean error of the output {row['output']!r} is {size} of its magnitude"
-            words += f", largest in {row['part']}" if row["part"] else ""
-            found.append(Finding("outputs-differ", row["output"], row["error_mean"], limits.output_error, words))
-        elif row["kind"] == "values" and (row["error_max"] or 0.0) > limits.output_error_max and not row.get("sorted"):
-            picture = max(report["rows"], key=lambda r: r.get("outputs", {}).get(row["output"], 0.0))["picture"]
-            words = f"the error of the output {row['output']!r} is {row['error_max']:.1%} of its magnitude on {picture}"
-            found.append(Finding("outputs-differ", row["output"], row["error_max"], limits.output_error_max, words))
+        if row["kind"] == "values" and not row.get("sorted"):
+            found += _values(report, row, limits)
     predictions = report.get("predictions")  # missing in early saved reports
     if predictions and predictions["mean"] < limits.prediction_agreement:
         value = predictions["mean"]
@@ -199,12 +192,31 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     if outputs["score_drift_mean"] is not None and outputs["score_drift_mean"] > limits.score_drift:
         words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest score on average"
         found.append(Finding("scores-drift", "", outputs["score_drift_mean"], limits.score_drift, words))
-    elif (outputs["score_drift_max"] or 0.0) > limits.score_drift_max:
+    elif (outputs.get("score_drift_max") or 0.0) > max(limits.score_drift_max, limits.score_drift):
         value = outputs["score_drift_max"]
         picture = next((r["picture"] for r in report["rows"] if r["score_drift"] == value), "")
         words = f"scores differ by {value:.1%} of the highest score on {picture}"
         found.append(Finding("scores-drift", picture, value, limits.score_drift_max, words))
     return found
+
+
+def _values(report: Mapping[str, Any], row: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
+    """Of one output other than class scores."""
+    name, error, largest = row["output"], row["error_mean"], row.get("error_max") or 0.0
+    any_picture = max(limits.output_error_max, limits.output_error)
+    if error > limits.output_error:
+        words = f"the mean error of the output {name!r} is {_share(error)} of its magnitude"
+        words += f", largest in {row['part']}" if row["part"] else ""
+        return [Finding("outputs-differ", name, error, limits.output_error, words)]
+    if largest > any_picture:
+        picture = max(report["rows"], key=lambda r: r.get("outputs", {}).get(name, 0.0))["picture"]
+        words = f"the error of the output {name!r} is {_share(largest)} of its magnitude on {picture}"
+        return [Finding("outputs-differ", name, largest, any_picture, words)]
+    return []
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}" if value < 10 else f"{value:.0f} times"
 
 
 def doubts(report: Mapping[str, Any], limits: Thresholds) -> list[Doubt]:
@@ -215,8 +227,8 @@ def doubts(report: Mapping[str, Any], limits: Thresholds) -> list[Doubt]:
 def _rates(report: Mapping[str, Any], limits: Thresholds) -> Iterator[Finding | Doubt]:
     """Of all pictures, then of each group of them."""
     outputs = report["outputs"]
-    errors = [row["error_max"] or 0.0 for row in report.get("compared", ()) if not row.get("sorted")]
-    if max([outputs["score_drift_max"] or 0.0, *errors]) <= EQUAL:
+    errors = [row.get("error_max") or 0.0 for row in report.get("compared", ()) if not row.get("sorted")]
+    if max([outputs.get("score_drift_max") or 0.0, *errors]) <= EQUAL:
         return
     for rates in (outputs, *outputs.get("slices", ())):
         where = rates.get("group", "")
