@@ -96,7 +96,7 @@ def _table(path: str, column: str | None) -> dict[str, dict[str, Any]]:
         raise InputError(f"{path}: no column {column!r}", suggest(column, names) or f"it has {', '.join(names)}")
     found = {}
     for row in rows:
-        known = {"label": _class(row["class"])} if row.get("class") else {}
+        known: dict[str, Any] = {"label": _class(row["class"])} if row.get("class") else {}
         group = {"group": f"{column}={row[column]}"} if column is not None and row.get(column) else {}
         found[Path(str(row["picture"])).name] = known | group
     return found

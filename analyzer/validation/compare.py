@@ -489,7 +489,7 @@ class Comparing(Pass[dict[str, Any]]):
     def _report(self, part: _Partial) -> dict[str, Any]:
         reference, candidate = self.sides
         drifts = {m.reference: part.drifts[m.reference] for m in self.matches if m.reference in part.drifts}
-        layers = [
+        layers: list[dict[str, Any]] = [
             {
                 "layer": m.reference,
                 "candidate": m.candidate,

@@ -95,9 +95,9 @@ def largest_jump(layers: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     return {"layer": layers[worst]["layer"], "before_db": before[worst], "at_db": layers[worst]["sqnr_db"]}
 
 
-def evidence_summary(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, float]]:
+def evidence_summary(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Medians over the pictures of each method's agreement."""
-    result = {}
+    result: dict[str, dict[str, Any]] = {}
     for method in methods:
         found = [r["evidence"][method] for r in rows if r["evidence"].get(method)]
         keys = [k for k in ("rank_correlation", "top_iou", "maximum_shift") if any(k in f for f in found)]
