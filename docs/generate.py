@@ -249,7 +249,16 @@ MEASURES = {
     "Faithfulness": ("deletion", "insertion", "Curve", "random_cells", "average_drop", "increase", "kept"),
     "Robustness and sanity": ("max_sensitivity", "shift_consistency", "flip_consistency", "mprt"),
     "Similarity of two maps": ("spearman", "cosine_of", "top_iou", "maximum_shift"),
-    "Intervals over pictures": ("wilson", "bootstrap", "paired_difference", "pictures_needed", "mcnemar", "Interval"),
+    "Detections against true boxes": ("average_precision", "matched_to_truth", "Matched"),
+    "Intervals over pictures": (
+        "wilson",
+        "bootstrap",
+        "resampled",
+        "paired_difference",
+        "pictures_needed",
+        "mcnemar",
+        "Interval",
+    ),
 }
 
 

@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from analyzer.api.data import File, Pictures, listed, opened_samples, samples_of
 from analyzer.api.models import Asked, Names, Preprocessing, for_pictures, known_options
 from analyzer.attribution import Explainer
 from analyzer.attribution.cards import first_shapes
 from analyzer.attribution.methods import find_method
-from analyzer.data import Sample, read_boxes, read_classes, with_classes
+from analyzer.data import Sample, annotated, read_classes, read_masks, read_true_boxes, true_boxes, with_classes
 from analyzer.images import ModelCard, write_png
 from analyzer.plain import rounded
 from analyzer.report.files import (
@@ -49,6 +47,7 @@ def compare(
     labels: Names = None,
     boxes: File | Mapping[str, Any] | None = None,
     classes: File | Mapping[str, int | str] | None = None,
+    masks: File | None = None,
     slice: str | None = None,
     threshold: Mapping[str, float] | None = None,
     thresholds: File | None = None,
@@ -73,7 +72,9 @@ def compare(
         pictures: files, folders, glob patterns or lists of files; or pictures in memory, as for `analyzer.explain`.
         method: methods whose maps are compared.
         labels: class names, or a file of them.
-        boxes: true boxes, {"cat.jpg": [[x0, y0, x1, y1], …]}, or a JSON file of them.
+        boxes: true boxes, {"cat.jpg": [[x0, y0, x1, y1], …]} or {"cat.jpg": {"cat": [x0, y0, x1, y1]}}, or a JSON file
+            of them, COCO's format too; compares mAP of detectors.
+        masks: folder of true masks: PNG files of class numbers, named like the pictures; compares mIoU of segmenters.
         classes: true classes, {"cat.jpg": 281}, a JSON or CSV file of them, or "folders" where pictures are in folders
             named by their class; compares accuracy.
         slice: column of the CSV file; each group of pictures is judged by itself.
@@ -98,7 +99,7 @@ def compare(
     allowed = read_thresholds(None if thresholds is None else os.fspath(thresholds), dict(threshold or {}))
     pictures = listed(pictures)
     by_folder = classes == FOLDERS
-    samples = samples_of(pictures, limit, _annotations(boxes, None if by_folder else classes, slice))
+    samples = _annotated(samples_of(pictures, limit), boxes, None if by_folder else classes, slice, masks)
     asked = _many(options, preprocess, labels=labels, input=input, explain_input=explain_input, level=MODES[mode])
     known_options(options, "compare")
     providers = provider, candidate_provider or provider
@@ -207,7 +208,7 @@ def audit(
     check_endings(paths, AUDITS)
     find_method(method, {})
     pictures = listed(pictures)
-    samples = samples_of(pictures, limit, _annotations(boxes, classes))
+    samples = _annotated(samples_of(pictures, limit), boxes, classes)
     asked = _many(options, preprocess, labels=labels, input=input, explain_input=explain_input)
     known_options(options, "audit")
     explainer, card = for_pictures(model, provider, asked)
@@ -257,19 +258,20 @@ def _paths(given: File | Sequence[File] | None) -> list[str]:
     return [os.fspath(path) for path in ([given] if isinstance(given, str | os.PathLike) else given or ())]
 
 
-def _boxes(given: File | Mapping[str, Any] | None) -> dict[str, np.ndarray]:
-    if isinstance(given, Mapping):
-        return {Path(name).name: np.asarray(boxes, float).reshape(-1, 4) for name, boxes in given.items()}
-    return read_boxes(None if given is None else os.fspath(given))
-
-
-def _annotations(
-    boxes: File | Mapping[str, Any] | None, classes: File | Mapping[str, int | str] | None, column: str | None = None
-) -> dict[str, dict[str, Any]]:
-    """{picture's file name: what is known of it}"""
+def _annotated(
+    samples: Sequence[Sample],
+    boxes: File | Mapping[str, Any] | None,
+    classes: File | Mapping[str, int | str] | None,
+    column: str | None = None,
+    masks: File | None = None,
+) -> list[Sample]:
+    """The samples with what is known of them."""
     if isinstance(classes, Mapping):
-        named: dict[str, dict[str, Any]] = {Path(name).name: {"label": label} for name, label in classes.items()}
+        named: Mapping[str, Any] = {Path(name).name: {"label": label} for name, label in classes.items()}
     else:
         named = read_classes(None if classes is None else os.fspath(classes), column)
-    known = _boxes(boxes)
-    return {name: {"boxes": known.get(name), **named.get(name, {})} for name in [*known, *named]}
+    if isinstance(boxes, Mapping):
+        placed: Mapping[str, Any] = {Path(name).name: true_boxes(entry) for name, entry in boxes.items()}
+    else:
+        placed = read_true_boxes(None if boxes is None else os.fspath(boxes))
+    return annotated(samples, placed, named, read_masks(None if masks is None else os.fspath(masks)))

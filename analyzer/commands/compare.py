@@ -13,6 +13,7 @@ from analyzer.commands.common import Progress, note, print_json, table, tell_car
 from analyzer.commands.options import (
     METHOD,
     PROVIDER,
+    READ,
     READ_FILE,
     READ_MODEL,
     WRITE_REPORT,
@@ -49,7 +50,17 @@ class Compare(Given):
         "--slice", "Column of the CSV file: judge each group of pictures by itself.", metavar="COLUMN"
     )
     boxes: str | None = option(
-        "--boxes", 'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}.', type=READ_FILE, metavar="FILE"
+        "--boxes",
+        'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}, {"cat.jpg": {"cat": [x0, y0, x1, y1]}} or COCO. '
+        "Compares mAP of detectors, and the share of heat inside them.",
+        type=READ_FILE,
+        metavar="FILE",
+    )
+    masks: str | None = option(
+        "--masks",
+        "True masks: a folder of PNG files, named like the pictures, whose pixels are class numbers. Compares mIoU.",
+        type=READ,
+        metavar="FOLDER",
     )
     methods: tuple[str, ...] = several(
         "-m --method", "Methods whose maps are compared. Repeatable. Default: grad-cam and gradient.", **METHOD
@@ -139,13 +150,14 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     from analyzer.api.comparing import FOLDERS, MODES, compared
     from analyzer.attribution import Explainer
     from analyzer.attribution.cards import read_card
-    from analyzer.data import read_boxes, read_classes, with_classes
+    from analyzer.data import annotated, read_classes, read_masks, read_true_boxes, with_classes
     from analyzer.report.files import evidence_figures
     from analyzer.validation import EVIDENCE
 
     by_folder = given.classes == FOLDERS
-    boxes, classes = read_boxes(given.boxes), read_classes(None if by_folder else given.classes, given.slice)
-    samples = given.data.samples({n: {"boxes": boxes.get(n), **classes.get(n, {})} for n in [*boxes, *classes]})
+    classes = read_classes(None if by_folder else given.classes, given.slice)
+    boxes, masks = read_true_boxes(given.boxes), read_masks(given.masks)
+    samples = annotated(given.data.samples(), boxes, classes, masks)
     options = given.session.keywords(many=True) | {"level": MODES[given.mode]}
     asked = (reference, given.provider), (candidate, given.candidate_provider or given.provider)
     explainers = [Explainer(model, provider, **options) for model, provider in asked]

@@ -1,6 +1,16 @@
 """Where samples come from: pictures by file, folder, pattern and list; what is known of them."""
 
-from analyzer.data.annotations import read_boxes, read_classes, read_labelled_boxes, with_classes
+from analyzer.data.annotations import (
+    annotated,
+    read_boxes,
+    read_classes,
+    read_labelled_boxes,
+    read_mask,
+    read_masks,
+    read_true_boxes,
+    true_boxes,
+    with_classes,
+)
 from analyzer.data.files import LISTS, PICTURES, find_pictures
 from analyzer.data.sample import Sample
 
@@ -8,9 +18,14 @@ __all__ = [
     "LISTS",
     "PICTURES",
     "Sample",
+    "annotated",
     "find_pictures",
     "read_boxes",
     "read_classes",
     "read_labelled_boxes",
+    "read_mask",
+    "read_masks",
+    "read_true_boxes",
+    "true_boxes",
     "with_classes",
 ]

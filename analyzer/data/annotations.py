@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,20 @@ import numpy as np
 
 from analyzer.data.sample import Sample
 from analyzer.errors import InputError, suggest
-from analyzer.files import protect
+from analyzer.files import content_hash, protect
 
 
 def read_boxes(path: str | None) -> dict[str, np.ndarray]:
-    """{picture's file name: (n, 4) boxes}, from {picture: [box, …]}, {picture: {label: box}} or {picture: {"boxes":
-    [box, …]}}; empty if no file is given.
+    """{picture's file name: (n, 4) boxes}; see `read_true_boxes`."""
+    return {name: known["boxes"] for name, known in read_true_boxes(path).items()}
+
+
+def read_true_boxes(path: str | None) -> dict[str, dict[str, Any]]:
+    """{picture's file name: {"boxes": (n, 4), "box_classes": their names or numbers}}; empty if no file is given.
+
+    Args:
+        path: JSON: COCO's format of annotations, {picture: {label: box}}, or without classes {picture: [box, …]} and
+            {picture: {"boxes": [box, …]}}; boxes are x0, y0, x1, y1 in pixels (COCO's: x, y, width, height).
 
     Raises:
         InputError: the file cannot be read, or has another form.
@@ -26,13 +34,38 @@ def read_boxes(path: str | None) -> dict[str, np.ndarray]:
     if path is None:
         return {}
     try:
-        found = {}
-        for name, given in _json(path).items():
-            given = given.get("boxes", list(given.values())) if isinstance(given, dict) else given
-            found[name] = np.array(given, float).reshape(-1, 4)
-        return found
+        given = _json(path)
+        if isinstance(given.get("images"), list) and "annotations" in given:
+            return _coco(given)
+        return {name: true_boxes(entry) for name, entry in given.items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"cannot read boxes from {path}: {error}", "write {picture: [[x0, y0, x1, y1], …]}") from None
+
+
+def true_boxes(entry: Any) -> dict[str, Any]:
+    """{"boxes": (n, 4), "box_classes": their names} of a picture.
+
+    Args:
+        entry: [box, …], {label: box or boxes} or {"boxes": [box, …]}.
+    """
+    if not isinstance(entry, dict) or "boxes" in entry:
+        boxes = entry["boxes"] if isinstance(entry, dict) else entry
+        return {"boxes": np.array(boxes, float).reshape(-1, 4)}
+    of_label = {label: np.array(boxes, float).reshape(-1, 4) for label, boxes in entry.items()}
+    names = [label for label, boxes in of_label.items() for _ in boxes]
+    return {"boxes": np.concatenate([np.zeros((0, 4)), *of_label.values()]), "box_classes": names}
+
+
+def _coco(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    names = {c["id"]: c.get("name", c["id"]) for c in given.get("categories", ())}
+    found: dict[Any, dict[str, Any]] = {image["id"]: {"boxes": [], "box_classes": []} for image in given["images"]}
+    for row in given["annotations"]:
+        if not row.get("iscrowd"):
+            x, y, width, height = row["bbox"]
+            found[row["image_id"]]["boxes"].append([x, y, x + width, y + height])
+            found[row["image_id"]]["box_classes"].append(names.get(row["category_id"], row["category_id"]))
+    files = {image["id"]: Path(image["file_name"]).name for image in given["images"]}
+    return {files[i]: known | {"boxes": np.array(known["boxes"], float).reshape(-1, 4)} for i, known in found.items()}
 
 
 def read_labelled_boxes(path: str | None) -> dict[str, dict[str, list[float]]]:
@@ -82,6 +115,39 @@ def read_classes(path: str | None, column: str | None = None) -> dict[str, dict[
         raise InputError(f"cannot read classes from {path}: {error}", 'write {"cat.jpg": 281}') from None
 
 
+def read_masks(folder: str | None) -> dict[str, dict[str, str]]:
+    """{picture's file name without its ending: {"mask": a file, "mask_hash": of its content}}; empty for no folder.
+
+    Raises:
+        InputError: the folder has no PNG files.
+    """
+    if folder is None:
+        return {}
+    files = sorted(Path(folder).rglob("*.png")) if Path(folder).is_dir() else []
+    if not files:
+        raise InputError(f"{folder}: no folder of masks", "a mask is a PNG file named like its picture")
+    protect(*files)
+    return {file.stem: {"mask": str(file), "mask_hash": content_hash(file)} for file in files}
+
+
+def read_mask(path: str) -> np.ndarray:
+    """(H, W) int64 class of every pixel, from a PNG file of one channel or with a palette; 255 is unknown.
+
+    Raises:
+        InputError: the file cannot be read, or holds colours.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            found = np.asarray(picture)
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"cannot read the mask {path}: {error}") from None
+    if found.ndim != 2:
+        raise InputError(f"{path}: a mask of {found.shape[2]} channels", "each pixel must be the number of a class")
+    return found.astype(np.int64)
+
+
 def _table(path: str, column: str | None) -> dict[str, dict[str, Any]]:
     protect(path)
     try:
@@ -115,6 +181,19 @@ def _class(value: Any) -> int | str:
     return int(value) if value.strip().isdecimal() else value.strip()
 
 
+def annotated(samples: Sequence[Sample], *known: Mapping[str, Mapping[str, Any]]) -> list[Sample]:
+    """The samples with what is known of them, by their file names, or these without their endings."""
+
+    def of(sample: Sample) -> dict[str, Any]:
+        name = Path(sample.id).name
+        found = dict(sample.annotations)
+        for entries in known:
+            found |= entries.get(name) or entries.get(Path(name).stem) or {}
+        return found
+
+    return [replace(sample, annotations=of(sample)) for sample in samples]
+
+
 def with_classes(samples: Sequence[Sample], labels: Sequence[str] | None, by_folder: bool = False) -> list[Sample]:
     """The samples with numbers for the names of their classes.
 
@@ -126,20 +205,24 @@ def with_classes(samples: Sequence[Sample], labels: Sequence[str] | None, by_fol
         InputError: a name is not among the labels.
     """
     numbers = {name.strip().lower(): number for number, name in reversed(list(enumerate(labels or ())))}
+
+    def number(of: Sample, label: int | str) -> int:
+        if isinstance(label, str) and label.lower() not in numbers:
+            near = suggest(label, labels or ()) or f"the model has {', '.join((labels or ())[:5])} …"
+            hint = near if labels else "give the class names with --labels FILE"
+            raise InputError(f"{of.id}: no class is named {label!r}", hint)
+        return numbers[label.lower()] if isinstance(label, str) else label
+
     found = []
     for sample in samples:
-        label = sample.annotations.get("label")
+        known = dict(sample.annotations)
         if by_folder and isinstance(sample.source, Path):
-            label = _class(sample.source.resolve().parent.name)
-        if isinstance(label, str):
-            if label.lower() not in numbers:
-                near = suggest(label, labels or ()) or f"the model has {', '.join((labels or ())[:5])} …"
-                hint = near if labels else "give the class names with --labels FILE"
-                raise InputError(f"{sample.id}: no class is named {label!r}", hint)
-            label = numbers[label.lower()]
-        found.append(
-            replace(sample, annotations={**sample.annotations, "label": label}) if label is not None else sample
-        )
+            known["label"] = _class(sample.source.resolve().parent.name)
+        if known.get("label") is not None:
+            known["label"] = number(sample, known["label"])
+        if "box_classes" in known:
+            known["box_classes"] = [number(sample, label) for label in known["box_classes"]]
+        found.append(replace(sample, annotations=known))
     return found
 
 

@@ -1,10 +1,19 @@
 """Measures: how good, how alike, how near; numbers from arrays, nothing else. `from analyzer import metrics`."""
 
 from analyzer.metrics.average_drop import average_drop, increase, kept
+from analyzer.metrics.average_precision import Matched, average_precision, matched_to_truth
 from analyzer.metrics.consistency import flip_consistency, shift_consistency
 from analyzer.metrics.deletion import Curve, deletion, insertion, random_cells
 from analyzer.metrics.energy import energy_inside, hit_rate
-from analyzer.metrics.intervals import Interval, bootstrap, mcnemar, paired_difference, pictures_needed, wilson
+from analyzer.metrics.intervals import (
+    Interval,
+    bootstrap,
+    mcnemar,
+    paired_difference,
+    pictures_needed,
+    resampled,
+    wilson,
+)
 from analyzer.metrics.max_sensitivity import max_sensitivity
 from analyzer.metrics.mprt import mprt
 from analyzer.metrics.overlap import heat_iou, top_iou
@@ -14,7 +23,9 @@ from analyzer.metrics.similarity import cosine_of, maximum_shift, spearman
 __all__ = [
     "Curve",
     "Interval",
+    "Matched",
     "average_drop",
+    "average_precision",
     "bootstrap",
     "cosine_of",
     "deletion",
@@ -25,6 +36,7 @@ __all__ = [
     "increase",
     "insertion",
     "kept",
+    "matched_to_truth",
     "max_sensitivity",
     "maximum_shift",
     "mcnemar",
@@ -33,6 +45,7 @@ __all__ = [
     "pictures_needed",
     "pointing_game",
     "random_cells",
+    "resampled",
     "shift_consistency",
     "spearman",
     "top_iou",

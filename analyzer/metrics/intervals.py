@@ -107,6 +107,18 @@ def bootstrap(
     return Interval(float(statistic(given, axis=0)), float(low), float(high))
 
 
+def resampled(
+    statistic: Callable[[np.ndarray], float], n: int, confidence: float = 0.95, resamples: int = 200, seed: int = 0
+) -> Interval:
+    """The percentile bootstrap, as `bootstrap`, of what is no mean: of a function of the indices of n pictures."""
+    if n < 2:
+        return Interval(statistic(np.arange(n)), -math.inf, math.inf)
+    random = np.random.default_rng(seed)
+    drawn = [statistic(random.integers(0, n, n)) for _ in range(resamples)]
+    low, high = np.nanquantile(drawn, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return Interval(statistic(np.arange(n)), float(low), float(high))
+
+
 def mcnemar(b: int, c: int) -> float:
     """p = min(1, 2 · P(X ≤ min(b, c))), X ~ Binomial(b + c, ½)
 

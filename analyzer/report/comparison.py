@@ -132,9 +132,13 @@ def accuracies(report: Mapping[str, Any]) -> list[str]:
             (ours, theirs), loss = rates["accuracy"], rates["accuracy_loss"]
             low, high = loss["interval"]
             said.append(f"accuracy {ours:.1%} and {theirs:.1%} (loss {low:.1%} to {high:.1%})")
+        if "truth" in rates:
+            truth = rates["truth"]
+            (ours, theirs), (low, high) = truth["accuracy"], truth["interval"]
+            said.append(f"{truth['measure']} {ours:.1%} and {theirs:.1%} (loss {low:.1%} to {high:.1%})")
         if said:
-            count = rates["pictures"] if "group" in rates else rates["accuracy_loss"]["pictures"]
-            found.append(f"{rates.get('group', 'true classes')}: {count} pictures, {', '.join(said)}")
+            known = rates if "group" in rates else rates.get("truth") or rates["accuracy_loss"]
+            found.append(f"{rates.get('group', 'annotations')}: {known['pictures']} pictures, {', '.join(said)}")
     return found
 
 

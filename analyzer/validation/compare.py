@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.data import Sample
+from analyzer.data import Sample, read_mask
 from analyzer.errors import AnalyzerError, InputError
-from analyzer.images import Feeding, Preprocess, showing
+from analyzer.images import Fed, Feeding, Preprocess, showing
 from analyzer.metrics.energy import energy_inside
 from analyzer.metrics.overlap import top_iou
 from analyzer.metrics.similarity import cosine_of, finite_in_both, maximum_shift, spearman
 from analyzer.passes import Loaded, Pass, run
 from analyzer.store import key_of
 from analyzer.tasks.base import Finding
+from analyzer.tasks.detection.boxed import Boxed
 from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
 from analyzer.validation.inputs import input_difference
@@ -32,6 +33,7 @@ from analyzer.validation.summaries import (
     output_row,
     prediction_summary,
 )
+from analyzer.validation.truths import against_boxes, against_mask
 from analyzer.validation.weights import saturated_share, weight_differences
 
 EVIDENCE = ("grad-cam", "gradient")
@@ -47,6 +49,8 @@ class Pair:
         label: true class, None where unknown.
         boxes: (n, 4), x0 y0 x1 y1 in pixels of the reference's input.
         group: of pictures that are also judged by themselves, "" for none.
+        fed: the picture as it was fed to each side; None for tensors.
+        known: true boxes and mask of the picture in its own pixels, as `Sample.annotations`.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Pair:
     label: int | None = None
     boxes: np.ndarray | None = None
     group: str = ""
+    fed: tuple[Fed, Fed] | None = None
+    known: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def content(self) -> str:
@@ -215,7 +221,7 @@ class Comparing(Pass[dict[str, Any]]):
         boxes = sample.annotations.get("boxes")
         inside = None if boxes is None else np.array([placement.box_to_input(tuple(b)) for b in boxes])
         label, group = sample.annotations.get("label"), sample.annotations.get("group", "")
-        return Pair(sample.id, ours, theirs, label, inside, group)
+        return Pair(sample.id, ours, theirs, label, inside, group, (fed[0], fed[1]), sample.annotations)
 
     def setup(self, first: Loaded | None) -> None:
         """Matches layers on the first picture."""
@@ -237,6 +243,7 @@ class Comparing(Pass[dict[str, Any]]):
         part = _Partial([(m.reference, m.candidate, m.rule) for m in self.matches], self.watched, self.contract)
         row = {"picture": picture.name} | ({"group": picture.group} if picture.group else {})
         row |= self._scored(picture, *scores) | self._predicted(outputs[0], read)
+        row |= self._against_truth(picture, outputs[0], read)
         self._features(part, picture)
         self._values(part, picture, *outputs)
         judged = all(np.isfinite(values).all() for values in scores) or row["score_drift"] is not None
@@ -334,6 +341,24 @@ class Comparing(Pass[dict[str, Any]]):
         if not found.agrees and not task.agreement(a, a).agrees:  # boxes without area: the measure says nothing of them
             return {}
         return {"predictions": {"measure": found.measure, "value": found.value, "agrees": found.agrees}}
+
+    def _against_truth(
+        self, picture: Pair, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray] | None
+    ) -> dict[str, Any]:
+        """{"true_boxes" or "true_mask": of each side}, {} where the picture's are not known, or the task has none."""
+        task, labels = self.sides[0].task, self.sides[0].explainer.labels
+        if theirs is None or picture.fed is None:
+            return {}
+        answers = zip((ours, theirs), picture.fed, strict=True)
+        if isinstance(task, Boxed) and picture.known.get("boxes") is not None:
+            boxes, classes = picture.known["boxes"], picture.known.get("box_classes")
+            found = [against_boxes(task, task.answer(a), fed, boxes, classes, labels) for a, fed in answers]
+            return {"true_boxes": found}
+        if isinstance(task, Segmentation) and "mask" in picture.known:
+            mask = read_mask(picture.known["mask"])
+            counts = [against_mask(task, task.answer(a), fed.placement, mask) for a, fed in answers]
+            return {} if None in counts else {"true_mask": counts}
+        return {}
 
     def _values(self, part: _Partial, picture: Pair, *outputs: dict[str, np.ndarray]) -> None:
         """Takes in the outputs that are no vector of classes, and what is not finite in any of them."""

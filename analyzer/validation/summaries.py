@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.metrics.intervals import bootstrap, mcnemar, paired_difference, wilson
+from analyzer.validation.truths import accuracy_of
 
 CONFIDENCE = 0.95
 
@@ -65,7 +66,7 @@ def _rates(rows: Sequence[dict[str, Any]], confidence: float) -> dict[str, Any]:
             "only_candidate": won,
             "p": mcnemar(lost, won),
         }
-    return found
+    return found | accuracy_of(rows, confidence)
 
 
 def prediction_summary(rows: Sequence[dict[str, Any]], outputs: Sequence[str]) -> dict[str, Any] | None:

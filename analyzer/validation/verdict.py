@@ -253,17 +253,22 @@ def _labels(where: str, rates: Mapping[str, Any], limit: float) -> Iterator[Find
 
 
 def _loss(where: str, rates: Mapping[str, Any], limit: float) -> Iterator[Finding | Doubt]:
-    loss = rates.get("accuracy_loss")
-    if loss is None:
-        return
-    (low, high), (ours, theirs) = loss["interval"], rates["accuracy"]
-    said = f"accuracy is {theirs:.1%} instead of {ours:.1%} on {loss['pictures']} pictures"
-    said += f" of {where}" if where else ""
-    words = f"{said}: a loss between {low:.1%} and {high:.1%} with 95% confidence (McNemar's p = {loss['p']:.2g})"
-    if low > limit:
-        yield Finding("accuracy-drops", where, loss["value"], limit, words)
-    elif high > limit:
-        yield Doubt("accuracy-drops", where, loss["value"], limit, low, high, None, words)
+    """Of accuracy, mAP or mIoU, where the true classes, boxes or masks are known."""
+    losses = []
+    if loss := rates.get("accuracy_loss"):
+        said = f" (McNemar's p = {loss['p']:.2g})"
+        losses.append(("accuracy", rates["accuracy"], loss["value"], loss["interval"], loss["pictures"], said))
+    if truth := rates.get("truth"):
+        losses.append((*(truth[k] for k in ("measure", "accuracy", "loss", "interval", "pictures")), ""))
+    for measure, (ours, theirs), value, (low, high), pictures, said in losses:
+        words = (
+            f"{measure} is {theirs:.1%} instead of {ours:.1%} on {pictures} pictures{f' of {where}' if where else ''}"
+        )
+        words += f": a loss between {low:.1%} and {high:.1%} with 95% confidence{said}"
+        if low > limit:
+            yield Finding("accuracy-drops", where, value, limit, words)
+        elif high > limit:
+            yield Doubt("accuracy-drops", where, value, limit, low, high, None, words)
 
 
 def _evidence(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:

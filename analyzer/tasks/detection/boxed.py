@@ -42,6 +42,10 @@ class Boxed(Finding):
         """
         raise NotImplementedError
 
+    def numbered(self, number: int, labels: Labels) -> int:
+        """`index` of the predictions of a class that has this number among the labels."""
+        return number
+
     def judged(self, output: Any) -> Detections:
         """What is detected in one picture; it may be half as sure as a detection must be."""
         raise NotImplementedError

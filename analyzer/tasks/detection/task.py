@@ -210,6 +210,9 @@ class Detection(Boxed):
         name = f"{found.target}.{side}"
         return replace(found, target=name, score=found.box[SIDES.index(side)], index=None, slot=slot)
 
+    def numbered(self, number: int, labels: Labels) -> int:
+        return number - self._shift(labels)
+
     def class_of(self, index: int) -> int:
         return index % self.decoder.classes if self.decoder.classes else index
 
