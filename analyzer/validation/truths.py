@@ -29,7 +29,8 @@ def against_boxes(
         classes: (n,) numbers, as in `labels`; None where boxes are of no known class, which are found by any.
     """
     if hasattr(task, "threshold_"):
-        task = replace(task, threshold_=LEAST)
+        lowest: dict[str, Any] = {"threshold_": LEAST}
+        task = replace(task, **lowest)
     found = task.predictions(answer)
     places = np.array([fed.box(p.box, p.scaled) for p in found if p.box is not None]).reshape(-1, 4)
     scores = np.array([p.score for p in found if p.box is not None], float)
