@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -16,6 +17,7 @@ from analyzer.images.feeding import Feeding, PictureSlot, Slot
 from analyzer.runtime import Session
 from analyzer.tasks import recognise
 from analyzer.tasks.detection import Detection
+from analyzer.tasks.detection.codings import Corners
 from tests.models import model, node
 
 SIDE, ROWS = 64, 5
@@ -128,6 +130,71 @@ def said(made: onnx.ModelProto, **feeds: np.ndarray) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(made.SerializeToString())
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, {"x": TWO, **feeds}), strict=True))
+
+
+def with_more(columns: np.ndarray, turned: bool = False) -> onnx.ModelProto:
+    """Rows of box, score and class, and further numbers of each place, (64, n), the last one an angle perhaps."""
+    made = chosen(joined=True)
+    last = made.graph.node[-1]
+    last.input.append("more")
+    weights = {
+        "of_place": columns[None].astype(np.float32),
+        "each": np.array([1, 1, columns.shape[1]], np.int64),
+        "angle": np.float32(0.5),
+    }
+    extra = [
+        node("Expand", ["places", "each"], ["each_place"]),
+        node("GatherElements", ["of_place", "each_place"], ["more"], axis=1),
+    ]
+    if turned:  # boxes that depend on sines and cosines, as those that are decoded with an angle do
+        extra += [
+            node("Cos", ["angle"], ["cos"]), node("Sin", ["angle"], ["sin"]),
+            node("Mul", ["cos", "cos"], ["cos2"]), node("Mul", ["sin", "sin"], ["sin2"]),
+            node("Add", ["cos2", "sin2"], ["one"]), node("Mul", ["box", "one"], ["turned"]),
+        ]  # fmt: skip
+        last.input[0] = "turned"
+    for one in extra:
+        made.graph.node.insert(len(made.graph.node) - 1, one)
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in weights.items())
+    made.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 6 + columns.shape[1]
+    return made
+
+
+def test_rows_with_keypoints() -> None:
+    noise = np.random.default_rng(3)
+    columns = np.stack([*noise.uniform(0, SIDE, (2, 64)), noise.uniform(0, 1, 64)] * 2, axis=1)
+    made = with_more(columns)
+    task, rows = task_of(made), said(made)["output0"][0]
+    surest = task.predictions(task.answer({"output0": rows[None]}))[0]
+    assert np.allclose(surest.box, rows[0, :4]) and np.allclose(np.ravel(surest.points), rows[0, 6:])
+    (nose,) = task.resolve("keypoint:1", task.answer({"output0": rows[None]}))
+    assert nose.slot == "output0[:, 0, 11]" and np.isclose(nose.score, rows[0, 11])
+
+
+def test_rows_with_an_angle() -> None:
+    made = with_more(np.random.default_rng(3).uniform(0, 3, (64, 1)), turned=True)
+    task, rows = task_of(made), said(made)["output0"][0]
+    surest = task.predictions(task.answer({"output0": rows[None]}))[0]
+    x, y, wide, high, *_, angle = rows[0].tolist()
+    known = cv2.boxPoints(((x, y), (wide, high), np.degrees(angle)))
+    assert np.allclose(sorted(surest.corners), sorted(map(tuple, known)), atol=1e-3)
+    assert task_of(with_more(np.zeros((64, 1)))).decoder.coding == Corners()  # of no angle
+
+
+def test_rows_that_fill_up_tell_nothing_of_the_unit() -> None:
+    """For noise, a suppression that keeps only what is sure gives rows of zeros."""
+    made = chosen(joined=True)
+    made.graph.node[-1].output[0] = "rows_found"
+    numbers = {"sure": np.float32(0.9), "zero": np.float32(0)}
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in numbers.items())
+    made.graph.node.extend(
+        [
+            node("Greater", ["best_column", "sure"], ["is_sure"]),
+            node("Where", ["is_sure", "rows_found", "zero"], ["output0"]),
+        ]
+    )
+    task = task_of(made)
+    assert isinstance(task.decoder.coding, Corners) and not task.decoder.coding.unit
 
 
 FORMS = [{}, {"batched": False}, {"joined": True}]

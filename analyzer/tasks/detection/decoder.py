@@ -178,7 +178,7 @@ class Decoder:
             InputError: the model does not say.
         """
         for level in self.levels:
-            if place < level.count and level.points is not None:
+            if (place < level.count or not level.count) and level.points is not None:
                 return self.coding.visibility(level.points, place, index)
             place -= level.count
         raise InputError("this detector finds no keypoints")

@@ -16,7 +16,7 @@ from analyzer.graph import Node, Value
 from analyzer.graph.query import ancestors, descendants, image_input
 from analyzer.graph.through import is_transparent, producer
 from analyzer.graph.values import PLACING
-from analyzer.tasks.detection.codings import Corners
+from analyzer.tasks.detection.codings import Corners, Rotated, WithPoints
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.families.yolo import prototypes
 from analyzer.tasks.detection.masks import OwnMasks
@@ -26,7 +26,7 @@ from analyzer.tasks.detection.view import View
 _CHOOSING = ("NonMaxSuppression", "TopK")
 _CLASSES = re.compile(r"(label|class|cls)")
 _ROWS_FIRST = re.compile(r"(^|[^a-z])detection_boxes")
-_MOVING = (*PLACING, "GatherElements", "GatherND", "Where", "Pad", "ScatterND", "ScatterElements")
+_MOVING = (*PLACING, "Expand", "GatherElements", "GatherND", "Where", "Pad", "ScatterND", "ScatterElements")
 _SURE = -2.0  # biases of focal-loss heads begin at log(0.01 / 0.99) = -4.6
 
 
@@ -91,12 +91,30 @@ def joined(view: View) -> tuple[Decoder, str] | None:
         example = view.example(level.scores)
         if example is not None and example.size and not (example.min() >= 0 and example.max() <= 1):
             continue
+        decoder = _chosen(view, level, value, end)
+        if rank == 3 and width > 6:
+            decoder = _with_more(view, decoder, value, part(6, width - 6))
         said = f"{value.name} {_shape(value)} is rows of box, score and class that {end} has chosen"
-        masks = prototypes(view, width - 6) if width > 6 else None
-        if masks is not None:
-            level = replace(level, weights=part(6, width - 6))
-        return replace(_chosen(view, level, value, end), masks=masks), said
+        return decoder, said
     return None
+
+
+def _with_more(view: View, decoder: Decoder, value: Value, more: Part) -> Decoder:
+    """The decoder of rows that have more than box, score and class, as Ultralytics writes them: weights of masks, an
+    angle, or keypoints."""
+    (level,), corners, count = decoder.levels, decoder.coding, (more.stop or 0) - more.start
+    masks = prototypes(view, count)
+    if masks is not None:
+        return replace(decoder, levels=(replace(level, weights=more),), masks=masks)
+    above = ancestors(view.graph, [value.name])
+    turns = {n.op for n in view.graph.forward_nodes() if n.outputs[0].name in above} >= {"Cos", "Sin"}
+    if count == 1 and turns:
+        return replace(decoder, levels=(replace(level, boxes=replace(level.boxes, stop=None)),), coding=Rotated())
+    if count > 1 and isinstance(corners, Corners):
+        each = 3 if count % 3 == 0 else 2
+        coding = WithPoints(corners.centred, corners.unit, corners.rows_first, each)
+        return replace(decoder, levels=(replace(level, points=more),), coding=coding)
+    return decoder
 
 
 def _masks(view: View, box: Value, batched: bool) -> OwnMasks | None:
@@ -204,6 +222,8 @@ def _softmax(view: View, scores: Value, columns: int) -> bool:
 
 def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
     scaled, example = _scale(view, box), view.example(level.boxes)
+    if example is not None:
+        example = example[example.any(axis=1)]  # the others fill up
     unit = not scaled and example is not None and example.size > 0 and float(np.abs(example).max()) < 3
     ordered = example is None or bool((example[:, 2:4] >= example[:, :2]).all())
     score = view.graph[level.scores.output]
