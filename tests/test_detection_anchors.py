@@ -14,6 +14,7 @@ import pytest
 import analyzer
 from analyzer.attribution import Explainer, Question
 from analyzer.attribution.asked import task_for
+from analyzer.errors import InputError
 from analyzer.graph import Builder, Graph
 from analyzer.graph.query import image_input
 from analyzer.images import decode, model_card
@@ -21,6 +22,7 @@ from analyzer.metrics.boxes import iou
 from analyzer.runtime import Session
 from analyzer.tasks import recognise, task_from
 from analyzer.tasks.detection.decoder import Candidates
+from analyzer.tasks.recognise import NOTHING, Declared
 from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node
 
@@ -87,15 +89,15 @@ def said(net: onnx.ModelProto) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, {"x": picture(size)}), strict=True))
 
 
-def task_of(net: onnx.ModelProto):
+def task_of(net: onnx.ModelProto, declared: Declared = NOTHING):
     explainer = Explainer(net)
     size = tuple(explainer.plain.inputs[0].shape[2:])
-    return task_for(explainer, Question(), explainer.feeds(picture(size)))
+    return task_for(explainer, Question(declared=declared), explainer.feeds(picture(size)))
 
 
-def decoded(net: onnx.ModelProto, family: str) -> Candidates:
+def decoded(net: onnx.ModelProto, family: str, declared: Declared = NOTHING) -> Candidates:
     """What is read from the outputs, also by a task that was stored."""
-    task = task_of(net)
+    task = task_of(net, declared)
     assert task.kind == "detection" and task.decoder.family == family, task.described()
     answer = task.answer(said(net))
     found, again = task.decoder.candidates(answer), task_from(task.as_data()).decoder.candidates(answer)
@@ -322,6 +324,57 @@ def test_yunet_with_priors():
     check(found, boxes, scores, decode_landm(answer["loc"][:, 4:], priors) * [88, 72])
     explained = analyzer.explain(proto, picture(net.size), "layer-cam")
     assert np.isclose(explained.value[0], scores.max(), atol=1e-5)
+
+
+SHAPES, STEPS = (((10.0, 20.0), (30.0, 15.0)), ((50.0, 60.0),)), (8, 16)
+
+
+def own_anchors(columns: int) -> onnx.ModelProto:
+    """Two maps of 12 × 8 and 6 × 4 places with two anchors and one."""
+    net = Net((64, 96), [(8, 12), (4, 6)])
+    net.joined([2, 1], 4, "loc")
+    net.joined([2, 1], columns, "conf")
+    return net.made("loc", "conf")
+
+
+@pytest.mark.parametrize(
+    ("form", "family", "variances"),
+    [
+        ("ssd", "SSD", None),
+        (None, "SSD", (0.2, 0.3)),
+        ("ssd-tensorflow", "SSD", None),
+        ("retinanet", "RetinaNet", None),
+        ("EfficientDet", "EfficientDet", None),
+    ],
+)
+def test_anchors_of_the_models_card(form: str | None, family: str, variances: tuple[float, float] | None):
+    proto = own_anchors(3)
+    answer = said(proto)
+    loc, conf = answer["loc"][0], answer["conf"][0]
+    priors = np.array(
+        [
+            [(j + 0.5) * step / 96, (i + 0.5) * step / 64, wide / 96, high / 64]
+            for step, shapes in zip(STEPS, SHAPES, strict=True)
+            for i, j in product(range(64 // step), range(96 // step))
+            for wide, high in shapes
+        ]
+    )
+    if form in ("ssd-tensorflow", "EfficientDet"):
+        loc = loc[:, [1, 0, 3, 2]]
+    usual = (0.1, 0.2) if family == "SSD" else (1.0, 1.0)
+    boxes = ssd_decode(loc, priors, variances or usual) * [96, 64, 96, 64]
+    scores = softmax(conf)[:, 1:] if form in ("ssd", None) else sigmoid(conf)
+    scores = scores[:, 1:] if form == "ssd-tensorflow" else scores
+    check(decoded(proto, family, Declared(None, {}, form, None, None, SHAPES, STEPS, variances)), boxes, scores)
+
+
+@pytest.mark.parametrize(
+    ("strides", "form", "says"),
+    [((8, 8), "ssd", "288, at 2 strides"), ((8,), "ssd", "1 strides"), ((), "ssd", "strides"), (STEPS, "yolo", "yolo")],
+)
+def test_anchors_that_do_not_fit_are_an_error(strides: tuple[int, ...], form: str, says: str):
+    with pytest.raises(InputError, match=says):
+        task_of(own_anchors(3), Declared("detection", decode=form, anchors=SHAPES, strides=strides))
 
 
 @pytest.mark.parametrize("classes", [21, 81])

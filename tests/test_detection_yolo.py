@@ -13,6 +13,7 @@ from analyzer.attribution.asked import task_for
 from analyzer.graph import Graph
 from analyzer.tasks import recognise
 from analyzer.tasks.detection import Detection
+from analyzer.tasks.recognise import NOTHING, Declared
 from tests.models import model, node
 
 SIDE, CLASSES = 64, 3
@@ -41,11 +42,11 @@ def conv(weights: dict[str, np.ndarray], read: str, name: str, numbers: int, sca
     return node("Conv", [read, f"w{name}"], [name])
 
 
-def explained(net: onnx.ModelProto) -> tuple[Detection, dict[str, np.ndarray]]:
+def explained(net: onnx.ModelProto, declared: Declared = NOTHING) -> tuple[Detection, dict[str, np.ndarray]]:
     session = onnxruntime.InferenceSession(net.SerializeToString())
     names = [o.name for o in session.get_outputs()]
     explainer = Explainer(net)
-    task = task_for(explainer, Question(), explainer.feeds(X))
+    task = task_for(explainer, Question(declared=declared), explainer.feeds(X))
     assert isinstance(task, Detection), task.described()
     return task, task.answer(dict(zip(names, session.run(names, {"x": X}), strict=True)))
 
@@ -61,7 +62,7 @@ def corners(x, y, w, h):
 ANCHORS5 = [[(10, 13), (16, 30), (33, 23)], [(30, 61), (62, 45), (59, 119)], [(116, 90), (156, 198), (373, 326)]]
 
 
-@pytest.mark.parametrize("layout", ["channels", "five axes", "five axes, squashed"])
+@pytest.mark.parametrize("layout", ["channels", "five axes", "five axes, squashed", "anchors of the card"])
 def test_raw_heads_with_anchors(layout):
     """xy = (2σ − ½ + grid) · stride, wh = (2σ)² · anchor, score = σ σ (YOLOv5)."""
     nodes, weights = backbone()
@@ -70,7 +71,7 @@ def test_raw_heads_with_anchors(layout):
         side, name = SIDE // stride, f"head{stride}"
         nodes.append(conv(weights, f"map{stride}", name, 3 * (5 + CLASSES)))
         outputs[name] = [1, 3 * (5 + CLASSES), side, side]
-        if layout != "channels":
+        if "five" in layout:
             weights[f"five{stride}"] = np.array([1, 3, 5 + CLASSES, side, side])
             nodes += [
                 node("Reshape", [name, f"five{stride}"], [f"r{stride}"]),
@@ -79,22 +80,26 @@ def test_raw_heads_with_anchors(layout):
             ]
             outputs[f"out{stride}"] = [1, 3, side, side, 5 + CLASSES]
             del outputs[name]
-    task, said = explained(model(nodes, {"x": [1, 3, SIDE, SIDE]}, outputs, weights))
+    known, declared = ANCHORS5, NOTHING
+    if "card" in layout:
+        known = [[(7 + a + 20 * level, 9 + 3 * a) for a in range(3)] for level in range(3)]
+        declared = Declared("detection", anchors=tuple(map(tuple, known)), strides=STRIDES)
+    task, said = explained(model(nodes, {"x": [1, 3, SIDE, SIDE]}, outputs, weights), declared)
     assert task.decoder.family == "YOLOv5" and [level.layer for level in task.decoder.levels] == [
         "map8",
         "map16",
         "map32",
     ]
     expected, scores = [], []
-    for stride, anchors in zip(STRIDES, ANCHORS5, strict=True):
+    for stride, anchors in zip(STRIDES, known, strict=True):
         side = SIDE // stride
-        if layout == "channels":
+        if "five" not in layout:
             rows = said[f"head{stride}"].reshape(3, 5 + CLASSES, side, side).transpose(2, 3, 0, 1)  # y, x, anchor
         else:
             rows = said[f"out{stride}"][0]  # anchor, y, x
         share = rows if "squashed" in layout else sigmoid(rows)
         order = np.indices(rows.shape[:3]).reshape(3, -1)
-        y, x, a = order if layout == "channels" else (order[1], order[2], order[0])
+        y, x, a = order if "five" not in layout else (order[1], order[2], order[0])
         t = share.reshape(-1, 5 + CLASSES)
         size = np.array(anchors)[a]
         expected.append(

@@ -95,6 +95,18 @@ def test_own_file_beside_the_model(tmp_path: Path) -> None:
     assert card.description.startswith("BGR 224×224 NCHW float32, letterboxed with 0")
 
 
+def test_anchors_of_a_detector(tmp_path: Path) -> None:
+    text = """
+        anchors = [[[10, 13], [16.5, 30]], [[90, 60]]]
+        strides = [8, 16]
+        variances = [0.1, 0.2]
+    """
+    write(tmp_path / "net.toml", text)
+    card = model_card(tmp_path / "net.onnx", input_shape=SHAPE, input_dtype="float32")
+    assert card.anchors == (((10, 13), (16.5, 30)), ((90, 60),))
+    assert (card.strides, card.variances) == ((8, 16), (0.1, 0.2))
+
+
 def test_shared_file_of_a_folder(tmp_path: Path) -> None:
     write(tmp_path / "classes.txt", "a\nb\n")
     text = """
@@ -166,6 +178,11 @@ def test_flags_as_typed(tmp_path: Path) -> None:
         ("labels = ['a']\nlabels-file = 'a.txt'", ["labels-file", "use only one"]),
         ("labels-file = '../../secret.txt'", ["outside the model's folder"]),
         ("labels-file = 'absent.txt'", ["absent.txt", "no such file"]),
+        ("anchors = [[10, 13]]", ["anchors", "pairs of positive numbers"]),
+        ("anchors = [[[10, 0]]]", ["anchors", "pairs of positive numbers"]),
+        ("anchors = 8", ["anchors", "for each level"]),
+        ("strides = [8, 16.5]", ["strides", "for each level"]),
+        ("variances = [0.1]", ["variances", "pairs of positive numbers"]),
         ("preprocess = 3", ["'preprocess' must be a table"]),
         ("[preprocess", ["not valid TOML"]),
     ],

@@ -48,6 +48,10 @@ class ModelCard:
         decode: how text is decoded, or the format of a detector, as written in the file.
         score_threshold: score from which a candidate of a detector counts; None for the format's.
         iou_threshold: overlap above which the less sure of two detections of a class is dropped; None for the format's.
+        anchors: ((width, height) in pixels of each anchor of a place) of each level of a detector, the finest first; ()
+            for those of the format.
+        strides: pixels between places, of each level; () for those of the format.
+        variances: what centers and logarithms of sizes are multiplied by; None for those of the format.
         remark: what an input of whole numbers is given in place of the normalisation of its float model, as a
             sentence; "" for others.
         feeding: how all inputs of the model are fed, where that is known.
@@ -63,6 +67,9 @@ class ModelCard:
     decode: str | None = None
     score_threshold: float | None = None
     iou_threshold: float | None = None
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
+    strides: tuple[int, ...] = ()
+    variances: tuple[float, float] | None = None
     remark: str = ""
     feeding: Feeding | None = None
     is_guessed: bool = False
@@ -133,6 +140,9 @@ def model_card(
         said.get("decode"),
         said.get("score-threshold"),
         said.get("iou-threshold"),
+        said.get("anchors", ()),
+        said.get("strides", ()),
+        said.get("variances"),
         remark,
         is_guessed=not any(key in said for key in _NORMALISATION),
     )
@@ -285,6 +295,29 @@ def _roles(value: Any) -> dict[str, str]:
     return dict(value)
 
 
+def _anchors(value: Any) -> tuple[tuple[tuple[float, float], ...], ...]:
+    levels = value if isinstance(value, list | tuple) else []
+    if not levels or not all(isinstance(level, list | tuple) and level for level in levels):
+        raise ValueError("a list of anchors, [width, height] in pixels, for each level, such as [[[16, 16], [32, 32]]]")
+    return tuple(tuple(_pair(anchor) for anchor in level) for level in levels)
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("pairs of positive numbers")
+    first, second = map(_number, value)
+    if min(first, second) <= 0:
+        raise ValueError("pairs of positive numbers")
+    return first, second
+
+
+def _steps(value: Any) -> tuple[int, ...]:
+    whole = isinstance(value, list | tuple) and all(isinstance(s, int) and not isinstance(s, bool) for s in value)
+    if not whole or not value or min(value) <= 0:
+        raise ValueError("a list of pixels between places, one for each level, such as [8, 16, 32]")
+    return tuple(value)
+
+
 def _one_of(known: Iterable[str]) -> Callable[[Any], str]:
     names = tuple(known)
 
@@ -329,6 +362,9 @@ MODEL_KEYS: dict[str, Callable[[Any], Any]] = {
     "decode": _text,
     "score-threshold": _share,
     "iou-threshold": _share,
+    "anchors": _anchors,
+    "strides": _steps,
+    "variances": _pair,
 }
 
 # For people and other programs; `about` may be a table of anything.

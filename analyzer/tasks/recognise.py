@@ -30,7 +30,7 @@ from analyzer.tasks.detection import Detection
 from analyzer.tasks.detection.families import recognised
 from analyzer.tasks.detection.text_formats import text_map
 from analyzer.tasks.detection.text_maps import TextMap
-from analyzer.tasks.detection.view import Run, View
+from analyzer.tasks.detection.view import GridAnchors, Run, View
 from analyzer.tasks.embedding import Embedding
 from analyzer.tasks.keypoints import Keypoints, Landmarks, found_in
 from analyzer.tasks.raw import Raw
@@ -83,6 +83,7 @@ class Declared:
         outputs: {output: role}; the output whose role is "main" is explained.
         decode: how text is decoded, one of `DECODERS`, or the format of a detector.
         score_threshold, iou_threshold: of detections; None for those of the format.
+        anchors, strides, variances: of a detector, as in `ModelCard`.
     """
 
     task: str | None = None
@@ -90,16 +91,39 @@ class Declared:
     decode: str | None = None
     score_threshold: float | None = None
     iou_threshold: float | None = None
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
+    strides: tuple[int, ...] = ()
+    variances: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, card: ModelCard) -> Declared:
         """What a model's card says."""
-        return cls(card.task, card.outputs, card.decode, card.score_threshold, card.iou_threshold)
+        return cls(
+            card.task, card.outputs, card.decode, card.score_threshold, card.iou_threshold,
+            card.anchors, card.strides, card.variances,
+        )  # fmt: skip
 
     @property
     def key(self) -> tuple[Any, ...]:
         """All of it."""
-        return self.task, tuple(self.outputs.items()), self.decode, self.score_threshold, self.iou_threshold
+        return (
+            self.task, tuple(self.outputs.items()), self.decode, self.score_threshold, self.iou_threshold,
+            self.anchors, self.strides, self.variances,
+        )  # fmt: skip
+
+    @property
+    def grid_anchors(self) -> GridAnchors | None:
+        """The anchors of a detector; None if none are given.
+
+        Raises:
+            InputError: there are not as many strides as levels of anchors.
+        """
+        if self.strides and len(self.strides) != len(self.anchors):
+            raise InputError(
+                f"the model's TOML file has {len(self.strides)} strides and anchors of {len(self.anchors)} levels",
+                "give a stride and a list of anchors for each level",
+            )
+        return GridAnchors(self.anchors, self.strides, self.variances) if self.anchors else None
 
     @property
     def kind(self) -> str | None:
@@ -194,7 +218,8 @@ def _detection(
         beside = [v for v in graph.outputs if v.name != text.output.name]
         roles = tuple(_role_of(graph, v, declared, bool(text.stripped)) for v in beside)
         return replace(text, others=roles, threshold_=declared.score_threshold)
-    found = recognised(View(graph, len(labels) if labels is not None else None, declared.decode, run))
+    count = len(labels) if labels is not None else None
+    found = recognised(View(graph, count, declared.decode, run, declared.grid_anchors))
     if found is None or (main is not None and main not in found[0].outputs):
         return None
     decoder, evidence = found

@@ -210,18 +210,21 @@ class WithAnchors(Coding):
         anchors: (width, height) in pixels of every anchor of each level, the finest level first.
         doubled: centre 2 σ − ½ and size (2 σ)² (YOLOv5, v7), else σ and eᵗ (YOLOv3, v4: 1804.02767).
         squashed: the model's numbers are σ already.
+        steps: pixels between places, of each level; () for 8, 16, 32, or 16, 32.
     """
 
-    anchors: tuple[tuple[tuple[int, int], ...], ...] = ()
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
     doubled: bool = True
     squashed: bool = False
+    steps: tuple[int, ...] = ()
 
     def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
         found, stride = numbers.astype(np.float64), strides(level, size)
         share = found if self.squashed else sigmoid(found)
         places, cell = level.places
-        finest = round(np.log2(stride[0])) - (4 if len(self.anchors) == 2 else 3)
-        anchors = np.array(self.anchors[min(max(finest, 0), len(self.anchors) - 1)], np.float64)[cell]
+        steps = self.steps or ((16, 32) if len(self.anchors) == 2 else (8, 16, 32))
+        nearest = int(np.abs(np.log2(steps) - np.log2(stride[0])).argmin())
+        anchors = np.array(self.anchors[nearest], np.float64)[cell]
         if self.doubled:
             middle, extent = 2 * share[:, :2] - 0.5, (2 * share[:, 2:4]) ** 2
         else:

@@ -25,6 +25,21 @@ RAW = frozenset({"Conv", "QLinearConv", "ConvInteger", "FusedConv"})
 Run: TypeAlias = Callable[[Sequence[str]], Sequence[np.ndarray]]
 
 
+@dataclass(frozen=True)
+class GridAnchors:
+    """Anchors at the places of maps, as a model's card gives them.
+
+    Attributes:
+        shapes: (width, height) in pixels of each anchor of a place, of every level, the finest first.
+        strides: pixels between places, of every level; () for the usual ones.
+        variances: what centres and logarithms of sizes are multiplied by; None for those of the format.
+    """
+
+    shapes: tuple[tuple[tuple[float, float], ...], ...]
+    strides: tuple[int, ...] = ()
+    variances: tuple[float, float] | None = None
+
+
 @dataclass
 class View:
     """The outputs of a model whose sizes are fixed.
@@ -34,12 +49,14 @@ class View:
         labels: number of labels that are given; None for none.
         declared: the format that the model's card names; None for none.
         run: what the model gives for an example input, by names of outputs; None where it cannot be run.
+        anchors: those that the model's card gives; None for none.
     """
 
     graph: Graph
     labels: int | None = None
     declared: str | None = None
     run: Run | None = None
+    anchors: GridAnchors | None = None
     _origins: dict[str, Origins | None] = field(default_factory=dict)
 
     @cached_property

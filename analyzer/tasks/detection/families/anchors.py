@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
 from analyzer.analysis.layouts import layouts
 from analyzer.analysis.scores import holds_floats
+from analyzer.errors import InputError, suggest
 from analyzer.tasks.detection.codings import Anchored, Coding, Corners
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Level, Part
 from analyzer.tasks.detection.pyramid import Stage, by_candidates, stages, stages_of
-from analyzer.tasks.detection.view import RAW, View
+from analyzer.tasks.detection.view import RAW, GridAnchors, View
 
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128), (16, 32), (8, 16))
 _SHARES = 1.5  # numbers of boxes below that are shares of the input
@@ -63,7 +64,7 @@ def _decoder(
     view: View, boxes: Part, scores: Part, columns: int, rest: Sequence[tuple[Part, int]]
 ) -> tuple[Decoder, str] | None:
     count = view.shapes[boxes.output][1 if boxes.batched else 0]
-    maps = stages(view, scores) or stages_of(view, count, _STRIDES, (1, 3))
+    maps = _given_maps(view, count) or stages(view, scores) or stages_of(view, count, _STRIDES, (1, 3))
     if maps is None:
         return None
     numbers = view.shapes[boxes.output][-1]
@@ -74,7 +75,7 @@ def _decoder(
     function = view.squashed(scores)
     if function is None or not operators:
         return None
-    raw = operators <= RAW
+    raw = view.anchors is not None or operators <= RAW
     recipe: Recipe | None = None
     if raw:
         recipe = _with_priors(view, boxes, maps, columns, points is not None)
@@ -202,7 +203,10 @@ class Recipe:
 
 
 def _with_priors(view: View, boxes: Part, maps: Sequence[Stage], columns: int, points: bool) -> Recipe | None:
-    """The priors: those that the model itself gives, else by the recipe that fits the maps."""
+    """The priors: those of the model's card, else those that the model itself gives, else by the recipe that fits the
+    maps."""
+    if view.anchors is not None:
+        return _of_card(view, view.anchors, maps)
     given = _given(view, maps[-1].last)
     if given is not None:
         return Recipe("SSD", Anchored(priors=given, variances=(0.1, 0.2)), "softmax", True)
@@ -222,6 +226,51 @@ def _with_priors(view: View, boxes: Part, maps: Sequence[Stage], columns: int, p
     if cells == (3, 6, 6, 6, 6, 6):
         return _tensorflow(view, maps)
     return None
+
+
+# {what a card calls it: (family, function of the scores, whether the first is of nothing, variances, y before x)}
+_FORMS: dict[str, tuple[str, str, bool, tuple[float, float], bool]] = {
+    "ssd": ("SSD", "softmax", True, (0.1, 0.2), False),
+    "ssd-tensorflow": ("SSD", "sigmoid", True, (0.1, 0.2), True),
+    "retinanet": ("RetinaNet", "sigmoid", False, (1.0, 1.0), False),
+    "efficientdet": ("EfficientDet", "sigmoid", False, (1.0, 1.0), True),
+}
+
+
+def _of_card(view: View, given: GridAnchors, maps: Sequence[Stage]) -> Recipe:
+    """Anchors of the model's card, in the middle of their places."""
+    declared = (view.declared or "ssd").lower()
+    if declared not in _FORMS:
+        raise InputError(
+            f'decode is {declared!r}; with "anchors", it must be one of {", ".join(_FORMS)}', suggest(declared, _FORMS)
+        )
+    family, function, background, variances, rows_first = _FORMS[declared]
+    laid = [
+        (one.grid, (float(step), float(step)), shapes)
+        for one, step, shapes in zip(maps, given.strides, given.shapes, strict=True)
+    ]
+    coding = Anchored(tuple(laid), variances=given.variances or variances, rows_first=rows_first)
+    return Recipe(family, coding, function, background)
+
+
+def _given_maps(view: View, count: int) -> list[Stage] | None:
+    """The maps of the anchors that the model's card gives; None if it gives none.
+
+    Raises:
+        InputError: they are not as many as the model has candidates.
+    """
+    if view.anchors is None:
+        return None
+    cells = [len(level) for level in view.anchors.shapes]
+    grids = [(-(-view.size[0] // step), -(-view.size[1] // step)) for step in view.anchors.strides]
+    ends = np.cumsum([0, *(h * w * n for (h, w), n in zip(grids, cells, strict=False))]).tolist()
+    if len(grids) != len(cells) or ends[-1] != count:
+        raise InputError(
+            f"the anchors of the model's TOML file are {ends[-1]}, at {len(grids)} strides, and the model has {count} "
+            "candidates",
+            'change "strides" or "anchors"',
+        )
+    return [Stage(a, b, grid, n) for (a, b), grid, n in zip(pairwise(ends), grids, cells, strict=True)]
 
 
 def _given(view: View, count: int) -> np.ndarray | None:

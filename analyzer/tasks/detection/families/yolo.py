@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from analyzer.errors import InputError
 from analyzer.tasks.detection.codings import Coding, Corners, Exponentials, Rotated, Tanh, WithAnchors, WithPoints
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.families.anchors import decoded
@@ -17,7 +18,7 @@ from analyzer.tasks.detection.view import RAW, View
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16), (16, 32), (8,), (16,), (4,), (32,))
 _SEGMENTING = 32  # mask coefficients
 # Width and height in pixels of the anchors of each level, by project.
-ANCHORS: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {
+ANCHORS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
     "YOLOv3": (((10, 13), (16, 30), (33, 23)), ((30, 61), (62, 45), (59, 119)), ((116, 90), (156, 198), (373, 326))),
     "YOLOv3-tiny": (((10, 14), (23, 27), (37, 58)), ((81, 82), (135, 169), (344, 319))),
     "YOLOv4": (((12, 16), (19, 36), (40, 28)), ((36, 75), (76, 55), (72, 146)), ((142, 110), (192, 243), (459, 401))),
@@ -201,8 +202,15 @@ def _with_anchors(view: View, levels: int, squashed: bool = False) -> tuple[str,
         named = "YOLOv3-tiny"
     if named is None:
         named = "YOLOv4" if {"Mish", "Softplus"} & used else "YOLOv3" if "LeakyRelu" in used else "YOLOv5"
-    anchors = ANCHORS[named]
-    return named, WithAnchors(anchors, named in ("YOLOv5", "YOLOv7"), squashed)
+    given = view.anchors
+    if given is not None and [len(level) for level in given.shapes] != [3] * levels:
+        raise InputError(
+            f"the model has {levels} levels with 3 anchors each, and its TOML file gives "
+            f"{', '.join(str(len(level)) for level in given.shapes)} anchors",
+            'change "anchors"',
+        )
+    anchors = ANCHORS[named] if given is None else given.shapes
+    return named, WithAnchors(anchors, named in ("YOLOv5", "YOLOv7"), squashed, given.strides if given else ())
 
 
 # ---- FastestDet ----
