@@ -1,0 +1,295 @@
+"""Which layers of a quantized or half-precision candidate make its outputs drift, and which to keep in float.
+
+The drift of a picture is D = Σ ‖y − y*‖² / ‖y*‖² over the outputs that are compared, y* the reference's. A layer's
+contribution is what D loses if that layer alone is kept in float. To first order that is −⟨∂D/∂t, t* − t⟩ of its
+rounded tensors t, which one backward pass gives for all layers at once; the first ones are then measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from analyzer.errors import UnsupportedError
+from analyzer.gradient.policies import GRADIENT
+from analyzer.gradient.reverse import pullback
+from analyzer.graph import Builder, Graph, Node, Value
+from analyzer.graph.through import constant, dequantized, producer, readers
+from analyzer.runtime import Session
+from analyzer.validation.gates import GATES, Site, by_layer, gated, opened
+from analyzer.validation.matching import ALIKE, match_by_activations
+from analyzer.validation.metrics import cosine_of
+from analyzer.validation.side import Inputs, Side
+
+MEASURED = 8  # layers that are measured
+QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
+MOVING = frozenset({"Cast", "DequantizeLinear", "Identity", "Dropout", *QUANTIZERS})
+
+
+# ---- Pairs of nodes ----
+
+
+def twins(reference: Graph, candidate: Graph) -> dict[str, Node]:
+    """{node of the candidate: its twin in the reference}: by name and operator, weights permitting; the rest by weights.
+
+    Quantizers keep the names of nodes, or append `_quant` to them.
+    """
+    named = {n.name: n for n in reference.forward_nodes() if n.name}
+    found: dict[str, Node] = {}
+    for node in layers_of(candidate):
+        twin = named.get(node.name) or named.get(node.name.removesuffix("_quant"))
+        if twin is not None and twin.op == node.op and _weights_agree(reference, twin, candidate, node):
+            found[key(node)] = twin
+    used = {key(n) for n in found.values()}
+    left = {key(n): n for n in layers_of(reference) if key(n) not in used}
+    rest = {key(n): n for n in layers_of(candidate) if key(n) not in found}
+    arrays = [
+        {name: array for name, node in nodes.items() if (array := weight(graph, node)) is not None}
+        for graph, nodes in ((reference, left), (candidate, rest))
+    ]
+    return found | {m.candidate: left[m.reference] for m in match_by_activations(*arrays)}
+
+
+def layers_of(graph: Graph) -> list[Node]:
+    """The nodes that compute something."""
+    return [n for n in graph.forward_nodes() if n.op not in MOVING]
+
+
+def key(node: Node) -> str:
+    """The name of a node; that of its output where it has none."""
+    return str(node.name or node.outputs[0].name)
+
+
+def weight(graph: Graph, node: Node) -> np.ndarray | None:
+    """The first weight that a node reads, (2 axes or more), dequantized."""
+    for value in node.inputs:
+        array = constant(graph, value) if value.name else None
+        if array is not None and array.dtype.kind == "f" and array.ndim >= 2:
+            return array
+    return None
+
+
+def _weights_agree(reference: Graph, ours: Node, candidate: Graph, theirs: Node) -> bool:
+    a, b = weight(reference, ours), weight(candidate, theirs)
+    if a is None or b is None or a.shape != b.shape:
+        return a is b
+    return cosine_of(a.astype(np.float64), b.astype(np.float64)) >= ALIKE
+
+
+# ---- Rounded tensors ----
+
+
+def quantized_sites(reference: Graph, candidate: Graph, pairs: Mapping[str, Node]) -> list[Site]:
+    """Every weight of the candidate that is not the reference's, and every activation that it quantizes."""
+    weights: dict[str, Site] = {}
+    for node in layers_of(candidate):
+        twin = pairs.get(key(node))
+        for at, value in enumerate(node.inputs) if twin is not None else ():
+            exact = _exact(reference, candidate, twin, value, at)
+            if exact is not None:
+                known = weights[value.name].layers if value.name in weights else frozenset()
+                weights[value.name] = Site(value.name, exact, known | {key(node)})
+    return [*weights.values(), *_quantized_activations(reference, candidate, pairs)]
+
+
+def _exact(reference: Graph, candidate: Graph, twin: Node, value: Value, at: int) -> np.ndarray | None:
+    """The reference's values of an input of a node, None where they are the candidate's or not comparable."""
+    rounded = constant(candidate, value) if value.name else None
+    if rounded is None or rounded.dtype.kind != "f" or at >= len(twin.inputs) or not twin.inputs[at].name:
+        return None
+    exact = constant(reference, twin.inputs[at])
+    if exact is None or exact.shape != rounded.shape or exact.dtype.kind != "f":
+        return None
+    exact = exact.astype(rounded.dtype)
+    if np.array_equal(exact, rounded) or cosine_of(exact.astype(np.float64), rounded.astype(np.float64)) < ALIKE:
+        return None
+    return exact
+
+
+def _quantized_activations(reference: Graph, candidate: Graph, pairs: Mapping[str, Node]) -> list[Site]:
+    found = []
+    for node in candidate.forward_nodes():
+        before = candidate.producer(node.inputs[0]) if node.op == "DequantizeLinear" else None
+        if before is None or before.op not in QUANTIZERS or constant(candidate, node.outputs[0]) is not None:
+            continue
+        tensor, exact = node.outputs[0], before.inputs[0]
+        touching = [producer(exact), *readers(tensor)]
+        owners = frozenset(key(n) for n in touching if n is not None and _is_quantized(candidate, n))
+        bounds = _bounds(reference, candidate, pairs, exact)
+        found.append(Site(tensor.name, exact.name, owners, False, *bounds))
+    return found
+
+
+def _bounds(reference: Graph, candidate: Graph, pairs: Mapping[str, Node], exact: Value) -> tuple[float, float]:
+    """The bounds of the Relu or Clip that follows in the reference where the candidate has only a quantizer."""
+    node = candidate.producer(exact)
+    twin = pairs.get(key(node)) if node is not None else None
+    following = readers(twin.outputs[0]) if twin is not None else []
+    if len(following) != 1 or following[0].op not in ("Relu", "Clip") or following[0].op in _ops(readers(exact)):
+        return -np.inf, np.inf
+    if following[0].op == "Relu":
+        return 0.0, np.inf
+    given = [reference.constant(v) if v.name else None for v in following[0].inputs[1:3]]
+    low, high = (None if b is None else float(b) for b in (*given, None, None)[:2])
+    return -np.inf if low is None else low, np.inf if high is None else high
+
+
+def _ops(nodes: Iterable[Node]) -> set[str]:
+    return {n.op for n in nodes}
+
+
+def _is_quantized(graph: Graph, node: Node) -> bool:
+    """Whether a node is one that a quantizer has treated: it reads a quantized weight, or only quantizers read it."""
+    read = [graph.producer(v) for v in node.inputs if v.name]
+    if not any(n is not None and n.op == "DequantizeLinear" for n in read):
+        return False
+    if any(n is not None and n.op == "DequantizeLinear" and constant(graph, n.outputs[0]) is not None for n in read):
+        return True
+    following = [n.op for o in node.outputs for n in o.outputs]
+    return bool(following) and all(op in QUANTIZERS for op in following)
+
+
+def half_sites(reference: Graph, candidate: Graph) -> list[Site]:
+    """Every float32 weight and activation of the reference that is half precision in the candidate."""
+    found = []
+    for node in layers_of(reference):
+        for value in node.inputs:
+            array = constant(reference, value) if value.name and not value.inputs else None
+            if array is not None and array.dtype == np.float32 and array.size > 1:
+                owners = frozenset(key(n) for n in readers(value))
+                found.append(Site(value.name, array, owners, halves=True))
+        for value in node.outputs:
+            twin = candidate[value.name] if value.name in candidate else None
+            if value.dtype == np.float32 and constant(reference, value) is None and (twin is None or _is_half(twin)):
+                owners = frozenset(key(n) for n in [node, *readers(value)])
+                found.append(Site(value.name, value.name, owners, halves=True))
+    return list({site.tensor: site for site in found}.values())
+
+
+def _is_half(value: Value) -> bool:
+    return value.dtype == np.float16
+
+
+# ---- Measuring ----
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The tensors whose drift is measured, of the reference and of the candidate."""
+
+    reference: tuple[str, ...]
+    candidate: tuple[str, ...]
+
+
+def targets(reference: Side, candidate: Side) -> Targets:
+    """The logits of both where a row of classes is what they say, else every output that both have.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    a, b = reference.scores.logits, candidate.scores.logits
+    if reference.task.by_class and not reference.task.per_picture and reference.graph[a.name].shape == b.shape:
+        return Targets((a.name,), ((dequantized(candidate.graph[b.name]) or b).name,))
+    shapes = {n: reference.graph[n].shape for n in reference.outputs}
+    pairs = [(n, n) for n in shapes if n in candidate.outputs and candidate.graph[n].shape == shapes[n]]
+    if not pairs:
+        raise UnsupportedError(
+            f"{candidate.name}: no output has the name and shape of one of {reference.name}",
+            "sensitivity needs outputs of the same names",
+        )
+    return Targets(tuple(n for n, _ in pairs), tuple(n for _, n in pairs))
+
+
+class Gates:
+    """The candidate with a gate per rounded tensor, and its drift from the reference.
+
+    Attributes:
+        sites: the rounded tensors. pairs: see `twins`.
+        names: {layer: its name in the reference}.
+    """
+
+    def __init__(self, reference: Side, candidate: Side) -> None:
+        self.reference, self.candidate = reference, candidate
+        self.targets = targets(reference, candidate)
+        pairs = twins(reference.graph, candidate.graph)
+        self.sites = quantized_sites(reference.graph, candidate.graph, pairs)
+        self.base, read = candidate, self.targets.candidate
+        self.names = {layer: key(node) for layer, node in pairs.items()}
+        if not self.sites and any(_is_half(v) for v in candidate.graph.values.values()):
+            self.sites = half_sites(reference.graph, candidate.graph)
+            self.base, read, self.names = reference, self.targets.reference, {}
+        if not self.sites:
+            raise UnsupportedError(
+                f"{candidate.name}: nothing in it is quantized or half precision that is float in {reference.name}",
+                "--sensitivity takes a float reference and its quantized or half-precision build",
+            )
+        nodes = {key(n): n for n in layers_of(self.base.graph)}
+        self.layers = {name: nodes[name] for name in nodes if any(name in s.layers for s in self.sites)}
+        source, mixed = gated(self.base.explainer.source(self.base._sizes), self.sites)
+        self.source, self.read = source, [mixed.get(name, name) for name in read]
+
+    @cached_property
+    def _forward(self) -> Session:
+        return self.base.explainer.session(Graph(self.source), self.read)
+
+    @cached_property
+    def _backward(self) -> tuple[Session, list[str], str]:
+        """(a session, its inputs for the cotangents' parts: y* and 1 / ‖y*‖² of each output, the gradient's name)"""
+        graph = Graph(self.source)
+        op = Builder(graph, "sensitivity")
+        given, cotangents = [], {}
+        for name in self.read:
+            expected = graph.add_input(f"{name}/expected", np.float32, graph[name].shape)
+            scale = graph.add_input(f"{name}/scale", np.float32, [])
+            given += [expected.name, scale.name]
+            cotangents[name] = op.Mul(op.Sub(op.cast(graph[name], np.dtype(np.float32)), expected), scale)
+        gates = next(v for v in graph.inputs if v.name.startswith(GATES))
+        gradient = pullback(op, cotangents, [gates.name], GRADIENT, narrow=False)[gates.name]
+        if gradient is None:
+            raise UnsupportedError(f"{self.candidate.name}: no output depends on a rounded tensor by a gradient")
+        result = graph.add_output(gradient, "gradient").name
+        return self.base.explainer.session(graph, [*self.read, result]), given, result
+
+    def expected(self, given: Inputs) -> list[np.ndarray]:
+        """The reference's values of the targets for one picture."""
+        found = self._reference.run(self.reference._fed(given))
+        return [found[name].astype(np.float32) for name in self._reference_names]
+
+    @cached_property
+    def _reference(self) -> Session:
+        graph = self.reference._fresh()
+        self._reference_names = list(graph.outputs_for(self.targets.reference).values())
+        return self.reference.explainer.session(graph, self._reference_names)
+
+    def gradient(self, given: Inputs, expected: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
+        """(D, −½ ∂D/∂α of every site) with all gates closed: what each would take off, by half of the tangent.
+
+        Half, because D is a square: of D = ‖Σ e‖², e alike and independent, an e contributes ‖e‖², the tangent 2 ‖e‖².
+        """
+        session, names, result = self._backward
+        parts = [part for y in expected for part in (y, np.float32(1 / max(float((y * y).sum()), 1e-30)))]
+        feeds = self.base._fed(given) | {_gates_of(session): np.zeros(len(self.sites), np.float32)}
+        found = session.run(feeds | {n: np.asarray(p, np.float32) for n, p in zip(names, parts, strict=True)})
+        return drift([found[n] for n in self.read], expected), -found[result].astype(np.float64)
+
+    def drift(self, given: Inputs, expected: Sequence[np.ndarray], exact: set[str]) -> float:
+        """D with these layers kept in float."""
+        feeds = self.base._fed(given) | {_gates_of(self._forward): opened(self.sites, exact)}
+        found = self._forward.run(feeds)
+        return drift([found[n] for n in self.read], expected)
+
+
+def _gates_of(session: Session) -> str:
+    return next(n for n in session.inputs if n.startswith(GATES))
+
+
+def drift(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """Σ ‖y − y*‖² / ‖y*‖² over outputs."""
+    return sum(
+        float(((y.astype(np.float64) - z) ** 2).sum() / max(float((z.astype(np.float64) ** 2).sum()), 1e-30))
+        for y, z in zip(found, expected, strict=True)
+    )
