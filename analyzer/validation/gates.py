@@ -70,9 +70,7 @@ def gated(source: Source, sites: Sequence[Site]) -> tuple[Source, dict[str, str]
     return replace(source, proto=proto, detached=detached, path=None, sha256="", inlined=""), mixed
 
 
-def _mixture(
-    site: Site, exact: str, gates: str, index: str, result: str, names: Names
-) -> Iterator[onnx.NodeProto]:
+def _mixture(site: Site, exact: str, gates: str, index: str, result: str, names: Names) -> Iterator[onnx.NodeProto]:
     def made(op: str, *inputs: str, output: str = "", **attributes: int) -> onnx.NodeProto:
         output = output or names.fresh(f"{site.tensor}/{op}")
         return onnx.helper.make_node(op, inputs, [output], f"{output}/node", **attributes)

@@ -7,7 +7,7 @@ rounded tensors t, which one backward pass gives for all layers at once; the fir
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,16 +25,119 @@ from analyzer.validation.matching import ALIKE, match_by_activations
 from analyzer.validation.metrics import cosine_of
 from analyzer.validation.side import Inputs, Side
 
-MEASURED = 8  # layers that are measured
+PICTURES = 16  # that are measured, at most
+STEPS = 8  # of the list that are measured
 QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 MOVING = frozenset({"Cast", "DequantizeLinear", "Identity", "Dropout", *QUANTIZERS})
+
+
+def sensitivity(
+    reference: Side,
+    candidate: Side,
+    pictures: Sequence[tuple[Inputs, Inputs]],
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """The layers of the candidate by what its drift would lose without each, and those to keep in float first.
+
+    Args:
+        pictures: the inputs of both sides for each picture.
+
+    Returns:
+        {"pictures", "drift", "layers", "exclude", "nodes_to_exclude", "unnamed"}: D of the candidate, mean over
+        pictures; per layer its share of D; the steps of the list with the share of D that is left after each.
+
+    Raises:
+        UnsupportedError: nothing of the candidate is rounded, or its outputs are not finite.
+    """
+    gates = Gates(reference, candidate)
+    known, drifts, gradients = [], [], []
+    for ours, theirs in pictures:
+        given = ours if gates.base is reference else theirs
+        expected = gates.expected(ours)
+        value, gradient = gates.gradient(given, expected)
+        known.append((given, expected))
+        drifts.append(value)
+        gradients.append(gradient)
+        if progress is not None:
+            progress(1)
+    whole, values = float(np.mean(drifts)), np.mean(gradients, axis=0)
+    if not np.isfinite(whole) or not np.isfinite(values).all():
+        raise UnsupportedError(
+            f"{candidate.name}: its outputs are not finite, so that no layer's share of the drift can be measured",
+            "find the tensors with `audit --fp16` of the reference" if gates.base is reference else "",
+        )
+
+    def left(layers: Iterable[str]) -> float:
+        """The share of D that is left with these layers in float."""
+        exact = set(layers)
+        return float(np.mean([gates.drift(*picture, exact) for picture in known])) / (whole or 1.0)
+
+    alone = by_layer(gates.sites, values)
+    order = sorted(gates.layers, key=lambda layer: -alone.get(layer, 0.0))
+    steps = ordered(gates.sites, values, set(gates.names))[:STEPS]
+    measured = {step.layers: 1 - left(step.layers) for step in steps}
+    steps.sort(key=lambda step: -measured[step.layers] / len(step.layers))
+    chosen: dict[str, None] = {}
+    rows = []
+    for step in steps:
+        new = [layer for layer in gates.layers if layer in step.layers and layer not in chosen]
+        chosen |= dict.fromkeys(new)
+        rows.append(
+            {
+                "layers": [gates.names[layer] for layer in new],
+                "estimated": step.gain / (whole or 1.0),
+                "measured": measured[step.layers],
+                "left": left(chosen),
+            }
+        )
+    return {
+        "pictures": len(known),
+        "drift": whole,
+        "layers": [
+            {
+                "layer": gates.names.get(layer, layer),
+                "operator": gates.layers[layer].op,
+                "share": alone.get(layer, 0.0) / (whole or 1.0),
+            }
+            for layer in order
+        ],
+        "exclude": [row for row in rows if row["layers"]],
+        "nodes_to_exclude": [gates.names[layer] for layer in chosen],
+        "unnamed": len(set(gates.layers) - set(gates.names)),
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """Layers that are kept in float together, because they share a tensor, and what D loses by it."""
+
+    layers: frozenset[str]
+    gain: float
+
+
+def ordered(sites: Sequence[Site], values: np.ndarray, allowed: set[str]) -> list[Step]:
+    """The layers to keep in float, those that take off most per layer first, until nothing is gained.
+
+    A tensor between two layers is exact only if both are kept: so each step adds all layers of one tensor.
+    """
+    groups = sorted({s.layers for s in sites if s.layers and s.layers <= allowed}, key=sorted)
+    chosen: frozenset[str] = frozenset()
+    steps: list[Step] = []
+    while True:
+        open_now = opened(sites, chosen) @ values
+        gains = {g: float(opened(sites, chosen | g) @ values - open_now) for g in groups if not g <= chosen}
+        best = max(gains, key=lambda g: gains[g] / len(g - chosen), default=None)
+        if best is None or gains[best] <= 0:
+            return steps
+        steps.append(Step(best - chosen, gains[best]))
+        chosen |= best
 
 
 # ---- Pairs of nodes ----
 
 
 def twins(reference: Graph, candidate: Graph) -> dict[str, Node]:
-    """{node of the candidate: its twin in the reference}: by name and operator, weights permitting; the rest by weights.
+    """{node of the candidate: its twin in the reference}: by name and operator, if the weights agree; the rest by weights.
 
     Quantizers keep the names of nodes, or append `_quant` to them.
     """
@@ -163,15 +266,19 @@ def half_sites(reference: Graph, candidate: Graph) -> list[Site]:
                 owners = frozenset(key(n) for n in readers(value))
                 found.append(Site(value.name, array, owners, halves=True))
         for value in node.outputs:
-            twin = candidate[value.name] if value.name in candidate else None
-            if value.dtype == np.float32 and constant(reference, value) is None and (twin is None or _is_half(twin)):
+            if value.dtype == np.float32 and constant(reference, value) is None and _halved(candidate, value.name):
                 owners = frozenset(key(n) for n in [node, *readers(value)])
                 found.append(Site(value.name, value.name, owners, halves=True))
     return list({site.tensor: site for site in found}.values())
 
 
+def _halved(candidate: Graph, name: str) -> bool:
+    """Whether a tensor of the reference is half precision in the candidate, where that can be told."""
+    return name not in candidate or _is_half(candidate[name])
+
+
 def _is_half(value: Value) -> bool:
-    return value.dtype == np.float16
+    return bool(value.dtype == np.float16)
 
 
 # ---- Measuring ----
@@ -186,22 +293,23 @@ class Targets:
 
 
 def targets(reference: Side, candidate: Side) -> Targets:
-    """The logits of both where a row of classes is what they say, else every output that both have.
+    """The outputs that both have, but those whose rows are sorted; the logits where only one squashes its scores.
 
     Raises:
-        UnsupportedError: there is none.
+        UnsupportedError: there are none.
     """
+    shapes = {n: reference.graph[n].shape for n in reference.outputs if not reference.sorted_by(n)}
+    same = tuple(n for n, s in shapes.items() if n in candidate.outputs and candidate.graph[n].shape == s)
+    if same and reference.scores.stripped == candidate.scores.stripped:
+        return Targets(same, same)
     a, b = reference.scores.logits, candidate.scores.logits
-    if reference.task.by_class and not reference.task.per_picture and reference.graph[a.name].shape == b.shape:
-        return Targets((a.name,), ((dequantized(candidate.graph[b.name]) or b).name,))
-    shapes = {n: reference.graph[n].shape for n in reference.outputs}
-    pairs = [(n, n) for n in shapes if n in candidate.outputs and candidate.graph[n].shape == shapes[n]]
-    if not pairs:
+    b = dequantized(candidate.graph[b.name]) or b
+    if reference.graph[a.name].shape != b.shape:
         raise UnsupportedError(
             f"{candidate.name}: no output has the name and shape of one of {reference.name}",
-            "sensitivity needs outputs of the same names",
+            "sensitivity needs an output of the same name",
         )
-    return Targets(tuple(n for n, _ in pairs), tuple(n for _, n in pairs))
+    return Targets((a.name,), (b.name,))
 
 
 class Gates:
@@ -209,7 +317,7 @@ class Gates:
 
     Attributes:
         sites: the rounded tensors. pairs: see `twins`.
-        names: {layer: its name in the reference}.
+        names: {layer: its name in the reference} of those that have one.
     """
 
     def __init__(self, reference: Side, candidate: Side) -> None:
@@ -218,17 +326,19 @@ class Gates:
         pairs = twins(reference.graph, candidate.graph)
         self.sites = quantized_sites(reference.graph, candidate.graph, pairs)
         self.base, read = candidate, self.targets.candidate
-        self.names = {layer: key(node) for layer, node in pairs.items()}
+        names = {layer: str(node.name) for layer, node in pairs.items()}
         if not self.sites and any(_is_half(v) for v in candidate.graph.values.values()):
             self.sites = half_sites(reference.graph, candidate.graph)
-            self.base, read, self.names = reference, self.targets.reference, {}
+            self.base, read, names = reference, self.targets.reference, {}
         if not self.sites:
             raise UnsupportedError(
                 f"{candidate.name}: nothing in it is quantized or half precision that is float in {reference.name}",
                 "--sensitivity takes a float reference and its quantized or half-precision build",
             )
         nodes = {key(n): n for n in layers_of(self.base.graph)}
-        self.layers = {name: nodes[name] for name in nodes if any(name in s.layers for s in self.sites)}
+        self.layers = {layer: node for layer, node in nodes.items() if any(layer in s.layers for s in self.sites)}
+        named = {layer: names.get(layer) or node.name for layer, node in self.layers.items()}
+        self.names = {layer: str(name) for layer, name in named.items() if name}
         source, mixed = gated(self.base.explainer.source(self.base._sizes), self.sites)
         self.source, self.read = source, [mixed.get(name, name) for name in read]
 
@@ -266,9 +376,10 @@ class Gates:
         return self.reference.explainer.session(graph, self._reference_names)
 
     def gradient(self, given: Inputs, expected: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
-        """(D, −½ ∂D/∂α of every site) with all gates closed: what each would take off, by half of the tangent.
+        """(D, −½ ∂D/∂α of every site) with all gates closed.
 
-        Half, because D is a square: of D = ‖Σ e‖², e alike and independent, an e contributes ‖e‖², the tangent 2 ‖e‖².
+        Half, because D is a square: of ‖Σ e‖², an error e that is independent of the others contributes ‖e‖², but the
+        tangent is 2 ‖e‖². If the outputs were linear in the errors, the halves would add up to D.
         """
         session, names, result = self._backward
         parts = [part for y in expected for part in (y, np.float32(1 / max(float((y * y).sum()), 1e-30)))]

@@ -1,0 +1,177 @@
+"""Does `compare --sensitivity` name the layers that onnxruntime's quantizer should leave in float?
+
+    python -m benchmarks.sensitivity MODEL [MODEL …] --data PICTURES --preset 0-1 [--randoms 200]
+
+Every float MODEL is quantized by `onnxruntime.quantization` (QDQ, 8 bits, one scale per tensor, four pictures of
+calibration). The truth is measured with files of that quantizer: one per layer, quantized without that layer, and one
+for each of 200 random choices of five layers. Their drift is that of `analyzer.validation.sensitivity`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantType
+from onnxruntime.quantization.calibrate import create_calibrator
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.registry import QDQRegistry
+
+from analyzer.attribution import Explainer
+from analyzer.attribution.cards import read_card
+from analyzer.data import find_pictures
+from analyzer.validation.sensitivity import drift, sensitivity
+from analyzer.validation.side import Side
+
+CALIBRATION = 4
+CROPS = ((0, 0, 1, 1), (0, 0, 0.75, 0.75), (0.25, 0.25, 1, 1), (0.12, 0.12, 0.88, 0.88))  # of every picture
+FIRST = 5
+
+
+class Reader(CalibrationDataReader):
+    def __init__(self, name: str, arrays: Sequence[np.ndarray]) -> None:
+        self.left: Iterator[dict[str, np.ndarray]] = iter([{name: array} for array in arrays])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.left, None)
+
+
+class Quantizer:
+    """One float model and its calibration, of which any choice of layers is quantized."""
+
+    def __init__(self, model: Path, folder: Path, arrays: Sequence[np.ndarray], bits: int) -> None:
+        self.file, self.folder = named(model, folder), folder
+        self.kind = {4: QuantType.QInt4, 8: QuantType.QInt8}[bits]
+        calibrator = create_calibrator(str(self.file), augmented_model_path=str(folder / "augmented.onnx"))
+        calibrator.collect_data(Reader(onnx.load(self.file).graph.input[0].name, arrays[:CALIBRATION]))
+        self.ranges = calibrator.compute_data()
+        self.count = 0
+
+    def without(self, layers: Sequence[str]) -> Path:
+        """The quantized file with `layers` in float."""
+        self.count += 1
+        path = self.folder / f"{self.count}.onnx"
+        made = QDQQuantizer(
+            onnx.load(self.file), False, False, self.kind, QuantType.QUInt8, self.ranges, [], list(layers),
+            list(QDQRegistry), {"MinimumRealRange": None},
+        )  # fmt: skip
+        made.quantize_model()
+        made.model.save_model_to_file(str(path), False)
+        return path
+
+
+def named(model: Path, folder: Path) -> Path:
+    """The model at opset 13 or above, each node with a name."""
+    proto = onnx.load(model)
+    if proto.opset_import[0].version < 13:
+        proto = onnx.version_converter.convert_version(proto, 13)
+    weights = {t.name for t in proto.graph.initializer}
+    inputs = [i for i in proto.graph.input if i.name not in weights]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    for index, node in enumerate(proto.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    path = folder / model.name
+    onnx.save(proto, path)
+    return path
+
+
+def arrays_of(model: Path, pictures: Sequence[Path], preset: str | None) -> list[np.ndarray]:
+    """Four crops of every picture, as the model takes them."""
+    from analyzer.images import decode
+
+    explainer = Explainer(model)
+    card = read_card(explainer, None, {"preset": preset} if preset else {})
+    found = []
+    for box in CROPS:
+        for picture in pictures:
+            image = decode(picture)
+            height, width = image.shape[:2]
+            x0, y0, x1, y1 = (round(f * s) for f, s in zip(box, (width, height) * 2, strict=True))
+            found.append(card.feeds.feed(image[y0:y1, x0:x1]).main.array)
+    return found
+
+
+def measured(side: Side, expected: Sequence[np.ndarray], arrays: Sequence[np.ndarray]) -> float:
+    """The mean drift of a file as onnxruntime runs it, by its scores."""
+    return float(np.mean([drift([side.output(a)], [y]) for a, y in zip(arrays, expected, strict=True)]))
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
+
+
+def benchmark(model: Path, pictures: Sequence[Path], preset: str | None, randoms: int, bits: int) -> dict[str, Any]:
+    arrays = arrays_of(model, pictures, preset)
+    with tempfile.TemporaryDirectory() as name:
+        quantizer = Quantizer(model, Path(name), arrays, bits)
+
+        def side(path: Path) -> Side:
+            return Side(Explainer(path, threads=1), arrays[0].shape)
+
+        reference, candidate = side(quantizer.file), side(quantizer.without([]))
+        expected = [reference.output(a) for a in arrays]
+        whole = measured(candidate, expected, arrays)
+        found, seconds = timed(lambda: sensitivity(reference, candidate, [(a, a) for a in arrays]))
+        layers = [row["layer"] for row in found["layers"]]
+
+        def recovered(chosen: Sequence[str], given: Sequence[np.ndarray] = arrays) -> float:
+            few = expected[: len(given)]
+            base = whole if len(given) == len(arrays) else measured(candidate, few, given)
+            return 1 - measured(side(quantizer.without(chosen)), few, given) / base
+
+        truth, truth_seconds = timed(lambda: [recovered([layer]) for layer in layers])
+        first = found["nodes_to_exclude"][:FIRST]
+        few = arrays[: 2 * len(pictures)]
+        rng = np.random.default_rng(0)
+        fives = [recovered(rng.choice(layers, FIRST, replace=False).tolist(), few) for _ in range(randoms)]
+        ours = recovered(first, few)
+    return {
+        "model": model.name,
+        "bits": bits,
+        "layers": len(layers),
+        "pictures": len(arrays),
+        "drift": whole,
+        "rank correlation": rank_correlation([row["share"] for row in found["layers"]], truth),
+        "seconds": round(seconds, 1),
+        "seconds, leave-one-out": round(truth_seconds, 1),
+        "first five": ours,
+        "random fives, 95%": float(np.quantile(fives, 0.95)) if fives else None,
+        "random fives below": float(np.mean([ours > r for r in fives])) if fives else None,
+        "names": first,
+    }
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--preset")
+    parser.add_argument("--bits", type=int, default=8)
+    parser.add_argument("--limit", type=int, default=12)
+    parser.add_argument("--randoms", type=int, default=200)
+    given = parser.parse_args()
+    logging.disable(logging.WARNING)
+    pictures = [Path(str(s.source)) for s in find_pictures([str(given.data)], given.limit)]
+    for model in given.models:
+        for key, value in benchmark(model, pictures, given.preset, given.randoms, given.bits).items():
+            print(f"{key}: {value}", flush=True)
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
