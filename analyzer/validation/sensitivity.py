@@ -75,21 +75,12 @@ def sensitivity(
     alone = by_layer(gates.sites, values)
     order = sorted(gates.layers, key=lambda layer: -alone.get(layer, 0.0))
     steps = ordered(gates.sites, values, set(gates.names))[:STEPS]
-    measured = {step.layers: 1 - left(step.layers) for step in steps}
-    steps.sort(key=lambda step: -measured[step.layers] / len(step.layers))
-    chosen: dict[str, None] = {}
-    rows = []
-    for step in steps:
-        new = [layer for layer in gates.layers if layer in step.layers and layer not in chosen]
-        chosen |= dict.fromkeys(new)
-        rows.append(
-            {
-                "layers": [gates.names[layer] for layer in new],
-                "estimated": step.gain / (whole or 1.0),
-                "measured": measured[step.layers],
-                "left": left(chosen),
-            }
-        )
+    estimated = {step.layers: step.gain / (whole or 1.0) for step in steps}
+    chosen = refined(estimated, left)
+    exclude = [
+        {"layers": [gates.names[n] for n in gates.layers if n in new], "estimated": estimated[new], "left": rest}
+        for new, rest in chosen
+    ]
     return {
         "pictures": len(known),
         "drift": whole,
@@ -101,10 +92,43 @@ def sensitivity(
             }
             for layer in order
         ],
-        "exclude": [row for row in rows if row["layers"]],
-        "nodes_to_exclude": [gates.names[layer] for layer in chosen],
+        "exclude": exclude,
+        "nodes_to_exclude": [name for row in exclude for name in row["layers"]],
         "unnamed": len(set(gates.layers) - set(gates.names)),
     }
+
+
+def refined(
+    estimated: Mapping[frozenset[str], float], left: Callable[[Iterable[str]], float]
+) -> list[tuple[frozenset[str], float]]:
+    """The steps in the order in which they take off most per layer, measured, each after those before it.
+
+    Gains are measured anew only while their last value could still be the largest (Minoux 1978, lazy greedy), and a
+    step that takes off nothing is left out.
+
+    Args:
+        left: the share of D that is left with some layers in float.
+
+    Returns:
+        (layers, the share of D that is left with them and all before), in order.
+    """
+    chosen: frozenset[str] = frozenset()
+    now, found = 1.0, []
+    gains = dict.fromkeys(estimated, np.inf)
+    rest: dict[frozenset[str], float] = {}
+    while gains:
+        best = max(gains, key=lambda layers: gains[layers] / len(layers))
+        if best in rest:
+            if gains[best] <= 0:
+                break
+            chosen, now = chosen | best, rest[best]
+            found.append((best, now))
+            del gains[best]
+            rest.clear()
+        else:
+            rest[best] = left(chosen | best)
+            gains[best] = now - rest[best]
+    return found
 
 
 @dataclass(frozen=True)
@@ -137,7 +161,7 @@ def ordered(sites: Sequence[Site], values: np.ndarray, allowed: set[str]) -> lis
 
 
 def twins(reference: Graph, candidate: Graph) -> dict[str, Node]:
-    """{node of the candidate: its twin in the reference}: by name and operator, if the weights agree; the rest by weights.
+    """{node of the candidate: its twin in the reference}: by name and operator if the weights agree, else by weights.
 
     Quantizers keep the names of nodes, or append `_quant` to them.
     """
