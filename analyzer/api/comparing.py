@@ -32,6 +32,7 @@ from analyzer.validation import compare as compare_sides
 from analyzer.validation.audit import Audit
 from analyzer.validation.audit import audit as audit_pictures
 from analyzer.validation.findings import findings
+from analyzer.validation.sensitivity import sensitivity_of
 
 MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of both sides; see `runtime.Session`
 FOLDERS = "folders"  # in place of a file of classes: each picture's folder is named by its class
@@ -51,6 +52,7 @@ def compare(
     slice: str | None = None,
     threshold: Mapping[str, float] | None = None,
     thresholds: File | None = None,
+    sensitivity: bool = False,
     report: File | Sequence[File] | None = None,
     provider: str = "cpu",
     candidate_provider: str | None = None,
@@ -79,6 +81,8 @@ def compare(
             named by their class; compares accuracy.
         slice: column of the CSV file; each group of pictures is judged by itself.
         threshold: {name: value} of single thresholds. thresholds: a TOML file of them; see docs/compare.md.
+        sensitivity: also rank the layers of a quantized or half-precision candidate by what each contributes to the
+            drift; see docs/compare.md.
         report: report to write, or several: .html, .md, .xml (JUnit), .sarif or .json.
         provider, candidate_provider: execution provider of the reference, and of the candidate if it is another.
         mode: "as-shipped": with the runtime's graph optimizations; "semantics": without.
@@ -107,7 +111,7 @@ def compare(
     samples = opened_samples(samples, pictures, sides[0][1].feeds, every)
     samples = with_classes(samples, sides[0][1].labels, by_folder)
     methods = (method,) if isinstance(method, str) else tuple(method)
-    done = compared(sides, samples, methods, store, workers, progress)
+    done = compared(sides, samples, methods, store, workers, progress, sensitivity)
     done = replace(
         done, findings=as_data(judge(done.report, allowed)), inconclusive=as_data(doubts(done.report, allowed))
     )
@@ -124,6 +128,7 @@ def compared(
     store: File | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    sensitivity: bool = False,
 ) -> Comparison:
     """The comparison of two models, the reference first, without findings, with how it was run."""
     explainers, cards = [e for e, _ in sides], [card for _, card in sides]
@@ -132,11 +137,12 @@ def compared(
     kept = Store(os.fspath(store)) if store else None
     ours, theirs = (Side(e, shape, store=kept) for e, shape in zip(explainers, shapes, strict=True))
     feeds = cards[0].feeds, cards[1].feeds
+    ranked = sensitivity_of(ours, theirs, feeds, samples) if sensitivity else None
     done = compare_sides(ours, theirs, samples, methods, 6, feeds, store, workers, progress)
     sources = {sample.id: sample.source for sample in samples}
     return replace(
         done,
-        report=rounded(done.report),
+        report=rounded(done.report | ({} if ranked is None else {"sensitivity": ranked})),
         run={
             "reference ran on": ran_on(ours.receipt),
             "candidate ran on": ran_on(theirs.receipt),

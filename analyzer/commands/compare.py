@@ -71,6 +71,12 @@ class Compare(Given):
     limits: tuple[str, ...] = several(
         "--threshold", "Set a single threshold. Repeatable.", old="--limit-of", metavar="NAME=VALUE"
     )
+    sensitivity: bool = option(
+        "--sensitivity",
+        "Rank the layers of a quantized or half-precision candidate by what each contributes to the drift, and list "
+        "those to keep in float.",
+        is_flag=True,
+    )
     reports: tuple[str, ...] = several(
         "--report",
         "Report to write: .html, .md, .xml (JUnit), .sarif or .json. Repeatable.",
@@ -168,7 +174,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     sides = [(e.about(card.feeds.explained), card) for e, card in zip(explainers, cards, strict=True)]
     samples = with_classes(given.data.opened(samples, cards[0].feeds), cards[0].labels, by_folder)
     over = given.over.store, given.over.workers, Progress(len(samples), "compare").step
-    done = compared(sides, samples, given.methods or EVIDENCE, *over)
+    done = compared(sides, samples, given.methods or EVIDENCE, *over, given.sensitivity)
     tell_left_out(done)
     document = {"comparison": done.report, "run": done.run}
     return document, evidence_figures(done.maps, samples, cards[0].feeds), 5 if done.failed else 0
@@ -214,6 +220,7 @@ def show(document: dict[str, Any], form: str) -> None:
 
 def text_of(document: dict[str, Any]) -> str:
     """What a terminal shows: the verdict, findings, the three levels."""
+    from analyzer.report import sensitivity
     from analyzer.report.comparison import coverage, percent, placed, verdict
 
     comparison, findings = document["comparison"], document["findings"]
@@ -238,6 +245,8 @@ def text_of(document: dict[str, Any]) -> str:
         lines.append(f"        noise grows most at {jump['layer']} ({jump['before_db']:.1f} → {jump['at_db']:.1f} dB)")
     for method, row in comparison["evidence"].items():
         lines.append(f"{method}: rank correlation {row['rank_correlation']:.3f}, top IoU {row['top_iou']:.3f}")
+    if comparison.get("sensitivity"):
+        lines += sensitivity.lines(comparison["sensitivity"])
     for side, plan in comparison.get("plan", {}).items():
         if not plan["same"]:
             lines.append(f"reading the layers changes the {side}'s kernels: {plan['words']}")

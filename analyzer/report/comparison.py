@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from analyzer.plain import as_json
+from analyzer.report import sensitivity
 from analyzer.report.page import findings_table, page, shown, table
 
 COLUMNS = {"cosine": "mean cosine", "sqnr_db": "SQNR dB", "max_error": "max error", "q99_error": "99% error"}
@@ -39,6 +40,8 @@ DEFINITIONS = {
     "a picture; mean over pictures",
     "equal text": "1 for a picture in which both sides read the same characters, else 0; mean over pictures",
     "max error, 99% error": "largest |a − b| of a layer over all pictures, and its 99th percentile, mean over pictures",
+    "relative squared drift": "Σ (b − a)² / Σ a² over an output, summed over outputs; mean over pictures. A layer's "
+    "estimated share is the half of the drift's derivative by its rounded tensors times what they lack to be exact",
     "relative error": "‖a − b‖ / ‖a‖ of a weight, dequantized",
 }
 
@@ -182,6 +185,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     worst = sorted(report["layers"], key=lambda r: r["cosine"])[:10]
     lines += ["", "| layer | matched by | mean cosine | SQNR dB |", "|---|---|---|---|"]
     lines += [f"| `{r['layer']}` | {r['rule']} | {r['cosine']:.4f} | {r['sqnr_db']:.1f} |" for r in worst]
+    if report.get("sensitivity"):
+        lines += sensitivity.markdown(report["sensitivity"])
     return "\n".join(lines) + "\n"
 
 
@@ -257,6 +262,7 @@ def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ())
         _doubts(doubts),
         _summary(report),
         shown("Pictures with the least agreement", figures),
+        sensitivity.html(report["sensitivity"]) if report.get("sensitivity") else "",
         _layers(report),
         _weights(report),
         _about(document),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,7 +72,7 @@ def gated(source: Source, sites: Sequence[Site]) -> tuple[Source, dict[str, str]
 
 
 def _mixture(site: Site, exact: str, gates: str, index: str, result: str, names: Names) -> Iterator[onnx.NodeProto]:
-    def made(op: str, *inputs: str, output: str = "", **attributes: int) -> onnx.NodeProto:
+    def made(op: str, *inputs: str, output: str = "", **attributes: Any) -> onnx.NodeProto:
         output = output or names.fresh(f"{site.tensor}/{op}")
         return onnx.helper.make_node(op, inputs, [output], f"{output}/node", **attributes)
 
@@ -82,7 +83,7 @@ def _mixture(site: Site, exact: str, gates: str, index: str, result: str, names:
         yield from (half, back)
         rounded = back.output[0]
     if (site.low, site.high) != (-np.inf, np.inf):
-        bounds = [names.constant(np.float32(b), f"{site.tensor}/bound") for b in (site.low, site.high)]
+        bounds = [names.constant(np.array(b, np.float32), f"{site.tensor}/bound") for b in (site.low, site.high)]
         clip = made("Clip", exact, *bounds)
         yield clip
         exact = clip.output[0]

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.errors import UnsupportedError
+from analyzer.data import Sample
+from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient.policies import GRADIENT
 from analyzer.gradient.reverse import pullback
 from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.through import constant, dequantized, producer, readers
+from analyzer.images import Feeding
 from analyzer.runtime import Session
 from analyzer.validation.gates import GATES, Site, by_layer, gated, opened
 from analyzer.validation.matching import ALIKE, match_by_activations
@@ -29,6 +31,29 @@ PICTURES = 16  # that are measured, at most
 STEPS = 8  # of the list that are measured
 QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 MOVING = frozenset({"Cast", "DequantizeLinear", "Identity", "Dropout", *QUANTIZERS})
+
+
+def sensitivity_of(
+    reference: Side, candidate: Side, feeds: tuple[Feeding, Feeding], samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """`sensitivity` on at most `PICTURES` of the samples, evenly spread; those that cannot be read are left out.
+
+    Raises:
+        InputError: none can be read.
+    """
+    pictures: list[tuple[Inputs, Inputs]] = []
+    error: InputError | None = None
+    for sample in samples[:: -(-len(samples) // PICTURES)]:
+        try:
+            fed = [how.feed(sample.source) for how in feeds]
+        except InputError as found:
+            error = found
+            continue
+        ours, theirs = (dict(f.feeds) if len(f.feeds) > 1 else f.main.array for f in fed)
+        pictures.append((ours, theirs))
+    if not pictures and error is not None:
+        raise error
+    return sensitivity(reference, candidate, pictures)
 
 
 def sensitivity(
@@ -77,7 +102,7 @@ def sensitivity(
     steps = ordered(gates.sites, values, set(gates.names))[:STEPS]
     estimated = {step.layers: step.gain / (whole or 1.0) for step in steps}
     chosen = refined(estimated, left)
-    exclude = [
+    exclude: list[dict[str, Any]] = [
         {"layers": [gates.names[n] for n in gates.layers if n in new], "estimated": estimated[new], "left": rest}
         for new, rest in chosen
     ]
@@ -174,11 +199,13 @@ def twins(reference: Graph, candidate: Graph) -> dict[str, Node]:
     used = {key(n) for n in found.values()}
     left = {key(n): n for n in layers_of(reference) if key(n) not in used}
     rest = {key(n): n for n in layers_of(candidate) if key(n) not in found}
-    arrays = [
-        {name: array for name, node in nodes.items() if (array := weight(graph, node)) is not None}
-        for graph, nodes in ((reference, left), (candidate, rest))
-    ]
-    return found | {m.candidate: left[m.reference] for m in match_by_activations(*arrays)}
+    ours, theirs = _weights_of(reference, left), _weights_of(candidate, rest)
+    return found | {m.candidate: left[m.reference] for m in match_by_activations(ours, theirs)}
+
+
+def _weights_of(graph: Graph, nodes: Mapping[str, Node]) -> dict[str, np.ndarray]:
+    found = {name: weight(graph, node) for name, node in nodes.items()}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 def layers_of(graph: Graph) -> list[Node]:
@@ -215,7 +242,9 @@ def quantized_sites(reference: Graph, candidate: Graph, pairs: Mapping[str, Node
     weights: dict[str, Site] = {}
     for node in layers_of(candidate):
         twin = pairs.get(key(node))
-        for at, value in enumerate(node.inputs) if twin is not None else ():
+        if twin is None:
+            continue
+        for at, value in enumerate(node.inputs):
             exact = _exact(reference, candidate, twin, value, at)
             if exact is not None:
                 known = weights[value.name].layers if value.name in weights else frozenset()

@@ -1,0 +1,63 @@
+"""Which layers to keep in float: `compare --sensitivity` as text, Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from analyzer.report.page import table
+
+SHOWN = 20  # layers of the table
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """For a terminal: what to keep in float, and what is left of the drift after each step."""
+    said = [f"sensitivity: relative squared drift {found['drift']:.3g} over {found['pictures']} pictures"]
+    rows = found["exclude"]
+    if not rows:
+        return [*said, "        no layer in float takes off any of it: the drift has no single cause"]
+    said.append("        drift left with these layers in float, one after the other:")
+    said += [f"        {row['left']:7.1%}  {', '.join(row['layers'])}" for row in rows]
+    said += [f"nodes_to_exclude: {names(found)}"]
+    return said + note(found)
+
+
+def markdown(found: Mapping[str, Any]) -> list[str]:
+    """Lines for a pull request's comment."""
+    head = ["", "## Layers to keep in float", "", f"Relative squared drift: {found['drift']:.3g}", ""]
+    rows = [f"| `{', '.join(r['layers'])}` | {r['estimated']:.1%} | {r['left']:.1%} |" for r in found["exclude"]]
+    end = ["", f"`nodes_to_exclude`: `{names(found)}`"] if rows else ["No layer in float takes off any of it."]
+    header = ["| layers | estimated share of the drift | drift left |", "|---|---|---|"] if rows else []
+    return [*head, *header, *rows, *end, *note(found)]
+
+
+def html(found: Mapping[str, Any]) -> str:
+    """A section of the page."""
+    steps = [[", ".join(r["layers"]), f"{r['estimated']:.1%}", f"{r['left']:.1%}"] for r in found["exclude"]]
+    layers = [[r["layer"], r["operator"], f"{r['share']:.1%}"] for r in found["layers"][:SHOWN]]
+    drift = f"<p>Relative squared drift: {found['drift']:.3g}, mean of {found['pictures']} pictures.</p>"
+    if not steps:
+        return f"<h2>Layers to keep in float</h2>{drift}<p>No layer in float takes off any of it.</p>"
+    parts = [
+        f"<h2>Layers to keep in float</h2>{drift}",
+        table(["layers, one step after the other", "estimated share of the drift", "drift left, measured"], steps),
+        f"<p><code>nodes_to_exclude</code>: <code>{escape(names(found))}</code></p>",
+        *(f"<p>{escape(line)}</p>" for line in note(found)),
+        f'<h2>Share of each layer in the drift</h2><div class="scroll" tabindex="0">'
+        f"{table(['layer', 'operator', 'estimated share, alone'], layers)}</div>",
+    ]
+    return "".join(parts)
+
+
+def names(found: Mapping[str, Any]) -> str:
+    """The layers as a list of Python, as onnxruntime's quantizer takes it."""
+    given: Sequence[str] = found["nodes_to_exclude"]
+    return "[" + ", ".join(repr(name) for name in given) + "]"
+
+
+def note(found: Mapping[str, Any]) -> list[str]:
+    count = found["unnamed"]
+    if not count:
+        return []
+    return [f"{count} layers have no name in the reference: quantizers cannot exclude them; name their nodes first"]
