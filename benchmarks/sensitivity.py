@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, QuantType
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -99,9 +100,24 @@ def arrays_of(model: Path, pictures: Sequence[Path], preset: str | None) -> list
     return found
 
 
-def measured(side: Side, expected: Sequence[np.ndarray], arrays: Sequence[np.ndarray]) -> float:
-    """The mean drift of a file as onnxruntime runs it, by its scores."""
-    return float(np.mean([drift([side.output(a)], [y]) for a, y in zip(arrays, expected, strict=True)]))
+class Runs:
+    """A file as onnxruntime runs it: its first output.
+
+    Args:
+        again: let the session quantize the weights of layers that the file has in float (its default).
+    """
+
+    def __init__(self, path: Path, again: bool = False) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = 1, 3
+        without = [] if again else ["WeightBiasQuantization"]
+        self.session = ort.InferenceSession(path, options, ["CPUExecutionProvider"], disabled_optimizers=without)
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        return np.asarray(self.session.run(None, {self.session.get_inputs()[0].name: array})[0])
+
+    def drift(self, arrays: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+        return float(np.mean([drift([self(a)], [y]) for a, y in zip(arrays, expected, strict=True)]))
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -117,23 +133,26 @@ def benchmark(model: Path, pictures: Sequence[Path], preset: str | None, randoms
         def side(path: Path) -> Side:
             return Side(Explainer(path, threads=1), arrays[0].shape)
 
-        reference, candidate = side(quantizer.file), side(quantizer.without([]))
-        expected = [reference.output(a) for a in arrays]
-        whole = measured(candidate, expected, arrays)
-        found, seconds = timed(lambda: sensitivity(reference, candidate, [(a, a) for a in arrays]))
+        path = quantizer.without([])
+        reference, candidate = side(quantizer.file), side(path)
+        expected = [Runs(quantizer.file)(a) for a in arrays]
+        whole = Runs(path).drift(arrays, expected)
+        found, seconds = timed(lambda: sensitivity(reference, candidate, [(a, a) for a in arrays], steps=0))
+        refined, more = timed(lambda: sensitivity(reference, candidate, [(a, a) for a in arrays[: len(pictures)]]))
         layers = [row["layer"] for row in found["layers"]]
 
-        def recovered(chosen: Sequence[str], given: Sequence[np.ndarray] = arrays) -> float:
-            few = expected[: len(given)]
-            base = whole if len(given) == len(arrays) else measured(candidate, few, given)
-            return 1 - measured(side(quantizer.without(chosen)), few, given) / base
+        def recovered(chosen: Sequence[str], count: int = len(arrays), again: bool = False) -> float:
+            given = arrays[:count], expected[:count]
+            base = whole if count == len(arrays) else Runs(path).drift(*given)
+            return 1 - Runs(quantizer.without(chosen), again).drift(*given) / base
 
         truth, truth_seconds = timed(lambda: [recovered([layer]) for layer in layers])
-        first = found["nodes_to_exclude"][:FIRST]
-        few = arrays[: 2 * len(pictures)]
+        first = refined["nodes_to_exclude"][:FIRST]
+        few = len(pictures)
         rng = np.random.default_rng(0)
         fives = [recovered(rng.choice(layers, FIRST, replace=False).tolist(), few) for _ in range(randoms)]
         ours = recovered(first, few)
+        default = recovered(first, few, again=True)
     return {
         "model": model.name,
         "bits": bits,
@@ -141,9 +160,11 @@ def benchmark(model: Path, pictures: Sequence[Path], preset: str | None, randoms
         "pictures": len(arrays),
         "drift": whole,
         "rank correlation": rank_correlation([row["share"] for row in found["layers"]], truth),
-        "seconds": round(seconds, 1),
+        "seconds, estimates": round(seconds, 1),
+        "seconds, estimates and list": round(more, 1),
         "seconds, leave-one-out": round(truth_seconds, 1),
         "first five": ours,
+        "first five, default session": default,
         "random fives, 95%": float(np.quantile(fives, 0.95)) if fives else None,
         "random fives below": float(np.mean([ours > r for r in fives])) if fives else None,
         "names": first,

@@ -60,12 +60,13 @@ def sensitivity(
     reference: Side,
     candidate: Side,
     pictures: Sequence[tuple[Inputs, Inputs]],
-    progress: Callable[[int], None] | None = None,
+    steps: int = STEPS,
 ) -> dict[str, Any]:
     """The layers of the candidate by what its drift would lose without each, and those to keep in float first.
 
     Args:
         pictures: the inputs of both sides for each picture.
+        steps: of the list to keep in float that are measured; the rest is left out.
 
     Returns:
         {"pictures", "drift", "layers", "exclude", "nodes_to_exclude", "unnamed"}: D of the candidate, mean over
@@ -83,8 +84,6 @@ def sensitivity(
         known.append((given, expected))
         drifts.append(value)
         gradients.append(gradient)
-        if progress is not None:
-            progress(1)
     whole, values = float(np.mean(drifts)), np.mean(gradients, axis=0)
     if not np.isfinite(whole) or not np.isfinite(values).all():
         raise UnsupportedError(
@@ -99,8 +98,8 @@ def sensitivity(
 
     alone = by_layer(gates.sites, values)
     order = sorted(gates.layers, key=lambda layer: -alone.get(layer, 0.0))
-    steps = ordered(gates.sites, values, set(gates.names))[:STEPS]
-    estimated = {step.layers: step.gain / (whole or 1.0) for step in steps}
+    best = ordered(gates.sites, values, set(gates.names))[:steps]
+    estimated = {step.layers: step.gain / (whole or 1.0) for step in best}
     chosen = refined(estimated, left)
     exclude: list[dict[str, Any]] = [
         {"layers": [gates.names[n] for n in gates.layers if n in new], "estimated": estimated[new], "left": rest}
