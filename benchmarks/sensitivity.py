@@ -28,7 +28,7 @@ from onnxruntime.quantization.registry import QDQRegistry
 from analyzer.attribution import Explainer
 from analyzer.attribution.cards import read_card
 from analyzer.data import find_pictures
-from analyzer.validation.sensitivity import drift, sensitivity
+from analyzer.validation.sensitivity import drift, sensitivity, squares
 from analyzer.validation.side import Side
 
 CALIBRATION = 4
@@ -69,8 +69,12 @@ class Quantizer:
 
 
 def named(model: Path, folder: Path) -> Path:
-    """The model at opset 13 or above, each node with a name."""
+    """The model at opset 13 or above, each node with a name, up to its logits: that is how such files are quantized."""
     proto = onnx.load(model)
+    logits = str(Side(Explainer(model), first_shapes(model)).scores.logits.name)
+    ends = {name for node in proto.graph.node for name in node.output}
+    if logits in ends and logits != proto.graph.output[0].name:
+        proto = up_to(proto, logits)
     if proto.opset_import[0].version < 13:
         proto = onnx.version_converter.convert_version(proto, 13)
     weights = {t.name for t in proto.graph.initializer}
@@ -82,6 +86,24 @@ def named(model: Path, folder: Path) -> Path:
     path = folder / model.name
     onnx.save(proto, path)
     return path
+
+
+def first_shapes(model: Path) -> dict[str, tuple[int, ...]]:
+    graph = Explainer(model).plain
+    return {v.name: tuple(d if isinstance(d, int) else 1 for d in v.shape) for v in graph.inputs}
+
+
+def up_to(proto: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    """The part of a model that computes a tensor, its only output."""
+    needed, kept = {output}, []
+    for node in reversed(proto.graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+    del proto.graph.node[:], proto.graph.output[:]
+    proto.graph.node.extend(reversed(kept))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+    return proto
 
 
 def arrays_of(model: Path, pictures: Sequence[Path], preset: str | None) -> list[np.ndarray]:
@@ -117,7 +139,8 @@ class Runs:
         return np.asarray(self.session.run(None, {self.session.get_inputs()[0].name: array})[0])
 
     def drift(self, arrays: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-        return float(np.mean([drift([self(a)], [y]) for a, y in zip(arrays, expected, strict=True)]))
+        sizes = [squares(expected)]
+        return sum(drift([self(a)], [y], sizes) for a, y in zip(arrays, expected, strict=True))
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

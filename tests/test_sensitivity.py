@@ -19,7 +19,7 @@ from analyzer.errors import UnsupportedError
 from analyzer.images import decode, model_card
 from analyzer.validation import Side
 from analyzer.validation.gates import Site
-from analyzer.validation.sensitivity import Gates, drift, ordered, refined, sensitivity
+from analyzer.validation.sensitivity import Gates, drift, ordered, refined, sensitivity, squares
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOAT = ROOT / "models" / "digits_cnn.onnx"
@@ -43,6 +43,9 @@ def builds(tmp_path_factory, arrays):
     values = numpy_helper.to_array(weight).copy()
     values[0, 0, 0, 0] = 60 * np.abs(values).max()  # one scale for all then leaves the others two bits
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    (last,) = [n for n in proto.graph.node if n.op_type == "Sigmoid"]  # logits are what is compared
+    proto.graph.output[0].name = last.input[0]
+    proto.graph.node.remove(last)
     onnx.save(proto, folder / "float.onnx")
 
     class Reader(CalibrationDataReader):
@@ -77,8 +80,10 @@ def test_the_spoiled_layer_is_first_and_the_quantizer_agrees(builds, arrays):
         """As onnxruntime runs it, but without quantizing the weights of layers that the file has in float."""
         session = ort.InferenceSession(path, disabled_optimizers=["WeightBiasQuantization"])
         name = session.get_inputs()[0].name
-        return float(np.mean([drift(session.run(None, {name: a}), [ours.output(a)[None]]) for a in arrays]))
+        return sum(drift(session.run(None, {name: a}), [y], sizes) for a, y in zip(arrays, expected, strict=True))
 
+    expected = [ours.output(a)[None] for a in arrays]
+    sizes = [squares(expected)]
     all_layers = measured(quantized("all", []))
     assert found["drift"] == pytest.approx(all_layers, rel=0.2)
     assert measured(quantized("better", [SPOILED])) / all_layers == pytest.approx(found["exclude"][0]["left"], abs=0.02)
@@ -89,9 +94,11 @@ def test_gates_go_from_the_candidate_to_the_reference(builds, arrays):
     ours, theirs = sides(reference, quantized("all", []), arrays)
     gates = Gates(ours, theirs)
     expected = gates.expected(arrays[0])
-    assert gates.drift(arrays[0], expected, set(gates.layers)) < 1e-9
-    closed = gates.drift(arrays[0], expected, set())
-    assert closed == pytest.approx(drift([theirs.output(arrays[0])], [ours.output(arrays[0])]), rel=0.2)
+    sizes = [squares(expected)]
+    assert gates.drift(arrays[0], expected, sizes, set(gates.layers)) < 1e-9
+    closed = gates.drift(arrays[0], expected, sizes, set())
+    deployed = [theirs.output(arrays[0])], [ours.output(arrays[0])]
+    assert closed == pytest.approx(drift(*deployed, sizes), rel=0.2)
     assert {s.kind for s in gates.sites} == {"weight", "activation"}
 
 
@@ -106,13 +113,14 @@ def test_estimates_are_the_derivative(arrays, tmp_path):
     onnx.save(proto, tmp_path / "rounded.onnx")
     gates = Gates(*sides(FLOAT, tmp_path / "rounded.onnx", arrays))
     expected = gates.expected(arrays[0])
-    _, slopes = gates.gradient(arrays[0], expected)
+    sizes = [squares(expected)]
+    _, slopes = gates.gradient(arrays[0], expected, sizes)
 
     def at(index: int, value: float) -> float:
         given = np.zeros(len(gates.sites), np.float32)
         given[index] = value
         feeds = {gates.base.input: arrays[0], "gates": given}
-        return drift(list(gates._forward.run(feeds).values()), expected)
+        return drift(list(gates._forward.run(feeds).values()), expected, sizes)
 
     h = 0.02
     measured = [-(at(i, h) - at(i, -h)) / (4 * h) for i in range(len(gates.sites))]

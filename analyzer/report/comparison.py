@@ -40,7 +40,7 @@ DEFINITIONS = {
     "a picture; mean over pictures",
     "equal text": "1 for a picture in which both sides read the same characters, else 0; mean over pictures",
     "max error, 99% error": "largest |a − b| of a layer over all pictures, and its 99th percentile, mean over pictures",
-    "relative squared drift": "Σ (b − a)² / Σ a² over an output, summed over outputs; mean over pictures. A layer's "
+    "relative squared drift": "Σ (b − a)² / Σ a² over all pictures, of the logits or of all outputs. A layer's "
     "estimated share is the half of the drift's derivative by its rounded tensors times what they lack to be exact",
     "relative error": "‖a − b‖ / ‖a‖ of a weight, dequantized",
 }

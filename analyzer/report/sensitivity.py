@@ -36,7 +36,7 @@ def html(found: Mapping[str, Any]) -> str:
     """A section of the page."""
     steps = [[", ".join(r["layers"]), f"{r['estimated']:.1%}", f"{r['left']:.1%}"] for r in found["exclude"]]
     layers = [[r["layer"], r["operator"], f"{r['share']:.1%}"] for r in found["layers"][:SHOWN]]
-    drift = f"<p>Relative squared drift: {found['drift']:.3g}, mean of {found['pictures']} pictures.</p>"
+    drift = f"<p>Relative squared drift: {found['drift']:.3g}, over {found['pictures']} pictures.</p>"
     if not steps:
         return f"<h2>Layers to keep in float</h2>{drift}<p>No layer in float takes off any of it.</p>"
     parts = [

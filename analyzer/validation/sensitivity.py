@@ -1,6 +1,6 @@
 """Which layers of a quantized or half-precision candidate make its outputs drift, and which to keep in float.
 
-The drift of a picture is D = Σ ‖y − y*‖² / ‖y*‖² over the outputs that are compared, y* the reference's. A layer's
+The drift is D = Σ ‖y − y*‖² / Σ ‖y*‖² over pictures, of the logits or of all outputs, y* the reference's. A layer's
 contribution is what D loses if that layer alone is kept in float. To first order that is −⟨∂D/∂t, t* − t⟩ of its
 rounded tensors t, which one backward pass gives for all layers at once; the first ones are then measured.
 """
@@ -69,22 +69,16 @@ def sensitivity(
         steps: of the list to keep in float that are measured; the rest is left out.
 
     Returns:
-        {"pictures", "drift", "layers", "exclude", "nodes_to_exclude", "unnamed"}: D of the candidate, mean over
-        pictures; per layer its share of D; the steps of the list with the share of D that is left after each.
+        {"pictures", "drift", "layers", "exclude", "nodes_to_exclude", "unnamed"}: D of the candidate; per layer its share of D; the steps of the list with the share of D that is left after each.
 
     Raises:
         UnsupportedError: nothing of the candidate is rounded, or its outputs are not finite.
     """
     gates = Gates(reference, candidate)
-    known, drifts, gradients = [], [], []
-    for ours, theirs in pictures:
-        given = ours if gates.base is reference else theirs
-        expected = gates.expected(ours)
-        value, gradient = gates.gradient(given, expected)
-        known.append((given, expected))
-        drifts.append(value)
-        gradients.append(gradient)
-    whole, values = float(np.mean(drifts)), np.mean(gradients, axis=0)
+    known = [(ours if gates.base is reference else theirs, gates.expected(ours)) for ours, theirs in pictures]
+    sizes = [squares(each) for each in zip(*(expected for _, expected in known), strict=True)]
+    found = [gates.gradient(given, expected, sizes) for given, expected in known]
+    whole, values = sum(value for value, _ in found), np.sum([gradient for _, gradient in found], axis=0)
     if not np.isfinite(whole) or not np.isfinite(values).all():
         raise UnsupportedError(
             f"{candidate.name}: its outputs are not finite, so that no layer's share of the drift can be measured",
@@ -94,7 +88,7 @@ def sensitivity(
     def left(layers: Iterable[str]) -> float:
         """The share of D that is left with these layers in float."""
         exact = set(layers)
-        return float(np.mean([gates.drift(*picture, exact) for picture in known])) / (whole or 1.0)
+        return sum(gates.drift(*picture, sizes, exact) for picture in known) / (whole or 1.0)
 
     alone = by_layer(gates.sites, values)
     order = sorted(gates.layers, key=lambda layer: -alone.get(layer, 0.0))
@@ -345,23 +339,24 @@ class Targets:
 
 
 def targets(reference: Side, candidate: Side) -> Targets:
-    """The outputs that both have, but those whose rows are sorted; the logits where only one squashes its scores.
+    """The logits of a classifier, whose squashed scores hide errors; else all outputs of both without sorted rows.
 
     Raises:
         UnsupportedError: there are none.
     """
-    shapes = {n: reference.graph[n].shape for n in reference.outputs if not reference.sorted_by(n)}
-    same = tuple(n for n, s in shapes.items() if n in candidate.outputs and candidate.graph[n].shape == s)
-    if same and reference.scores.stripped == candidate.scores.stripped:
-        return Targets(same, same)
     a, b = reference.scores.logits, candidate.scores.logits
     b = dequantized(candidate.graph[b.name]) or b
-    if reference.graph[a.name].shape != b.shape:
+    rows = reference.task.by_class and not reference.task.per_picture and not reference.scores.doubt
+    if rows and reference.graph[a.name].shape == candidate.graph[b.name].shape:
+        return Targets((a.name,), (b.name,))
+    shapes = {n: reference.graph[n].shape for n in reference.outputs if not reference.sorted_by(n)}
+    same = tuple(n for n, s in shapes.items() if n in candidate.outputs and candidate.graph[n].shape == s)
+    if not same:
         raise UnsupportedError(
             f"{candidate.name}: no output has the name and shape of one of {reference.name}",
-            "sensitivity needs an output of the same name",
+            "--sensitivity needs an output of the same name",
         )
-    return Targets((a.name,), (b.name,))
+    return Targets(same, same)
 
 
 class Gates:
@@ -400,7 +395,7 @@ class Gates:
 
     @cached_property
     def _backward(self) -> tuple[Session, list[str], str]:
-        """(a session, its inputs for the cotangents' parts: y* and 1 / ‖y*‖² of each output, the gradient's name)"""
+        """(a session, its inputs for the cotangents' parts: y* and 1 / Σ ‖y*‖² of each output, the gradient's name)"""
         graph = Graph(self.source)
         op = Builder(graph, "sensitivity")
         given, cotangents = [], {}
@@ -427,32 +422,41 @@ class Gates:
         self._reference_names = list(graph.outputs_for(self.targets.reference).values())
         return self.reference.explainer.session(graph, self._reference_names)
 
-    def gradient(self, given: Inputs, expected: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
-        """(D, −½ ∂D/∂α of every site) with all gates closed.
+    def gradient(
+        self, given: Inputs, expected: Sequence[np.ndarray], sizes: Sequence[float]
+    ) -> tuple[float, np.ndarray]:
+        """(a picture's part of D, −½ of its ∂/∂α of every site) with all gates closed.
 
         Half, because D is a square: of ‖Σ e‖², an error e that is independent of the others contributes ‖e‖², but the
         tangent is 2 ‖e‖². If the outputs were linear in the errors, the halves would add up to D.
         """
         session, names, result = self._backward
-        parts = [part for y in expected for part in (y, np.float32(1 / max(float((y * y).sum()), 1e-30)))]
+        parts = [part for y, size in zip(expected, sizes, strict=True) for part in (y, 1 / size)]
         feeds = self.base._fed(given) | {_gates_of(session): np.zeros(len(self.sites), np.float32)}
         found = session.run(feeds | {n: np.asarray(p, np.float32) for n, p in zip(names, parts, strict=True)})
-        return drift([found[n] for n in self.read], expected), -found[result].astype(np.float64)
+        return drift([found[n] for n in self.read], expected, sizes), -found[result].astype(np.float64)
 
-    def drift(self, given: Inputs, expected: Sequence[np.ndarray], exact: set[str]) -> float:
-        """D with these layers kept in float."""
+    def drift(self, given: Inputs, expected: Sequence[np.ndarray], sizes: Sequence[float], exact: set[str]) -> float:
+        """A picture's part of D with these layers kept in float."""
         feeds = self.base._fed(given) | {_gates_of(self._forward): opened(self.sites, exact)}
         found = self._forward.run(feeds)
-        return drift([found[n] for n in self.read], expected)
+        return drift([found[n] for n in self.read], expected, sizes)
 
 
 def _gates_of(session: Session) -> str:
     return next(n for n in session.inputs if n.startswith(GATES))
 
 
-def drift(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """Σ ‖y − y*‖² / ‖y*‖² over outputs."""
-    return sum(
-        float(((y.astype(np.float64) - z) ** 2).sum() / max(float((z.astype(np.float64) ** 2).sum()), 1e-30))
-        for y, z in zip(found, expected, strict=True)
-    )
+def drift(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], sizes: Sequence[float]) -> float:
+    """‖y − y*‖² / Σ ‖y*‖² of one picture, summed over outputs.
+
+    Args:
+        sizes: Σ ‖y*‖² of each output over all pictures.
+    """
+    errors = [squares([y.astype(np.float64) - z]) for y, z in zip(found, expected, strict=True)]
+    return float(sum(e / size for e, size in zip(errors, sizes, strict=True)))
+
+
+def squares(arrays: Iterable[np.ndarray]) -> float:
+    """The sum of all squares, at least 1e-30."""
+    return max(sum(float((a.astype(np.float64) ** 2).sum()) for a in arrays), 1e-30)
