@@ -69,7 +69,8 @@ def sensitivity(
         steps: of the list to keep in float that are measured; the rest is left out.
 
     Returns:
-        {"pictures", "drift", "layers", "exclude", "nodes_to_exclude", "unnamed"}: D of the candidate; per layer its share of D; the steps of the list with the share of D that is left after each.
+        {"pictures", "drift", "layers", "exclude", "nodes_to_exclude", "unnamed"}: D of the candidate; per layer its
+        share of D; the steps of the list, each with the share of D that is left with it and all before.
 
     Raises:
         UnsupportedError: nothing of the candidate is rounded, or its outputs are not finite.
