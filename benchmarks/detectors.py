@@ -13,8 +13,11 @@ Of every photograph the three surest detections, each explained by every method 
   (the mean of three draws);
 - seconds: per detection, with compiling.
 
+A keypoint's box is a square around it with a side of a fifth of the picture's longer one, and its score that of the
+same keypoint; text on a map is judged as detections are. D-RISE explains detections only.
+
 `layer-cam, last map` is LayerCAM at the last map that boxes and scores share instead of the default layer, where those
-differ. Files that are not recognised as detectors are left out. Needs the corpus beside the checkout.
+differ. Files that are not recognised as detectors, or find nothing, are left out. Needs the corpus beside the checkout.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import argparse
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,9 @@ from analyzer.metrics.pointing_game import pointing_game
 from analyzer.runtime import Session
 from analyzer.tasks import Prediction
 from analyzer.tasks.detection import Detection
+from analyzer.tasks.detection.text_maps import TextMap
 from analyzer.tasks.detection.view import View
+from analyzer.tasks.keypoints import Keypoints
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT.parent / "shared" / "corpus"
@@ -57,10 +62,19 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "PicoDet-XS": ("picodet_xs_416.onnx", {"preset": "imagenet", "resize": "resize"}, THINGS),
     "UltraFace": ("ultraface_rfb320.onnx", {"preset": "-1-1", "resize": "resize"}, FACES),
     "YuNet": ("yunet_120x160.onnx", {"preset": "raw", "channels": "BGR", "resize": "resize"}, FACES),
+    "UltraFace, optimized": ("ultraface_rfb320_maui.onnx", {"preset": "-1-1", "resize": "resize"}, FACES),
+    "YuNet, open sizes": ("yunet_n_dynamic.onnx", {"preset": "raw", "channels": "BGR", "size": (480, 640)}, FACES),
     "BlazeFace": ("blazeface_back_opt.onnx", {"preset": "-1-1", "resize": "resize"}, FACES),
+    "BlazeFace, front": ("blazeface_front_barracuda.onnx", {"preset": "-1-1", "resize": "resize"}, FACES),
+    "MoveNet": ("movenet_lightning_ptq.onnx", {"preset": "raw", "resize": "letterbox"}, FACES),
+    "PP-OCRv3": (
+        "ppocrv3_en_det.onnx",
+        {"preset": "imagenet", "channels": "BGR", "size": (384, 512)},
+        ("coral_hot_dog.jpg", "coral_grace_hopper.bmp"),
+    ),
 }
 METHODS = ("layer-cam", "hires-cam", "grad-cam", "gradient", "d-rise")
-EACH, SHARE, CELL, DRAWS, SIGMA = 3, 0.2, 16, 3, 20.0
+EACH, SHARE, CELL, DRAWS, SIGMA, NEAR = 3, 0.2, 16, 3, 20.0, 0.2
 RANDOM = "random"
 
 
@@ -96,7 +110,7 @@ class Judge:
         self.image = batch[0].astype(np.float32)
         if self.session is None:
             self.task = task_for(self.explainer, Question(), self.feeds)
-            if not isinstance(self.task, Detection):
+            if not isinstance(self.task, Detection | TextMap | Keypoints):
                 return False
             self.session = self.explainer.session(self.explainer.graph_of(self.feeds), list(self.task.reading))
         last = np.moveaxis(self.image, self.axis, -1)
@@ -112,13 +126,29 @@ class Judge:
         return self.task.answer({name: known.real(found[name]) for name, known in self.task.reading.items()})
 
     def score(self, image: np.ndarray, wanted: Prediction) -> float:
-        """The highest score of the detection's class where it is."""
+        """The highest score of the detection's class where it is; of a keypoint, its score."""
+        if isinstance(self.task, Keypoints):
+            assert wanted.index is not None
+            return float(self.task.points(self.said(image))[wanted.index, 2])
+        if isinstance(self.task, TextMap):
+            texts = replace(self.task, threshold_=0.0).predictions(self.said(image))
+            boxes = np.array([text.box for text in texts]).reshape(-1, 4)
+            over = iou(np.array([wanted.box]), boxes)[0]
+            return max((t.score for t, o in zip(texts, over, strict=True) if o >= 0.5), default=0.0)
         found = self.task.decoder.candidates(self.said(image))
         near = iou(np.array([wanted.box]), found.boxes)[0] >= 0.5
         if found.labels is not None:
             near &= found.labels == wanted.index
         scores = found.scores[:, 0 if found.labels is not None else wanted.index]
         return float(scores[near].max(initial=0))
+
+    def box(self, wanted: Prediction) -> tuple[float, ...]:
+        """Where a detection is, or a keypoint, with some of what is around it."""
+        if wanted.box is not None:
+            return wanted.box
+        assert wanted.points is not None
+        (x, y, _), half = wanted.points[0], NEAR * max(self.size) / 2
+        return (x - half, y - half, x + half, y + half)
 
     def cells(self) -> np.ndarray:
         """Noise in cells."""
@@ -133,12 +163,11 @@ class Judge:
         return np.expand_dims(chosen.reshape(heat.shape), self.axis)
 
     def judged(self, heat: np.ndarray, wanted: Prediction, plain: float, random: float, seconds: float) -> Row:
-        assert wanted.box is not None
-        hot = self.hottest(heat)
+        hot, box = self.hottest(heat), self.box(wanted)
         deletion = self.score(np.where(hot, self.mean, self.image), wanted) / plain
         insertion = self.score(np.where(hot, self.image, self.blurred), wanted) / plain
-        pointing, energy = pointing_game(heat, wanted.box), energy_inside(heat, wanted.box)
-        return Row(pointing, energy, hit_rate(heat, wanted.box), deletion, insertion, deletion < random, seconds)
+        pointing, energy = pointing_game(heat, box), energy_inside(heat, box)
+        return Row(pointing, energy, hit_rate(heat, box), deletion, insertion, deletion < random, seconds)
 
     def judge(self, methods: Sequence[str], masks: int) -> Iterator[tuple[str, Row]]:
         """The maps of the surest detections of the photograph by every method, and by chance."""
@@ -152,14 +181,15 @@ class Judge:
         if not wanted:
             return
         targets = [one.target for one in wanted]
-        for method in methods:
+        detector = isinstance(self.task, Detection)
+        for method in methods if detector else [m for m in methods if m != "d-rise"]:
             job = Job(method, options={"masks": masks} if method == "d-rise" else {})
             start = time.perf_counter()
             heats = answer(self.explainer, Question((job,), targets), self.feeds)[0].heatmap
             seconds = (time.perf_counter() - start) / len(wanted)
             for at, heat in enumerate(heats):
                 yield method, self.judged(heat, wanted[at], plain[at], left[at], seconds)
-        for at, one in enumerate(wanted):
+        for at, one in enumerate(wanted if detector else ()):
             layer = self.last_map(one)
             if layer not in ("", one.layer) and "layer-cam" in methods:
                 start = time.perf_counter()
@@ -211,7 +241,7 @@ def main() -> None:
         if table:
             print(f"## {name}\n\n" + "\n".join(lines(table)) + "\n", flush=True)
         else:
-            print(f"## {name}\n\nrecognized as {judge.task.kind}, not as a detector\n", flush=True)
+            print(f"## {name}\n\n{judge.task.kind}: nothing is found\n", flush=True)
 
 
 if __name__ == "__main__":
