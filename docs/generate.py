@@ -274,10 +274,10 @@ def measures() -> str:
         "A measure that runs the model takes a function of one input array: its score, or its map. With an `Explainer` "
         "of a classifier that ends with a Softmax:\n\n"
         "```python\n"
-        "found = explainer.explain(array, 'grad-cam')\n"
+        'found = explainer.explain(array, "grad-cam")\n'
         "top = int(found.target[0])\n"
         "curve = metrics.deletion(\n"
-        "    lambda x: float(explainer.explain(x, 'grad-cam', top).scores[0, top]), array, found.heatmap[0], "
+        '    lambda x: float(explainer.explain(x, "grad-cam", top).scores[0, top]), array, found.heatmap[0], '
         "array.mean()\n"
         ")\n"
         "print(curve.area)\n"
