@@ -17,9 +17,8 @@ from analyzer.commands import main
 from analyzer.graph import Graph
 from analyzer.images import decode, model_card
 from analyzer.report import files
-from analyzer.report.audit import DEFINITIONS
 from analyzer.validation.audit import Auditing, Picture, audit, shortcut_signs
-from analyzer.validation.findings import findings
+from analyzer.validation.checks import CHECKS, findings
 from analyzer.validation.randomised import randomised_head
 from tests.models import model, node, small_cnn
 
@@ -173,10 +172,10 @@ def test_the_command(monkeypatch, capsys, tmp_path):
         for ending in ("md", "json"):
             assert run(str(MODEL), str(EXAMPLES[0]), "--report", str(tmp_path / f"one.{ending}"))[0] == 0
     page = (tmp_path / "audit.html").read_text()
-    assert "https://" not in page and "data:image/png" in page
+    assert "https://" not in page and "data:image/webp" in page and "onnx-analyzer audit" in page
     figures = json.loads((tmp_path / "audit.json").read_text())["audit"]["summary"]
-    defined = ", ".join(DEFINITIONS).split(", ")
-    undefined = [name for name in figures if name.replace("_", " ").removesuffix(" random") not in defined]
+    defined = {check.name for check in CHECKS}
+    undefined = [name for name in figures if name not in defined]
     assert not undefined and "pointing_game" in figures and "deletion_random" in figures
     code, out, _ = run(str(MODEL), "--data", DATA, "--classes", str(classes), "--format", "json")
     assert code == 0 and "accuracy" in json.loads(out)["audit"]["summary"]

@@ -18,9 +18,9 @@ from analyzer.images import Preprocess
 from analyzer.metrics.energy import energy_inside
 from analyzer.metrics.overlap import top_iou
 from analyzer.metrics.similarity import cosine_of, maximum_shift, ranks, spearman
+from analyzer.validation import assembled as found_in
 from analyzer.validation import audit as auditing
-from analyzer.validation import findings as found_in
-from analyzer.validation import inputs, metrics, summaries, verdict, weights
+from analyzer.validation import checks, inputs, metrics, summaries, verdict, weights
 from analyzer.validation.audit import Auditing, Picture, shortcut_signs
 from analyzer.validation.compare import Pair, compare, doubtful
 from analyzer.validation.matching import Match, match_by_activations, match_by_name, undecorated, without_shifted_names
@@ -595,17 +595,11 @@ def test_hits_are_of_the_maximum() -> None:
         assert not auditing._hits(heat, np.array([box]))
 
 
-def test_a_moved_picture_repeats_its_edge() -> None:
-    x = np.arange(5).reshape(1, 1, 1, 5)
-    assert auditing._moved(x, 3, 2).ravel().tolist() == [0, 0, 0, 1, 2]
-    assert auditing._moved(x, 3, -2).ravel().tolist() == [2, 3, 4, 4, 4]
-
-
 def test_maxima_together() -> None:
     rows = [{"maximum_y": y, "maximum_x": x} for y, x in ((0.5, 0.5), (0.55, 0.5), (0.5, 0.605), (0.9, 0.9))]
-    assert found_in._together(rows) == 0.5
+    assert checks.maxima_together(rows)[0] == 0.5
     rows[2]["maximum_x"] = 0.59
-    assert found_in._together(rows) == 0.75
+    assert checks.maxima_together(rows)[0] == 0.75
 
 
 def test_customary_preprocessing() -> None:
@@ -707,7 +701,8 @@ def test_faithfulness_of_an_audit(audited: Audited) -> None:
                 keep = chosen if kind == "insertion" else ~chosen
                 curve.append(audited.probabilities(np.where(keep.reshape(12, 12), x, base))[top])
             expected[kind + name] = (sum(curve) - (curve[0] + curve[-1]) / 2) / 12  # trapezoids
-    found = audited.work._faithfulness(0, x, heat, top, before)
+    found = {name: curve.area for name, curve in audited.work._curves(0, x, heat, top).items()}
+    found["average_drop"] = audited.work._drop(x, heat, top, before)
     assert near(found, expected), (found, expected)
 
 

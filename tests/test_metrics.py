@@ -173,6 +173,11 @@ def test_what_stays_is_not():
     assert 0.2 < half < 0.9
 
 
+def test_a_map_that_is_too_small_for_a_shift_is_refused():
+    with pytest.raises(ValueError, match="too small for shifts by 6 pixels"):
+        shift_consistency(lambda x: HEAT, PICTURE, pixels=6)
+
+
 def test_a_shift_repeats_the_edge():
     assert shifted(np.arange(4), 1, 0).tolist() == [0, 0, 1, 2]
     assert shifted(np.arange(4), -2, 0).tolist() == [2, 3, 3, 3]

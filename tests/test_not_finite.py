@@ -30,7 +30,7 @@ from analyzer.mining import mine
 from analyzer.plain import as_json
 from analyzer.validation import Pair, Side, Thresholds, compare, judge
 from analyzer.validation.audit import Picture, audit
-from analyzer.validation.findings import findings
+from analyzer.validation.checks import findings
 from analyzer.validation.metrics import Drift
 from tests.models import model, node, small_cnn
 

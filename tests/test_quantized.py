@@ -19,7 +19,7 @@ from analyzer.images import decode, model_card, write_png
 from analyzer.tasks import recognise
 from analyzer.validation import Side
 from analyzer.validation.audit import Picture, audit
-from analyzer.validation.findings import findings
+from analyzer.validation.checks import findings
 from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node, small_cnn
 

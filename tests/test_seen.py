@@ -28,7 +28,8 @@ from analyzer.mining.patches import LayerPatches, Patch
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.statistics import PeakStatistics
 from analyzer.plain import as_json
-from analyzer.validation import findings as audits
+from analyzer.report.page import picture as shown
+from analyzer.validation import checks as audits
 from analyzer.validation.verdict import Thresholds, judge
 from tests.models import model, node
 
@@ -176,19 +177,22 @@ class Tags(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self.found: list[dict[str, str | None]] = []
+        self.scripts: list[dict[str, str | None]] = []
         self.text = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in ("img", "script"):
-            self.found.append(dict(attrs))
+            (self.found if tag == "img" else self.scripts).append(dict(attrs))
 
     def handle_data(self, data: str) -> None:
         self.text += data
 
     @property
     def harmless(self) -> bool:
-        return all((a.get("src") or "").startswith("data:image/") and "onerror" not in a for a in self.found)
+        """Pictures are inside, and the one script at most is that of the template."""
+        inside = all((a.get("src") or "").startswith("data:image/") and "onerror" not in a for a in self.found)
+        return inside and self.scripts in ([], [{}])
 
 
 def compared() -> dict[str, Any]:
@@ -216,7 +220,7 @@ def compared() -> dict[str, Any]:
 
 
 def test_a_page_of_a_comparison_holds_no_markup_of_others() -> None:
-    page = report.html(compared(), [(EVIL, b"png")])
+    page = report.html(compared(), [shown(EVIL, np.zeros((4, 4, 3), np.uint8))], EVIL)
     tags = Tags(page)
     assert tags.harmless and len(tags.found) == 1, tags.found
     # title, heading, verdict, finding (where, words), coverage, jump, layers, weights, sides, run, caption …
@@ -232,7 +236,7 @@ def test_a_page_of_an_audit_holds_no_markup_of_others() -> None:
     }  # fmt: skip
     found = [{"code": "unfaithful", "where": EVIL, "value": 1.0, "limit": 0.5, "words": EVIL}]
     document = {"audit": audit, "findings": found, "run": {EVIL: EVIL}}
-    tags = Tags(report.audit.html(document, [(EVIL, b"png")]))
+    tags = Tags(report.audit.html(document, [shown(EVIL, np.zeros((4, 4, 3), np.uint8))], EVIL))
     assert tags.harmless and len(tags.found) == 1 and tags.text.count(EVIL) >= 10
 
 
@@ -300,21 +304,41 @@ def test_maps_that_overlap_too_little_are_found(value: float, found: bool) -> No
     assert (("evidence-moves", "grad-cam") in {(f.code, f.where) for f in judge(report, Thresholds())}) == found
 
 
-def audited(**summary: Any) -> dict[str, Any]:
-    """The report of an audit where nothing is wrong but for what is given."""
+def audited(**given: float) -> dict[str, Any]:
+    """The report of an audit of a hundred pictures where nothing is wrong but for what is given."""
     usual = {
-        "label_kept_when_shifted": 1.0, "random_head": 0.2, "other_class": 0.2, "border": 1.0, "corners": 1.0,
-        "maxima_together": 0.3, "degenerate_maps": 0, "saturated_scores": 0.0,
+        "label_kept": 1.0, "random_head": 0.2, "other_class": 0.2, "follows_shift": 0.9, "border": 1.0, "corners": 1.0,
+        "together": 0.3, "degenerate": 0, "saturated_scores": 0.0,
         "deletion": 0.2, "deletion_random": 0.4, "insertion": 0.6, "insertion_random": 0.4,
-    }  # fmt: skip
+    } | given  # fmt: skip
+    rows = [
+        {
+            "picture": f"{i:03}",
+            "top": i % 3,
+            "confidence": 0.5,
+            "diagnosis": "empty" if i < usual["degenerate"] else "",
+            "tied": 2 if i < 100 * usual["saturated_scores"] else 1,
+            "border": usual["border"],
+            "corners": usual["corners"],
+            "maximum_y": 0.5,
+            "maximum_x": 0.5 if i < 100 * usual["together"] else 2.0 + i,
+            "shift": {"label_kept": usual["label_kept"], "change": 0.0},
+            "sanity": {key: usual[key] for key in ("random_head", "other_class", "follows_shift")},
+            "faithfulness": {
+                kind + order: usual[kind + order] for kind in ("deletion", "insertion") for order in ("", "_random")
+            },
+        }
+        for i in range(100)
+    ]
     contract = {"declared": {"confidence": 0.9, "size": 1.0}}
     identity = {"method": "grad-cam"}
-    base = {"rows": [], "pictures": 10, "contract": contract, "layers": [], "identity": identity}
-    return base | {"summary": usual | summary}
+    return {
+        "rows": rows, "pictures": 100, "contract": contract, "layers": [], "identity": identity, "summary": {}
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("summary", "codes"),
+    ("given", "codes"),
     [
         ({}, []),
         ({"deletion": 0.5}, []),  # one of the two curves says so: nothing is said
@@ -326,21 +350,23 @@ def audited(**summary: Any) -> dict[str, Any]:
         ({"random_head": 0.69}, []),
         ({"other_class": 0.91}, ["sanity-labels"]),
         ({"other_class": 0.89}, []),
-        ({"label_kept_when_shifted": 0.79}, ["shift-sensitive"]),
-        ({"label_kept_when_shifted": 0.8}, []),
+        ({"label_kept": 0.79}, ["shift-sensitive"]),
+        ({"label_kept": 0.8}, []),
         ({"border": 1.51}, ["border-evidence"]),
         ({"corners": 2.01}, ["border-evidence"]),
         ({"border": 1.49, "corners": 1.99}, []),
-        ({"maxima_together": 0.61}, ["fixed-position"]),
-        ({"maxima_together": 0.59}, []),
-        ({"degenerate_maps": 1}, ["degenerate-maps"]),
+        ({"together": 0.61}, ["fixed-position"]),
+        ({"together": 0.59}, []),
+        ({"degenerate": 1}, ["degenerate-maps"]),
         ({"saturated_scores": 0.06}, ["saturated-scores"]),
         ({"saturated_scores": 0.05}, []),
+        ({"follows_shift": 0.49}, ["map-unstable"]),
+        ({"follows_shift": 0.51}, []),
     ],
     ids=str,
 )
-def test_what_an_audit_finds(summary: dict[str, Any], codes: list[str]) -> None:
-    found = audits.findings(audited(**summary))
+def test_what_an_audit_finds(given: dict[str, Any], codes: list[str]) -> None:
+    found = audits.findings(audited(**given))
     assert [f.code for f in found] == codes
     for finding in found:
         assert finding.value != finding.limit and finding.where in ("", "grad-cam", "border", "corners")
@@ -358,6 +384,44 @@ def test_another_preprocessing_that_does_much_better_is_named() -> None:
     for size, fair in ((3.1, False), (2.9, True), (0.34, True), (0.32, False)):  # larger inputs are surer by themselves
         rows = {"declared": {"confidence": 0.5, "size": 1.0}, "raw": {"confidence": 0.9, "size": size}}
         assert bool(audits.findings(audited() | {"contract": rows})) == fair, size
+
+
+def labelled(answers: dict[int, list[int]]) -> dict[str, Any]:
+    """The report of an audit of pictures of these true classes, with these top classes."""
+    report = audited(together=0)
+    pairs = [(label, top) for label, tops in answers.items() for top in tops]
+    rows = [
+        row | {"label": label, "top": top, "right": label == top}
+        for row, (label, top) in zip(report["rows"], pairs, strict=False)
+    ]
+    return report | {"rows": rows}
+
+
+@pytest.mark.parametrize(
+    ("answers", "codes"),
+    [
+        ({0: [0, 0, 1], 1: [1, 1, 1], 2: [2, 2, 0]}, []),
+        ({0: [0, 0, 0], 1: [0, 0, 0], 2: [2, 2, 2]}, ["silent-classes"]),
+        ({0: [0, 0, 0], 1: [0, 0]}, []),  # two pictures are too few
+        ({0: [2, 2, 2], 1: [1, 1, 1], 2: [0, 0, 0], 3: [4, 4, 4], 4: [3, 3, 3]}, ["labels-mixed-up"]),
+        ({0: [2, 2, 2], 1: [2, 2, 2], 2: [2, 2, 2]}, ["silent-classes"]),  # one class swallows the others
+        ({0: [2, 2, 0, 1], 1: [0, 1, 2, 1], 2: [2, 0, 2, 1]}, []),
+    ],
+    ids=str,
+)
+def test_classes_that_an_audit_finds(answers: dict[int, list[int]], codes: list[str]) -> None:
+    assert [f.code for f in audits.findings(labelled(answers))] == codes
+
+
+def test_a_check_names_the_pictures_that_speak_for_its_finding() -> None:
+    report = audited(border=1.7)
+    report["rows"][7]["border"], report["rows"][9]["border"] = 9.0, 8.0
+    (row,) = [row for row in audits.checked(report) if row["check"] == "border"]
+    assert row["found"] and row["worst"][:2] == ["007", "009"] and row["low"] <= row["value"] <= row["high"]
+    (row,) = [row for row in audits.checked(audited(degenerate=2)) if row["check"] == "degenerate_maps"]
+    assert row["worst"] == ["000", "001"]
+    (row,) = [row for row in audits.checked(audited()) if row["check"] == "accuracy"]
+    assert row["why"] and "value" not in row
 
 
 def test_channels_that_an_audit_finds() -> None:

@@ -381,7 +381,7 @@ def test_the_command_and_its_forms(run, tmp_path):
     assert out.startswith(f"{len(json.loads(reports['json'].read_text())['findings'])} findings: {first['where']}: ")
     page = reports["html"].read_text()
     assert (
-        "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page and "data:image/png" in page
+        "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page and "data:image/webp" in page
     )
     assert ElementTree.fromstring((tmp_path / "report.xml").read_text().split("\n", 1)[1]).get("failures") != "0"
     assert json.loads((tmp_path / "report.sarif").read_text())["version"] == "2.1.0"

@@ -11,7 +11,7 @@ from analyzer.attribution import Explainer
 from analyzer.images import Preprocess, decode
 from analyzer.validation import Pair, Side, Thresholds, compare, judge
 from analyzer.validation.audit import Picture, audit
-from analyzer.validation.findings import findings
+from analyzer.validation.checks import findings
 
 torch = pytest.importorskip("torch", reason="trains two small networks with PyTorch")
 

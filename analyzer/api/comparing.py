@@ -31,7 +31,7 @@ from analyzer.validation import EVIDENCE, SAMPLE, Comparison, Side, Store, as_da
 from analyzer.validation import compare as compare_sides
 from analyzer.validation.audit import Audit
 from analyzer.validation.audit import audit as audit_pictures
-from analyzer.validation.findings import findings
+from analyzer.validation.checks import findings
 from analyzer.validation.sensitivity import sensitivity_of
 
 MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of both sides; see `runtime.Session`

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click import Choice
 
-from analyzer.commands.common import Progress, note, print_json, table, tell_left_out
+from analyzer.commands.common import Progress, command_line, note, print_json, table, tell_left_out
 from analyzer.commands.options import (
     METHOD,
     READ_FILE,
@@ -101,7 +101,7 @@ def command(given: Audit) -> int:
     document = done.as_data()
     figure = done.figure() if done.maps and (given.maps or shows_maps(given.reports)) else None
     for path in given.reports:
-        write_audit(path, document, figure)
+        write_audit(path, document, figure, command_line())
         note(f"written: {path}")
     if given.maps and figure is not None:
         write_png(given.maps, figure)

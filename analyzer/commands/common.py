@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -117,6 +118,11 @@ def note(text: str) -> None:
     if not is_quiet():
         end_bar()
         click.echo(text, err=True)
+
+
+def command_line() -> str:
+    """The command as it was called, for a report."""
+    return shlex.join(["onnx-analyzer", *sys.argv[1:]])
 
 
 class Warnings:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click import Choice
 
-from analyzer.commands.common import Progress, note, print_json, table, tell_card, tell_left_out
+from analyzer.commands.common import Progress, command_line, note, print_json, table, tell_card, tell_left_out
 from analyzer.commands.options import (
     METHOD,
     PROVIDER,
@@ -30,6 +30,9 @@ from analyzer.commands.options import (
     option,
     several,
 )
+
+if TYPE_CHECKING:
+    from analyzer.report.page import Picture
 
 MODES = ("as-shipped", "semantics")  # see `api.comparing.MODES`
 
@@ -133,26 +136,26 @@ def command(given: Compare) -> int:
 
     check_endings(given.reports, COMPARISONS)
     allowed = read_thresholds(given.thresholds, parse_limits(given.limits))
-    figures: list[tuple[str, bytes]] = []
+    pictures: list[Picture] = []
     left_out = 0
     if given.judge:
         document = saved(given.judge)
     elif given.reference is None or given.candidate is None:
         raise InputError("compare needs two models", "run: onnx-analyzer compare REFERENCE CANDIDATE --data FOLDER")
     else:
-        document, figures, left_out = run(given.reference, given.candidate, given)
+        document, pictures, left_out = run(given.reference, given.candidate, given)
     document["findings"] = as_data(judge(document["comparison"], allowed))
     document["inconclusive"] = as_data(doubts(document["comparison"], allowed))
     for path in given.reports:
-        write_comparison(path, document, figures)
+        write_comparison(path, document, pictures, command_line())
         note(f"written: {path}")
     show(document, given.form)
     failed = document["findings"] or (given.strict and document["inconclusive"])
     return 1 if failed and not given.exit_zero else left_out
 
 
-def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[tuple[str, bytes]], int]:
-    """The comparison as data, figures of the pictures that agree least, and 5 where some could not be read, else 0."""
+def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[Picture], int]:
+    """The comparison as data, the pictures that agree least, and 5 where some could not be read, else 0."""
     from analyzer.api.comparing import FOLDERS, MODES, compared
     from analyzer.attribution import Explainer
     from analyzer.attribution.cards import read_card

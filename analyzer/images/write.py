@@ -17,12 +17,13 @@ from analyzer.images._opencv import quiet
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def encode(rgb: np.ndarray, format: str = ".png") -> bytes:
-    """The bytes of a picture file; JPEG and WebP at quality 92.
+def encode(rgb: np.ndarray, format: str = ".png", quality: int = 92) -> bytes:
+    """The bytes of a picture file.
 
     Args:
         rgb: (H, W, 3) uint8 RGB.
         format: .png, .jpg, .jpeg or .webp.
+        quality: of JPEG and WebP, from 0 to 100.
 
     Raises:
         InputError: another format, or a picture that it cannot hold.
@@ -35,8 +36,8 @@ def encode(rgb: np.ndarray, format: str = ".png") -> bytes:
         options = {
             # OpenCV's own choice, fast, and for drawn pictures a fifth larger than the smallest.
             ".png": [],
-            ".webp": [cv2.IMWRITE_WEBP_QUALITY, 92],
-        }.get(format.lower(), [cv2.IMWRITE_JPEG_QUALITY, 92])
+            ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
+        }.get(format.lower(), [cv2.IMWRITE_JPEG_QUALITY, quality])
         try:
             done, data = cv2.imencode(format.lower(), np.ascontiguousarray(rgb[..., ::-1]), options)
         except cv2.error:

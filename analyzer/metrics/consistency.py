@@ -38,6 +38,8 @@ def shift_consistency(
         similarity: of two maps.
     """
     before, found = explain(array), []
+    if 2 * pixels >= min(before.shape):
+        raise ValueError(f"a map of the size {before.shape} is too small for shifts by {pixels} pixels")
     for at, axis in enumerate(axes):
         seen = np.arange(pixels, before.shape[at] - pixels)  # in both maps, whichever way the picture moves
         for amount in (-pixels, pixels):

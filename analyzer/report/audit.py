@@ -3,87 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-from analyzer.report.page import findings_table, page, shown, table
+import numpy as np
 
-DEFINITIONS = {
-    "confidence, accuracy": "mean probability of the top class; share of pictures with the right top class, if "
-    "labels are given",
-    "input contract": "mean top probability, and accuracy if labels are given, under each preprocessing; size: "
-    "magnitude of the input values relative to the declared preprocessing's. Finding if another one is better by "
-    "more than 0.1 (without labels, only among those of similar size)",
-    "dead": "channels that have the same value everywhere, on all pictures; finding above a quarter of a layer",
-    "saturated": "channels with more than half of their values at the layer's maximum on every picture, such as the "
-    "upper bound of a clip, a sigmoid or a quantizer; finding above a quarter of a layer",
-    "saturated scores": "share of pictures whose top scores tie at the maximum of the output's quantizer; finding "
-    "above 5 %",
-    "corner on padding": "share of a corner unit's receptive field that lies outside the picture",
-    "label kept when shifted": "share of 4-pixel shifts, in four directions, that do not change the top class; "
-    "finding below 80 %",
-    "change when shifted": "mean change of the top class's probability for these shifts",
-    "random head": "rank correlation of the map with that of the model with its last weights shuffled; lower is "
-    "better, finding above 0.7",
-    "other class": "rank correlation of the map with that of another class; lower is better, finding above 0.9",
-    "deletion, insertion": "area under the curve of the class's probability as pixels are removed, or inserted, in "
-    "order of heat (Petsiuk et al. 2018); “random”: the same for random cells. Finding if the map is worse in both",
-    "average drop": "share of the class's probability that is lost when cold pixels fade to the picture's mean: heat "
-    "· picture + (1 − heat) · mean (Chattopadhay et al. 2018)",
-    "border, corners": "share of the heat in the outer tenth on each side, or in the corners (a fifth of each side), "
-    "divided by its share of the area; 1 is uniform, finding above 1.5 (border) or 2 (corners)",
-    "maxima together": "largest share of the maxima that lie within a tenth of the picture's size of one maximum; "
-    "finding above 60 % if there are at least 8 pictures",
-    "peak of mean map": "highest value of the mean of all maps",
-    "degenerate maps, not finite": "number of empty or constant maps, and of pictures with NaN or ∞; finding if any",
-    "pointing game": "share of pictures whose maximum lies inside a given box (Zhang et al. 2016)",
-    "energy in boxes": "share of the heat inside the given boxes",
-}
+from analyzer.report import plots
+from analyzer.report.page import Picture, counted, figure, identity_rows, render
+
+HISTOGRAMS = (  # of a number of every picture: title, path, extent, check whose threshold is drawn
+    ("Confidence", ("confidence",), (0.0, 1.0), "probability of the top class", ""),
+    ("Heat on the border", ("border",), (0.0, 3.0), "times the uniform share", "border"),
+    ("Heat in the corners", ("corners",), (0.0, 4.0), "times the uniform share", "corners"),
+    ("Similarity to a random head", ("sanity", "random_head"), (-1.0, 1.0), "rank correlation", "random_head"),
+    ("Similarity to another class", ("sanity", "other_class"), (-1.0, 1.0), "rank correlation", "other_class"),
+    ("Map follows shifts", ("sanity", "follows_shift"), (-1.0, 1.0), "rank correlation", "follows_shift"),
+)
+CURVES = (
+    {"deletion": "map", "deletion_random": "random cells"},
+    {"insertion": "map", "insertion_random": "random cells"},
+)
+ROW = ("picture", "top", "confidence", "label", "border", "corners", "diagnosis", "not_finite")
 
 
-def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ()) -> str:
+def html(document: Mapping[str, Any], pictures: Sequence[Picture] = (), command: str = "") -> str:
     """One self-contained page.
 
     Args:
-        figures: (caption, PNG): mean maps and examples.
+        pictures: mean maps and examples.
+        command: the command line that made it.
     """
     report = document["audit"]
-    identity = report["identity"]
-    title = f"Audit of {identity['model']}"
-    found = document["findings"]
-    words = "no findings" if not found else f"{len(found)} finding{'s' if len(found) > 1 else ''}"
-    plain = {k: v for k, v in identity.items() if not isinstance(v, dict)}
-    plain |= {k: ", ".join(f"{n} {c}" for n, c in v.items()) for k, v in identity.items() if isinstance(v, dict)}
-    keys = sorted({k for row in report["contract"].values() for k in row})
-    contract = [[name, *(_cell(row.get(k, "")) for k in keys)] for name, row in report["contract"].items()]
-    layers = [
-        [
-            r["layer"],
-            "×".join(map(str, r["size"])),
-            r["channels"],
-            r["dead"],
-            r["saturated"],
-            _field(r["field"]),
-            _share(r),
-        ]
-        for r in report["layers"]
-    ]
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="{"bad" if found else "good"}">{escape(words)}, on {report["pictures"]} pictures</p>',
-        findings_table(found),
-        "<h2>Identity</h2>" + table(["", ""], [[k, str(v)] for k, v in plain.items()]),
-        "<h2>Over all pictures</h2>"
-        + table(["", ""], [[k.replace("_", " "), v] for k, v in report["summary"].items()]),
-        "<h2>Input contract</h2>" + table(["preprocessing", *keys], contract),
-        shown("Maps", figures),
-        '<h2>Layers</h2><div class="scroll" tabindex="0">'
-        + table(["layer", "size", "channels", "dead", "saturated", "receptive field", "corner on padding"], layers)
-        + "</div>",
-        "<h2>Definitions</h2>" + table(["", ""], [[k, v] for k, v in DEFINITIONS.items()]),
-        table(["", ""], [[k, str(v)] for k, v in document.get("run", {}).items()]),
-    ]
-    return page(title, parts)
+    identity, checks, found = report["identity"], report.get("checks", []), document["findings"]
+    contract = report["contract"]
+    keys = sorted({key for row in contract.values() for key in row})
+    layers, rows = report["layers"], report.get("rows", [])
+    columns = [key for key in ROW if any(row.get(key) not in (None, "") for row in rows)]
+    shown = {
+        "checks": ("Checks", True),
+        "distributions": ("Distributions", bool(rows)),
+        "maps": ("Maps", bool(pictures)),
+        "preprocessing": ("Preprocessing", bool(contract)),
+        "layers": ("Layers", bool(layers)),
+        "pictures": ("Pictures", bool(rows)),
+        "run": ("How it was run", True),
+    }
+    return render(
+        "audit.html",
+        title=f"Audit of {identity['model']}",
+        state="bad" if found else "good",
+        verdict=counted(len(found), "finding") if found else "No findings",
+        about=_about(report),
+        sections=[(name, title) for name, (title, there) in shown.items() if there],
+        findings=[_explained(one, checks) for one in found],
+        checks=_check_rows(checks),
+        left_out=[(row["title"], row["definition"]) for row in checks if "why" in row],
+        plots=_plots(rows, checks),
+        pictures=pictures,
+        contract=[[name, *(row.get(key) for key in keys)] for name, row in contract.items()],
+        contract_header=["preprocessing", *keys],
+        layers=[_layer(row) for row in layers],
+        layer_plots=_layer_plots(layers),
+        rows=[[row.get(key) for key in columns] for row in rows],
+        row_header=[key.replace("_", " ") for key in columns],
+        identity=identity_rows([*identity.items(), *document.get("run", {}).items()]),
+        command=command,
+    )
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -96,13 +80,83 @@ def markdown(document: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: Any) -> Any:
-    return "–" if value is None else value
+def _about(report: Mapping[str, Any]) -> str:
+    identity = report["identity"]
+    how = f"{identity['method']} maps of the layer {identity['layer']}" if "method" in identity else "its maps"
+    return f"{counted(report['pictures'], 'picture')}, {how}."
 
 
-def _field(field: Any) -> str:
-    return "all" if field == "all" else "×".join(map(str, field))
+def _explained(found: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A finding with what its check says of it."""
+    same = [row for row in checks if row["code"] == found["code"] and row.get("where") == found["where"]]
+    return {"definition": "", "advice": "", "worst": [], **(same[0] if same else {}), **found}
 
 
-def _share(row: Mapping[str, Any]) -> str:
-    return f"{row['corner_on_padding']:.0%}" if "corner_on_padding" in row else ""
+def _check_rows(checks: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """A row per check; of its figures (one per layer) the worst."""
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for row in checks:
+        if "value" in row:
+            by_name.setdefault(row["check"], []).append(row)
+    rows = []
+    for figures in by_name.values():
+        sign = 1 if figures[0]["worse"] == "above" else -1
+        worst = max(figures, key=lambda row: sign * (row["value"] or 0.0))
+        title = worst["title"] + (f" (highest: {worst['where']})" if len(figures) > 1 and worst["value"] else "")
+        bounds = f"{figure(worst['low'])} to {figure(worst['high'])}" if "low" in worst else "–"
+        judged = worst["limit"] is not None
+        side = "at most" if sign > 0 else "at least"
+        result = ("finding" if worst["found"] else "pass") if judged else "–"
+        limit = f"{side} {figure(worst['limit'])}" if judged else "–"
+        rows.append([title, worst["value"], bounds, limit, result, worst["definition"]])
+    return rows
+
+
+def _plots(rows: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]) -> list[plots.Plot]:
+    limits = {row["check"]: (row.get("limit"), row.get("worse", "above")) for row in checks}
+    found = []
+    for title, path, extent, unit, check in HISTOGRAMS:
+        values = [value for row in rows if isinstance(value := _at(row, path), int | float)]
+        if values:
+            limit, worse = limits.get(check, (None, "above"))
+            found.append(plots.histogram(title, values, extent, unit, limit, worse))
+    for names in CURVES:
+        curves = {
+            name: np.mean(known, axis=0).tolist()
+            for key, name in names.items()
+            if (known := [row["curves"][key] for row in rows if "curves" in row])
+        }
+        if curves:
+            kind = next(iter(names)).capitalize()
+            words = f"{kind}: mean probability of the class", curves, (0.0, 1.0), "share of the pixels"
+            found.append(plots.lines(*words, x_ticks=((0.0, "0"), (0.5, "50 %"), (1.0, "100 %"))))
+    return found
+
+
+def _at(row: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = row
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _layer_plots(layers: Sequence[Mapping[str, Any]]) -> list[plots.Plot]:
+    if len(layers) < 3:
+        return []
+    shares = {name: [row[name] / row["channels"] for row in layers] for name in ("dead", "saturated")}
+    title = "Share of the channels that are dead or saturated, over depth"
+    return [plots.lines(title, shares, (0.0, 1.0), "layers, first to last", limit=0.25, size=plots.WIDE)]
+
+
+def _layer(row: Mapping[str, Any]) -> list[Any]:
+    field = "all" if row["field"] == "all" else "×".join(map(str, row["field"]))
+    padding = f"{row['corner_on_padding']:.0%}" if "corner_on_padding" in row else "–"
+    return [
+        row["layer"],
+        "×".join(map(str, row["size"])),
+        row["channels"],
+        row["dead"],
+        row["saturated"],
+        field,
+        padding,
+    ]

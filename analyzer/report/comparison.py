@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 from xml.etree import ElementTree
 
 from analyzer.plain import as_json
 from analyzer.report import sensitivity
-from analyzer.report.page import findings_table, page, shown, table
 
 COLUMNS = {"cosine": "mean cosine", "sqnr_db": "SQNR dB", "max_error": "max error", "q99_error": "99% error"}
 CODES = (
@@ -245,115 +243,3 @@ def sarif(document: Mapping[str, Any]) -> str:
         ],
     }
     return as_json(log, indent=2, sort_keys=True) + "\n"
-
-
-def html(document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ()) -> str:
-    """One self-contained page.
-
-    Args:
-        figures: (caption, PNG) of the pictures that agree least.
-    """
-    report, findings, doubts = document["comparison"], document["findings"], document.get("inconclusive", ())
-    title = f"{report['candidate']['model']} against {report['reference']['model']}"
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="{"bad" if findings else "good"}">{escape(verdict(findings, report, doubts))}</p>',
-        findings_table(findings),
-        _doubts(doubts),
-        _summary(report),
-        shown("Pictures with the least agreement", figures),
-        sensitivity.html(report["sensitivity"]) if report.get("sensitivity") else "",
-        _layers(report),
-        _weights(report),
-        _about(document),
-    ]
-    return page(title, parts)
-
-
-def _figure(value: float | Sequence[float]) -> str:
-    return f"{value:.3f}" if isinstance(value, int | float) else " to ".join(f"{end:.3f}" for end in value)
-
-
-def _doubts(doubts: Sequence[Mapping[str, Any]]) -> str:
-    rows = [[d["code"], d["where"], f"{d['low']:.1%} to {d['high']:.1%}", d["limit"], d["words"]] for d in doubts]
-    if not rows:
-        return ""
-    return "<h2>Inconclusive</h2>" + table(["code", "where", "95% interval", "threshold", ""], rows)
-
-
-def _summary(report: Mapping[str, Any]) -> str:
-    outputs = report["outputs"]
-    rows: list[list[Any]] = [
-        ["pictures", str(report["pictures"])],
-        ["label agreement", percent(outputs["label_agreement"])],
-    ]
-    rows.append(
-        [
-            "score drift, mean and largest",
-            " and ".join(percent(outputs[f"score_drift_{kind}"], 2) for kind in ("mean", "max")),
-        ]
-    )
-    rows += [[line.partition(": ")[0], line.partition(": ")[2]] for line in coverage(report)]
-    for method, row in report["evidence"].items():
-        words = ", ".join(f"{FIGURES.get(k, k.replace('_', ' '))} {_figure(v)}" for k, v in row.items())
-        rows.append([method, words])
-    for method, why in report["unavailable"].items():
-        rows.append([method, f"not available: {why}"])
-    return "<h2>Summary</h2>" + table(["", ""], rows)
-
-
-def _layers(report: Mapping[str, Any]) -> str:
-    layers = report["layers"]
-    if not layers:
-        return ""
-    jump = report["largest_jump"]
-    largest = (
-        f"<p>SQNR drops most at <code>{escape(jump['layer'])}</code>: "
-        f"from {jump['before_db']:.1f} to {jump['at_db']:.1f} dB.</p>"
-    )
-    rows = [[r["layer"], r["candidate"], r["rule"], *(float(r[k]) for k in COLUMNS)] for r in layers]
-    rows += [
-        [r["layer"], "", f"not compared: {r['why']}", *[""] * len(COLUMNS)]
-        for r in report.get("layers_not_compared", ())
-    ]
-    rows_table = table(["layer", "candidate layer", "matched by", *COLUMNS.values()], rows)
-    return f'<h2>Layers</h2>{largest}{_curve(layers)}<div class="scroll" tabindex="0">{rows_table}</div>'
-
-
-def _curve(layers: Sequence[Mapping[str, Any]]) -> str:
-    """SQNR over depth as a line."""
-    width, height, left = 900, 180, 40
-    top = max(20.0, min(120.0, max(r["sqnr_db"] for r in layers)))
-    points = []
-    for index, row in enumerate(layers):
-        x = left + (width - left - 10) * index / max(1, len(layers) - 1)
-        y = height - 20 - (height - 30) * min(max(row["sqnr_db"], 0.0), top) / top
-        points.append(f"{x:.1f},{y:.1f}")
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="SQNR in decibels, first layer to last">'
-        f'<g fill="none" stroke="currentColor"><path d="M{left} 5V{height - 20}H{width - 5}" opacity=".4"/>'
-        f'<polyline points="{" ".join(points)}" stroke-width="2"/></g>'
-        f'<g fill="currentColor" font-size="12"><text x="2" y="14">{top:.0f} dB</text>'
-        f'<text x="24" y="{height - 20}">0</text>'
-        f'<text x="{left}" y="{height - 4}">layers, first to last</text></g></svg>'
-    )
-
-
-def _weights(report: Mapping[str, Any]) -> str:
-    rows = [[r["weight"], r["node"], r["relative_error"], r["words"]] for r in report["weights"][:20]]
-    return "<h2>Weights that differ most</h2>" + table(["weight", "node", "relative error", ""], rows) if rows else ""
-
-
-def _about(document: Mapping[str, Any]) -> str:
-    sides = {side: document["comparison"][side] for side in ("reference", "candidate")}
-    rows = [[side, about["model"], about.get("identity", about["sha256"])] for side, about in sides.items()]
-    for side, plan in document["comparison"].get("plan", {}).items():
-        rows.append([f"{side}: change of kernels while layers are read", plan["words"] or "none", ""])
-    run = [[k, v] for k, v in document.get("run", {}).items()]
-    return (
-        "<h2>What was compared</h2>"
-        + table(["", "model", "SHA-256, including external data"], rows)
-        + table(["", ""], run)
-        + "<h2>Definitions</h2>"
-        + table(["", ""], [[k, v] for k, v in DEFINITIONS.items()])
-    )

@@ -12,10 +12,11 @@ from analyzer.attribution.drawn import drawn_as
 from analyzer.data import Sample
 from analyzer.errors import InputError
 from analyzer.files import write_text
-from analyzer.images import ColourBar, Drawing, Fed, Feeding, colourise, encode, grid
+from analyzer.images import ColourBar, Drawing, Fed, Feeding, colourise, grid
 from analyzer.images.views import several
 from analyzer.plain import as_json
-from analyzer.report import audit, comparison
+from analyzer.report import audit, comparison, comparison_page
+from analyzer.report.page import Picture, picture
 
 COMPARISONS = (".html", ".htm", ".md", ".xml", ".sarif", ".json")
 AUDITS = (".html", ".htm", ".md", ".json")
@@ -35,8 +36,10 @@ def check_endings(paths: Iterable[str], endings: Sequence[str]) -> None:
             )
 
 
-def write_comparison(path: str, document: Mapping[str, Any], figures: Sequence[tuple[str, bytes]] = ()) -> None:
-    """HTML, Markdown, JUnit, SARIF or JSON.
+def write_comparison(
+    path: str, document: Mapping[str, Any], pictures: Sequence[Picture] = (), command: str = ""
+) -> None:
+    """HTML with the pictures and the command line, Markdown, JUnit, SARIF or JSON.
 
     Raises:
         InputError: the name has another ending.
@@ -52,7 +55,7 @@ def write_comparison(path: str, document: Mapping[str, Any], figures: Sequence[t
         case ".json":
             text = _json(document)
         case _:
-            text = comparison.html(document, figures)
+            text = comparison_page.html(document, pictures, command)
     write_text(path, text)
 
 
@@ -61,8 +64,8 @@ def shows_maps(paths: Iterable[str]) -> bool:
     return any(Path(path).suffix in (".html", ".htm") for path in paths)
 
 
-def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray | None = None) -> None:
-    """HTML with the mean maps, Markdown or JSON.
+def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray | None = None, command: str = "") -> None:
+    """HTML with the mean maps and the command line, Markdown or JSON.
 
     Raises:
         InputError: the name has another ending.
@@ -74,8 +77,8 @@ def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray | None 
         case ".json":
             text = _json(document)
         case _:
-            caption = "mean maps: of all pictures, and of the most frequent classes"
-            text = audit.html(document, [] if maps is None else [(caption, encode(maps))])
+            caption = "Mean maps: of all pictures, and of the most frequent classes"
+            text = audit.html(document, [] if maps is None else [picture(caption, maps)], command)
     write_text(path, text)
 
 
@@ -88,8 +91,8 @@ def _json(document: Mapping[str, Any]) -> str:
 
 def evidence_figures(
     maps: Mapping[str, Mapping[str, Sequence[np.ndarray]]], samples: Iterable[Sample], feeding: Feeding
-) -> list[tuple[str, bytes]]:
-    """(picture, PNG): the maps of reference and candidate side by side, a row per method.
+) -> list[Picture]:
+    """The maps of reference and candidate side by side, a row per method.
 
     Args:
         maps: {picture: {method: (the reference's, the candidate's)}}.
@@ -97,7 +100,7 @@ def evidence_figures(
         feeding: the reference's.
     """
     sources = {sample.id: sample.source for sample in samples}
-    return [(name, encode(evidence_figure(each, feeding.feed(sources[name])))) for name, each in maps.items()]
+    return [picture(name, evidence_figure(each, feeding.feed(sources[name]))) for name, each in maps.items()]
 
 
 def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.ndarray:

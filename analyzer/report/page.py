@@ -1,69 +1,109 @@
-"""What the HTML reports are made of: one self-contained page, tables, pictures inside it."""
+"""Self-contained HTML pages from the templates: no request to any network, nothing of others is markup."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from html import escape
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --bad: #c0392b; --good: #1e8449; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n, th.n { text-align: right; } td.name { overflow-wrap: anywhere; }
-.bad { color: var(--bad); font-weight: 600; } .good { color: var(--good); font-weight: 600; }
-figure { margin: 1rem 0; } figure img { max-width: 100%; } figcaption { opacity: .8; }
-.scroll { max-height: 32rem; overflow: auto; } svg { width: 100%; height: auto; }
-"""
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from analyzer.images import encode
+from analyzer.images.resample import resize
+from analyzer.version import __version__
+
+LARGEST = 150_000  # bytes of a picture on a page
+QUALITIES = 85, 70, 50  # of WebP, tried in this order
 
 
-WORD = 20  # characters of a text that is not broken within words
+@dataclass(frozen=True)
+class Picture:
+    """A picture on a page."""
+
+    caption: str
+    source: str
+    width: int
+    height: int
+
+    @property
+    def alt(self) -> str:
+        return self.caption
 
 
-def page(title: str, parts: Sequence[str]) -> str:
-    """An HTML document that opens offline."""
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
+def picture(caption: str, pixels: np.ndarray, largest: int = LARGEST) -> Picture:
+    """A picture as WebP of at most so many bytes, compressed more, then made smaller, until it is; (H, W, 3) uint8."""
+    for quality in QUALITIES:
+        data = encode(pixels, ".webp", quality)
+        if len(data) <= largest:
+            break
+    else:
+        return picture(caption, resize(pixels, (pixels.shape[0] // 2, pixels.shape[1] // 2)), largest)
+    height, width = pixels.shape[:2]
+    return Picture(caption, f"data:image/webp;base64,{base64.b64encode(data).decode()}", width, height)
+
+
+def render(template: str, **given: Any) -> str:
+    """A page from a template that extends `page.html`; foreign texts are escaped."""
+    return _templates().get_template(template).render(given)
+
+
+def figure(value: Any) -> str:
+    """A number with four digits, "–" for none, anything else as text."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def sentence(words: str) -> str:
+    """With a capital letter and a period."""
+    words = words[:1].upper() + words[1:]
+    return words if words.endswith((".", "!", "?")) else words + "."
+
+
+def counted(count: int, thing: str) -> str:
+    """«1 finding», «2 findings»"""
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
+def identity_rows(pairs: Sequence[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """Names and values for a table; of a dictionary its entries in a line."""
+    return [
+        (name, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+        for name, value in pairs
+    ]
+
+
+@cache
+def _templates() -> Environment:
+    found = Environment(
+        loader=PackageLoader("analyzer.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    style, script = (_own(name) for name in ("style.css", "script.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
     )
+    found.globals.update(version=__version__, style=Markup(style), script=Markup(script), policy=policy)
+    found.filters.update(figure=figure, sentence=sentence, counted=counted)
+    return found
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Numbers are set to the right; anything else is text."""
-
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return f'<td class="n">{value:.4g}</td>'
-        if isinstance(value, int):
-            return f'<td class="n">{value}</td>'
-        text = str(value)
-        return f'<td class="{"name" if len(text) > WORD else "word"}">{escape(text)}</td>'
-
-    numeric = [isinstance(v, int | float) for v in rows[0]] if rows else [False] * len(header)
-    classes = ["n" if n else "name" for n in numeric]
-    head = "".join(f'<th scope="col" class="{c}">{escape(h)}</th>' for h, c in zip(header, classes, strict=True))
-    body = "".join("<tr>" + "".join(cell(v) for v in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def _own(name: str) -> str:
+    return files("analyzer.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def findings_table(findings: Sequence[Mapping[str, Any]]) -> str:
-    if not findings:
-        return ""
-    rows = [[f["code"], f["where"], f["value"], f["limit"], f["words"]] for f in findings]
-    return "<h2>Findings</h2>" + table(["code", "where", "value", "limit", "what it means"], rows)
-
-
-def shown(title: str, figures: Sequence[tuple[str, bytes]]) -> str:
-    """(caption, PNG) under a heading; nothing where there are none."""
-    if not figures:
-        return ""
-    pictures = "".join(
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, png in figures
-    )
-    return f"<h2>{escape(title)}</h2>" + pictures
+def _hash(text: str) -> str:
+    """What a Content-Security-Policy calls an inline style or script by."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
-
-from analyzer.report.page import table
 
 SHOWN = 20  # layers of the table
 
@@ -32,22 +29,16 @@ def markdown(found: Mapping[str, Any]) -> list[str]:
     return [*head, *header, *rows, *end, *note(found)]
 
 
-def html(found: Mapping[str, Any]) -> str:
-    """A section of the page."""
-    steps = [[", ".join(r["layers"]), f"{r['estimated']:.1%}", f"{r['left']:.1%}"] for r in found["exclude"]]
-    layers = [[r["layer"], r["operator"], f"{r['share']:.1%}"] for r in found["layers"][:SHOWN]]
-    drift = f"<p>Relative squared drift: {found['drift']:.3g}, over {found['pictures']} pictures.</p>"
-    if not steps:
-        return f"<h2>Layers to keep in float</h2>{drift}<p>No layer in float takes off any of it.</p>"
-    parts = [
-        f"<h2>Layers to keep in float</h2>{drift}",
-        table(["layers, one step after the other", "estimated share of the drift", "drift left, measured"], steps),
-        f"<p><code>nodes_to_exclude</code>: <code>{escape(names(found))}</code></p>",
-        *(f"<p>{escape(line)}</p>" for line in note(found)),
-        f'<h2>Share of each layer in the drift</h2><div class="scroll" tabindex="0">'
-        f"{table(['layer', 'operator', 'estimated share, alone'], layers)}</div>",
-    ]
-    return "".join(parts)
+def section(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page shows of it."""
+    return {
+        "drift": found["drift"],
+        "pictures": found["pictures"],
+        "steps": [(", ".join(r["layers"]), f"{r['estimated']:.1%}", f"{r['left']:.1%}") for r in found["exclude"]],
+        "names": names(found),
+        "notes": [line.strip() for line in note(found)],
+        "layers": [(r["layer"], r["operator"], f"{r['share']:.1%}") for r in found["layers"][:SHOWN]],
+    }
 
 
 def names(found: Mapping[str, Any]) -> str:

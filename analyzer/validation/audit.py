@@ -14,11 +14,23 @@ from analyzer.attribution import Explainer
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.images import Fed, Feeding, Preprocess, showing
-from analyzer.metrics.energy import energy_inside
-from analyzer.metrics.similarity import spearman
+from analyzer.metrics import (
+    Curve,
+    average_drop,
+    deletion,
+    energy_inside,
+    insertion,
+    kept,
+    mprt,
+    random_cells,
+    shift_consistency,
+    spearman,
+)
+from analyzer.metrics.consistency import shifted
 from analyzer.passes import InputPass, Loaded, run
 from analyzer.store import key_of
-from analyzer.validation.findings import SHIFT, alternatives, assembled
+from analyzer.validation.assembled import alternatives, assembled
+from analyzer.validation.checks import SHIFT
 from analyzer.validation.randomised import randomised_head
 from analyzer.validation.side import Inputs, Side
 
@@ -247,7 +259,10 @@ class Auditing(InputPass[dict[str, Any]]):
             row["pointing_hit"] = _hits(heat, inside)
         row["shift"] = self._shifted(array, top, original)
         if number < self.probes:
-            row["faithfulness"] = self._faithfulness(number, array, heat, top, float(original[top]))
+            curves = self._curves(number, array, heat, top)
+            row["curves"] = {name: curve.scores.tolist() for name, curve in curves.items()}
+            row["faithfulness"] = {name: curve.area for name, curve in curves.items()}
+            row["faithfulness"]["average_drop"] = self._drop(array, heat, top, float(original[top]))
             row["sanity"] = self._sanity(number, array, found.heatmap[0], top, found.scores.shape[1])
             part["contract"] = {name: [seen] for name, seen in self._alternatives(picture).items()}
         return part | {
@@ -291,52 +306,54 @@ class Auditing(InputPass[dict[str, Any]]):
     def _shifted(self, array: np.ndarray, top: int, original: np.ndarray) -> dict[str, float]:
         """Label kept, and change of the class's probability, when the input moves by a few pixels."""
         before = original[top]
-        kept, change = [], []
-        for axis in (a for a in (1, 2, 3) if a != self.channel):
+        stays, change = [], []
+        for axis in self._space:
             for amount in (-SHIFT, SHIFT):
-                after = self._probabilities(_moved(array, axis, amount))
-                kept.append(bool(np.isfinite(after).all()) and self.side.labels(after) == self.side.labels(original))
+                after = self._probabilities(shifted(array, amount, axis))
+                stays.append(bool(np.isfinite(after).all()) and self.side.labels(after) == self.side.labels(original))
                 change.append(abs(float(after[top] - before)))
-        return {"label_kept": float(np.mean(kept)), "change": float(np.mean(change))}
+        return {"label_kept": float(np.mean(stays)), "change": float(np.mean(change))}
 
-    def _faithfulness(
-        self, number: int, array: np.ndarray, heat: np.ndarray, top: int, before: float
-    ) -> dict[str, float]:
-        """Areas under the class's probability as pixels are deleted or inserted, highest heat first, and at random.
+    def _curves(self, number: int, array: np.ndarray, heat: np.ndarray, top: int) -> dict[str, Curve]:
+        """The class's probability as pixels are deleted or inserted, highest heat first, and random cells first."""
 
-        And the share of the probability that is lost where only what the map marks is shown (Chattopadhay et al. 2018).
-        """
+        def score(changed: np.ndarray) -> float:
+            return float(self._probabilities(changed)[top])
+
+        orders = {"": heat, "_random": random_cells(heat.shape, [self.seed, number], CELLS)}
+        how = self._mean_color(array), STEPS, self._space
+        return {
+            kind + name: measure(score, array, order, *how)
+            for name, order in orders.items()
+            for kind, measure in (("deletion", deletion), ("insertion", insertion))
+        }
+
+    def _drop(self, array: np.ndarray, heat: np.ndarray, top: int, before: float) -> float:
+        """The share of the probability that is lost where only what the map marks is shown."""
+        shown = kept(array, heat, self._mean_color(array), self._space)
+        return float(average_drop([before], [self._probabilities(shown)[top]])[0])
+
+    def _mean_color(self, array: np.ndarray) -> np.ndarray:
         others = tuple(a for a in range(array.ndim) if a != self.channel)
-        base = array.astype(np.float64).mean(axis=others, keepdims=True)
-        cells = np.random.default_rng([self.seed, number]).random((CELLS, CELLS))
-        places = np.ix_(*(np.arange(s) * CELLS // s for s in heat.shape))
-        noise = cells[places]  # as coarse as a class map: single pixels at random would destroy any picture at once
-        shown = np.expand_dims(heat[None], self.channel)
-        masked = (array * shown + base * (1 - shown)).astype(array.dtype)
-        drop = max(0.0, before - float(self._probabilities(masked)[top])) / (before or 1.0)
-        areas = {"average_drop": drop}
-        for name, order in (("", heat), ("_random", noise)):
-            rank = np.argsort(np.argsort(-order.ravel(), kind="stable"), kind="stable").reshape(order.shape)
-            curves: dict[str, list[float]] = {"deletion": [], "insertion": []}
-            for count in np.linspace(0, heat.size, STEPS + 1):
-                hot = np.expand_dims((rank < count)[None], self.channel)
-                for kind, keep in (("deletion", ~hot), ("insertion", hot)):
-                    changed = np.where(keep, array, base).astype(array.dtype)
-                    curves[kind].append(float(self._probabilities(changed)[top]))
-            for kind, curve in curves.items():
-                areas[kind + name] = float((sum(curve) - (curve[0] + curve[-1]) / 2) / STEPS)
-        return areas
+        return np.asarray(array.astype(np.float64).mean(axis=others, keepdims=True))
+
+    @property
+    def _space(self) -> tuple[int, ...]:
+        """The axes of height and width."""
+        return tuple(a for a in (1, 2, 3) if a != self.channel)
 
     def _sanity(self, number: int, array: np.ndarray, heat: np.ndarray, top: int, classes: int) -> dict[str, float]:
-        """Rank correlation of the map with that of a model with a random head, and with that of another class."""
-        result = {
-            "random_head": spearman(heat, self.randomised.explain(self._whole(array), self.method, top).heatmap[0])
-        }
+        """How the map changes: of a model with a random head, of another class, of the shifted picture."""
+
+        def map_of(given: np.ndarray, explainer: Explainer = self.explainer, target: int = top) -> np.ndarray:
+            return explainer.explain(self._whole(given), self.method, target).heatmap[0]
+
+        result = {"random_head": float(mprt(heat, [map_of(array, self.randomised)])[0])}
+        if min(heat.shape) > 4 * SHIFT:
+            result["follows_shift"] = shift_consistency(map_of, array, SHIFT, self._space)
         if classes > 1:
             other = int((top + 1 + np.random.default_rng([self.seed, number]).integers(classes - 1)) % classes)
-            result["other_class"] = spearman(
-                heat, self.explainer.explain(self._whole(array), self.method, other).heatmap[0]
-            )
+            result["other_class"] = spearman(heat, map_of(array, target=other))
         return result
 
     def _alternatives(self, picture: Picture) -> dict[str, tuple[float, bool | None]]:
@@ -370,12 +387,6 @@ def shortcut_signs(heat: np.ndarray) -> dict[str, float]:
         "maximum_y": float((y + 0.5) / height),
         "maximum_x": float((x + 0.5) / width),
     }
-
-
-def _moved(array: np.ndarray, axis: int, amount: int) -> np.ndarray:
-    """The picture shifted along an axis, its edge repeated."""
-    index = np.clip(np.arange(array.shape[axis]) - amount, 0, array.shape[axis] - 1)
-    return np.take(array, index, axis=axis)
 
 
 def _hits(heat: np.ndarray, boxes: np.ndarray) -> bool:

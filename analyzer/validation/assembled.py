@@ -1,4 +1,4 @@
-"""An audit's report, assembled from the results of its pictures, and its findings."""
+"""An audit's report, assembled from the results of its pictures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from analyzer.analysis import receptive_field
 from analyzer.analysis.cost import cost
 from analyzer.analysis.layouts import layouts
 from analyzer.images import PRESETS, Preprocess
+from analyzer.validation.checks import SATURATED, checked, maxima_together
 from analyzer.validation.side import Side
-from analyzer.validation.verdict import Finding
 
-SHIFT = 4  # pixels of the network's input
-SATURATED = 0.5  # share of a channel's values at the highest of the layer, on every picture
-TIED = 0.05  # share of pictures whose top scores may tie at the ceiling of the output's quantiser
 CLASSES = 8  # whose mean maps are kept
 
 
@@ -52,12 +49,12 @@ def assembled(
     }
     report["summary"]["not_finite"] = len(rows) - len(judged)
     if total["mean"] is None:
-        return report, {"all pictures": np.zeros(preprocess.size or (1, 1))}
+        return report | {"checks": checked(report)}, {"all pictures": np.zeros(preprocess.size or (1, 1))}
     maps = {"all pictures": total["mean"] / len(judged)}
     for label, (count, heat) in sorted(total["classes"].items(), key=lambda c: (-c[1][0], c[0]))[:CLASSES]:
         maps[f"class {label} ({count})"] = heat / count
     report["summary"]["peak_of_mean_map"] = float(maps["all pictures"].max())
-    return report, maps
+    return report | {"checks": checked(report)}, maps
 
 
 def _size(preprocess: Preprocess, name: str) -> float:
@@ -125,7 +122,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "change_when_shifted": _mean(r["shift"]["change"] for r in rows),
         "border": _mean(r["border"] for r in rows),
         "corners": _mean(r["corners"] for r in rows),
-        "maxima_together": _together(rows),
+        "maxima_together": maxima_together(rows)[0],
         "degenerate_maps": sum(bool(r["diagnosis"]) for r in rows),
         "saturated_scores": float(np.mean([r["tied"] > 1 for r in rows])),
     }
@@ -138,80 +135,3 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         if known:
             result[name] = _mean(known)
     return {name: value for name, value in result.items() if value is not None}
-
-
-def _together(rows: list[dict[str, Any]]) -> float:
-    """The largest share of maxima within a tenth of the picture's size of one of them."""
-    places = np.array([[r["maximum_y"], r["maximum_x"]] for r in rows])
-    near = np.abs(places[:, None] - places[None]).max(axis=2) <= 0.1
-    return float(near.mean(axis=1).max())
-
-
-# ---- Verdict ----
-
-
-def findings(report: dict[str, Any]) -> list[Finding]:
-    """What a reviewer should check; each finding with its value and the threshold."""
-    summary, found = report["summary"], []
-
-    def find(code: str, where: str, value: float, limit: float, words: str) -> None:
-        found.append(Finding(code, where, float(value), limit, words))
-
-    bad = [row for row in report["rows"] if "not_finite" in row]
-    if bad:
-        names = f"{', '.join(row['picture'] for row in bad[:3])}{' …' if len(bad) > 3 else ''}"
-        words = f"{len(bad)} of {report['pictures']} pictures skipped ({names}): {bad[0]['not_finite']}"
-        find("not-finite", bad[0]["picture"], len(bad) / report["pictures"], 0.0, words)
-    if len(bad) == report["pictures"]:
-        return found
-    contract = {n: row for n, row in report["contract"].items() if row["confidence"] is not None}
-    key = "accuracy" if "accuracy" in contract.get("declared", {}) else "confidence"
-    # Without labels there is only confidence to go by, which larger inputs alone push up.
-    fair = [n for n, row in contract.items() if key == "accuracy" or 1 / 3 < row["size"] < 3]
-    best = max(fair, key=lambda n: contract[n][key], default="declared")
-    if best in contract and "declared" in contract and contract[best][key] > contract["declared"][key] + 0.1:
-        words = (
-            f"{key} is {contract[best][key]:.2f} with {best!r} and {contract['declared'][key]:.2f} with the declared "
-            "preprocessing"
-        )
-        find("preprocessing-doubtful", best, contract[best][key] - contract["declared"][key], 0.1, words)
-    for row in report["layers"]:
-        share = row["dead"] / row["channels"]
-        if share > 0.25:
-            words = f"{row['dead']} of {row['channels']} channels are constant on all pictures"
-            find("dead-channels", row["layer"], share, 0.25, words)
-        share = row["saturated"] / row["channels"]
-        if share > 0.25:
-            words = f"{row['saturated']} of {row['channels']} channels are mostly at the layer's maximum"
-            find("saturated-channels", row["layer"], share, 0.25, words)
-    if summary.get("saturated_scores", 0) > TIED:
-        words = (
-            f"the top scores of {summary['saturated_scores']:.0%} of the pictures tie at the maximum of the output's "
-            "quantizer: its calibrated range is too narrow"
-        )
-        find("saturated-scores", "", summary["saturated_scores"], TIED, words)
-    if summary.get("label_kept_when_shifted", 1) < 0.8:
-        kept = summary["label_kept_when_shifted"]
-        words = f"only {kept:.0%} of {SHIFT}-pixel shifts keep the label"
-        find("shift-sensitive", "", kept, 0.8, words)
-    if summary.get("random_head", 0) > 0.7:
-        words = "the map hardly changes when the last weights are shuffled: it does not explain the decision"
-        find("sanity-parameters", report["identity"]["method"], summary["random_head"], 0.7, words)
-    if summary.get("other_class", 0) > 0.9:
-        words = "the map of another class is nearly the same: it does not separate classes"
-        find("sanity-labels", report["identity"]["method"], summary["other_class"], 0.9, words)
-    areas = [summary.get(f"{kind}{order}") for kind in ("deletion", "insertion") for order in ("", "_random")]
-    if None not in areas and areas[0] > areas[1] and areas[2] < areas[3]:
-        words = "the regions that the map marks affect the score less than random regions"
-        find("unfaithful", report["identity"]["method"], summary["deletion"], summary["deletion_random"], words)
-    for name, limit in (("border", 1.5), ("corners", 2.0)):
-        if summary.get(name, 0) > limit:
-            words = f"{name}: {summary[name]:.1f} times the heat expected from their area; check padding and watermarks"
-            find("border-evidence", name, summary[name], limit, words)
-    if report["pictures"] >= 8 and summary["maxima_together"] > 0.6:
-        words = f"{summary['maxima_together']:.0%} of the maxima are at the same position; check for a watermark"
-        find("fixed-position", "", summary["maxima_together"], 0.6, words)
-    if summary["degenerate_maps"]:
-        words = f"{summary['degenerate_maps']} maps are empty or constant"
-        find("degenerate-maps", "", summary["degenerate_maps"], 0, words)
-    return found

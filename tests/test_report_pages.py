@@ -1,0 +1,160 @@
+"""Pages of reports: self-contained, sized, and quiet in a browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import analyzer
+from analyzer.report import plots
+from analyzer.report.page import LARGEST, figure, picture, sentence
+
+ROOT = Path(__file__).resolve().parents[1]
+CNN, INT8 = ROOT / "models" / "digits_cnn.onnx", ROOT / "models" / "digits_cnn_int8.onnx"
+PICTURES = sorted(map(str, (ROOT / "examples").glob("digits_*.png")))
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> dict[str, Path]:
+    """{command: its page} of a comparison and an audit."""
+    folder = tmp_path_factory.mktemp("pages")
+    found = {name: folder / f"{name}.html" for name in ("compare", "audit")}
+    analyzer.compare(CNN, INT8, PICTURES, report=found["compare"])
+    analyzer.audit(CNN, PICTURES, probes=2, report=found["audit"])
+    return found
+
+
+@pytest.mark.parametrize("name", ["compare", "audit"])
+def test_a_page_asks_for_nothing_outside_and_allows_only_its_own_style_and_script(pages, name):
+    page = pages[name].read_text(encoding="utf-8")
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    policy = policy.replace("&#39;", "'")
+    assert policy.startswith("default-src 'none'")
+    for kind in ("style", "script"):
+        (inline,) = re.findall(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert not re.findall(r'\s(?:style|on\w+)="', page)  # the policy would block them
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page and "url(" not in page
+
+
+@pytest.mark.parametrize("name", ["compare", "audit"])
+def test_pictures_of_a_page_are_small_and_have_names(pages, name):
+    page = pages[name].read_text(encoding="utf-8")
+    images = re.findall(r"<img [^>]*>", page)
+    assert images
+    for image in images:
+        (data,) = re.findall(r'src="data:image/webp;base64,([^"]*)"', image)
+        assert len(base64.b64decode(data)) <= LARGEST and re.search(r'alt="[^"]+"', image)
+
+
+class Structure(HTMLParser):
+    """Whether every link within the page leads somewhere, and tags are closed."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        known = dict(attrs)
+        self.ids += [known["id"]] if "id" in known else []
+        self.links += [known["href"][1:]] if known.get("href", "").startswith("#") else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+
+@pytest.mark.parametrize("name", ["compare", "audit"])
+def test_every_entry_of_the_contents_leads_somewhere(pages, name):
+    found = Structure(pages[name].read_text(encoding="utf-8"))
+    assert not found.open and len(found.ids) == len(set(found.ids))
+    assert set(found.links) <= set(found.ids) and len(found.links) > 4
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+@pytest.mark.parametrize("name", ["compare", "audit"])
+def test_a_browser_shows_a_page_without_a_message_and_sorts_its_tables(pages, name, tmp_path):
+    """A second script would be against the policy, so the tables are pressed in a copy with another one's hash."""
+    page = pages[name].read_text(encoding="utf-8")
+    pressed = (
+        'const heading = document.querySelector("table.sortable th");'
+        'heading.querySelector("button").click(); document.title = heading.getAttribute("aria-sort");'
+    )
+    digest = base64.b64encode(hashlib.sha256(pressed.encode()).digest()).decode()
+    tried = page.replace("script-src ", f"script-src 'sha256-{digest}' ").replace(
+        "</body>", f"<script>{pressed}</script></body>"
+    )
+    copy = tmp_path / "page.html"
+    copy.write_text(tried, encoding="utf-8")
+    network = tmp_path / "network.json"
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    flags += ["--enable-logging=stderr", f"--log-net-log={network}", "--dump-dom", copy.as_uri()]
+    done = subprocess.run([BROWSER, *flags], capture_output=True, text=True, timeout=120, check=True)
+    messages = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not messages, messages
+    assert re.search(r"<title>ascending</title>", done.stdout), done.stdout[:400]
+    text = network.read_text(encoding="utf-8", errors="replace")
+    # The browser's own requests, for updates and dictionaries, are not the page's.
+    asked = {url for url in re.findall(r'"url":"(https?://[^"]*)"', text) if "google" not in url and "gvt1" not in url}
+    assert not asked, asked
+
+
+# ---- Parts ----
+
+
+def test_a_large_picture_is_compressed_until_it_is_small():
+    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
+    found = picture("noise", noise, 60_000)
+    assert (found.width, found.height) == (450, 350)
+    assert len(base64.b64decode(found.source.partition(",")[2])) <= 60_000
+
+
+def test_a_histogram_counts_every_value_and_colors_what_is_beyond_the_threshold():
+    values = np.random.default_rng(0).uniform(-0.2, 1.2, 500)
+    found = plots.histogram("h", values.tolist(), (0, 1), "unit", limit=0.25, bins=20)
+    counts = [int(bar["words"].split()[0]) for bar in found.bars]
+    assert sum(counts) == 500 and counts[0] == np.sum(values < 0.05) and counts[-1] == np.sum(values >= 0.95)
+    assert [bar["out"] for bar in found.bars] == [True] * 5 + [False] * 15
+    highest = max(found.bars, key=lambda bar: bar["height"])
+    assert highest["y"] == found.top and highest["y"] + highest["height"] == found.bottom
+    (limit,) = found.limits
+    assert limit["path"].startswith(f"M{found.left + (found.right - found.left) / 4:g} ")
+
+
+def test_a_line_goes_from_edge_to_edge_and_its_mark_is_on_it():
+    found = plots.lines("l", {"a": [0.0, 1.0, 0.5], "b": [0.5, None, 2.0]}, (0, 1), "unit", mark=(1, "here"))
+    first, second = ([tuple(map(float, p.split(","))) for p in line["points"].split()] for line in found.lines)
+    assert first == [(found.left, found.bottom), (found.x(0.5), found.top), (found.right, found.y(0.5))]
+    assert second == [(found.left, found.y(0.5)), (found.right, found.top)]  # None is left out, 2 is drawn at the top
+    assert (found.marks[0]["x"], found.marks[0]["y"]) == first[1] and found.lines[0]["style"] != found.lines[1]["style"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (float("nan"), "–"), (True, "yes"), (3, "3"), (0.123456, "0.1235"), ("x", "x"), (np.inf, "–")],
+)
+def test_figures(value, text):
+    assert figure(value) == text
+
+
+def test_sentences():
+    assert sentence("labels differ") == "Labels differ." and sentence("Why?") == "Why?"
