@@ -85,6 +85,27 @@ def test_an_exported_file_pads_by_no_negative_amount(tmp_path, method, open_size
     assert amounts and all((found[name] >= 0).all() for name in amounts)
 
 
+# ---- Sums over what was broadcast ----
+
+
+@pytest.mark.parametrize("sizes", [(4, 5), (1, 5), (4, 1), (1, 1), (0, 5), (0, 1)])
+@pytest.mark.parametrize("ones", [(False, False), (True, False), (False, True), (True, True)])
+def test_broadcasting_of_open_sizes_is_undone_without_computed_axes(sizes, ones):
+    """Whether n is m or 1, and k is l or 1, shows when the model runs; the oracle is NumPy's broadcasting."""
+    small = tuple(1 if one else size for one, size in zip(ones, sizes, strict=True))
+    inputs = {"x": ["b", "n", 3, "k"], "y": ["m", 3, "l"]}
+    graph = Graph.read(model([node("Mul", ["x", "y"], ["z"])], inputs, {"z": None}, {}, 21, 10))
+    op = Builder(graph)
+    graph.add_output(op.sum_to(graph["z"], graph["y"]), "sum")
+    assert all(n.op != "ReduceSum" or op.const(n.inputs[1]) is not None for n in graph.nodes)
+    x = RNG.standard_normal((2, sizes[0], 3, sizes[1])).astype(np.float32)
+    y = RNG.standard_normal((small[0], 3, small[1])).astype(np.float32)
+    found = run(graph.proto(), {"x": x, "y": y})
+    axes = tuple(axis + 1 for axis, one in zip((0, 2), ones, strict=True) if one)
+    expected = found["z"].sum(0).sum(tuple(a - 1 for a in axes), keepdims=True)
+    np.testing.assert_allclose(found["sum"], expected, rtol=1e-5, atol=1e-6)
+
+
 # ---- Weights that are read in two ways ----
 
 

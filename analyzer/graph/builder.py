@@ -212,18 +212,32 @@ class Builder:
         if value.shape is None or model.shape is None:
             return self._sum_to_at_run_time(value, model)
         lead = len(value.shape) - len(model.shape)
-        axes = list(range(lead))
+        axes, unsure = list(range(lead)), list[int]()
         for axis, size in enumerate(model.shape):
             other = value.shape[lead + axis]
-            if size == other and size is not None:
-                continue
-            if size == 1:
+            if size == 1 and other != 1:
                 axes.append(lead + axis)
-            elif not isinstance(size, int):
-                return self._sum_to_at_run_time(value, model)
+            elif not isinstance(size, int) and (size is None or size != other):
+                unsure.append(lead + axis)
         if axes:
             value = self.ReduceSum(value, axes, keepdims=1)
+        if unsure:
+            return self._sum_where_stretched(value, model, lead, unsure)
         return self.reshape_like(value, model) if lead else value
+
+    def _sum_where_stretched(self, value: Value, model: Value, lead: int, axes: Sequence[int]) -> Value:
+        """Sums over those axes that the model's size, known only when it runs, says were stretched from 1: an axis of n
+        that was m is one of n / m, over which is summed, and one of m."""
+        wide, narrow = self.shape(value), self.shape(model)
+        parts, over = list[Value](), list[int]()
+        for axis in range(lead, self.rank(value)):
+            size = self.Slice(narrow, [axis - lead], [axis - lead + 1])
+            if axis in axes:
+                over.append(len(parts))
+                parts.append(self.Div(self.Slice(wide, [axis], [axis + 1]), self.Max(size, [1])))
+            parts.append(size)
+        split = self.Reshape(value, self.Concat(*parts, axis=0), allowzero=1)
+        return self.shaped_as(self.ReduceSum(split, over, keepdims=0), model)
 
     def _sum_to_at_run_time(self, value: Value, model: Value) -> Value:
         """Sums over the axes where `model`, its shape padded with leading ones, has 1 and `value` has not."""
