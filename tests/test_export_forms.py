@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnx.reference
 import onnxruntime as ort
 import pytest
 
 import analyzer
+from analyzer.attribution.export import read_record
+from analyzer.errors import UnsupportedError
 from analyzer.graph import Builder, Graph
-from tests.models import model, node
+from analyzer.graph.protos import opsets
+from tests.models import model, node, small_cnn
 
 RNG = np.random.default_rng(0)
 
@@ -171,3 +177,64 @@ def test_openvino_computes_the_same(tmp_path, kind):
     found = compiled(feeds)
     for name, array in run(onnx.load(path), feeds).items():
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)
+
+
+# ---- Opsets ----
+
+
+def written(path: Path) -> tuple[int, int]:
+    """Opset and IR version of a file that onnx's checker accepts."""
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto, full_check=True)
+    return opsets(proto)[""], proto.ir_version
+
+
+def old_cnn(opset: int, ir: int, windows: int = 2) -> onnx.ModelProto:
+    """`small_cnn` as an exporter of that opset writes it; the windows of its pool overlap above 2."""
+    proto = small_cnn(size=13)
+    pool = next(n for n in proto.graph.node if n.op_type == "MaxPool")
+    attribute = next(a for a in pool.attribute if a.name == "kernel_shape")
+    attribute.ints[:] = [windows, windows]
+    del proto.opset_import[:]
+    proto.opset_import.append(onnx.helper.make_opsetid("", opset))
+    proto.ir_version = ir
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+@pytest.mark.parametrize(("opset", "ir"), [(9, 4), (10, 5), (11, 6), (13, 7), (17, 8), (21, 10), (23, 11)])
+@pytest.mark.parametrize("method", ["grad-cam", "gradient"])
+def test_a_file_keeps_its_opset(tmp_path, opset, ir, method):
+    shapes = {"x": (2, 3, 13, 13)}
+    proto = old_cnn(opset, ir)
+    path = analyzer.export(proto, tmp_path / "m.onnx", method, input_shapes=shapes)
+    assert written(path) == (opset, ir)
+    record = read_record(path)
+    assert record["opset"] == opset and "needs" not in record
+    assert record["receipt"] < 1e-5 and record["heatmap_difference"] < 1e-4
+    feeds = {"x": RNG.standard_normal(shapes["x"]).astype(np.float32)}
+    if any(n.op_type == "Scatter" for n in onnx.load(path).graph.node):
+        return  # of opsets before 11, which the reference evaluator does not have
+    evaluator = onnx.reference.ReferenceEvaluator(str(path))
+    found = dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))
+    for name, array in run(onnx.load(path), feeds).items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-4)
+
+
+def test_an_operator_that_an_opset_has_not_raises_it(tmp_path):
+    """Windows that overlap: what they have in common is added, which ScatterElements does from opset 16 on."""
+    proto = old_cnn(10, 5, windows=3)
+    path = analyzer.export(proto, tmp_path / "m.onnx", "gradient")
+    assert written(path) == (16, 8)
+    (need,) = {text.split(" (")[0] + text[text.index(") ") + 1 :] for text in read_record(path)["needs"]}
+    assert need == "ScatterElements needs opset 16: its attribute 'reduction' came with it"
+    with pytest.raises(UnsupportedError, match="opset 13 is too old for this model: ScatterElements"):
+        analyzer.export(proto, tmp_path / "n.onnx", "gradient", opset=13)
+    assert not (tmp_path / "n.onnx").exists()
+
+
+@pytest.mark.parametrize("opset", [9, 12, 15, 18, 22])
+def test_an_opset_that_is_asked_for(tmp_path, opset):
+    shapes = {"x": (1, 3, 13, 13)}
+    path = analyzer.export(old_cnn(17, 8), tmp_path / "m.onnx", "grad-cam", opset=opset, input_shapes=shapes)
+    assert written(path) == (opset, max(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]), 4))

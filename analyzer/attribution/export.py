@@ -26,7 +26,12 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.files import guard
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.nodes import fixed_sizes
+from analyzer.graph.older import return_to
+from analyzer.graph.passes.newer import OPSET
+from analyzer.graph.portable import make_portable
+from analyzer.graph.protos import opsets
 from analyzer.graph.query import fillings, single_batch
+from analyzer.graph.roles import separate_roles
 from analyzer.graph.save import save
 from analyzer.plain import as_json
 from analyzer.runtime import Plain, random_feeds, relative
@@ -55,6 +60,7 @@ def export(
     runtime: str = "onnxruntime",
     declared: Declared | None = None,
     placement: str = "effective",
+    opset: int | None = None,
     **options: Any,
 ) -> Path:
     """Write the model with an added output `heatmap`: (N, H, W) in [0, 1], float32.
@@ -65,8 +71,8 @@ def export(
     Before the file gets its final name, it is run in a plain session at the default level, on random input, with two
     sizes and two batch sizes if these are open. The file's metadata (`onnx-analyzer`) record the result: `receipt`, the
     largest relative difference of the original outputs; `heatmap_difference`, the relative L2 distance of the heatmap
-    from that of `explain`; and `executed`, the input sizes. `doubt` is there if units are not where `placement`
-    puts them, and says why.
+    from that of `explain`; `executed`, the input sizes; `opset` of the file; `needs`, the nodes that need a newer one
+    than the model has; and `doubt`, if units are not where `placement` puts them, why.
 
     Args:
         model: path, bytes or ModelProto.
@@ -80,6 +86,7 @@ def export(
             parser rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes as well.
         declared: what the model is for; what its card says unless given.
         placement: as for `explain`.
+        opset: of the file; by default that of the model, or the first newer one that has all operators.
 
     Raises:
         InputError, NotFoundError, UnsupportedError: as `explain`. UnsupportedError also if the file does not run or
@@ -110,19 +117,30 @@ def export(
     graph.add_output(heat, OUTPUT)
     layers = [one.layer for one in compiled]
     named = {"layer": ", ".join(layers), "target": str(target), "output": first.scores.output.name}
-    record = {"method": job.method, **named}
+    record: dict[str, Any] = {"method": job.method, **named}
     if doubt := "; ".join(dict.fromkeys(one.located.doubt for one in compiled if one.located.doubt)):
         record["doubt"] = doubt
 
     def explained(feeds: Mapping[str, np.ndarray]) -> Attribution:
         return answer(explainer, question, feeds)[0]
 
+    def rewritten(proto: onnx.ModelProto, weights: dict[str, np.ndarray]) -> None:
+        own = explainer.loaded.proto
+        needs = return_to(
+            proto, opset or opsets(own).get("", OPSET), own.ir_version, weights, exactly=opset is not None
+        )
+        record["opset"] = opsets(proto)[""]
+        if needs:
+            record["needs"] = list(dict.fromkeys(map(str, needs)))
+        make_portable(proto)
+        separate_roles(proto, weights)
+
     def tried(file: Path) -> dict[str, str]:
         trial = Trial(explainer, first, file, explained, layers)
         trial.run()
         return {"onnx-analyzer": as_json(record | trial.record, sort_keys=True)}
 
-    return save(graph, path, check=tried)
+    return save(graph, path, rewrite=rewritten, check=tried)
 
 
 def _check_sizes(task: Task, slot: str | int, graph: Graph) -> None:

@@ -39,6 +39,12 @@ class Export(Given):
         default="onnxruntime",
         metavar="NAME",
     )
+    opset: int | None = option(
+        "--opset",
+        "Operator set version. Default: the model's, or the first newer one that has all operators needed.",
+        type=click.IntRange(9, 28),
+        metavar="N",
+    )
     layer: str | None = layer_option
     placement: str = placement_option
     shapes: tuple[str, ...] = shape_option
@@ -71,6 +77,7 @@ def command(given: Export) -> None:
         given.output,
         given.runtime,
         placement=given.placement,
+        opset=given.opset,
     )
     record = read_record(path)
     tell_doubt(record.get("doubt", ""))
@@ -79,6 +86,8 @@ def command(given: Export) -> None:
     else:
         method, layer = record["method"], record["layer"] or "none"
         click.echo(f"{path}: output {OUTPUT!r} added ({method} of {record['target']}, layer {layer})")
+        needs = f" ({record['needs'][-1]})" if "needs" in record else ""
+        click.echo(f"opset {record['opset']}{needs}")
         click.echo(f"original outputs, largest relative difference on random input: {_number(record['receipt'])}")
         click.echo(f"heatmap, relative distance from the result of explain: {_number(record['heatmap_difference'])}")
         runs = "; ".join(", ".join("×".join(map(str, s)) for s in run.values()) for run in record["executed"])

@@ -13,7 +13,6 @@ import onnx
 from analyzer.errors import OutputError
 from analyzer.files import check_output
 from analyzer.graph.ir import PROTOBUF_LIMIT, Graph
-from analyzer.graph.roles import separate_roles
 
 _ALIGNMENT = 4096  # memory maps start at page boundaries
 
@@ -22,6 +21,7 @@ def save(
     graph: Graph,
     path: str | os.PathLike,
     outputs: list[str] | None = None,
+    rewrite: Callable[[onnx.ModelProto, dict[str, np.ndarray]], None] | None = None,
     check: Callable[[Path], dict[str, str]] | None = None,
 ) -> Path:
     """Write `graph`, including everything that was appended to it.
@@ -30,6 +30,7 @@ def save(
     into a temporary folder beside `path` and moved, so an interrupted write leaves nothing behind.
 
     Args:
+        rewrite: called with the model and the weights that are stubs in it, which it may change in place.
         check: called with the written file before it gets its final name. Its result is added to the file's metadata;
             if it raises an error, nothing is written.
 
@@ -38,7 +39,8 @@ def save(
     """
     path = Path(path)
     proto, weights = graph.stub(outputs)
-    separate_roles(proto, weights)
+    if rewrite is not None:
+        rewrite(proto, weights)
     try:
         if not path.parent.is_dir():
             raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")

@@ -17,7 +17,9 @@ def _spatial(op: Builder, x: Value) -> list[int]:
 @vjp("MaxPool", since=8)
 def max_pool_vjp(op: Builder, node: Primal, ct: Value, *_: Cotangent) -> Cotangent:
     """y = max of each window   ⇒   x̄ = Σ ȳ over the windows whose first maximum it is (unpooling with the switches)"""
-    return unpool(op, max_pool_switches(op, node.node), ct, node.x)
+    windows = Windows(op, node)
+    apart = all(reach <= stride for reach, stride in zip(windows.reach, windows.strides, strict=True))
+    return unpool(op, max_pool_switches(op, node.node), ct, node.x, apart)
 
 
 def max_pool_switches(op: Builder, node: Node) -> Value:
@@ -29,10 +31,11 @@ def max_pool_switches(op: Builder, node: Node) -> Value:
     return switches
 
 
-def unpool(op: Builder, switches: Value, ct: Value, x: Value) -> Value:
-    """x̄[switches] = Σ ȳ, 0 elsewhere"""
+def unpool(op: Builder, switches: Value, ct: Value, x: Value, apart: bool = False) -> Value:
+    """x̄[switches] = Σ ȳ, 0 elsewhere; where windows are apart, no place is named twice and nothing is added"""
     flat = op.Expand(op.scalar(0, ct), op.Reshape(_count(op, x), [1]))
-    laid = scatter_add(op, flat, op.Reshape(switches, [-1]), op.Reshape(ct, [-1]), axis=0)
+    places, values = op.Reshape(switches, [-1]), op.Reshape(ct, [-1])
+    laid = op.ScatterElements(flat, places, values, axis=0) if apart else scatter_add(op, flat, places, values, axis=0)
     return op.reshape_like(laid, x)
 
 
