@@ -125,14 +125,14 @@ def export(
         return answer(explainer, question, feeds)[0]
 
     def rewritten(proto: onnx.ModelProto, weights: dict[str, np.ndarray]) -> None:
-        own = explainer.loaded.proto
-        needs = return_to(
-            proto, opset or opsets(own).get("", OPSET), own.ir_version, weights, exactly=opset is not None
-        )
+        own = opsets(explainer.loaded.proto).get("", OPSET)
+        ir_version = explainer.loaded.proto.ir_version if opset in (None, own) else 0
+        needs = return_to(proto, opset or own, ir_version, weights, exactly=opset is not None)
         record["opset"] = opsets(proto)[""]
         if needs:
             record["needs"] = list(dict.fromkeys(map(str, needs)))
-        make_portable(proto)
+        if record["opset"] < OPSET:
+            make_portable(proto)
         separate_roles(proto, weights)
 
     def tried(file: Path) -> dict[str, str]:
