@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from analyzer.tasks.targets import is_word, tensors_named
 
 Feeds: TypeAlias = dict[str, np.ndarray]
 Progress: TypeAlias = Callable[[str, int, int], None]  # (method, images done, images in all)
+T = TypeVar("T")
+Stages: TypeAlias = Generator[None, None, T]  # work that pauses before and after it runs the model
 
 
 def answer(model: Model, question: Question, inputs: Inputs, progress: Progress | None = None) -> list[Attribution]:
@@ -41,6 +43,29 @@ def answer(model: Model, question: Question, inputs: Inputs, progress: Progress 
     Raises:
         As `analyzer.explain`.
     """
+    (found,) = in_step([answering(model, question, inputs, progress)])
+    return found
+
+
+def in_step(works: Sequence[Stages[T]]) -> list[T]:
+    """What each gives. All are brought to a stage before one of them goes on to the next: many runs of a small model
+    in a row, then the reading of all that they gave, are faster than turns, for which the processor's caches have to be
+    filled anew each time."""
+    found: dict[int, T] = {}
+    while len(found) < len(works):
+        for number, work in enumerate(works):
+            try:
+                if number not in found:
+                    next(work)
+            except StopIteration as end:
+                found[number] = end.value
+    return [found[number] for number in range(len(works))]
+
+
+def answering(
+    model: Model, question: Question, inputs: Inputs, progress: Progress | None = None
+) -> Stages[list[Attribution]]:
+    """`answer` in stages, for `in_step`."""
     model.loaded.check_unchanged()
     model = model.about(question.explain_input)
     feeds = model.feeds(inputs)
@@ -52,7 +77,7 @@ def answer(model: Model, question: Question, inputs: Inputs, progress: Progress 
     names = [_name_of(t) for t in targets]
     reference = has_reference(question)
     targets = [t if isinstance(t, str) or task.by_class else task.slot(int(t[0]), reference) for t in targets]
-    return _answered(_Asked(model, question, task, targets, names, progress), feeds, count)
+    return (yield from _answered(_Asked(model, question, task, targets, names, progress), feeds, count))
 
 
 def _depends_on_picture(task: Task, target: Any) -> bool:
@@ -126,7 +151,8 @@ def _by_layer(
         targets = [s if isinstance(s, str) else np.full(1, s, np.int64) for s in slots]
         part = question if jobs == question.jobs else replace(question, jobs=jobs)
         run = _Asked(model, part, task, targets, [wanted[at].name for at in rows], progress)
-        for number, found in zip(numbers, _answered(run, single, 1) if jobs else [], strict=True):
+        answers = in_step([_answered(run, single, 1)])[0] if jobs else []
+        for number, found in zip(numbers, answers, strict=True):
             parts[number].append((rows, found))
     return [
         joined([found for _, found in part]).ordered(np.argsort([at for rows, _ in part for at in rows], kind="stable"))
@@ -134,7 +160,7 @@ def _by_layer(
     ]
 
 
-def _answered(run: _Asked, feeds: Feeds, count: int) -> list[Attribution]:
+def _answered(run: _Asked, feeds: Feeds, count: int) -> Stages[list[Attribution]]:
     """An Attribution for each job."""
     model, question = run.model, run.question
     nothing = not run.targets
@@ -146,7 +172,7 @@ def _answered(run: _Asked, feeds: Feeds, count: int) -> list[Attribution]:
     rows: list[list[Attribution]] = []
     for indices in model.batches(count):
         part = feeds if len(indices) == count else model.rows(feeds, indices)
-        together = iter(run.once(part, indices, once) if once else ())
+        together = iter((yield from run.once(part, indices, once)) if once else ())
         found = [
             run.often(part, indices, job) if many else next(together)
             for job, many in zip(question.jobs, often, strict=True)
@@ -198,7 +224,7 @@ class _Asked:
         self.model, self.question, self.task = model, question, task
         self.targets, self.names, self.progress = targets, names, progress
 
-    def once(self, feeds: Feeds, indices: np.ndarray, jobs: tuple[Job, ...]) -> list[Attribution]:
+    def once(self, feeds: Feeds, indices: np.ndarray, jobs: tuple[Job, ...]) -> Stages[list[Attribution]]:
         """By methods that are one graph, in one run."""
         slots = [t if isinstance(t, str) else None for t in self.targets]
         question = self.question if jobs == self.question.jobs else replace(self.question, jobs=jobs)
@@ -206,7 +232,7 @@ class _Asked:
         first, count = compiled[0], len(indices)
         classes = [t[indices] for t in self.targets if not isinstance(t, str)]
         if classes and self._mixes_images(first.scores, count):
-            singles = [self.once(self.model.rows(feeds, [i]), indices[i : i + 1], jobs) for i in range(count)]
+            singles = in_step([self.once(self.model.rows(feeds, [i]), indices[i : i + 1], jobs) for i in range(count)])
             return [joined([single[j] for single in singles]) for j in range(len(jobs))]
         for given in classes:
             check_class(first.scores, int(given.max()))
@@ -216,12 +242,15 @@ class _Asked:
             return first.session.run(feeds | dict(zip(first.target_inputs, chosen, strict=True)))
 
         task, outputs = first.scores, _outputs_of(first.scores)
+        yield
         if self.model.quantised:
             said = shown_outputs(self.model, feeds, outputs)
             shown = task.read(task.said(said), count)
             found = run([task.top1(c, shown) for c in classes])
+            yield
         else:
             found = run(classes)
+            yield
             said = {name: known.real(found[name]) for name, known in outputs.items()}
             shown = task.read(task.said(said), count)
             # NaN, and means that differ in their last bits, are the only ways in which the graph takes another class.

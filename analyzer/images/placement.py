@@ -7,6 +7,7 @@ picture of width W spans [0, W] whatever its resolution, and a map of any resolu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class Placement:
         rows, columns = self._covered()
         return rows[:, None] & columns
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether the network saw all of the picture."""
         axes = zip(self.image_size, self.input_size, self.scale, self.offset, strict=True)

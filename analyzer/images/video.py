@@ -22,7 +22,7 @@ _REMEMBERED = 16  # frames
 
 def is_video(source: Any) -> bool:
     """Whether a path is a video's, by its ending."""
-    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in VIDEOS
+    return isinstance(source, str | os.PathLike) and os.path.splitext(source)[1].lower() in VIDEOS
 
 
 class Video:

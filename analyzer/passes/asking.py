@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Asking(Pass[list[dict[str, Any]]]):
             "feeding": self.feeding.identity,
         }
 
-    @property
+    @cached_property
     def feeding(self) -> Feeding:
         """How the model is fed: the card's, or that of a single input."""
         return self.card.feeding or Feeding.of(self.card.preprocess, self.model.image)

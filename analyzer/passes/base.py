@@ -36,10 +36,12 @@ class Pass(ABC, Generic[T]):
         batch: samples per step.
         anchored: every result depends on the first sample too, which `setup` is given.
         tolerant: an error of `step` is one of its (single) sample, and the others go on.
+        together: batches that `step_all` gains by being given at once, at most.
     """
 
     name = "pass"
     batch: int = 1
+    together: int = 1
     anchored = False
     tolerant = False
 
@@ -67,6 +69,10 @@ class Pass(ABC, Generic[T]):
     @abstractmethod
     def step(self, batch: Sequence[Loaded]) -> T:
         """The partial result of the samples of a batch that could be loaded, at least one."""
+
+    def step_all(self, batches: Sequence[Sequence[Loaded]]) -> list[T]:
+        """`step` of several batches, with the same results to the byte; after an error they are done one by one."""
+        return [self.step(batch) for batch in batches]
 
     def merge(self, left: T, right: T) -> T:
         """The partial result of both; `right` is of later samples. Neither is used again.

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analyzer.attribution import METHODS, Attribution, Job, answer
+from analyzer.attribution import METHODS, Attribution, Job, answer, find_method
 from analyzer.attribution.drawn import drawn_as
 from analyzer.attribution.inspection import tensors
-from analyzer.attribution.runner import Progress
+from analyzer.attribution.runner import Progress, Stages, answering, in_step
 from analyzer.data import Sample
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.images import Drawing, Fed, Found, Map, Panel, write_npy, write_npz, write_png
@@ -29,6 +30,7 @@ from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
 
 SIDE = SMALLEST, LARGEST  # of the long side of a picture that is drawn alone
+TOGETHER = 16  # pictures of which only what is said is wanted
 IN_FOLDER = 128, LARGEST  # of one of many: small pictures keep their size
 
 
@@ -75,8 +77,18 @@ class Explaining(Asking):
     def places(self, picture: str) -> list[str]:
         return [str(places.get(picture, "")) for places in (self.overlays, self.raws)]
 
+    @property
+    def together(self) -> int:  # type: ignore[override]
+        """Many where nothing is written and each takes one run."""
+        often = any(find_method(job.method, job.options).runs for job in self.question.jobs)
+        return 1 if often or self.overlays or self.raws else TOGETHER
+
     def step(self, batch: Sequence[Loaded]) -> list[dict[str, Any]]:
-        return [self._explained(sample.id, fed) for sample, fed in batch]
+        (found,) = self.step_all([batch])
+        return found
+
+    def step_all(self, batches: Sequence[Sequence[Loaded]]) -> list[list[dict[str, Any]]]:
+        return [[result] for result in in_step([self._explained(one.sample.id, one.item) for (one,) in batches])]
 
     def finish(self, total: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         """The results, without what only a resumed run needs."""
@@ -86,15 +98,16 @@ class Explaining(Asking):
         """All inputs of the model, and the picture to draw on, no larger than it is drawn."""
         return self.feeding.feed(sample.source, self._side[1])
 
-    def _explained(self, picture: str, fed: Fed) -> dict[str, Any]:
-        return self.result_of(picture, fed, answer(self.model, self.asked(fed), fed.feeds, self.progress))
+    def _explained(self, picture: str, fed: Fed) -> Stages[dict[str, Any]]:
+        found = yield from answering(self.model, self.asked(fed), fed.feeds, self.progress)
+        return self.result_of(picture, fed, found)
 
     def result_of(self, picture: str, fed: Fed, found: Sequence[Attribution]) -> dict[str, Any]:
         """The answers about one picture as data, with their files written."""
         result: dict[str, Any] = {"picture": picture, **self._said(found[0], fed), "maps": []}
         height, width = fed.placement.image_size
         result["size"] = [width, height] if fed.drawn is not None else None
-        result["outputs"] = tensors(self.model.plain.outputs)
+        result["outputs"] = self._outputs
         result["doubt"] = "; ".join(dict.fromkeys(one.doubt for one in found if one.doubt)) or None
         result["remark"] = fed.remark
         if others := self._other_inputs(fed):
@@ -120,6 +133,10 @@ class Explaining(Asking):
             write_raw(raw, found)
             written.append(raw)
         return result | {"places": self.places(picture), "files": [str(place) for place in written]}
+
+    @cached_property
+    def _outputs(self) -> list[dict[str, Any]]:
+        return tensors(self.model.plain.outputs)
 
     def _other_inputs(self, fed: Fed) -> list[dict[str, Any]]:
         """Gradients with respect to the inputs of numbers that were given, unless one of them is the one explained."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +22,9 @@ from analyzer.passes.tree import Block, Tree, chained
 from analyzer.plain import as_json
 
 _Loading: TypeAlias = "tuple[str, Any, AnalyzerError | None]"
+_Coming: TypeAlias = "tuple[int, Future[list[_Loading]]]"  # a batch that is being loaded
 AHEAD = 2  # batches that are loaded ahead of those at work
+TURN = 0.05  # seconds of work, at most, whose batches are done at once
 
 
 @dataclass
@@ -118,6 +122,7 @@ class _Running:
         self.done: set[int] = set()
         self.each, self.waiting, self.next = each, dict[int, Block](), self.wanted.start
         self.first = next(self._loadable(), None) if work.anchored else None
+        self.together = 1  # batches that are done at once: as many as a turn allows
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -192,32 +197,38 @@ class _Running:
         """Blocks of one batch each, about in their order."""
         loaders, coming = ThreadPoolExecutor(workers, "load"), iter(left)
         steppers = ThreadPoolExecutor(workers, "step")
-        loading: deque[tuple[int, Future[list[_Loading]]]] = deque()
-        stepping: set[Future[Block]] = set()
+        loading: deque[_Coming] = deque()
+        stepping: set[Future[list[Block]]] = set()
 
         def fetch() -> None:
-            index = next(coming, None)
-            if index is not None:
-                context = copy_context()
-                loading.append((index, loaders.submit(context.run, lambda: list(map(self._loaded, self.batch(index))))))
+            for index in islice(coming, max(0, AHEAD + workers * self.together - len(loading))):
+                loading.append((index, loaders.submit(copy_context().run, self._load, index)))
+
+        def group() -> list[_Coming]:
+            """The next batch, and those after it that are loaded already."""
+            found = [loading.popleft()]
+            while loading and len(found) < self.together and loading[0][1].done():
+                found.append(loading.popleft())
+            fetch()
+            return found
 
         try:
-            for _ in range(AHEAD + workers):
-                fetch()
+            fetch()
             while loading or stepping:
                 while loading and len(stepping) < workers:
-                    index, loaded = loading.popleft()
-                    fetch()
                     if workers == 1:
-                        yield self._block(index, loaded)
+                        yield from self._blocks(group())
                     else:
-                        stepping.add(steppers.submit(copy_context().run, self._block, index, loaded))
+                        stepping.add(steppers.submit(copy_context().run, self._blocks, group()))
                 ready, stepping = wait(stepping, return_when=FIRST_COMPLETED)
                 for future in sorted(ready, key=lambda f: f.exception() is not None):
-                    yield future.result()
+                    yield from future.result()
         finally:
             for pool in (loaders, steppers):
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, index: int) -> list[_Loading]:
+        return [self._loaded(sample) for sample in self.batch(index)]
 
     def _loaded(self, sample: Sample) -> _Loading:
         """(a hash of what the sample holds, what `load` made of it, or why there is nothing)"""
@@ -227,14 +238,26 @@ class _Running:
         except AnalyzerError as error:
             return content, None, error
 
-    def _block(self, index: int, loading: Future[list[_Loading]]) -> Block:
-        """A batch, done."""
-        samples, found = self.batch(index), loading.result()
-        errors = {s.number: error for s, (_, _, error) in zip(samples, found, strict=True) if error}
-        batch = [Loaded(s, item) for s, (_, item, error) in zip(samples, found, strict=True) if not error]
-        partial = None
+    def _blocks(self, group: Sequence[_Coming]) -> list[Block]:
+        """Batches, done: all at once, or one by one where there is an error among them."""
+        ready = [_Ready(self.batch(index), coming.result()) for index, coming in group]
+        batches = [one.batch for one in ready if one.batch]
+        start = time.perf_counter()
+        partials: Iterator[Any] | None = None
+        if len(batches) > 1:
+            with suppress(AnalyzerError):
+                partials = iter(self.work.step_all(batches))
+        blocks = [self._block(index, one, partials) for (index, _), one in zip(group, ready, strict=True)]
+        each = (time.perf_counter() - start) / len(group)
+        self.together = max(1, min(self.work.together, int(TURN / max(each, 1e-9))))
+        return blocks
+
+    def _block(self, index: int, ready: _Ready, partials: Iterator[Any] | None) -> Block:
+        """A batch, done, its partial result the next of those given."""
+        batch, errors, partial = ready.batch, ready.errors, None
         try:
-            partial = self.work.step(batch) if batch else None
+            if batch:
+                partial = self.work.step(batch) if partials is None else next(partials)
         except OutputError:
             raise
         except AnalyzerError as error:
@@ -244,8 +267,26 @@ class _Running:
         if errors and len(self.samples) == 1:
             raise next(iter(errors.values()))
         failed = {number: (error.message, error.hint) for number, error in errors.items()}
-        content = _content_of(samples, [content for content, _, _ in found]) if self.kept else ""
-        return Block(0, index, partial, failed, content)
+        return Block(0, index, partial, failed, ready.content if self.kept else "")
+
+
+class _Ready:
+    """A batch that is loaded.
+
+    Attributes:
+        batch: the samples that could be loaded.
+        errors: {number of the sample: why it could not}.
+    """
+
+    def __init__(self, samples: Sequence[Sample], loaded: Sequence[_Loading]) -> None:
+        self._samples, self._loaded = samples, loaded
+        self.batch = [Loaded(s, item) for s, (_, item, error) in zip(samples, loaded, strict=True) if not error]
+        self.errors = {s.number: error for s, (_, _, error) in zip(samples, loaded, strict=True) if error}
+
+    @property
+    def content(self) -> str:
+        """A hash of what the samples hold."""
+        return _content_of(self._samples, [content for content, _, _ in self._loaded])
 
 
 def _content_of(samples: Sequence[Sample], contents: Sequence[str]) -> str:
