@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analyzer.attribution import Job, Model, Question
 from analyzer.commands import common
 from analyzer.commands.common import Warnings, draw_bar, note
-from analyzer.data import Sample
-from analyzer.images import decode, encode, write_png
+from analyzer.data import Sample, find_pictures
+from analyzer.images import decode, encode, model_card, write_png
 from analyzer.passes import run as run_pass
 from analyzer.passes.base import Pass
+from analyzer.passes.explaining import Explaining
+from analyzer.plain import as_json
 
 MODEL = str(Path(__file__).resolve().parents[1] / "models" / "digits_cnn.onnx")
 
@@ -85,6 +88,31 @@ def test_results_come_in_the_order_of_the_samples(workers: int) -> None:
     samples = [Sample(str(at), at, b"") for at in range(8)]
     done = run_pass(Numbered(), samples, workers=workers, each=lambda found, _: told.extend(found))
     assert told == done.result == list(range(8))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # the picture of the array that has NaN
+def test_pictures_that_are_explained_at_once_are_explained_as_alone(tmp_path: Path) -> None:
+    """To the byte, also where one map is empty, and where one picture cannot be explained."""
+    rng = np.random.default_rng(0)
+    for at in range(40):
+        picture = rng.integers(0, 256, (40, 60, 3)) if at != 7 else np.zeros((40, 60, 3))
+        write_png(tmp_path / f"{at:02}.png", picture.astype(np.uint8))
+    np.save(tmp_path / "30.npy", np.full((1, 3, 96, 96), np.nan, np.float32))
+    model = Model(MODEL, threads=1)
+    card = model_card(Path(MODEL), None, model.plain.inputs[0].shape)
+    question = Question((Job("grad-cam"), Job("gradient")), labels=card.labels)
+    work, alone = Explaining(model, question, card), Explaining(model, question, card, raws={"-": tmp_path / "-.npz"})
+    assert work.together > 1 == alone.together
+    samples = find_pictures([tmp_path / "*"])
+    groups: list[int] = []
+    step_all = work.step_all
+    work.step_all = lambda batches: (groups.append(len(batches)), step_all(batches))[1]  # type: ignore[method-assign]
+    expected = run_pass(alone, samples, workers=1)
+    for workers in (1, 2, 4):
+        done = run_pass(work, samples, workers=workers)
+        assert as_json(done.result) == as_json(expected.result) and max(groups) > 1
+        assert list(done.failed) == [str(tmp_path / "30.npy")] == list(expected.failed)
+    assert [len(expected.result), sum(bool(m["diagnosis"]) for m in expected.result[7]["maps"])] == [40, 1]
 
 
 def test_a_warning_about_many_pictures_is_said_once_and_counted(capsys) -> None:

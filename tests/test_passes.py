@@ -152,6 +152,59 @@ def test_a_tolerant_pass_goes_on_behind_an_error(tmp_path: Path) -> None:
         run(Tolerant(), samples(5))
 
 
+class Grouped(Sums):
+    """Steps are quick, and many are done at once; `refused` samples break theirs."""
+
+    batch, tolerant, together = 1, True, 8
+    refused: Sequence[int] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: list[int] = []
+
+    def step(self, batch: Sequence[Loaded]) -> dict[str, Any]:
+        if batch[0].sample.number in self.refused:
+            raise UnsupportedError("not this one")
+        return {"sum": float(batch[0].item), "names": [batch[0].sample.id]}
+
+    def step_all(self, batches: Sequence[Sequence[Loaded]]) -> list[dict[str, Any]]:
+        self.groups.append(len(batches))
+        return super().step_all(batches)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_that_are_done_at_once_give_the_same(tmp_path: Path, workers: int) -> None:
+    work, alone = Grouped(), Grouped()
+    alone.together = 1
+    expected = run(alone, samples(), workers=1).result
+    done = run(work, samples(), tmp_path, workers)
+    assert done.result == expected and not alone.groups
+    assert 2 <= max(work.groups) <= 8
+    assert run(alone, samples(), tmp_path).resumed == COUNT, "what is kept does not depend on it"
+
+
+def test_an_error_among_batches_that_are_done_at_once_is_of_one_sample() -> None:
+    work = Grouped()
+    work.refused = range(20, 60, 7)
+    done = run(work, samples(bad=[5]), workers=1)
+    assert list(done.failed) == [str(n) for n in [5, *work.refused]] and max(work.groups) > 1
+    assert done.result["names"] == [str(n) for n in range(COUNT) if str(n) not in done.failed]
+    work.tolerant = False
+    with pytest.raises(UnsupportedError):
+        run(work, samples(), workers=1)
+
+
+def test_slow_batches_are_not_done_at_once() -> None:
+    class Slow(Grouped):
+        def step(self, batch: Sequence[Loaded]) -> dict[str, Any]:
+            time.sleep(0.06)
+            return super().step(batch)
+
+    work = Slow()
+    run(work, samples(6), workers=1)
+    assert not work.groups
+
+
 def test_an_anchored_pass_starts_anew_behind_another_first_sample(tmp_path: Path) -> None:
     class Anchored(Sums):
         anchored = True

@@ -288,7 +288,7 @@ class Model:
             array = array.astype(given.dtype)
         if not array.size:
             raise InputError(f"input {given.name!r} is empty: {list(array.shape)}")
-        if given.shape is not None:
+        if given.shape is not None and given.shape != array.shape:
             fits = len(given.shape) == array.ndim and all(
                 not isinstance(d, int) or d == size or axis == 0
                 for axis, (d, size) in enumerate(zip(given.shape, array.shape, strict=True))

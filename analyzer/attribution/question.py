@@ -93,6 +93,15 @@ class Question:
         Raises:
             InputError: no target is given, or one is none. NotFoundError: no such label.
         """
+        if count not in self._slots:
+            self._slots[count] = self._resolved(count)
+        return list(self._slots[count])
+
+    @cached_property
+    def _slots(self) -> dict[int, list[Any]]:
+        return {}
+
+    def _resolved(self, count: int) -> list[Any]:
         target = self.target
         if self._is_text(target):
             return [target]

@@ -35,7 +35,9 @@ class Pool:
     def get(self, owner: Hashable, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made at the first call for this owner and key; where it raises, nothing is kept."""
         with self._lock:
-            entry = self._kept.setdefault((owner, key), _Made())
+            entry = self._kept.get((owner, key))
+            if entry is None:
+                entry = self._kept[owner, key] = _Made()
             self._kept.move_to_end((owner, key))
         with entry.lock:
             if not entry.done:

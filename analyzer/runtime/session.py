@@ -232,6 +232,8 @@ def check_array(array: np.ndarray, given: Given) -> np.ndarray:
             raise InputError(f"input {given.name!r} takes {kind}, not {array.dtype}")
         array = array.astype(kind)
     shape = given.shape
+    if tuple(shape) == array.shape:
+        return array
     wrong = len(shape) != array.ndim or any(
         isinstance(d, int) and d > 0 and d != size for d, size in zip(shape, array.shape, strict=False)
     )

@@ -379,7 +379,7 @@ COMPARABLE = {name: np.dtype(np.float64) for name in ("float64", "int32", "uint3
 
 def check_class(task: Task, index: int) -> None:
     """InputError where the model has no class of that index."""
-    width = task.classes
+    width = task.classes if index > TOP1 else None
     if width is not None and index >= width:
         raise InputError(f"class {index} does not exist: the model has {width} classes (0 to {width - 1})")
 
