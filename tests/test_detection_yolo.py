@@ -272,6 +272,107 @@ def test_distributions_of_sides_per_stride(form):
     assert np.allclose(found.scores, np.concatenate(scores), atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["raw", "relu", "times stride", "no centerness"])
+def test_distances_of_sides_per_stride(form):
+    """Sides are so far from the middle of the place, in strides or in pixels, and a score is the root of class and
+    centerness (FCOS, 1904.01355); from the corner of the place without centerness (RTMDet, 2212.07784)."""
+    nodes, weights = backbone()
+    outputs, boxes = {}, {"raw": "r", "relu": "b"}.get(form, "p")
+    for stride in STRIDES:
+        side = SIDE // stride
+        weights[f"stride{stride}"] = np.float32(stride)
+        nodes += [
+            conv(weights, f"map{stride}", f"c{stride}", CLASSES),
+            conv(weights, f"map{stride}", f"r{stride}", 4),
+            conv(weights, f"map{stride}", f"t{stride}", 1),
+            node("Relu", [f"r{stride}"], [f"b{stride}"]),
+            node("Mul", [f"b{stride}", f"stride{stride}"], [f"p{stride}"]),
+        ]
+        outputs |= {f"c{stride}": [1, CLASSES, side, side], f"{boxes}{stride}": [1, 4, side, side]}
+        if form not in ("raw", "no centerness"):  # raw sides with an objectness are YOLOX's
+            outputs[f"t{stride}"] = [1, 1, side, side]
+    task, said = explained(model(nodes, {"x": [1, 3, SIDE, SIDE]}, outputs, weights))
+    assert task.decoder.family == ("RTMDet" if form == "no centerness" else "FCOS")
+    expected, scores = [], []
+    for stride in STRIDES:
+        side = SIDE // stride
+        far, found = (said[f"{n}{stride}"][0].reshape(-1, side * side).T.astype(np.float64) for n in (boxes, "c"))
+        far = far if boxes == "p" else far * stride
+        y, x = (np.indices((side, side)).reshape(2, -1) + (0.0 if form == "no centerness" else 0.5)) * stride
+        left, top, right, bottom = far.T
+        expected.append(np.stack([x - left, y - top, x + right, y + bottom], axis=1))
+        centred = sigmoid(said[f"t{stride}"].reshape(-1, 1)) if f"t{stride}" in outputs else 1.0
+        scores.append(np.sqrt(sigmoid(found) * centred) if f"t{stride}" in outputs else sigmoid(found))
+    found = task.decoder.candidates(said)
+    assert np.allclose(found.boxes, np.concatenate(expected), atol=1e-3)
+    assert np.allclose(found.scores, np.concatenate(scores), atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["joined", "maps"])
+def test_yolox(form):
+    """xy = (t + column) · stride, wh = eᵗ · stride, score = σ σ (2107.08430)."""
+    nodes, weights = backbone()
+    outputs, rows = {}, []
+    for stride in STRIDES:
+        side = SIDE // stride
+        nodes += [
+            conv(weights, f"map{stride}", f"b{stride}", 4, 0.3),
+            conv(weights, f"map{stride}", f"o{stride}", 1),
+            conv(weights, f"map{stride}", f"c{stride}", CLASSES),
+            node("Sigmoid", [f"o{stride}"], [f"os{stride}"]), node("Sigmoid", [f"c{stride}"], [f"cs{stride}"]),
+            node("Concat", [f"b{stride}", f"os{stride}", f"cs{stride}"], [f"out{stride}"], axis=1),
+            node("Reshape", [f"out{stride}", "flat"], [f"row{stride}"]),
+        ]  # fmt: skip
+        rows.append(f"row{stride}")
+        outputs[f"out{stride}"] = [1, 5 + CLASSES, side, side]
+    weights["flat"] = np.array([1, 5 + CLASSES, -1])
+    if form == "joined":
+        nodes += [node("Concat", rows, ["all"], axis=2), node("Transpose", ["all"], ["output"], perm=[0, 2, 1])]
+        outputs = {"output": [1, 84, 5 + CLASSES]}
+    task, said = explained(model(nodes, {"x": [1, 3, SIDE, SIDE]}, outputs, weights))
+    assert task.decoder.family == "YOLOX"
+    found = [said[name][0].reshape(5 + CLASSES, -1).T for name in outputs] if form == "maps" else said["output"]
+    whole = np.concatenate(found).astype(np.float64)
+    places = [np.indices((SIDE // s, SIDE // s)).reshape(2, -1)[::-1].T for s in STRIDES]
+    stride = np.concatenate([np.full(len(p), s) for p, s in zip(places, STRIDES, strict=True)])
+    x, y = ((whole[:, :2] + np.concatenate(places)) * stride[:, None]).T
+    w, h = (np.exp(whole[:, 2:4]) * stride[:, None]).T
+    got = task.decoder.candidates(said)
+    assert np.allclose(got.boxes, corners(x, y, w, h), rtol=1e-5, atol=1e-3)
+    assert np.allclose(got.scores, whole[:, 4:5] * whole[:, 5:], atol=1e-6)
+
+
+def test_nanodet_plus():
+    """Scores, then distributions of the distances from the corner of the place, in strides."""
+    nodes, weights = backbone()
+    weights["flat"], rows, bins = np.array([1, CLASSES + 32, -1]), [], 8
+    for stride in STRIDES:
+        nodes += [
+            conv(weights, f"map{stride}", f"h{stride}", CLASSES + 4 * bins),
+            node("Split", [f"h{stride}", "cut"], [f"c{stride}", f"b{stride}"], axis=1),
+            node("Sigmoid", [f"c{stride}"], [f"s{stride}"]),
+            node("Concat", [f"s{stride}", f"b{stride}"], [f"o{stride}"], axis=1),
+            node("Reshape", [f"o{stride}", "flat"], [f"row{stride}"]),
+        ]
+        rows.append(f"row{stride}")
+    weights["cut"] = np.array([CLASSES, 4 * bins])
+    nodes += [node("Concat", rows, ["all"], axis=2), node("Transpose", ["all"], ["output"], perm=[0, 2, 1])]
+    task, said = explained(model(nodes, {"x": [1, 3, SIDE, SIDE]}, {"output": [1, 84, CLASSES + 4 * bins]}, weights))
+    assert task.decoder.family == "NanoDet"
+    whole, at = said["output"][0].astype(np.float64), 0
+    e = np.exp(whole[:, CLASSES:]).reshape(-1, 4, bins)
+    far = (e / e.sum(-1, keepdims=True)) @ np.arange(bins)
+    expected = []
+    for stride in STRIDES:
+        y, x = np.indices((SIDE // stride, SIDE // stride)).reshape(2, -1) * stride
+        left, top, right, bottom = far[at : at + len(x)].T * stride
+        expected.append(np.stack([x - left, y - top, x + right, y + bottom], axis=1))
+        at += len(x)
+    found = task.decoder.candidates(said)
+    assert np.allclose(found.boxes, np.concatenate(expected), atol=1e-3)
+    assert np.allclose(found.scores, whole[:, :CLASSES], atol=1e-6)
+
+
 def test_fastest_det():
     """x = (tanh t + column) · 16, w = σ(t) · side, score = objectness^0.6 · class^0.4."""
     nodes, weights = backbone()

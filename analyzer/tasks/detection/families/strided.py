@@ -40,7 +40,9 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     elif bins:
         family = "YOLOv8" if bins > 8 else "PicoDet" if score_layers == {"Sqrt"} or len(heads) == 4 else "NanoDet"
     else:
-        family = "FCOS"
+        in_pixels = all(_by_stride(view, stage, boxes) for stage, _, boxes, *_ in heads)
+        family = "RTMDet" if in_pixels and not two else "FCOS"
+        coding = Distances(offset=0.0 if family == "RTMDet" else 0.5, pixels=in_pixels)
     squashed = functions == {"Sigmoid"}
     done = squashed or not score_layers <= RAW  # a function of the scores and more, as PicoDet's square root
     levels = [stage.level(scores, boxes, thing) for stage, scores, boxes, thing, *_ in heads]
@@ -62,6 +64,13 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     return decoder, f"{classes} scores and {sides} at each of {len(heads)} strides"
 
 
+def _by_stride(view: View, stage: Stage, boxes: Part) -> bool:
+    """Whether the last thing that is done to box sides is a multiplication by the stride, as in MMDetection."""
+    node, step = view.graph.producer(view.sources(boxes)[0][1]), view.size[0] / stage.grid[0]
+    factors = [view.graph.constant(i) for i in node.inputs] if node is not None and node.op == "Mul" else []
+    return any(f is not None and f.size == 1 and float(f.reshape(-1)[0]) == step for f in factors)
+
+
 def _grids(view: View) -> dict[tuple[int, int], list[tuple[Part, int]]] | None:
     """{grid: outputs of its places, and how many numbers they have of each}, the finest first; None where an output is
     of no grid."""
@@ -78,11 +87,11 @@ def _grids(view: View) -> dict[tuple[int, int], list[tuple[Part, int]]] | None:
             found.setdefault(maps[0].grid, []).append((Part(name), shape[2]))
         elif len(shape) == 4:
             height, width = view.size
-            channels_last = shape[1] * width == shape[2] * height and height % max(1, shape[1]) == 0 and shape[1] > 1
-            grid = (shape[1], shape[2]) if channels_last and shape[3] != shape[2] else (shape[2], shape[3])
+            last = shape[1] > 1 and shape[1] * width == shape[2] * height and height % shape[1] == 0
+            last = last and shape[3] != shape[2]
+            grid, axis = ((shape[1], shape[2]), 3) if last else ((shape[2], shape[3]), 1)
             if grid not in [(-(-height // s), -(-width // s)) for s in _STRIDES]:
                 return None
-            axis = 3 if grid == (shape[1], shape[2]) and channels_last else 1
             found.setdefault(grid, []).append((Part(name, axis=axis), shape[axis]))
         else:
             return None

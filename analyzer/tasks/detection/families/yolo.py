@@ -121,7 +121,7 @@ def prototypes(view: View, count: int) -> Prototypes | None:
 def _columns(view: View, whole: Part, numbers: int, cell: int) -> _Columns | None:
     """What the numbers are, by the functions that each went through and by where they are computed."""
     functions = view.functions(whole)
-    if len(functions) != numbers or functions[4] not in ("Sigmoid", "", "constant") or functions[3] == "Sigmoid":
+    if len(functions) != numbers or functions[4] not in ("Sigmoid", "", "constant") or "Sigmoid" in functions[:4]:
         raw = cell > 1 and len(functions) == numbers and set(functions) <= {"Sigmoid", ""}
         if not raw:
             return None
