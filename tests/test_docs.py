@@ -82,4 +82,7 @@ def test_ci_runs_the_tests_that_the_readme_names():
     ci = (ROOT / ".ci" / "run").read_text()
     line = "python3 -m venv .venv && . .venv/bin/activate && pip install '.[dev]' && python -m pytest"
     assert f"\n{line}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"pip install .*'\.\[custom-ops,dev,plot,torch\]'", ci) and "\npython -m pytest\n" in ci
+    assert (
+        re.search(r"pip install .*'\.\[custom-ops,dev,litert,openvino,plot,torch\]'", ci)
+        and "\npython -m pytest\n" in ci
+    )

@@ -12,6 +12,7 @@ from analyzer.api.data import File, Pictures, listed, opened_samples, samples_of
 from analyzer.api.models import Asked, Names, Preprocessing, for_pictures, known_options
 from analyzer.attribution import Explainer
 from analyzer.attribution.cards import first_shapes
+from analyzer.attribution.deployed import open_both
 from analyzer.attribution.methods import find_method
 from analyzer.data import Sample, annotated, read_classes, read_masks, read_true_boxes, true_boxes, with_classes
 from analyzer.images import ModelCard, write_png
@@ -27,11 +28,12 @@ from analyzer.report.files import (
     write_audit,
     write_comparison,
 )
-from analyzer.validation import EVIDENCE, SAMPLE, Comparison, Side, Store, as_data, doubts, judge, read_thresholds
+from analyzer.validation import SAMPLE, Comparison, Store, as_data, doubts, judge, read_thresholds
 from analyzer.validation import compare as compare_sides
 from analyzer.validation.audit import Audit
 from analyzer.validation.audit import audit as audit_pictures
 from analyzer.validation.checks import findings
+from analyzer.validation.runner_side import check_insides, side_of
 from analyzer.validation.sensitivity import sensitivity_of
 
 MODES = {"as-shipped": None, "semantics": "disable"}  # graph optimisation of both sides; see `runtime.Session`
@@ -43,7 +45,7 @@ def compare(
     reference: Any,
     candidate: Any,
     pictures: Pictures,
-    method: str | Sequence[str] = EVIDENCE,
+    method: str | Sequence[str] = (),
     *,
     labels: Names = None,
     boxes: File | Mapping[str, Any] | None = None,
@@ -70,9 +72,11 @@ def compare(
     """Compare two builds of a model on pictures: their outputs, their layers, and what they look at.
 
     Args:
-        reference, candidate: as `model` of `analyzer.explain` each.
+        reference, candidate: as `model` of `analyzer.explain` each, or the address of a model in another runtime, such
+            as "openvino:model.xml"; see docs/runners.md.
         pictures: files, folders, glob patterns or lists of files; or pictures in memory, as for `analyzer.explain`.
-        method: methods whose maps are compared.
+        method: methods whose maps are compared: grad-cam and gradient if none are named; beside another runtime rise,
+            for detectors d-rise.
         labels: class names, or a file of them.
         boxes: true boxes, {"cat.jpg": [[x0, y0, x1, y1], …]} or {"cat.jpg": {"cat": [x0, y0, x1, y1]}}, or a JSON file
             of them, COCO's format too; compares mAP of detectors.
@@ -107,7 +111,8 @@ def compare(
     asked = _many(options, preprocess, labels=labels, input=input, explain_input=explain_input, level=MODES[mode])
     known_options(options, "compare")
     providers = provider, candidate_provider or provider
-    sides = [for_pictures(m, p, asked) for m, p in zip((reference, candidate), providers, strict=True)]
+    models = reference, candidate
+    sides = open_both(models, lambda at, like: for_pictures(models[at], providers[at], asked, like))
     samples = opened_samples(samples, pictures, sides[0][1].feeds, every)
     samples = with_classes(samples, sides[0][1].labels, by_folder)
     methods = (method,) if isinstance(method, str) else tuple(method)
@@ -135,8 +140,10 @@ def compared(
     session = explainers[0].session_options
     shapes = first_shapes(samples, [card.feeds for card in cards])
     kept = Store(os.fspath(store)) if store else None
-    ours, theirs = (Side(e, shape, store=kept) for e, shape in zip(explainers, shapes, strict=True))
+    ours, theirs = (side_of(e, shape, kept) for e, shape in zip(explainers, shapes, strict=True))
     feeds = cards[0].feeds, cards[1].feeds
+    if sensitivity:
+        check_insides(ours, theirs)
     ranked = sensitivity_of(ours, theirs, feeds, samples) if sensitivity else None
     done = compare_sides(ours, theirs, samples, methods, 6, feeds, store, workers, progress)
     sources = {sample.id: sample.source for sample in samples}
@@ -160,6 +167,8 @@ def compared(
 
 def ran_on(receipt: dict[str, Any]) -> str:
     """A side's receipt in words."""
+    if "runs" in receipt:
+        return f"{receipt['runs']}, Python {receipt['python']}"
     fell = ", ".join(receipt["fell to the CPU"]) or "nothing"
     scores = f"; scores of {receipt['scores']}" if "scores" in receipt else ""
     where = f"{receipt['provider']} of onnxruntime {receipt['onnxruntime']}"

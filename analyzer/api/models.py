@@ -16,10 +16,12 @@ import onnx
 
 from analyzer.attribution import Explainer, Model
 from analyzer.attribution.cards import picture_card, read_card
+from analyzer.attribution.deployed import open_model
 from analyzer.errors import InputError
 from analyzer.graph.query import picture_inputs
 from analyzer.images import ModelCard, Preprocess, load_labels
 from analyzer.images.card import PREPROCESS_KEYS
+from analyzer.runtime.runners import address_of
 from analyzer.tasks import Declared
 
 Preprocessing: TypeAlias = "Preprocess | Mapping[str, Any] | None"
@@ -92,13 +94,20 @@ def _named(model: Any) -> str | bytes | None:
     return hashlib.sha256(model).digest() if isinstance(model, bytes) and len(model) <= _LARGEST else None
 
 
-def for_pictures(model: Any, provider: str, asked: Asked) -> tuple[Explainer, ModelCard]:
+def for_pictures(
+    model: Any, provider: str, asked: Asked, like: tuple[Explainer, ModelCard] | None = None
+) -> tuple[Explainer, ModelCard]:
     """The model, and its card with what the call says instead; `commands.options.Setup.load` in Python.
+
+    Args:
+        model: also the address of a runner.
+        like: see `open_model`.
 
     Raises:
         As `read_card`.
     """
-    given = kept(model, provider, asked.session)
+    is_runner = address_of(model) is not None
+    given = open_model(model, like=like) if is_runner else kept(model, provider, asked.session)
     asked = _with_own_labels(asked, given)
     key = ("card for pictures", repr(asked), _stamps(given.loaded.path, asked.labels))
 

@@ -98,6 +98,8 @@ def default_method(model: Model, output: str | None) -> str:
 
 def customary(model: Model) -> tuple[str, Mapping[str, Any]] | None:
     """Whose preprocessing is usual for what the model is recognised as, and its keys; None for nobody's."""
+    if model.usual is not None:
+        return model.usual
     task = _task(model)
     return task.usual if task is not None and task.usual[1] else None
 

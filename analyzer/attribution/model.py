@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
+import onnx
 
 from analyzer.analysis.scores import is_quantised
 from analyzer.attribution.cache import GraphCache
@@ -47,6 +48,7 @@ class Model:
 
     Attributes:
         chosen: the input that is explained, if another one than `image_input` takes by itself; see `about`.
+        usual: whose preprocessing it has unless its card says otherwise, and the keys; None for that of its task.
     """
 
     _whole: Model | None = None
@@ -70,6 +72,7 @@ class Model:
         self._stamp = _stamp_of(self.loaded.path)
         self._remembered: dict[Hashable, Any] = {}
         self.declared: Declared = NOTHING
+        self.usual: tuple[str, Mapping[str, Any]] | None = None
         self.labels: Labels = None
         self._owner, self._sources = object(), object()  # of sessions, and of normal forms, in the pool
         for owner in (self._owner, self._sources):
@@ -135,13 +138,16 @@ class Model:
             found = self.cache.source(key) if self.cache else None
             if found is None:
                 sizes = dict(shapes or {})
-                types = measured(self.loaded, sizes, self.provider, **self.session_options) if self.custom_ops else ()
-                found = normalize(self.loaded, inlined_operators(), sizes, types)
+                found = normalize(self.loaded, inlined_operators(), sizes, self._types(sizes))
                 if self.cache:
                     self.cache.keep_source(key, found)
             return found
 
         return LIVE.get(self._sources, key, made)
+
+    def _types(self, sizes: dict[str, tuple[int, ...]]) -> tuple[onnx.ValueInfoProto, ...]:
+        """Types and sizes of tensors that inference cannot know."""
+        return measured(self.loaded, sizes, self.provider, **self.session_options) if self.custom_ops else ()
 
     def graph(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
         """A fresh graph to append to."""

@@ -14,8 +14,8 @@ from analyzer.commands.options import (
     METHOD,
     PROVIDER,
     READ,
+    READ_ANY_MODEL,
     READ_FILE,
-    READ_MODEL,
     WRITE_REPORT,
     DataSet,
     Given,
@@ -32,14 +32,16 @@ from analyzer.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from analyzer.attribution import Explainer
+    from analyzer.images import ModelCard
     from analyzer.report.page import Picture
 
 MODES = ("as-shipped", "semantics")  # see `api.comparing.MODES`
 
 
 class Compare(Given):
-    reference: str | None = argument(type=READ_MODEL, required=False, metavar="REFERENCE")
-    candidate: str | None = argument(type=READ_MODEL, required=False, metavar="CANDIDATE")
+    reference: str | None = argument(type=READ_ANY_MODEL, required=False, metavar="REFERENCE")
+    candidate: str | None = argument(type=READ_ANY_MODEL, required=False, metavar="CANDIDATE")
     data: DataSet = group(DataSet)
     labels: str | None = labels_option
     classes: str | None = option(
@@ -66,7 +68,10 @@ class Compare(Given):
         metavar="FOLDER",
     )
     methods: tuple[str, ...] = several(
-        "-m --method", "Methods whose maps are compared. Repeatable. Default: grad-cam and gradient.", **METHOD
+        "-m --method",
+        "Methods whose maps are compared. Repeatable. Default: grad-cam and gradient; beside another runtime, rise or "
+        "d-rise.",
+        **METHOD,
     )
     thresholds: str | None = option(
         "--thresholds", "TOML file with thresholds; see docs/compare.md.", type=READ_FILE, metavar="FILE"
@@ -157,27 +162,31 @@ def command(given: Compare) -> int:
 def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[Picture], int]:
     """The comparison as data, the pictures that agree least, and 5 where some could not be read, else 0."""
     from analyzer.api.comparing import FOLDERS, MODES, compared
-    from analyzer.attribution import Explainer
     from analyzer.attribution.cards import read_card
+    from analyzer.attribution.deployed import open_both, open_model
     from analyzer.data import annotated, read_classes, read_masks, read_true_boxes, with_classes
     from analyzer.report.files import evidence_figures
-    from analyzer.validation import EVIDENCE
 
     by_folder = given.classes == FOLDERS
     classes = read_classes(None if by_folder else given.classes, given.slice)
     boxes, masks = read_true_boxes(given.boxes), read_masks(given.masks)
     samples = annotated(given.data.samples(), boxes, classes, masks)
     options = given.session.keywords(many=True) | {"level": MODES[given.mode]}
-    asked = (reference, given.provider), (candidate, given.candidate_provider or given.provider)
-    explainers = [Explainer(model, provider, **options) for model, provider in asked]
+    models = reference, candidate
+    providers = given.provider, given.candidate_provider or given.provider
     others = given.others.given, given.others.explain_input
-    cards = [read_card(e, given.labels, given.preprocess.flags(), *others) for e in explainers]
-    for explainer, card in zip(explainers, cards, strict=True):
+
+    def opened(at: int, like: tuple[Explainer, ModelCard] | None) -> tuple[Explainer, ModelCard]:
+        explainer = open_model(models[at], providers[at], like, **options)
+        return explainer, read_card(explainer, given.labels, given.preprocess.flags(), *others)
+
+    both = open_both(models, opened)
+    for explainer, card in both:
         tell_card(explainer, card)
-    sides = [(e.about(card.feeds.explained), card) for e, card in zip(explainers, cards, strict=True)]
+    sides, cards = [(e.about(card.feeds.explained), card) for e, card in both], [card for _, card in both]
     samples = with_classes(given.data.opened(samples, cards[0].feeds), cards[0].labels, by_folder)
     over = given.over.store, given.over.workers, Progress(len(samples), "compare").step
-    done = compared(sides, samples, given.methods or EVIDENCE, *over, given.sensitivity)
+    done = compared(sides, samples, given.methods, *over, given.sensitivity)
     tell_left_out(done)
     document = {"comparison": done.report, "run": done.run}
     return document, evidence_figures(done.maps, samples, cards[0].feeds), 5 if done.failed else 0

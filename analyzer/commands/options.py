@@ -61,6 +61,15 @@ class ModelPath(InputPath):
         return super().convert(value, param, ctx)
 
 
+class AnyModelPath(ModelPath):
+    """A model's file, or the address of a model in another runtime."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from analyzer.runtime.runners import address_of
+
+        return value if address_of(value) is not None else super().convert(value, param, ctx)
+
+
 class OutputPath(click.Path):
     """A file that the command writes, or a folder for such files: `file_okay`, `dir_okay`.
 
@@ -135,6 +144,7 @@ class Channel(IntRange):
 
 
 READ, READ_FILE, READ_MODEL = InputPath(), InputPath(dir_okay=False), ModelPath(dir_okay=False)
+READ_ANY_MODEL = AnyModelPath(dir_okay=False)
 WRITE, WRITE_FILE = OutputPath(stdout=True), OutputPath(stdout=True, dir_okay=False)
 WRITE_REPORT, WRITE_FOLDER = OutputPath(dir_okay=False), OutputPath(file_okay=False)
 
@@ -559,11 +569,11 @@ class Setup(Given):
         self, model: str, labels: str | None = None, many: bool = False, **session: Any
     ) -> tuple[Explainer, ModelCard]:
         """The model, and how its pictures are prepared; `many` as for `SessionOptions.keywords`."""
-        from analyzer.attribution import Explainer
         from analyzer.attribution.cards import read_card
+        from analyzer.attribution.deployed import open_model
         from analyzer.commands.common import tell_card
 
-        explainer = Explainer(model, self.provider, **self.session.keywords(many), **session)
+        explainer = open_model(model, self.provider, **self.session.keywords(many), **session)
         flags = self.preprocess.flags() | vars(self.thresholds)
         card = read_card(explainer, labels, flags, self.others.given, self.others.explain_input)
         tell_card(explainer, card)

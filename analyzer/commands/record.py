@@ -8,12 +8,13 @@ from analyzer.commands.common import Progress, note, tell_left_out
 from analyzer.commands.compare import MODES
 from analyzer.commands.options import (
     METHOD,
+    READ_ANY_MODEL,
     WRITE_FOLDER,
     DataSet,
     Given,
     Setup,
+    argument,
     group,
-    model_argument,
     option,
     several,
     workers_option,
@@ -21,11 +22,11 @@ from analyzer.commands.options import (
 
 
 class Record(Given):
-    model: str = model_argument
+    model: str = argument(type=READ_ANY_MODEL)
     data: DataSet = group(DataSet)
     store: str = option("--store", "Folder for the results.", required=True, type=WRITE_FOLDER, metavar="FOLDER")
     methods: tuple[str, ...] = several(
-        "-m --method", "Methods whose maps are recorded. Repeatable. Default: grad-cam and gradient.", **METHOD
+        "-m --method", "Methods whose maps are recorded. Repeatable. Default: as for `compare`.", **METHOD
     )
     mode: str = option("--mode", "As for `compare`.", type=Choice(MODES), default="as-shipped")
     workers: int | None = workers_option
@@ -49,16 +50,17 @@ def command(given: Record) -> int:
     from analyzer.api.comparing import MODES as LEVELS
     from analyzer.attribution.cards import first_shapes
     from analyzer.passes import run
-    from analyzer.validation import EVIDENCE, Side, Store
+    from analyzer.validation import Store
     from analyzer.validation.recording import Recording
+    from analyzer.validation.runner_side import side_of
 
     samples = given.data.samples()
     explainer, card = given.setup.load(given.model, many=True, level=LEVELS[given.mode])
     samples = given.data.opened(samples, card.feeds)
     (shape,) = first_shapes(samples, [card.feeds])
-    side = Side(explainer, shape, store=Store(given.store))
+    side = side_of(explainer, shape, Store(given.store))
     progress = Progress(len(samples), "record")
-    work = Recording(side, card.feeds, given.methods or EVIDENCE)
+    work = Recording(side, card.feeds, given.methods)
     done = run(work, samples, workers=given.workers, progress=progress.step)
     tell_left_out(done)
     for method, why in done.result.items():

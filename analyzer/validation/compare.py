@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.attribution.black_box import is_perturbing
 from analyzer.data import Sample, read_mask
-from analyzer.errors import AnalyzerError, InputError
+from analyzer.errors import AnalyzerError, InputError, ProviderError
 from analyzer.images import Fed, Feeding, Preprocess, showing
 from analyzer.metrics.energy import energy_inside
 from analyzer.metrics.overlap import top_iou
@@ -25,6 +26,8 @@ from analyzer.tasks.text import Text
 from analyzer.validation.inputs import input_difference
 from analyzer.validation.matching import POOR, Match, match_by_activations, match_by_name, without_shifted_names
 from analyzer.validation.metrics import Drift, OutputError, one_sided
+from analyzer.validation.perturbed import Whole, meet, methods_for, seen
+from analyzer.validation.runner_side import hides
 from analyzer.validation.side import Evidence, Inputs, Side, sampled
 from analyzer.validation.summaries import (
     evidence_summary,
@@ -51,6 +54,7 @@ class Pair:
         group: of pictures that are also judged by themselves, "" for none.
         fed: the picture as it was fed to each side; None for tensors.
         known: true boxes and mask of the picture in its own pixels, as `Sample.annotations`.
+        gray: the inputs of both sides for a mid-gray picture, None for zeros.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Pair:
     group: str = ""
     fed: tuple[Fed, Fed] | None = None
     known: Mapping[str, Any] = field(default_factory=dict)
+    gray: tuple[Inputs, Inputs] | None = None
 
     @property
     def content(self) -> str:
@@ -149,7 +154,7 @@ def compare(
     reference: Side,
     candidate: Side,
     pictures: Iterable[Pair | Sample],
-    methods: Sequence[str] = EVIDENCE,
+    methods: Sequence[str] = (),
     keep: int = 6,
     preprocess: tuple[Preprocess | Feeding, Preprocess | Feeding] | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -187,11 +192,13 @@ class Comparing(Pass[dict[str, Any]]):
         self,
         reference: Side,
         candidate: Side,
-        methods: Sequence[str] = EVIDENCE,
+        methods: Sequence[str] = (),
         keep: int = 6,
         preprocess: tuple[Preprocess | Feeding, Preprocess | Feeding] | None = None,
     ) -> None:
-        self.sides, self.methods, self.keep = (reference, candidate), tuple(methods), keep
+        self.sides, self.keep = (reference, candidate), keep
+        meet(reference, candidate)
+        self.methods = methods_for(self.sides, methods) or EVIDENCE
         self.preprocess: tuple[Feeding, ...] | None = None
         if preprocess is not None:
             self.preprocess = tuple(Feeding.of(h, s.input) for h, s in zip(preprocess, self.sides, strict=True))
@@ -221,7 +228,10 @@ class Comparing(Pass[dict[str, Any]]):
         boxes = sample.annotations.get("boxes")
         inside = None if boxes is None else np.array([placement.box_to_input(tuple(b)) for b in boxes])
         label, group = sample.annotations.get("label"), sample.annotations.get("group", "")
-        return Pair(sample.id, ours, theirs, label, inside, group, (fed[0], fed[1]), sample.annotations)
+        gray = None
+        if any(is_perturbing(method) for method in self.methods):
+            gray = self.preprocess[0].grey(fed[0]), self.preprocess[1].grey(fed[1])
+        return Pair(sample.id, ours, theirs, label, inside, group, (fed[0], fed[1]), sample.annotations, gray)
 
     def setup(self, first: Loaded | None) -> None:
         """Matches layers on the first picture."""
@@ -229,7 +239,7 @@ class Comparing(Pass[dict[str, Any]]):
             return
         reference, candidate = self.sides
         images = reference.prepared(first.item.reference), candidate.prepared(first.item.candidate)
-        self.contract = input_difference(*images)
+        self.contract = None if hides(self.sides, found := input_difference(*images)) else found
         self._match(*self._matched(first.item))
         self._both_features(first.item)  # makes the sessions, before threads ask for them
 
@@ -247,7 +257,8 @@ class Comparing(Pass[dict[str, Any]]):
         self._features(part, picture)
         self._values(part, picture, *outputs)
         judged = all(np.isfinite(values).all() for values in scores) or row["score_drift"] is not None
-        row["evidence"] = self._evidence(part, picture, row["top"][0]) if judged else {}
+        whole = Whole(reference.task, {n: outputs[0][n] for n in reference.task.reading}, row["top"][0])
+        row["evidence"] = self._evidence(part, picture, whole) if judged else {}
         part.rows.append(row)
         return part.plain()
 
@@ -463,7 +474,7 @@ class Comparing(Pass[dict[str, Any]]):
             ours, theirs = ({name: sampled(a) for name, a in layers.items()} for layers in (ours, theirs))
         return ours, theirs
 
-    def _evidence(self, part: _Partial, picture: Pair, target: int) -> dict[str, Any]:
+    def _evidence(self, part: _Partial, picture: Pair, whole: Whole) -> dict[str, Any]:
         reference, candidate = self.sides
         if reference.task.per_picture != candidate.task.per_picture:
             why = f"the reference was recognized as {reference.task.kind}, the candidate as {candidate.task.kind}"
@@ -473,16 +484,30 @@ class Comparing(Pass[dict[str, Any]]):
         found: dict[str, Any] = {}
         for method in self.methods:
             maps: list[Evidence] = []
-            for side, array, layer in zip(self.sides, (picture.reference, picture.candidate), layers, strict=True):
+            for at, (side, array, layer) in enumerate(
+                zip(self.sides, (picture.reference, picture.candidate), layers, strict=True)
+            ):
                 try:
+                    if is_perturbing(method):
+                        maps.append(self._seen(picture, at, method, whole))
+                        continue
                     placed = maps[0].placed if maps and layer else "effective"
-                    maps.append(side.heatmap(array, method, target, layer or "auto", placed))
+                    maps.append(side.heatmap(array, method, whole.target, layer or "auto", placed))
+                except ProviderError:  # of a runner
+                    raise
                 except AnalyzerError as error:
                     part.unavailable[method] = f"{side.name}: {error.message}"
                     break
             if len(maps) == 2:
                 found[method] = self._agreement(part, picture, method, *maps)
         return found
+
+    def _seen(self, picture: Pair, side: int, method: str, whole: Whole) -> Evidence:
+        """A side's map by perturbation."""
+        twins = dict([self.scores, *self.pairs])
+        names = {name: twins.get(name, name) if side else name for name in whole.task.reading}
+        given = (picture.reference, picture.candidate)[side]
+        return seen(self.sides[side], given, picture.gray and picture.gray[side], method, whole, names)
 
     def _agreement(
         self, part: _Partial, picture: Pair, method: str, ours: Evidence, theirs: Evidence
@@ -546,7 +571,7 @@ class Comparing(Pass[dict[str, Any]]):
             "layers": layers,
             "ranges": [{"layer": n, "saturated": float(np.mean(s))} for n, s in part.saturation.items()],
             "unmatched": [n for n in reference.layers if n not in {row["layer"] for row in layers}],
-            "layers_not_compared": self._layers_not_compared({row["layer"] for row in layers}),
+            "layers_not_compared": self._layers_not_compared({str(row["layer"]) for row in layers}),
             "largest_jump": largest_jump(layers),
             "weights": [row | {"sqnr_db": agreement.get(row["layer"])} for row in weights],
             "plan": {"reference": reference.kernels(), "candidate": candidate.kernels()},

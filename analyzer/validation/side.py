@@ -30,6 +30,7 @@ FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "Ha
 FLOATS = frozenset({"float16", "float32", "float64"})
 SORTING = frozenset({"TopK", "NonMaxSuppression"})  # they order rows by what a picture holds
 SAMPLE = 1 << 14  # elements of a layer that a store keeps
+PICTURES = 16  # of one run, at most
 _SHAPES = "shapes of all"  # beside the layers in the store
 
 
@@ -226,7 +227,7 @@ class Side:
         def run() -> dict[str, np.ndarray]:
             return {"image": self._first(Taps(self.explainer, graph, [end]).run(self._fed(given))[end])}
 
-        return Prepared(self._kept(run, "prepared", given)["image"], rounded, True)
+        return Prepared(self.kept(run, "prepared", given)["image"], rounded, True)
 
     def classes(self, array: Inputs) -> np.ndarray:
         """The score of every class, (classes,): `output`, by its means over space for a segmenter."""
@@ -244,8 +245,30 @@ class Side:
     def all_outputs(self, array: Inputs) -> dict[str, np.ndarray]:
         """Every output that holds real numbers, quantised ones as what they mean, float64."""
         session = (self.explainer.deployed if self.explainer.quantised else None) or self.plain
-        found = self._kept(lambda: session.run(self._fed(array), list(self._read)), "outputs", array)
-        return {n: q.real(self._first(found[n])).astype(np.float64) for n, q in self._read.items()}
+        found = self.kept(lambda: session.run(self._fed(array), list(self._read)), "outputs", array)
+        return self.meant({name: self._first(found[name]) for name in self._read})
+
+    def said(self, pictures: np.ndarray, given: Inputs) -> list[dict[str, np.ndarray]]:
+        """`all_outputs` of several pictures, (n, …) each, which stand in for the one of `given`."""
+        others = dict(given) if isinstance(given, Mapping) else {}
+        parts = [others | {self.input: pictures[i : i + 1]} for i in range(len(pictures))]
+        rows = _split(self.batch(self.explainer.batch(parts)), len(parts), self.explainer.fixed_batch)
+        if rows is None:  # the outputs do not count pictures
+            return [self.said(pictures[i : i + 1], given)[0] for i in range(len(pictures))]
+        return [self.meant(row) for row in rows]
+
+    @property
+    def most(self) -> int:
+        """Pictures of one run."""
+        return self.explainer.fixed_batch or (PICTURES if self.explainer.deployed is not None else 1)
+
+    def batch(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the runtime gives for inputs, of the file as it is where that loads."""
+        return (self.explainer.deployed or self.plain).run(dict(feeds), list(self._read))
+
+    def meant(self, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The real numbers that the outputs for one picture stand for, float64."""
+        return {n: q.real(found[n]).astype(np.float64) for n, q in self._read.items()}
 
     def squashed(self, scores: np.ndarray, how: str) -> np.ndarray:
         """Task after a Softmax, LogSoftmax or Sigmoid that only the other side's file ends with."""
@@ -265,7 +288,7 @@ class Side:
             origin = find_origins(self.explainer, feeds, [0], [layer] if layer else [])[0]
             return {"origin": packed(str(origin or ""))}
 
-        return str(unpacked(self._kept(searched, "origin", layer, array)["origin"]))
+        return str(unpacked(self.kept(searched, "origin", layer, array)["origin"]))
 
     def labels(self, scores: np.ndarray) -> list[int]:
         """The top class, or for a sigmoid's scores every class above ½."""
@@ -309,7 +332,7 @@ class Side:
                 "diagnosis": packed(found.diagnosis[0]),
             }
 
-        found = self._kept(explained, "heatmap, 3", method, target, layer, repr(placed), array)
+        found = self.kept(explained, "heatmap, 3", method, target, layer, repr(placed), array)
         low, high = found["extent"].tolist()
         lines = found["centers"].tolist()  # none: half-pixel centers; several: of layers of their own
         where = Centers(tuple(lines[0]), tuple(lines[1])) if len(lines) == 2 else "effective" if lines else "half-pixel"
@@ -350,7 +373,7 @@ class Side:
 
         Of a recorded side at most `SAMPLE` elements of each, flat; `shapes` holds what they are of.
         """
-        if self.store is None or not self.is_recorded:
+        if self.store is None or not self.is_recorded or not self._wanted:
             return self._measured(array)
         key = self._key("features", array)
         known = dict(self.store.get(key) or {})
@@ -392,7 +415,7 @@ class Side:
             return {"plan": packed(kernel_difference(plain, found))}
 
         taps = [] if self._recorded else [self._wanted]
-        return dict(unpacked(self._kept(plans, "plan", *taps)["plan"]))
+        return dict(unpacked(self.kept(plans, "plan", *taps)["plan"]))
 
     @cached_property
     def receipt(self) -> dict[str, Any]:
@@ -404,7 +427,7 @@ class Side:
             here = {"python": platform.python_version(), "fell to the CPU": self.plain.fallbacks, "scores": scores}
             return {"receipt": packed(self.explainer.environment | here)}
 
-        return dict(unpacked(self._kept(made, "receipt")["receipt"]))
+        return dict(unpacked(self.kept(made, "receipt")["receipt"]))
 
     @property
     def about(self) -> dict[str, str]:
@@ -444,7 +467,8 @@ class Side:
             self.explainer.loaded.identity, where, self.explainer.chosen, self._sizes, *(p for q in parts for p in q)
         )
 
-    def _kept(self, make: Callable[[], Mapping[str, np.ndarray]], *what: Any) -> Mapping[str, np.ndarray]:
+    def kept(self, make: Callable[[], Mapping[str, np.ndarray]], *what: Any) -> Mapping[str, np.ndarray]:
+        """What `make` gives; of a recorded side from the store, under a key of `what`."""
         if self.store is None or not self.is_recorded:
             return make()
         return self.store.kept(self._key(*what), lambda: self._run(make))
@@ -464,6 +488,17 @@ class Side:
                 "record the missing pictures there, or use another --store",
             )
         return make()
+
+
+def _split(found: Mapping[str, np.ndarray], count: int, fixed: int | None) -> list[dict[str, np.ndarray]] | None:
+    """The outputs of each of `count` pictures; None where their first axis does not count them."""
+    size = fixed or count
+    if size == 1:
+        return [dict(found)]
+    if any(not a.ndim or len(a) % size for a in found.values()):
+        return None
+    rows = {name: len(a) // size for name, a in found.items()}
+    return [{n: a[i * rows[n] : (i + 1) * rows[n]] for n, a in found.items()} for i in range(count)]
 
 
 def sampled(array: np.ndarray) -> np.ndarray:
