@@ -197,6 +197,14 @@ def test_rows_that_fill_up_tell_nothing_of_the_unit() -> None:
     assert isinstance(task.decoder.coding, Corners) and not task.decoder.coding.unit
 
 
+def test_what_is_not_read_has_a_role() -> None:
+    made = chosen()
+    made.graph.output.append(onnx.helper.make_tensor_value_info("index", onnx.TensorProto.INT64, [1, ROWS]))
+    made.graph.output.append(onnx.helper.make_tensor_value_info("seen", onnx.TensorProto.FLOAT, [1, 3, SIDE, SIDE]))
+    roles = {role.output: role.role for role in task_of(made).others}
+    assert roles.keys() == {"index", "seen"} and roles["index"] == "int64 numbers" and roles["seen"]
+
+
 FORMS = [{}, {"batched": False}, {"joined": True}]
 
 

@@ -225,7 +225,8 @@ def _detection(
     decoder, evidence = found
     names = list(decoder.outputs)
     own = graph[decoder.levels[0].scores.output]
-    others = tuple(Role(v.name, declared.outputs.get(v.name, "")) for v in graph.outputs if v.name not in names)
+    beside = [v for v in graph.outputs if v.name not in names]
+    others = tuple(Role(v.name, _role_of(graph, v, declared, False).role) for v in beside)
     known = tuple((name, quantisation(graph, graph[name])) for name in names)
     return Detection(
         own,
