@@ -12,9 +12,10 @@ import pytest
 
 import analyzer
 from analyzer.attribution.export import read_record
-from analyzer.errors import UnsupportedError
+from analyzer.errors import NotFoundError, UnsupportedError
 from analyzer.graph import Builder, Graph
 from analyzer.graph.protos import opsets
+from analyzer.runtime.elsewhere import run_in, version_in
 from tests.models import model, node, small_cnn
 
 RNG = np.random.default_rng(0)
@@ -238,3 +239,40 @@ def test_an_opset_that_is_asked_for(tmp_path, opset):
     shapes = {"x": (1, 3, 13, 13)}
     path = analyzer.export(old_cnn(17, 8), tmp_path / "m.onnx", "grad-cam", opset=opset, input_shapes=shapes)
     assert written(path) == (opset, max(onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]), 4))
+
+
+# ---- Other runtimes ----
+
+
+def test_a_file_is_run_in_the_runtime_it_is_for(tmp_path):
+    """OpenCV is always there."""
+    path = analyzer.export(small_cnn(batch=1), tmp_path / "m.onnx", "gradient", runtime="opencv", check=True)
+    assert read_record(path)["checked"] < 1e-4
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "tract", "web"])
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_other_runtimes(tmp_path, runtime, batch):
+    if version_in(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    path = analyzer.export(small_cnn(batch=batch), tmp_path / "m.onnx", "gradient", runtime=runtime, check=True)
+    assert read_record(path)["checked"] < 1e-4
+
+
+def test_a_runtime_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("analyzer.attribution.export.version_in", lambda runtime: None)
+    path = analyzer.export(small_cnn(), tmp_path / "m.onnx", runtime="tract", check=True)
+    assert read_record(path)["checked"] == "not run: tract is not installed (pip install tract onnx)"
+    assert not onnx.load(path).graph.value_info  # whose symbols tract cannot unify with sizes
+
+
+def test_a_file_that_its_runtime_does_not_run_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(UnsupportedError, match="opencv: .*error"):
+        run_in("opencv", tmp_path / "missing.onnx", {"x": np.zeros((1, 3), np.float32)})
+    other = {"heatmap": np.ones((1, 12, 12), np.float32)}
+    monkeypatch.setattr("analyzer.attribution.export.run_in", lambda *given: other)
+    with pytest.raises(UnsupportedError, match="heatmap of opencv differs from that of onnxruntime"):
+        analyzer.export(small_cnn(batch=1), tmp_path / "m.onnx", runtime="opencv", check=True)
+    with pytest.raises(NotFoundError, match="no runtime 'openvin'"):
+        analyzer.export(small_cnn(batch=1), tmp_path / "m.onnx", runtime="openvin")
+    assert not list(tmp_path.iterdir())

@@ -22,8 +22,9 @@ from analyzer.attribution.question import Job, Question
 from analyzer.attribution.result import Attribution
 from analyzer.attribution.runner import answer
 from analyzer.attribution.seeds import PREFIX
-from analyzer.errors import InputError, UnsupportedError
+from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.files import guard
+from analyzer.gradient.idioms import RUNTIMES
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.older import return_to
@@ -35,6 +36,7 @@ from analyzer.graph.roles import separate_roles
 from analyzer.graph.save import save
 from analyzer.plain import as_json
 from analyzer.runtime import Plain, random_feeds, relative
+from analyzer.runtime.elsewhere import INSTALL, run_in, version_in
 from analyzer.tasks import Declared, Task
 from analyzer.tasks.targets import is_expression
 
@@ -61,6 +63,7 @@ def export(
     declared: Declared | None = None,
     placement: str = "effective",
     opset: int | None = None,
+    check: bool = False,
     **options: Any,
 ) -> Path:
     """Write the model with an added output `heatmap`: (N, H, W) in [0, 1], float32.
@@ -82,23 +85,27 @@ def export(
         target: "top1" (of each image, when the model runs), a class index, a label, an expression, or a keypoint
             ("keypoint:3") of a model that finds one person.
         input_shapes: {input: sizes} to fix symbolic sizes; only token grids need it.
-        runtime: "onnxruntime", or "tensorrt" for a file that TensorRT's parser accepts: it avoids operators that the
-            parser rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes as well.
+        runtime: what the file is for: "onnxruntime", "web" (onnxruntime-web), "openvino", "opencv" (its dnn module),
+            "tract", or "tensorrt" for a file that TensorRT's parser accepts: it avoids operators that the parser
+            rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes as well.
         declared: what the model is for; what its card says unless given.
         placement: as for `explain`.
         opset: of the file; by default that of the model, or the first newer one that has all operators.
+        check: run the file in that runtime too, where it is installed. The metadata's `checked` is the relative L2
+            distance of the heatmap there from that of onnxruntime, or says why there is none.
 
     Raises:
         InputError, NotFoundError, UnsupportedError: as `explain`. UnsupportedError also if the file does not run or
             differs from `explain`; nothing is written then.
     """
     explainer = Explainer(model, labels=labels)
+    idioms = _idioms_of(runtime)
     if any(v.name == OUTPUT for v in explainer.plain.outputs):
         raise InputError(f"the model already has an output {OUTPUT!r}", "it seems to be an exported model already")
     if declared is None:
         names = read_task(explainer, None)
         labels, declared = labels or names, explainer.declared
-    about = Question((), target, output, labels, runtime=runtime, placement=placement, declared=declared)
+    about = Question((), target, output, labels, runtime=idioms, placement=placement, declared=declared)
     task = task_of(explainer, about, explainer.graph(input_shapes))
     job = Job(method or task.method, layer, options)
     question = replace(about, jobs=(job,))
@@ -134,13 +141,58 @@ def export(
         if record["opset"] < OPSET:
             make_portable(proto)
         separate_roles(proto, weights)
+        if runtime == "tract":  # which cannot unify the symbols of sizes there with the sizes that it is given
+            del proto.graph.value_info[:]
 
     def tried(file: Path) -> dict[str, str]:
         trial = Trial(explainer, first, file, explained, layers)
         trial.run()
+        if check:
+            record["checked"] = _checked(runtime, file, trial)
         return {"onnx-analyzer": as_json(record | trial.record, sort_keys=True)}
 
     return save(graph, path, rewrite=rewritten, check=tried)
+
+
+def _idioms_of(runtime: str) -> str:
+    """The runtime whose idioms a file for `runtime` has: those for onnxruntime are plain operators of their own kind.
+
+    Raises:
+        NotFoundError: there is no runtime of that name.
+    """
+    names = (*RUNTIMES, *INSTALL)
+    if runtime not in names:
+        raise NotFoundError(f"no runtime {runtime!r}", suggest(runtime, names) or f"choose one of {', '.join(names)}")
+    return runtime if runtime in RUNTIMES else "onnxruntime"
+
+
+def _checked(runtime: str, file: Path, trial: Trial) -> float | str:
+    """How far the heatmap of `runtime` is from that of onnxruntime (relative L2), or why that is not known.
+
+    Raises:
+        UnsupportedError: the runtime is there and does not run the file, or gives another heatmap.
+    """
+    if runtime not in INSTALL:
+        return "not run in TensorRT" if runtime == "tensorrt" else "run by onnxruntime itself"
+    sizes = trial.record["executed"]
+    if not sizes:
+        return "not run: onnxruntime does not run the file either"
+    if version_in(runtime) is None:
+        return f"not run: {runtime} is not installed ({INSTALL[runtime]})"
+    plain = Plain(file, custom_ops=trial.explainer.custom_ops)
+    feeds = random_feeds(plain.inputs, sizes={name: tuple(shape) for name, shape in sizes[0].items()})
+    expected, found = plain.run(feeds)[OUTPUT], run_in(runtime, file, feeds).get(OUTPUT)
+    if found is None or found.shape != expected.shape:
+        raise UnsupportedError(
+            f"{trial.name}: {runtime} gives no heatmap of shape {expected.shape}", "nothing was written"
+        )
+    distance = float(np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1.0))
+    if not distance <= LARGEST_DISTANCE:
+        raise UnsupportedError(
+            f"{trial.name}: the heatmap of {runtime} differs from that of onnxruntime (relative difference {distance:.2g})",
+            "nothing was written; check that the model itself gives the same outputs there",
+        )
+    return distance
 
 
 def _check_sizes(task: Task, slot: str | int, graph: Graph) -> None:

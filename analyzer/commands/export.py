@@ -35,10 +35,12 @@ class Export(Given):
     output: str | None = output_option
     runtime: str = option(
         "--runtime",
-        "Runtime the file is for: onnxruntime, or tensorrt to use only operators that its parser supports.",
+        "Runtime the file is for: onnxruntime, web, openvino, opencv, tract or tensorrt (only operators that its parser "
+        "supports).",
         default="onnxruntime",
         metavar="NAME",
     )
+    check: bool = option("--check", "Also run the file in that runtime, if it is installed.", is_flag=True)
     opset: int | None = option(
         "--opset",
         "Operator set version. Default: the model's, or the first newer one that has all operators needed.",
@@ -78,6 +80,7 @@ def command(given: Export) -> None:
         given.runtime,
         placement=given.placement,
         opset=given.opset,
+        check=given.check,
     )
     record = read_record(path)
     tell_doubt(record.get("doubt", ""))
@@ -90,6 +93,10 @@ def command(given: Export) -> None:
         click.echo(f"opset {record['opset']}{needs}")
         click.echo(f"original outputs, largest relative difference on random input: {_number(record['receipt'])}")
         click.echo(f"heatmap, relative distance from the result of explain: {_number(record['heatmap_difference'])}")
+        if "checked" in record:
+            click.echo(
+                f"heatmap in {given.runtime}, relative distance from onnxruntime's: {_number(record['checked'])}"
+            )
         runs = "; ".join(", ".join("×".join(map(str, s)) for s in run.values()) for run in record["executed"])
         click.echo(f"run by onnxruntime with inputs of {runs}" if runs else "not run on this machine")
 
