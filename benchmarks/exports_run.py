@@ -6,12 +6,19 @@ Each model of the corpus (or of what is named) is exported by each method. `expo
 level beside `explain`; here the file is run again by sessions of each level, with one thread and with two. A row per
 model: the relative distance of the heatmaps from `explain`, the largest over levels and threads from the default
 level's; or why the export was refused.
+
+    python -m benchmarks.exports_run --elsewhere [--python PYTHON] [file …] [--method METHOD …]
+
+The same files in other runtimes: the relative distance of the heatmap from that of onnxruntime, or why there is none.
+Their libraries are looked for in the environment of PYTHON (`pip install openvino opencv-python-headless tract onnx
+onnxruntime`), onnxruntime-web in the current folder (`npm install onnxruntime-web`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -22,11 +29,14 @@ import onnx
 import onnxruntime as ort
 
 import analyzer
+from analyzer.attribution.export import read_record
 from analyzer.errors import AnalyzerError
-from analyzer.runtime import random_feeds
+from analyzer.runtime import Plain, random_feeds
+from analyzer.runtime.elsewhere import INSTALL, run_in, version_in
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 FOLDERS = ("models", "exports", "cases/treated", "cases/real", "cases/situations")
+ELSEWHERE = ("openvino", "opencv", "tract", "web", "ort", "reference")
 METHODS = ("grad-cam", "gradient", "guided-backprop")
 LEVELS = ("ORT_ENABLE_ALL", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_BASIC", "ORT_DISABLE_ALL")
 
@@ -69,13 +79,52 @@ def measured(model: Path, method: str, folder: Path) -> tuple[str, str]:
     return "runs", f"{receipt} {record['heatmap_difference']:.1g} {among:.1g}"
 
 
+def elsewhere(model: Path, method: str, folder: Path, python: str, runtimes: list[str]) -> list[str]:
+    """A cell per runtime."""
+    cells = []
+    for runtime in runtimes:
+        try:
+            file = analyzer.export(
+                model, folder / "exported.onnx", method, runtime=runtime if runtime in INSTALL else "onnxruntime"
+            )
+            executed = read_record(file)["executed"]
+            plain = Plain(file)
+            feeds = random_feeds(plain.inputs, sizes={n: tuple(shape) for n, shape in executed[0].items()})
+            expected = plain.run(feeds)["heatmap"]
+        except (AnalyzerError, IndexError) as error:
+            return [f"refused: {' '.join(str(error).split())[:80]}", *["–"] * (len(runtimes) - 1)]
+        try:
+            found = run_in(runtime, file, feeds, python)["heatmap"]
+            distance = float(np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1.0))
+            cells.append(f"{distance:.0e}" if distance <= 1e-3 else f"**{distance:.1g}**")
+        except AnalyzerError as error:
+            cells.append("fails: " + " ".join(str(error).split()).replace("|", "/")[:160])
+    return cells
+
+
+def print_elsewhere(models: list[Path], methods: list[str], python: str) -> None:
+    runtimes = [runtime for runtime in ELSEWHERE if version_in(runtime, python) is not None]
+    print(f"| model | method | {' | '.join(f'{r} {version_in(r, python)}' for r in runtimes)} |")
+    print("|---|---|" + "---|" * len(runtimes))
+    with tempfile.TemporaryDirectory() as folder:
+        for model in models:
+            for method in methods:
+                cells = elsewhere(model, method, Path(folder), python, runtimes)
+                print(f"| {model.stem} | {method} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--method", action="append")
+    parser.add_argument("--elsewhere", action="store_true")
+    parser.add_argument("--python", default=sys.executable)
     given = parser.parse_args()
     paths = given.paths or [CORPUS / folder for folder in FOLDERS]
     models = sorted(m for p in paths for m in ([p] if p.is_file() else p.glob("*.onnx")))
+    if given.elsewhere:
+        print_elsewhere(models, given.method or ["grad-cam", "gradient", "cam"], given.python)
+        return
     print("receipt of the outputs, heatmap from explain, heatmap among levels and threads\n")
     print("| model | method | | |\n|---|---|---|---|")
     counts: Counter[str] = Counter()

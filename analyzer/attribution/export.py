@@ -189,7 +189,8 @@ def _checked(runtime: str, file: Path, trial: Trial) -> float | str:
     distance = float(np.linalg.norm(found - expected) / (np.linalg.norm(expected) or 1.0))
     if not distance <= LARGEST_DISTANCE:
         raise UnsupportedError(
-            f"{trial.name}: the heatmap of {runtime} differs from that of onnxruntime (relative difference {distance:.2g})",
+            f"{trial.name}: the heatmap of {runtime} differs from that of onnxruntime "
+            f"(relative difference {distance:.2g})",
             "nothing was written; check that the model itself gives the same outputs there",
         )
     return distance
