@@ -35,7 +35,7 @@ class Export(Given):
     output: str | None = output_option
     runtime: str = option(
         "--runtime",
-        "Runtime the file is for: onnxruntime, web, openvino, opencv, tract, or tensorrt to use only operators that its "
+        "Runtime the file is for: onnxruntime, web, openvino, opencv, tract, or tensorrt for only operators that its "
         "parser supports.",
         default="onnxruntime",
         metavar="NAME",
