@@ -267,7 +267,7 @@ def test_a_runtime_that_is_not_installed_is_named(tmp_path, monkeypatch):
 
 
 def test_a_file_that_its_runtime_does_not_run_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(UnsupportedError, match="opencv: .*error"):
+    with pytest.raises(UnsupportedError, match=r"opencv: .*error"):
         run_in("opencv", tmp_path / "missing.onnx", {"x": np.zeros((1, 3), np.float32)})
     other = {"heatmap": np.ones((1, 12, 12), np.float32)}
     monkeypatch.setattr("analyzer.attribution.export.run_in", lambda *given: other)
