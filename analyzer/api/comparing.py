@@ -33,6 +33,7 @@ from analyzer.validation import compare as compare_sides
 from analyzer.validation.audit import Audit
 from analyzer.validation.audit import audit as audit_pictures
 from analyzer.validation.checks import findings
+from analyzer.validation.half import half_findings, half_precision
 from analyzer.validation.runner_side import check_insides, side_of
 from analyzer.validation.sensitivity import sensitivity_of
 
@@ -187,6 +188,7 @@ def audit(
     seed: int = 0,
     report: File | Sequence[File] | None = None,
     maps: File | None = None,
+    fp16: bool = False,
     provider: str = "cpu",
     limit: int | None = None,
     every: int = 1,
@@ -210,6 +212,7 @@ def audit(
         probes: number of pictures for the slow checks (faithfulness and sanity).
         seed: seed of the random numbers.
         report: report to write, or several: .html, .md or .json. maps: picture of the mean maps to write.
+        fp16: check instead which tensors float16 cannot hold, for a float32 model of any task.
         provider, limit, every, workers, store, input, explain_input, preprocess, progress, options: as for
             `analyzer.compare`.
 
@@ -228,7 +231,11 @@ def audit(
     known_options(options, "audit")
     explainer, card = for_pictures(model, provider, asked)
     samples = with_classes(opened_samples(samples, pictures, card.feeds, every), card.labels)
-    done = audited(explainer, card, samples, method, probes, seed, provider, store, workers, progress)
+    over = provider, store, workers, progress
+    if fp16:
+        done = audited_half(explainer, card, samples, *over)
+    else:
+        done = audited(explainer, card, samples, method, probes, seed, *over)
     figure = done.figure() if done.maps and (maps is not None or shows_maps(paths)) else None
     for path in paths:
         write_audit(path, done.as_data(), figure)
@@ -259,6 +266,22 @@ def audited(
         run={"provider": provider, "preprocessing": card.description, "seed": seed, "probes": probes},
         draw=lambda: mean_maps(done.maps, card.label),
     )
+
+
+def audited_half(
+    explainer: Explainer,
+    card: ModelCard,
+    samples: Sequence[Sample],
+    provider: str,
+    store: File | None = None,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Audit:
+    """What float16 cannot hold, with its findings and how it was run."""
+    done = half_precision(explainer, card.feeds, samples, store, workers, progress)
+    content = rounded(done.report)
+    found = rounded(as_data(half_findings(content)))
+    return replace(done, report=content, findings=found, run={"provider": provider, "preprocessing": card.description})
 
 
 def _many(options: dict[str, Any], preprocess: Preprocessing, level: str | None = None, **more: Any) -> Asked:

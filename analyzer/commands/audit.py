@@ -59,6 +59,11 @@ class Audit(Given):
     maps: str | None = option(
         "--maps", "Write the mean maps as a picture: .png, .jpg or .webp.", type=WRITE_FILE, metavar="FILE"
     )
+    fp16: bool = option(
+        "--fp16",
+        "Check instead which tensors of a float32 model overflow or vanish in half precision.",
+        is_flag=True,
+    )
     over: OverPictures = group(OverPictures)
     exit_zero: bool = exit_zero_option
     strict: bool = option("--strict", is_flag=True, hidden=True)
@@ -79,7 +84,7 @@ def command(given: Audit) -> int:
     Example:
       onnx-analyzer audit model.onnx photos/ --report audit.html
     """
-    from analyzer.api.comparing import audited
+    from analyzer.api.comparing import audited, audited_half
     from analyzer.attribution.methods import find_method
     from analyzer.data import read_boxes, read_classes, with_classes
     from analyzer.images import write_png
@@ -96,7 +101,10 @@ def command(given: Audit) -> int:
     samples = with_classes(given.data.opened(samples, card.feeds), card.labels)
     progress = Progress(len(samples), "audit")
     over = given.setup.provider, given.over.store, given.over.workers, progress.step
-    done = audited(explainer, card, samples, given.method, given.probes, given.seed, *over)
+    if given.fp16:
+        done = audited_half(explainer, card, samples, *over)
+    else:
+        done = audited(explainer, card, samples, given.method, given.probes, given.seed, *over)
     tell_left_out(done)
     document = done.as_data()
     figure = done.figure() if done.maps and (given.maps or shows_maps(given.reports)) else None

@@ -18,6 +18,10 @@ HISTOGRAMS = (  # of a number of every picture: title, path, extent, check whose
     ("Similarity to another class", ("sanity", "other_class"), (-1.0, 1.0), "rank correlation", "other_class"),
     ("Map follows shifts", ("sanity", "follows_shift"), (-1.0, 1.0), "rank correlation", "follows_shift"),
 )
+FP16 = {
+    "tensor": "tensor", "kind": "kind", "node": "node", "operator": "operator", "largest": "largest magnitude",
+    "overflow": "share that overflows", "vanishing": "share that vanishes", "pictures": "pictures",
+}  # fmt: skip
 CURVES = (
     {"deletion": "map", "deletion_random": "random cells"},
     {"insertion": "map", "insertion_random": "random cells"},
@@ -39,7 +43,8 @@ def html(document: Mapping[str, Any], pictures: Sequence[Picture] = (), command:
     layers, rows = report["layers"], report.get("rows", [])
     columns = [key for key in ROW if any(row.get(key) not in (None, "") for row in rows)]
     shown = {
-        "checks": ("Checks", True),
+        "checks": ("Checks", bool(checks)),
+        "fp16": ("What float16 cannot hold", bool(report.get("fp16"))),
         "distributions": ("Distributions", bool(rows)),
         "maps": ("Maps", bool(pictures)),
         "preprocessing": ("Preprocessing", bool(contract)),
@@ -56,6 +61,8 @@ def html(document: Mapping[str, Any], pictures: Sequence[Picture] = (), command:
         sections=[(name, title) for name, (title, there) in shown.items() if there],
         findings=[_explained(one, checks) for one in found],
         checks=_check_rows(checks),
+        fp16=[[row[key] for key in FP16] for row in report.get("fp16", ())],
+        fp16_header=list(FP16.values()),
         left_out=[(row["title"], row["definition"]) for row in checks if "why" in row],
         plots=_plots(rows, checks),
         pictures=pictures,
@@ -82,6 +89,9 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 def _about(report: Mapping[str, Any]) -> str:
     identity = report["identity"]
+    if "fp16" in report:
+        tensors, weights = (int(report["summary"][key]) for key in ("tensors", "weights"))
+        return f"{counted(report['pictures'], 'picture')}, {tensors} tensors and {weights} weights in float16."
     how = f"{identity['method']} maps of the layer {identity['layer']}" if "method" in identity else "its maps"
     return f"{counted(report['pictures'], 'picture')}, {how}."
 
