@@ -75,12 +75,12 @@ class EffectiveField:
     @property
     def center(self) -> tuple[float, ...]:
         """Where the centroid is, in pixels from the middle of the window; NaN if the field is empty."""
-        return tuple(_moments(self.profile(a))[0] - (n - 1) / 2 for a, n in enumerate(self.window))
+        return tuple(moments(self.profile(a))[0] - (n - 1) / 2 for a, n in enumerate(self.window))
 
     @property
     def sigma(self) -> tuple[float, ...]:
         """Standard deviation in pixels, along each axis: that of the Gaussian that fits best (maximum likelihood)."""
-        return tuple(_moments(self.profile(a))[1] for a in range(self.map.ndim))
+        return tuple(moments(self.profile(a))[1] for a in range(self.map.ndim))
 
     @property
     def effective_size(self) -> tuple[float, ...]:
@@ -103,7 +103,7 @@ class EffectiveField:
             return math.nan
         fitted = np.ones(())
         for axis, n in enumerate(self.window):
-            middle, sigma = _moments(self.profile(axis))
+            middle, sigma = moments(self.profile(axis))
             line = np.exp(-0.5 * ((np.arange(n) - middle) / max(sigma, 1e-6)) ** 2)
             fitted = np.multiply.outer(fitted, line)
         fitted = fitted[known]
@@ -122,7 +122,7 @@ class EffectiveField:
         return float(mass)
 
 
-def _moments(profile: np.ndarray) -> tuple[float, float]:
+def moments(profile: np.ndarray) -> tuple[float, float]:
     """(mean, standard deviation) of positions under a non-negative weight; NaN where the weight is 0."""
     total = float(profile.sum())
     if not total > 0:

@@ -19,18 +19,17 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.analysis.effective_field import moments
 from analyzer.analysis.feature_maps import FeatureMap
 from analyzer.analysis.receptive_field import receptive_field
 from analyzer.attribution.layers import drawn_by_pixel, float_image
 from analyzer.attribution.lines import Centers, Located, Placed
 from analyzer.attribution.model import Model
-from analyzer.attribution.seeds import PREFIX
+from analyzer.attribution.unit_gradient import UnitGradient
 from analyzer.errors import AnalyzerError, UnsupportedError
-from analyzer.gradient import GRADIENT, pullback
-from analyzer.graph import Builder, Graph
+from analyzer.graph import Graph
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import fillings, image_input, image_layout
-from analyzer.runtime import Session
 
 RUNS = 10
 _FIRST = 4  # runs, after which a measurement that scatters too much ends
@@ -134,58 +133,40 @@ def _theoretical(graph: Graph, feature: FeatureMap) -> Centers | None:
 
 
 class Probe:
-    """The squared input gradients of a layer's units, for noise: one gradient run per unit."""
+    """Where the units of a layer look, for noise: one gradient run per unit."""
 
     def __init__(
         self, model: Model, graph: Graph, feature: FeatureMap, size: tuple[int, ...], grid: tuple[int, ...]
     ) -> None:
-        self.size, self.grid, self.space = size, grid, feature.layout.spatial
-        value = graph[feature.name]
-        image, self.axes = float_image(graph)
-        op = Builder(graph, PREFIX)
-        self.shape = fixed_sizes(value.shape or ())
+        self.size, self.grid = size, grid
         self.inputs = {v.name: (fixed_sizes(v.shape or ()), v.dtype) for v in graph.inputs}
+        if any(shape is None for shape, _ in self.inputs.values()):
+            raise UnsupportedError(f"a size of an input of {graph.name} is open")
         self.image, self.layout = str(image_input(graph).name), image_layout(graph, image_input(graph))
-        seed = graph.add_input(f"{PREFIX}/unit", np.dtype(np.float32), list(self.shape or ()))
-        gradient = pullback(op, {value.name: op.cast(seed, value.dtype)}, [image.name], GRADIENT, narrow=False)
-        found = gradient[image.name]
-        if self.shape is None or any(s is None for s, _ in self.inputs.values()):
-            raise UnsupportedError(f"sizes of {feature.name!r} or of an input are open")
-        if found is None:
-            raise UnsupportedError(f"{feature.name!r} has no gradient with respect to {image.name!r}")
-        self.seed, self.output = seed.name, graph.add_output(found, f"{PREFIX}/gradient").name
-        self.session: Session = model.session(graph, [self.output], threads=1)  # beside the sessions that explain
+        self.gradient = UnitGradient(model, graph, feature.name, threads=1)  # beside the sessions that explain
         self.random = np.random.default_rng(0)
 
     def measure(self, place: tuple[int, ...]) -> np.ndarray | None:
-        """((center, standard deviation) per axis) of the field of the unit at `place`; None where nothing reaches it.
+        """((center, standard deviation) per axis) of the squared gradient of the unit at `place`; None where it is 0.
 
         Channels have random signs.
         """
-        assert self.shape is not None
-        seed = np.zeros(self.shape, np.float32)
-        where: list[int | slice] = [slice(None)] * seed.ndim
-        for axis, position in zip(self.space, place, strict=True):
-            where[axis] = position
-        seed[tuple(where)] = self.random.choice([-1, 1], seed[tuple(where)].shape)
+        units = self.gradient.units
+        signs = self.random.choice([-1, 1], units.channels)
+        energy = np.square(self.gradient.run(self._noise(), units.position(place), signs)).sum(axis=0)
+        if not np.isfinite(energy).all() or energy.sum() <= 0:
+            return None
+        lines = [moments(energy.sum(axis=1)), moments(energy.sum(axis=0))]
+        return np.array([(middle + 0.5, deviation) for middle, deviation in lines])
+
+    def _noise(self) -> dict[str, np.ndarray]:
+        """Noise for the image, ones for all other inputs."""
         feeds = {name: np.ones(shape or (), dtype) for name, (shape, dtype) in self.inputs.items()}
         shape, dtype = self.inputs[self.image]
         draw: Any = partial(self.random.integers, 0, 128 if dtype == np.int8 else 256)
         draw = draw if dtype.kind in "ui" else self.random.standard_normal
         feeds[self.image] = drawn_by_pixel(draw, shape or (), self.layout).astype(dtype)
-        found = self.session.run(feeds | {self.seed: seed})[self.output]
-        energy = np.square(found, dtype=np.float64)
-        rows = energy.sum(axis=tuple(i for i, a in enumerate(self.axes) if a != "H"))
-        columns = energy.sum(axis=tuple(i for i, a in enumerate(self.axes) if a != "W"))
-        if not np.isfinite(rows).all() or rows.sum() <= 0:
-            return None
-        return np.array([_moments(rows), _moments(columns)])
-
-
-def _moments(energy: np.ndarray) -> tuple[float, float]:
-    share, pixels = energy / energy.sum(), np.arange(len(energy)) + 0.5
-    center = float(share @ pixels)
-    return center, float(np.sqrt(share @ (pixels - center) ** 2))
+        return feeds
 
 
 def _effective(probe: Probe, half: Centers, theory: Centers) -> Centers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,17 +12,15 @@ from analyzer.analysis.effective_field import MEASURES, FieldSum, Measure
 from analyzer.analysis.feature_maps import feature_maps
 from analyzer.analysis.receptive_field import changes
 from analyzer.attribution.field_views import EffectiveFields
-from analyzer.attribution.layers import float_image
 from analyzer.attribution.model import Model, sizes_of
 from analyzer.attribution.question import Inputs
+from analyzer.attribution.unit_gradient import UnitGradient
 from analyzer.attribution.units import Units
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.gradient import GRADIENT, pullback
-from analyzer.graph import Builder, Graph
+from analyzer.graph import Graph
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import find_tensors
 
-FLOAT32, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 LAYERS = 12  # as many are measured if none are named
 POSITIONS = 4  # of each layer in each picture
 
@@ -152,7 +149,7 @@ class FieldMeter:
         """
         for name in self.layers:
             rng = np.random.default_rng(list(seed))
-            yield name, self._measured(self._places[name], self._probe(name), feeds, rng)
+            yield name, self._measured(self._places[name], self._gradient(name), feeds, rng)
 
     def prepare(self) -> None:
         """Makes the sessions of all layers.
@@ -161,20 +158,20 @@ class FieldMeter:
             UnsupportedError: a layer has no gradient.
         """
         for name in self.layers:
-            self._probe(name)
+            self._gradient(name)
 
-    def _probe(self, name: str) -> _Probe:
+    def _gradient(self, name: str) -> UnitGradient:
         key = "field", name, tuple(sorted(self.shapes.items()))
-        return self.model.kept(key, functools.partial(_Probe, self.model, self.shapes, name))
+        return self.model.kept(key, lambda: UnitGradient(self.model, self.model.graph(self.shapes), name))
 
     def _measured(
-        self, places: _Places, probe: _Probe, feeds: Mapping[str, np.ndarray], rng: np.random.Generator
+        self, places: _Places, unit: UnitGradient, feeds: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> FieldSum:
         total = FieldSum.zeros(places.window, places.size)
         for position in places.drawn(self.positions, rng):
             if self.stopped:
                 raise KeyboardInterrupt
-            gradient = probe.run(feeds, position, self._channels(places.units.channels, rng))
+            gradient = unit.run(feeds, position, self._channels(places.units.channels, rng))
             mass = (np.abs(gradient) if self.how == "absolute" else gradient**2).sum(axis=0)
             total.add(mass, places.start(position))
         return total
@@ -184,47 +181,6 @@ class FieldMeter:
         if self.how == "squared":
             return rng.choice((-1.0, 1.0), count) / np.sqrt(count)
         return (np.arange(count) == rng.integers(count)).astype(np.float64)
-
-
-class _Probe:
-    """A session that pulls one unit of a layer back to the picture."""
-
-    def __init__(self, model: Model, shapes: Mapping[str, tuple[int, ...]], layer: str) -> None:
-        graph = model.graph(shapes)
-        op = Builder(graph, "field")
-        units = Units.of(graph, layer)
-        image, self.axes = float_image(graph)
-        batch = units.shape[0]
-        channels = graph.add_input("field/channels", FLOAT32, [batch, units.channels, 1])
-        position = graph.add_input("field/position", INT64, [1])
-        here = op.Equal(op.constant(np.arange(units.positions)[None, None]), position)
-        seed = op.cast(op.Mul(channels, op.cast(here, FLOAT32)), units.value.dtype)
-        pixels = pullback(op, {units.name: units.unflat(op, seed)}, [image.name], GRADIENT, narrow=False)[image.name]
-        if pixels is None:
-            raise UnsupportedError(f"{graph.name}: {layer!r} does not depend on the image {image.name!r}")
-        self._output = graph.add_output(op.cast(pixels, FLOAT32)).name
-        self._shape = batch, units.channels, 1
-        self._session = model.session(graph, [self._output])
-
-    def run(self, feeds: Mapping[str, np.ndarray], position: int, channels: np.ndarray) -> np.ndarray:
-        """(C, …space) float64: the gradient of Σ channels · A at a position of the first picture."""
-        given = np.zeros(self._shape, np.float32)
-        given[0, :, 0] = channels
-        wanted = {**feeds, "field/channels": given, "field/position": np.array([position], np.int64)}
-        found = self._session.run({n: a for n, a in wanted.items() if n in self._session.inputs})[self._output]
-        return _channels_first(found, self.axes).astype(np.float64)
-
-
-def _channels_first(array: np.ndarray, axes: str) -> np.ndarray:
-    """(C, …space) of the first picture."""
-    space = [a for a, letter in enumerate(axes) if letter not in "NC"]
-    letters = [axes[a] for a in space]
-    if len(set(letters)) == len(letters):
-        space.sort(key=lambda a: "DHW".find(axes[a]))
-    order = [axes.index(letter) for letter in "NC" if letter in axes] + space
-    array = np.transpose(array, order)
-    array = array[0] if "N" in axes else array
-    return array if "C" in axes else array[None]
 
 
 class _Places:
