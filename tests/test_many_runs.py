@@ -296,7 +296,7 @@ def test_units_are_measured_on_the_same_noise_in_every_layout():
         file = Explainer(net)
         graph = file.graph({file.image: (1, 3, 12, 12) if net is CNN else (1, 12, 12, 3)})
         layer = default_layer(graph, recognise(graph).logits)
-        found.append(Probe(file, graph, layer, (12, 12), (3, 3)).measure((1, 1)))
+        found.append(Probe(file, graph, layer).measure((1, 1)))
     assert np.allclose(*found, rtol=1e-6)
 
 

@@ -14,6 +14,7 @@ the measured centroids agree with them sharply, which they do where weights are 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -76,19 +77,15 @@ def _found(model: Model, feature: FeatureMap, placement: str) -> Centers | None:
     failed = list[AnalyzerError]()
     for sizes in fillings(model.plain) or [{}]:
         try:
-            graph = model.graph(sizes)
-            size, grid = _image_size(graph), _grid(graph, feature)
-            if size is None or grid is None:
+            lines = Lines.of(model.graph(sizes), feature)
+            if lines is None:
                 continue
-            half = Centers(tuple(s / 2 / g for s, g in zip(size, grid, strict=True)), _steps(size, grid))
-            theory = _theoretical(graph, feature)
-            if theory is None or all(_distance(half, theory, axis, grid[axis]) <= _SMALL for axis in (0, 1)):
+            if lines.theory is None or _same(lines.half, lines.theory, lines.grid):
                 return None
             if placement == "theoretical":
-                return theory
-            found = _effective(Probe(model, graph, feature, size, grid), half, theory)
-            near = all(_distance(half, found, a, grid[a]) <= _SMALL for a in (0, 1))
-            return None if near else found
+                return lines.theory
+            found = _effective(Probe(model, model.graph(sizes), feature), lines)
+            return None if _same(lines.half, found, lines.grid) else found
         except AnalyzerError as error:
             failed.append(error)
     if failed:
@@ -96,17 +93,40 @@ def _found(model: Model, feature: FeatureMap, placement: str) -> Centers | None:
     return None
 
 
+@dataclass(frozen=True)
+class Lines:
+    """The lines that a layer's units may lie on, for an image of one size.
+
+    Attributes:
+        size, grid: (height, width) of the image in pixels, and of the layer in units.
+        half: evenly spaced units.
+        theory: the middles of the receptive fields; None where they are on no line, or everything is seen.
+    """
+
+    size: tuple[int, ...]
+    grid: tuple[int, ...]
+    half: Centers
+    theory: Centers | None
+
+    @classmethod
+    def of(cls, graph: Graph, feature: FeatureMap) -> Lines | None:
+        """None where a size is open, or the image has no height and width."""
+        size, grid = _image_size(graph), _grid(graph, feature)
+        if size is None or grid is None:
+            return None
+        step = tuple(s / g for s, g in zip(size, grid, strict=True))
+        half = Centers(tuple(s / 2 for s in step), step)
+        return cls(size, grid, half, _theoretical(graph, feature))
+
+
 def _grid(graph: Graph, feature: FeatureMap) -> tuple[int, ...] | None:
     shape = graph[feature.name].shape
     return None if shape is None else fixed_sizes([shape[a] for a in feature.layout.spatial])
 
 
-def _steps(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[float, ...]:
-    return tuple(s / g for s, g in zip(size, grid, strict=True))
-
-
-def _distance(a: Centers, b: Centers, axis: int, count: int) -> float:
-    return float(np.abs(a.at(axis, count) - b.at(axis, count)).max())
+def _same(a: Centers, b: Centers, grid: tuple[int, ...]) -> bool:
+    """Whether no unit differs by more than half a pixel."""
+    return all(np.abs(a.at(axis, n) - b.at(axis, n)).max() <= _SMALL for axis, n in enumerate(grid))
 
 
 def _image_size(graph: Graph) -> tuple[int, ...] | None:
@@ -135,10 +155,7 @@ def _theoretical(graph: Graph, feature: FeatureMap) -> Centers | None:
 class Probe:
     """Where the units of a layer look, for noise: one gradient run per unit."""
 
-    def __init__(
-        self, model: Model, graph: Graph, feature: FeatureMap, size: tuple[int, ...], grid: tuple[int, ...]
-    ) -> None:
-        self.size, self.grid = size, grid
+    def __init__(self, model: Model, graph: Graph, feature: FeatureMap) -> None:
         self.inputs = {v.name: (fixed_sizes(v.shape or ()), v.dtype) for v in graph.inputs}
         if any(shape is None for shape, _ in self.inputs.values()):
             raise UnsupportedError(f"a size of an input of {graph.name} is open")
@@ -169,26 +186,51 @@ class Probe:
         return feeds
 
 
-def _effective(probe: Probe, half: Centers, theory: Centers) -> Centers:
+def _effective(probe: Probe, lines: Lines) -> Centers:
     """A line with the theoretical stride, at theoretical centers if the measured ones agree with them; else as evenly
     spaced units in the middle.
-
-    Units whose field the border cuts do not count; the first two runs, of units in the middle, show how wide it is.
 
     Raises:
         UnsupportedError: nothing reaches the image.
     """
-    grid = probe.grid
-    middle = [tuple((count - side) // 2 for count in grid) for side in (0, 1)]
-    tried = [(place, probe.measure(place)) for place in middle]
+    theory = lines.theory
+    assert theory is not None
+    off = offsets(probe, lines)
+    even = even_offsets(lines)
+    if even[0] == even[1]:  # both axes are padded in the same way: one question, with twice the evidence
+        off = off[0] + off[1], off[0] + off[1]
+    shift = [0.0 if _agrees(np.array(off[a])) else even[a] * theory.step[a] for a in (0, 1)]
+    return Centers(tuple(f + s for f, s in zip(theory.first, shift, strict=True)), theory.step)
+
+
+def even_offsets(lines: Lines) -> list[float]:
+    """How far evenly spaced centers are from the theoretical ones on average, in strides, per axis."""
+    theory = lines.theory
+    assert theory is not None
+    return [(lines.size[a] / 2 - float(theory.at(a, lines.grid[a]).mean())) / theory.step[a] for a in (0, 1)]
+
+
+def offsets(probe: Probe, lines: Lines, runs: int = RUNS, first: int = _FIRST) -> tuple[list[float], list[float]]:
+    """How far measured centers are from the theoretical ones, in strides: those of each axis.
+
+    Units whose field the border cuts do not count; the first two runs, of units in the middle, show how wide it is.
+
+    Args:
+        runs: how many units are measured at most.
+        first: after as many, a measurement that scatters too much ends.
+
+    Raises:
+        UnsupportedError: nothing reaches the image.
+    """
+    theory, grid = lines.theory, lines.grid
+    assert theory is not None
+    tried = [(place, probe.measure(place)) for place in [tuple((n - side) // 2 for n in grid) for side in (0, 1)]]
     wide = [found[:, 1] for _, found in tried if found is not None]
     if not wide:
         raise UnsupportedError("for noise, the gradients of its units are 0 or not finite")
     deviation = np.mean(wide, axis=0)
-    choices = [_uncut(half, theory, axis, probe, float(deviation[axis])) for axis in (0, 1)]
-    # How far evenly spaced and measured centers are from the theoretical ones, in strides.
-    even = [(probe.size[a] / 2 - float(theory.at(a, grid[a]).mean())) / theory.step[a] for a in (0, 1)]
-    off: list[list[float]] = [[], []]
+    choices = [_uncut(lines, theory, axis, float(deviation[axis])) for axis in (0, 1)]
+    off: tuple[list[float], list[float]] = [], []
 
     def add(place: tuple[int, ...], found: np.ndarray | None) -> None:
         for axis in (0, 1):
@@ -198,15 +240,12 @@ def _effective(probe: Probe, half: Centers, theory: Centers) -> Centers:
 
     for place, found in tried:
         add(place, found)
-    for run in range(len(tried), RUNS):
-        if run == _FIRST and max(float(np.std(o)) if o else 0.0 for o in off) > _SCATTER:
+    for run in range(len(tried), runs):
+        if run == first and max(float(np.std(o)) if o else 0.0 for o in off) > _SCATTER:
             break
         place = tuple(int(probe.random.choice(c)) for c in choices)
         add(place, probe.measure(place))
-    if even[0] == even[1]:  # both axes are padded in the same way: one question, with twice the evidence
-        off = [off[0] + off[1]] * 2
-    shift = [0.0 if _agrees(np.array(off[a])) else even[a] * theory.step[a] for a in (0, 1)]
-    return Centers(tuple(f + s for f, s in zip(theory.first, shift, strict=True)), theory.step)
+    return off
 
 
 def _agrees(off: np.ndarray) -> bool:
@@ -217,10 +256,10 @@ def _agrees(off: np.ndarray) -> bool:
     return abs(float(off.mean())) <= _NEAR and error <= _SHARP
 
 
-def _uncut(half: Centers, theory: Centers, axis: int, probe: Probe, deviation: float) -> list[int]:
+def _uncut(lines: Lines, theory: Centers, axis: int, deviation: float) -> list[int]:
     """Units whose field lies inside the image, wherever its center may be; those in the middle where there are none."""
-    count, reach = probe.grid[axis], _WIDTHS * deviation
-    low = np.minimum(half.at(axis, count), theory.at(axis, count)) - reach
-    high = np.maximum(half.at(axis, count), theory.at(axis, count)) + reach
-    inside = np.flatnonzero((low >= 0) & (high <= probe.size[axis])).tolist()
+    count, reach = lines.grid[axis], _WIDTHS * deviation
+    low = np.minimum(lines.half.at(axis, count), theory.at(axis, count)) - reach
+    high = np.maximum(lines.half.at(axis, count), theory.at(axis, count)) + reach
+    inside = np.flatnonzero((low >= 0) & (high <= lines.size[axis])).tolist()
     return inside or sorted({(count - 1) // 2, count // 2})
