@@ -1,5 +1,5 @@
-"""Where maps lie under each placement of a layer's units: hand-made detectors, the digits networks, corpus detectors and
-classifiers.
+"""Where maps lie under each placement of a layer's units: hand-made detectors, the digits networks, detectors and
+classifiers of the corpus.
 
     python -m benchmarks.placement [--pictures 130] [--out docs/localization.md]
 
@@ -95,6 +95,8 @@ class Photograph:
 
 
 CAT = {"imagenet": (281, 282, 285), "cifar": (3,)}
+CHICKADEE = {"imagenet": (19,), "cifar": (2,), "bird": (659,)}
+MACAW = {"imagenet": (88,), "cifar": (2,), "bird": (923,)}
 # Not among them: the dragonfly, which fills its photograph; the crow, which no classifier knows; the group of people.
 PHOTOGRAPHS = {
     "coral_bird.bmp": Photograph(
@@ -297,9 +299,8 @@ def row(name: str, found: dict[str, Tally]) -> str:
     tallies = [found[p] for p in PLACEMENTS]
     offsets = [t.offset for t in tallies]
     farther = ["{:+.1f} ± {:.1f}".format(*found[p].farther(found["half-pixel"])) for p in ("effective", "theoretical")]
-    hits, energy = (
-        " · ".join(f"{np.mean(v):.0%}" for v in vs) for vs in zip(*[(t.hits, t.energy) for t in tallies], strict=True)
-    )
+    hits = " · ".join(f"{np.mean(t.hits):.0%}" for t in tallies)
+    energy = " · ".join(f"{np.mean(t.energy):.0%}" for t in tallies)
     cells = [name, len(tallies[0].hits), *offsets, f"{max(t.error for t in tallies):.1f}", *farther, hits, energy]
     return f"| {' | '.join(map(str, cells))} |"
 
