@@ -46,7 +46,7 @@ def test_the_axes_of_colours_are_principal_ones() -> None:
     assert (np.diff(np.diag(products)) < 0).all() and (COLOURS[:, 0] > 0.25).all()  # brightness varies most
 
 
-@pytest.mark.parametrize("options", [{}, {"parametrisation": "pixels", "rate": 1.0, "decay": 0.01, "blur": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"parametrization": "pixels", "rate": 1.0, "decay": 0.01, "blur": 0.5}])
 def test_the_unit_is_driven_and_a_seed_gives_one_picture(options: dict) -> None:
     dreamer = Dreamer(Explainer(small_cnn(), threads=1), "r2", HOW)
     settings = DreamOptions(steps=40, jitter=1, **options)
@@ -87,7 +87,7 @@ def test_directions_positions_and_dead_starts() -> None:
 @pytest.mark.parametrize("options", [{"clip_norm": 30.0}, {"clip_contribution": 30.0}])
 def test_clipped_pixels_are_grey(options: dict) -> None:
     dreamer = Dreamer(Explainer(small_cnn()), "r2", HOW)
-    settings = DreamOptions(steps=10, parametrisation="pixels", rate=1.0, jitter=0, degrees=0, **options)
+    settings = DreamOptions(steps=10, parametrization="pixels", rate=1.0, jitter=0, degrees=0, **options)
     grey = (dreamer.run(3, options=settings).image == 128).all(axis=2)
     assert grey.mean() >= 0.25
 

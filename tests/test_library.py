@@ -559,3 +559,18 @@ def test_an_answer_does_not_hold_a_large_picture(place):
     held = [each for each in gc.get_objects() if isinstance(each, Fed)]
     assert not [each for each in held if each.main.frames.nbytes > 4 << 20]
     assert found.overlay().ndim == 3 and found.as_data()["size"] == list(decode(place / "large.jpg").shape[1::-1])
+
+
+# ---- earlier names ----
+
+
+def test_earlier_names_of_python_go_on_working():
+    with pytest.warns(DeprecationWarning, match="parametrisation is now called parametrization") as said:
+        options = analyzer.DreamOptions(parametrisation="pixels", steps=3)
+    assert options == analyzer.DreamOptions(parametrization="pixels", steps=3) and said[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="now called parametrization"):
+        assert options.parametrisation == "pixels"
+    with pytest.warns(DeprecationWarning, match="colours is now called colors"):
+        assert analyzer.Preprocess(channels="6").colours == "6 bands"
+    found = analyzer.dream(CNN, target=1, steps=1).as_data()["options"]
+    assert found["parametrization"] == found["parametrisation"] == "fourier"

@@ -454,7 +454,7 @@ def test_progress_is_told():
 @pytest.mark.parametrize(("method", "options", "says"), [
     ("occlusion", {"patch": "wide"}, "must be in pixels"),
     ("occlusion", {"patch": (1, 2, 3)}, "does not fit"),
-    ("occlusion", {"fill": "gray"}, "did you mean 'grey'"),
+    ("occlusion", {"fill": "gry"}, "did you mean 'gray'"),
     ("occlusion", {"size": 3}, "no option 'size'"),
     ("rise", {"keep": 0.0}, "0 < keep"),
     ("rise", {"score": "logit"}, "must be one of score, probability"),
@@ -467,7 +467,7 @@ def test_options_are_checked(method, options, says):
         explain(CNN, IMAGE, method, 1, **options)
 
 
-@pytest.mark.parametrize("fill", ["zero", "grey", "mean", "blur", "inpaint", 0.5, "-1.5"])
+@pytest.mark.parametrize("fill", ["zero", "gray", "grey", "mean", "blur", "inpaint", 0.5, "-1.5"])
 def test_fills(fill):
     found = explain(CNN, IMAGE, "occlusion", 1, fill=fill, patch=4)
     assert found.diagnosis == [""]

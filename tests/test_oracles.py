@@ -214,7 +214,7 @@ def full_grad(net: Net) -> Array:
 def occlusion(net: Net, patch: int, stride: int, fill: str | float, score: str) -> Array:
     y = net.y if score == "score" else lambda x: net.probability(net.scores(x))
     grey = {"zero": 0.0, "mean": net.x.mean(axis=(1, 2))[:, None, None]}.get(fill, fill)
-    if fill == "grey":
+    if fill == "gray":
         grey = (net.x.min() + net.x.max()) / 2
     total, covered = np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE))
     count = -(-(SIDE - patch) // stride) + 1
@@ -461,7 +461,7 @@ CASES: list[tuple[str, dict[str, Any], str, Callable[[Any], Array]]] = [
     ("full-grad", {}, "", full_grad),
     ("gradient", {}, "", lambda net: net.gradient),
     ("input-x-gradient", {}, "", lambda net: net.x * net.gradient),
-    ("occlusion", {"patch": 3, "stride": 2}, "", lambda net: occlusion(net, 3, 2, "grey", "score")),
+    ("occlusion", {"patch": 3, "stride": 2}, "", lambda net: occlusion(net, 3, 2, "gray", "score")),
     (
         "occlusion",
         {"patch": 2, "stride": 3, "fill": "mean", "score": "probability"},

@@ -13,6 +13,7 @@ from analyzer.api.models import Asked, Names, Preprocessing, for_pictures, known
 from analyzer.attribution import Explainer
 from analyzer.attribution.cards import first_shapes
 from analyzer.attribution.deployed import open_both
+from analyzer.attribution.lines import Placed
 from analyzer.attribution.methods import find_method
 from analyzer.data import Sample, annotated, read_classes, read_masks, read_true_boxes, true_boxes, with_classes
 from analyzer.images import ModelCard, write_png
@@ -186,6 +187,7 @@ def audit(
     boxes: File | Mapping[str, Any] | None = None,
     probes: int = 16,
     seed: int = 0,
+    placement: Placed = "effective",
     report: File | Sequence[File] | None = None,
     maps: File | None = None,
     fp16: bool = False,
@@ -211,6 +213,7 @@ def audit(
         boxes: true boxes, as for `analyzer.compare`; adds the pointing game.
         probes: number of pictures for the slow checks (faithfulness and sanity).
         seed: seed of the random numbers.
+        placement: where the units of a layer lie in the image, as for `analyzer.explain`.
         report: report to write, or several: .html, .md or .json. maps: picture of the mean maps to write.
         fp16: check instead which tensors float16 cannot hold, for a float32 model of any task.
         provider, limit, every, workers, store, input, explain_input, preprocess, progress, options: as for
@@ -235,7 +238,7 @@ def audit(
     if fp16:
         done = audited_half(explainer, card, samples, *over)
     else:
-        done = audited(explainer, card, samples, method, probes, seed, *over)
+        done = audited(explainer, card, samples, method, probes, seed, *over, placement)
     figure = done.figure() if done.maps and (maps is not None or shows_maps(paths)) else None
     for path in paths:
         write_audit(path, done.as_data(), figure)
@@ -255,16 +258,17 @@ def audited(
     store: File | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    placement: Placed = "effective",
 ) -> Audit:
     """The audit with its findings and how it was run."""
-    done = audit_pictures(explainer, card.feeds, samples, method, probes, seed, store, workers, progress)
+    done = audit_pictures(explainer, card.feeds, samples, method, probes, seed, store, workers, progress, placement)
     content = rounded(done.report)
     return replace(
         done,
         report=content,
         findings=rounded(as_data(findings(content))),
         run={"provider": provider, "preprocessing": card.description, "seed": seed, "probes": probes},
-        draw=lambda: mean_maps(done.maps, card.label),
+        draw=lambda: mean_maps(done.maps, method, card.label),
     )
 
 

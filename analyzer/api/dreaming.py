@@ -55,7 +55,10 @@ class Dreams:
             }
             for unit, channel, dream in zip(self.units, self.channels, self.dreams, strict=True)
         ]
-        return {"model": self.model, "layer": self.layer, "options": dict(self.options), "units": rows}
+        options = dict(self.options)
+        if "parametrization" in options:
+            options["parametrisation"] = options["parametrization"]  # its earlier name
+        return {"model": self.model, "layer": self.layer, "options": options, "units": rows}
 
     def figure(self) -> np.ndarray:
         """All pictures with their titles, as `dream -o` writes them: (H, W, 3) uint8 RGB."""

@@ -17,9 +17,9 @@ from analyzer.attribution.cards import default_method
 from analyzer.attribution.methods import METHODS, find_method
 from analyzer.data import Sample, read_labelled_boxes
 from analyzer.errors import AnalyzerError, InputError
-from analyzer.images import Feeding, encode, showing, write_png
+from analyzer.images import encode, showing, write_png
 from analyzer.passes import run
-from analyzer.passes.localizing import Localizing, drawn
+from analyzer.passes.localizing import Localizing
 
 
 @dataclass(repr=False)
@@ -39,7 +39,7 @@ class Localization:
     summary: dict[str, Any]
     failed: dict[str, AnalyzerError] = field(default_factory=dict)
     samples: Sequence[Sample] = field(default=(), compare=False)
-    feeding: Feeding | None = field(default=None, compare=False)
+    work: Localizing | None = field(default=None, compare=False)
 
     def as_data(self) -> dict[str, Any]:
         """What `localize --format json` prints, as plain data."""
@@ -48,16 +48,18 @@ class Localization:
         return about | {"results": self.results, "summary": self.summary, "failed": failed}
 
     def overlay(self, picture: int = 0) -> np.ndarray:
-        """One of the pictures with its boxes, as `localize -o` writes it: (H, W, 3) uint8 RGB.
+        """One of the pictures with its heat and boxes, as `localize -o` writes it: (H, W, 3) uint8 RGB.
+
+        The heat is computed again.
 
         Raises:
             InputError: there is no such picture.
         """
-        if not 0 <= picture < len(self.results) or self.feeding is None:
+        if not 0 <= picture < len(self.results) or self.work is None:
             raise InputError(f"there is no picture {picture}", f"there are {len(self.results)}")
         result = self.results[picture]
-        source = next(sample.source for sample in self.samples if sample.id == result["picture"])
-        return drawn(self.feeding.feed(source).image, result["targets"], self.method, self.threshold)
+        sample = next(sample for sample in self.samples if sample.id == result["picture"])
+        return self.work.figure(sample, result["targets"])
 
     def save(self, path: File, picture: int = 0) -> None:
         """Write `overlay` as .png, .jpg or .webp."""
@@ -146,7 +148,7 @@ def localize(
     done = run(work, samples, store, workers, progress=progress)
     results, summary = done.result
     name = str(explainer.loaded.path or explainer.loaded.name)
-    return Localization(name, method, threshold, results, summary, done.failed, samples, card.feeds)
+    return Localization(name, method, threshold, results, summary, done.failed, samples, work)
 
 
 def _known(boxes: File | Mapping[str, Mapping[str, Sequence[float]]] | None) -> dict[str, dict[str, list[float]]]:

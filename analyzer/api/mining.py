@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from analyzer.api.data import File, Pictures, listed, opened_samples, samples_of
-from analyzer.api.models import Asked, Preprocessing, for_pictures, known_options, renamed
+from analyzer.api.models import Asked, Preprocessing, for_pictures, known_options
+from analyzer.deprecated import renamed
 from analyzer.errors import InputError
 from analyzer.images import Feeding
 from analyzer.mining import MiningResult

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -185,12 +184,4 @@ def known_options(options: Mapping[str, Any], function: str) -> None:
         raise InputError(f"{function} has no option {', '.join(map(repr, options))}", f"see help(analyzer.{function})")
 
 
-def renamed(options: dict[str, Any], old: str, new: str, value: Any) -> Any:
-    """The value of an argument, which may be given under its earlier name."""
-    if old not in options:
-        return value
-    warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)
-    return options.pop(old)
-
-
-__all__ = ["Asked", "Names", "Preprocessing", "for_arrays", "for_pictures", "kept", "known_options", "renamed"]
+__all__ = ["Asked", "Names", "Preprocessing", "for_arrays", "for_pictures", "kept", "known_options"]

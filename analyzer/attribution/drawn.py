@@ -7,8 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from analyzer.attribution.registry import METHODS
+from analyzer.attribution.result import Attribution
 from analyzer.images import Fed, Found, Map
 from analyzer.images.draw import LARGEST
+
+
+def maps_of(
+    attribution: Attribution, row: int, fed: Fed, channels: str = "RGB", title: str = "", found: Sequence[Found] = ()
+) -> list[Map]:
+    """The map of a row, as `drawn_as`.
+
+    Args:
+        channels: RGB or BGR, the order of the model's channels.
+    """
+    pixels = attribution.channels(row)
+    if pixels is not None and pixels.shape[-1] == 3 and channels == "BGR":
+        pixels = pixels[..., ::-1]
+    return drawn_as(attribution.method, fed, attribution.in_units(row), pixels, title, found)
 
 
 def drawn_as(

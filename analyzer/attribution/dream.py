@@ -1,7 +1,7 @@
 """Activation maximisation by gradient ascent: the input that activates a unit, channel, class or direction most.
 
-max_z  a(T(x(z))) − R(x), with x(z) a parametrisation of the picture, T a random transform per step and R what
-Yosinski et al. 2015 (1506.06579) apply between steps. The gradient is that of the appended graph; parametrisation and
+max_z  a(T(x(z))) − R(x), with x(z) a parametrization of the picture, T a random transform per step and R what
+Yosinski et al. 2015 (1506.06579) apply between steps. The gradient is that of the appended graph; parametrization and
 transforms are linear maps with their adjoints, but for the sigmoid that keeps pixels in range (Olah et al. 2017).
 """
 
@@ -18,6 +18,7 @@ from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.layers import float_image
 from analyzer.attribution.model import Model
 from analyzer.attribution.units import STRONGEST, WHOLE, Units
+from analyzer.deprecated import renamed_argument, renamed_attribute
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
 from analyzer.graph import Builder
@@ -33,6 +34,7 @@ COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]
 SCALES = (1.0, 0.975, 1.025, 0.95, 1.05)
 
 
+@renamed_argument("parametrisation", "parametrization")
 @dataclass(frozen=True)
 class DreamOptions:
     """Options of the optimization; the defaults are lucid's, with fewer steps.
@@ -40,7 +42,7 @@ class DreamOptions:
     Attributes:
         steps, rate: number of steps and learning rate, of Adam for "fourier" and of normalized ascent for "pixels",
             where a rate of 1 is 1/100 of the range of values.
-        parametrisation: "fourier" (decorrelated frequencies, each scaled by 1/f) or "pixels".
+        parametrization: "fourier" (decorrelated frequencies, each scaled by 1/f) or "pixels".
         decorrelate: use the principal axes of ImageNet's colors, so that steps are equally large along each.
         jitter: largest shift of the picture in pixels, per step.
         degrees: largest rotation, per step. rescale: scale by a random factor from 0.95 to 1.05.
@@ -53,7 +55,7 @@ class DreamOptions:
 
     steps: int = 128
     rate: float = 0.05
-    parametrisation: str = "fourier"
+    parametrization: str = "fourier"
     decorrelate: bool = True
     jitter: int = 8
     degrees: float = 5.0
@@ -64,6 +66,8 @@ class DreamOptions:
     clip_norm: float = 0.0
     clip_contribution: float = 0.0
     seed: int = 0
+
+    parametrisation = renamed_attribute("parametrisation", "parametrization")
 
 
 @dataclass
@@ -132,7 +136,7 @@ class Dreamer:
         options = options or DreamOptions()
         weights = self._weights(channel, position)
         rng = np.random.default_rng(options.seed)
-        picture = _parametrisation(options, (*self.size, self.preprocess.channel_count), rng)
+        picture = _parametrization(options, (*self.size, self.preprocess.channel_count), rng)
         scores: list[float] = []
         stopped = ""
         for step in range(options.steps):
@@ -310,12 +314,12 @@ class Pixels:
         self.state = np.clip(self.state, -0.5, 0.5)
 
 
-_PARAMETRISATIONS: Mapping[str, Any] = {"fourier": Fourier, "pixels": Pixels}
+_PARAMETRIZATIONS: Mapping[str, Any] = {"fourier": Fourier, "pixels": Pixels}
 
 
-def _parametrisation(options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator) -> Any:
-    if options.parametrisation not in _PARAMETRISATIONS:
-        raise InputError(f"no parametrization {options.parametrisation!r}", "choose fourier or pixels")
+def _parametrization(options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator) -> Any:
+    if options.parametrization not in _PARAMETRIZATIONS:
+        raise InputError(f"no parametrization {options.parametrization!r}", "choose fourier or pixels")
     if options.steps < 1:
         raise InputError(f"steps must be at least 1, not {options.steps}")
-    return _PARAMETRISATIONS[options.parametrisation](options, shape, rng)
+    return _PARAMETRIZATIONS[options.parametrization](options, shape, rng)

@@ -23,6 +23,7 @@ from analyzer.commands.options import (
     labels_option,
     model_argument,
     option,
+    placement_option,
     seed_option,
     several,
 )
@@ -52,6 +53,7 @@ class Audit(Given):
         default=16,
         metavar="N",
     )
+    placement: str = placement_option
     seed: int = seed_option
     reports: tuple[str, ...] = several(
         "--report", "Report to write: .html, .md or .json. Repeatable.", type=WRITE_REPORT, metavar="FILE"
@@ -104,7 +106,7 @@ def command(given: Audit) -> int:
     if given.fp16:
         done = audited_half(explainer, card, samples, *over)
     else:
-        done = audited(explainer, card, samples, given.method, given.probes, given.seed, *over)
+        done = audited(explainer, card, samples, given.method, given.probes, given.seed, *over, given.placement)
     tell_left_out(done)
     document = done.as_data()
     figure = done.figure() if done.maps and (given.maps or shows_maps(given.reports)) else None

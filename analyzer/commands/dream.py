@@ -29,7 +29,7 @@ class Climb(Given):
     rate: float | None = option(
         "--rate", "Step size. Default: 0.05 for fourier, 1 for pixels.", type=FloatRange(), metavar="X"
     )
-    parametrisation: str = option(
+    parametrization: str = option(
         "--parametrization",
         "Optimize Fourier coefficients, or the pixels themselves.",
         old="--parametrisation",
@@ -101,7 +101,7 @@ def command(given: Dream) -> None:
 
     settings = dict(vars(given.climb))
     if given.climb.rate is None:
-        settings["rate"] = RATES[given.climb.parametrisation]
+        settings["rate"] = RATES[given.climb.parametrization]
     check_units(given.chosen, given.targets)
     explainer, card = given.setup.load(given.model, given.labels)
     progress = Progress(len(given.chosen or given.targets) * given.climb.steps, "dream")

@@ -66,7 +66,7 @@ class InputGuess:
         count, wanted = self.channel_count(chosen.layout), chosen.channel_count
         if count is not None and count != wanted:
             raise InputError(
-                f"the input {self.text} has {count} channels as {chosen.layout}, {chosen.colours} has {wanted}",
+                f"the input {self.text} has {count} channels as {chosen.layout}, {chosen.colors} has {wanted}",
                 "set layout or channels, or give the input as a .npy array",
             )
         sides = self.sides(chosen.layout)

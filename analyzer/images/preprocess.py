@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.deprecated import renamed_attribute
 from analyzer.errors import InputError, suggest
 from analyzer.images.placement import Placement
 from analyzer.images.resample import FILTERS, resize
@@ -85,7 +86,7 @@ class Preprocess:
         for field in ("mean", "std"):
             if len(getattr(self, field)) not in (1, self.channel_count):
                 count, wanted = len(getattr(self, field)), self.channel_count
-                raise InputError(f"{field} has {count} values; {self.colours} needs {wanted}, one per channel")
+                raise InputError(f"{field} has {count} values; {self.colors} needs {wanted}, one per channel")
         if self.size is not None and not all(1 <= side <= 1 << 16 for side in self.size):
             raise InputError(f"size must be a height and a width in pixels, not {self.size}")
         if not np.all(np.isfinite([self.scale, self.pad_value, *self.mean, *self.std])):
@@ -109,9 +110,11 @@ class Preprocess:
         return CHANNELS.get(self.channels) or int(self.channels)
 
     @property
-    def colours(self) -> str:
+    def colors(self) -> str:
         """The channels in words: RGB, 6 bands."""
         return self.channels if self.channels in CHANNELS else f"{self.channels} bands"
+
+    colours = renamed_attribute("colours", "colors")
 
     def shape(self, batch: int) -> tuple[int, ...]:
         """(batch, …), the shape of the input tensor for a batch.
@@ -163,7 +166,7 @@ class Preprocess:
         size = "the picture's own size" if self.size is None else "{}×{}".format(*self.size)
         fit = "" if self.size is None else _FITS[self.resize].format(self) + ", "
         filtering = "" if self.size is None else f"{self.interpolation}{'' if self.antialias else ' not antialiased'}, "
-        return f"{self.colours} {size} {self.layout} {self.dtype}, {fit}{filtering}{self._formula()}"
+        return f"{self.colors} {size} {self.layout} {self.dtype}, {fit}{filtering}{self._formula()}"
 
     def replace(self, **changes: Any) -> Preprocess:
         """A copy with some fields changed."""
@@ -175,9 +178,7 @@ class Preprocess:
             image, given = over_white(image), given - 1
         if (given != wanted and given not in (1, 3)) or (given != wanted and wanted not in (1, 3)):
             kind = f"{given} channel{'s' * (given > 1)}"
-            raise InputError(
-                f"the model takes {wanted} channels ({self.colours}), the picture has {kind}", self._give()
-            )
+            raise InputError(f"the model takes {wanted} channels ({self.colors}), the picture has {kind}", self._give())
         if self.channels == "GRAY":
             return image if given == 1 else _luma(image)
         if given == 1 and wanted == 3:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.attribution import METHODS, Attribution, Job, answer, find_method
-from analyzer.attribution.drawn import drawn_as
+from analyzer.attribution.drawn import maps_of
 from analyzer.attribution.inspection import tensors
 from analyzer.attribution.runner import Progress, Stages, answering, in_step
 from analyzer.data import Sample
@@ -199,11 +199,8 @@ class Explaining(Asking):
         return maps
 
     def _map(self, attribution: Attribution, row: int, fed: Fed) -> list[Map]:
-        channels = attribution.channels(row)
-        if channels is not None and channels.shape[-1] == 3 and self.feeding.preprocess.channels == "BGR":
-            channels = channels[..., ::-1]
         title, found = self._title(attribution, row), self._found(attribution, row, fed)
-        return drawn_as(attribution.method, fed, attribution.in_units(row), channels, title, found)
+        return maps_of(attribution, row, fed, self.feeding.preprocess.channels, title, found)
 
     def _in_mask(self, attribution: Attribution, mask: np.ndarray) -> list[str]:
         """The names of the classes of a mask, the largest first, three at most."""

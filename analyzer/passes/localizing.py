@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.attribution import answer
+from analyzer.attribution import Attribution, Question, answer
+from analyzer.attribution.drawn import maps_of
 from analyzer.attribution.localization import (
     THRESHOLDS,
     box_iou,
@@ -21,7 +22,9 @@ from analyzer.attribution.runner import Progress
 from analyzer.data import Sample
 from analyzer.errors import UnsupportedError
 from analyzer.files import Places
-from analyzer.images import Fed, draw_boxes, file_name, write_png
+from analyzer.images import Drawing, Fed, Found, Map, file_name, write_png
+from analyzer.images.draw import LARGEST, SMALLEST
+from analyzer.images.views import one, several
 from analyzer.metrics.energy import energy_inside
 from analyzer.metrics.pointing_game import points_inside
 from analyzer.passes.asking import ONLY_KEPT, Asking
@@ -76,11 +79,9 @@ class Localizing(Asking):
 
     def _localised(self, sample: Sample, fed: Fed) -> dict[str, Any]:
         picture, known = sample.id, sample.annotations
-        wanted = list(self.targets) or list(known) or ["top1"]
-        target: Any = wanted if len(wanted) > 1 else wanted[0]
-        question = self.asked(fed, target=target)
+        wanted = self._wanted(sample)
+        question, found = self._answer(sample, fed)
         (job,) = question.jobs
-        (found,) = answer(self.model, question, fed.feeds, self.progress)
         result: dict[str, Any] = {"picture": picture, "targets": [], "doubt": found.doubt or None, "sweeps": []}
         masks = Places(self.masks[picture].parent) if picture in self.masks else None
         files = []
@@ -113,10 +114,33 @@ class Localizing(Asking):
             result["targets"].append(entry)
         out = self.drawn.get(picture)
         if out:
-            write_png(out, drawn(fed.image, result["targets"], job.method, self.threshold))
+            write_png(out, self._drawn(fed, found, result["targets"]))
             result["written"] = str(out)
             files.append(str(out))
         return result | {"places": self.places(picture), "files": files}
+
+    def _wanted(self, sample: Sample) -> list[str]:
+        return list(self.targets) or list(sample.annotations) or ["top1"]
+
+    def _answer(self, sample: Sample, fed: Fed) -> tuple[Question, Attribution]:
+        wanted = self._wanted(sample)
+        question = self.asked(fed, target=wanted if len(wanted) > 1 else wanted[0])
+        (found,) = answer(self.model, question, fed.feeds, self.progress)
+        return question, found
+
+    def figure(self, sample: Sample, targets: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """What is drawn of a picture whose targets were localized; its maps are computed again."""
+        fed = self.feeding.feed(sample.source)
+        return self._drawn(fed, self._answer(sample, fed)[1], targets)
+
+    def _drawn(self, fed: Fed, found: Attribution, targets: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """A map per target as its method is drawn, with the boxes of all targets, its own with thicker lines."""
+        order, maps = self.feeding.preprocess.channels, list[Map]()
+        for row, entry in enumerate(targets):
+            title = f"{found.method}: {entry['target']}, heat above {self.threshold:g}"
+            boxes = [box for other in targets for box in _to_draw(other, other is entry)]
+            maps += maps_of(found, row, fed, order, title, boxes)
+        return one(maps[0], Drawing(), (SMALLEST, LARGEST)) if len(maps) == 1 else several(maps, Drawing())
 
     def _boxes(self, name: str, heat: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
         """Boxes of one target as data, and their mask (H, W)."""
@@ -127,16 +151,11 @@ class Localizing(Asking):
         return entry, np.any([r.mask for r in kept], axis=0) if kept else np.zeros(heat.shape, bool)
 
 
-def drawn(image: np.ndarray, targets: Iterable[Mapping[str, Any]], method: str, threshold: float) -> np.ndarray:
-    """The picture with the boxes of its targets, as found and as given."""
-    boxes, names = list[Sequence[float]](), list[str]()
-    for entry in targets:
-        boxes += entry["boxes"]
-        names += [str(entry["target"])] * len(entry["boxes"])
-        if "given" in entry:
-            boxes.append(entry["given"])
-            names.append(f"{entry['target']} (given)")
-    return draw_boxes(image, boxes, names, title=f"{method}: heat above {threshold:g}")
+def _to_draw(target: Mapping[str, Any], strong: bool) -> list[Found]:
+    """The boxes of a target that were found, and the one that was given."""
+    name = str(target["target"])
+    found = [Found(name, box=box, strong=strong) for box in target["boxes"]]
+    return found + ([Found(f"{name} (given)", box=target["given"], strong=strong)] if "given" in target else [])
 
 
 def beginnings(folder: Path, pictures: Iterable[str]) -> dict[str, Path]:

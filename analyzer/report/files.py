@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.attribution import METHODS
 from analyzer.attribution.drawn import drawn_as
 from analyzer.data import Sample
 from analyzer.errors import InputError
 from analyzer.files import write_text
-from analyzer.images import ColourBar, Drawing, Fed, Feeding, colourise, grid
-from analyzer.images.views import several
+from analyzer.images import Drawing, Fed, Feeding, Map
+from analyzer.images.draw import PAPER
+from analyzer.images.views import cell, fitting, limits, panel, several, sheet
 from analyzer.plain import as_json
 from analyzer.report import audit, comparison, comparison_page
 from analyzer.report.page import Picture, picture
@@ -107,25 +109,37 @@ def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.nd
     """The maps of reference and candidate over one picture, side by side, a row per method: (H, W, 3) uint8.
 
     Args:
-        maps: {method: (the reference's, the candidate's)}, in the numbers of the method.
+        maps: {method: (the reference's, the candidate's)}, (H, W) in the numbers of the method; or (H, W, C) of pixels.
     """
+
+    def pixels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return (np.abs(values).max(axis=2), values) if values.ndim == 3 else (values, None)
+
     drawn = [
         each
         for method, pair in maps.items()
         for who, values in zip(("reference", "candidate"), pair, strict=True)
-        for each in drawn_as(method, fed, values, title=f"{method}: {who}")
+        for each in drawn_as(method, fed, *pixels(values), title=f"{method}: {who}")
     ]
     return several(drawn, Drawing(), len(drawn) // len(maps))
 
 
-def mean_maps(maps: Mapping[str, np.ndarray], label: Callable[[int], str]) -> np.ndarray:
-    """The mean maps of an audit side by side, coloured from 0 to 1: (H, W, 3) uint8.
+def mean_maps(maps: Mapping[str, np.ndarray], method: str, label: Callable[[int], str]) -> np.ndarray:
+    """The mean maps of an audit side by side, by themselves, on one scale from 0: (H, W, 3) uint8 RGB.
 
     Args:
-        maps: {`class 3 (5)` or another title: (H, W)}.
+        maps: {`class 3 (5)` or another title: (H, W) mean of heatmaps}.
+        method: of the maps.
         label: names a class.
     """
-    return grid([colourise(m) for m in maps.values()], [_named(title, label) for title in maps], bar=ColourBar())
+    fine = METHODS[method].kind == "gradient"
+    drawn = [
+        Map(np.full((*values.shape, 3), PAPER, np.uint8), values, None, fine, ("map",), title=_named(title, label))
+        for title, values in maps.items()
+    ]
+    drawing, side = Drawing(), cell(columns := fitting(len(drawn)))
+    high = max(limits(each, "map", drawing)[1] for each in drawn)
+    return sheet([panel(each, drawing, side, scale=(0.0, high)) for each in drawn], columns, f"{method}: mean heat")
 
 
 def _named(title: str, label: Callable[[int], str]) -> str:

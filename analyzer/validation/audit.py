@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis.feature_maps import feature_maps
-from analyzer.attribution import Explainer
+from analyzer.attribution import Attribution, Explainer
+from analyzer.attribution.lines import Placed
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.images import Fed, Feeding, Preprocess, showing
@@ -110,6 +111,7 @@ def audit(
     folder: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    placement: Placed = "effective",
 ) -> Audit:
     """Identity, input contract, layers, robustness, sanity of the explanation, faithfulness and signs of shortcuts.
 
@@ -117,7 +119,7 @@ def audit(
         pictures: in memory, or samples, whose annotations may hold a `label`, and `boxes` in pixels.
         method: the map that is audited.
         probes: number of pictures for the expensive checks (presets, sanity checks, deletion and insertion).
-        folder, workers, progress: see `passes.run`.
+        folder, workers, progress: see `passes.run`. placement: as for `Explainer.explain`.
 
     Raises:
         InputError: no pictures.
@@ -125,7 +127,7 @@ def audit(
     samples = [s if isinstance(s, Sample) else Sample(s.name, i, s) for i, s in enumerate(pictures)]
     if not samples:
         raise InputError("no pictures to audit on", "pass a folder of pictures with --data")
-    work = Auditing(explainer, preprocess, method, probes, seed)
+    work = Auditing(explainer, preprocess, method, probes, seed, placement)
     done = run(work, samples, folder, workers, progress=progress)
     return replace(done.result, failed=done.failed, doubt=done.doubt)
 
@@ -152,9 +154,11 @@ class Auditing(InputPass[dict[str, Any]]):
         method: str = "grad-cam",
         probes: int = 16,
         seed: int = 0,
+        placement: Placed = "effective",
     ) -> None:
         super().__init__(explainer, preprocess)
         self.explainer, self.method, self.probes, self.seed = explainer, method, probes, seed
+        self.placement = placement
         self._beside: dict[str, np.ndarray] = {}
         self.channel = self.preprocess.layout.index("C")
         if self.feeding.main.stacked:
@@ -164,7 +168,8 @@ class Auditing(InputPass[dict[str, Any]]):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {**super().identity, "method": self.method, "probes": self.probes, "seed": self.seed}
+        how = {"method": self.method, "placement": repr(self.placement), "probes": self.probes, "seed": self.seed}
+        return {**super().identity, **how}
 
     def load(self, sample: Sample) -> Picture:
         if isinstance(sample.source, Picture):
@@ -235,9 +240,9 @@ class Auditing(InputPass[dict[str, Any]]):
         array, placement = fed.feeds[self.model.image], fed.placement
         shapes = {name: list(other.shape) for name, other in fed.feeds.items()}
         part: dict[str, Any] = {"mean": None, "classes": {}, "channels": {}, "contract": {}, "shape": shapes}
-        found = self.explainer.explain(self._whole(array), self.method)
+        found = self._explained(array)
         if not len(found.heatmap):  # nothing but background, which is then what is audited
-            found = self.explainer.explain(self._whole(array), self.method, 0)
+            found = self._explained(array, 0)
         if not found.legible[0] or np.isnan(found.scores[0]).any() or np.isposinf(found.scores[0]).any():
             said = {"picture": picture.name, "top": None, "not_finite": found.diagnosis[0] or "a score is infinite"}
             return part | {"rows": [said]}
@@ -342,11 +347,15 @@ class Auditing(InputPass[dict[str, Any]]):
         """The axes of height and width."""
         return tuple(a for a in (1, 2, 3) if a != self.channel)
 
+    def _explained(self, array: np.ndarray, target: Any = "top1", explainer: Explainer | None = None) -> Attribution:
+        how = explainer or self.explainer
+        return how.explain(self._whole(array), self.method, target, placement=self.placement)
+
     def _sanity(self, number: int, array: np.ndarray, heat: np.ndarray, top: int, classes: int) -> dict[str, float]:
         """How the map changes: of a model with a random head, of another class, of the shifted picture."""
 
         def map_of(given: np.ndarray, explainer: Explainer = self.explainer, target: int = top) -> np.ndarray:
-            return explainer.explain(self._whole(given), self.method, target).heatmap[0]
+            return self._explained(given, target, explainer).heatmap[0]
 
         result = {"random_head": float(mprt(heat, [map_of(array, self.randomised)])[0])}
         if min(heat.shape) > 4 * SHIFT:

@@ -84,9 +84,9 @@ class Comparison:
     """Everything that was measured; `report` is the same as plain data. In a notebook it shows itself.
 
     `maps` has {picture: {method: (reference, candidate)}}: the pictures to show, those that agree least, (H, W) in the
-    numbers of the method. `failed` and `doubt` are those of `passes.Outcome`. `findings` are where thresholds are
-    passed, `inconclusive` the rates that the pictures do not settle, both None where none were applied; `run` says how
-    it was run; `draw` makes a figure of a picture of `maps`.
+    numbers of the method, or (H, W, C), the signed numbers of pixels in RGB order. `failed` and `doubt` are those of
+    `passes.Outcome`. `findings` are where thresholds are passed, `inconclusive` the rates that the pictures do not
+    settle, both None where none were applied; `run` says how it was run; `draw` makes a figure of a picture of `maps`.
     """
 
     report: dict[str, Any]
@@ -528,8 +528,14 @@ class Comparing(Pass[dict[str, Any]]):
             part.agreement[picture.name] = result.get("rank_correlation", -1.0)
             part.maps[picture.name] = {}
         if picture.name in part.maps:
-            part.maps[picture.name][method] = (ours.values, theirs.values)
+            part.maps[picture.name][method] = (self._shown(ours, 0), self._shown(theirs, 1))
         return result
+
+    def _shown(self, evidence: Evidence, side: int) -> np.ndarray:
+        """What is drawn of a map; the channels of pixels in RGB order."""
+        values = evidence.values
+        reverse = values.ndim == 3 and self.preprocess and self.preprocess[side].preprocess.channels == "BGR"
+        return values[..., ::-1] if reverse else values
 
     def _twin(self, layer: str) -> str | None:
         return next((m.candidate for m in self.matches if m.reference == layer), None)

@@ -46,6 +46,7 @@ class Evidence(NamedTuple):
         low, high: the numbers of the method that 0 and 1 stand for.
         diagnosis: "" where all is well.
         placed: where the units of its layer lie in the image.
+        channels: (H, W, C) the signed numbers of every pixel in units of the largest; None with one number per place.
     """
 
     heat: np.ndarray
@@ -53,10 +54,13 @@ class Evidence(NamedTuple):
     high: float
     diagnosis: str
     placed: Placed
+    channels: np.ndarray | None = None
 
     @property
     def values(self) -> np.ndarray:
-        """(H, W) in the numbers of the method."""
+        """(H, W), or (H, W, C) of pixels with signed channels, in the numbers of the method."""
+        if self.channels is not None:
+            return self.channels.astype(np.float32) * self.high
         return np.asarray(self.low + self.heat * (self.high - self.low))
 
 
@@ -321,22 +325,26 @@ class Side:
             if not len(found.heatmap):
                 return {
                     "heatmap": np.zeros(found.heatmap.shape[1:], np.float32),
+                    "channels": np.zeros(0, np.float16),
                     "extent": np.zeros(2),
                     "centers": np.zeros((0, 2)),
                     "diagnosis": packed(self.task.nothing),
                 }
+            channels, extent = found.channels(0), found.extent(0)
             return {
                 "heatmap": found.heatmap[0],
-                "extent": np.array(found.extent(0)),
+                "channels": np.zeros(0, np.float16) if channels is None else _shares(channels, extent[1]),
+                "extent": np.array(extent),
                 "centers": np.array([(c.first, c.step) for c in found.centers.values()]).reshape(-1, 2),
                 "diagnosis": packed(found.diagnosis[0]),
             }
 
-        found = self.kept(explained, "heatmap, 3", method, target, layer, repr(placed), array)
+        found = self.kept(explained, "heatmap, 4", method, target, layer, repr(placed), array)
         low, high = found["extent"].tolist()
         lines = found["centers"].tolist()  # none: half-pixel centers; several: of layers of their own
         where = Centers(tuple(lines[0]), tuple(lines[1])) if len(lines) == 2 else "effective" if lines else "half-pixel"
-        return Evidence(found["heatmap"], low, high, unpacked(found["diagnosis"]), where)
+        channels = found["channels"] if found["channels"].size else None
+        return Evidence(found["heatmap"], low, high, unpacked(found["diagnosis"]), where, channels)
 
     def record(self, array: Inputs, methods: Sequence[str]) -> dict[str, str]:
         """Fills the store with what a comparison asks of a reference: scores, all layers, maps of the top class.
@@ -488,6 +496,11 @@ class Side:
                 "record the missing pictures there, or use another --store",
             )
         return make()
+
+
+def _shares(channels: np.ndarray, largest: float) -> np.ndarray:
+    """(H, W, C) float16: numbers from −1 to 1, which are stored in half the space."""
+    return (channels / max(largest, np.finfo(np.float32).tiny)).astype(np.float16)
 
 
 def _split(found: Mapping[str, np.ndarray], count: int, fixed: int | None) -> list[dict[str, np.ndarray]] | None:

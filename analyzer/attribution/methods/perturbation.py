@@ -17,7 +17,7 @@ from analyzer.errors import InputError, UnsupportedError, suggest
 from analyzer.metrics.boxes import iou
 from analyzer.tasks.detection import Detection
 
-FILLS = ("zero", "grey", "mean", "blur", "inpaint")
+FILLS = ("zero", "gray", "mean", "blur", "inpaint")
 SCORES = ("score", "probability")
 
 
@@ -36,7 +36,7 @@ def occlusion(
     model: Evaluator,
     patch: int | str | tuple[int, int] = 0,
     stride: int | str | tuple[int, int] = 0,
-    fill: str | float = "grey",
+    fill: str | float = "gray",
     score: str = "score",
 ) -> Found:
     """R_p = mean over the patches that cover pixel p of y(x) − y(x with the patch filled)
@@ -316,14 +316,15 @@ class Fill:
 def filled(model: Evaluator, fill: Any) -> np.ndarray:
     """What an image is replaced by, broadcastable to it.
 
-    zero (the mean pixel, for networks that take normalised pixels), grey (the value of a mid-grey pixel where the
+    zero (the mean pixel, for networks that take normalized pixels), gray (the value of a mid-gray pixel where the
     preprocessing is known, else halfway between the image's smallest and largest value), mean (of the image, per
-    channel), blur (the image under a Gaussian of a tenth of its shorter side), or a number.
+    channel), blur (the image under a Gaussian of a tenth of its shorter side), or a number. "grey" is an earlier name.
     """
     if isinstance(fill, str):
         try:
             fill = float(fill)
         except ValueError:
+            fill = "gray" if fill == "grey" else fill
             check_choice("fill", fill, FILLS)
     if not isinstance(fill, str):
         return np.asarray(fill, np.float32)
@@ -332,7 +333,7 @@ def filled(model: Evaluator, fill: Any) -> np.ndarray:
         return np.zeros((), np.float32)
     if fill == "mean":
         return np.asarray(image.mean(axis=space, keepdims=True))
-    if fill == "grey":
+    if fill == "gray":
         return np.asarray((image.min() + image.max()) / 2) if model.grey is None else model.grey
     if fill == "inpaint":
         others = ", ".join(f for f in FILLS if f != fill)
