@@ -14,6 +14,7 @@ import pytest
 import analyzer
 from analyzer.images import decode
 from analyzer.plain import as_json
+from benchmarks.placement import red_detector
 from tests import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -574,3 +575,39 @@ def test_earlier_names_of_python_go_on_working():
         assert analyzer.Preprocess(channels="6").colours == "6 bands"
     found = analyzer.dream(CNN, target=1, steps=1).as_data()["options"]
     assert found["parametrization"] == found["parametrisation"] == "fourier"
+
+
+# ---- one way of drawing for each method ----
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "guided-backprop"])
+def test_a_comparison_draws_maps_as_explain_does(method):
+    done = analyzer.compare(CNN, CNN, PICTURES[:1], method=method)
+    (pair,) = next(iter(done.maps.values())).values()
+    found = analyzer.explain(CNN, PICTURES[0], method)
+    channels = found.channels(0)
+    expected = found.in_units(0) if channels is None else channels
+    for drawn in pair:
+        np.testing.assert_allclose(drawn, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_localize_draws_heat_under_the_boxes():
+    drawn = analyzer.localize(CNN, PICTURES[:1], target="four").overlay()
+    heat = analyzer.explain(CNN, PICTURES[0], target="four").overlay()
+    plain = analyzer.localize(CNN, PICTURES[:1], target="four", threshold=1).overlay()  # a box of one pixel
+    assert drawn.shape == heat.shape and np.mean(np.any(drawn[30:] != heat[30:], axis=2)) < 0.15
+    assert not np.array_equal(drawn, plain)
+
+
+def test_an_audit_places_maps_as_it_is_told():
+    net = red_detector(32, "PyTorch, 3×3", 224)
+    picture = np.full((224, 224, 3), 20, np.uint8)
+    picture[60:90, 100:140, 0] = 255
+    maps = {}
+    for placement in ("half-pixel", "theoretical"):
+        done = analyzer.audit(net, [picture], placement=placement, preset="0-1", probes=1)
+        assert done.figure().ndim == 3
+        maps[placement] = done.maps["all pictures"]
+        found = analyzer.explain(net, picture, placement=placement, preset="0-1")
+        np.testing.assert_allclose(maps[placement], found.heatmap[0], atol=1e-6)
+    assert not np.allclose(*maps.values())
