@@ -373,7 +373,7 @@ So `--placement effective`, the default, uses theoretical centers if the measure
 stride at a standard error of at most 1/32; otherwise units stay centered in the image, with the stride of their
 receptive fields. That stride matters where a network has no padding: its units are closer together than evenly spaced
 ones, and heat is nearer to its boxes for it (the SqueezeNets, the CIFAR-10 tutorial). No trained network is clearly
-worse than with half-pixel placement: the nearest is PicoDet-XS, by 1.8 ± 0.8 px of its stride of 32 or more. One would
+worse than with half-pixel placement: the nearest is PicoDet-XS, by 1.8 ± 0.8 px over 15 boxes. One would
 be better with theoretical centers, the flower network, whose heat is about a stride off with either.
 """
 
