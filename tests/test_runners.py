@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +258,166 @@ def test_what_an_output_ends_with():
     assert squashed_by(np.array([[0.2, 0.8]])) == "Softmax"
     assert squashed_by(np.array([[0.9, 0.8]])) == "Sigmoid"
     assert squashed_by(np.array([[-1.0, 2.0]])) == ""
+
+
+# ---- Servers ----
+
+
+class _Server(ThreadingHTTPServer):
+    """The protocol, spoken for the model; `trouble(count)` may answer a request otherwise, with a status or None."""
+
+    daemon_threads = True
+
+    def __init__(self, binary=True, trouble=lambda count: 200, change=lambda scores: scores):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.binary, self.trouble, self.change, self.count, self.batches = binary, trouble, change, 0, []
+        self.session = ort.InferenceSession(str(REFERENCE), providers=["CPUExecutionProvider"])
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server_port}/v2/models/digits"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *words):
+        pass
+
+    def do_GET(self):
+        tensor = {"datatype": "FP32", "shape": [-1, 3, 96, 96]}
+        found = {"name": "tested", "version": "1", "extensions": ["binary_tensor_data"] if self.server.binary else []}
+        if self.path != "/v2":
+            outputs = [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
+            found = {"name": "digits", "inputs": [{"name": "image", **tensor}], "outputs": outputs}
+        self.answer(200, json.dumps(found).encode())
+
+    def do_POST(self):
+        self.server.count += 1
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        size = int(self.headers.get("Inference-Header-Content-Length") or len(body))
+        asked = json.loads(body[:size])["inputs"][0]
+        given = np.frombuffer(body[size:], np.float32) if body[size:] else np.array(asked["data"], np.float32)
+        self.server.batches.append(asked["shape"][0])
+        status = self.server.trouble(self.server)
+        if status is None:
+            self.close_connection = True
+            return self.connection.close()
+        if status != 200:
+            return self.answer(status, b'{"error": "too many pictures"}')
+        scores = self.server.change(self.server.session.run(None, {"image": given.reshape(asked["shape"])})[0])
+        output = {"name": "probabilities", "datatype": "FP32", "shape": list(scores.shape)}
+        data = scores.astype(np.float32).tobytes()
+        if not self.server.binary:
+            return self.answer(200, json.dumps({"outputs": [output | {"data": scores.ravel().tolist()}]}).encode())
+        head = json.dumps({"outputs": [output | {"parameters": {"binary_data_size": len(data)}}]}).encode()
+        return self.answer(200, head + data, {"Inference-Header-Content-Length": str(len(head))})
+
+    def answer(self, status, body, headers=None):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setattr("analyzer.runtime.runners.http.PAUSE", 0.01)
+    monkeypatch.setattr("analyzer.validation.perturbed.MASKS", 40)
+    started = []
+
+    def start(**how):
+        started.append(_Server(**how))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_served_model_agrees(serve, binary):
+    server = serve(binary=binary)
+    done = analyzer.compare(REFERENCE, server.address, FEW)
+    assert done.passed and done.report["evidence"]["rise"]["rank_correlation"] > 0.9999
+    assert max(server.batches) == 16 and "tested 1 at 127.0.0.1" in done.run["candidate ran on"]
+
+
+def test_a_broken_served_model_is_found(serve):
+    server = serve(change=lambda scores: np.roll(scores, 1, 1))
+    assert "labels-differ" in codes(REFERENCE, server.address)
+
+
+def test_a_server_is_asked_again_and_for_fewer_pictures(serve):
+    """Every fifth request breaks off, every seventh is refused for a while, and more than four pictures always are."""
+
+    def trouble(server):
+        if server.count % 5 == 0:
+            return None
+        return 503 if server.count % 7 == 0 else 400 if server.batches[-1] > 4 else 200
+
+    server = serve(trouble=trouble)
+    assert codes(REFERENCE, server.address) == []
+    assert max(server.batches) == 16 and server.batches.count(4) > 10
+
+
+def test_a_server_that_dies_is_one_sentence_and_nothing_is_lost(serve, tmp_path):
+    server = serve(trouble=lambda server: 200 if server.count < 8 or server.alive else None)
+    server.alive = False
+    store = str(tmp_path / "store")
+    with pytest.raises(ProviderError, match=r"the server at 127\.0\.0\.1:\d+ is gone: .* \(tried 4 times\)"):
+        analyzer.compare(REFERENCE, server.address, EXAMPLES, store=store, workers=1)
+    server.alive, before = True, server.count
+    assert analyzer.compare(REFERENCE, server.address, EXAMPLES, store=store, workers=1).passed
+    assert server.count - before <= 1 + 3 * 4  # to see the outputs, and three pictures
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "words"),
+    [
+        ("http://127.0.0.1:9/v2/models/digits?retries=0", ProviderError, "is gone"),
+        ("http://localhost/digits", InputError, "is not http://host/v2/models/NAME"),
+        ("http://user:secret@localhost/v2/models/digits", InputError, "may not hold a password"),
+    ],
+)
+def test_a_wrong_server_is_one_sentence(path, error, words):
+    with pytest.raises(error, match=words) as caught:
+        open_runner(address_of(path))
+    assert "secret" not in str(caught.value)
+
+
+# ---- OpenVINO and LiteRT ----
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_cnn_int8", "digits_detector"])
+def test_openvino_agrees_in_outputs_layers_and_evidence(name, tmp_path):
+    openvino = pytest.importorskip("openvino", reason="pip install 'onnx-analyzer[openvino]'")
+    saved = tmp_path / f"{name}.xml"
+    openvino.save_model(openvino.convert_model(ROOT / "models" / f"{name}.onnx"), saved)
+    reference = DETECTOR if "detector" in name else REFERENCE
+    done = analyzer.compare(reference, f"openvino:{saved}", FEW)
+    assert done.passed, done.findings
+    assert len(done.report["layers"]) >= 13 and "OpenVINO" in done.run["candidate ran on"]
+    assert next(iter(done.report["evidence"].values()))["rank_correlation"] > 0.99
+
+
+def test_a_broken_openvino_model_is_found_at_its_layer(tmp_path):
+    openvino = pytest.importorskip("openvino", reason="pip install 'onnx-analyzer[openvino]'")
+    saved = tmp_path / "broken.xml"
+    openvino.save_model(openvino.convert_model(REFERENCE), saved, compress_to_fp16=False)
+    weights = np.fromfile(saved.with_suffix(".bin"), np.float32)
+    weights[len(weights) // 2 :: 3] *= -1
+    weights.tofile(saved.with_suffix(".bin"))
+    found = {f["code"]: f["where"] for f in analyzer.compare(REFERENCE, saved, FEW).findings}
+    assert "stage3" in found["features-diverge"]
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("openvino", "openvino"), ("litert", "ai-edge-litert")])
+def test_a_missing_package_is_named_with_its_extra(scheme, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino" if scheme == "openvino" else "ai_edge_litert", None)
+    with pytest.raises(ProviderError, match=f"needs the package {package}") as caught:
+        open_runner(address_of(f"{scheme}:{REFERENCE}"))
+    assert caught.value.hint == f"pip install 'onnx-analyzer[{scheme}]'"
