@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -406,11 +407,12 @@ def test_openvino_agrees_in_outputs_layers_and_evidence(name, tmp_path):
 
 def test_a_broken_openvino_model_is_found_at_its_layer(tmp_path):
     openvino = pytest.importorskip("openvino", reason="pip install 'onnx-analyzer[openvino]'")
-    saved = tmp_path / "broken.xml"
-    openvino.save_model(openvino.convert_model(REFERENCE), saved, compress_to_fp16=False)
-    weights = np.fromfile(saved.with_suffix(".bin"), np.float32)
-    weights[len(weights) // 2 :: 3] *= -1
-    weights.tofile(saved.with_suffix(".bin"))
+    broken, saved = onnx.load(REFERENCE), tmp_path / "broken.xml"
+    node = next(n for n in broken.graph.node if n.op_type == "Conv" and "stage3" in n.name)
+    weight = next(t for t in broken.graph.initializer if t.name == node.input[1])
+    weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+    onnx.save(broken, tmp_path / "broken.onnx")
+    openvino.save_model(openvino.convert_model(tmp_path / "broken.onnx"), saved)
     found = {f["code"]: f["where"] for f in analyzer.compare(REFERENCE, saved, FEW).findings}
     assert "stage3" in found["features-diverge"]
 

@@ -109,8 +109,9 @@ class BlackBox:
     # ---- Running ----
 
     def _said(self, make: Callable[[np.ndarray], np.ndarray], count: int) -> Iterator[tuple[int, Said]]:
-        for start in range(0, count, self.model.most):
-            indices = np.arange(start, min(start + self.model.most, count))
+        most = self.model.most  # a server may lower it meanwhile
+        for start in range(0, count, most):
+            indices = np.arange(start, min(start + most, count))
             yield from zip(indices.tolist(), self.model.said(self._whole(make(indices))), strict=True)
 
     def _whole(self, images: np.ndarray) -> np.ndarray:
