@@ -16,12 +16,13 @@ from analyzer.attribution.deployed import open_both
 from analyzer.attribution.lines import Placed
 from analyzer.attribution.methods import find_method
 from analyzer.data import Sample, annotated, read_classes, read_masks, read_true_boxes, true_boxes, with_classes
-from analyzer.images import ModelCard, write_png
+from analyzer.images import Feeding, ModelCard, write_png
 from analyzer.plain import rounded
 from analyzer.report.files import (
     AUDITS,
     COMPARISONS,
     check_endings,
+    difference_figures,
     evidence_figure,
     evidence_figures,
     mean_maps,
@@ -29,11 +30,13 @@ from analyzer.report.files import (
     write_audit,
     write_comparison,
 )
+from analyzer.report.page import Picture
 from analyzer.validation import SAMPLE, Comparison, Store, as_data, doubts, judge, read_thresholds
 from analyzer.validation import compare as compare_sides
 from analyzer.validation.audit import Audit
 from analyzer.validation.audit import audit as audit_pictures
 from analyzer.validation.checks import findings
+from analyzer.validation.evidence_difference import evidence_difference as evidence_difference_of
 from analyzer.validation.half import half_findings, half_precision
 from analyzer.validation.runner_side import check_insides, side_of
 from analyzer.validation.sensitivity import sensitivity_of
@@ -57,6 +60,7 @@ def compare(
     threshold: Mapping[str, float] | None = None,
     thresholds: File | None = None,
     sensitivity: bool = False,
+    evidence_difference: bool = False,
     report: File | Sequence[File] | None = None,
     provider: str = "cpu",
     candidate_provider: str | None = None,
@@ -89,6 +93,8 @@ def compare(
         threshold: {name: value} of single thresholds. thresholds: a TOML file of them; see docs/compare.md.
         sensitivity: also rank the layers of a quantized or half-precision candidate by what each contributes to the
             drift; see docs/compare.md.
+        evidence_difference: also say which channels and regions make the Grad-CAMs differ, on the pictures that agree
+            least.
         report: report to write, or several: .html, .md, .xml (JUnit), .sarif or .json.
         provider, candidate_provider: execution provider of the reference, and of the candidate if it is another.
         mode: "as-shipped": with the runtime's graph optimizations; "semantics": without.
@@ -118,11 +124,11 @@ def compare(
     samples = opened_samples(samples, pictures, sides[0][1].feeds, every)
     samples = with_classes(samples, sides[0][1].labels, by_folder)
     methods = (method,) if isinstance(method, str) else tuple(method)
-    done = compared(sides, samples, methods, store, workers, progress, sensitivity)
+    done = compared(sides, samples, methods, store, workers, progress, sensitivity, evidence_difference)
     done = replace(
         done, findings=as_data(judge(done.report, allowed)), inconclusive=as_data(doubts(done.report, allowed))
     )
-    figures = evidence_figures(done.maps, samples, sides[0][1].feeds) if shows_maps(paths) else []
+    figures = _figures(done, samples, sides[0][1].feeds) if shows_maps(paths) else []
     for path in paths:
         write_comparison(path, done.as_data(), figures)
     return done
@@ -136,6 +142,7 @@ def compared(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     sensitivity: bool = False,
+    difference: bool = False,
 ) -> Comparison:
     """The comparison of two models, the reference first, without findings, with how it was run."""
     explainers, cards = [e for e, _ in sides], [card for _, card in sides]
@@ -144,14 +151,21 @@ def compared(
     kept = Store(os.fspath(store)) if store else None
     ours, theirs = (side_of(e, shape, kept) for e, shape in zip(explainers, shapes, strict=True))
     feeds = cards[0].feeds, cards[1].feeds
-    if sensitivity:
+    if sensitivity or difference:
         check_insides(ours, theirs)
     ranked = sensitivity_of(ours, theirs, feeds, samples) if sensitivity else None
     done = compare_sides(ours, theirs, samples, methods, 6, feeds, store, workers, progress)
     sources = {sample.id: sample.source for sample in samples}
+    report, drawn = dict(done.report), done.differences
+    if ranked is not None:
+        report["sensitivity"] = ranked
+    if difference:
+        least = [sample for sample in samples if sample.id in done.maps]
+        report["evidence_difference"], drawn = evidence_difference_of(ours, theirs, report, least, feeds)
     return replace(
         done,
-        report=rounded(done.report | ({} if ranked is None else {"sensitivity": ranked})),
+        report=rounded(report),
+        differences=drawn,
         run={
             "reference ran on": ran_on(ours.receipt),
             "candidate ran on": ran_on(theirs.receipt),
@@ -165,6 +179,12 @@ def compared(
         },
         draw=lambda name: evidence_figure(done.maps[name], cards[0].feeds.feed(sources[name])),
     )
+
+
+def _figures(done: Comparison, samples: Sequence[Sample], feeding: Feeding) -> list[Picture]:
+    """All pictures of a comparison's page."""
+    shown = evidence_figures(done.maps, samples, feeding)
+    return shown + difference_figures(done.differences, samples, feeding)
 
 
 def ran_on(receipt: dict[str, Any]) -> str:

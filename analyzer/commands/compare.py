@@ -85,6 +85,11 @@ class Compare(Given):
         "those to keep in float.",
         is_flag=True,
     )
+    evidence_difference: bool = option(
+        "--evidence-difference",
+        "Say which channels and regions make the Grad-CAMs differ, on the pictures that agree least.",
+        is_flag=True,
+    )
     reports: tuple[str, ...] = several(
         "--report",
         "Report to write: .html, .md, .xml (JUnit), .sarif or .json. Repeatable.",
@@ -165,7 +170,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     from analyzer.attribution.cards import read_card
     from analyzer.attribution.deployed import open_both, open_model
     from analyzer.data import annotated, read_classes, read_masks, read_true_boxes, with_classes
-    from analyzer.report.files import evidence_figures
+    from analyzer.report.files import difference_figures, evidence_figures
 
     by_folder = given.classes == FOLDERS
     classes = read_classes(None if by_folder else given.classes, given.slice)
@@ -186,10 +191,12 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     sides, cards = [(e.about(card.feeds.explained), card) for e, card in both], [card for _, card in both]
     samples = with_classes(given.data.opened(samples, cards[0].feeds), cards[0].labels, by_folder)
     over = given.over.store, given.over.workers, Progress(len(samples), "compare").step
-    done = compared(sides, samples, given.methods, *over, given.sensitivity)
+    done = compared(sides, samples, given.methods, *over, given.sensitivity, given.evidence_difference)
     tell_left_out(done)
     document = {"comparison": done.report, "run": done.run}
-    return document, evidence_figures(done.maps, samples, cards[0].feeds), 5 if done.failed else 0
+    shown = evidence_figures(done.maps, samples, cards[0].feeds)
+    shown += difference_figures(done.differences, samples, cards[0].feeds)
+    return document, shown, 5 if done.failed else 0
 
 
 def parse_limits(limits: tuple[str, ...]) -> dict[str, float]:

@@ -37,6 +37,8 @@ DEFINITIONS = {
     "mask IoU": "intersection over union of the pixels of a class, mean over the classes that either side finds in "
     "a picture; mean over pictures",
     "equal text": "1 for a picture in which both sides read the same characters, else 0; mean over pictures",
+    "evidence difference": "Grad-CAM of the candidate minus that of the reference, for the reference's top class. "
+    "Share of a channel: its part of the sum of absolute differences; all shares add up to 100 %",
     "max error, 99% error": "largest |a − b| of a layer over all pictures, and its 99th percentile, mean over pictures",
     "relative squared drift": "Σ (b − a)² / Σ a² over all pictures, of the logits or of all outputs. A layer's "
     "estimated share is the half of the drift's derivative by its rounded tensors times what they lack to be exact",
@@ -114,11 +116,28 @@ def coverage(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"scores compared after {outputs['compared_after']}: only one of the files ends with it")
     lines += [f"not compared: {row['output']} ({row['side']}): {row['why']}" for row in _outputs_not_compared(report)]
     lines += _layers_left_out(report)
+    lines += difference(report)
     for row in report.get("not_finite", ()):
         who = "both sides" if row["side"] == "both" else f"the {row['side']}"
         why = f": {row['why']}" if row["why"] else ""
         lines.append(f"not finite: {row['picture']}, {who}, at {row['where']}{why}")
     return lines
+
+
+def difference(report: Mapping[str, Any]) -> list[str]:
+    """The channels that make the Grad-CAMs differ, and where on the picture with the largest difference, a line."""
+    found = report.get("evidence_difference")
+    if not found or not found["channels"]:
+        return []
+    shares = ", ".join(f"{row['channel']} ({row['share']:.0%})" for row in found["channels"])
+    most = max(found["pictures"], key=lambda row: row["size"])
+    line = f"evidence difference at {found['layer']}: channels {shares}; "
+    line += f"{most['size']:.1%} of the map on {most['picture']}"
+    if most["regions"]:
+        x0, y0, x1, y1 = most["regions"][0]["box"]
+        where = f"{x0:.0%}–{x1:.0%} of the width, {y0:.0%}–{y1:.0%} of the height"
+        line += f", {most['regions'][0]['change']} most at {where}"
+    return [line]
 
 
 def accuracies(report: Mapping[str, Any]) -> list[str]:

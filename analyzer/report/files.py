@@ -14,7 +14,7 @@ from analyzer.data import Sample
 from analyzer.errors import InputError
 from analyzer.files import write_text
 from analyzer.images import Drawing, Fed, Feeding, Map
-from analyzer.images.draw import PAPER
+from analyzer.images.draw import LARGEST, PAPER
 from analyzer.images.views import cell, fitting, limits, panel, several, sheet
 from analyzer.plain import as_json
 from analyzer.report import audit, comparison, comparison_page
@@ -122,6 +122,30 @@ def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.nd
         for each in drawn_as(method, fed, *pixels(values), title=f"{method}: {who}")
     ]
     return several(drawn, Drawing(), len(drawn) // len(maps))
+
+
+def difference_figures(
+    maps: Mapping[str, Mapping[str, np.ndarray]], samples: Iterable[Sample], feeding: Feeding
+) -> list[Picture]:
+    """The difference of two maps over each picture, and the channels that make most of it.
+
+    Args:
+        maps: {picture: {title: (h, w) over the network's input}}.
+    """
+    sources = {sample.id: sample.source for sample in samples}
+    return [
+        picture(f"{name}: the evidence difference", difference_figure(each, feeding.feed(sources[name])))
+        for name, each in maps.items()
+    ]
+
+
+def difference_figure(maps: Mapping[str, np.ndarray], fed: Fed) -> np.ndarray:
+    """Signed maps over one picture on one scale: (H, W, 3) uint8; red where the candidate has more."""
+    drawn = [
+        Map(fed.image, fed.laid(values, LARGEST), views=("signed",), title=title, group="difference")
+        for title, values in maps.items()
+    ]
+    return several(drawn, Drawing(range="shared"), len(drawn))
 
 
 def mean_maps(maps: Mapping[str, np.ndarray], method: str, label: Callable[[int], str]) -> np.ndarray:

@@ -97,6 +97,7 @@ class Comparison:
     inconclusive: list[dict[str, Any]] | None = None
     run: dict[str, Any] = field(default_factory=dict)
     draw: Callable[[str], np.ndarray] | None = field(default=None, compare=False)
+    differences: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
