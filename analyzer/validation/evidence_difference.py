@@ -23,6 +23,7 @@ from analyzer.images.components import connected_components
 from analyzer.validation.side import Inputs, Side
 
 CHANNELS = 5  # named of a picture
+DRAWN, LEAST = 3, 0.01  # of them are drawn, if their share is at least so much
 REGIONS = 3
 
 Maps = dict[str, np.ndarray]  # {title: (h, w)}
@@ -80,7 +81,7 @@ def regions(difference: np.ndarray) -> list[dict[str, Any]]:
     """
     size, total = np.abs(difference), float(np.abs(difference).sum())
     height, width = difference.shape
-    found = []
+    found: list[dict[str, Any]] = []
     for sign, name in ((1, "gained"), (-1, "lost")):
         labels, boxes = connected_components((sign * difference >= size.max() / 2) & (size > 0))
         for label, (x0, y0, x1, y1, _) in enumerate(boxes.tolist(), 1):
@@ -140,7 +141,8 @@ def evidence_difference(
                 "regions": regions(difference) if total else [],
             }
         )
-        titles = {f"channel {k}: {shares[k]:.0%} of the difference": parts[k] for k in first[:3]}
+        seen = [k for k in first[:DRAWN] if abs(shares[k]) >= LEAST]
+        titles = {f"channel {k}: {shares[k]:.0%} of the difference": parts[k] for k in seen}
         drawn[sample.id] = {"candidate − reference": difference} | titles
         sums = shares * total + (0 if sums is None else sums)
     whole = sum(row["size"] for row in rows)
