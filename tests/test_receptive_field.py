@@ -637,7 +637,7 @@ def test_verify_shows_progress(tmp_path, monkeypatch):
     onnx.save(small_cnn(), path)
     monkeypatch.setattr("analyzer.commands.common.shows_progress", lambda: True)
     shown = CliRunner().invoke(cli, ["receptive-field", str(path), "--verify"])
-    assert shown.exit_code == 0 and "verify ████" in shown.stderr
+    assert shown.exit_code == 0 and "verify ████" in shown.output
 
 
 def test_wrong_claims_are_found_out():

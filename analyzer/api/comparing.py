@@ -191,7 +191,8 @@ def ran_on(receipt: dict[str, Any]) -> str:
     """A side's receipt in words."""
     if "runs" in receipt:
         return f"{receipt['runs']}, Python {receipt['python']}"
-    fell = ", ".join(receipt["fell to the CPU"]) or "nothing"
+    fallbacks = receipt.get("fallbacks", receipt.get("fell to the CPU", ()))  # as older recordings call it
+    fell = ", ".join(fallbacks) or "nothing"
     scores = f"; scores of {receipt['scores']}" if "scores" in receipt else ""
     where = f"{receipt['provider']} of onnxruntime {receipt['onnxruntime']}"
     return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}{scores}"

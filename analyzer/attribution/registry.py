@@ -193,8 +193,16 @@ class Method:
     @property
     def options(self) -> dict[str, Any]:
         """Names and defaults of the recipe's options."""
-        parameters = list(inspect.signature(self.recipe).parameters.values())[1:]
-        return {p.name: p.default for p in parameters}
+        return {p.name: p.default for p in self._parameters}
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """Names of the recipe's options, and the types that they are annotated with."""
+        return {p.name: str(p.annotation) for p in self._parameters}
+
+    @property
+    def _parameters(self) -> list[inspect.Parameter]:
+        return list(inspect.signature(self.recipe).parameters.values())[1:]
 
 
 METHODS: dict[str, Method] = {}

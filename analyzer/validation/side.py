@@ -432,7 +432,7 @@ class Side:
         def made() -> dict[str, np.ndarray]:
             deployed = self.explainer.quantised and self.explainer.deployed is not None
             scores = "the file as it is, bit for bit" if deployed else "the rewritten model"
-            here = {"python": platform.python_version(), "fell to the CPU": self.plain.fallbacks, "scores": scores}
+            here = {"python": platform.python_version(), "fallbacks": self.plain.fallbacks, "scores": scores}
             return {"receipt": packed(self.explainer.environment | here)}
 
         return dict(unpacked(self.kept(made, "receipt")["receipt"]))

@@ -19,7 +19,7 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
     """The method of that name, its options checked.
 
     Raises:
-        NotFoundError: no such method. InputError: no such option, or one that is NaN or infinite.
+        NotFoundError: no such method. InputError: no such option, or not a (finite) number where it is one.
     """
     if name not in METHODS:
         hint = f"{suggest(name, METHODS)} The methods are: {', '.join(METHODS)}".strip()
@@ -29,10 +29,25 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
         if option not in found.options:
             known = ", ".join(found.options) or "none"
             raise InputError(f"{name} has no option {option!r}; its options: {known}", suggest(option, found.options))
-        value = options[option]
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"the option {option} of {name} is {value}, not a finite number")
+        _check_number(f"the option {option} of {name}", options[option], found.annotations[option])
     return found
+
+
+_NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+}
+
+
+def _check_number(what: str, value: Any, annotation: str) -> None:
+    """InputError where an option is NaN or infinite, or no number although its recipe wants one."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{what} is {value}, not a finite number")
+    kinds, words = _NUMBERS.get(annotation, ((object,), ""))
+    plain = value.item() if hasattr(value, "item") else value  # of NumPy's numbers
+    if not isinstance(plain, kinds) or (isinstance(plain, bool) and int in kinds):
+        raise InputError(f"{what} is {value!r}, not {words}")
 
 
 def options_of(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
