@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from analyzer import heartbeat
 from analyzer.errors import InputError, OutputError
 
 AnyPath = str | os.PathLike[str]
@@ -193,6 +194,7 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
             with target.open("wb") as file:
                 yield file
             return
+        heartbeat.made(temporary)
         try:
             with open(temporary, "xb") as file:
                 yield file
@@ -200,6 +202,7 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
         finally:
             with suppress(OSError):
                 temporary.unlink()
+            heartbeat.gone(temporary)
     except OSError as error:
         if error.filename not in (None, str(temporary), str(target)):
             raise

@@ -13,11 +13,15 @@ from analyzer.commands.names import COMMANDS
 
 
 def main() -> None:
-    """Run the command line, whatever happens: see `boundary.run`."""
+    """Run the command line, whatever happens: see `supervisor` and `boundary.run`."""
     try:
-        from analyzer.commands.boundary import run
+        from analyzer.commands.supervisor import supervised
 
-        code = run()
+        code = supervised()
+        if code is None:
+            from analyzer.commands.boundary import run
+
+            code = run()
     except KeyboardInterrupt:  # while that was imported, or a second one
         code = 130
     raise SystemExit(code)

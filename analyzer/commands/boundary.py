@@ -32,7 +32,7 @@ def run() -> int:
         sys.stdout.flush()
     except BaseException as error:
         # An extension that is being imported makes an ImportError of it.
-        code = _told(Ended() if _received else error)
+        code = tell(Ended() if _received else error)
     if is_own_process():  # all is said: an interrupt leaves no traceback now
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     for number in handled:
@@ -89,7 +89,7 @@ def _end(number: int, frame: object) -> None:
 # ---- Errors ----
 
 
-def _told(error: BaseException) -> int:
+def tell(error: BaseException) -> int:
     """Says what went wrong, in a sentence; the exit code. Where JSON is asked for, stdout gets a document of it too."""
     import click
 

@@ -51,6 +51,9 @@ def cli() -> None:
       eval "$(_ONNX_ANALYZER_COMPLETE=bash_source onnx-analyzer)"
       _ONNX_ANALYZER_COMPLETE=fish_source onnx-analyzer | source
 
+    A command runs in a child process, so that a malformed model can crash or fill the memory of nothing else;
+    --no-sandbox, for files you trust, runs it in this one.
+
     \b
     Exit codes: 0 success, 1 findings (audit, compare), 2 bad usage or input,
     3 unsupported model or method, 4 provider or runtime failure, 5 some pictures

@@ -515,9 +515,15 @@ class SessionOptions(Given):
     )
     memory_limit: float | None = option(
         "--memory-limit",
-        "GPU memory per session, in GiB (CUDA only).",
+        "Memory that the command may take, and GPU memory per session, in GiB. Default: what is free.",
         type=FloatRange(0, min_open=True),
         metavar="GIB",
+    )
+    time_limit: float | None = option(
+        "--time-limit",
+        "Longest time without a finished picture, in seconds; then the command ends. Default: none.",
+        type=FloatRange(0, min_open=True),
+        metavar="SECONDS",
     )
     session_memory: float | None = option(
         "--session-memory",

@@ -26,6 +26,7 @@ import onnx
 from analyzer.errors import InputError, suggest
 from analyzer.files import FileState, protect
 from analyzer.graph import wire
+from analyzer.graph.bounds import check_expansion, check_numbers
 from analyzer.graph.protos import all_nodes, captured, copied, lift_constants, replace_all
 from analyzer.graph.source import (
     DETACH_BYTES,
@@ -68,6 +69,8 @@ def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
     proto = source.proto
     _check(proto, path)
     lift_constants(proto.graph)
+    check_numbers(proto, str(path or "the model"))
+    check_expansion(proto, str(path or "the model"))
     embed(source)
     detach(source)
     _sort(proto.graph, str(path or "model"))

@@ -11,6 +11,7 @@ import onnx.helper
 import onnx.shape_inference
 from onnx import TensorProto, numpy_helper
 
+from analyzer.graph.bounds import propagates_little, too_large
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.protos import all_nodes, copied
 from analyzer.graph.source import Source
@@ -23,6 +24,7 @@ def shapes_pass(source: Source, request: Request) -> None:
 
 def types_missing(source: Source) -> Iterable[str]:
     graph = source.proto.graph
+    yield from too_large(source.proto, sum(a.nbytes for a in source.detached.values()))
     known = {v.name for v in [*graph.value_info, *graph.input, *graph.output] if v.type.WhichOneof("value")}
     known |= {t.name for t in graph.initializer} | {""}
     misfit = functools.cache(lambda: _misfit(source.proto))
@@ -60,7 +62,8 @@ def infer(proto: onnx.ModelProto, types: Iterable[onnx.ValueInfoProto] = ()) -> 
         node.op_type = "Identity"
         del node.input[1:], node.attribute[:]
     try:
-        inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=True)
+        follow = propagates_little(stripped)
+        inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=follow)
     except Exception:
         inferred = onnx.shape_inference.infer_shapes(stripped, strict_mode=False, data_prop=False)
     for node in all_nodes(inferred.graph) if originals else ():

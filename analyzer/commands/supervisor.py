@@ -1,0 +1,180 @@
+"""The command line runs in a child process: what crashes there, or takes too much, ends in a sentence and exit code 3.
+
+Models are untrusted, and what reads them (protobuf, onnx, onnxruntime) is native code that a malformed file can crash or
+fill with memory. The parent forks before anything heavy is imported, waits, and passes signals on. Where there is no
+fork (Windows), or with --no-sandbox, the command runs in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+
+from analyzer import heartbeat
+
+CRASHED = 3  # exit code, that of models that are not supported
+POLL = 0.05  # seconds between two looks at the child's memory
+RESERVE = 0.05  # share of the machine's free memory that is left to others
+ENDING = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
+TWICE = 0.2  # seconds within which the same signal is one that was sent to all processes of a group
+
+
+def supervised() -> int | None:
+    """The exit code of the command, which ran in a child; None in the child, and where there is none: go on."""
+    if "--no-sandbox" in sys.argv[1:]:
+        sys.argv.remove("--no-sandbox")
+        return None
+    if not hasattr(os, "fork") or not hasattr(signal, "sigtimedwait"):
+        return None
+    limits = _number("--memory-limit"), _number("--time-limit")
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*ENDING, signal.SIGCHLD})
+    reading, writing = os.pipe()
+    parent, child = os.getpid(), os.fork()
+    if child == 0:
+        os.close(reading)
+        heartbeat.report_to(writing)
+        _become_child(parent)
+        return None
+    os.close(writing)
+    os.set_blocking(reading, False)
+    return _Watch(child, reading, *limits).wait()
+
+
+def _number(option: str) -> float | None:
+    """The value of an option of the command line, before it is parsed; None where it has none that is a number."""
+    words = sys.argv[1:]
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == option or word.startswith(option + "="):
+            try:
+                return float(following if word == option else word.partition("=")[2])
+            except ValueError:
+                return None
+    return None
+
+
+def _become_child(parent: int) -> None:
+    """Signals reach this process through its parent; it ends with it."""
+    if not sys.stdin or not sys.stdin.isatty():  # else the terminal's interrupts reach both
+        with suppress(OSError):
+            os.setpgid(0, 0)
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGKILL)
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*ENDING, signal.SIGCHLD})
+
+
+class _Watch:
+    """What the parent does: waits, passes signals on, and looks after the child's memory and time."""
+
+    def __init__(self, child: int, channel: int, gibibytes: float | None, seconds: float | None) -> None:
+        self.child, self.channel = child, channel
+        free = _free_memory()
+        self.bytes = int(gibibytes * 2**30) if gibibytes else None if free is None else int(free * (1 - RESERVE))
+        self.seconds = seconds
+        self.alive = time.monotonic()  # when the child last said something
+        self.files: set[bytes] = set()
+        self.rest = b""
+        self.passed: dict[int, float] = {}
+
+    def wait(self) -> int:
+        """Until the child ends: its exit code, or that of what it is ended for."""
+        while True:
+            received = signal.sigtimedwait({*ENDING, signal.SIGCHLD}, POLL)
+            if received is not None and received.si_signo in ENDING:
+                self._pass_on(received)
+            pid, status = os.waitpid(self.child, os.WNOHANG)
+            self._listen()
+            if pid:
+                return self._ended(os.waitstatus_to_exitcode(status))
+            if self.bytes is not None and (used := _resident(self.child)) > self.bytes:
+                size = f"{self.bytes / 2**30:.1f} GiB"
+                return self._end(
+                    f"more than {size} of memory is needed ({used / 2**30:.1f} GiB so far)",
+                    "use a smaller picture or model, or raise --memory-limit on a machine with more memory",
+                )
+            if self.seconds is not None and time.monotonic() - self.alive > self.seconds:
+                return self._end(f"nothing was finished within {self.seconds:g} s", "raise --time-limit")
+
+    def _pass_on(self, received: signal.struct_siginfo) -> None:
+        now = time.monotonic()
+        from_terminal = received.si_code > 0 and os.getpgid(self.child) == os.getpgid(0)
+        if not from_terminal and now - self.passed.get(received.si_signo, -TWICE) >= TWICE:
+            self.passed[received.si_signo] = now
+            with suppress(ProcessLookupError):
+                os.kill(self.child, received.si_signo)
+
+    def _listen(self) -> None:
+        with suppress(BlockingIOError):
+            while data := os.read(self.channel, 65536):
+                self.alive = time.monotonic()
+                *lines, self.rest = (self.rest + data).split(b"\0")
+                for line in lines:
+                    if line[:1] == b"+":
+                        self.files.add(line[1:])
+                    elif line[:1] == b"-":
+                        self.files.discard(line[1:])
+
+    def _end(self, why: str, hint: str) -> int:
+        with suppress(ProcessLookupError):
+            os.kill(self.child, signal.SIGKILL)
+        os.waitpid(self.child, 0)
+        self._listen()
+        return self._told(why, hint)
+
+    def _ended(self, code: int) -> int:
+        if code >= 0:
+            return code
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL:
+            return self._told("the command was killed (SIGKILL)", "was the machine out of memory?")
+        return self._told(
+            f"native code crashed ({name}) on this input",
+            "the file may be malformed: check it with `python -m onnx.checker`, or report it with the file",
+        )
+
+    def _told(self, why: str, hint: str) -> int:
+        for file in self.files:
+            with suppress(OSError):
+                os.unlink(file)
+        from analyzer.commands.boundary import open_streams, tell
+        from analyzer.errors import UnsupportedError
+
+        open_streams()
+        tell(UnsupportedError(why, hint))
+        return CRASHED
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory that a process holds for itself, 0 where that is not known."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            _, resident, shared, *_ = file.read().split()
+    except (OSError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be had: of the machine, and of the control group; None where that is not known."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        with open("/proc/meminfo", "rb") as file:
+            found += [int(line.split()[1]) * 1024 for line in file if line.startswith(b"MemAvailable")]
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):
+            with open(limit, "rb") as most, open(used, "rb") as now:
+                found.append(int(most.read()) - int(now.read()))
+    return min(found, default=None)
