@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from analyzer.version import __version__
 
 if TYPE_CHECKING:
-    from analyzer.analysis import ReceptiveField, receptive_field
     from analyzer.analysis.effective_field import EffectiveField
     from analyzer.analysis.filters import filter_bank
+    from analyzer.analysis.receptive_field import ReceptiveField, receptive_field
     from analyzer.api.comparing import audit, compare
     from analyzer.api.dreaming import Dreams, dream
     from analyzer.api.explaining import explain

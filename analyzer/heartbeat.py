@@ -1,4 +1,4 @@
-"""What a process that supervises this one hears of it: that something was finished, and which temporary files there are."""
+"""What a process that supervises this one hears of it: that something was finished, and temporary files."""
 
 from __future__ import annotations
 

@@ -17,14 +17,16 @@ def main() -> None:
     try:
         from analyzer.commands.supervisor import supervised
 
-        code = supervised()
-        if code is None:
-            from analyzer.commands.boundary import run
-
-            code = run()
+        code = supervised(_run)
     except KeyboardInterrupt:  # while that was imported, or a second one
         code = 130
     raise SystemExit(code)
+
+
+def _run() -> int:
+    from analyzer.commands.boundary import run
+
+    return run()
 
 
 def __getattr__(name: str) -> Any:

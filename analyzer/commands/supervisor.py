@@ -1,19 +1,26 @@
 """The command line runs in a child process: what crashes there, or takes too much, ends in a sentence and exit code 3.
 
-Models are untrusted, and what reads them (protobuf, onnx, onnxruntime) is native code that a malformed file can crash or
-fill with memory. The parent forks before anything heavy is imported, waits, and passes signals on. Where there is no
-fork (Windows), or with --no-sandbox, the command runs in this process.
+Models are untrusted, and what reads them (protobuf, onnx, onnxruntime) is native code that a malformed file can crash,
+or make fill the memory. The parent forks before anything heavy is imported, waits, and passes signals on. Where there
+is no fork (Windows), or with --no-sandbox, the command runs in this process.
 """
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from analyzer import heartbeat
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 CRASHED = 3  # exit code, that of models that are not supported
 POLL = 0.05  # seconds between two looks at the child's memory
@@ -22,31 +29,63 @@ ENDING = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if ha
 TWICE = 0.2  # seconds within which the same signal is one that was sent to all processes of a group
 
 
-def supervised() -> int | None:
-    """The exit code of the command, which ran in a child; None in the child, and where there is none: go on."""
+def supervised(run: Callable[[], int]) -> int:
+    """What `run` gives: the exit code of the command, in a child process where there can be one."""
     if "--no-sandbox" in sys.argv[1:]:
         sys.argv.remove("--no-sandbox")
-        return None
-    if not hasattr(os, "fork") or not hasattr(signal, "sigtimedwait"):
-        return None
+        return run()
+    if not hasattr(os, "fork") or not hasattr(signal, "sigtimedwait") or "numpy" in sys.modules:
+        return run()  # who has imported that calls us from a program of their own, which must not be doubled
     limits = _number("--memory-limit"), _number("--time-limit")
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*ENDING, signal.SIGCHLD})
-    reading, writing = os.pipe()
-    parent, child = os.getpid(), os.fork()
-    if child == 0:
-        os.close(reading)
-        heartbeat.report_to(writing)
-        _become_child(parent)
-        return None
-    os.close(writing)
-    os.set_blocking(reading, False)
-    return _Watch(child, reading, *limits).wait()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ENDING, signal.SIGCHLD})
+    try:
+        try:
+            reading, writing = _pipe()
+            parent, child = os.getpid(), os.fork()
+        except OSError:  # no more files or processes are to be had
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            return run()
+        if child == 0:
+            os.close(reading)
+            heartbeat.report_to(writing)
+            _become_child(parent)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            _leave(run())
+        os.close(writing)
+        os.set_blocking(reading, False)
+        try:
+            return _Watch(child, reading, *limits).wait()
+        finally:
+            os.close(reading)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _pipe() -> tuple[int, int]:
+    """Both ends, with other numbers than the standard streams, which may be closed."""
+    import fcntl
+
+    ends = os.pipe()
+    kept = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends]
+    for end in ends:
+        os.close(end)
+    return kept[0], kept[1]
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the child in order, however our caller would go on."""
+    try:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        os._exit(code)
 
 
 def _number(option: str) -> float | None:
     """The value of an option of the command line, before it is parsed; None where it has none that is a number."""
     words = sys.argv[1:]
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*words, ""]):
         if word == option or word.startswith(option + "="):
             try:
                 return float(following if word == option else word.partition("=")[2])
@@ -70,7 +109,6 @@ def _become_child(parent: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*ENDING, signal.SIGCHLD})
 
 
 class _Watch:
@@ -167,14 +205,12 @@ def _resident(pid: int) -> int:
 def _free_memory() -> int | None:
     """Bytes that can be had: of the machine, and of the control group; None where that is not known."""
     found = []
-    with suppress(OSError, ValueError, IndexError):
-        with open("/proc/meminfo", "rb") as file:
-            found += [int(line.split()[1]) * 1024 for line in file if line.startswith(b"MemAvailable")]
+    with suppress(OSError, ValueError, IndexError), open("/proc/meminfo", "rb") as file:
+        found += [int(line.split()[1]) * 1024 for line in file if line.startswith(b"MemAvailable")]
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
-        with suppress(OSError, ValueError):
-            with open(limit, "rb") as most, open(used, "rb") as now:
-                found.append(int(most.read()) - int(now.read()))
+        with suppress(OSError, ValueError), open(limit, "rb") as most, open(used, "rb") as now:
+            found.append(int(most.read()) - int(now.read()))
     return min(found, default=None)

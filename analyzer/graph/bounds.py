@@ -1,7 +1,7 @@
 """What a file may ask for: checks before native code reads it, since some numbers crash it or fill the memory.
 
-onnx and onnxruntime trust a model's numbers: a Slice step of 2⁶³ − 1, a dimension of −2³¹ or a list that a chain of Concat
-doubles forty times end in a crash or in gigabytes, from a file of a few hundred bytes.
+onnx and onnxruntime trust a model's numbers: a Slice step of 2⁶³ − 1, a dimension of −2³¹ or a list that a chain of
+Concat doubles forty times end in a crash or in gigabytes, from a file of a few hundred bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import onnx
 from onnx import AttributeProto, numpy_helper
@@ -53,13 +54,14 @@ def check_numbers(proto: onnx.ModelProto, where: str) -> None:
 
 def _odd_attributes(node: onnx.NodeProto) -> Iterator[str]:
     for attribute in node.attribute:
-        values = list(attribute.ints) if attribute.type == AttributeProto.INTS else []
-        if attribute.name == "kernel_shape" and (any(v < 1 for v in values) or math.prod(values) > KERNEL):
-            yield f"kernel_shape is {values}"
-        elif attribute.name in ("strides", "dilations") and any(not 0 < v <= STEP for v in values):
-            yield f"{attribute.name} is {values}"
-        elif attribute.name in ("pads", "output_padding", "output_shape") and any(abs(v) > STEP for v in values):
-            yield f"{attribute.name} is {values}"
+        values, name = list(attribute.ints) if attribute.type == AttributeProto.INTS else [], attribute.name
+        odd = {
+            "kernel_shape": any(v < 1 for v in values) or math.prod(values) > KERNEL,
+            **dict.fromkeys(("strides", "dilations"), any(not 0 < v <= STEP for v in values)),
+            **dict.fromkeys(("pads", "output_padding", "output_shape"), any(abs(v) > STEP for v in values)),
+        }
+        if odd.get(name):
+            yield f"{name} is {values}"
 
 
 def _unlike_schema(node: onnx.NodeProto, versions: dict[str, int]) -> Iterator[str]:
@@ -69,7 +71,7 @@ def _unlike_schema(node: onnx.NodeProto, versions: dict[str, int]) -> Iterator[s
         return
     for kind, count, least, most in (
         ("inputs", len(node.input), schema.min_input, schema.max_input),
-        ("outputs", len(node.output), schema.min_output, schema.max_output),
+        ("outputs", len(node.output), 0, schema.max_output),  # the first schemas ask for more than the runtime does
     ):
         if not least <= count <= most:
             yield f"{count} {kind}; it takes {least if least == most else f'{least} to {most}'}"
@@ -84,7 +86,7 @@ def _unlike_schema(node: onnx.NodeProto, versions: dict[str, int]) -> Iterator[s
 @functools.cache
 def _attributes(op: str, version: int) -> dict[str, int]:
     schema = lookup(op, version)
-    return {} if schema is None else {name: int(a.type.value) for name, a in schema.attributes.items()}
+    return {} if schema is None else {name: int(cast(Any, a.type)) for name, a in schema.attributes.items()}
 
 
 def _odd_steps(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Iterator[str]:
