@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from analyzer import heartbeat
 from analyzer.errors import InputError, OutputError
+from analyzer.heartbeat import gone, made
 
 AnyPath = str | os.PathLike[str]
 Identity = tuple[int, int]  # device and inode: equal for all names and links of one file
@@ -194,7 +194,7 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
             with target.open("wb") as file:
                 yield file
             return
-        heartbeat.made(temporary)
+        made(temporary)
         try:
             with open(temporary, "xb") as file:
                 yield file
@@ -202,7 +202,7 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
         finally:
             with suppress(OSError):
                 temporary.unlink()
-            heartbeat.gone(temporary)
+            gone(temporary)
     except OSError as error:
         if error.filename not in (None, str(temporary), str(target)):
             raise

@@ -73,7 +73,8 @@ def test_memory_is_bounded() -> None:
 
 @forks
 def test_time_is_bounded_by_what_is_finished() -> None:
-    body = "def run():\n    for _ in range(4):\n        time.sleep(0.6); heartbeat.alive()\n    time.sleep({})\n    return 0"
+    steps = "for _ in range(4):\n        time.sleep(0.6); heartbeat.alive()"
+    body = "def run():\n    " + steps + "\n    time.sleep({})\n    return 0"
     assert ran(body.format(0), "--time-limit=2")[0] == 0
     code, _, err = ran(body.format(60), "--time-limit=2")
     assert code == 3 and err == "error: nothing was finished within 2 s\n  hint: raise --time-limit\n"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
-from analyzer import heartbeat
 from analyzer.commands.stdout import is_stdout
+from analyzer.heartbeat import alive
 from analyzer.version import JSON_SCHEMA, __version__
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Progress:
     def step(self, count: int = 1) -> None:
         """So many more are done."""
         self.done += count
-        heartbeat.alive()
+        alive()
         if count and self.total > 1 and self.terminal:
             draw_bar(self.what, self.done, self.total)
 

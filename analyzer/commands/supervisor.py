@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from analyzer import heartbeat
+from analyzer.heartbeat import report_to
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -47,7 +47,7 @@ def supervised(run: Callable[[], int]) -> int:
             return run()
         if child == 0:
             os.close(reading)
-            heartbeat.report_to(writing)
+            report_to(writing)
             _become_child(parent)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _leave(run())
