@@ -22,11 +22,9 @@ NAME = 4096  # characters of a tensor's or node's name
 KERNEL = 1 << 24  # positions of a kernel
 STEP = 1 << 31  # magnitude of strides, dilations, pads and steps
 COUNTED = 1 << 16  # elements of shape arithmetic that are worth following
-CONSTANT = 1 << 28  # bytes of a tensor that depends on no input, beside sixteen times the weights
+CONSTANT = 1 << 29  # elements of a tensor that depends on no input, beside sixteen times the bytes of the weights
 TRIPS = 10_000_000  # steps of a Loop whose number is written in the file
 EXPANDED = 20_000, 100  # nodes of functions written out; times the nodes that the file has
-
-_ITEM_BYTES = 8
 
 
 def check_numbers(proto: onnx.ModelProto, where: str) -> None:
@@ -169,6 +167,6 @@ def too_large(proto: onnx.ModelProto, weights: int) -> Iterator[str]:
             dependent.update(node.output)
             continue
         for name in node.output:
-            size = _ITEM_BYTES * math.prod(shapes.get(name, [0]))
+            size = math.prod(shapes.get(name, [0]))
             if size > limit:
-                yield f"{name!r} ({node.op_type}) is a constant of {size / 2**30:,.1f} GiB"
+                yield f"{name!r} ({node.op_type}) is a constant of {size:,} elements"

@@ -67,7 +67,7 @@ def figure(value: Any) -> str:
 
 def sentence(words: str) -> str:
     """With a capital letter and a period."""
-    words = words[:1].upper() + words[1:]
+    words = words if words[1:2].isupper() else words[:1].upper() + words[1:]  # mAP
     return words if words.endswith((".", "!", "?")) else words + "."
 
 
