@@ -423,3 +423,25 @@ def test_a_missing_package_is_named_with_its_extra(scheme, package, monkeypatch)
     with pytest.raises(ProviderError, match=f"needs the package {package}") as caught:
         open_runner(address_of(f"{scheme}:{REFERENCE}"))
     assert caught.value.hint == f"pip install 'onnx-analyzer[{scheme}]'"
+
+
+@pytest.mark.parametrize("name", ["digits_cnn_int8.tflite", "digits_cnn_int8.xml"])
+def test_the_included_files_agree_with_their_network(name):
+    """Also the float network of which they are the eight-bit builds, by another converter."""
+    package = {"tflite": "ai_edge_litert", "xml": "openvino"}[name.rpartition(".")[2]]
+    pytest.importorskip(package, reason="pip install 'onnx-analyzer[litert,openvino]'")
+    done = analyzer.compare(REFERENCE, ROOT / "models" / name, FEW)
+    assert done.passed, done.findings
+    assert len(done.report["layers"]) >= 13 and min(row["cosine"] for row in done.report["layers"]) > 0.99
+    assert done.report["evidence"]["rise"]["rank_correlation"] > 0.99
+
+
+def test_a_broken_litert_model_is_found():
+    pytest.importorskip("ai_edge_litert", reason="pip install 'onnx-analyzer[litert]'")
+    broken = onnx.load(REFERENCE)
+    node = next(n for n in broken.graph.node if n.op_type == "Conv" and "stage3" in n.name)
+    weight = next(t for t in broken.graph.initializer if t.name == node.input[1])
+    weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+    file = ROOT / "models" / "digits_cnn_int8.tflite"
+    done = analyzer.compare(broken, file, FEW, preset="imagenet", labels=None)
+    assert {"labels-differ", "evidence-moves"} <= {f["code"] for f in done.findings}
