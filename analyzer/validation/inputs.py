@@ -58,6 +58,8 @@ def input_difference(reference: Prepared, candidate: Prepared) -> dict[str, Any]
     if a.shape != b.shape:
         words = f"the inputs have different shapes: {list(a.shape)} and {list(b.shape)}"
         return {"kind": "shape", "words": words, "sqnr_db": None}
+    known = np.isfinite(a) & np.isfinite(b)
+    a, b = np.where(known, a, 0), np.where(known, b, 0)
     highest = float(np.abs(a).max(initial=0)) or 1.0
     tolerance = highest * (ROUNDED if reference.rounded or candidate.rounded else EXACT)
     noise = float(((a - b) ** 2).sum())
