@@ -173,9 +173,10 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(name: str) -> None:
     )  # fmt: skip
 
     def codes(value: float) -> list[str]:
-        sound = {"layer": "l", "cosine": 1.0, "sqnr_db": 50.0, "finite": True}
+        sound = {"layer": "l", "cosine": 1.0, "sqnr_db": 19.0 if name == "saturated" else 50.0, "finite": True}
         report: dict[str, Any] = {
             "pictures": 10,
+            "precision": "half",
             "layers": [sound | ({"cosine": value} if name == "feature_cosine" else {})],
             "ranges": [{"layer": "l", "saturated": value if name == "saturated" else 0.0}],
             "weights": [
@@ -230,6 +231,55 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(name: str) -> None:
     assert codes(limit) == []
     assert codes(limit * (0.999 if low else 1.001)) == [code]
     assert codes(limit * (1.001 if low else 0.999)) == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "sqnr_db", "where"),
+    [
+        ("float", [200, 130, 25, 20, 4], "l2"),  # the first one, not the one that is worst
+        ("float", [200, 130, 110, 95, 70], None),  # rounding
+        ("half", [70, 55, 48, 20, 15], "l3"),
+        ("quantized", [40, 33, 27, 24, 9], "l4"),  # noise that adds up is no deviation
+        ("quantized", [40, 8, 27, 24, 6], "l1"),
+        (None, [200, 25, 20, 15, 10], "l1"),  # an early saved report
+    ],
+)
+def test_the_first_deviation_is_where_noise_begins(precision: str | None, sqnr_db: list[float], where: str) -> None:
+    report = {
+        "precision": precision,
+        "pictures": 4,
+        "layers": [
+            {"layer": f"l{i}", "cosine": 1.0, "sqnr_db": float(db), "finite": True} for i, db in enumerate(sqnr_db)
+        ],
+        "weights": [{"weight": "w", "node": "n", "layer": "l4", "words": "", "relative_error": 0.5, "sqnr_db": 5.0}],
+        "compared": [{"output": "o", "kind": "scores"}],
+        "outputs": {"label_agreement": None, "score_drift_mean": 0.5},
+        "evidence": {},
+    }
+    if precision is None:
+        del report["precision"]
+
+    def found(**changed: Any) -> list[tuple[str, str]]:
+        return [(f.code, f.where) for f in verdict.judge(report | changed, verdict.Thresholds())]
+
+    first = [] if where is None else [("first-deviation", where)]
+    assert found(weights=[]) == [*first, ("scores-drift", "o")]
+    # A weight at the same layer or before it says more; so does any in a quantized build, where noise is everywhere.
+    shown = first if precision != "quantized" else []
+    assert found() == [*shown, ("weight-differs", "w"), ("scores-drift", "o")]
+    assert found(outputs={"label_agreement": None, "score_drift_mean": 0.0}, weights=[]) == []
+
+
+def test_a_range_is_a_cause_only_where_its_layer_is_far_off() -> None:
+    def found(sqnr_db: float, layer: str, **after: str) -> list[str]:
+        rows = [{"layer": "l", "cosine": 1.0, "sqnr_db": sqnr_db, "finite": True}]
+        ranges = [{"layer": layer, "saturated": 0.5} | after]
+        about = {"label_agreement": None, "score_drift_mean": None}
+        report = {"pictures": 1, "layers": rows, "ranges": ranges, "weights": [], "outputs": about, "evidence": {}}
+        return [f.where for f in verdict.judge(report, verdict.Thresholds())]
+
+    assert found(19.0, "l") == found(19.0, "l", next="l") == ["l"] and found(21.0, "l", next="l") == []
+    assert found(19.0, "before", next="l") == ["before"] and found(21.0, "before", next="l") == []
 
 
 def test_findings_name_where_and_what() -> None:

@@ -11,8 +11,8 @@ from analyzer.report import sensitivity
 
 COLUMNS = {"cosine": "mean cosine", "sqnr_db": "SQNR dB", "max_error": "max error", "q99_error": "99% error"}
 CODES = (
-    "not-finite", "input-differs", "weight-differs", "saturated", "features-diverge", "labels-differ",
-    "accuracy-drops", "scores-drift", "outputs-differ", "predictions-differ", "evidence-moves",
+    "not-finite", "input-differs", "weight-differs", "saturated", "first-deviation", "features-diverge",
+    "labels-differ", "accuracy-drops", "scores-drift", "outputs-differ", "predictions-differ", "evidence-moves",
 )  # fmt: skip
 FIGURES = {
     "rank_correlation": "rank correlation", "top_iou": "top IoU", "maximum_shift": "shift of the maximum",

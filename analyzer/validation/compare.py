@@ -37,9 +37,10 @@ from analyzer.validation.summaries import (
     prediction_summary,
 )
 from analyzer.validation.truths import against_boxes, against_mask
-from analyzer.validation.weights import saturated_share, weight_differences
+from analyzer.validation.weights import nearest_layers, saturated_share, weight_differences
 
 EVIDENCE = ("grad-cam", "gradient")
+COARSE = ("quantized", "half", "float")  # precisions, the coarsest first
 ANSWERS = (Finding, Segmentation, Text)  # tasks whose predictions are compared besides the numbers they are read from
 
 
@@ -312,7 +313,7 @@ class Comparing(Pass[dict[str, Any]]):
             return row
         a, b = finite_in_both(ours, theirs)
         row["score_drift"] = float(np.abs(a - b).max(initial=0) / (np.abs(a).max(initial=0) or 1.0))
-        if not self.sides[0].scores.doubt:
+        if self.sides[0].scores.by_class and not self.sides[0].scores.doubt:
             judge = self.sides[1] if self.sides[1].scores.stripped else self.sides[0]
             row["agree"] = judge.labels(classes[0]) == judge.labels(classes[1])
         if picture.label is not None:
@@ -567,6 +568,7 @@ class Comparing(Pass[dict[str, Any]]):
         return {
             "reference": reference.about,
             "candidate": candidate.about,
+            "precision": min(reference.precision, candidate.precision, key=COARSE.index),
             "pictures": len(part.rows),
             "outputs": labels_and_drifts(part.rows)
             | ({"compared_after": self.squashed_as} if self.squashed_as else {}),
@@ -576,7 +578,7 @@ class Comparing(Pass[dict[str, Any]]):
             "not_finite": part.not_finite,
             "input": part.contract,
             "layers": layers,
-            "ranges": [{"layer": n, "saturated": float(np.mean(s))} for n, s in part.saturation.items()],
+            "ranges": self._ranges(part, list(drifts)),
             "unmatched": [n for n in reference.layers if n not in {row["layer"] for row in layers}],
             "layers_not_compared": self._layers_not_compared({str(row["layer"]) for row in layers}),
             "largest_jump": largest_jump(layers),
@@ -600,6 +602,16 @@ class Comparing(Pass[dict[str, Any]]):
                 if twin is not None:
                     why = f"its shape is {sizes[0]} in the reference and {sizes[1]} in the candidate"
                 found.append({"layer": name, "why": why})
+        return found
+
+    def _ranges(self, part: _Partial, compared: list[str]) -> list[dict[str, Any]]:
+        """Shares outside the candidate's ranges; `next` is the first compared layer from there on, "" where none is."""
+        after = nearest_layers(self.sides[0].graph, compared)
+        after |= {name: place for place, name in enumerate(compared)}
+        found = []
+        for name, shares in part.saturation.items():
+            where = compared[after[name]] if name in after else ""
+            found.append({"layer": name, "saturated": float(np.mean(shares)), "next": where})
         return found
 
     def _compared(self, part: _Partial) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ _DECORATION = re.compile(
 )
 POOR, SURE = 0.9, 0.99  # cosines below which a match by name is doubted, and above which another one convinces
 ALIKE = 0.6  # the lowest cosine at which two layers of the same shape are matched
+SCALED = 0.05  # what a layer of another magnitude counts less: x and x / 2 have the same cosine
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def match_by_activations(
     for i, a in enumerate(left):
         for j, b in enumerate(right):
             if reference_shapes[a] == candidate_shapes[b]:
-                score = cosine_of(reference[a].astype(np.float64), candidate[b].astype(np.float64))
-                alike[i, j] = score if score >= ALIKE else 0.0
+                x, y = reference[a].astype(np.float64), candidate[b].astype(np.float64)
+                score = cosine_of(x, y)
+                alike[i, j] = score - SCALED * (1 - _ratio(x, y)) if score >= ALIKE else 0.0
     best = np.zeros((len(left) + 1, len(right) + 1))
     for i in range(len(left)):
         for j in range(len(right)):
@@ -89,6 +91,12 @@ def match_by_activations(
             i, j = i - 1, j - 1
             found.append(Match(left[i], right[j], "activations"))
     return found[::-1]
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> float:
+    """Of the smaller norm to the larger one."""
+    smaller, larger = sorted(float(np.linalg.norm(np.nan_to_num(x))) for x in (a, b))
+    return smaller / larger if 0 < larger < np.inf else 1.0
 
 
 def without_shifted_names(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,21 +34,25 @@ class Drift:
     def add(self, reference: np.ndarray, candidate: np.ndarray) -> None:
         """One picture's activations, in the same layout."""
         a, b = (x.astype(np.float64).ravel() for x in (reference, candidate))
-        self.finite &= not any(one_sided(a, b))
-        a, b = finite_in_both(a, b)
+        if not math.isfinite(a @ a + b @ b):
+            self.finite &= not any(one_sided(a, b))
+            a, b = finite_in_both(a, b)
         if not a.size:
             return
+        signal, other = float(a @ a), float(b @ b)
+        scale = math.sqrt(signal) * math.sqrt(other)
+        cosine = float(a @ b) / scale if 0 < scale < math.inf else cosine_of(a, b)
+        error = np.subtract(a, b, out=b)
+        np.abs(error, out=error)
         self.pictures += 1
-        error = np.abs(a - b)
-        self.signal += float(a @ a)
+        self.signal += signal
         self.noise += float(error @ error)
         self.elements += a.size
         self.absolute += float(error.sum())
         self.largest = max(self.largest, float(error.max()))
-        self.quantile_sum += float(np.quantile(error, 0.99))
-        cosine = cosine_of(a, b)
         self.cosine_sum += cosine
         self.cosine_low = min(self.cosine_low, cosine)
+        self.quantile_sum += float(np.quantile(error, 0.99, overwrite_input=True))
 
     def merge(self, later: Drift) -> Drift:
         """Of the pictures of both."""

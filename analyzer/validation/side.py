@@ -28,6 +28,7 @@ from analyzer.validation.inputs import Prepared, prepared
 FUSED = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization"})
 
 FLOATS = frozenset({"float16", "float32", "float64"})
+HALVES = frozenset({"float16", "bfloat16"})
 SORTING = frozenset({"TopK", "NonMaxSuppression"})  # they order rows by what a picture holds
 SAMPLE = 1 << 14  # elements of a layer that a store keeps
 PICTURES = 16  # of one run, at most
@@ -436,6 +437,13 @@ class Side:
             return {"receipt": packed(self.explainer.environment | here)}
 
         return dict(unpacked(self.kept(made, "receipt")["receipt"]))
+
+    @property
+    def precision(self) -> str:
+        """What it computes with, at the coarsest: "float", "half" or "quantized"."""
+        if self.explainer.quantised:
+            return "quantized"
+        return "half" if any(str(v.dtype) in HALVES for v in self.graph.values.values()) else "float"
 
     @property
     def about(self) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from analyzer.errors import InputError, suggest
 from analyzer.metrics.intervals import pictures_needed
@@ -15,6 +16,10 @@ EQUAL = 1e-3  # score drift and output error up to which outputs are equal up to
 EQUAL_DB = 60.0  # SQNR above which two layers are equal up to rounding
 COMPENSATED_DB = 12.0, 20.0  # least gain of the first layer over the inputs, and least SQNR of that layer,
 # where one of the files makes up for what differs between them
+# SQNR that layers keep if nothing but rounding differs, by the coarser precision of the two files.
+ROUNDED_DB = {"float": EQUAL_DB, "half": 40.0, "quantized": 30.0}
+SATURATED_DB = 20.0  # SQNR below which values outside a layer's range matter
+STEP_DB = 3.0  # drops of SQNR up to which noise only adds up
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Finding:
-    """`code` is stable; `where` names a layer, weight or method; `value` violates `limit`."""
+    """`code` is stable; `where` names a layer, weight, output or method; `value` violates `limit`."""
 
     code: str
     where: str
@@ -76,6 +81,9 @@ class Doubt:
     high: float
     needed: int | None
     words: str
+
+
+Cause: TypeAlias = tuple[int, Finding]  # with the number of the layer at which it shows
 
 
 def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | None = None) -> Thresholds:
@@ -102,10 +110,37 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
 
 
 def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
-    """The findings of a comparison's report, causes first."""
-    findings = [*_not_finite(report), *_inputs(report), *_weights(report, limits), *_layers(report, limits)]
-    findings += [*_outputs(report, limits), *_evidence(report, limits)]
-    return findings
+    """The findings of a comparison's report: causes first, in the order of the layers, then what they lead to."""
+    effects = [*_layers(report, limits), *_outputs(report, limits), *_evidence(report, limits)]
+    weights, ranges = _weights(report, limits), _ranges(report, limits)
+    causes = [*weights, *ranges]
+    # In a quantized build noise is everywhere, and a weight that differs says more than where noise seems to begin.
+    sought = effects and not (weights and report.get("precision") == "quantized")
+    first = _first_deviation(report) if sought else None
+    if first is not None and all(place > first[0] for place, _ in causes):
+        causes.append(first)
+    ordered = [finding for _, finding in sorted(causes, key=lambda cause: cause[0])]
+    return [*_not_finite(report), *_inputs(report), *ordered, *effects]
+
+
+def _first_deviation(report: Mapping[str, Any]) -> Cause | None:
+    """Where noise beyond rounding begins: the first layer at which SQNR falls half as far as anywhere, or further."""
+    rows, normal = report["layers"], ROUNDED_DB[report.get("precision", "float")]
+    before = list(itertools.accumulate((row["sqnr_db"] for row in rows), min, initial=200.0))
+    drops = [min(normal, known) - row["sqnr_db"] for known, row in zip(before, rows, strict=False)]
+    largest = max(drops, default=0.0)
+    if largest < STEP_DB:
+        return None
+    place = next(i for i, drop in enumerate(drops) if drop >= largest / 2)
+    layer, at = rows[place]["layer"], rows[place]["sqnr_db"]
+    words = f"the deviation begins at {layer}: SQNR falls from {before[place]:.1f} to {at:.1f} dB"
+    return place, Finding("first-deviation", layer, at, normal, words)
+
+
+def _places(report: Mapping[str, Any]) -> dict[str, int]:
+    """The layers and outputs by their order."""
+    names = [row["layer"] for row in report["layers"]] + [row["output"] for row in report.get("compared", ())]
+    return {name: place for place, name in reversed(list(enumerate(names)))}
 
 
 def _inputs(report: Mapping[str, Any]) -> list[Finding]:
@@ -139,27 +174,34 @@ def _not_finite(report: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def _weights(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
-    return [
-        Finding(
-            "weight-differs",
-            row["weight"],
-            row["relative_error"],
-            limits.weight_error,
-            f"the weight of {row['node'] or row['weight']} differs by {row['relative_error']:.1%} (relative L2 norm)"
-            + (f": {row['words']}" if row["words"] else ""),
-        )
-        for row in report["weights"]
-        if row["relative_error"] > limits.weight_error and (row.get("sqnr_db") or 0.0) < EQUAL_DB
-    ]
+def _weights(report: Mapping[str, Any], limits: Thresholds) -> list[Cause]:
+    places, found = _places(report), []
+    for row in report["weights"]:
+        if row["relative_error"] > limits.weight_error and (row.get("sqnr_db") or 0.0) < EQUAL_DB:
+            words = (
+                f"the weight of {row['node'] or row['weight']} differs by {row['relative_error']:.1%} "
+                f"(relative L2 norm){': ' if row['words'] else ''}{row['words']}"
+            )
+            error = Finding("weight-differs", row["weight"], row["relative_error"], limits.weight_error, words)
+            found.append((places.get(row.get("layer", ""), 0), error))
+    return found
+
+
+def _ranges(report: Mapping[str, Any], limits: Thresholds) -> list[Cause]:
+    """Values cut off are no fault where the layer is as near as eight bits come."""
+    places, found = _places(report), []
+    noise = {row["layer"]: row["sqnr_db"] for row in report["layers"]}
+    for row in report.get("ranges", ()):  # missing in early saved reports
+        after = row.get("next", row["layer"])
+        if row["saturated"] > limits.saturated and noise.get(after, 0.0) < SATURATED_DB:
+            words = f"{row['saturated']:.1%} of the reference's values lie outside the candidate's quantized range"
+            finding = Finding("saturated", row["layer"], row["saturated"], limits.saturated, words)
+            found.append((places.get(after, 0), finding))
+    return found
 
 
 def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     found = []
-    for row in report.get("ranges", ()):  # missing in early saved reports
-        if row["saturated"] > limits.saturated:
-            words = f"{row['saturated']:.1%} of the reference's values lie outside the candidate's quantized range"
-            found.append(Finding("saturated", row["layer"], row["saturated"], limits.saturated, words))
     diverged = [r for r in report["layers"] if r["cosine"] < limits.feature_cosine or not r["finite"]]
     if diverged:
         first = diverged[0]
@@ -178,6 +220,7 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
 
 def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     outputs, found = report["outputs"], []
+    scores = next((row["output"] for row in report.get("compared", ())), "")  # they come first
     for row in report.get("compared", ()):  # missing in early saved reports
         if row["kind"] == "values" and not row.get("sorted"):
             found += _values(report, row, limits)
@@ -188,15 +231,15 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
         words += f", lowest {predictions['lowest']:.3f} on {predictions['lowest_picture']}"
         where = ", ".join(predictions["outputs"])
         found.append(Finding("predictions-differ", where, value, limits.prediction_agreement, words))
-    found += [r for r in _rates(report, limits) if isinstance(r, Finding)]
+    found += [replace(r, where=r.where or scores) for r in _rates(report, limits) if isinstance(r, Finding)]
     if outputs["score_drift_mean"] is not None and outputs["score_drift_mean"] > limits.score_drift:
         words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest score on average"
-        found.append(Finding("scores-drift", "", outputs["score_drift_mean"], limits.score_drift, words))
+        found.append(Finding("scores-drift", scores, outputs["score_drift_mean"], limits.score_drift, words))
     elif (outputs.get("score_drift_max") or 0.0) > max(limits.score_drift_max, limits.score_drift):
         value = outputs["score_drift_max"]
         picture = next((r["picture"] for r in report["rows"] if r["score_drift"] == value), "")
         words = f"scores differ by {value:.1%} of the highest score on {picture}"
-        found.append(Finding("scores-drift", picture, value, limits.score_drift_max, words))
+        found.append(Finding("scores-drift", scores or picture, value, limits.score_drift_max, words))
     return found
 
 

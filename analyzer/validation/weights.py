@@ -34,7 +34,7 @@ def weight_differences(
     """
     layers = layers or {}
     ours, theirs = _weights(reference), _weights(candidate)
-    places = _nearest(reference, list(layers)), _nearest(candidate, list(layers.values()))
+    places = nearest_layers(reference, list(layers)), nearest_layers(candidate, list(layers.values()))
     pairs: dict[str, tuple[str, str]] = {}
     for place in sorted(set(places[0].values()) | {len(layers)}):
         sides = [
@@ -87,7 +87,7 @@ def _twins(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> 
     return pairs
 
 
-def _nearest(graph: Graph, layers: Sequence[str]) -> dict[str, int]:
+def nearest_layers(graph: Graph, layers: Sequence[str]) -> dict[str, int]:
     """{tensor: the number of the first of `layers` that it leads to}; those that lead to none are left out."""
     number = {name: at for at, name in enumerate(layers)}
     found: dict[str, int] = {}
