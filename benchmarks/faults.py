@@ -169,7 +169,7 @@ class Prepared:
     def change(
         self, before: Sequence[dict[str, np.ndarray]], after: Sequence[dict[str, np.ndarray]], classes: bool = False
     ) -> float:
-        """The largest relative change of an output, L2; ∞ where a shape, finiteness or (`classes`) top class changes."""
+        """The largest relative change of an output, L2; ∞ where a shape, finiteness or (`classes`) top class does."""
         worst = 0.0
         for ours, theirs in zip(before, after, strict=True):
             for index, (name, a) in enumerate(ours.items()):
