@@ -222,6 +222,8 @@ def make(case: Case, prepared: Prepared) -> Made:
 
 
 def made_sound(case: Case, prepared: Prepared) -> Made:
+    if case.name == "probabilities instead of logits" and not prepared.network.classes:
+        raise UnsuitableError
     candidate = prepared.folder / f"{case.file}.onnx"
     calibration = prepared.feeds(prepared.reference, prepared.others)
     told = SOUND[case.name](prepared.reference, calibration, candidate)

@@ -195,7 +195,11 @@ def activation_clipped(file: Edited, rng: np.random.Generator) -> set[str] | Non
         return None
     places = about(node, node.input[0])
     limit = file.add(np.array(1, np.float32), "limit")
-    file.change(node.output[0], lambda a, b: [helper.make_node("Min", [a, limit], [b])])
+    if node.op_type == "Relu" and file.opset >= 11:
+        node.op_type = "Clip"
+        node.input.extend([file.add(np.array(0, np.float32), "zero"), limit])
+    else:
+        file.change(node.output[0], lambda a, b: [helper.make_node("Min", [a, limit], [b])])
     return places
 
 
