@@ -112,15 +112,15 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
 def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     """The findings of a comparison's report: causes first, in the order of the layers, then what they lead to."""
     effects = [*_layers(report, limits), *_outputs(report, limits), *_evidence(report, limits)]
-    weights, ranges = _weights(report, limits), _ranges(report, limits)
-    causes = [*weights, *ranges]
+    inputs, weights = _inputs(report), _weights(report, limits)
+    causes = [*weights, *_ranges(report, limits)]
     # In a quantized build noise is everywhere, and a weight that differs says more than where noise seems to begin.
-    sought = effects and not (weights and report.get("precision") == "quantized")
-    first = _first_deviation(report) if sought else None
+    known = inputs or (weights and report.get("precision") == "quantized")
+    first = _first_deviation(report) if effects and not known else None
     if first is not None and all(place > first[0] for place, _ in causes):
         causes.append(first)
     ordered = [finding for _, finding in sorted(causes, key=lambda cause: cause[0])]
-    return [*_not_finite(report), *_inputs(report), *ordered, *effects]
+    return [*_not_finite(report), *inputs, *ordered, *effects]
 
 
 def _first_deviation(report: Mapping[str, Any]) -> Cause | None:
