@@ -726,15 +726,15 @@ def moved_boxes(pixels):
 
 
 @pytest.mark.parametrize(
-    ("candidate", "codes"),
+    ("candidate", "found_at"),
     [
         (lambda: MODELS / "digits_detector_int8.onnx", []),
         (lambda: moved_boxes(0), []),
-        (lambda: moved_boxes(6), ["predictions-differ"]),
+        (lambda: moved_boxes(6), [("first-deviation", "output0"), ("predictions-differ", "output0")]),
     ],
     ids=["INT8", "as it is", "moved"],
 )
-def test_detections_are_compared_as_what_they_say(candidate, codes, tmp_path):
+def test_detections_are_compared_as_what_they_say(candidate, found_at, tmp_path):
     reference = MODELS / "digits_detector.onnx"
     shutil.copy(MODELS / "models.toml", tmp_path)
     arrays = [model_card(reference).preprocess.apply(decode(picture))[0] for picture in DIGITS]
@@ -745,10 +745,10 @@ def test_detections_are_compared_as_what_they_say(candidate, codes, tmp_path):
     sides = [Side(file, (1, 3, 96, 96)) for file in (reference, found)]
     pairs = [Pair(picture.name, array, array) for picture, array in zip(DIGITS, arrays, strict=True)]
     report = compare(*sides, pairs, methods=("grad-cam",)).report
-    assert [f.code for f in judge(report, Thresholds())] == codes
+    assert [(f.code, f.where) for f in judge(report, Thresholds())] == found_at
     about = report["predictions"]
     assert (about["measure"], about["pictures"]) == ("detection quality", len(DIGITS))
-    assert (about["mean"] < 0.75) == bool(codes)
+    assert (about["mean"] < 0.75) == bool(found_at)
 
 
 def test_rows_that_a_model_orders_are_compared_as_what_they_say():
