@@ -117,7 +117,7 @@ def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     # In a quantized build noise is everywhere, and a weight that differs says more than where noise seems to begin.
     known = inputs or (weights and report.get("precision") == "quantized")
     first = _first_deviation(report) if effects and not known else None
-    if first is not None and all(place > first[0] for place, _ in causes):
+    if first is not None and all(place > first[0] for place, _ in causes) and effects[0].where != first[1].where:
         causes.append(first)
     ordered = [finding for _, finding in sorted(causes, key=lambda cause: cause[0])]
     return [*_not_finite(report), *inputs, *ordered, *effects]
@@ -134,6 +134,7 @@ def _first_deviation(report: Mapping[str, Any]) -> Cause | None:
     place = next(i for i, drop in enumerate(drops) if drop >= largest / 2)
     layer, at = rows[place]["layer"], rows[place]["sqnr_db"]
     words = f"the deviation begins at {layer}: SQNR falls from {before[place]:.1f} to {at:.1f} dB"
+    words += _leads(report, rows[place])
     return place, Finding("first-deviation", layer, at, normal, words)
 
 
@@ -211,11 +212,15 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
             else f"cosine {first['cosine']:.3f}, SQNR {first['sqnr_db']:.1f} dB"
         )
         words = f"first divergence at {first['layer']} ({kind}); layers that diverge: {len(diverged)}"
-        leads, every = first.get("outputs", []), {name for row in report["layers"] for name in row.get("outputs", [])}
-        if len(leads) < len(every):  # missing in early saved reports
-            words += f"; it leads to {', '.join(map(repr, leads))} only"
+        words += _leads(report, first)
         found.append(Finding("features-diverge", first["layer"], first["cosine"], limits.feature_cosine, words))
     return found
+
+
+def _leads(report: Mapping[str, Any], layer: Mapping[str, Any]) -> str:
+    """The outputs that a layer leads to, "" where these are all."""
+    leads, every = layer.get("outputs", []), {name for row in report["layers"] for name in row.get("outputs", [])}
+    return f"; it leads to {', '.join(map(repr, leads))} only" if len(leads) < len(every) else ""
 
 
 def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
