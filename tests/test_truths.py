@@ -15,7 +15,16 @@ import analyzer
 from analyzer import metrics
 from analyzer.attribution import Explainer
 from analyzer.attribution.cards import read_card
-from analyzer.data import annotated, find_pictures, read_classes, read_mask, read_masks, read_true_boxes, with_classes
+from analyzer.data import (
+    annotated,
+    find_pictures,
+    read_classes,
+    read_mask,
+    read_masks,
+    read_true_boxes,
+    with_box_classes,
+    with_classes,
+)
 from analyzer.errors import InputError
 from analyzer.images import write_png
 from analyzer.metrics.detections import Detections
@@ -221,8 +230,17 @@ def test_true_boxes_of_every_form(place: Path) -> None:
     found = read_true_boxes("boxes.json")
     assert found["0.png"]["box_classes"] == ["ant", "bee", "bee"] and found["0.png"]["boxes"].shape == (3, 4)
     assert "box_classes" not in found["1.png"] and found["2.png"]["boxes"].shape == (0, 4)
-    (sample, *_) = with_classes(annotated(find_pictures(["photos/ant/0.png"]), found), LABELS)
+    (sample, *_) = with_box_classes(annotated(find_pictures(["photos/ant/0.png"]), found), LABELS)
     assert sample.annotations["box_classes"] == [0, 1, 1]
+
+
+def test_classes_of_boxes_are_no_matter_for_classifiers(place: Path, run: Run) -> None:
+    """Which have no labels here."""
+    Path("boxes.json").write_text(json.dumps({"0.png": {"zebra": [0, 0, 4, 4]}}))
+    code, _, err = run("compare", "model.onnx", "model.onnx", "photos/ant", "--boxes", "boxes.json")
+    assert code == 0, err
+    code, out, err = run("audit", "model.onnx", "photos/ant", "--boxes", "boxes.json")
+    assert code in (0, 1) and "pointing" in out, err
 
 
 def test_compare_measures_map_of_detectors(run: Run, tmp_path: Path) -> None:

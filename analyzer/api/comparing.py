@@ -15,7 +15,16 @@ from analyzer.attribution.cards import first_shapes
 from analyzer.attribution.deployed import open_both
 from analyzer.attribution.lines import Placed
 from analyzer.attribution.methods import find_method
-from analyzer.data import Sample, annotated, read_classes, read_masks, read_true_boxes, true_boxes, with_classes
+from analyzer.data import (
+    Sample,
+    annotated,
+    read_classes,
+    read_masks,
+    read_true_boxes,
+    true_boxes,
+    with_box_classes,
+    with_classes,
+)
 from analyzer.images import Feeding, ModelCard, write_png
 from analyzer.plain import rounded
 from analyzer.report.files import (
@@ -31,6 +40,7 @@ from analyzer.report.files import (
     write_comparison,
 )
 from analyzer.report.page import Picture
+from analyzer.tasks.detection.boxed import Boxed
 from analyzer.validation import SAMPLE, Comparison, Store, as_data, doubts, judge, read_thresholds
 from analyzer.validation import compare as compare_sides
 from analyzer.validation.audit import Audit
@@ -128,7 +138,7 @@ def compare(
     done = replace(
         done, findings=as_data(judge(done.report, allowed)), inconclusive=as_data(doubts(done.report, allowed))
     )
-    figures = _figures(done, samples, sides[0][1].feeds) if shows_maps(paths) else []
+    figures = figures_of(done, samples, sides[0][1].feeds) if shows_maps(paths) else []
     for path in paths:
         write_comparison(path, done.as_data(), figures)
     return done
@@ -151,6 +161,8 @@ def compared(
     kept = Store(os.fspath(store)) if store else None
     ours, theirs = (side_of(e, shape, kept) for e, shape in zip(explainers, shapes, strict=True))
     feeds = cards[0].feeds, cards[1].feeds
+    if isinstance(ours.task, Boxed):
+        samples = with_box_classes(samples, cards[0].labels)
     if sensitivity or difference:
         check_insides(ours, theirs)
     ranked = sensitivity_of(ours, theirs, feeds, samples) if sensitivity else None
@@ -181,7 +193,7 @@ def compared(
     )
 
 
-def _figures(done: Comparison, samples: Sequence[Sample], feeding: Feeding) -> list[Picture]:
+def figures_of(done: Comparison, samples: Sequence[Sample], feeding: Feeding) -> list[Picture]:
     """All pictures of a comparison's page."""
     shown = evidence_figures(done.maps, samples, feeding)
     return shown + difference_figures(done.differences, samples, feeding)

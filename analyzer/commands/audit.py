@@ -88,7 +88,7 @@ def command(given: Audit) -> int:
     """
     from analyzer.api.comparing import audited, audited_half
     from analyzer.attribution.methods import find_method
-    from analyzer.data import read_boxes, read_classes, with_classes
+    from analyzer.data import annotated, read_classes, read_true_boxes, with_classes
     from analyzer.images import write_png
     from analyzer.report.files import AUDITS, check_endings, shows_maps, write_audit
 
@@ -96,9 +96,7 @@ def command(given: Audit) -> int:
         note("note: --strict is deprecated and has no effect: audit exits with 1 if there are findings")
     check_endings(given.reports, AUDITS)
     find_method(given.method, {})
-    boxes, classes = read_boxes(given.boxes), read_classes(given.classes)
-    known = {name: {"boxes": boxes.get(name), **classes.get(name, {})} for name in [*boxes, *classes]}
-    samples = given.data.samples(known)
+    samples = annotated(given.data.samples(), read_true_boxes(given.boxes), read_classes(given.classes))
     explainer, card = given.setup.load(given.model, given.labels, many=True)
     samples = with_classes(given.data.opened(samples, card.feeds), card.labels)
     progress = Progress(len(samples), "audit")

@@ -254,7 +254,7 @@ def end_bar() -> None:
 def each_picture(
     what: str, samples: Sequence[Sample], work: Callable[[Sample], T], strict: Callable[[], bool] = lambda: False
 ) -> tuple[list[T], list[dict[str, str]]]:
-    """What `work` gives for every picture, and those that could not be used, which are told on stderr as they come.
+    """What `work` gives for every picture, and those that could not be used, which are reported on stderr as they come.
 
     A single picture's error is raised, so is any while `strict()` holds, and that of an output that cannot be written.
     """

@@ -166,11 +166,11 @@ def command(given: Compare) -> int:
 
 def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[Picture], int]:
     """The comparison as data, the pictures that agree least, and 5 where some could not be read, else 0."""
-    from analyzer.api.comparing import FOLDERS, MODES, compared
+    from analyzer.api.comparing import FOLDERS, MODES, compared, figures_of
     from analyzer.attribution.cards import read_card
     from analyzer.attribution.deployed import open_both, open_model
     from analyzer.data import annotated, read_classes, read_masks, read_true_boxes, with_classes
-    from analyzer.report.files import difference_figures, evidence_figures
+    from analyzer.report.files import shows_maps
 
     by_folder = given.classes == FOLDERS
     classes = read_classes(None if by_folder else given.classes, given.slice)
@@ -194,9 +194,8 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     done = compared(sides, samples, given.methods, *over, given.sensitivity, given.evidence_difference)
     tell_left_out(done)
     document = {"comparison": done.report, "run": done.run}
-    shown = evidence_figures(done.maps, samples, cards[0].feeds)
-    shown += difference_figures(done.differences, samples, cards[0].feeds)
-    return document, shown, 5 if done.failed else 0
+    figures = figures_of(done, samples, cards[0].feeds) if shows_maps(given.reports) else []
+    return document, figures, 5 if done.failed else 0
 
 
 def parse_limits(limits: tuple[str, ...]) -> dict[str, float]:

@@ -2,13 +2,13 @@
 
 from analyzer.data.annotations import (
     annotated,
-    read_boxes,
     read_classes,
     read_labelled_boxes,
     read_mask,
     read_masks,
     read_true_boxes,
     true_boxes,
+    with_box_classes,
     with_classes,
 )
 from analyzer.data.files import LISTS, PICTURES, find_pictures
@@ -20,12 +20,12 @@ __all__ = [
     "Sample",
     "annotated",
     "find_pictures",
-    "read_boxes",
     "read_classes",
     "read_labelled_boxes",
     "read_mask",
     "read_masks",
     "read_true_boxes",
     "true_boxes",
+    "with_box_classes",
     "with_classes",
 ]

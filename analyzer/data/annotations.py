@@ -16,11 +16,6 @@ from analyzer.errors import InputError, suggest
 from analyzer.files import content_hash, protect
 
 
-def read_boxes(path: str | None) -> dict[str, np.ndarray]:
-    """{picture's file name: (n, 4) boxes}; see `read_true_boxes`."""
-    return {name: known["boxes"] for name, known in read_true_boxes(path).items()}
-
-
 def read_true_boxes(path: str | None) -> dict[str, dict[str, Any]]:
     """{picture's file name: {"boxes": (n, 4), "box_classes": their names or numbers}}; empty if no file is given.
 
@@ -204,26 +199,41 @@ def with_classes(samples: Sequence[Sample], labels: Sequence[str] | None, by_fol
     Raises:
         InputError: a name is not among the labels.
     """
-    numbers = {name.strip().lower(): number for number, name in reversed(list(enumerate(labels or ())))}
-
-    def number(of: Sample, label: int | str) -> int:
-        if isinstance(label, str) and label.lower() not in numbers:
-            near = suggest(label, labels or ()) or f"the model has {', '.join((labels or ())[:5])} …"
-            hint = near if labels else "give the class names with --labels FILE"
-            raise InputError(f"{of.id}: no class is named {label!r}", hint)
-        return numbers[label.lower()] if isinstance(label, str) else label
-
     found = []
     for sample in samples:
         known = dict(sample.annotations)
         if by_folder and isinstance(sample.source, Path):
             known["label"] = _class(sample.source.resolve().parent.name)
         if known.get("label") is not None:
-            known["label"] = number(sample, known["label"])
-        if "box_classes" in known:
-            known["box_classes"] = [number(sample, label) for label in known["box_classes"]]
+            (known["label"],) = _numbers(sample, [known["label"]], labels)
         found.append(replace(sample, annotations=known))
     return found
+
+
+def with_box_classes(samples: Sequence[Sample], labels: Sequence[str] | None) -> list[Sample]:
+    """The samples with numbers for the names of their boxes' classes.
+
+    Raises:
+        InputError: a name is not among the labels.
+    """
+    found = []
+    for sample in samples:
+        known = dict(sample.annotations)
+        if "box_classes" in known:
+            known["box_classes"] = _numbers(sample, known["box_classes"], labels)
+        found.append(replace(sample, annotations=known))
+    return found
+
+
+def _numbers(of: Sample, classes: Sequence[int | str], labels: Sequence[str] | None) -> list[int]:
+    """Of classes given by number or by name, in any case."""
+    numbers = {name.strip().lower(): number for number, name in reversed(list(enumerate(labels or ())))}
+    for name in classes:
+        if isinstance(name, str) and name.lower() not in numbers:
+            near = suggest(name, labels or ()) or f"the model has {', '.join((labels or ())[:5])} …"
+            hint = near if labels else "give the class names with --labels FILE"
+            raise InputError(f"{of.id}: no class is named {name!r}", hint)
+    return [numbers[name.lower()] if isinstance(name, str) else name for name in classes]
 
 
 def _json(path: str) -> Any:

@@ -431,7 +431,7 @@ def _keeps_shape(value: Value | None, other: Value | None) -> bool:
 
 
 def _broadcast(shapes: Sequence[Sequence[Any] | None]) -> list[Any] | None:
-    """The common shape of broadcast operands; None where it cannot be told."""
+    """The common shape of broadcast operands; None where it is not known."""
     known = [s for s in shapes if s is not None]
     if len(known) < len(shapes):
         return None

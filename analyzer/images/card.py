@@ -115,27 +115,29 @@ def model_card(
         InputError: an unknown key, an invalid value, or a contradiction with the input; the message names file and key.
     """
     file, table = _table_of(Path(model_path)) if model_path is not None else (None, {})
-    told = _file_keys(table, str(file))
+    in_file = _file_keys(table, str(file))
     asked = _flag_keys(flags or {})
     if input_shape is None and model_path is not None and Path(model_path).is_file():
         input_shape, input_dtype = _picture_input(Path(model_path))
     guess = InputGuess(input_shape, input_dtype)
     customs = _checked(dict(usual[1]), PREPROCESS_KEYS, PREPROCESS_KEYS, usual[0])
-    said = told | asked
-    merged = _over(customs, _merged(told, asked))
+    said = in_file | asked
+    merged = _over(customs, _merged(in_file, asked))
     try:
         fields, remark = _of_integers(_fields(guess, merged), merged, *input_quantisation)
         preprocess = Preprocess(**fields)
     except InputError as error:
-        places = [name for name, keys in ((str(file), told), ("flags", asked)) if keys.keys() & PREPROCESS_KEYS.keys()]
+        places = [
+            name for name, keys in ((str(file), in_file), ("flags", asked)) if keys.keys() & PREPROCESS_KEYS.keys()
+        ]
         raise InputError(f"{' with '.join(places) or 'preprocessing'}: {error.message}", error.hint) from error
     guess.check(preprocess)
     return ModelCard(
         preprocess,
-        _labels(asked, None) or _labels(told, file),
+        _labels(asked, None) or _labels(in_file, file),
         said.get("default-layer"),
         said.get("task"),
-        _source(guess, told, asked, file, usual[0]),
+        _source(guess, in_file, asked, file, usual[0]),
         said.get("outputs", {}),
         said.get("decode"),
         said.get("score-threshold"),
@@ -400,10 +402,10 @@ _NORMALISATION = ("preset", "mean", "std", "scale")
 _FIELDS = {"crop-fraction": "crop_fraction", "pad-value": "pad_value"}
 
 
-def _merged(told: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(in_file: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Preprocessing keys of file and flags; a preset among the flags voids the file's whole normalisation."""
     void = _NORMALISATION if "preset" in asked else ()
-    merged = {key: value for key, value in told.items() if key not in void} | dict(asked)
+    merged = {key: value for key, value in in_file.items() if key not in void} | dict(asked)
     return {key: value for key, value in merged.items() if key in PREPROCESS_KEYS}
 
 
@@ -478,15 +480,17 @@ def _labels(keys: Mapping[str, Any], file: Path | None) -> tuple[str, ...] | Non
     return load_labels(path)
 
 
-def _source(guess: InputGuess, told: Mapping[str, Any], asked: Mapping[str, Any], file: Path | None, usual: str) -> str:
+def _source(
+    guess: InputGuess, in_file: Mapping[str, Any], asked: Mapping[str, Any], file: Path | None, usual: str
+) -> str:
     """«from resnet.toml with the flag size, the rest from the input float32[1, 3, 224, 224]»
 
     Args:
         usual: whose preprocessing fills in what neither says; "" for nobody's.
     """
-    keys = _merged(told, asked)
+    keys = _merged(in_file, asked)
     flags = [key for key in asked if key in PREPROCESS_KEYS]
-    parts = [f"from {file.name}"] if file and told.keys() & PREPROCESS_KEYS.keys() else []
+    parts = [f"from {file.name}"] if file and in_file.keys() & PREPROCESS_KEYS.keys() else []
     if flags:
         parts.append(f"{'with' if parts else 'from'} the flag{'s' * (len(flags) > 1)} {', '.join(flags)}")
     known = any(key in keys for key in _NORMALISATION)

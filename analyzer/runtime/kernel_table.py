@@ -1,4 +1,4 @@
-"""Which nodes of a graph a provider would not take, told without a GPU.
+"""Which nodes of a graph a provider would not take; needs no GPU.
 
 From a table of what was decided for every operator sample, by onnxruntime's CUDA provider (see
 benchmarks/kernel_table.py) or by TensorRT's parser (see benchmarks/tensorrt_table.py). It holds for one version.

@@ -558,6 +558,7 @@ class Comparing(Pass[dict[str, Any]]):
             for m in self.matches
             if m.reference in drifts and (drifts[m.reference].pictures or not drifts[m.reference].finite)
         ]
+        left_out = self._layers_not_compared({str(row["layer"]) for row in layers})
         compared = self._compared(part)
         twins = {m.reference: m.candidate for m in self.matches} | dict(self.pairs)
         weights = weight_differences(reference.graph, candidate.graph, twins)
@@ -579,8 +580,8 @@ class Comparing(Pass[dict[str, Any]]):
             "input": part.contract,
             "layers": layers,
             "ranges": self._ranges(part, list(drifts)),
-            "unmatched": [n for n in reference.layers if n not in {row["layer"] for row in layers}],
-            "layers_not_compared": self._layers_not_compared({str(row["layer"]) for row in layers}),
+            "unmatched": [row["layer"] for row in left_out],
+            "layers_not_compared": left_out,
             "largest_jump": largest_jump(layers),
             "weights": [row | {"sqnr_db": agreement.get(row["layer"])} for row in weights],
             "plan": {"reference": reference.kernels(), "candidate": candidate.kernels()},

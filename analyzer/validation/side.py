@@ -180,8 +180,13 @@ class Side:
         graph = self.graph
         ordering = [n for n in graph.forward_nodes() if n.op in SORTING]
         ordered = descendants(graph, [o.name for n in ordering for o in n.outputs if o.name])
-        before = {o.name for n in graph.before([prepared(graph, graph[self.input]).name]) for o in n.outputs}
+        before = {o.name for n in graph.before([self._prepared]) for o in n.outputs}
         return [m for m in feature_maps(graph) if m.name not in ordered | before]
+
+    @cached_property
+    def _prepared(self) -> str:
+        """The image after the preprocessing in the file."""
+        return prepared(self.graph, self.graph[self.input]).name
 
     @cached_property
     def rectified(self) -> list[str]:
@@ -223,14 +228,13 @@ class Side:
     def prepared(self, given: Inputs) -> Prepared:
         """The image after the preprocessing in the file."""
         array = np.asarray(given[self.input] if isinstance(given, Mapping) else given)
-        graph = self._fresh()
-        end = prepared(graph, graph[self.input]).name
-        rounded = array.dtype.kind in "iu" or any(n.op == "QuantizeLinear" for n in graph.before([end]))
+        end = self._prepared
+        rounded = array.dtype.kind in "iu" or any(n.op == "QuantizeLinear" for n in self.graph.before([end]))
         if end == self.input:
             return Prepared(array, rounded, False)
 
         def run() -> dict[str, np.ndarray]:
-            return {"image": self._first(Taps(self.explainer, graph, [end]).run(self._fed(given))[end])}
+            return {"image": self._first(Taps(self.explainer, self._fresh(), [end]).run(self._fed(given))[end])}
 
         return Prepared(self.kept(run, "prepared", given)["image"], rounded, True)
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from analyzer.images import Fed, Placement
-from analyzer.metrics.average_precision import Matched, average_precision, matched_to_truth
+from analyzer.metrics.average_precision import THRESHOLDS, Matched, average_precision, matched_to_truth
 from analyzer.metrics.detections import Detections
 from analyzer.metrics.intervals import resampled
 from analyzer.tasks.base import Task
 from analyzer.tasks.detection.boxed import Boxed
 
 LEAST = 0.01  # score from which detections count: precision is measured at every recall
+BITS = 1 << np.arange(len(THRESHOLDS))  # of a detection's hits, packed into a number
 UNKNOWN = 255  # pixels of a mask that no class is known of
 
 
@@ -37,12 +38,11 @@ def against_boxes(
     named = [0 if classes is None or p.index is None else p.index for p in found if p.box is not None]
     true = np.zeros(len(boxes), np.int64) if classes is None else np.array([task.numbered(c, labels) for c in classes])
     matched = matched_to_truth(Detections(places, scores, np.array(named, np.int64)), boxes, true)
-    bits = 1 << np.arange(matched.hits.shape[1])
     return {
         "truths": {str(c): n for c, n in matched.truths.items()},
         "scores": matched.scores.tolist(),
         "classes": matched.classes.tolist(),
-        "hits": (matched.hits @ bits).tolist(),
+        "hits": (matched.hits @ BITS).tolist(),
     }
 
 
@@ -55,12 +55,13 @@ def against_mask(task: Task, answer: Any, placement: Placement, mask: np.ndarray
     classes = task.mask(answer)
     if classes is None:
         return None
-    rows, columns = placement.at((mask.shape[0], mask.shape[1])).centres()
+    placed = placement.at((mask.shape[0], mask.shape[1]))
+    rows, columns = placed.centres()
     at = [
         np.clip(np.floor(centers * size / whole), 0, size - 1).astype(int)
         for centers, size, whole in zip((rows, columns), classes.shape, placement.input_size, strict=True)
     ]
-    known = (mask != UNKNOWN) & placement.at((mask.shape[0], mask.shape[1])).covered
+    known = (mask != UNKNOWN) & placed.covered
     said, true = classes[np.ix_(*at)][known], mask[known]
     found = np.union1d(said, true).tolist()
     return {str(c): [int(((said == c) & (true == c)).sum()), int(((said == c) | (true == c)).sum())] for c in found}
@@ -95,13 +96,12 @@ def _loss(sides: Sequence[Sequence[Any]], of: Callable[[Sequence[Any]], float]) 
 
 
 def _precision(pictures: Sequence[Mapping[str, Any]]) -> float:
-    bits = 1 << np.arange(10)
     return average_precision(
         [
             Matched(
                 np.array(p["scores"], float),
                 np.array(p["classes"], np.int64),
-                (np.array(p["hits"], np.int64).reshape(-1, 1) & bits) > 0,
+                (np.array(p["hits"], np.int64).reshape(-1, 1) & BITS) > 0,
                 {int(c): n for c, n in p["truths"].items()},
             )
             for p in pictures

@@ -235,7 +235,7 @@ def _step(op: Builder, steps: Steps) -> tuple[Body, list[Value], list[Value]]:
 
 
 def _common(node: Primal, before: Value, after: Value) -> Any:
-    """The shape that a state has before and after a step; None along axes of which that cannot be told."""
+    """The shape that a state has before and after a step; None along axes where it is not known."""
     if before.shape is None or after.shape is None:
         return None
     pairs = list(zip(before.shape, after.shape, strict=False))

@@ -209,8 +209,8 @@ class Served(Runner):
             found = body[:200].decode(errors="replace")
         if status == 200 and isinstance(found, dict):
             return found, body[size:]
-        told = found.get("error") or found.get("detail") or "" if isinstance(found, dict) else found
-        words = f"HTTP {status}: {' '.join(str(told).split())[:300]}".rstrip(": ")
+        message = found.get("error") or found.get("detail") or "" if isinstance(found, dict) else found
+        words = f"HTTP {status}: {' '.join(str(message).split())[:300]}".rstrip(": ")
         raise RefusedError(f"{self.address.text}: the server answers {path} with {words}")
 
     def _connection(self) -> http.client.HTTPConnection:
