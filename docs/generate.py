@@ -29,6 +29,7 @@ from analyzer.commands import COMMANDS, cli  # noqa: E402
 from analyzer.gradient.catalog import catalog  # noqa: E402
 from analyzer.gradient.idioms import IDIOMS  # noqa: E402
 from analyzer.gradient.policies import POLICIES  # noqa: E402
+from analyzer.validation.checks import CHECKS, Check  # noqa: E402
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -262,6 +263,31 @@ MEASURES = {
 }
 
 
+def checks() -> str:
+    """The checks of an audit, a page of their own."""
+    rows = [
+        [
+            f"`{c.name}`",
+            f"`{c.code}`" if c.code else "–",
+            limit_of(c),
+            c.definition,
+            c.advice.replace("{try}", "the named preset"),
+        ]
+        for c in CHECKS
+    ]
+    return (
+        "# Checks of an audit\n\n"
+        "`docs/generate.py` writes this page from the table in `analyzer/validation/checks.py`. The name of a check is "
+        "that of its threshold ([In a pipeline](ci.md)); checks without a finding are shown and not judged.\n\n"
+        + table(["check", "finding", "threshold", "what is measured", "what to do"], rows)
+        + "\n"
+    )
+
+
+def limit_of(check: Check) -> str:
+    return "–" if check.limit is None else f"at {'most' if check.worse == 'above' else 'least'} {check.limit:g}"
+
+
 def measures() -> str:
     """The measures of maps, a page of their own."""
     listed = {name for names in MEASURES.values() for name in names}
@@ -363,6 +389,7 @@ def prose(text: str) -> str:
 PAGES = {
     "operators.md": operators,
     "methods.md": methods,
+    "checks.md": checks,
     "metrics.md": measures,
     "commands.md": commands,
     "json.md": documents,

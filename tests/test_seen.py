@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -195,28 +196,28 @@ class Tags(HTMLParser):
         return inside and self.scripts in ([], [{}])
 
 
-def compared() -> dict[str, Any]:
-    """A comparison of which every text is evil."""
-    about = {"model": EVIL, "sha256": EVIL, "identity": EVIL}
-    layer = {"layer": EVIL, "candidate": EVIL, "rule": EVIL, "cosine": 0.5, "sqnr_db": 3.0, "finite": True}
+def compared(text: str = EVIL) -> dict[str, Any]:
+    """A comparison of which every text is that."""
+    about = {"model": text, "sha256": text, "identity": text}
+    layer = {"layer": text, "candidate": text, "rule": text, "cosine": 0.5, "sqnr_db": 3.0, "finite": True}
     layer |= {"max_error": 1.0, "q99_error": 0.5, "mean_error": 0.1, "cosine_low": 0.2}
     comparison = {
         "reference": about,
         "candidate": about,
         "pictures": 4,
         "outputs": {"label_agreement": 0.5, "score_drift_mean": 0.2, "score_drift_max": 0.7, "judged": 4},
-        "compared": [{"output": EVIL, "kind": "values", "error_mean": 0.5, "part": EVIL, "sorted": ""}],
-        "not_compared": [{"output": EVIL, "side": "candidate", "why": EVIL}],
-        "not_finite": [{"picture": EVIL, "side": "candidate", "where": EVIL, "why": EVIL}],
-        "evidence": {EVIL: {"rank_correlation": 0.5, "top_iou": 0.25, "shift": 0.1}},
-        "unavailable": {EVIL: EVIL},
+        "compared": [{"output": text, "kind": "values", "error_mean": 0.5, "part": text, "sorted": ""}],
+        "not_compared": [{"output": text, "side": "candidate", "why": text}],
+        "not_finite": [{"picture": text, "side": "candidate", "where": text, "why": text}],
+        "evidence": {text: {"rank_correlation": 0.5, "top_iou": 0.25, "shift": 0.1}},
+        "unavailable": {text: text},
         "layers": [layer, layer],
-        "largest_jump": {"layer": EVIL, "before_db": 40.0, "at_db": 3.0},
-        "weights": [{"weight": EVIL, "node": EVIL, "relative_error": 0.5, "words": EVIL}],
-        "plan": {"candidate": {"same": False, "words": EVIL}},
+        "largest_jump": {"layer": text, "before_db": 40.0, "at_db": 3.0},
+        "weights": [{"weight": text, "node": text, "relative_error": 0.5, "words": text}],
+        "plan": {"candidate": {"same": False, "words": text}},
     }
-    found = {"code": "labels-differ", "where": EVIL, "value": 0.5, "limit": 0.95, "words": EVIL}
-    return {"comparison": comparison, "findings": [found], "run": {EVIL: EVIL}}
+    found = {"code": "labels-differ", "where": text, "value": 0.5, "limit": 0.95, "words": text}
+    return {"comparison": comparison, "findings": [found], "run": {text: text}}
 
 
 def test_a_page_of_a_comparison_holds_no_markup_of_others() -> None:
@@ -263,7 +264,7 @@ def test_sarif_has_an_error_per_finding_at_the_candidate() -> None:
     (result,) = log["runs"][0]["results"]
     assert log["version"] == "2.1.0"
     assert (result["level"], result["ruleId"], result["message"]["text"]) == ("error", "labels-differ", EVIL)
-    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == EVIL
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == quote(EVIL)
     assert [rule["id"] for rule in log["runs"][0]["tool"]["driver"]["rules"]] == ["labels-differ"]
 
 

@@ -28,8 +28,6 @@ from analyzer.data import (
 from analyzer.images import Feeding, ModelCard, write_png
 from analyzer.plain import rounded
 from analyzer.report.files import (
-    AUDITS,
-    COMPARISONS,
     check_endings,
     difference_figures,
     evidence_figure,
@@ -45,7 +43,7 @@ from analyzer.validation import SAMPLE, Comparison, Store, as_data, doubts, judg
 from analyzer.validation import compare as compare_sides
 from analyzer.validation.audit import Audit
 from analyzer.validation.audit import audit as audit_pictures
-from analyzer.validation.checks import findings
+from analyzer.validation.checks import checked, findings, read_limits
 from analyzer.validation.evidence_difference import evidence_difference as evidence_difference_of
 from analyzer.validation.half import half_findings, half_precision
 from analyzer.validation.runner_side import check_insides, side_of
@@ -121,7 +119,7 @@ def compare(
         InputError: no pictures, an unknown threshold, or the two models have different numbers of classes.
     """
     paths = _paths(report)
-    check_endings(paths, COMPARISONS)
+    check_endings(paths)
     allowed = read_thresholds(None if thresholds is None else os.fspath(thresholds), dict(threshold or {}))
     pictures = listed(pictures)
     by_folder = classes == FOLDERS
@@ -221,6 +219,8 @@ def audit(
     probes: int = 16,
     seed: int = 0,
     placement: Placed = "effective",
+    threshold: Mapping[str, float] | None = None,
+    thresholds: File | None = None,
     report: File | Sequence[File] | None = None,
     maps: File | None = None,
     fp16: bool = False,
@@ -247,7 +247,9 @@ def audit(
         probes: number of pictures for the slow checks (faithfulness and sanity).
         seed: seed of the random numbers.
         placement: where the units of a layer lie in the image, as for `analyzer.explain`.
-        report: report to write, or several: .html, .md or .json. maps: picture of the mean maps to write.
+        threshold: {check: value} of single thresholds. thresholds: a TOML file of them; see docs/audit.md.
+        report: report to write, or several: .html, .md, .xml (JUnit), .sarif or .json.
+        maps: picture of the mean maps to write.
         fp16: check instead which tensors float16 cannot hold, for a float32 model of any task.
         provider, limit, every, workers, store, input, explain_input, preprocess, progress, options: as for
             `analyzer.compare`.
@@ -259,8 +261,9 @@ def audit(
         InputError: no pictures. UnsupportedError: the model has no classes.
     """
     paths = _paths(report)
-    check_endings(paths, AUDITS)
+    check_endings(paths)
     find_method(method, {})
+    limits = read_limits(None if thresholds is None else os.fspath(thresholds), threshold)
     pictures = listed(pictures)
     samples = _annotated(samples_of(pictures, limit), boxes, classes)
     asked = _many(options, preprocess, labels=labels, input=input, explain_input=explain_input)
@@ -271,7 +274,7 @@ def audit(
     if fp16:
         done = audited_half(explainer, card, samples, *over)
     else:
-        done = audited(explainer, card, samples, method, probes, seed, *over, placement)
+        done = audited(explainer, card, samples, method, probes, seed, *over, placement, limits)
     figure = done.figure() if done.maps and (maps is not None or shows_maps(paths)) else None
     for path in paths:
         write_audit(path, done.as_data(), figure)
@@ -292,10 +295,11 @@ def audited(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     placement: Placed = "effective",
+    limits: Mapping[str, float] | None = None,
 ) -> Audit:
     """The audit with its findings and how it was run."""
     done = audit_pictures(explainer, card.feeds, samples, method, probes, seed, store, workers, progress, placement)
-    content = rounded(done.report)
+    content = rounded(done.report | ({"checks": checked(done.report, limits)} if limits else {}))
     return replace(
         done,
         report=content,

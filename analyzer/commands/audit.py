@@ -16,6 +16,7 @@ from analyzer.commands.options import (
     DataSet,
     Given,
     IntRange,
+    Limits,
     OverPictures,
     Setup,
     exit_zero_option,
@@ -53,10 +54,14 @@ class Audit(Given):
         default=16,
         metavar="N",
     )
+    allowed: Limits = group(Limits)
     placement: str = placement_option
     seed: int = seed_option
     reports: tuple[str, ...] = several(
-        "--report", "Report to write: .html, .md or .json. Repeatable.", type=WRITE_REPORT, metavar="FILE"
+        "--report",
+        "Report to write: .html, .md, .xml (JUnit), .sarif or .json. Repeatable.",
+        type=WRITE_REPORT,
+        metavar="FILE",
     )
     maps: str | None = option(
         "--maps", "Write the mean maps as a picture: .png, .jpg or .webp.", type=WRITE_FILE, metavar="FILE"
@@ -70,7 +75,9 @@ class Audit(Given):
     exit_zero: bool = exit_zero_option
     strict: bool = option("--strict", is_flag=True, hidden=True)
     setup: Setup = group(Setup)
-    form: str = option("--format", "Output format.", type=Choice(["text", "json", "markdown"]), default="text")
+    form: str = option(
+        "--format", "Output format.", type=Choice(["text", "json", "junit", "sarif", "markdown"]), default="text"
+    )
 
 
 @Audit.command("audit")
@@ -90,11 +97,13 @@ def command(given: Audit) -> int:
     from analyzer.attribution.methods import find_method
     from analyzer.data import annotated, read_classes, read_true_boxes, with_classes
     from analyzer.images import write_png
-    from analyzer.report.files import AUDITS, check_endings, shows_maps, write_audit
+    from analyzer.report.files import check_endings, shows_maps, write_audit
+    from analyzer.validation.checks import read_limits
 
     if given.strict:
         note("note: --strict is deprecated and has no effect: audit exits with 1 if there are findings")
-    check_endings(given.reports, AUDITS)
+    check_endings(given.reports)
+    limits = read_limits(given.allowed.file("audit"), given.allowed.single)
     find_method(given.method, {})
     samples = annotated(given.data.samples(), read_true_boxes(given.boxes), read_classes(given.classes))
     explainer, card = given.setup.load(given.model, given.labels, many=True)
@@ -102,9 +111,11 @@ def command(given: Audit) -> int:
     progress = Progress(len(samples), "audit")
     over = given.setup.provider, given.over.store, given.over.workers, progress.step
     if given.fp16:
+        if limits:
+            note("note: thresholds have no effect with --fp16")
         done = audited_half(explainer, card, samples, *over)
     else:
-        done = audited(explainer, card, samples, given.method, given.probes, given.seed, *over, given.placement)
+        done = audited(explainer, card, samples, given.method, given.probes, given.seed, *over, given.placement, limits)
     tell_left_out(done)
     document = done.as_data()
     figure = done.figure() if done.maps and (given.maps or shows_maps(given.reports)) else None
@@ -125,8 +136,8 @@ def show(document: dict[str, Any], form: str) -> None:
 
     if form == "json":
         print_json("audit", document)
-    elif form == "markdown":
-        click.echo(pages.markdown(document), nl=False)
+    elif form in ("junit", "sarif", "markdown"):
+        click.echo(getattr(pages, form)(document), nl=False)
     else:
         found = document["findings"]
         rows = [(f["code"], f"{f['value']:.3g}", f["where"], f["words"]) for f in found]

@@ -19,6 +19,7 @@ from analyzer.commands.options import (
     WRITE_REPORT,
     DataSet,
     Given,
+    Limits,
     OtherInputs,
     OverPictures,
     Preprocessing,
@@ -73,12 +74,7 @@ class Compare(Given):
         "d-rise.",
         **METHOD,
     )
-    thresholds: str | None = option(
-        "--thresholds", "TOML file with thresholds; see docs/compare.md.", type=READ_FILE, metavar="FILE"
-    )
-    limits: tuple[str, ...] = several(
-        "--threshold", "Set a single threshold. Repeatable.", old="--limit-of", metavar="NAME=VALUE"
-    )
+    allowed: Limits = group(Limits)
     sensitivity: bool = option(
         "--sensitivity",
         "Rank the layers of a quantized or half-precision candidate by what each contributes to the drift, and list "
@@ -141,11 +137,11 @@ def command(given: Compare) -> int:
       onnx-analyzer compare fp32.onnx int8.onnx photos/ --report report.html
     """
     from analyzer.errors import InputError
-    from analyzer.report.files import COMPARISONS, check_endings, write_comparison
+    from analyzer.report.files import check_endings, write_comparison
     from analyzer.validation import as_data, doubts, judge, read_thresholds
 
-    check_endings(given.reports, COMPARISONS)
-    allowed = read_thresholds(given.thresholds, parse_limits(given.limits))
+    check_endings(given.reports)
+    allowed = read_thresholds(given.allowed.file("compare"), given.allowed.single)
     pictures: list[Picture] = []
     left_out = 0
     if given.judge:
@@ -196,22 +192,6 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     document = {"comparison": done.report, "run": done.run}
     figures = figures_of(done, samples, cards[0].feeds) if shows_maps(given.reports) else []
     return document, figures, 5 if done.failed else 0
-
-
-def parse_limits(limits: tuple[str, ...]) -> dict[str, float]:
-    """{name: value} from NAME=VALUE."""
-    from analyzer.errors import InputError
-
-    found = {}
-    for text in limits:
-        name, _, value = text.partition("=")
-        try:
-            found[name.strip()] = float(value)
-        except ValueError:
-            raise InputError(
-                f"--threshold {text!r} is not NAME=VALUE", "for example: --threshold evidence_iou=0.5"
-            ) from None
-    return found
 
 
 def saved(path: str) -> dict[str, Any]:

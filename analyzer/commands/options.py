@@ -411,6 +411,47 @@ class DataSet(Given):
         return find_pictures(self.sources, self.limit, annotations)
 
 
+class Limits(Given):
+    """Thresholds of a command that has findings."""
+
+    thresholds: str | None = option(
+        "--thresholds",
+        "TOML file with thresholds; see docs/ci.md. Default: those in pyproject.toml, if any.",
+        type=READ_FILE,
+        metavar="FILE",
+    )
+    limits: tuple[str, ...] = several(
+        "--threshold", "Set a single threshold. Repeatable.", old="--limit-of", metavar="NAME=VALUE"
+    )
+
+    def file(self, command: str) -> Path | None:
+        """The file of thresholds: that which is named, else the project's."""
+        from analyzer.commands.common import note
+        from analyzer.validation.thresholds import of_project
+
+        if self.thresholds is not None:
+            return Path(self.thresholds)
+        found = of_project(command)
+        if found is not None:
+            note(f"thresholds: {found}")
+        return found
+
+    @property
+    def single(self) -> dict[str, float]:
+        """{name: value} of those set by themselves."""
+        from analyzer.errors import InputError
+
+        found = {}
+        for text in self.limits:
+            name, _, value = text.partition("=")
+            try:
+                found[name.strip()] = float(value)
+            except ValueError:
+                message = f"--threshold {text!r} is not NAME=VALUE"
+                raise InputError(message, "for example: --threshold score_drift=0.1") from None
+        return found
+
+
 class Preprocessing(Given):
     """How pictures become inputs, where flags say so."""
 

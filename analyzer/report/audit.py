@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.report import plots
+from analyzer.report import formats, plots
+from analyzer.report.formats import Case, placed, plain
 from analyzer.report.page import Picture, counted, figure, identity_rows, render
 
 HISTOGRAMS = (  # of a number of every picture: title, path, extent, check whose threshold is drawn
@@ -80,11 +81,33 @@ def html(document: Mapping[str, Any], pictures: Sequence[Picture] = (), command:
 def markdown(document: Mapping[str, Any]) -> str:
     """The findings and the summary."""
     report = document["audit"]
-    lines = [f"# Audit of {report['identity']['model']}", ""]
-    lines += [f"- **{f['code']}** {f['where']}: {f['words']}" for f in document["findings"]] or ["- no findings"]
+    lines = [f"# Audit of {plain(report['identity']['model'])}", ""]
+    lines += [f"- **{f['code']}** {plain(f['where'])}: {plain(f['words'])}" for f in document["findings"]] or [
+        "- no findings"
+    ]
     lines += ["", "| | |", "|---|---|"]
-    lines += [f"| {k.replace('_', ' ')} | {v:.4g} |" for k, v in report["summary"].items()]
+    lines += [f"| {plain(k.replace('_', ' '))} | {v:.4g} |" for k, v in report["summary"].items()]
     return "\n".join(lines) + "\n"
+
+
+def junit(document: Mapping[str, Any]) -> str:
+    """A test case per finding code, skipped if none of its checks applies."""
+    checks, failures = document["audit"].get("checks", ()), dict[str, list[str]]()
+    for finding in document["findings"]:
+        failures.setdefault(finding["code"], []).append(placed(finding))
+    why = {row["code"]: row["why"] for row in checks if "why" in row}
+    applied = {row["code"] for row in checks if "why" not in row}
+    codes = dict.fromkeys([*(row["code"] for row in checks if row["code"]), *failures])
+    cases = [Case(code, failures.get(code, ()), "" if code in applied else why.get(code, "")) for code in codes]
+    summary = "\n".join(f"{key.replace('_', ' ')}: {value:.4g}" for key, value in document["audit"]["summary"].items())
+    return formats.junit("audit", cases, summary)
+
+
+def sarif(document: Mapping[str, Any]) -> str:
+    """SARIF 2.1.0: a result per finding, at the model's file."""
+    report = document["audit"]
+    rules = {row["code"]: row["definition"] for row in report.get("checks", ())}
+    return formats.sarif(report["identity"]["model"], [("error", one) for one in document["findings"]], rules)
 
 
 def _about(report: Mapping[str, Any]) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from xml.etree import ElementTree
 
-from analyzer.plain import as_json
-from analyzer.report import sensitivity
+from analyzer.report import formats, sensitivity
+from analyzer.report.formats import Case, code, placed, plain
 
 COLUMNS = {"cosine": "mean cosine", "sqnr_db": "SQNR dB", "max_error": "max error", "q99_error": "99% error"}
 CODES = (
@@ -61,12 +60,6 @@ def verdict(
     if missing:
         return f"pass: all that was compared agrees; not compared: {', '.join(missing)}{skipped}"
     return f"pass: outputs, layers and evidence agree{skipped}"
-
-
-def placed(finding: Mapping[str, Any]) -> str:
-    """A finding's words after the place that it names, unless they name it."""
-    where, words = finding["where"], str(finding["words"])
-    return words if where in words else f"{where}: {words}"
 
 
 def counts(report: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
@@ -183,25 +176,26 @@ def percent(value: float | None, digits: int = 1) -> str:
 def markdown(document: Mapping[str, Any]) -> str:
     """For a pull request's comment."""
     report, findings = document["comparison"], document["findings"]
-    lines = [f"# {report['candidate']['model']} against {report['reference']['model']}", ""]
-    lines += [verdict(findings, report, document.get("inconclusive", ())), ""]
+    lines = [f"# {plain(report['candidate']['model'])} against {plain(report['reference']['model'])}", ""]
+    lines += [plain(verdict(findings, report, document.get("inconclusive", ()))), ""]
     if findings:
         lines += ["| code | where | value | limit | |", "|---|---|---|---|---|"]
         lines += [
-            f"| {f['code']} | `{f['where']}` | {f['value']:.4g} | {f['limit']:.4g} | {f['words']} |" for f in findings
+            f"| {f['code']} | {code(f['where'])} | {f['value']:.4g} | {f['limit']:.4g} | {plain(f['words'])} |"
+            for f in findings
         ]
         lines.append("")
-    lines += [f"- inconclusive: {placed(doubt)}" for doubt in document.get("inconclusive", ())]
+    lines += [f"- inconclusive: {plain(placed(doubt))}" for doubt in document.get("inconclusive", ())]
     outputs = report["outputs"]
     lines += [f"- pictures: {report['pictures']}", f"- label agreement: {percent(outputs['label_agreement'])}"]
     drifts = (percent(outputs[f"score_drift_{kind}"], 2) for kind in ("mean", "max"))
     lines += ["- score drift: {} mean, {} at most".format(*drifts)]
-    lines += [f"- {line}" for line in coverage(report)]
+    lines += [f"- {plain(line)}" for line in coverage(report)]
     for method, row in report["evidence"].items():
-        lines.append(f"- {method}: rank correlation {row['rank_correlation']:.3f}, top IoU {row['top_iou']:.3f}")
+        lines.append(f"- {plain(method)}: rank correlation {row['rank_correlation']:.3f}, top IoU {row['top_iou']:.3f}")
     worst = sorted(report["layers"], key=lambda r: r["cosine"])[:10]
     lines += ["", "| layer | matched by | mean cosine | SQNR dB |", "|---|---|---|---|"]
-    lines += [f"| `{r['layer']}` | {r['rule']} | {r['cosine']:.4f} | {r['sqnr_db']:.1f} |" for r in worst]
+    lines += [f"| {code(r['layer'])} | {plain(r['rule'])} | {r['cosine']:.4f} | {r['sqnr_db']:.1f} |" for r in worst]
     if report.get("sensitivity"):
         lines += sensitivity.markdown(report["sensitivity"])
     return "\n".join(lines) + "\n"
@@ -212,53 +206,14 @@ def junit(document: Mapping[str, Any]) -> str:
     by_code: dict[str, list[Mapping[str, Any]]] = {code: [] for code in CODES}
     for finding in document["findings"]:
         by_code.setdefault(finding["code"], []).append(finding)
-    unsettled = {doubt["code"]: placed(doubt) for doubt in document.get("inconclusive", ())}
-    counts_of = {
-        "tests": len(by_code),
-        "failures": sum(bool(f) for f in by_code.values()),
-        "errors": 0,
-        "skipped": sum(not by_code[code] for code in unsettled),
-    }
-    suite = ElementTree.Element("testsuite", {k: str(v) for k, v in counts_of.items()}, name="onnx-analyzer compare")
-    for code, found in by_code.items():
-        case = ElementTree.SubElement(suite, "testcase", classname="compare", name=code)
-        if found:
-            failure = ElementTree.SubElement(case, "failure", message=placed(found[0]))
-            failure.text = "\n".join(map(placed, found))
-        elif code in unsettled:
-            ElementTree.SubElement(case, "skipped", message=f"inconclusive: {unsettled[code]}")
-    ElementTree.SubElement(suite, "system-out").text = "\n".join(coverage(document["comparison"]))
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+    unsettled = {doubt["code"]: f"inconclusive: {placed(doubt)}" for doubt in document.get("inconclusive", ())}
+    cases = [Case(name, [*map(placed, found)], unsettled.get(name, "")) for name, found in by_code.items()]
+    return formats.junit("compare", cases, "\n".join(coverage(document["comparison"])))
 
 
 def sarif(document: Mapping[str, Any]) -> str:
     """SARIF 2.1.0: a result per finding, and a note per rate that is not settled, at the candidate's file."""
-    model = document["comparison"]["candidate"]["model"]
-    results = [
-        {
-            "ruleId": f["code"],
-            "level": level,
-            "message": {"text": placed(f)},
-            "locations": [
-                {
-                    "physicalLocation": {"artifactLocation": {"uri": model}},
-                    "logicalLocations": [{"fullyQualifiedName": f["where"]}],
-                }
-            ],
-        }
-        for level, rows in (("error", document["findings"]), ("note", document.get("inconclusive", ())))
-        for f in rows
-    ]
-    driver = {"name": "onnx-analyzer", "rules": [{"id": c} for c in sorted({r["ruleId"] for r in results})]}
-    log = {
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [
-            {
-                "tool": {"driver": driver},
-                "results": results,
-                "properties": {"coverage": coverage(document["comparison"])},
-            }
-        ],
-    }
-    return as_json(log, indent=2, sort_keys=True) + "\n"
+    levels = ("error", document["findings"]), ("note", document.get("inconclusive", ()))
+    found = [(level, one) for level, rows in levels for one in rows]
+    report = document["comparison"]
+    return formats.sarif(report["candidate"]["model"], found, properties={"coverage": coverage(report)})

@@ -20,21 +20,20 @@ from analyzer.plain import as_json
 from analyzer.report import audit, comparison, comparison_page
 from analyzer.report.page import Picture, picture
 
-COMPARISONS = (".html", ".htm", ".md", ".xml", ".sarif", ".json")
-AUDITS = (".html", ".htm", ".md", ".json")
+ENDINGS = (".html", ".htm", ".md", ".xml", ".sarif", ".json")
 
 
-def check_endings(paths: Iterable[str], endings: Sequence[str]) -> None:
+def check_endings(paths: Iterable[str]) -> None:
     """Refuses reports whose form is not known.
 
     Raises:
         InputError: a name has another ending.
     """
     for path in paths:
-        if Path(path).suffix not in endings:
+        if Path(path).suffix not in ENDINGS:
             raise InputError(
                 f"a report cannot be written as {Path(path).suffix or path!r}",
-                f"end the name in {', '.join(endings[:-1])} or {endings[-1]}",
+                f"end the name in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}",
             )
 
 
@@ -46,7 +45,7 @@ def write_comparison(
     Raises:
         InputError: the name has another ending.
     """
-    check_endings([path], COMPARISONS)
+    check_endings([path])
     match Path(path).suffix:
         case ".md":
             text = comparison.markdown(document)
@@ -67,15 +66,19 @@ def shows_maps(paths: Iterable[str]) -> bool:
 
 
 def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray | None = None, command: str = "") -> None:
-    """HTML with the mean maps and the command line, Markdown or JSON.
+    """HTML with the mean maps and the command line, Markdown, JUnit, SARIF or JSON.
 
     Raises:
         InputError: the name has another ending.
     """
-    check_endings([path], AUDITS)
+    check_endings([path])
     match Path(path).suffix:
         case ".md":
             text = audit.markdown(document)
+        case ".xml":
+            text = audit.junit(document)
+        case ".sarif":
+            text = audit.sarif(document)
         case ".json":
             text = _json(document)
         case _:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analyzer.report.formats import code
+
 SHOWN = 20  # layers of the table
 
 
@@ -23,8 +25,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
 def markdown(found: Mapping[str, Any]) -> list[str]:
     """Lines for a pull request's comment."""
     head = ["", "## Layers to keep in float", "", f"Relative squared drift: {found['drift']:.3g}", ""]
-    rows = [f"| `{', '.join(r['layers'])}` | {r['estimated']:.1%} | {r['left']:.1%} |" for r in found["exclude"]]
-    end = ["", f"`nodes_to_exclude`: `{names(found)}`"] if rows else ["No layer in float takes off any of it."]
+    rows = [f"| {code(', '.join(r['layers']))} | {r['estimated']:.1%} | {r['left']:.1%} |" for r in found["exclude"]]
+    end = ["", f"`nodes_to_exclude`: {code(names(found))}"] if rows else ["No layer in float takes off any of it."]
     header = ["| layers | estimated share of the drift | drift left |", "|---|---|---|"] if rows else []
     return [*head, *header, *rows, *end, *note(found)]
 

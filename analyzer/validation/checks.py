@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from analyzer.metrics.intervals import Interval, bootstrap, wilson
+from analyzer.validation.thresholds import read_table
 from analyzer.validation.verdict import Finding
 
 SHIFT = 4  # pixels of the network's input
@@ -379,10 +381,19 @@ CHECKS = (
 )  # fmt: skip
 
 
-def checked(report: Report) -> list[dict[str, Any]]:
-    """Every check as plain data: its figures, or why it does not apply."""
+def read_limits(path: str | Path | None, overrides: Mapping[str, float] | None = None) -> dict[str, float]:
+    """{check: threshold} from a TOML file, then from `overrides`; see `thresholds.read_table`."""
+    return read_table(path, "audit", [check.name for check in CHECKS if check.code], overrides)
+
+
+def checked(report: Report, limits: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+    """Every check as plain data: its figures, or why it does not apply.
+
+    Args:
+        limits: {check: threshold in place of its own}.
+    """
     rows = list[dict[str, Any]]()
-    for check in CHECKS:
+    for check in (replace(check, limit=(limits or {}).get(check.name, check.limit)) for check in CHECKS):
         about: dict[str, Any] = {"check": check.name, "title": check.title, "code": check.code}
         about["definition"] = check.definition
         figures = check.measure(report)

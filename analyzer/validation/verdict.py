@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from analyzer.errors import InputError, suggest
 from analyzer.metrics.intervals import pictures_needed
+from analyzer.validation.thresholds import read_table
 
 EQUAL = 1e-3  # score drift and output error up to which outputs are equal up to rounding
 EQUAL_DB = 60.0  # SQNR above which two layers are equal up to rounding
@@ -87,26 +86,8 @@ Cause: TypeAlias = tuple[int, Finding]  # with the number of the layer at which 
 
 
 def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | None = None) -> Thresholds:
-    """Thresholds from a TOML file (a `[thresholds]` table, or the file itself), then from `overrides`.
-
-    Raises:
-        InputError: the file cannot be read, or has a name that is not a threshold.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as TOML: {error}") from None
-        values = dict(content.get("thresholds", content))
-    values.update(overrides or {})
-    known = [f.name for f in fields(Thresholds)]
-    for name, value in values.items():
-        if name not in known:
-            raise InputError(f"no threshold {name!r}", suggest(name, known) or f"choose one of {', '.join(known)}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"the threshold {name} must be a number, not {value!r}")
-    return Thresholds(**{k: float(v) for k, v in values.items()})
+    """Thresholds of `compare` from a TOML file, then from `overrides`; see `thresholds.read_table`."""
+    return Thresholds(**read_table(path, "compare", [f.name for f in fields(Thresholds)], overrides))
 
 
 def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
