@@ -19,7 +19,7 @@ from analyzer.attribution import Explainer
 from analyzer.errors import UnsupportedError
 from analyzer.images import Preprocess, decode, write_png
 from analyzer.mining import PeakStatistics, Ranking, mine
-from analyzer.mining.gallery import describe
+from analyzer.mining.described import describe
 from analyzer.mining.patches import check_projectable, collect_patches, strongest_channels
 from tests.models import model, node, small_cnn
 
@@ -209,7 +209,7 @@ def test_the_command(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     code, out = call("--draw", "3", "--format", "json")
     assert code == 5 and json.loads(out)["layers"][0]["channels"] == 16
     page = (tmp_path / "mined" / "index.html").read_text()
-    assert page.count("<figure>") == 3 and "http" not in page
+    assert page.count("<h3>Channel ") == 3 and "http:" not in page and "https:" not in page
     top = json.loads((tmp_path / "mined" / "top.json").read_text())
     assert len(top["layers"][0]["channels"][0]["top"]) == 9
     assert (tmp_path / "mined" / "r2.png").exists()

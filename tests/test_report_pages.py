@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.util
+import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,20 +23,22 @@ from analyzer.report.page import LARGEST, figure, picture, sentence
 ROOT = Path(__file__).resolve().parents[1]
 CNN, INT8 = ROOT / "models" / "digits_cnn.onnx", ROOT / "models" / "digits_cnn_int8.onnx"
 PICTURES = sorted(map(str, (ROOT / "examples").glob("digits_*.png")))
+NAMES = "compare", "audit", "mine"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
-    """{command: its page} of a comparison and an audit."""
+    """{command: its page}"""
     folder = tmp_path_factory.mktemp("pages")
     found = {name: folder / f"{name}.html" for name in ("compare", "audit")}
     analyzer.compare(CNN, INT8, PICTURES, report=found["compare"])
     analyzer.audit(CNN, PICTURES, probes=2, report=found["audit"])
-    return found
+    analyzer.mine(CNN, PICTURES, ["*stage2.0/Relu*", "*stage3/Relu*"], out=folder / "mined", draw=3)
+    return found | {"mine": folder / "mined" / "index.html"}
 
 
-@pytest.mark.parametrize("name", ["compare", "audit"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_page_asks_for_nothing_outside_and_allows_only_its_own_style_and_script(pages, name):
     page = pages[name].read_text(encoding="utf-8")
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
@@ -47,7 +52,7 @@ def test_a_page_asks_for_nothing_outside_and_allows_only_its_own_style_and_scrip
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "@import" not in page and "url(" not in page
 
 
-@pytest.mark.parametrize("name", ["compare", "audit"])
+@pytest.mark.parametrize("name", NAMES)
 def test_pictures_of_a_page_are_small_and_have_names(pages, name):
     page = pages[name].read_text(encoding="utf-8")
     images = re.findall(r"<img [^>]*>", page)
@@ -83,7 +88,7 @@ class Structure(HTMLParser):
         assert self.open and self.open.pop() == tag, tag
 
 
-@pytest.mark.parametrize("name", ["compare", "audit"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_entry_of_the_contents_leads_somewhere(pages, name):
     found = Structure(pages[name].read_text(encoding="utf-8"))
     assert not found.open and len(found.ids) == len(set(found.ids))
@@ -91,7 +96,7 @@ def test_every_entry_of_the_contents_leads_somewhere(pages, name):
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
-@pytest.mark.parametrize("name", ["compare", "audit"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_browser_shows_a_page_without_a_message_and_sorts_its_tables(pages, name, tmp_path):
     """A second script would be against the policy, so the tables are pressed in a copy with another one's hash."""
     page = pages[name].read_text(encoding="utf-8")
@@ -116,6 +121,30 @@ def test_a_browser_shows_a_page_without_a_message_and_sorts_its_tables(pages, na
     # The browser's own requests, for updates and dictionaries, are not the page's.
     asked = {url for url in re.findall(r'"url":"(https?://[^"]*)"', text) if "google" not in url and "gvt1" not in url}
     assert not asked, asked
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_to_mend(pages, name, scheme, tmp_path):
+    """Contrast, names, roles, order of headings, keyboard: https://github.com/dequelabs/axe-core."""
+    package = importlib.util.find_spec("axe_core_python")
+    if package is None or package.origin is None:
+        pytest.skip("axe-core-python is not installed")
+    axe = Path(package.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+    page = pages[name].read_text(encoding="utf-8")
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)  # it forbids scripts of others
+    if scheme == "dark":
+        page = page.replace("(prefers-color-scheme: dark)", "all", 1)
+    run = "axe.run().then((found) => { document.title = JSON.stringify(found.violations); });"
+    copy = tmp_path / "page.html"
+    copy.write_text(page.replace("</body>", f"<script>{axe}\n{run}</script></body>"), encoding="utf-8")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    flags += ["--window-size=1400,900", "--virtual-time-budget=20000", "--dump-dom", copy.as_uri()]
+    done = subprocess.run([BROWSER, *flags], capture_output=True, text=True, timeout=120, check=True)
+    title = re.findall(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[0]
+    found = json.loads(unescape(title))
+    assert not found, "\n".join(f"{v['id']}: {v['help']}: {[n['html'] for n in v['nodes'][:3]]}" for v in found)
 
 
 # ---- Parts ----

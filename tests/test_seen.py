@@ -23,12 +23,12 @@ from analyzer.graph import Graph
 from analyzer.graph.load import load
 from analyzer.images import Preprocess, colourise, write_png
 from analyzer.images.warp import Warp
-from analyzer.mining.gallery import write_gallery
 from analyzer.mining.miner import MiningResult
 from analyzer.mining.patches import LayerPatches, Patch
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.statistics import PeakStatistics
 from analyzer.plain import as_json
+from analyzer.report import gallery
 from analyzer.report.page import picture as shown
 from analyzer.validation import checks as audits
 from analyzer.validation.verdict import Thresholds, judge
@@ -251,9 +251,8 @@ def test_a_gallery_holds_no_markup_of_others(tmp_path: Path) -> None:
     result = MiningResult([Sample(EVIL, 0, tmp_path)], {EVIL: ranking}, {EVIL: statistics}, {})
     pixels = np.zeros((4, 4, 3), np.uint8)
     patch = Patch(0, (0, 0), 1.0, ((0, 4), (0, 4)), pixels, None)
-    write_gallery(tmp_path / "index.html", EVIL, result, [LayerPatches(EVIL, None, {0: [patch]})])
-    tags = Tags((tmp_path / "index.html").read_text(encoding="utf-8"))
-    assert tags.harmless and tags.text.count(EVIL) >= 5
+    tags = Tags(gallery.html(EVIL, result, [LayerPatches(EVIL, None, {0: [patch]})], {EVIL: EVIL}, EVIL))
+    assert tags.harmless and tags.text.count(EVIL) >= 9
 
 
 # ---- Reports for machines ----

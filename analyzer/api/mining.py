@@ -14,7 +14,7 @@ from analyzer.images import Feeding
 from analyzer.mining import MiningResult
 from analyzer.mining import mine as mine_pictures
 from analyzer.mining.patches import check_projectable
-from analyzer.mining.results import write_results
+from analyzer.report.gallery import write_results
 
 
 def mine(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from analyzer.commands.common import Progress, finish, note, table, tell_left_out
+from analyzer.commands.common import Progress, command_line, finish, note, table, tell_left_out
 from analyzer.commands.options import (
     WRITE_FOLDER,
     DataSet,
@@ -61,7 +61,7 @@ def command(given: Mine) -> int:
     """
     from analyzer.mining import mine
     from analyzer.mining.patches import check_projectable
-    from analyzer.mining.results import write_results
+    from analyzer.report.gallery import write_results
 
     part = parse_shard(given.shard)
     samples = given.data.samples()
@@ -82,7 +82,7 @@ def command(given: Mine) -> int:
         return 5 if result.failed else 0
     title = Path(given.model).name
     drawn = given.chosen, given.draw, policy
-    written = write_results(explainer, result, card.feeds, Path(given.out), title, *drawn)
+    written = write_results(explainer, result, card.feeds, Path(given.out), title, *drawn, command_line())
     rows = [result.summary(layer) for layer in result.rankings]
     document = {"model": given.model, "layers": rows, "pictures": len(samples), "resumed": result.resumed}
     document |= {"failed": len(result.failed), "not_finite": len(result.not_finite)}

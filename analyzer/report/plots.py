@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-WIDE, NARROW = (860, 220), (380, 180)
+WIDE, NARROW, LOW = (860, 220), (380, 180), (380, 90)
 LONGEST = 70  # characters of a label in a plot
 
 
@@ -40,7 +40,7 @@ class Plot:
 
     @property
     def bottom(self) -> int:
-        return self.height - 36
+        return self.height - (36 if self.x_label else 20)
 
     def x(self, share: float) -> float:
         return round(self.left + share * (self.right - self.left), 1)
@@ -114,26 +114,50 @@ def histogram(
     """
     low, high = extent
     counts, edges = np.histogram(np.clip(values, low, high), bins, (low, high))
-    most = max(1, int(counts.max()))
-    plot = Plot(title, f"{len(values)} values, median {_short(float(np.median(values)))}", x_label, *size)
-    plot.y_ticks = [(plot.y(0), "0"), (plot.y(1), str(most))]
-    plot.x_ticks = _ticks(plot, [(share, _short(low + share * (high - low))) for share in (0.0, 0.5, 1.0)])
-    for number, count in enumerate(counts.tolist()):
-        if not count:
-            continue
-        start, end = float(edges[number]), float(edges[number + 1])
-        out = limit is not None and (end <= limit if worse == "below" else start >= limit)
-        left, right, top = plot.x(number / bins) + 1, plot.x((number + 1) / bins), plot.y(count / most)
-        words = f"{count} from {_short(start)} to {_short(end)}"
-        box = {"x": left, "y": top, "width": round(right - left, 1), "height": round(plot.bottom - top, 1)}
-        plot.bars.append({**box, "out": out, "words": words})
-    if limit is not None and low < limit < high:
+    ticks = [(share, _short(low + share * (high - low))) for share in (0.0, 0.5, 1.0)]
+    plot = bars(title, counts.tolist(), ticks, x_label, size, edges.tolist())
+    plot.words = f"{len(values)} values, median {_short(float(np.median(values)))}"
+    if limit is None:
+        return plot
+    for bar in plot.bars:
+        start, end = bar["span"]
+        bar["out"] = end <= limit if worse == "below" else start >= limit
+    if low < limit < high:
         x = plot.x((limit - low) / (high - low))
         anchor, beside = ("end", x - 4) if x > (plot.left + plot.right) / 2 else ("start", x + 4)
         path = f"M{x:g} {plot.top}V{plot.bottom}"
         plot.limits.append(
             {"path": path, "label": f"threshold {_short(limit)}", "x": beside, "y": plot.top + 8, "anchor": anchor}
         )
+    return plot
+
+
+def bars(
+    title: str,
+    counts: Sequence[int],
+    x_ticks: Sequence[tuple[float, str]],
+    x_label: str,
+    size: tuple[int, int] = NARROW,
+    edges: Sequence[float] = (),
+) -> Plot:
+    """A bar for each of equally wide bins.
+
+    Args:
+        x_ticks: (share of the width, label).
+        edges: of the bins, for the words beside each bar.
+    """
+    most = max(1, *counts)
+    plot = Plot(title, f"{sum(counts)} values in {len(counts)} bins", x_label, *size)
+    plot.y_ticks = [(plot.y(0), "0"), (plot.y(1), str(most))]
+    plot.x_ticks = _ticks(plot, x_ticks)
+    for number, count in enumerate(counts):
+        if not count:
+            continue
+        span = (edges[number], edges[number + 1]) if edges else ()
+        left, right, top = plot.x(number / len(counts)) + 1, plot.x((number + 1) / len(counts)), plot.y(count / most)
+        words = f"{count} from {_short(span[0])} to {_short(span[1])}" if span else str(count)
+        box = {"x": left, "y": top, "width": round(right - left, 1), "height": round(plot.bottom - top, 1)}
+        plot.bars.append({**box, "out": False, "words": words, "span": span})
     return plot
 
 
