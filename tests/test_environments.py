@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -198,21 +199,51 @@ def test_a_signal_to_end_leaves_no_file(place, tmp_path, name):
 
 
 @POSIX
-def test_a_signal_while_an_extension_is_imported(place):
-    """numpy's makes an ImportError of whatever is raised meanwhile; a second signal does not cut the end short."""
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_while_something_is_imported(place, name):
+    """What is imported makes another error of it; a second signal does not cut the end short."""
     before = (
         "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Ends:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'numpy':\n"
-        "            try: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "            finally:\n"
-        "                os.kill(os.getpid(), signal.SIGHUP)\n"
-        "                raise ImportError('numpy.core failed to import')\n"
+        f"            try: os.kill(os.getpid(), signal.{name})\n"
+        "            except BaseException as error:\n"
+        f"                if {name == 'SIGTERM'}: os.kill(os.getpid(), signal.SIGHUP)\n"
+        "                raise RuntimeError('Error calling __set_name__') from error\n"
         "sys.meta_path.insert(0, Ends())\n"
     )
     done = program(place, "explain", "m.onnx", "0.png", before=before)
-    assert (done.returncode, said(done).strip()) == (143, "terminated")
+    expected = (143, "terminated") if name == "SIGTERM" else (130, "interrupted")
+    assert (done.returncode, said(done).strip()) == expected
+
+
+@POSIX
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_from_outside(place, tmp_path, name, code):
+    """As a user sends it: to the process that was started, while another one does the work."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(1000):
+        os.link(place / "0.png", pictures / f"{number}.png")
+    command = [sys.executable, str(ROOT / "cli.py"), "explain", "m.onnx", str(pictures), "-o", str(tmp_path / "out")]
+    restore = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # see above
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{restore}\nimport os, sys\nos.execv(sys.argv[1], sys.argv[1:])", *command],
+        cwd=place,
+        env={**os.environ, "ONNX_ANALYZER_CACHE": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    while process.poll() is None and not any((tmp_path / "out").glob("[0-9]*.png")):
+        time.sleep(0.005)
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.decode().strip() == ("interrupted" if name == "SIGINT" else "terminated")
+    left = [p.name for p in (tmp_path / "out").iterdir() if p.suffix not in (".png", ".journal") or p.name[0] == "."]
+    assert not left
 
 
 @POSIX
@@ -228,6 +259,33 @@ def test_a_hangup_that_the_parent_ignores_is_ignored(place):
 
 
 # ---- Values ----
+
+AS_TYPED = {
+    "python -m analyzer": ("{python} -m analyzer --version", 0, "onnx-analyzer, version"),
+    "threads": ("{cli} explain m.onnx 0.png --threads 100000", 0, "plain"),
+    "no number": ("{cli} explain m.onnx 0.png --memory-limit nan", 2, "'nan' is not a number above 0"),
+    "no finite number": ("{cli} explain m.onnx 0.png --memory-limit=inf", 2, "inf is not a finite number"),
+    "no time": ("{cli} explain m.onnx 0.png --time-limit nan", 2, "'nan' is not a number above 0"),
+    "gpu": ("{cli} explain m.onnx 0.png -p gpu", 2, "did you mean 'cuda'?"),
+    "long name": (f"{{cli}} explain m.onnx 0.png -o {'x' * 300}.png", 2, "File name too long"),
+    "no folder to write to": ("{cli} export m.onnx -o /proc/nowhere/out.onnx", 2, "rror: "),
+    "no folder for temporary files": ("TMPDIR=/nowhere {cli} compare m.onnx m.onnx -d 0.png -m gradient", 0, "pass"),
+    "nohup": ("nohup {cli} methods", 0, "grad-cam"),
+    "latin-1": ("PYTHONIOENCODING=latin-1 {cli} methods", 0, "--------"),
+    "no environment": ("env -i {cli} explain m.onnx 0.png", 0, "plain"),
+}
+
+
+@POSIX
+@pytest.mark.parametrize("name", AS_TYPED)
+def test_as_it_is_typed(place, name):
+    """In a shell, with all processes that the program is made of."""
+    line, code, words = AS_TYPED[name]
+    line = line.format(python=sys.executable, cli=f"{sys.executable} {ROOT / 'cli.py'}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ONNX_ANALYZER_CACHE": ""}
+    done = subprocess.run(["bash", "-c", line], cwd=place, env=environment, capture_output=True, check=False)
+    assert (done.returncode, words in said(done) + done.stdout.decode("latin-1")) == (code, True), done.stderr
+
 
 
 def float_options() -> list[tuple[str, click.Option]]:

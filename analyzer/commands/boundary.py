@@ -5,6 +5,7 @@ A crash is never a verdict: no exception of any kind ends in 1, which means that
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import itertools
@@ -31,12 +32,12 @@ def run() -> int:
         code = _guarded()
         sys.stdout.flush()
     except BaseException as error:
-        # An extension that is being imported makes an ImportError of it.
-        code = tell(Ended() if _received else error)
+        # What is being imported can make another error of it.
+        code = tell(_asked_to_end() or error)
     if is_own_process():  # all is said: an interrupt leaves no traceback now
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     for number in handled:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, _usual(number))
     _abandon_unwritten()
     return code
 
@@ -69,21 +70,38 @@ class Ended(BaseException):
 
 
 def _end_in_order() -> list[int]:
-    """Signals to end raise `Ended`, these do; one that our parent had ignored (`nohup`) is still ignored."""
+    """Signals to end raise `Ended` or KeyboardInterrupt; one that our parent had ignored (`nohup`) is still ignored.
+
+    Gives those that had their usual handler.
+    """
     if threading.current_thread() is not threading.main_thread():  # it may not set handlers
         return []
     _received.clear()
-    handled = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    handled = [number for number in (signal.SIGINT, *ENDING) if signal.getsignal(number) is _usual(number)]
     for number in handled:
         signal.signal(number, _end)
     return handled
 
 
+def _usual(number: int) -> Any:
+    return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+
+
 def _end(number: int, frame: object) -> None:
     now = time.monotonic()
+    if number == signal.SIGINT:
+        _received.append((now, number))
+        raise KeyboardInterrupt
     if not _received or now - _received[-1][0] > CLEANING:
         _received.append((now, number))
         raise Ended
+
+
+def _asked_to_end() -> BaseException | None:
+    """What the last signal to end raised."""
+    if not _received:
+        return None
+    return KeyboardInterrupt() if _received[-1][1] == signal.SIGINT else Ended()
 
 
 # ---- Errors ----
@@ -198,8 +216,22 @@ def _has_folder() -> bool:
 # ---- Streams ----
 
 
+PLAIN = str.maketrans({"─": "-", "–": "-", "×": "x", "·": ".", "≤": "<=", "≥": ">=", "→": "->", "…": "...", "±": "+-"})
+SPELLED = "onnx-analyzer.spelled"  # the name of the error handler
+
+
+def _spelled(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What an encoding cannot express: plain characters for common ones, escapes for all others."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(PLAIN)
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+codecs.register_error(SPELLED, _spelled)
+
+
 class Stream(io.TextIOWrapper):
-    """Text in the stream's encoding; what that cannot express is escaped. Nobody reading any more is no error.
+    """Text in the stream's encoding; what that cannot express is spelled plainly, or escaped. Nobody reading any more is no error.
 
     Raises:
         OutputError: the system refuses what is written.
@@ -207,7 +239,7 @@ class Stream(io.TextIOWrapper):
 
     def __init__(self, stream: TextIO, number: int) -> None:
         super().__init__(
-            cast(Any, stream).buffer, stream.encoding, "backslashreplace", line_buffering=stream.isatty() or number == 2
+            cast(Any, stream).buffer, stream.encoding, SPELLED, line_buffering=stream.isatty() or number == 2
         )
         self.number = number
         self._keep = stream  # it would close the buffer that both write to

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import math
 import os
 import signal
 import sys
@@ -83,14 +84,15 @@ def _leave(code: int) -> NoReturn:
 
 
 def _number(option: str) -> float | None:
-    """The value of an option of the command line, before it is parsed; None where it has none that is a number."""
+    """The value of an option of the command line, before it is parsed; None where it has none that is above 0."""
     words = sys.argv[1:]
     for word, following in itertools.pairwise([*words, ""]):
         if word == option or word.startswith(option + "="):
             try:
-                return float(following if word == option else word.partition("=")[2])
+                value = float(following if word == option else word.partition("=")[2])
             except ValueError:
                 return None
+            return value if 0 < value < math.inf else None
     return None
 
 
