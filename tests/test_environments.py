@@ -287,7 +287,6 @@ def test_as_it_is_typed(place, name):
     assert (done.returncode, words in said(done) + done.stdout.decode("latin-1")) == (code, True), done.stderr
 
 
-
 def float_options() -> list[tuple[str, click.Option]]:
     context = click.Context(cli)
     commands = {name: cli.get_command(context, name) for name in COMMANDS}

@@ -231,7 +231,9 @@ codecs.register_error(SPELLED, _spelled)
 
 
 class Stream(io.TextIOWrapper):
-    """Text in the stream's encoding; what that cannot express is spelled plainly, or escaped. Nobody reading any more is no error.
+    """Text in the stream's encoding; what that cannot express is spelled plainly, or escaped.
+
+    Nobody reading any more is no error.
 
     Raises:
         OutputError: the system refuses what is written.

@@ -8,6 +8,7 @@ import click
 
 from analyzer.commands.names import COMMANDS
 from analyzer.docstrings import docstring
+from analyzer.version import __version__
 
 
 class Commands(click.Group):
@@ -42,7 +43,7 @@ class Commands(click.Group):
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="onnx-analyzer", prog_name="onnx-analyzer")
+@click.version_option(__version__, prog_name="onnx-analyzer")
 def cli() -> None:
     """Show what an ONNX vision model looks at, with no training framework.
 
