@@ -169,9 +169,17 @@ class _Watch:
             os.kill(self.child, signal.SIGKILL)
         os.waitpid(self.child, 0)
         self._listen()
+        self._remove_files()
         return self._told(why, hint)
 
+    def _remove_files(self) -> None:
+        """Those that were half written when the child ended, by any of its threads."""
+        for file in self.files:
+            with suppress(OSError):
+                os.unlink(file)
+
     def _ended(self, code: int) -> int:
+        self._remove_files()
         if code >= 0:
             return code
         name = signal.Signals(-code).name
@@ -183,9 +191,6 @@ class _Watch:
         )
 
     def _told(self, why: str, hint: str) -> int:
-        for file in self.files:
-            with suppress(OSError):
-                os.unlink(file)
         from analyzer.commands.boundary import open_streams, tell
         from analyzer.errors import UnsupportedError
 
