@@ -253,13 +253,13 @@ def scan(place: Path, name: str, bits: int, sbit: int = 0) -> np.ndarray:
 def test_grey_levels_of_deep_pictures_are_kept(run, place) -> None:
     ramp = scan(place, "deep.png", 16)
     how = Preprocess(size=None, channels="GRAY")
-    tensor = how.apply_deep(read(place / "deep.png", None, 1).pixels[0])[0]
+    tensor = how.apply_deep(read(place / "deep.png", None, 1).levels[0])[0]
     assert len(np.unique(tensor)) == len(np.unique(ramp)) and np.allclose(tensor[0, 0], ramp / 65535, atol=1e-6)
     scan(place, "twelve.png", 12)
     scan(place, "said.png", 12, sbit=12)
     by_flag, by_file = read(place / "twelve.png", 4095, 1), read(place / "said.png", None, 1)
-    assert np.array_equal(by_flag.pixels, by_file.pixels) and by_flag.pixels.max() == pytest.approx(255)
-    assert len(np.unique(by_flag.pixels)) == len(np.unique(scan(place, "twelve.png", 12)))
+    assert np.array_equal(by_flag.levels, by_file.levels) and by_flag.levels.max() == pytest.approx(255)
+    assert len(np.unique(by_flag.levels)) == len(np.unique(scan(place, "twelve.png", 12)))
     _, _, err = run("explain", "grey.onnx", "twelve.png")
     assert "--white 4095" in err
     deep = explained(run, "grey.onnx", "deep.png")["top"][0]["score"]

@@ -10,9 +10,10 @@ import pytest
 
 import analyzer
 from analyzer.images import Fed, Feeding, Placement, Preprocess, decode, model_card, read, write_png
-from analyzer.images.decode import _eight_bits, _over_white, strips
+from analyzer.images.decode import _eight_bits, _over_white
 from analyzer.images.feeding import Given
 from analyzer.images.resample import resize as resized
+from analyzer.images.resample import strips
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models/digits_cnn.onnx"

@@ -22,6 +22,8 @@ import numpy as np
 from analyzer.errors import InputError
 from analyzer.files import protect
 from analyzer.images._opencv import most_pixels, opencv, quiet
+from analyzer.images.png_strips import decoded_in_strips
+from analyzer.images.resample import LARGE, strips
 
 MAX_FILE_BYTES = 1 << 30
 
@@ -223,7 +225,13 @@ def _imdecode(header: Header, reduced: int = 1) -> np.ndarray | None:
             flags = cv2.IMREAD_COLOR if header.colour_only else cv2.IMREAD_UNCHANGED
             if reduced > 1:
                 flags = getattr(cv2, f"IMREAD_REDUCED_COLOR_{reduced}") | cv2.IMREAD_IGNORE_ORIENTATION
-            return cv2.imdecode(np.frombuffer(header.data, np.uint8), flags)
+
+            def decoded(data: bytes) -> np.ndarray | None:
+                return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+
+            large = header.format == "PNG" and header.width * header.height >= LARGE
+            pixels = decoded_in_strips(header.data, decoded) if large else None
+            return decoded(header.data) if pixels is None else pixels
         except cv2.error:
             return None
 
@@ -232,10 +240,7 @@ def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == np.uint16:
-        result = np.empty(pixels.shape, np.uint8)
-        for rows in strips(pixels):
-            result[rows] = (pixels[rows].astype(np.uint32) + 128) // 257
-        return result
+        return np.asarray(opencv().convertScaleAbs(pixels, alpha=1 / 257)).reshape(pixels.shape)
     if pixels.dtype.kind == "f" and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
         return np.rint(pixels * 255).astype(np.uint8)
     values = "floating-point values outside [0, 1]" if pixels.dtype.kind == "f" else f"{pixels.dtype} values"
@@ -263,12 +268,6 @@ def _over_white(pixels: np.ndarray, name: str, premultiplied: bool = False) -> n
     return result
 
 
-def strips(pixels: np.ndarray) -> list[slice]:
-    """Rows, about a million values at a time, so that what is computed with more bits never fills the memory."""
-    count = max(1, (1 << 20) // max(1, math.prod(pixels.shape[1:])))
-    return [slice(start, start + count) for start in range(0, len(pixels), count)]
-
-
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undo EXIF's orientation: 5 to 8 are transposed, then rows or columns run backwards."""
     if orientation >= 5:
@@ -284,17 +283,18 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _png(data: bytes) -> Header:
     """Chunks up to IEND, checksums verified. Only what holds pixels is kept: no profiles, no animation."""
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
-    kept, orientation, grey, bits, at = [data[:8]], 1, None, 0, 8
+    view, orientation, grey, bits, at = memoryview(data), 1, None, 0, 8
+    kept = [view[:8]]
     while True:
         length, kind = struct.unpack_from(">I4s", data, at)
-        body = data[at + 8 : at + 8 + length]
+        body = view[at + 8 : at + 8 + length]
         (checksum,) = struct.unpack_from(">I", data, at + 8 + length)
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             if zlib.crc32(body, zlib.crc32(kind)) != checksum:
                 raise _MalformedError(f"damaged PNG: wrong checksum in a {kind.decode()} chunk")
-            kept.append(data[at : at + 12 + length])
+            kept.append(view[at : at + 12 + length])
         if kind == b"eXIf":
-            orientation = _orientation(body)
+            orientation = _orientation(bytes(body))
         if kind == b"sBIT":
             bits = max(body[:4], default=0)
         if kind == b"tRNS" and colour == 0:

@@ -124,7 +124,7 @@ class PictureSlot:
             if len({part.pixels.shape[1:] for part in parts}) > 1:
                 raise InputError("the pictures of a clip have different sizes", "bring them to one size")
             remark = next((part.remark for part in parts if part.remark), "")
-            return Picture(np.concatenate([part.pixels for part in parts]), remark)
+            return Picture(np.concatenate([part.levels for part in parts]), remark)
         if is_video(source):
             film = video(source)
             chosen = evenly(film.count(), self.frames or 16)
@@ -177,12 +177,12 @@ class PictureSlot:
             remark = remark or f"{count} frames or slices, of which {wanted} are used, evenly spaced"
             pixels = pixels[list(evenly(count, wanted))]
         try:
-            made = [self.preprocess.apply_deep(frame) for frame in pixels]
+            made = [self.preprocess.apply_deep(frame, picture.white) for frame in pixels]
         except InputError as error:
             raise InputError(f"{name}: {error.message}" if name else error.message, error.hint) from error
         tensors = [tensor for tensor, _ in made]
         array = np.stack(tensors, axis=self.axes.index("D")) if self.stacked else tensors[0]
-        frames = [as_rgb(frame) for frame in pixels]
+        frames = [as_rgb(frame, picture.white) for frame in pixels]
         placement = made[0][1] if picture.size is None else made[0][1].at(picture.size)
         return Given(array, frames[0][None] if len(frames) == 1 else np.stack(frames), placement, self.stacked, remark)
 

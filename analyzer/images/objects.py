@@ -70,7 +70,7 @@ def pixels_of(given: Any) -> np.ndarray | None:
     if pixels.dtype != np.uint8:  # what ToTensor makes of 8 bits are 8 bits again
         levels = np.rint(pixels.astype(np.float64) * 255)
         pixels = levels.astype(np.uint8) if np.abs(levels - pixels * 255.0).max() < 1e-3 else pixels
-    return scaled(pixels[None], None, "the picture").pixels[0]
+    return scaled(pixels[None], None, "the picture").levels[0]
 
 
 def _of_pil(image: Any) -> np.ndarray:
@@ -82,7 +82,7 @@ def _of_pil(image: Any) -> np.ndarray:
             if values.dtype.kind in "iu" and 0 <= values.min() <= values.max() < 65536
             else values
         )
-        pixels = scaled(values[None, :, :, None], None, "the picture").pixels[0]
+        pixels = scaled(values[None, :, :, None], None, "the picture").levels[0]
     else:
         alpha = "A" in image.mode or "a" in image.mode or "transparency" in image.info
         pixels = np.asarray(image.convert("RGBA" if alpha else "RGB"))

@@ -15,7 +15,7 @@ import numpy as np
 from analyzer.deprecated import renamed_attribute
 from analyzer.errors import InputError, suggest
 from analyzer.images.placement import Placement
-from analyzer.images.resample import FILTERS, resize
+from analyzer.images.resample import FILTERS, resize, strips
 
 LAYOUTS = ("NCHW", "NHWC")
 CHANNELS = {"RGB": 3, "BGR": 3, "GRAY": 1, "RGBA": 4}
@@ -143,10 +143,12 @@ class Preprocess:
             raise InputError(f"a picture must be (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
         return self.apply_deep(image)
 
-    def apply_deep(self, image: np.ndarray) -> tuple[np.ndarray, Placement]:
-        """`apply` to a picture of any depth and channels, as `read` gives it: (H, W, C) uint8, or float32 to 255."""
-        pixels, placement = _PLACE[self.resize](self, self._channels_of(image))
-        values = (pixels.astype(np.float64) * self.scale - np.array(self.mean)) / np.array(self.std)
+    def apply_deep(self, image: np.ndarray, white: float = 255.0) -> tuple[np.ndarray, Placement]:
+        """`apply` to a picture of any depth and channels, as `read` gives it: (H, W, C) uint8, uint16 or float32."""
+        unit = 255 / white
+        how = self if white == 255 else self.replace(pad_value=self.pad_value / unit)
+        pixels, placement = _PLACE[self.resize](how, self._channels_of(image, white))
+        values = (pixels.astype(np.float64) * (unit * self.scale) - np.array(self.mean)) / np.array(self.std)
         if self.layout == "NCHW":
             values = values.transpose(2, 0, 1)
         return np.ascontiguousarray(cast(values, self.dtype)[None]), placement
@@ -172,10 +174,10 @@ class Preprocess:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def _channels_of(self, image: np.ndarray) -> np.ndarray:
+    def _channels_of(self, image: np.ndarray, white: float) -> np.ndarray:
         given, wanted = image.shape[2], self.channel_count
         if wanted in (1, 3) and given in (2, 4):
-            image, given = over_white(image), given - 1
+            image, given = over_white(image, white), given - 1
         if (given != wanted and given not in (1, 3)) or (given != wanted and wanted not in (1, 3)):
             kind = f"{given} channel{'s' * (given > 1)}"
             raise InputError(f"the model takes {wanted} channels ({self.colors}), the picture has {kind}", self._give())
@@ -215,19 +217,29 @@ def is_bands(channels: Any) -> bool:
     return isinstance(channels, str) and channels.isdecimal() and 1 <= int(channels) <= 4096
 
 
-def over_white(image: np.ndarray) -> np.ndarray:
-    """c·a + 255·(1 − a), (H, W, C − 1), of a picture whose last channel is alpha."""
-    if image.dtype != np.uint8:
-        return image[..., :-1] * (image[..., -1:] / 255) + (255 - image[..., -1:])
-    alpha = image[..., -1:].astype(np.uint16)
-    return ((image[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+def over_white(image: np.ndarray, white: float = 255.0) -> np.ndarray:
+    """c·a + white·(1 − a), (H, W, C − 1) typed as `image`, whose last channel is white·a; integers are rounded."""
+    result = np.empty((*image.shape[:2], image.shape[2] - 1), image.dtype)
+    for rows in strips(image):
+        colour, alpha = image[rows, :, :-1], image[rows, :, -1:]
+        if image.dtype == np.uint8:
+            alpha = alpha.astype(np.uint16)
+            result[rows] = (colour * alpha + 255 * (255 - alpha) + 127) // 255
+        else:
+            mixed = colour * (alpha / np.float32(white)) + (np.float32(white) - alpha)
+            result[rows] = mixed if image.dtype.kind == "f" else np.clip(np.rint(mixed), 0, 65535)
+    return result
 
 
 def _luma(image: np.ndarray) -> np.ndarray:
     weights = np.array([19595, 38470, 7471], np.uint32)
-    if image.dtype != np.uint8:
-        return (image @ (weights.astype(np.float32) / 65536))[..., None].astype(np.float32)
-    return ((image.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
+    result = np.empty((*image.shape[:2], 1), image.dtype)
+    for rows in strips(image):
+        if image.dtype.kind == "u":
+            result[rows, :, 0] = (image[rows].astype(np.uint32) @ weights + 0x8000) >> 16
+        else:
+            result[rows, :, 0] = image[rows] @ (weights.astype(np.float32) / 65536)
+    return result
 
 
 _INTEGERS = tuple(name for name in DTYPES if "int" in name)

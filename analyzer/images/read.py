@@ -1,7 +1,8 @@
 """Pictures at their own depth and with all their channels, pages and arrays: (frames, H, W, C).
 
-Pixels of 8 bits stay as they are. Deeper ones are brought to 0 … 255 in float32 and not rounded, so that no grey level
-is lost: white is what the caller says, else what the file says of itself, else the largest value of its type.
+Pixels of 8 and 16 bits stay as they are, so that no gray level is lost and no large array is copied; other types are
+brought to 0 … 255 in float32. White is what the caller says, else what the file says of itself, else the largest value
+of its type.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from analyzer.errors import InputError
 from analyzer.files import protect
-from analyzer.images._opencv import most_pixels, quiet
+from analyzer.images._opencv import most_pixels, opencv, quiet
 from analyzer.images.bands import UnreadableError, page_count, read_bands
 from analyzer.images.decode import (
     Header,
@@ -42,19 +43,26 @@ class Picture:
     """What a file holds.
 
     Attributes:
-        pixels: (frames, H, W, C): uint8, or float32 in 0 … 255; RGB, RGBA, grey or bands.
+        pixels: (frames, H, W, C): uint8, uint16 or float32; RGB, RGBA, gray or bands.
         remark: what a person should know, "" for nothing.
         size: (height, width) of the file's picture, where its pixels were decoded at a reduced scale; else None.
+        white: the pixel value of white.
     """
 
     pixels: np.ndarray
     remark: str = ""
     size: tuple[int, int] | None = None
+    white: float = 255.0
+
+    @property
+    def levels(self) -> np.ndarray:
+        """(frames, H, W, C) in 0 … 255: uint8, or float32, not rounded."""
+        return self.pixels if self.white == 255 else (self.pixels * np.float64(255 / self.white)).astype(np.float32)
 
     @property
     def shown(self) -> np.ndarray:
         """(frames, H, W, 3) uint8 RGB to be looked at."""
-        return np.stack([as_rgb(frame) for frame in self.pixels])
+        return np.stack([as_rgb(frame, self.white) for frame in self.pixels])
 
 
 def read(
@@ -94,6 +102,7 @@ def read(
             return scaled(np.stack([_ordered(page) for page in pages]), white, name)
     reduced = _reduced(header, enough)
     pixels = stored_pixels(header, name, reduced)
+    header, data = replace(header, data=b""), b""  # the file itself need not stay in memory
     if reduced > 1:
         size = (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
         return Picture(rgb(header, pixels, name)[None], size=size)
@@ -102,14 +111,15 @@ def read(
     found = _ordered(pixels)
     if premultiplied(header, pixels) and found.shape[2] == 4 and channels == 4:
         full = np.iinfo(found.dtype).max if found.dtype.kind == "u" else 1.0
-        colour = found[..., :3] * (full / np.maximum(found[..., 3:].astype(np.float64), full / 65535))
-        found = np.concatenate([np.minimum(colour, full).astype(found.dtype), found[..., 3:]], axis=2)
+        for rows in strips(found):
+            colour = found[rows, :, :3] * (full / np.maximum(found[rows, :, 3:].astype(np.float64), full / 65535))
+            found[rows, :, :3] = np.minimum(colour, full)
     if header.format != "TIFF":  # OpenCV turns these itself
         found = upright(found, header.orientation)
     said = float(2**header.bits - 1) if header.bits and found.dtype == np.uint16 else None
     picture = scaled(found[None], white or said, name)
     if picture.pixels.shape[3] in (2, 4) and channels in (1, 3):
-        return Picture(np.stack([over_white(frame) for frame in picture.pixels]), picture.remark)
+        return replace(picture, pixels=over_white(picture.pixels[0], picture.white)[None])
     return picture
 
 
@@ -189,13 +199,13 @@ def arranged(array: np.ndarray, channels: int, name: str = "the array") -> np.nd
 
 
 def scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
-    """Pixels in 0 … 255, and a remark where that may be wrong."""
+    """Pixels and their white, and a remark where that may be wrong."""
     if pixels.shape[1] * pixels.shape[2] > most_pixels():
         raise InputError(f"{name}: {pixels.shape[1]}×{pixels.shape[2]} pixels is over the limit")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise InputError(f"{name}: has NaN or infinite values")
     if white is not None and pixels.dtype != np.uint8:
-        return Picture((pixels * np.float64(255 / white)).astype(np.float32))
+        return Picture(pixels if pixels.dtype == np.uint16 else pixels.astype(np.float32), white=white)
     if pixels.dtype == np.uint8 or pixels.dtype.kind == "b":
         return Picture(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels * np.uint8(255)))
     if pixels.dtype == np.uint16:
@@ -204,9 +214,7 @@ def scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
         if most < 1 << 15:
             level = (1 << max(8, most.bit_length())) - 1
             remark = f"16-bit values end at {most}: if white is {level}, add --white {level}"
-        real = pixels.astype(np.float32)
-        real /= np.float32(257)
-        return Picture(real, remark)
+        return Picture(pixels, remark, white=65535.0)
     low, high = float(pixels.min()), float(pixels.max())
     if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
         return Picture(pixels.astype(np.float32) * np.float32(255))
@@ -215,11 +223,13 @@ def scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
 
 
 def _ordered(pixels: np.ndarray) -> np.ndarray:
-    """OpenCV's BGR and BGRA as RGB and RGBA, (H, W, C)."""
+    """OpenCV's BGR and BGRA as RGB and RGBA, (H, W, C), in place."""
     if pixels.ndim == 2:
         return pixels[..., None]
-    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(pixels.shape[2])
-    return pixels if order is None else np.ascontiguousarray(pixels[..., order])
+    if pixels.shape[2] in (3, 4):
+        for rows in strips(pixels):
+            pixels[rows, :, :3] = pixels[rows, :, 2::-1]
+    return pixels
 
 
 def _pages(data: bytes) -> Sequence[np.ndarray]:
@@ -233,17 +243,15 @@ def _pages(data: bytes) -> Sequence[np.ndarray]:
     return pages if alike else []
 
 
-def as_rgb(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 to be looked at: alpha on white, the first three bands, values beyond 0 … 255 stretched."""
+def as_rgb(frame: np.ndarray, white: float = 255.0) -> np.ndarray:
+    """(H, W, 3) uint8 to be looked at: alpha on white, the first three bands, values beyond 0 … `white` stretched."""
     if frame.shape[2] in (2, 4):
-        frame = over_white(frame)
+        frame = over_white(frame, white)
     frame = frame[..., :3] if frame.shape[2] >= 3 else frame[..., :1]
     if frame.dtype != np.uint8:
         low, high = float(frame.min()), float(frame.max())
-        if low < 0 or high > 255:
-            frame = (frame - low) * (255 / ((high - low) or 1))
-        levels = np.empty(frame.shape, np.uint8)
-        for rows in strips(frame):
-            levels[rows] = np.rint(frame[rows])
-        frame = levels
+        if low >= 0 and high <= white:
+            low, high = 0.0, white
+        factor = 255 / ((high - low) or 1)
+        frame = opencv().convertScaleAbs(frame, alpha=factor, beta=-low * factor).reshape(frame.shape)
     return np.ascontiguousarray(np.broadcast_to(frame, (*frame.shape[:2], 3)))
