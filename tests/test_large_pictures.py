@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 import analyzer
-from analyzer.images import Fed, Feeding, Placement, Preprocess, decode, model_card, read, write_png
+from analyzer.images import (
+    Fed,
+    Feeding,
+    Placement,
+    Preprocess,
+    decode,
+    model_card,
+    png_strips,
+    read,
+    resample,
+    write_png,
+)
 from analyzer.images.decode import _eight_bits, _over_white
 from analyzer.images.feeding import Given
+from analyzer.images.read import as_rgb
 from analyzer.images.resample import resize as resized
 from analyzer.images.resample import strips
 
+decoding = importlib.import_module("analyzer.images.decode")  # the package's name is that of the function
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models/digits_cnn.onnx"
 RNG = np.random.default_rng(0)
@@ -42,6 +57,92 @@ def test_strips_change_no_pixel() -> None:
     assert np.array_equal(
         _over_white(eight, "p", True), np.minimum(eight[..., 2::-1] + (255 - alpha), 255).astype(np.uint8)
     )
+
+
+# ---- PNG files in strips ----
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file as OpenCV writes it, with all of PNG's filters: its strategy is to choose the best for each row."""
+    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS])
+    assert done
+    return bytes(data)
+
+
+def decoded(data: bytes) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("strip", [1, 5000, 1 << 22])
+def test_a_png_in_strips_is_the_whole_png(
+    kind: type, channels: int, strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(png_strips, "STRIP", strip)
+    small = decode(str(ROOT / "examples/digits_chelsea.png"))[:61, :90]
+    pixels = (small.astype(kind) * (257 if kind == np.uint16 else 1))[..., [0, 1, 2, 0][:channels]]
+    pixels += RNG.integers(0, 5, pixels.shape).astype(kind)
+    found = png_strips.decoded_in_strips(png(pixels), decoded)
+    assert found is not None and found.dtype == kind and np.array_equal(found, pixels)
+
+
+def test_a_large_png_is_decoded_in_strips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = RNG.integers(0, 1 << 16, (40, 30, 3)).astype(np.uint16)
+    path, calls = tmp_path / "deep.png", []
+    path.write_bytes(png(given))
+    whole = read(path)
+    monkeypatch.setattr(decoding, "LARGE", 1000)
+    monkeypatch.setattr(png_strips, "STRIP", 1000)
+    one = png_strips._chunk
+    monkeypatch.setattr(png_strips, "_chunk", lambda kind, body: calls.append(kind) or one(kind, body))
+    assert np.array_equal(read(path).pixels, whole.pixels) and calls.count(b"IHDR") > 3
+    assert np.array_equal(whole.pixels[0], given[..., ::-1])
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((9, 8), np.uint8), np.zeros((9, 8), np.uint16)])
+def test_other_png_files_are_left_to_the_decoder(pixels: np.ndarray) -> None:
+    assert png_strips.decoded_in_strips(png(pixels), decoded) is None
+
+
+def test_a_damaged_large_png_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "LARGE", 1000)
+    data = png(RNG.integers(0, 256, (40, 30, 3)).astype(np.uint8))
+    at = data.index(b"IDAT")
+    length = int.from_bytes(data[at - 4 : at], "big")
+    body = data[at + 4 : at + 4 + length // 2]  # half of the pixels, in a chunk that is whole
+    cut = data[: at - 4] + png_strips._chunk(b"IDAT", body) + png_strips._chunk(b"IEND", b"")
+    with pytest.raises(analyzer.AnalyzerError, match="cannot decode this PNG file"):
+        read(cut)
+
+
+# ---- 16 bits ----
+
+
+def test_deep_pixels_are_not_rounded() -> None:
+    """Against the same sums in float64, whichever way the picture is resized, gray and with alpha."""
+    deep = RNG.integers(0, 1 << 16, (60, 50, 4)).astype(np.uint16)
+    opaque = deep[..., :3].astype(float) * (deep[..., 3:] / 65535) + (65535.0 - deep[..., 3:])
+    for channels in ("RGB", "GRAY"):
+        how = Preprocess(size=(20, 25), channels=channels, scale=1.0, resize="letterbox")
+        ours, _ = how.apply_deep(deep, 65535.0)
+        exact = (opaque * (255 / 65535)).astype(np.float32)
+        theirs, _ = how.apply_deep(exact)
+        np.testing.assert_allclose(ours, theirs, atol=0.01)
+        assert np.array_equal(as_rgb(deep, 65535.0), np.rint(exact).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_large_pictures_are_resized_as_small_ones(
+    kind: type, interpolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = RNG.integers(0, 256, (1300, 900, 3)).astype(kind)
+    small = resized(pixels, (33, 21), interpolation, True)
+    monkeypatch.setattr(resample, "LARGE", 1000)
+    assert len(strips(pixels)) > 2
+    np.testing.assert_allclose(resized(pixels, (33, 21), interpolation, True), small, atol=1e-3)
+    assert small.dtype == (np.uint8 if kind == np.uint8 else np.float32)
 
 
 # ---- Decoded at a reduced scale ----
