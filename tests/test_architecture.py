@@ -24,6 +24,7 @@ LEVEL = {
     "mining": 7, "validation": 7,
     "report": 8, "__main__": 10,
     "api": 8.5,
+    "explorer": 8.7,
     "commands": 9, "testing": 9,
 }  # fmt: skip
 

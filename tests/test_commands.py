@@ -525,7 +525,7 @@ COMPLETED = {
     "layers of checkpoints": (["evolution", "model.onnx", "model.onnx", "-l", "r"], {"r1", "r2"}),
     "options of a method": (["explain", "model.onnx", "-m", "occlusion", "-O", "pa"], {"patch="}),
     "operators": (["ops", "Conv"], {"Conv", "ConvInteger", "ConvTranspose"}),
-    "commands": (["exp"], {"explain", "export"}),
+    "commands": (["exp"], {"explain", "explore", "export"}),
     "choices": (["explain", "model.onnx", "--layout", "N"], {"NCHW", "NHWC"}),
 }
 

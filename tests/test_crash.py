@@ -33,6 +33,7 @@ CALLS = {
     "receptive-field": ["m.onnx"],
     "filters": ["m.onnx", "-o", "{out}.png"],
     "project": ["m.onnx", "0.png", "-l", "r1", "-o", "{out}.png"],
+    "explore": ["m.onnx", "--no-browser"],
     "dream": ["m.onnx", "-t", "1", "--steps", "1", "-o", "{out}.png"],
     "invariance": ["m.onnx", "0.png", "--transform", "scaling", "-o", "{out}.png"],
     "correspondence": ["m.onnx", "parts.json", "--repeats", "1", "-o", "{out}.png"],

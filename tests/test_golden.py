@@ -32,7 +32,7 @@ from analyzer.passes.journal import Journal
 from tests.models import small_cnn
 
 GOLDEN = Path(__file__).parent / "golden"
-WITHOUT_JSON = {"record", "merge"}
+WITHOUT_JSON = {"record", "merge", "explore"}
 PLAIN = "--preset 0-1 --threads 1"
 CALLS = {
     "doctor": "doctor",
@@ -49,6 +49,7 @@ CALLS = {
     f"-o out/field.png --raw out/field.npz {PLAIN}",
     "filters": "filters model.onnx -o out/filters.png",
     "project": f"project model.onnx a.png -l relu2 -u 1 -u max -o out/project.png {PLAIN}",
+    "explore": "explore model.onnx --no-browser",
     "dream": f"dream model.onnx -l relu1 -u 2 -o out/dream.png --steps 4 {PLAIN}",
     "invariance": f"invariance model.onnx a.png -l relu1 --transform scaling -o out/invariance.png {PLAIN}",
     "correspondence": f"correspondence model.onnx parts.json -l relu1 --repeats 3 {PLAIN}",

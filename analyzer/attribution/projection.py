@@ -105,6 +105,9 @@ class Projector:
         policy: "deconvnet", "guided" or "gradient".
         swapped: switches are passed to every run instead of being computed.
 
+    Attributes:
+        units: the units of the layer. session: what projects them.
+
     Raises:
         NotFoundError: no such layer or policy. UnsupportedError: a gradient rule is missing on the way.
     """
@@ -140,7 +143,7 @@ class Projector:
                 f"{graph.name}: {self.units.name!r} does not depend on the image {image.name!r}", "choose another layer"
             )
         self._outputs = [graph.add_output(v).name for v in (op.cast(pixels, np.dtype(np.float32)), *chosen)]
-        self._session = model.session(graph, self._outputs)
+        self.session = model.session(graph, self._outputs)
 
     def _select(self, op: Builder) -> tuple[Value, Value, Value, Value]:
         """(s, channel, position, activation): s = A ⊙ 1[the chosen units], (N, channels, positions)."""
@@ -181,7 +184,7 @@ class Projector:
         for c, p in zip(channels, positions, strict=True):
             self.units.check(int(c), int(p))
         given = {value.name: self._switch(name, value, switches) for name, value in self._given.items()}
-        found = self._session.run(
+        found = self.session.run(
             {**feeds, **given, self._channel.name: channels, self._position.name: positions}, self._outputs
         )
         pixels, at_channel, at_position, seen = (found[name] for name in self._outputs)

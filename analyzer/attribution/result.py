@@ -139,7 +139,7 @@ class Attribution:
         if self.view is None:
             return self.predicted()
         fed = self.view.fed(0)
-        return [_in_picture(each, fed) for each in self.predicted(self.view.labels)]
+        return [in_picture(each, fed) for each in self.predicted(self.view.labels)]
 
     def as_data(self) -> dict[str, Any]:
         """What `explain --format json` says of the picture, as plain data.
@@ -363,7 +363,7 @@ class Attribution:
         return replace(self, **part, **lists, details={n: d[rows] for n, d in self.details.items()})
 
 
-def _in_picture(said: Prediction, fed: Fed) -> Prediction:
+def in_picture(said: Prediction, fed: Fed) -> Prediction:
     """With its place in pixels of the picture."""
     box = None if said.box is None else fed.box(said.box, said.scaled)
     points = None if said.points is None else tuple((*fed.point(x, y), seen) for x, y, seen in said.points)

@@ -10,6 +10,7 @@ COMMANDS = {
     "receptive-field": "Show the receptive field of each feature map.",
     "filters": "Draw convolution kernels; measure their frequencies.",
     "project": "Show which pixels activate a unit.",
+    "explore": "Explore layers and units in the browser.",
     "dream": "Generate the picture that maximizes a unit or class.",
     "invariance": "Measure the effect of shifting, scaling and rotating.",
     "correspondence": "Measure whether a layer recognizes parts.",

@@ -17,7 +17,16 @@ from analyzer.images.preprocess import PRESETS, Preprocess
 from analyzer.images.read import Picture, read
 from analyzer.images.tiles import channel_grid, grid
 from analyzer.images.views import VIEWS, Drawing, Map, Panel, sheet
-from analyzer.images.write import atomic_file, atomic_write, encode, file_name, write_npy, write_npz, write_png
+from analyzer.images.write import (
+    atomic_file,
+    atomic_write,
+    encode,
+    encode_gray,
+    file_name,
+    write_npy,
+    write_npz,
+    write_png,
+)
 
 __all__ = [
     "COLORMAPS",
@@ -45,6 +54,7 @@ __all__ = [
     "draw_boxes",
     "draw_found",
     "encode",
+    "encode_gray",
     "figure",
     "file_name",
     "fit",

@@ -1,0 +1,74 @@
+"""`explore`: layers, units and evidence, live in a browser."""
+
+from __future__ import annotations
+
+import click
+
+from analyzer.commands.common import note
+from analyzer.commands.options import (
+    READ,
+    READ_ANY_MODEL,
+    DataSet,
+    Given,
+    IntRange,
+    Setup,
+    group,
+    labels_option,
+    model_argument,
+    option,
+)
+
+
+class Explore(Given):
+    model: str = model_argument
+    data: DataSet = group(DataSet)
+    against: str | None = option(
+        "--against", "Another build of the model, shown side by side.", type=READ_ANY_MODEL, metavar="MODEL"
+    )
+    mined: str | None = option(
+        "--mined", "Folder that `mine -o` wrote: its layers need not be mined again.", type=READ, metavar="DIR"
+    )
+    labels: str | None = labels_option
+    host: str = option(
+        "--host", "Address to listen on. Others than 127.0.0.1 let other machines in.", default="127.0.0.1"
+    )
+    port: int = option("--port", "Port to listen on; 0 for any free one.", type=IntRange(0, 65535), default=0)
+    no_browser: bool = option("--no-browser", "Do not open a browser.", is_flag=True)
+    setup: Setup = group(Setup)
+
+
+@Explore.command("explore")
+def command(given: Explore) -> None:
+    """Explore MODEL in the browser: its layers, its units on your pictures, and what they respond to.
+
+    PICTURES (or --data) are files, folders, glob patterns, or text files with one path per line. Prints the URL and
+    serves until Ctrl-C. Needs the extra `explore`: pip install 'onnx-analyzer[explore]'.
+
+    \b
+    Example:
+      onnx-analyzer explore model.onnx photos/
+    """
+    from analyzer.errors import InputError
+
+    samples = given.data.samples()
+    try:
+        from analyzer.explorer.serve import serve
+        from analyzer.explorer.server import Explorer
+    except ImportError as error:
+        raise InputError(
+            f"explore needs the package {error.name or error}", "install it: pip install 'onnx-analyzer[explore]'"
+        ) from None
+    from analyzer.explorer.bench import Bench
+    from analyzer.explorer.cards import Cards
+    from analyzer.explorer.pictures import Pictures
+    from analyzer.store import user_cache
+
+    explainer, card = given.setup.load(given.model, given.labels)
+    pictures = Pictures(given.data.opened(samples, card.feeds))
+    benches = [Bench(explainer, card, pictures.first)]
+    if given.against:
+        benches.append(Bench(*given.setup.load(given.against, given.labels), pictures.first))
+    if given.host not in ("127.0.0.1", "localhost", "::1"):
+        note(f"warning: {given.host} can be reached from other machines; whoever has the URL sees your pictures")
+    cards = Cards(benches[0], given.data.opened(samples, card.feeds), given.mined, user_cache())
+    serve(Explorer(benches, pictures, cards), given.host, given.port, click.echo, not given.no_browser)

@@ -1,0 +1,281 @@
+"""A model opened for exploration: what the panes of the explorer show, as arrays.
+
+Nothing here knows of a browser. Sessions are kept by `runtime.pool.LIVE`, arrays of pictures by a pool of their own, so
+that another unit, place or class of a picture costs one run at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from analyzer.api.explaining import PictureView
+from analyzer.attribution import METHODS, Attribution, Explainer, Job, Question, answer
+from analyzer.attribution.asked import filled, task_for
+from analyzer.attribution.cards import default_method
+from analyzer.attribution.features import Taps
+from analyzer.attribution.model import sizes_of
+from analyzer.attribution.projection import Projection, Projector
+from analyzer.attribution.result import in_picture
+from analyzer.attribution.shown import shown_outputs
+from analyzer.attribution.units import STRONGEST, rgb
+from analyzer.errors import AnalyzerError, NotFoundError
+from analyzer.explorer.layers import Layer, find_layers, spans
+from analyzer.explorer.pictures import Picture
+from analyzer.graph import Graph
+from analyzer.images import Drawing, Fed, ModelCard
+from analyzer.images.draw import fit
+from analyzer.images.views import one
+from analyzer.passes.explaining import Explaining
+from analyzer.runtime.pool import Pool
+from analyzer.tasks import Declared, Prediction
+
+POLICIES = ("gradient", "guided", "deconvnet")
+SHOWN = 12  # predictions
+SIDES = 256, 768  # of a picture that is drawn: its longer side in pixels, at least and at most
+BUDGET = 512 << 20  # bytes of activations that are kept
+TOGETHER = 128 << 20  # bytes of all layers of a picture, up to which they are read in one run
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A map of a picture.
+
+    Attributes:
+        values: (H, W) over the input, in the numbers of the method.
+        drawn: as its method draws it, (h, w, 3) uint8 RGB.
+        title: what it is of.
+    """
+
+    values: np.ndarray
+    drawn: np.ndarray
+    title: str
+    diagnosis: str
+    layer: str
+
+
+class Bench:
+    """A model, its preprocessing, and what pictures show of it.
+
+    Args:
+        card: how pictures are prepared.
+        first: a picture, by whose size the layers are found where the model leaves it open.
+    """
+
+    def __init__(self, explainer: Explainer, card: ModelCard, first: Picture) -> None:
+        self.explainer, self.card = explainer, card
+        self._first = first
+        self._arrays = Pool(256, BUDGET)
+
+    # ---- The model ----
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        return find_layers(self.graph)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph at the sizes of the first picture; for questions, not to be appended to."""
+        return self._graph(self.fed(self._first))
+
+    def find(self, names: Sequence[str]) -> dict[str, Layer]:
+        """{name: layer} of tensors by name, also of those that `layers` leaves out."""
+        return {layer.name: layer for layer in find_layers(self.graph, names) if layer.name in names}
+
+    def layer(self, number: int) -> Layer:
+        """Raises NotFoundError where there is none."""
+        if not 0 <= number < len(self.layers):
+            raise NotFoundError(f"there is no layer {number}", f"the model has {len(self.layers)}")
+        return self.layers[number]
+
+    @property
+    def name(self) -> str:
+        return str(self.explainer.loaded.path or self.explainer.loaded.name)
+
+    @property
+    def method(self) -> str:
+        """The method that explains a prediction unless another is chosen."""
+        return default_method(self.explainer, None)
+
+    @property
+    def _default(self) -> int:
+        """The number of the layer that is shown first: the default one, or the last map."""
+        try:
+            named = self.evidence(self._first, None, "top1").layer
+        except AnalyzerError:
+            named = ""
+        maps = [at for at, layer in enumerate(self.layers) if layer.grid] or [0]
+        return next((at for at in maps if self.layers[at].name == named), maps[-1])
+
+    def as_data(self) -> dict[str, Any]:
+        """What the front end knows from the start."""
+        return {
+            "name": self.name,
+            "sha256": self.explainer.loaded.sha256,
+            "task": self.task,
+            "layers": [layer.as_data() for layer in self.layers],
+            "first": self._default,
+            "methods": [name for name, method in METHODS.items() if method.kind != "relevance"],
+            "method": self.method,
+            "policies": list(POLICIES),
+            "labels": list(self.card.labels or ()),
+            "preprocessing": self.card.description,
+        }
+
+    @cached_property
+    def task(self) -> str:
+        """What the model does: "classification", "detection", …"""
+        return task_for(self.explainer, self._question("top1"), self._filled(self.fed(self._first))).kind
+
+    # ---- A picture ----
+
+    def fed(self, picture: Picture) -> Fed:
+        """The inputs of the model for a picture."""
+        return self.card.feeds.feed(picture.source)
+
+    def drawn(self, picture: Picture, side: int) -> np.ndarray:
+        """The picture, its longer side at most `side` pixels, (h, w, 3) uint8 RGB."""
+        return fit(self.card.feeds.feed(picture.source, side).image, 1, side)
+
+    def seen(self, picture: Picture) -> np.ndarray:
+        """The picture as the network sees it, (h, w, 3) uint8 RGB."""
+        feeds = self.fed(picture).feeds
+        return self.card.feeds.preprocess.undo(feeds[self.explainer.image][0])
+
+    def _filled(self, fed: Fed) -> dict[str, np.ndarray]:
+        """The inputs of a run, of the batch that the file fixes."""
+        return dict(filled(self.explainer, self.explainer.feeds(fed.feeds)))
+
+    def _graph(self, fed: Fed) -> Graph:
+        return self.explainer.graph_of(self._filled(fed))
+
+    def predictions(self, picture: Picture) -> list[Prediction]:
+        """What the model says of a picture, the surest first; boxes and keypoints are in its pixels."""
+        return list(self._kept("predictions", picture, make=lambda: self._predicted(picture)))
+
+    def _predicted(self, picture: Picture) -> tuple[Prediction, ...]:
+        fed = self.fed(picture)
+        feeds = self._filled(fed)
+        task = task_for(self.explainer, self._question("top1"), feeds)
+        count = len(feeds[self.explainer.image])
+        said = task.answer(shown_outputs(self.explainer, feeds, task.reading), 0, count)
+        found = task.predictions(said, self.card.labels, SHOWN)
+        return tuple(in_picture(one, fed) for one in found)
+
+    def maps(self, picture: Picture, number: int) -> np.ndarray:
+        """The activations of a layer, (channels, h, w) float32."""
+        return self.one(picture, self.layer(number))
+
+    def one(self, picture: Picture, layer: Layer) -> np.ndarray:
+        """The same of a layer that need not be one of `layers`."""
+        if layer in self.layers and sum(one.numbers for one in self.layers) * 4 <= TOGETHER:
+            return self.read(picture, self.layers)[self.layers.index(layer)]
+        return self.read(picture, [layer])[0]
+
+    def read(self, picture: Picture, layers: Sequence[Layer]) -> tuple[np.ndarray, ...]:
+        """The same of several layers, in one run."""
+        names = tuple(layer.name for layer in layers)
+        return self._kept("maps", picture, names, make=lambda: self._read(picture, layers))
+
+    def _read(self, picture: Picture, wanted: Sequence[Layer]) -> tuple[np.ndarray, ...]:
+        feeds = self._filled(self.fed(picture))
+        names = [layer.name for layer in wanted]
+        sizes = tuple(sorted(sizes_of(feeds).items()))
+        key = ("explorer", sizes, *names)
+        taps = self.explainer.kept(key, lambda: Taps(self.explainer, self.explainer.graph_of(feeds), names))
+        found = taps.run(feeds)
+        return tuple(layer.maps(found[layer.name][:1]) for layer in wanted)
+
+    def spans(self, picture: Picture, layer: Layer) -> list[list[list[int]]]:
+        """See `layers.spans`."""
+        fed = self.fed(picture)
+        sizes = tuple(sorted(sizes_of(fed.feeds).items()))
+        shape = self.seen(picture).shape
+        size = int(shape[0]), int(shape[1])
+        return self.explainer.remembered(("spans", layer.name, sizes), lambda: spans(self._graph(fed), layer, size))
+
+    def project(self, picture: Picture, layer: Layer, channel: int, position: int, policy: str) -> Projection:
+        """A unit projected back to the picture; see `Projector.run`."""
+        feeds = self._filled(self.fed(picture))
+        sizes = sizes_of(feeds)
+        key = ("projector", tuple(sorted(sizes.items())), layer.name, policy)
+        projector = self.explainer.kept(key, lambda: Projector(self.explainer, sizes, layer.name, policy))
+        return projector.run(feeds, channel, position)
+
+    def pixels(self, projection: Projection) -> np.ndarray:
+        """(H, W, C) in RGB order."""
+        return rgb(projection.pixels, projection.axes, self.card.feeds.preprocess.channels)[0]
+
+    # ---- Evidence ----
+
+    def explained(
+        self, picture: Picture, method: str | None = None, target: str = "top1", number: int | None = None
+    ) -> Attribution:
+        """The answer of a method, by the default layer unless another is chosen."""
+        layer = "auto" if number is None else self.layer(number).name
+        if layer == "auto" and self.card.default_layer:
+            layer = self.card.default_layer
+        method = method or self.method
+        question = self._question(target, Job(method, layer))
+
+        def made() -> tuple[Any, ...]:
+            work = Explaining(self.explainer, question, self.card, (target,))
+            fed = self.fed(picture)
+            found = answer(self.explainer, work.asked(fed), fed.feeds)[0]
+            seen = replace(found, view=PictureView(work, lambda _: fed, picture.name))
+            return seen, seen.raw, seen.heatmap
+
+        found: Attribution = self._kept("explained", picture, method, target, layer, make=made)[0]
+        return found
+
+    def evidence(self, picture: Picture, method: str | None, target: str, number: int | None = None) -> Evidence:
+        """The map of a target, and what it is of.
+
+        Raises:
+            NotFoundError: the target is not in the picture.
+        """
+        found = self.explained(picture, method, target, number)
+        if not len(found.heatmap):
+            raise NotFoundError(f"nothing in the picture is {target!r}")
+        assert found.view is not None
+        drawn = one(found.view.map(found, 0), Drawing(), SIDES, bare=True)
+        values = np.asarray(found.in_units(0), np.float32)
+        return Evidence(values, drawn, found.title(0), found.diagnosis[0], found.layer)
+
+    def _question(self, target: str, job: Job | None = None) -> Question:
+        return Question((job or Job(),), target, labels=self.explainer.labels, declared=Declared.of(self.card))
+
+    def _kept(self, *key: Hashable, make: Any) -> Any:
+        owner, *rest = key
+        picture = next(part for part in rest if isinstance(part, Picture))
+        return self._arrays.get(owner, (picture.key, *(p for p in rest if p is not picture)), make)
+
+
+def place_of(layer: Layer, y: int, x: int) -> int:
+    """The number of a place in a layer's grid; `STRONGEST` where it is negative.
+
+    Raises:
+        NotFoundError: it lies outside.
+    """
+    if y < 0 or x < 0 or not layer.grid:
+        return STRONGEST
+    height, width = layer.grid
+    if y >= height or x >= width:
+        raise NotFoundError(f"{layer.name} has no place {y},{x}", f"its grid is {height}×{width}")
+    return y * width + x
+
+
+def as_data(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as plain data."""
+    return {
+        "target": prediction.target,
+        "label": prediction.label,
+        "score": float(prediction.score),
+        "index": prediction.index,
+        "box": None if prediction.box is None else [float(v) for v in prediction.box],
+        "points": [[float(v) for v in p] for p in prediction.points or ()],
+    }

@@ -1,0 +1,74 @@
+"""The pictures of an explorer: those it was started with, and those that were dropped on it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyzer.data import Sample
+from analyzer.errors import InputError, NotFoundError
+from analyzer.images import decode
+
+DROPPED = 64  # pictures that are kept besides those of the start
+LARGEST = 32 << 20  # bytes of one
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture by its key: what it is of in URLs, and in caches."""
+
+    key: str
+    name: str
+    source: Any
+
+
+class Pictures:
+    """All of them by key, in order.
+
+    Args:
+        samples: those of the start; their keys are their places, so that links work again after a restart.
+    """
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._given = {str(at): Picture(str(at), sample.id, sample.source) for at, sample in enumerate(samples)}
+        self._dropped: dict[str, Picture] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    @property
+    def first(self) -> Picture:
+        return next(iter(self._given.values()))
+
+    def __getitem__(self, key: str) -> Picture:
+        found = self._given.get(key) or self._dropped.get(key)
+        if found is None:
+            raise NotFoundError(
+                f"there is no picture {key[:80]!r}", "drop it again: dropped pictures end with the explorer"
+            )
+        return found
+
+    def add(self, data: bytes, name: str = "dropped") -> Picture:
+        """A picture that was dropped, pasted, or taken by a camera.
+
+        Raises:
+            InputError: it is none, or too large.
+        """
+        if len(data) > LARGEST:
+            raise InputError(f"a picture of {len(data)} bytes is larger than {LARGEST >> 20} MiB")
+        decode(data)
+        key = "d" + hashlib.sha256(data).hexdigest()[:16]
+        with self._lock:
+            self._dropped.pop(key, None)
+            self._dropped[key] = Picture(key, name[:120], data)
+            while len(self._dropped) > DROPPED:
+                del self._dropped[next(iter(self._dropped))]
+        return self._dropped[key]
+
+    def as_data(self) -> list[dict[str, str]]:
+        return [{"key": p.key, "name": Path(p.name).name} for p in (*self._given.values(), *self._dropped.values())]

@@ -1,0 +1,392 @@
+"""The explorer as a web application: who may ask, and what each address answers.
+
+Every answer is a function of the bench and of the address; no address takes a path of a file. Who asks shows the token
+of the printed URL, or the cookie that its page sets.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+import struct
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from analyzer.errors import AnalyzerError, InputError, NotFoundError
+from analyzer.explorer.atlas import atlas
+from analyzer.explorer.bench import Bench, as_data, place_of
+from analyzer.explorer.cards import SIDE, Cards
+from analyzer.explorer.layers import Layer, ranked
+from analyzer.explorer.pair import Pair
+from analyzer.explorer.pictures import LARGEST, Picture, Pictures
+from analyzer.images import encode, encode_gray, signed_view
+from analyzer.images.mosaic import tile_square
+
+STATIC = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+SHOWN = 1024  # pixels of the longer side of a picture
+DIFFERENCE = 2  # the number of a model that stands for candidate − reference
+
+Answer = Callable[[Request], Any]
+
+
+class Explorer:
+    """What the addresses answer.
+
+    Args:
+        benches: the model, and the one it is compared with if there is one.
+        cards: of the units of the first.
+        workers: runs at a time.
+    """
+
+    def __init__(self, benches: list[Bench], pictures: Pictures, cards: Cards, workers: int = 2) -> None:
+        self.benches, self.pictures, self.cards = benches, pictures, cards
+        self.pair = Pair(benches[0], benches[1], pictures.first) if len(benches) > 1 else None
+        self._newest: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+        self._limiter: CapacityLimiter | None = None
+        self._workers = workers
+
+    def routes(self) -> list[Route]:
+        known: dict[str, Answer] = {
+            "model": self.model,
+            "pictures": self.named,
+            "picture/{picture}": self.picture,
+            "predictions/{picture}": self.predictions,
+            "activations/{picture}/{layer:int}": self.activations,
+            "values/{picture}/{layer:int}/{channel:int}": self.values,
+            "spans/{picture}/{layer:int}": self.spans,
+            "ranking/{picture}/{layer:int}": self.ranking,
+            "project/{picture}/{layer:int}/{channel:int}": self.project,
+            "explain/{picture}": self.explain,
+            "drifts/{picture}": self.drifts,
+            "unit/{layer:int}/{channel:int}": self.unit,
+            "unit/{layer:int}/{channel:int}/{what}": self.drawn_unit,
+        }
+        found = [Route(f"/api/{path}", self._answered(answer)) for path, answer in known.items()]
+        return [*found, Route("/api/pictures", self.drop, methods=["POST"])]
+
+    def _answered(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint of an answer, which is worked out in a thread, unless a later question of the same view came."""
+
+        async def endpoint(request: Request) -> Response:
+            stale = self._ticket(request)
+            if self._limiter is None:
+                self._limiter = CapacityLimiter(self._workers)
+
+            def work() -> Response:
+                if stale():
+                    return Response(status_code=204)
+                try:
+                    return _response(answer(request))
+                except NotFoundError as error:
+                    return _error(error, 404)
+                except AnalyzerError as error:
+                    return _error(error, 422)
+
+            return await to_thread.run_sync(work, limiter=self._limiter)
+
+        return endpoint
+
+    def _ticket(self, request: Request) -> Callable[[], bool]:
+        """Whether the question is obsolete, to be asked when its turn comes.
+
+        A question names its view and counts up with `n`; only the newest of a view is answered.
+        """
+        view, number = request.query_params.get("view", ""), _integer(request, "n", 0)
+        if not view:
+            return lambda: False
+        key = request.query_params.get("tab", "")[:40], view[:40]
+        with self._lock:
+            if len(self._newest) > 10_000:
+                self._newest.clear()
+            self._newest[key] = max(number, self._newest.get(key, 0))
+        return lambda: number < self._newest.get(key, 0)
+
+    # ---- Answers ----
+
+    def model(self, request: Request) -> Any:
+        return {"models": [bench.as_data() for bench in self.benches]}
+
+    def named(self, request: Request) -> Any:
+        return {"pictures": self.pictures.as_data()}
+
+    def picture(self, request: Request) -> Any:
+        """The picture, or with ?seen=1 as the network sees it; ?side= its longer side at most."""
+        side = min(max(_integer(request, "side", SHOWN), 8), SHOWN)
+        bench = self._bench(request)
+        if _integer(request, "seen", 0):
+            return Response(encode(bench.seen(self._picture(request))), media_type="image/png")
+        image = bench.drawn(self._picture(request), side)
+        return Response(encode(image, ".jpg", 90), media_type="image/jpeg")
+
+    def predictions(self, request: Request) -> Any:
+        found = self._bench(request).predictions(self._picture(request))
+        return {"predictions": [as_data(one) for one in found]}
+
+    def activations(self, request: Request) -> Any:
+        maps = self._maps(request)
+        if request.query_params.get("format") == "npy":
+            return _npy(maps)
+        made = atlas(maps)
+        return _packed(made.as_data(), encode_gray(made.pixels))
+
+    def values(self, request: Request) -> Any:
+        """The numbers of one channel, float32."""
+        maps = self._maps(request)
+        channel = request.path_params["channel"]
+        if channel >= len(maps):
+            raise NotFoundError(f"there is no channel {channel}", f"the layer has {len(maps)}")
+        return _packed({"grid": list(maps.shape[1:])}, np.ascontiguousarray(maps[channel], "<f4").tobytes())
+
+    def spans(self, request: Request) -> Any:
+        rows, columns = self._bench(request).spans(self._picture(request), self._layer(request))
+        return {"rows": rows, "columns": columns}
+
+    def ranking(self, request: Request) -> Any:
+        return {"channels": ranked(self._maps(request))}
+
+    def project(self, request: Request) -> Any:
+        bench, picture, layer = self._bench(request), self._picture(request), self._layer(request)
+        position = place_of(layer, _integer(request, "y", -1), _integer(request, "x", -1))
+        policy = request.query_params.get("policy", "deconvnet")
+        found = bench.project(picture, layer, request.path_params["channel"], position, policy)
+        pixels = bench.pixels(found)
+        if request.query_params.get("format") == "npy":
+            return _npy(pixels)
+        drawn = signed_view(pixels, "signed" if request.query_params.get("draw") == "signed" else "normalised")
+        about = {
+            "position": int(found.position[0]),
+            "activation": float(found.activation[0]),
+            "largest": float(np.abs(pixels).max(initial=0)),
+        }
+        return _packed(about, encode(drawn))
+
+    def explain(self, request: Request) -> Any:
+        bench, picture = self._bench(request), self._picture(request)
+        asked = request.query_params
+        number = _integer(request, "layer", -1)
+        found = bench.evidence(
+            picture, asked.get("method"), asked.get("target", "top1"), None if number < 0 else number
+        )
+        if asked.get("format") == "npy":
+            return _npy(found.values)
+        known = found.values[np.isfinite(found.values)]
+        about = {"low": float(known.min(initial=0)), "high": float(known.max(initial=0)), "title": found.title}
+        return _packed(about | {"diagnosis": found.diagnosis, "layer": found.layer}, encode(found.drawn))
+
+    async def drop(self, request: Request) -> Response:
+        """A picture in the body of the request; its key."""
+        data = bytearray()
+        async for part in request.stream():
+            data += part
+            if len(data) > LARGEST:
+                return _error(InputError(f"a picture may have {LARGEST >> 20} MiB at most"), 413)
+        name = request.query_params.get("name", "dropped")
+        try:
+            picture = await to_thread.run_sync(lambda: self.pictures.add(bytes(data), name))
+        except AnalyzerError as error:
+            return _error(error, 422)
+        return JSONResponse({"key": picture.key, "name": picture.name})
+
+    def unit(self, request: Request) -> Any:
+        """What is known of a unit's card; with ?start=1 its optimum is worked out."""
+        layer, channel = self._unit(request)
+        ranking, found = self.cards.ranking(layer), list[dict[str, Any]]()
+        if ranking.state == "done":
+            names = self.pictures.as_data()
+            for patch in self.cards.patches(layer, channel):
+                about = {"picture": str(patch.picture), "name": names[patch.picture]["name"]}
+                found.append(about | {"value": patch.value, "place": list(patch.place)})
+        optimum = self.cards.optimum(layer, channel, bool(_integer(request, "start", 0)))
+        return {
+            "mining": ranking.as_data(),
+            "patches": found,
+            "optimum": None if optimum is None else optimum.as_data(),
+        }
+
+    def drawn_unit(self, request: Request) -> Any:
+        """Its nine patches, their projections, or its optimum, as a picture."""
+        layer, channel = self._unit(request)
+        what = request.path_params["what"]
+        if what == "optimum":
+            job = self.cards.optimum(layer, channel, False)
+            if job is None or job.state != "done":
+                raise NotFoundError("it is not worked out yet")
+            return Response(encode(job.result), media_type="image/png")
+        ranking = self.cards.ranking(layer)
+        patches = self.cards.patches(layer, channel) if ranking.state == "done" else []
+        tiles = [p.pixels if what == "patches" else p.projection for p in patches]
+        known = [tile for tile in tiles if tile is not None]
+        if what not in ("patches", "projections") or not known:
+            raise NotFoundError(f"the unit has no {what[:40]}")
+        return Response(encode(tile_square(known, 3, SIDE)), media_type="image/png")
+
+    def _unit(self, request: Request) -> tuple[Layer, int]:
+        layer, channel = self.benches[0].layer(request.path_params["layer"]), request.path_params["channel"]
+        if channel >= layer.channels:
+            raise NotFoundError(f"{layer.name} has no channel {channel}", f"it has {layer.channels}")
+        return layer, channel
+
+    def _bench(self, request: Request) -> Bench:
+        number = _integer(request, "model", 0)
+        number = 1 if number == DIFFERENCE else number
+        if not 0 <= number < len(self.benches):
+            raise NotFoundError(f"there is no model {number}")
+        return self.benches[number]
+
+    def _layer(self, request: Request) -> Layer:
+        """The layer of the address: of the candidate the one that corresponds to it."""
+        number = request.path_params["layer"]
+        if self.pair is not None and self._bench(request) is self.pair.candidate:
+            return self.pair.twin(number)
+        return self.benches[0].layer(number)
+
+    def _maps(self, request: Request) -> np.ndarray:
+        """The activations of the layer of the address; of model 2, candidate − reference."""
+        picture = self._picture(request)
+        if self.pair is not None and _integer(request, "model", 0) == DIFFERENCE:
+            ours, theirs = self.pair.maps(picture, request.path_params["layer"])
+            return theirs - ours
+        return self._bench(request).one(picture, self._layer(request))
+
+    def drifts(self, request: Request) -> Any:
+        if self.pair is None:
+            raise NotFoundError("there is one model only", "start with --against MODEL")
+        return self.pair.drifts(self._picture(request))
+
+    def _picture(self, request: Request) -> Picture:
+        return self.pictures[request.path_params["picture"]]
+
+
+def application(explorer: Explorer, token: str, hosts: frozenset[str], ancestors: str = "'none'") -> ASGIApp:
+    """The guarded application.
+
+    Args:
+        token: what the printed URL carries.
+        hosts: what the Host of a request may be, with the port.
+        ancestors: who may show the page in a frame, as in a Content-Security-Policy.
+    """
+    files = {path.name: path.read_bytes() for path in resources.files("analyzer.explorer").joinpath("static").iterdir()}
+
+    def page(request: Request) -> Response:
+        return Response(files["index.html"], media_type=STATIC[".html"])
+
+    def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        kind = STATIC.get("." + name.rpartition(".")[2])
+        if name not in files or kind is None:
+            return Response("not found", 404)
+        return Response(files[name], media_type=kind)
+
+    def icon(request: Request) -> Response:
+        return Response(files["icon.svg"], media_type=STATIC[".svg"])
+
+    routes = [Route("/", page), Route("/static/{name}", static), Route("/favicon.ico", icon), *explorer.routes()]
+    return Guard(Starlette(routes=routes), token, hosts, ancestors)
+
+
+class Guard:
+    """Lets a request through if it comes from this page: Host, Origin, and token or cookie are right.
+
+    A wrong Host (DNS rebinding) is answered with 421, a wrong Origin, token or cookie with 403.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str], ancestors: str) -> None:
+        self.app, self.token, self.hosts, self.ancestors = app, token, hosts, ancestors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        refused = self._refused(request)
+        headers = self._headers(request, refused is None)
+
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *headers]
+            await send(message)
+
+        await (refused or self.app)(scope, receive, sending)
+
+    def _refused(self, request: Request) -> Response | None:
+        host = request.headers.get("host", "")
+        if host not in self.hosts:
+            return Response("this host is not served here", 421)
+        origin = request.headers.get("origin")
+        if origin is not None and origin not in {f"http://{name}" for name in self.hosts}:
+            return Response("requests from other pages are not answered", 403)
+        shown = request.query_params.get("token") or request.cookies.get(self._cookie(request), "")
+        if not secrets.compare_digest(shown.encode(), self.token.encode()):
+            return Response("open the URL that onnx-analyzer explore printed: it has a token", 403)
+        return None
+
+    def _cookie(self, request: Request) -> str:
+        """Of this port, since browsers keep cookies by host alone."""
+        return f"explorer-{request.url.port or 80}"
+
+    def _headers(self, request: Request, known: bool) -> list[tuple[bytes, bytes]]:
+        policy = (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+            f"media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors {self.ancestors}"
+        )
+        found = {
+            "content-security-policy": policy,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+            "cache-control": "no-store",
+            "cross-origin-resource-policy": "same-origin",
+        }
+        if known and "token" in request.query_params:
+            found["set-cookie"] = f"{self._cookie(request)}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+        return [(name.encode(), value.encode()) for name, value in found.items()]
+
+
+def _integer(request: Request, name: str, default: int) -> int:
+    """A number of the query.
+
+    Raises:
+        InputError: it is none.
+    """
+    text = request.query_params.get(name)
+    if text is None or text == "":
+        return default
+    if len(text) > 12 or not text.lstrip("-").isdecimal():
+        raise InputError(f"{name}={text[:40]!r} is not a whole number")
+    return int(text)
+
+
+def _response(found: Any) -> Response:
+    return found if isinstance(found, Response) else JSONResponse(found)
+
+
+def _error(error: AnalyzerError, status: int) -> Response:
+    return JSONResponse({"error": error.message, "hint": error.hint}, status)
+
+
+def _packed(about: Mapping[str, Any], data: bytes) -> Response:
+    """Four bytes of length, that much JSON, then the data."""
+    head = json.dumps(about, allow_nan=False).encode()
+    return Response(struct.pack("<I", len(head)) + head + data, media_type="application/octet-stream")
+
+
+def _npy(array: np.ndarray) -> Response:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return Response(file.getvalue(), media_type="application/octet-stream")

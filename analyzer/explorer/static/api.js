@@ -1,0 +1,81 @@
+// Questions to the server. Of the questions of one view only the latest counts: an earlier one is dropped.
+
+const TAB = Math.random().toString(36).slice(2);
+/** @type {Map<string, {n: number, stop: AbortController}>} */
+const latest = new Map();
+let waiting = 0;
+
+/** Called with the number of open questions whenever it changes. @type {(count: number) => void} */
+let onBusy = () => {};
+/** @param {(count: number) => void} call */
+export function whenBusy(call) { onBusy = call; }
+
+/**
+ * @template T
+ * @param {(answer: Response) => Promise<T>} read
+ * @param {string} path @param {Record<string, string | number>} [query] @param {string} [view]
+ * @returns {Promise<T | null>} null where a later question of the view came
+ */
+async function ask(read, path, query = {}, view = "") {
+  const asked = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) asked.set(name, String(value));
+  const before = latest.get(view);
+  const stop = new AbortController();
+  const n = (before ? before.n : 0) + 1;
+  if (view) {
+    before?.stop.abort();
+    latest.set(view, { n, stop });
+    asked.set("view", view); asked.set("n", String(n)); asked.set("tab", TAB);
+  }
+  onBusy(++waiting);
+  try {
+    const answer = await fetch(`/api/${path}?${asked}`, { signal: stop.signal });
+    if (answer.status === 204 || (view && latest.get(view)?.n !== n)) return null;
+    if (!answer.ok) {
+      const said = await answer.json().catch(() => ({ error: answer.statusText }));
+      throw new Error(said.hint ? `${said.error}: ${said.hint}` : said.error);
+    }
+    const found = await read(answer);
+    return view && latest.get(view)?.n !== n ? null : found;
+  } catch (error) {
+    if (error instanceof DOMException && error.name === "AbortError") return null;
+    throw error;
+  } finally {
+    onBusy(--waiting);
+  }
+}
+
+/** @param {string} path @param {Record<string, string | number>} [query] @param {string} [view] @returns {Promise<any>} */
+export function json(path, query, view) {
+  return ask((answer) => answer.json(), path, query, view);
+}
+
+/**
+ * @param {string} path @param {Record<string, string | number>} [query] @param {string} [view]
+ * @returns {Promise<{about: any, data: ArrayBuffer} | null>} what is said, and the bytes after it
+ */
+export async function packed(path, query, view) {
+  const bytes = await ask((answer) => answer.arrayBuffer(), path, query, view);
+  if (!bytes) return null;
+  const length = new DataView(bytes).getUint32(0, true);
+  const about = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
+  return { about, data: bytes.slice(4 + length) };
+}
+
+/** @param {ArrayBuffer | Blob} data @returns {Promise<ImageBitmap>} its pixels as they are in the file */
+export function bitmap(data) {
+  return createImageBitmap(new Blob([data]), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+}
+
+/** @param {string} path @param {Record<string, string | number>} [query] @param {string} [view] */
+export function image(path, query, view) {
+  return ask(async (answer) => bitmap(await answer.blob()), path, query, view);
+}
+
+/** @param {Blob} picture @param {string} name @returns {Promise<{key: string, name: string}>} */
+export async function drop(picture, name) {
+  const answer = await fetch(`/api/pictures?name=${encodeURIComponent(name)}`, { method: "POST", body: picture });
+  const said = await answer.json();
+  if (!answer.ok) throw new Error(said.hint ? `${said.error}: ${said.hint}` : said.error);
+  return said;
+}

@@ -1,0 +1,114 @@
+// The units of a layer: a tile for each channel, the cursor on one of them.
+
+import { bitmap, packed } from "./api.js";
+import { atlasOf, color, colored, digits, fitted, range } from "./draw.js";
+import { layer, set, state, subscribe } from "./store.js";
+
+const canvas = /** @type {HTMLCanvasElement} */ (document.getElementById("grid"));
+const marks = /** @type {HTMLCanvasElement} */ (document.getElementById("cursor"));
+const scale = /** @type {HTMLElement} */ (document.getElementById("scale"));
+/** @type {import("./draw.js").Atlas | null} */
+let atlas = null;
+let shown = "";  // what the atlas is of
+/** @type {OffscreenCanvas | null} */
+let tiles = null;
+/** Called with the atlas, its tiles in colors and the number of a tile, whenever a tile is to be shown large. */
+/** @type {((atlas: import("./draw.js").Atlas, tiles: OffscreenCanvas) => void)[]} */
+const followers = [];
+/** @param {(atlas: import("./draw.js").Atlas, tiles: OffscreenCanvas) => void} call */
+export function whenDrawn(call) { followers.push(call); }
+
+/** Columns, rows and the side of a cell on the canvas, in its pixels. */
+export function geometry() {
+  const count = atlas ? atlas.count : 1, [h, w] = atlas ? atlas.tile : [1, 1];
+  const gap = Math.round(2 * (window.devicePixelRatio || 1));
+  let best = { columns: 1, size: 0 };
+  for (let columns = 1; columns <= count; columns++) {
+    const rows = Math.ceil(count / columns);
+    const size = Math.min((canvas.width - gap * (columns + 1)) / columns / w, (canvas.height - gap * (rows + 1)) / rows / h);
+    if (size > best.size) best = { columns, size };
+  }
+  const factor = best.size >= 1 ? Math.floor(best.size * 4) / 4 : best.size;
+  return { columns: best.columns, rows: Math.ceil(count / best.columns), width: w * factor, height: h * factor, gap };
+}
+
+async function load() {
+  const about = layer();
+  if (!about) return;
+  const key = `${state.model}/${state.picture}/${state.layer}`;
+  const found = await packed(`activations/${state.picture}/${state.layer}`, { model: state.model }, "grid");
+  if (!found) return;
+  atlas = await atlasOf(found, bitmap);
+  shown = key;
+  paint();
+}
+
+function paint() {
+  if (!atlas) return;
+  tiles = new OffscreenCanvas(atlas.width, atlas.gray.length / atlas.width);
+  /** @type {OffscreenCanvasRenderingContext2D} */ (tiles.getContext("2d")).putImageData(colored(atlas, state.scale, state.gamma), 0, 0);
+  const context = fitted(canvas), { columns, width, height, gap } = geometry(), [h, w] = atlas.tile;
+  context.imageSmoothingEnabled = false;
+  for (let at = 0; at < atlas.count; at++) {
+    const x = gap + (at % columns) * (width + gap), y = gap + Math.floor(at / columns) * (height + gap);
+    context.drawImage(tiles, (at % atlas.columns) * w, Math.floor(at / atlas.columns) * h, w, h, x, y, width, height);
+  }
+  const [low, high] = range(atlas);
+  scale.textContent = state.scale === "unit" ? "each unit's own scale" : `${digits(low)} … ${digits(high)}`;
+  canvas.dataset.shown = shown;
+  mark();
+  for (const call of followers) call(atlas, tiles);
+}
+
+function mark() {
+  const context = fitted(marks);
+  if (!atlas) return;
+  const { columns, width, height, gap } = geometry();
+  /** @param {number} at @param {string} stroke */
+  const frame = (at, stroke) => {
+    context.strokeStyle = stroke;
+    context.lineWidth = gap;
+    context.strokeRect(gap / 2 + (at % columns) * (width + gap), gap / 2 + Math.floor(at / columns) * (height + gap), width + gap, height + gap);
+  };
+  const [pinned, unit] = state.pin.split("/").map(Number);
+  if (state.pin && pinned === state.layer) frame(unit, color("--mark"));
+  frame(state.unit, state.area === "units" ? color("--accent") : color("--faint"));
+}
+
+/** @param {MouseEvent} event @returns {{unit: number, y: number, x: number} | null} the unit and place under the pointer */
+function under(event) {
+  if (!atlas) return null;
+  const ratio = canvas.width / canvas.clientWidth, { columns, width, height, gap } = geometry();
+  const at = [event.offsetX * ratio, event.offsetY * ratio];
+  const column = Math.floor((at[0] - gap / 2) / (width + gap)), row = Math.floor((at[1] - gap / 2) / (height + gap));
+  const unit = row * columns + column, grid = layer().grid;
+  if (column < 0 || column >= columns || row < 0 || unit >= atlas.count) return null;
+  const inside = [(at[0] - gap - column * (width + gap)) / width, (at[1] - gap - row * (height + gap)) / height];
+  const [h, w] = grid.length ? grid : [1, 1];
+  const place = (/** @type {number} */ share, /** @type {number} */ size) => Math.max(0, Math.min(size - 1, Math.floor(share * size)));
+  return { unit, x: place(inside[0], w), y: place(inside[1], h) };
+}
+
+/** Called with what is under the pointer, null where nothing is. @type {(place: {unit: number, y: number, x: number} | null) => void} */
+let onHover = () => {};
+/** @param {(place: {unit: number, y: number, x: number} | null) => void} call */
+export function whenHovered(call) { onHover = call; }
+
+canvas.addEventListener("pointermove", (event) => onHover(under(event)));
+canvas.addEventListener("pointerleave", () => onHover(null));
+canvas.addEventListener("click", (event) => {
+  const place = under(event);
+  if (place) set(event.shiftKey ? { ...place, area: "units" } : { unit: place.unit, y: -1, x: -1, area: "units" });
+});
+new ResizeObserver(() => paint()).observe(canvas);
+
+subscribe((changed) => {
+  if (["picture", "layer", "model"].some((name) => changed.has(name))) load();
+  else if (changed.has("scale") || changed.has("gamma")) paint();
+  else if (["unit", "area", "pin"].some((name) => changed.has(name))) {
+    mark();
+    if (atlas && tiles) for (const call of followers) call(atlas, tiles);
+  }
+});
+
+export { load };

@@ -1,0 +1,120 @@
+// The picture as the network sees it, with the receptive field of the unit under the pointer; evidence; predictions.
+
+import { bitmap, image, json, packed } from "./api.js";
+import { color, digits, fitted, show } from "./draw.js";
+import { whenHovered } from "./grid.js";
+import { known, layer, set, state, subscribe } from "./store.js";
+
+/** @param {string} id @returns {any} */
+const $ = (id) => document.getElementById(id);
+/** @type {{rows: number[][], columns: number[][]} | null} */
+let fields = null;
+
+async function picture() {
+  const found = await image(`picture/${state.picture}`, { seen: 1, model: Math.min(state.model, 1) }, "picture");
+  if (!found) return;
+  show($("picture"), found);
+  $("picture").dataset.shown = state.picture;
+  const named = known.pictures.find((one) => one.key === state.picture);
+  $("picture-name").textContent = named ? named.name : "";
+  outline(null);
+}
+
+async function spans() {
+  fields = null;
+  fields = await json(`spans/${state.picture}/${state.layer}`, { model: Math.min(state.model, 1) }, "spans");
+  outline(null);
+}
+
+/** Frames what a unit depends on. @param {{y: number, x: number} | null} place */
+export function outline(place) {
+  const context = fitted($("outline")), at = place || (state.y >= 0 ? state : null);
+  if (!at || !fields || !fields.rows[at.y] || !fields.columns[at.x]) return;
+  const [h, w] = [context.canvas.height / $("picture").height, context.canvas.width / $("picture").width];
+  const [[y0, y1], [x0, x1]] = [fields.rows[at.y], fields.columns[at.x]];
+  const line = 2 * (window.devicePixelRatio || 1);
+  /** @param {number} v @param {number} most */
+  const inside = (v, most) => Math.max(line / 2, Math.min(most - line / 2, v));
+  context.strokeStyle = color("--mark"); context.lineWidth = line;
+  const [left, top] = [inside(x0 * w, context.canvas.width), inside(y0 * h, context.canvas.height)];
+  context.strokeRect(left, top, inside(x1 * w, context.canvas.width) - left, inside(y1 * h, context.canvas.height) - top);
+}
+
+whenHovered((place) => {
+  outline(place);
+  $("where").textContent = place ? `unit ${place.unit} at ${place.y}, ${place.x}` : title();
+});
+
+/** @returns {string} */
+export function title() {
+  const about = layer();
+  return about ? `${about.name}, unit ${state.unit}` : "";
+}
+
+async function evidence() {
+  const asked = { target: state.target, model: Math.min(state.model, 1), method: state.method || known.models[0].method, layer: state.at };
+  try {
+    const found = await packed(`explain/${state.picture}`, asked, "evidence");
+    if (!found) return;
+    show($("evidence"), await bitmap(found.data));
+    $("evidence").dataset.shown = `${state.picture}/${state.target}/${asked.method}`;
+    $("evidence-title").textContent = `${asked.method} of ${found.about.title}`;
+    $("evidence-note").textContent = found.about.diagnosis || `${digits(found.about.low)} … ${digits(found.about.high)}${found.about.layer ? `, layer ${found.about.layer}` : ""}`;
+  } catch (error) {
+    show($("evidence"), null);
+    $("evidence-note").textContent = /** @type {Error} */ (error).message;
+  }
+}
+
+async function predictions() {
+  const list = $("predictions");
+  list.hidden = !state.labels;
+  if (!state.labels) return;
+  try {
+    const found = await json(`predictions/${state.picture}`, { model: Math.min(state.model, 1) }, "predictions");
+    if (!found) return;
+    const most = Math.max(...found.predictions.map((/** @type {any} */ p) => p.score), 1e-9);
+    list.replaceChildren(...found.predictions.map((/** @type {any} */ p) => row(p, most)));
+    chosen();
+  } catch (error) {
+    list.replaceChildren();
+    $("evidence-note").textContent = /** @type {Error} */ (error).message;
+  }
+}
+
+/** @param {any} prediction @param {number} most @returns {HTMLElement} */
+function row(prediction, most) {
+  const item = document.createElement("li"), button = document.createElement("button");
+  const [name, score] = [document.createElement("span"), document.createElement("span")];
+  name.textContent = prediction.label; score.textContent = digits(prediction.score);
+  button.type = "button"; button.append(name, score); button.value = prediction.target;
+  button.style.setProperty("--share", `${Math.max(0, 100 * prediction.score / most)}%`);
+  button.addEventListener("click", () => set({ target: prediction.target, evidence: "method" }));
+  item.append(button);
+  return item;
+}
+
+function chosen() {
+  for (const button of $("predictions").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.value === state.target));
+}
+
+export function methods() {
+  const choice = document.createElement("select");
+  choice.setAttribute("aria-label", "Method");
+  for (const name of known.models[0].methods) choice.add(new Option(name, name, false, name === (state.method || known.models[0].method)));
+  choice.addEventListener("change", () => set({ method: choice.value }));
+  $("modes").replaceChildren(choice);
+}
+
+export function load() { picture(); spans(); evidence(); predictions(); }
+
+subscribe((changed) => {
+  if (changed.has("picture") || changed.has("model")) { picture(); predictions(); }
+  if (["picture", "layer", "model"].some((name) => changed.has(name))) spans();
+  else if (changed.has("y") || changed.has("x")) outline(null);
+  if (["picture", "target", "method", "at", "model"].some((name) => changed.has(name))) evidence();
+  if (changed.has("target")) chosen();
+  if (changed.has("labels")) predictions();
+  if (changed.has("method")) methods();
+  if (changed.has("unit") || changed.has("layer")) $("where").textContent = title();
+});

@@ -1,0 +1,82 @@
+// The keys: one table of key, what it does, and the words of the help.
+
+import { geometry } from "./grid.js";
+import { go } from "./map.js";
+import { known, layer, set, state } from "./store.js";
+import { freeze, step, stop, webcam } from "./strip.js";
+import { DEFAULTS } from "./url.js";
+
+/** @param {number} dy @param {number} dx */
+function move(dy, dx) {
+  if (state.area === "layers") {
+    if (dx > 0) set({ area: "units" });
+    else if (dy) go(state.layer + dy);
+    return;
+  }
+  const { columns } = geometry(), count = layer().channels, column = state.unit % columns;
+  if (dx < 0 && column === 0) { set({ area: "layers" }); return; }
+  const to = dx ? state.unit + Math.max(-column, Math.min(columns - 1 - column, dx)) : state.unit + dy * columns;
+  if (to >= 0 && to < count) set({ unit: to, y: -1, x: -1 });
+}
+
+/** @template T @param {T[]} values @param {T} value @returns {T} the one after it */
+const after = (values, value) => values[(values.indexOf(value) + 1) % values.length];
+
+/** @param {KeyboardEvent} event @returns {boolean} */
+const fast = (event) => event.shiftKey || /^[A-Z]$/.test(event.key);
+
+/** @type {{keys: string[], help: string, run: (event: KeyboardEvent) => void}[]} */
+export const KEYS = [
+  { keys: ["ArrowUp", "i", "I"], help: "up: previous layer, or unit above", run: (e) => move(fast(e) ? -3 : -1, 0) },
+  { keys: ["ArrowDown", "k", "K"], help: "down: next layer, or unit below", run: (e) => move(fast(e) ? 3 : 1, 0) },
+  { keys: ["ArrowLeft", "j", "J"], help: "left; from the first column to the layers", run: (e) => move(0, fast(e) ? -3 : -1) },
+  { keys: ["ArrowRight", "l", "L"], help: "right; from the layers to the units. With Shift, moves go three steps", run: (e) => move(0, fast(e) ? 3 : 1) },
+  { keys: ["u"], help: "previous layer, the cursor stays", run: () => go(state.layer - 1) },
+  { keys: ["o"], help: "next layer, the cursor stays", run: () => go(state.layer + 1) },
+  { keys: ["e", "PageDown"], help: "next picture", run: () => step(1) },
+  { keys: ["w", "PageUp"], help: "previous picture", run: () => step(-1) },
+  { keys: ["c"], help: "webcam on or off", run: () => { webcam(); } },
+  { keys: ["f"], help: "freeze the webcam, or let it go on", run: () => freeze() },
+  { keys: ["z"], help: "zoom: all units, the unit, its projection", run: () => set({ zoom: (state.zoom + 1) % 3 }) },
+  { keys: ["b"], help: "projection: off, gradient, guided, deconvnet", run: () => set({ policy: after(["", ...known.models[0].policies], state.policy) }) },
+  { keys: ["m"], help: "method of the evidence", run: () => set({ method: after(known.models[0].methods, state.method || known.models[0].method) }) },
+  { keys: ["d"], help: "pin the unit whose projection is shown, or let it go", run: () => set({ pin: state.pin ? "" : [state.layer, state.unit, state.y, state.x].join("/") }) },
+  { keys: ["t"], help: "gamma of the units: 1, 0.7, 0.5, 0.3", run: () => set({ gamma: after([1, 0.7, 0.5, 0.3], state.gamma) }) },
+  { keys: ["T"], help: "scale of each unit, or of the layer", run: () => set({ scale: state.scale === "unit" ? "layer" : "unit" }) },
+  { keys: ["8"], help: "predictions on or off", run: () => set({ labels: !state.labels }) },
+  { keys: ["9"], help: "unit card on or off", run: () => set({ card: !state.card }) },
+  { keys: ["x"], help: "reference, candidate, difference", run: () => { if (known.models.length > 1) set({ model: (state.model + 1) % 3 }); } },
+  { keys: ["y"], help: "copy the link", run: () => document.getElementById("copy-link")?.click() },
+  { keys: ["Y"], help: "copy as command", run: () => document.getElementById("copy-command")?.click() },
+  { keys: ["/"], help: "find a layer, class or picture", run: () => document.dispatchEvent(new Event("find")) },
+  { keys: ["?", "h"], help: "this table", run: () => help() },
+  { keys: ["Escape"], help: "back to the start: no pin, first layer, unit 0", run: () => { stop(); set({ ...DEFAULTS, picture: state.picture, layer: 0 }); } },
+];
+
+export function help() {
+  const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("keys"));
+  if (dialog.open) { dialog.close(); return; }
+  const table = /** @type {HTMLTableElement} */ (dialog.querySelector("table"));
+  table.replaceChildren(...KEYS.map(({ keys, help }) => {
+    const row = document.createElement("tr");
+    for (const text of [keys.filter((key) => key.length > 1 || key === key.toLowerCase() || !keys.includes(key.toLowerCase())).map((key) => key.replace("Arrow", "")).join(" or "), help]) {
+      row.insertCell().textContent = text;
+    }
+    return row;
+  }));
+  dialog.showModal();
+}
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const from = /** @type {HTMLElement} */ (event.target);
+  if (from.matches("input, select, textarea") || document.querySelector("dialog[open]")) {
+    if (event.key === "?" && !from.matches("input")) help();
+    return;
+  }
+  if (event.key === "Enter" || event.key === " ") return;  // of buttons
+  const found = KEYS.find(({ keys }) => keys.includes(event.key));
+  if (!found) return;
+  event.preventDefault();
+  found.run(event);
+});

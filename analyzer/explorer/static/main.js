@@ -1,0 +1,120 @@
+// Asks for the models and pictures, then builds the panes.
+
+import { json, whenBusy } from "./api.js";
+import * as card from "./card.js";
+import * as grid from "./grid.js";
+import * as input from "./input.js";
+import { help } from "./keys.js";
+import * as map from "./map.js";
+import { layer, known, set, start as started, state, subscribe } from "./store.js";
+import * as strip from "./strip.js";
+import * as unit from "./unit.js";
+import { fragment } from "./url.js";
+
+/** @param {string} id @returns {any} */
+const $ = (id) => document.getElementById(id);
+
+/** @type {number | undefined} */
+let timer;
+whenBusy((count) => {
+  clearTimeout(timer);
+  if (count) timer = setTimeout(() => { $("busy").textContent = "working…"; }, 100);
+  else $("busy").textContent = "";
+  document.body.dataset.idle = String(count === 0);
+});
+
+/** @param {string} text @param {string} name */
+async function copy(text, name) {
+  try {
+    await navigator.clipboard.writeText(text);
+    $("busy").textContent = `${name} copied`;
+  } catch {
+    prompt(name, text);
+  }
+}
+
+/** @param {string} text as a word of a shell */
+const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+/** @param {string} text as a string of Python */
+const literal = (text) => JSON.stringify(text);
+
+/** @returns {{name: string, path: string}} */
+function shown() {
+  const model = known.models[state.model === 1 ? 1 : 0];
+  const picture = known.pictures.find((one) => one.key === state.picture);
+  return { name: model.name, path: /** @type {any} */ (picture)?.path || picture?.name || "PICTURE" };
+}
+
+/** @returns {string} the command that makes the evidence */
+export function command() {
+  const { name, path } = shown(), method = state.method || known.models[0].method;
+  return `onnx-analyzer explain ${quoted(name)} ${quoted(path)} -m ${method} -t ${quoted(state.target)} -o evidence.png`;
+}
+
+/** @returns {string} the same in Python */
+export function python() {
+  const { name, path } = shown(), method = state.method || known.models[0].method;
+  return `import analyzer; analyzer.explain(${literal(name)}, ${literal(path)}, ${literal(method)}, ${literal(state.target)}).save("evidence.png")`;
+}
+
+$("copy-link").addEventListener("click", () => copy(`${location.origin}${location.pathname}#${fragment(state)}`, "link"));
+$("copy-command").addEventListener("click", () => copy(command(), "command"));
+$("copy-python").addEventListener("click", () => copy(python(), "Python line"));
+$("help").addEventListener("click", help);
+$("side").addEventListener("click", () => set({ model: (state.model + 1) % 3 }));
+$("download").addEventListener("click", () => {
+  const link = document.createElement("a");
+  link.download = `${(layer()?.name || "units").replace(/[^\w.-]+/g, "_")}.png`;
+  link.href = $("grid").toDataURL("image/png");
+  link.click();
+});
+
+// ---- Search ----
+
+document.addEventListener("find", () => { $("find").showModal(); $("query").value = ""; hits(); $("query").focus(); });
+$("query").addEventListener("input", hits);
+
+function hits() {
+  const wanted = $("query").value.toLowerCase(), model = known.models[0];
+  /** @type {[string, () => void][]} */
+  const all = [
+    ...model.layers.map((/** @type {any} */ one, /** @type {number} */ at) => [`layer ${one.name}`, () => map.go(at)]),
+    ...known.pictures.map((one) => [`picture ${one.name}`, () => set({ picture: one.key })]),
+    ...model.labels.map((/** @type {string} */ name, /** @type {number} */ at) => [`class ${name}`, () => set({ target: String(at) })]),
+  ];
+  const found = all.filter(([text]) => text.toLowerCase().includes(wanted)).slice(0, 30);
+  $("hits").replaceChildren(...found.map(([text, run]) => {
+    const item = document.createElement("li"), button = document.createElement("button");
+    button.textContent = text;
+    button.addEventListener("click", run);
+    item.append(button);
+    return item;
+  }));
+}
+
+// ---- Start ----
+
+const SIDES = ["reference", "candidate", "difference"];
+subscribe((changed) => {
+  if (changed.has("model")) $("side").textContent = SIDES[state.model];
+  if (changed.has("zoom")) document.body.dataset.zoom = String(state.zoom);
+});
+
+async function start() {
+  if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", `${location.pathname}${location.hash}`);
+  const [models, pictures] = await Promise.all([json("model"), json("pictures")]);
+  Object.assign(known, models, pictures);
+  $("model").textContent = known.models.map((one) => one.name.split("/").pop()).join(" · ");
+  document.title = `${known.models[0].name.split("/").pop()} – Explorer`;
+  $("side").hidden = known.models.length < 2;
+  $("side").textContent = SIDES[state.model];
+  document.body.dataset.zoom = String(state.zoom);
+  if (state.layer < 0 || state.layer >= known.models[0].layers.length) set({ layer: known.models[0].first });
+  if (!known.pictures.some((one) => one.key === state.picture)) set({ picture: known.pictures[0].key });
+  started();
+  map.build(); strip.build(); unit.buttons(); input.methods();
+  grid.load(); input.load(); unit.project(); map.drifts(); card.ask();
+  $("where").textContent = input.title();
+}
+
+start().catch((error) => { $("busy").textContent = error.message; });

@@ -1,0 +1,107 @@
+// The pictures: those of the start, those that are dropped, pasted or opened, and the webcam.
+
+import { drop } from "./api.js";
+import { known, set, state, subscribe } from "./store.js";
+
+/** @param {string} id @returns {any} */
+const $ = (id) => document.getElementById(id);
+
+export function build() {
+  $("pictures").replaceChildren(...known.pictures.map((one) => {
+    const item = document.createElement("button"), thumb = document.createElement("img");
+    item.type = "button"; item.role = "option"; item.title = one.name; item.value = one.key;
+    thumb.src = `/api/picture/${one.key}?side=96`; thumb.alt = one.name; thumb.loading = "lazy";
+    item.append(thumb);
+    item.addEventListener("click", () => set({ picture: one.key }));
+    return item;
+  }));
+  select();
+}
+
+function select() {
+  for (const item of $("pictures").children) {
+    item.setAttribute("aria-selected", String(item.value === state.picture));
+    if (item.value === state.picture) item.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+}
+
+/** @param {number} by */
+export function step(by) {
+  const at = known.pictures.findIndex((one) => one.key === state.picture), count = known.pictures.length;
+  stop();
+  set({ picture: known.pictures[(at + by + count) % count].key });
+}
+
+/** @param {Iterable<Blob & {name?: string}>} files */
+async function take(files) {
+  for (const file of files) {
+    try {
+      const made = await drop(file, file.name || "pasted");
+      if (!known.pictures.some((one) => one.key === made.key)) known.pictures.push(made);
+      build();
+      set({ picture: made.key });
+    } catch (error) {
+      $("busy").textContent = /** @type {Error} */ (error).message;
+    }
+  }
+}
+
+// ---- Webcam ----
+
+/** @type {MediaStream | null} */
+let stream = null;
+let frozen = false;
+
+export async function webcam() {
+  if (stream) { stop(); return; }
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
+  } catch (error) {
+    $("busy").textContent = `no webcam: ${/** @type {Error} */ (error).message}`;
+    return;
+  }
+  frozen = false;
+  $("webcam").setAttribute("aria-pressed", "true");
+  $("camera").srcObject = stream;
+  await $("camera").play();
+  frame();
+}
+
+export function stop() {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = null;
+  $("webcam").setAttribute("aria-pressed", "false");
+}
+
+export function freeze() { frozen = !frozen; if (!frozen && stream) frame(); }
+
+/** Sends a frame; the next one when it has been shown. */
+async function frame() {
+  if (!stream || frozen) return;
+  const camera = $("camera"), canvas = document.createElement("canvas");
+  canvas.width = camera.videoWidth || 640; canvas.height = camera.videoHeight || 480;
+  /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).drawImage(camera, 0, 0);
+  const blob = await new Promise((/** @type {(value: Blob | null) => void} */ done) => canvas.toBlob(done, "image/jpeg", 0.8));
+  if (blob && stream) {
+    try {
+      const made = await drop(blob, "webcam");
+      if (stream) set({ picture: made.key });
+    } catch (error) {
+      $("busy").textContent = /** @type {Error} */ (error).message;
+    }
+  }
+  setTimeout(frame, 60);
+}
+
+$("webcam").addEventListener("click", webcam);
+$("files").addEventListener("change", (/** @type {any} */ event) => take(event.target.files));
+addEventListener("paste", (event) => take([...(event.clipboardData?.files || [])]));
+addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+addEventListener("dragleave", () => document.body.classList.remove("dropping"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  take([...(event.dataTransfer?.files || [])]);
+});
+
+subscribe((changed) => { if (changed.has("picture")) select(); });

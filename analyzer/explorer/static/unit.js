@@ -1,0 +1,83 @@
+// The chosen unit: its map, its numbers, and its projection back to the picture.
+
+import { bitmap, json, packed } from "./api.js";
+import { digits, fitted, show, color } from "./draw.js";
+import { whenDrawn } from "./grid.js";
+import { layer, set, state, subscribe, known } from "./store.js";
+
+/** @param {string} id @returns {any} */
+const $ = (id) => document.getElementById(id);
+
+/** @returns {{layer: number, unit: number, y: number, x: number}} what is projected: the pinned unit, or the cursor's */
+export function origin() {
+  if (!state.pin) return { layer: state.layer, unit: state.unit, y: state.y, x: state.x };
+  const [at, unit, y, x] = state.pin.split("/").map(Number);
+  return { layer: at, unit, y, x };
+}
+
+whenDrawn((atlas, tiles) => {
+  const [h, w] = atlas.tile, canvas = $("tile");
+  canvas.width = w; canvas.height = h;
+  canvas.getContext("2d").drawImage(tiles, (state.unit % atlas.columns) * w, Math.floor(state.unit / atlas.columns) * h, w, h, 0, 0, w, h);
+  const context = fitted($("tile-cursor")), grid = layer().grid;
+  if (state.y >= 0 && grid.length) {
+    const [high, wide] = [context.canvas.height / grid[0], context.canvas.width / grid[1]];
+    context.strokeStyle = color("--mark"); context.lineWidth = 2;
+    context.strokeRect(state.x * wide, state.y * high, wide, high);
+  }
+  const rows = [["lowest", digits(atlas.low[state.unit])], ["highest", digits(atlas.high[state.unit])]];
+  $("unit-name").textContent = `Unit ${state.unit}${state.y >= 0 ? ` at ${state.y}, ${state.x}` : ""}`;
+  $("numbers").replaceChildren(...rows.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
+  if (state.y >= 0) value();
+});
+
+async function value() {
+  const { unit, y, x } = state;
+  const found = await packed(`values/${state.picture}/${state.layer}/${unit}`, { model: state.model }, "value");
+  if (!found || unit !== state.unit) return;
+  const numbers = new Float32Array(found.data), at = y * found.about.grid[1] + x;
+  $("numbers").append(element("dt", `at ${y}, ${x}`), element("dd", digits(numbers[at])));
+}
+
+/** @param {string} tag @param {string} text @returns {HTMLElement} */
+function element(tag, text) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  return made;
+}
+
+export async function project() {
+  const from = origin();
+  for (const button of $("policies").children) button.setAttribute("aria-pressed", String(button.value === state.policy));
+  const where = known.models[0].layers[from.layer];
+  $("projection-title").textContent = state.pin ? `Projection of unit ${from.unit} of ${where ? where.name : ""} (pinned)` : "Projection";
+  if (!state.policy || !where) { show($("projection"), null); $("projection-note").textContent = ""; return; }
+  try {
+    const asked = { policy: state.policy, model: Math.min(state.model, 1), y: from.y, x: from.x };
+    const found = await packed(`project/${state.picture}/${from.layer}/${from.unit}`, asked, "project");
+    if (!found) return;
+    show($("projection"), await bitmap(found.data));
+    $("projection").dataset.shown = `${state.picture}/${from.layer}/${from.unit}/${state.policy}`;
+    $("projection-note").textContent = `activation ${digits(found.about.activation)}, largest pixel ±${digits(found.about.largest)}`;
+  } catch (error) {
+    show($("projection"), null);
+    $("projection-note").textContent = /** @type {Error} */ (error).message;
+  }
+}
+
+export function buttons() {
+  const names = ["", ...known.models[0].policies];
+  $("policies").replaceChildren(...names.map((name) => {
+    const button = /** @type {HTMLButtonElement} */ (element("button", name || "off"));
+    button.type = "button"; button.value = name;
+    button.addEventListener("click", () => set({ policy: name }));
+    return button;
+  }));
+}
+
+subscribe((changed) => {
+  const moved = ["picture", "policy", "pin", "model"].some((name) => changed.has(name));
+  if (moved || (!state.pin && ["layer", "unit", "y", "x"].some((name) => changed.has(name)))) project();
+});
+
+export { json };

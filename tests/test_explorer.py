@@ -1,0 +1,351 @@
+"""The explorer's server: what it answers equals the library, and who is refused."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import analyzer
+from analyzer.attribution import Explainer
+from analyzer.attribution.cards import read_card
+from analyzer.attribution.projection import project
+from analyzer.data import find_pictures
+from analyzer.images import decode
+
+pytest.importorskip("uvicorn", reason="needs the extra explore")
+pytest.importorskip("starlette", reason="needs the extra explore")
+
+from analyzer.explorer.atlas import atlas
+from analyzer.explorer.bench import Bench
+from analyzer.explorer.cards import Cards
+from analyzer.explorer.pictures import LARGEST, Pictures
+from analyzer.explorer.serve import serve
+from analyzer.explorer.server import Explorer
+
+ROOT = Path(__file__).parent.parent
+MODEL, OTHER = ROOT / "models" / "digits_cnn.onnx", ROOT / "models" / "digits_cnn_int8.onnx"
+PICTURES = sorted((ROOT / "examples").glob("digits_*.png"))
+LAYER = "/network/stage3/Relu_output_0"
+
+
+def opened(path: Path, pictures: Pictures) -> Bench:
+    explainer = Explainer(path)
+    return Bench(explainer, read_card(explainer, None, {}), pictures.first)
+
+
+class Client:
+    """Asks the server as the page does, with its cookie."""
+
+    def __init__(self, url: str) -> None:
+        found = re.fullmatch(r"http://(127\.0\.0\.1:\d+)/\?token=([\w-]+)", url)
+        assert found is not None, url
+        self.host, self.token = found.groups()
+        answer, _ = self.get(f"/?token={self.token}", cookie="")
+        assert answer.status == 200
+        self.cookie = answer.headers["set-cookie"].split(";")[0]
+
+    def get(
+        self, path: str, method: str = "GET", body: bytes | None = None, cookie: str | None = None, **headers: str
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = http.client.HTTPConnection(self.host, timeout=60)
+        given = {"Cookie": self.cookie if cookie is None else cookie}
+        connection.request(method, path, body, {n: v for n, v in (given | headers).items() if v})
+        answer = connection.getresponse()
+        return answer, answer.read()
+
+    def json(self, path: str) -> Any:
+        answer, data = self.get(path)
+        assert answer.status == 200, data
+        return json.loads(data)
+
+    def npy(self, path: str) -> np.ndarray:
+        answer, data = self.get(f"{path}{'&' if '?' in path else '?'}format=npy")
+        assert answer.status == 200, data
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+
+    def packed(self, path: str) -> tuple[Any, bytes]:
+        answer, data = self.get(path)
+        assert answer.status == 200, data
+        (length,) = struct.unpack("<I", data[:4])
+        return json.loads(data[4 : 4 + length]), data[4 + length :]
+
+
+@pytest.fixture(scope="module")
+def explorer() -> Explorer:
+    samples = find_pictures(list(map(str, PICTURES)))
+    pictures = Pictures(samples)
+    benches = [opened(MODEL, pictures), opened(OTHER, pictures)]
+    return Explorer(benches, pictures, Cards(benches[0], samples))
+
+
+@pytest.fixture(scope="module")
+def client(explorer: Explorer) -> Iterator[Client]:
+    urls: list[str] = []
+    ready, stop = threading.Event(), threading.Event()
+
+    def note(url: str) -> None:
+        urls.append(url)
+        ready.set()
+
+    thread = threading.Thread(target=serve, args=(explorer,), kwargs={"ready": note, "stop": stop}, daemon=True)
+    thread.start()
+    assert ready.wait(30)
+    yield Client(urls[0])
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def number(client: Client) -> int:
+    """Of the last layer with maps."""
+    layers = client.json("/api/model")["models"][0]["layers"]
+    return next(at for at, layer in enumerate(layers) if layer["name"] == LAYER)
+
+
+# ---- Numbers are those of the library ----
+
+
+def test_activations_are_those_of_features(client: Client, number: int) -> None:
+    explainer = Explainer(MODEL)
+    array = read_card(explainer, None, {}).feeds.feed(PICTURES[1]).main.array
+    expected = analyzer.features(explainer, array, [LAYER])[LAYER][0]
+    found = client.npy(f"/api/activations/1/{number}")
+    assert np.allclose(found, expected, rtol=0, atol=1e-6 * expected.max())  # other layers are read in the same run
+    about, data = client.packed(f"/api/values/1/{number}/5")
+    assert np.array_equal(np.frombuffer(data, "<f4").reshape(about["grid"]), found[5])
+
+
+def test_the_atlas_holds_every_channel_in_its_own_scale(client: Client, number: int) -> None:
+    maps = client.npy(f"/api/activations/0/{number}")
+    about, data = client.packed(f"/api/activations/0/{number}")
+    gray = decode(data)[..., 0].astype(np.float32)
+    height, width = about["tile"]
+    assert (height, width) == maps.shape[1:] and about["count"] == len(maps)
+    for channel in range(len(maps)):
+        row, column = divmod(channel, about["columns"])
+        tile = gray[row * height : (row + 1) * height, column * width : (column + 1) * width]
+        low, high = about["low"][channel], about["high"][channel]
+        assert np.allclose(low + tile / 255 * (high - low), maps[channel], atol=(high - low) / 500)
+
+
+def test_large_maps_keep_their_strongest_values() -> None:
+    maps = np.zeros((2, 300, 200), np.float32)
+    maps[0, 123, 45], maps[1, 299, 199] = 5, -3
+    made = atlas(maps)
+    assert max(made.tile) <= 96 and made.pixels.max() == 255
+    assert list(made.low) == [0, -3] and list(made.high) == [5, 0]
+
+
+def test_what_is_not_finite_is_dark() -> None:
+    maps = np.ones((1, 4, 4), np.float32)
+    maps[0, 0, 0], maps[0, 1, 1] = np.nan, 3
+    made = atlas(maps)
+    assert made.low[0] == 1 and made.high[0] == 3 and made.pixels[0, 0] == 0
+
+
+@pytest.mark.parametrize("policy", ["deconvnet", "guided", "gradient"])
+def test_projections_are_those_of_project(client: Client, number: int, policy: str) -> None:
+    explainer = Explainer(MODEL)
+    array = read_card(explainer, None, {}).feeds.feed(PICTURES[0]).main.array
+    expected = project(explainer, array, LAYER, 7, 20, policy).pixels[0].transpose(1, 2, 0)
+    y, x = divmod(20, 12)
+    assert np.array_equal(client.npy(f"/api/project/0/{number}/7?y={y}&x={x}&policy={policy}"), expected)
+
+
+def test_evidence_is_that_of_explain(client: Client) -> None:
+    expected = analyzer.explain(str(MODEL), PICTURES[0], "grad-cam", "three")
+    found = client.npy("/api/explain/0?method=grad-cam&target=three")
+    assert np.allclose(found, expected.in_units(0), atol=1e-5)
+    about, _ = client.packed("/api/explain/0?method=grad-cam&target=three")
+    assert about["title"].startswith("three") and about["layer"] == LAYER
+    named = [one["label"] for one in client.json("/api/predictions/0")["predictions"]]
+    assert named[:3] == [p.label for p in expected.predictions[:3]]
+
+
+def test_spans_are_the_receptive_field(client: Client, number: int) -> None:
+    field = analyzer.receptive_field(str(MODEL))[LAYER]
+    found = client.json(f"/api/spans/0/{number}")
+    for at in (0, 5, 11):
+        rows, columns = field.interval((at, at))
+        assert found["rows"][at] == list(rows or ()) and found["columns"][at] == list(columns or ())
+
+
+def test_layers_hang_together_as_the_graph_does(client: Client) -> None:
+    layers = client.json("/api/model")["models"][0]["layers"]
+    names = [layer["name"] for layer in layers]
+    added = names.index("/network/stage3/Add_output_0")
+    parents = {names[parent] for parent in layers[added]["parents"]}
+    assert "/network/stage3/conv2/Conv_output_0" in parents and len(parents) == 2
+    assert all(parent < at for at, layer in enumerate(layers) for parent in layer["parents"])
+
+
+# ---- Two models ----
+
+
+def test_the_difference_is_candidate_minus_reference(client: Client, number: int) -> None:
+    ours, theirs = (client.npy(f"/api/activations/0/{number}?model={at}") for at in (0, 1))
+    assert np.array_equal(client.npy(f"/api/activations/0/{number}?model=2"), theirs - ours)
+    drifts = client.json("/api/drifts/0")
+    noise = 10 * np.log10((ours.astype(float) ** 2).sum() / ((theirs - ours).astype(float) ** 2).sum())
+    assert drifts["layers"][number] == pytest.approx(noise, abs=0.01)
+    assert drifts["first"] is not None
+
+
+# ---- Unit cards ----
+
+
+def test_a_card_has_the_patches_of_mine(client: Client, explorer: Explorer, number: int) -> None:
+    client.json(f"/api/unit/{number}/4")
+    assert explorer.cards.ranking(explorer.benches[0].layer(number)).finished.wait(60)
+    card = client.json(f"/api/unit/{number}/4")
+    best = analyzer.mine(str(MODEL), list(map(str, PICTURES)), LAYER).rankings[LAYER]
+    assert [p["picture"] for p in card["patches"]] == [str(i) for i in best.images[4] if i >= 0]
+    assert [p["value"] for p in card["patches"]] == pytest.approx([v for v in best.values[4] if np.isfinite(v)])
+    for what in ("patches", "projections"):
+        answer, data = client.get(f"/api/unit/{number}/4/{what}")
+        assert answer.status == 200 and decode(data).shape[2] == 3
+    assert card["optimum"] is None and client.get(f"/api/unit/{number}/4/optimum")[0].status == 404
+
+
+def test_an_optimum_is_worked_out_once_and_kept(explorer: Explorer, number: int, tmp_path: Path) -> None:
+    from analyzer.store import Cache
+
+    bench, layer = explorer.benches[0], explorer.benches[0].layer(number)
+    for _ in range(2):
+        cards = Cards(bench, explorer.cards.samples, cache=Cache(tmp_path))
+        job = cards.optimum(layer, 3)
+        assert job is not None and job.finished.wait(120) and job.state == "done"
+        assert job.result.shape == (96, 96, 3) and len(list(tmp_path.glob("*.npz"))) == 1
+    assert job.total == 0  # read from disk
+
+
+def test_a_folder_of_mine_is_not_mined_again(explorer: Explorer, number: int, tmp_path: Path) -> None:
+    found = analyzer.mine(str(MODEL), list(map(str, PICTURES)), LAYER, out=tmp_path)
+    cards = Cards(explorer.benches[0], explorer.cards.samples, str(tmp_path))
+    job = cards.ranking(explorer.benches[0].layer(number))
+    assert job.finished.wait(60) and job.total == 0
+    assert np.array_equal(job.result.rankings[LAYER].images, found.rankings[LAYER].images)
+    (tmp_path / "top.json").write_text("{}")
+    with pytest.raises(analyzer.InputError, match="not what mine writes"):
+        Cards(explorer.benches[0], explorer.cards.samples, str(tmp_path))
+
+
+# ---- Who is refused ----
+
+
+def test_only_its_own_page_is_answered(client: Client) -> None:
+    assert client.get("/", cookie="")[0].status == 403
+    assert client.get("/?token=wrong", cookie="")[0].status == 403
+    assert client.get("/api/model", cookie="explorer-1=x")[0].status == 403
+    assert client.get("/api/model", Origin="http://evil.example")[0].status == 403
+    assert client.get("/api/model", Host="evil.example")[0].status == 421
+    answer, _ = client.get("/api/model", Origin=f"http://{client.host}")
+    assert answer.status == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../server.py", "/static/%2e%2e/server.py", "/static/..%2fserver.py", "/api/picture/..%2f..%2fetc",
+        "/api/picture/%00", "/api/activations/0/99999", "/api/activations/0/-1", "/api/project/0/3/999999",
+        "/api/project/0/3/0?y=99999&x=0", "/api/project/0/3/0?y=a", "/api/explain/0?method=../../x",
+        "/api/explain/0?target=__import__('os')", "/api/explain/0?layer=99999", "/api/values/0/3/9999",
+        "/api/unit/3/9999", "/api/unit/3/0/..%2fx", "/api/activations/0/3?model=77", "/api/picture/0?side=-5&seen=x",
+        f"/api/picture/{'x' * 5000}",
+    ],
+)  # fmt: skip
+def test_wrong_questions_are_one_clear_error(client: Client, path: str) -> None:
+    answer, data = client.get(path)
+    assert answer.status in (400, 404, 405, 422), (path, answer.status)
+    assert b"Traceback" not in data and b"/work" not in data
+    assert client.get("/api/pictures")[0].status == 200
+
+
+def test_pictures_are_dropped_within_bounds(client: Client) -> None:
+    answer, data = client.get("/api/pictures?name=mine.png", "POST", PICTURES[2].read_bytes())
+    assert answer.status == 200
+    key = json.loads(data)["key"]
+    assert client.json(f"/api/predictions/{key}") == client.json("/api/predictions/2")
+    assert client.get("/api/pictures", "POST", b"no picture")[0].status == 422
+    # a PNG header that promises 60,000 × 60,000 pixels
+    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0) + bytes(4)
+    assert client.get("/api/pictures", "POST", head)[0].status == 422
+    try:
+        status = client.get("/api/pictures", "POST", bytes(LARGEST + 1))[0].status
+    except (BrokenPipeError, ConnectionResetError):  # it did not wait for the rest
+        status = 413
+    assert status == 413 and client.get("/api/pictures")[0].status == 200
+
+
+def test_fifty_at_once_are_served(client: Client, number: int) -> None:
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda at=at: found.append(client.get(f"/api/values/{at % 4}/{number}/{at}")[0].status))  # type: ignore[misc]
+        for at in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [200] * 50
+
+
+def test_of_a_view_only_the_latest_question_is_answered(explorer: Explorer, client: Client, number: int) -> None:
+    assert client.get(f"/api/values/0/{number}/1?view=v&tab=a&n=5")[0].status == 200
+    assert client.get(f"/api/values/0/{number}/1?view=v&tab=a&n=4")[0].status == 204
+    assert client.get(f"/api/values/0/{number}/1?view=v&tab=b&n=4")[0].status == 200
+
+
+def test_a_picture_that_vanished_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(PICTURES[0].read_bytes())
+    pictures = Pictures(find_pictures([str(path), str(PICTURES[1])]))
+    bench = opened(MODEL, pictures)
+    path.unlink()
+    with pytest.raises(analyzer.InputError, match=r"a\.png"):
+        bench.predictions(pictures["0"])
+    assert bench.predictions(pictures["1"])
+
+
+# ---- The command ----
+
+
+def test_the_command_prints_its_url_and_ends_with_ctrl_c() -> None:
+    run = subprocess.Popen(
+        [sys.executable, "cli.py", "explore", str(MODEL), "--data", *map(str, PICTURES[:1]), "--no-browser"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert run.stdout is not None
+    client = Client(run.stdout.readline().strip())
+    assert client.json("/api/pictures")["pictures"][0]["name"] == PICTURES[0].name
+    run.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    out, err = run.communicate(timeout=20)
+    assert (run.returncode, out, err) == (0, "", "") and time.monotonic() - started < 10
+
+
+def test_the_port_is_taken(client: Client) -> None:
+    port = client.host.split(":")[1]
+    done = subprocess.run(
+        [sys.executable, "cli.py", "explore", str(MODEL), str(PICTURES[0]), "--no-browser", "--port", port],
+        capture_output=True, text=True, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and f":{port}" in done.stderr and "--port" in done.stderr

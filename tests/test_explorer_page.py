@@ -1,0 +1,242 @@
+"""The explorer's page in a real browser: Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from analyzer.images import decode, encode, write_png
+
+pytest.importorskip("uvicorn", reason="needs the extra explore")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
+
+ROOT = Path(__file__).parent.parent
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
+PICTURES = sorted(map(str, (ROOT / "examples").glob("digits_*.png")))
+FIRST = "/network/stage2/stage2.0/conv1/conv1.0/Conv_output_0"  # the first layer that differs
+pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with one weight changed, that of `FIRST`."""
+    model = onnx.load(ROOT / "models" / "digits_cnn.onnx")
+    (node,) = [n for n in model.graph.node if FIRST in n.output]
+    (tensor,) = [t for t in model.graph.initializer if t.name == node.input[1]]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(1.3 * onnx.numpy_helper.to_array(tensor), tensor.name))
+    path = tmp_path_factory.mktemp("models") / "other.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(other: Path) -> Iterator[str]:
+    asked = [sys.executable, "cli.py", "explore", "models/digits_cnn.onnx", "--against", str(other), "--no-browser"]
+    run = subprocess.Popen([*asked, *PICTURES], stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    assert run.stdout is not None
+    yield run.stdout.readline().strip()
+    run.terminate()
+    run.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", *camera])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any, url: str) -> Iterator[Any]:
+    """The page, drawn; at the end nothing was said on its console, and nothing was asked of others."""
+    context = browser.new_context(
+        viewport={"width": 1440, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
+    )
+    page, said, asked = context.new_page(), list[str](), list[str]()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    answer = page.goto(url)
+    assert answer.status == 200
+    quiet(page)
+    yield page
+    assert not said
+    home = url.split("?")[0]
+    assert all(place.startswith((home, "blob:", "data:")) for place in asked)
+    context.close()
+
+
+def quiet(page: Any) -> None:
+    """Waits until all is drawn."""
+    page.wait_for_selector("#grid[data-shown]", timeout=60_000)
+    page.wait_for_timeout(200)
+    page.wait_for_selector("body[data-idle=true]", timeout=60_000)
+
+
+def press(page: Any, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+    quiet(page)
+
+
+def drawn(page: Any, name: str) -> np.ndarray:
+    """The pixels of a canvas."""
+    data = page.evaluate(f"document.getElementById('{name}').toDataURL().split(',')[1]")
+    return decode(base64.b64decode(data))
+
+
+def said(page: Any) -> dict[str, str]:
+    """The state in the URL's fragment."""
+    return dict(part.split("=") for part in page.url.partition("#")[2].split("&") if part)
+
+
+def test_keys_work_from_the_start(page: Any) -> None:
+    """In the layers up and down, then right into the units and across them."""
+    assert "token" not in page.url
+    before = drawn(page, "grid")
+    press(page, "ArrowUp", "ArrowUp")
+    first = int(said(page)["layer"])
+    assert not np.array_equal(drawn(page, "grid"), before)
+    press(page, "ArrowRight", "l", "L")
+    assert said(page)["unit"] == "4" and said(page)["area"] == "units"
+    press(page, "u")
+    assert int(said(page)["layer"]) == first - 1 and said(page)["unit"] == "4"
+    press(page, "e")
+    assert said(page)["picture"] == "1"
+    press(page, "Escape")
+    assert said(page) == {"picture": "1", "layer": "0"}
+
+
+def test_a_link_brings_everything_back(page: Any, url: str) -> None:
+    press(page, "k", "i", "ArrowRight", "ArrowRight", "ArrowDown", "b", "t", "T", "e")
+    page.click("#predictions button >> nth=2")
+    quiet(page)
+    shown = {name: drawn(page, name) for name in ("grid", "projection", "evidence", "picture", "tile")}
+    page.reload()
+    quiet(page)
+    for name, pixels in shown.items():
+        assert np.array_equal(drawn(page, name), pixels), name
+
+
+def test_projections_follow_the_cursor_unless_they_are_pinned(page: Any) -> None:
+    press(page, "ArrowRight", "ArrowRight")
+    first = drawn(page, "projection")
+    press(page, "ArrowRight")
+    second = drawn(page, "projection")
+    assert not np.array_equal(first, second)
+    press(page, "d", "ArrowRight", "u")
+    assert np.array_equal(drawn(page, "projection"), second) and "pinned" in page.inner_text("#projection-title")
+    press(page, "d")
+    assert not np.array_equal(drawn(page, "projection"), second)
+
+
+def test_a_class_is_explained(page: Any) -> None:
+    before = drawn(page, "evidence")
+    page.click("#predictions button >> nth=1")
+    quiet(page)
+    label = page.inner_text("#predictions button >> nth=1").split()[0]
+    assert label in page.inner_text("#evidence-title") and not np.array_equal(drawn(page, "evidence"), before)
+
+
+def test_the_receptive_field_is_outlined(page: Any) -> None:
+    clear = drawn(page, "outline")
+    page.hover("#grid", position={"x": 40, "y": 40})
+    page.wait_for_timeout(100)
+    assert not np.array_equal(drawn(page, "outline"), clear) and "unit 0 at" in page.inner_text("#where")
+
+
+def test_the_first_divergence_is_a_click(page: Any) -> None:
+    page.click("#first")
+    quiet(page)
+    assert page.inner_text("#layer-name") == FIRST
+    press(page, "x", "x")
+    assert page.inner_text("#side") == "difference" and np.ptp(drawn(page, "grid").astype(int)) > 0
+    press(page, "u")
+    assert page.inner_text("#scale") == "each unit's own scale"
+    press(page, "T")
+    assert page.inner_text("#scale") == "0 … 0"
+
+
+def test_the_card_of_a_unit(page: Any) -> None:
+    press(page, "ArrowRight", "ArrowRight")
+    page.wait_for_selector("#tops li", timeout=60_000)
+    assert page.locator("#tops li").count() == len(PICTURES)
+    page.click("#tops li button >> nth=0")
+    quiet(page)
+    assert int(said(page)["y"]) >= 0
+    press(page, "9")
+    assert page.is_hidden("#card")
+
+
+def test_pictures_are_dropped_and_the_webcam_runs(page: Any, tmp_path: Path) -> None:
+    write_png(tmp_path / "mine.png", decode(PICTURES[1])[:, ::-1])
+    page.set_input_files("#files", str(tmp_path / "mine.png"))
+    quiet(page)
+    assert said(page)["picture"].startswith("d") and page.inner_text("#picture-name") == "mine.png"
+    transfer = page.evaluate_handle(
+        """async (data) => {
+            const found = new DataTransfer(), bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+            found.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
+            return found;
+        }""",
+        base64.b64encode(encode(decode(PICTURES[2])[::-1].copy())).decode(),
+    )
+    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+    page.wait_for_timeout(500)
+    quiet(page)
+    assert page.inner_text("#picture-name") == "dropped.png"
+    page.keyboard.press("c")
+    frames = set()
+    for _ in range(30):
+        page.wait_for_timeout(200)
+        frames.add(said(page)["picture"])
+    assert len(frames) > 2
+    page.keyboard.press("c")
+    quiet(page)
+
+
+def test_help_lists_the_keys(page: Any) -> None:
+    page.keyboard.press("?")
+    assert page.is_visible("dialog#keys") and page.inner_text("dialog#keys h2") == "Keys"
+    assert page.locator("dialog#keys tr").count() > 15
+    page.keyboard.press("Escape")
+    assert page.is_hidden("dialog#keys")
+
+
+def test_search_goes_to_a_layer(page: Any) -> None:
+    page.keyboard.press("/")
+    page.keyboard.type("stem.0.2")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    quiet(page)
+    assert "stem.0.2" in page.inner_text("#layer-name")
+
+
+def test_commands_can_be_copied(page: Any) -> None:
+    page.click("#copy-command")
+    page.wait_for_timeout(100)
+    text = page.evaluate("navigator.clipboard.readText()")
+    assert text.startswith("onnx-analyzer explain models/digits_cnn.onnx") and PICTURES[0].split("/")[-1] in text
+    page.click("#copy-link")
+    page.wait_for_timeout(100)
+    assert "token" not in page.evaluate("navigator.clipboard.readText()")
+
+
+@pytest.mark.parametrize("size", [(390, 844), (820, 1180), (1920, 1080)])
+def test_nothing_is_cut_off(page: Any, size: tuple[int, int]) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    quiet(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    box = page.locator("#grid").bounding_box()
+    assert box["width"] > 0.4 * min(size[0], 800) and box["height"] > 150
