@@ -303,6 +303,11 @@ def test_one_word_has_one_meaning():
     assert {p.opts[-1] for _, flag, p in flags if flag == "-u"} == {"--unit"}
     assert {p.metavar for _, flag, p in flags if flag in ("--limit", "--top", "--draw", "--top-channels")} == {"N"}
     assert not [name for name, flag, _ in flags if flag in ("--limit-of", "--channel", "--units")]
+    helps: dict[str, set[str]] = {}
+    for _, flag, p in flags:
+        if flag in ("--masks", "--classes", "--slice"):
+            helps.setdefault(flag, set()).add(" ".join(str(p.help).split(".")[0].split()))
+    assert all(len(texts) == 1 for texts in helps.values()), helps
 
 
 def test_fields_of_one_name_are_refused():
@@ -449,6 +454,7 @@ RENAMED = {
     "compare": (["compare", "model.onnx", "model.onnx", "photos", "--limit-of", "score_drift=9"], "--threshold"),
     "compare=": (["compare", "model.onnx", "model.onnx", "photos", "--limit-of=score_drift=9"], "--threshold"),
     "localize": (["localize", "model.onnx", "photos", "--units", "1"], "--top-channels"),
+    "localize masks": (["localize", "model.onnx", "photos", "--masks", "masks"], "--masks-out"),
     "evolution": (
         ["evolution", "model.onnx", "model.onnx", "--pictures", "photos", "--channel", "0", "-l", "r1", "-o", "e.png"],
         "--data",

@@ -245,7 +245,9 @@ def test_an_opset_that_is_asked_for(tmp_path, opset):
 
 
 def test_a_file_is_run_in_the_runtime_it_is_for(tmp_path):
-    """OpenCV is always there."""
+    """OpenCV is always there; tensors of booleans, which gradients have, came with version 5."""
+    if int(str(version_in("opencv")).partition(".")[0]) < 5:
+        pytest.skip("needs OpenCV 5")
     path = analyzer.export(small_cnn(batch=1), tmp_path / "m.onnx", "gradient", runtime="opencv", check=True)
     assert read_record(path)["checked"] < 1e-4
 

@@ -213,7 +213,7 @@ def test_tensors_of_long_names_are_written_to_files(run, place: Path) -> None:
     for command in (
         ["features", "long.onnx", "picture.png", f"{'p' * 240}.png", "-l", relu, "-o", "out"],
         ["mine", "long.onnx", "picture.png", "-l", relu, "-o", "out"],
-        ["localize", "long.onnx", "picture.png", "-t", f'"{relu}"[:, 0].max()', "--masks", "out"],
+        ["localize", "long.onnx", "picture.png", "-t", f'"{relu}"[:, 0].max()', "--masks-out", "out"],
         ["explain", "long.onnx", "picture.png", "-l", relu, "-o", "out"],
     ):
         code, _, err = run(*command)

@@ -132,7 +132,7 @@ def run(monkeypatch, capsys):
 def test_the_command(run, tmp_path):
     pictures = sorted((ROOT / "examples").glob("digits_*.png"))
     asked = ("localize", CNN, *pictures, "--boxes", ROOT / "examples" / "boxes.json", "--threshold", "0.6")
-    code, out, _ = run(*asked, "-o", tmp_path / "out", "--masks", tmp_path / "masks", "--units", "2")
+    code, out, _ = run(*asked, "-o", tmp_path / "out", "--masks-out", tmp_path / "masks", "--units", "2")
     assert code == 0 and "12 boxes: mean IoU 0.6" in out and "pointing game 100%" in out and "channels of" in out
     assert len(list((tmp_path / "out").glob("*.png"))) == 4 and len(list((tmp_path / "masks").glob("*.png"))) == 12
     code, out, _ = run(*asked, "--format", "json")
@@ -179,7 +179,7 @@ def localised(run, folder: Path, name: str, *options: str) -> tuple[str, dict[st
     """The document and every file that is written, without the name of their folder; one picture is no picture."""
     out, masks = folder / f"out-{name}", folder / f"masks-{name}"
     asked = ("localize", CNN, folder / "pics", "--boxes", folder / "boxes.json", "--units", "2", "--format", "json")
-    code, text, err = run(*asked, "-o", out, "--masks", masks, *options)
+    code, text, err = run(*asked, "-o", out, "--masks-out", masks, *options)
     assert code == 5 and "torn.png" in err
     files = {
         f"{place.name[:4]}/{p.name}": p.read_bytes()
@@ -209,7 +209,7 @@ def test_a_run_that_was_cut_off_goes_on(run, folder, monkeypatch):
         return step(work, batch)
 
     asked = ("localize", CNN, folder / "pics", "--boxes", folder / "boxes.json", "--units", "2", "--workers", "1")
-    places = ("-o", folder / "out-cut", "--masks", folder / "masks-cut")
+    places = ("-o", folder / "out-cut", "--masks-out", folder / "masks-cut")
     with monkeypatch.context() as patched:
         patched.setattr(Localizing, "step", failing)
         assert run(*asked, *places)[0] == 130

@@ -194,7 +194,7 @@ def place(tmp_path, monkeypatch):
 COMMANDS = {
     "explain": "explain M pics/a.png pics/b.png pics/c.png -o out",
     "explain, many runs": "explain M pics/a.png pics/b.png -m occlusion -m score-cam -m ablation-cam -o out",
-    "localize": "localize M pics/a.png pics/b.png pics/c.png -o out --units 2 --masks masks",
+    "localize": "localize M pics/a.png pics/b.png pics/c.png -o out --units 2 --masks-out masks",
     "features": "features M pics/a.png pics/b.png pics/c.png -l * -o out",
     "project": "project M pics/b.png -l r2 -o out.png --raw out.npy",
     "dream": "dream M -t 1 -o out.png --steps 2",

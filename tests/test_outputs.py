@@ -169,7 +169,7 @@ def test_files_in_folders(run, place):
     write_png(place / "pics" / "0.a.png", np.zeros((12, 12, 3), np.uint8))
     before = contents(place)
     code, err = run(
-        "localize", "m.onnx", "pics/0.png", "pics/0.a.png", "-t", "0", "--labels", "labels.txt", "--masks", "pics"
+        "localize", "m.onnx", "pics/0.png", "pics/0.a.png", "-t", "0", "--labels", "labels.txt", "--masks-out", "pics"
     )
     assert code == 2 and "0.a.png is an input" in err and kept(place, before)
     (place / "curves.csv").write_text("a\nb\nc\nd\n")
@@ -197,7 +197,7 @@ def test_pictures_of_one_name_get_files_of_their_own(run, place):
     assert {p.name for p in (place / "out").iterdir()} == {"0.png", "0-2.png", "0.npy", "0-2.npy"}
     assert run("features", "m.onnx", *pictures, "-l", "r1", "-o", "maps")[0] == 0
     assert {p.name for p in (place / "maps").iterdir()} == {"0.npz", "0-2.npz", "0.r1.png", "0-2.r1.png"}
-    assert run("localize", "m.onnx", *pictures, "-t", "0", "--masks", "masks")[0] == 0
+    assert run("localize", "m.onnx", *pictures, "-t", "0", "--masks-out", "masks")[0] == 0
     assert len(list((place / "masks").iterdir())) == 2
     assert run("explain", "m.onnx", "pics/0.png", "pics/0.png", "-o", "twice")[0] == 0
     assert {p.name for p in (place / "twice").iterdir()} == {"0.png"}

@@ -129,6 +129,11 @@ def test_compare_knows_the_true_classes(run: Run, place: Path) -> None:
     assert "73 pictures would show 95.0% if all others agreed" in out and "annotations: 12 pictures, accuracy" in out
     code, out, _ = run(*asked, "--classes", "folders", "--strict", "--exit-zero")
     assert code == 0
+    asked_of_one = "audit", "model.onnx", "photos", "--preset", "0-1", "--labels", "labels.txt", "--probes", "12"
+    for classes in ("truth.csv", "folders"):
+        _, out, _ = run(*asked_of_one, "--classes", classes, "--format", "json")
+        tried = json.loads(out)["audit"]["contract"]["declared"]
+        assert tried["accuracy"] == pytest.approx(outputs["accuracy"][0])
     code, out, _ = run(*asked, "--classes", "truth.csv", "--slice", "kind")
     assert "kind=even: 6 pictures, 100.0% of labels agree" in out and "kind=odd: 6 pictures" in out
     code, out, err = run(*asked, "--slice", "kind")

@@ -242,7 +242,7 @@ def audit(
         pictures: as for `analyzer.compare`.
         method: method whose maps are audited.
         labels: class names, or a file of them.
-        classes: true classes, {"cat.jpg": 281}, or a JSON or CSV file of them; adds accuracy.
+        classes: true classes, as for `analyzer.compare`; adds accuracy.
         boxes: true boxes, as for `analyzer.compare`; adds the pointing game.
         probes: number of pictures for the slow checks (faithfulness and sanity).
         seed: seed of the random numbers.
@@ -265,11 +265,12 @@ def audit(
     find_method(method, {})
     limits = read_limits(None if thresholds is None else os.fspath(thresholds), threshold)
     pictures = listed(pictures)
-    samples = _annotated(samples_of(pictures, limit), boxes, classes)
+    by_folder = classes == FOLDERS
+    samples = _annotated(samples_of(pictures, limit), boxes, None if by_folder else classes)
     asked = _many(options, preprocess, labels=labels, input=input, explain_input=explain_input)
     known_options(options, "audit")
     explainer, card = for_pictures(model, provider, asked)
-    samples = with_classes(opened_samples(samples, pictures, card.feeds, every), card.labels)
+    samples = with_classes(opened_samples(samples, pictures, card.feeds, every), card.labels, by_folder)
     over = provider, store, workers, progress
     if fp16:
         done = audited_half(explainer, card, samples, *over)

@@ -85,9 +85,9 @@ def export(
         target: "top1" (of each image, when the model runs), a class index, a label, an expression, or a keypoint
             ("keypoint:3") of a model that finds one person.
         input_shapes: {input: sizes} to fix symbolic sizes; only token grids need it.
-        runtime: what the file is for: "onnxruntime", "web" (onnxruntime-web), "openvino", "opencv" (its dnn module),
-            "tract", or "tensorrt" for a file that TensorRT's parser accepts: it avoids operators that the parser
-            rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes as well.
+        runtime: what the file is for: "onnxruntime", "web" (onnxruntime-web), "openvino", "opencv" (its dnn module,
+            from OpenCV 5 on), "tract", or "tensorrt" for a file that TensorRT's parser accepts: it avoids operators
+            that the parser rejects, and gradients of MaxPool take longer on other runtimes. Fix the input sizes too.
         declared: what the model is for; what its card says unless given.
         placement: as for `explain`.
         opset: of the file; by default that of the model, or the first newer one that has all operators.

@@ -9,6 +9,8 @@ from click import Choice
 
 from analyzer.commands.common import Progress, command_line, note, print_json, table, tell_left_out
 from analyzer.commands.options import (
+    BOXES,
+    CLASSES,
     METHOD,
     READ_FILE,
     WRITE_FILE,
@@ -36,13 +38,13 @@ class Audit(Given):
     labels: str | None = labels_option
     classes: str | None = option(
         "--classes",
-        'True classes: JSON, {"cat.jpg": 281}, or CSV with the columns picture and class. Adds accuracy to the report.',
+        f"{CLASSES} Adds accuracy to the report.",
         type=READ_FILE,
         metavar="FILE",
     )
     boxes: str | None = option(
         "--boxes",
-        'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}. Adds the pointing game to the report.',
+        f"{BOXES} Adds the pointing game to the report.",
         type=READ_FILE,
         metavar="FILE",
     )
@@ -93,7 +95,7 @@ def command(given: Audit) -> int:
     Example:
       onnx-analyzer audit model.onnx photos/ --report audit.html
     """
-    from analyzer.api.comparing import audited, audited_half
+    from analyzer.api.comparing import FOLDERS, audited, audited_half
     from analyzer.attribution.methods import find_method
     from analyzer.data import annotated, read_classes, read_true_boxes, with_classes
     from analyzer.images import write_png
@@ -105,9 +107,11 @@ def command(given: Audit) -> int:
     check_endings(given.reports)
     limits = read_limits(given.allowed.file("audit"), given.allowed.single)
     find_method(given.method, {})
-    samples = annotated(given.data.samples(), read_true_boxes(given.boxes), read_classes(given.classes))
+    by_folder = given.classes == FOLDERS
+    classes = read_classes(None if by_folder else given.classes)
+    samples = annotated(given.data.samples(), read_true_boxes(given.boxes), classes)
     explainer, card = given.setup.load(given.model, given.labels, many=True)
-    samples = with_classes(given.data.opened(samples, card.feeds), card.labels)
+    samples = with_classes(given.data.opened(samples, card.feeds), card.labels, by_folder)
     progress = Progress(len(samples), "audit")
     over = given.setup.provider, given.over.store, given.over.workers, progress.step
     if given.fp16:

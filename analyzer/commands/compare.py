@@ -11,6 +11,8 @@ from click import Choice
 
 from analyzer.commands.common import Progress, command_line, note, print_json, table, tell_card, tell_left_out
 from analyzer.commands.options import (
+    BOXES,
+    CLASSES,
     METHOD,
     PROVIDER,
     READ,
@@ -47,18 +49,18 @@ class Compare(Given):
     labels: str | None = labels_option
     classes: str | None = option(
         "--classes",
-        'True classes: JSON, {"cat.jpg": 281}; CSV with the columns picture and class; or "folders", if pictures are '
-        "in folders named by their class. Compares accuracy.",
+        f"{CLASSES} Compares accuracy.",
         type=READ_FILE,
         metavar="FILE",
     )
     slice: str | None = option(
-        "--slice", "Column of the CSV file: judge each group of pictures by itself.", metavar="COLUMN"
+        "--slice",
+        "Column of the CSV file of --classes. Pictures with the same entry are a group that is also judged by itself.",
+        metavar="COLUMN",
     )
     boxes: str | None = option(
         "--boxes",
-        'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}, {"cat.jpg": {"cat": [x0, y0, x1, y1]}} or COCO. '
-        "Compares mAP of detectors, and the share of heat inside them.",
+        f"{BOXES} Compares the mAP of detectors, and the share of the heat inside the boxes.",
         type=READ_FILE,
         metavar="FILE",
     )
@@ -70,8 +72,8 @@ class Compare(Given):
     )
     methods: tuple[str, ...] = several(
         "-m --method",
-        "Methods whose maps are compared. Repeatable. Default: grad-cam and gradient; beside another runtime, rise or "
-        "d-rise.",
+        "Methods whose maps are compared. Repeatable. Default: grad-cam and gradient; if a model is in another "
+        "runtime, rise or d-rise.",
         **METHOD,
     )
     allowed: Limits = group(Limits)
@@ -128,6 +130,9 @@ def command(given: Compare) -> int:
     PICTURES (or --data) are files, folders, glob patterns, or text files with one path per line. Preprocessing
     options apply to both models; without them, each model's TOML file is used. With --judge, no models or pictures
     are needed.
+
+    A model can also be one in another runtime or behind a server, such as openvino:model.xml, litert:model.tflite or
+    http://localhost:8000/v2/models/NAME (docs/runners.md).
 
     Exit code: 1 if there are findings, or with --strict if the pictures are too few to tell, unless --exit-zero is
     given; otherwise 5 if some pictures could not be processed, else 0.

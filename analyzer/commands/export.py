@@ -9,6 +9,7 @@ from analyzer.commands.options import (
     METHOD,
     WRITE_REPORT,
     Given,
+    IntRange,
     format_option,
     labels_option,
     layer_option,
@@ -44,7 +45,7 @@ class Export(Given):
     opset: int | None = option(
         "--opset",
         "Operator set version. Default: the model's, or the first newer one that has all operators needed.",
-        type=click.IntRange(9, 28),
+        type=IntRange(9, 28),
         metavar="N",
     )
     layer: str | None = layer_option

@@ -70,7 +70,11 @@ class Localize(Given):
     )
     several: bool = option("--several", "Draw a box around every connected region, not only the largest.", is_flag=True)
     masks: str | None = option(
-        "--masks", "Folder for masks (PNG, white inside the region).", type=WRITE_FOLDER, metavar="FOLDER"
+        "--masks-out",
+        "Folder to write masks to (PNG, white inside the region).",
+        old="--masks",
+        type=WRITE_FOLDER,
+        metavar="FOLDER",
     )
     units: int = option(
         "--top-channels",

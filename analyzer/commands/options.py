@@ -340,6 +340,11 @@ channels_option = several(
     type=Channel(0),
     metavar="CHANNEL",
 )
+BOXES = 'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}, {"cat.jpg": {"cat": [x0, y0, x1, y1]}} or COCO.'
+CLASSES = (
+    'True classes: JSON, {"cat.jpg": 281}; CSV with the columns picture and class; or "folders", if pictures are in '
+    "folders named by their class."
+)
 limit_option = option("--limit", "Use at most N of the pictures, evenly spaced.", type=IntRange(1), metavar="N")
 exit_zero_option = option("--exit-zero", "Exit with 0 even if there are findings.", is_flag=True)
 colormap_option = functools.partial(
