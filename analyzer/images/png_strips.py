@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def decoded_in_strips(data: bytes, decode: Callable[[bytes], np.ndarray | None])
     result = np.empty((height, width, _CHANNELS[color]), f"u{depth // 8}")
     long = 1 + result[0].nbytes
     done, above = 0, b""
-    for rows in _strips(data, long, height):
+    for rows in _ahead(_strips(data, long, height)):
         count = len(rows) // long
         size = struct.pack(">IIBBBBB", width, count + bool(above), depth, color, 0, 0, 0)
         small = _chunk(b"IHDR", size) + _chunk(b"IDAT", zlib.compress(above + rows, 0)) + _chunk(b"IEND", b"")
@@ -45,6 +46,15 @@ def decoded_in_strips(data: bytes, decode: Callable[[bytes], np.ndarray | None])
         last = np.concatenate([last[:, 2::-1], last[:, 3:]], axis=1)
         done, above = done + count, b"\0" + last.astype(last.dtype.newbyteorder(">")).tobytes()
     return result if done == height else None
+
+
+def _ahead(strips: Iterator[bytes]) -> Iterator[bytes]:
+    """The same; a thread inflates the next one while one is decoded."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, strips, b"")
+        while rows := coming.result():
+            coming = thread.submit(next, strips, b"")
+            yield rows
 
 
 def _strips(data: bytes, long: int, height: int) -> Iterator[bytes]:
