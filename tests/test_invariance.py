@@ -16,7 +16,7 @@ from analyzer.attribution.invariance import TRANSFORMS, invariance
 from analyzer.attribution.probes import probabilities
 from analyzer.errors import InputError, NotFoundError
 from analyzer.images import Preprocess, decode, write_png
-from analyzer.images.plot import Panel, plot
+from analyzer.images.plot import Chart, plot
 from analyzer.images.warp import Warp
 from tests.models import small_cnn
 
@@ -60,8 +60,8 @@ def test_scores_become_probabilities() -> None:
 
 def test_a_plot_has_a_line_per_series() -> None:
     series = {"rising": ([0, 1, 2], [0, 1, 2]), "broken": ([0, 1, 2], [2, np.nan, 0])}
-    empty = plot([Panel("t", "x", "y", {"rising": ([0, 2], [np.nan, np.nan])}, 0, 2)], 1)
-    drawn = plot([Panel("t", "x", "y", series)] * 2, 2, "title")
+    empty = plot([Chart("t", "x", "y", {"rising": ([0, 2], [np.nan, np.nan])}, 0, 2)], 1)
+    drawn = plot([Chart("t", "x", "y", series)] * 2, 2, "title")
     assert drawn.shape[1] > empty.shape[1] and drawn.dtype == np.uint8
     blue = (drawn.astype(int) - (29, 120, 200) == 0).all(axis=2)
     assert blue.sum() > 200

@@ -18,7 +18,7 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph
 from analyzer.images import ColourBar, Feeding, encode, grid, write_png
 from analyzer.images.fields import BRIGHT, count_tile, ending, field_tile, stacked, unit_tile
-from analyzer.images.plot import Panel, plot
+from analyzer.images.plot import Chart, plot
 
 BLANK = 244  # of the picture that is drawn on if there is none
 
@@ -96,9 +96,9 @@ def curves(found: Sequence[EffectiveField]) -> np.ndarray:
     label = "layer, in order of depth"
     return plot(
         [
-            Panel("Growth over depth", label, "pixels", sizes, low=0),
-            Panel("Effective / theoretical", label, "ratio", {"ratio": (at, [f.ratio for f in found])}, low=0),
-            Panel("Share inside the window's middle", label, "share", shares, low=0, high=1),
+            Chart("Growth over depth", label, "pixels", sizes, low=0),
+            Chart("Effective / theoretical", label, "ratio", {"ratio": (at, [f.ratio for f in found])}, low=0),
+            Chart("Share inside the window's middle", label, "share", shares, low=0, high=1),
         ],
         3,
     )

@@ -1,4 +1,4 @@
-"""Curves: one panel per question, a line per series, drawn in the style of the figures.
+"""Curves: one chart per question, a line per series, drawn in the style of the figures.
 
 Matplotlib would draw them too, but takes a third of a second to import, which is longer than most commands run.
 """
@@ -25,7 +25,7 @@ SIZE = 12
 
 
 @dataclass(frozen=True)
-class Panel:
+class Chart:
     """Series of (x, y) points under a title; NaN breaks a line.
 
     Attributes:
@@ -41,15 +41,15 @@ class Panel:
 
 
 def plot(
-    panels: Sequence[Panel], columns: int, title: str = "", panel_size: tuple[int, int] = (230, 320)
+    charts: Sequence[Chart], columns: int, title: str = "", chart_size: tuple[int, int] = (230, 320)
 ) -> np.ndarray:
-    """The panels in rows of `columns`, one legend for all below them: (H, W, 3) uint8 RGB."""
-    if not panels:
+    """The charts in rows of `columns`, one legend for all below them: (H, W, 3) uint8 RGB."""
+    if not charts:
         raise InputError("nothing to plot")
-    drawn = [_panel(panel, panel_size, _colours(panels)) for panel in panels]
+    drawn = [_chart(chart, chart_size, _colours(charts)) for chart in charts]
     height, width = drawn[0].shape[:2]
     rows = -(-len(drawn) // columns)
-    names = list(_colours(panels))
+    names = list(_colours(charts))
     legend = _legend(names, columns * width) if len(names) > 1 else np.full((0, columns * width, 3), 255, np.uint8)
     canvas = np.full((rows * height + len(legend), columns * width, 3), PAPER, np.uint8)
     for index, each in enumerate(drawn):
@@ -59,19 +59,19 @@ def plot(
     return figure(canvas, title)
 
 
-def _colours(panels: Sequence[Panel]) -> dict[str, tuple[int, int, int]]:
-    names = dict.fromkeys(name for panel in panels for name in panel.series)
+def _colours(charts: Sequence[Chart]) -> dict[str, tuple[int, int, int]]:
+    names = dict.fromkeys(name for chart in charts for name in chart.series)
     return {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(names)}
 
 
-def _panel(panel: Panel, size: tuple[int, int], colours: Mapping[str, tuple[int, int, int]]) -> np.ndarray:
+def _chart(chart: Chart, size: tuple[int, int], colours: Mapping[str, tuple[int, int, int]]) -> np.ndarray:
     cv2 = opencv()
     height, width = size
     canvas = np.full((height, width, 3), PAPER, np.uint8)
-    xs, ys = (np.concatenate([np.asarray(s[axis], float) for s in panel.series.values()]) for axis in (0, 1))
+    xs, ys = (np.concatenate([np.asarray(s[axis], float) for s in chart.series.values()]) for axis in (0, 1))
     finite = ys[np.isfinite(ys)]
-    low = panel.low if panel.low is not None else float(finite.min(initial=0.0))
-    high = panel.high if panel.high is not None else float(finite.max(initial=low))
+    low = chart.low if chart.low is not None else float(finite.min(initial=0.0))
+    high = chart.high if chart.high is not None else float(finite.max(initial=low))
     high = high if high > low else low + 1
     left, right = float(xs.min()), float(xs.max())
     right = right if right > left else left + 1
@@ -93,15 +93,15 @@ def _panel(panel: Panel, size: tuple[int, int], colours: Mapping[str, tuple[int,
         canvas[y1 : y1 + 4, column] = RULE
         draw_text(canvas, clean(word), column - text_width(clean(word), SIZE) / 2, y1 + 16, SIZE, FAINT)
     canvas[y1, x0:x1] = RULE
-    for name, (x, y) in panel.series.items():
+    for name, (x, y) in chart.series.items():
         points = at(np.asarray(x, float), np.clip(np.asarray(y, float), low, high))
         for a, b in itertools.pairwise(points):
             if np.isfinite([*a, *b]).all():
                 ends = [tuple(int(v) for v in np.rint(16 * p)) for p in (a, b)]
                 cv2.line(canvas, ends[0], ends[1], colours[name], 2, cv2.LINE_AA, 4)
-    draw_text(canvas, shorten(clean(panel.title), width - 12, SIZE + 1, SEMIBOLD), 6, 16, SIZE + 1, INK, SEMIBOLD)
-    draw_text(canvas, shorten(clean(panel.ylabel), width - 12, SIZE), 6, 34, SIZE, FAINT)
-    label = clean(panel.xlabel)
+    draw_text(canvas, shorten(clean(chart.title), width - 12, SIZE + 1, SEMIBOLD), 6, 16, SIZE + 1, INK, SEMIBOLD)
+    draw_text(canvas, shorten(clean(chart.ylabel), width - 12, SIZE), 6, 34, SIZE, FAINT)
+    label = clean(chart.xlabel)
     draw_text(canvas, label, (x0 + x1 - text_width(label, SIZE)) / 2, y1 + 32, SIZE, FAINT)
     return canvas
 

@@ -369,11 +369,12 @@ def cell(columns: int) -> tuple[int, int]:
     return side, side
 
 
-def sheet(panels: Sequence[Panel | None], columns: int, title: str = "") -> np.ndarray:
+def sheet(panels: Sequence[Panel | None], columns: int, title: str = "", bar: ColourBar | None = None) -> np.ndarray:
     """Panels in rows of `columns`, each under its title, on white: (H, W, 3) uint8 RGB.
 
     Args:
         panels: None leaves a place empty.
+        bar: the scale that all of them share, drawn at the right.
     """
     present = [p for p in panels if p is not None]
     if not present:
@@ -398,4 +399,4 @@ def sheet(panels: Sequence[Panel | None], columns: int, title: str = "") -> np.n
                 row[above : above + each.shape[0], left : left + each.shape[1]] = each
         rows.append(row)
     whole = np.concatenate(rows)[: -gap or None]
-    return figure(whole, title)
+    return figure(whole, title, bar)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from analyzer.attribution.invariance import TRANSFORMS, Curve
-from analyzer.images.plot import Panel, plot
+from analyzer.images.plot import Chart, plot
 
 
 def figure(curves: Sequence[Curve], relative: bool, label: Callable[[int], str]) -> np.ndarray:
@@ -30,9 +30,9 @@ def figure(curves: Sequence[Curve], relative: bool, label: Callable[[int], str])
                 name: (c.values.tolist(), (c.distances[layer] / _scale(c, layer, relative)).tolist()) for name, c in own
             }
             measure = "distance / norm" if relative else "Euclidean distance"
-            panels.append(Panel(f"{transform}: {layer}", unit, measure, scaled, low=0))
+            panels.append(Chart(f"{transform}: {layer}", unit, measure, scaled, low=0))
         shown = {name: (c.values.tolist(), c.probability.tolist()) for name, c in own}
-        panels.append(Panel(f"{transform}: probability", unit, "of the true class", shown, 0, 1))
+        panels.append(Chart(f"{transform}: probability", unit, "of the true class", shown, 0, 1))
     return plot(panels, len(layers) + 1, "Invariance of features and class")
 
 
