@@ -555,6 +555,7 @@ def test_completion(run, monkeypatch, name):
 def test_help_is_a_command_too(run):
     assert run("help", "explain")[1] == run("explain", "--help")[1] != ""
     assert run("help")[1] == run("--help")[1]
+    assert run("version")[1] == run("--version")[1] != ""
 
 
 WISHES = {
@@ -562,6 +563,8 @@ WISHES = {
     "--output for the file": (["explain", "model.onnx", "picture.png", "--output", "heat.png"], "-o heat.png"),
     "a color map that is not there": (["explain", "model.onnx", "picture.png", "--colormap", "virdis"], "'viridis'"),
     "another tool's method": (["explain", "model.onnx", "picture.png", "-m", "lime"], "integrated-gradients"),
+    "two methods at once": (["explain", "model.onnx", "picture.png", "-m", "grad-cam,gradient"], "-m A -m B"),
+    "no classes": (["audit", "model.onnx", ".", "--classes", "no.csv"], "from no.csv: No such file or directory\n"),
     "a label that is not there": (
         ["explain", "model.onnx", "picture.png", "--labels", "names.txt", "-t", "zebra"],
         "cat, dog, cow, owl",

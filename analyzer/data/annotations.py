@@ -34,7 +34,9 @@ def read_true_boxes(path: str | None) -> dict[str, dict[str, Any]]:
             return _coco(given)
         return {name: true_boxes(entry) for name, entry in given.items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"cannot read boxes from {path}: {error}", "write {picture: [[x0, y0, x1, y1], …]}") from None
+        raise InputError(
+            f"cannot read boxes from {path}: {_reason(error)}", "write {picture: [[x0, y0, x1, y1], …]}"
+        ) from None
 
 
 def true_boxes(entry: Any) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def read_labelled_boxes(path: str | None) -> dict[str, dict[str, list[float]]]:
     try:
         given = _json(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read boxes from {path}: {error}", hint) from None
+        raise InputError(f"cannot read boxes from {path}: {_reason(error)}", hint) from None
     for name, entry in given.items() if isinstance(given, dict) else [("the file", given)]:
         fits = isinstance(entry, dict) and all(
             isinstance(b, list) and len(b) == 4 and all(isinstance(v, int | float) for v in b) for b in entry.values()
@@ -107,7 +109,7 @@ def read_classes(path: str | None, column: str | None = None) -> dict[str, dict[
     try:
         return {str(name): {"label": _class(value)} for name, value in _json(path).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"cannot read classes from {path}: {error}", 'write {"cat.jpg": 281}') from None
+        raise InputError(f"cannot read classes from {path}: {_reason(error)}", 'write {"cat.jpg": 281}') from None
 
 
 def read_masks(folder: str | None) -> dict[str, dict[str, str]]:
@@ -149,7 +151,7 @@ def _table(path: str, column: str | None) -> dict[str, dict[str, Any]]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ","))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read classes from {path}: {error}") from None
+        raise InputError(f"cannot read classes from {path}: {_reason(error)}") from None
     names = list(rows[0]) if rows else []
     if "picture" not in names or ("class" not in names and column is None):
         raise InputError(f"{path}: a header with picture and class is missing", "begin the file with: picture,class")
@@ -234,6 +236,12 @@ def _numbers(of: Sample, classes: Sequence[int | str], labels: Sequence[str] | N
             hint = near if labels else "give the class names with --labels FILE"
             raise InputError(f"{of.id}: no class is named {name!r}", hint)
     return [numbers[name.lower()] if isinstance(name, str) else name for name in classes]
+
+
+def _reason(error: Exception) -> str:
+    """Without the number and the path of what the system refuses."""
+    said = error.strerror if isinstance(error, OSError) else ""
+    return said or str(error)
 
 
 def _json(path: str) -> Any:

@@ -22,6 +22,8 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
         NotFoundError: no such method. InputError: no such option, or not a (finite) number where it is one.
     """
     if name not in METHODS:
+        if "," in name:
+            raise NotFoundError(f"no method {name!r}", "several methods are a list; on the command line, -m A -m B")
         hint = f"{suggest(name, METHODS)} The methods are: {', '.join(METHODS)}".strip()
         raise NotFoundError(f"no method {name!r}", hint)
     found = METHODS[name]
