@@ -30,6 +30,8 @@ class Network:
         pictures: a name of `PICTURES`.
         card: the keys of its card; a shipped model has its own.
         classes: whether its first output is one vector of class scores.
+        logits: whether its first output are logits of classes, or logarithms of probabilities: a constant added to all,
+            or a Sigmoid of them, says the same.
         every: of larger networks every so-manieth case is run.
     """
 
@@ -37,6 +39,7 @@ class Network:
     pictures: str
     card: dict[str, Any]
     classes: bool = True
+    logits: bool = False
     every: int = 1
 
     @property
@@ -54,19 +57,20 @@ _MNIST = _card("raw", "NCHW", 28, 28, channels="GRAY", scale=1 / 255, mean=[0.13
 _YOLOX = _card("raw", "NCHW", 416, 416, channels="BGR", resize="letterbox-corner")
 
 NETWORKS: dict[str, Network] = {
-    "mnist-cntk": Network("mnist_cntk_8.onnx", "digits", _card("raw", "NCHW", 28, 28, **_GRAY)),
-    "mnist-burn": Network("mnist_pytorch_burn.onnx", "digits", _MNIST),
-    "mnist-ort": Network("ort_cnn_mnist_pytorch.onnx", "digits", _MNIST),
-    "cifar-winml": Network("cifar10_pytorch_winml_tutorial.onnx", "animals", _card("-1-1", "NCHW", 32, 32)),
+    "mnist-cntk": Network("mnist_cntk_8.onnx", "digits", _card("raw", "NCHW", 28, 28, **_GRAY), logits=True),
+    "mnist-burn": Network("mnist_pytorch_burn.onnx", "digits", _MNIST, logits=True),
+    "mnist-ort": Network("ort_cnn_mnist_pytorch.onnx", "digits", _MNIST, logits=True),
+    "cifar-winml": Network("cifar10_pytorch_winml_tutorial.onnx", "animals", _card("-1-1", "NCHW", 32, 32),
+                           logits=True),
     "resnet8": Network("resnet8_cifar_float.onnx", "animals", _card("raw", "NHWC", 32, 32)),
     "resnet20": Network("resnet20_cifar10_torchscript_op15_preservebn.onnx", "animals",
-                        _card("imagenet", "NCHW", 32, 32)),
+                        _card("imagenet", "NCHW", 32, 32), logits=True),
     "fer": Network("fer_mini_xception_keras_op15.onnx", "heads", _card("-1-1", "NHWC", 64, 64, **_GRAY)),
     "vww": Network("vww_96_keras_op18.onnx", "people", _card("0-1", "NHWC", 96, 96)),
     "mobilenet1": Network("mobilenet_v1_0.25_128_float.onnx", "animals", _card("-1-1", "NHWC", 128, 128)),
     "stm32": Network("stm32_mobilenet_v2_035_128_tfs_chfirst.onnx", "flowers", _card("-1-1", "NCHW", 128, 128)),
     "squeezenet": Network("squeezenet1.1_torchscript_op17_dynHW.onnx", "animals",
-                          _card("imagenet", "NCHW", 224, 224), every=6),
+                          _card("imagenet", "NCHW", 224, 224), every=6, logits=True),
     "digits-cnn": Network("digits_cnn.onnx", "composed", _card("imagenet", "NCHW", 96, 96), classes=False),
     "digits-vit": Network("digits_vit.onnx", "composed", _card("-1-1", "NCHW", 96, 96), classes=False, every=2),
     "digits-detector": Network("digits_detector.onnx", "composed", {}, classes=False),
@@ -81,10 +85,10 @@ NETWORKS: dict[str, Network] = {
     "fastestdet": Network("fastestdet.onnx", "people", _card("0-1", "NCHW", 352, 352, channels="BGR"),
             classes=False, every=8),
     "yolox": Network("yolox_nano_opencvzoo.onnx", "people", _YOLOX, classes=False, every=16),
-    "digits-segmenter": Network("digits_segmenter.onnx", "composed", {}, classes=False),
+    "digits-segmenter": Network("digits_segmenter.onnx", "composed", {}, classes=False, logits=True),
     "c14-segmenter": Network("situations/c14c_softmax_seg.onnx", "discs", _card("0-1", "NCHW", 96, 96), classes=False),
     "deeplab": Network("deeplab_v3_mnv2_tf2onnx.onnx", "people", _card("-1-1", "NHWC", 257, 257),
-            classes=False, every=8),
+            classes=False, every=8, logits=True),
     "digits-keypoints": Network("digits_keypoints.onnx", "composed", {}, classes=False),
     "digits-reader": Network("digits_reader.onnx", "lines", {}, classes=False),
     "facemesh": Network("facemesh_opt.onnx", "heads", _card("0-1", "NHWC", 192, 192), classes=False, every=3),

@@ -1,6 +1,6 @@
 """Whether `compare` finds injected faults, names their place first, and reports nothing for sound conversions.
 
-    python -m benchmarks.faults --half dev|held [--minutes 25] [--only TEXT] [--limit N] [--folder FOLDER]
+    python -m benchmarks.faults --half dev|held [--draw 1] [--minutes 25] [--only TEXT] [--limit N] [--folder FOLDER]
 
 Cases are (network, fault) and (network, conversion); a hash of both names puts each into the half that `compare` was
 developed on or the half that is kept for the figures, and orders the cases of a half, so that a run that is cut off
@@ -12,6 +12,7 @@ Needs `pip install '.[torch]' onnxconverter-common onnxsim onnxoptimizer` and th
 A fault counts if, on any of the pictures and in a bare session of onnxruntime, it changes an output by 5 % (L2) or
 more, of an INT8 build by more than rounding to eight bits may, or makes an output infinite. A conversion counts if it
 changes no output by more than `ROUNDING` allows, and no top class. Others say nothing about `compare` and are left out.
+The change of an output is the largest over its slices along the shortest axis.
 
 The first finding names the right place if each name in its `where` is one of
 
@@ -48,20 +49,27 @@ from benchmarks.sound_builds import KINDS, SOUND, UnsuitableError, nameless, to_
 FOLDER = Path(__file__).parent / "cache" / "faults"
 EFFECT = 0.05  # relative L2 change of an output from which a fault counts
 ROUNDING = {"same": 1e-3, "half": 0.02, "quantized": 0.15}  # the same, up to which a conversion is sound
+SAME_OF_LOGITS = ("output + 1", "sigmoid of an output")
 OVERFLOW = "FP16: values beyond 65,504"
 
 
 @dataclass(frozen=True)
 class Case:
-    """`kind` is "fault" or "sound"."""
+    """`kind` is "fault" or "sound"; `draw` chooses the layer that a fault is injected into."""
 
     kind: str
     network: str
     name: str
+    draw: int = 0
 
     @property
     def hash(self) -> int:
         return int(hashlib.sha256(f"{self.network}/{self.name}".encode()).hexdigest(), 16)
+
+    @property
+    def drawn(self) -> int:
+        """What chooses the place of a fault."""
+        return int(hashlib.sha256(f"{self.hash}/{self.draw}".encode()).hexdigest(), 16) if self.draw else self.hash
 
     @property
     def half(self) -> str:
@@ -69,18 +77,18 @@ class Case:
 
     @property
     def rng(self) -> np.random.Generator:
-        return np.random.default_rng(self.hash >> 8 & 0xFFFFFFFF)
+        return np.random.default_rng(self.drawn >> 8 & 0xFFFFFFFF)
 
     @property
     def file(self) -> str:
         return f"{self.kind}-{self.network}-{self.hash:x}"[:40]
 
 
-def cases() -> list[Case]:
+def cases(draw: int = 0) -> list[Case]:
     """All of them, in the order of their hashes."""
     faults = (*IN_FILE, *PREPROCESSING, *QUANTISED, OVERFLOW)
-    found = [Case("fault", network, name) for network in NETWORKS for name in faults]
-    found += [Case("sound", network, name) for network in NETWORKS for name in SOUND]
+    found = [Case("fault", network, name, draw) for network in NETWORKS for name in faults]
+    found += [Case("sound", network, name, draw) for network in NETWORKS for name in SOUND]
     found = [case for case in found if not (case.hash >> 64) % NETWORKS[case.network].every]
     return sorted(found, key=lambda case: case.hash)
 
@@ -178,9 +186,23 @@ class Prepared:
                     return float("inf")
                 if classes and index == 0 and self.network.classes and a.argmax() != b.argmax():
                     return float("inf")
-                x, y = a.astype(np.float64), b.astype(np.float64)
-                worst = max(worst, float(np.linalg.norm(x - y) / (np.linalg.norm(x) or 1.0)))
+                worst = max(worst, relative_change(a.astype(np.float64), b.astype(np.float64)))
         return worst
+
+
+def relative_change(a: np.ndarray, b: np.ndarray) -> float:
+    """‖a − b‖ / ‖a‖, the largest over the slices along the shortest axis: scores are not hidden by coordinates.
+
+    Slices whose norm is less than a thousandth of the largest one's count as of that size.
+    """
+    axes = [i for i in range(1, a.ndim) if a.shape[i] > 1]
+    if a.ndim > 2 and axes:
+        axis = min(axes, key=lambda i: a.shape[i])
+        a, b = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (a, b))
+    else:
+        a, b = a.reshape(1, -1), b.reshape(1, -1)
+    norms = np.linalg.norm(a, axis=1)
+    return float((np.linalg.norm(a - b, axis=1) / (np.maximum(norms, norms.max() / 1000) + 1e-30)).max())
 
 
 # ---- Making a case ----
@@ -207,6 +229,8 @@ def make(case: Case, prepared: Prepared) -> Made:
         return made_quantised(case, prepared)
     if case.name == OVERFLOW:
         return made_overflow(case, prepared)
+    if prepared.network.logits and case.name in SAME_OF_LOGITS:
+        raise UnsuitableError
     rng, candidate = case.rng, prepared.folder / f"{case.file}.onnx"
     file = Edited(onnx.load(prepared.reference))
     places = IN_FILE[case.name](file, rng)
@@ -222,6 +246,8 @@ def make(case: Case, prepared: Prepared) -> Made:
 
 
 def made_sound(case: Case, prepared: Prepared) -> Made:
+    if KINDS[case.name] == "quantized" and prepared.network.file.startswith("situations"):
+        raise UnsuitableError  # weights set by hand: no scale is good for them
     if case.name == "probabilities instead of logits" and not prepared.network.classes:
         raise UnsuitableError
     candidate = prepared.folder / f"{case.file}.onnx"
@@ -249,6 +275,8 @@ def made_fed(case: Case, prepared: Prepared) -> Made:
 
 
 def made_quantised(case: Case, prepared: Prepared) -> Made:
+    if prepared.network.file.startswith("situations"):
+        raise UnsuitableError
     sound = prepared.folder / "int8.onnx"
     if not sound.exists():
         to_int8(prepared.reference, prepared.feeds(prepared.reference, prepared.others), sound, "QDQ", "QUInt8")
@@ -261,7 +289,8 @@ def made_quantised(case: Case, prepared: Prepared) -> Made:
     candidate = prepared.folder / f"{case.file}.onnx"
     onnx.save(file.finished(), candidate)
     write_card(candidate, prepared.network)
-    return Made(prepared.reference, candidate, places, False, prepared.change(before, prepared.outputs(candidate)))
+    by_input = file.image.name in places  # its quantizer is the input's scale
+    return Made(prepared.reference, candidate, places, by_input, prepared.change(before, prepared.outputs(candidate)))
 
 
 def made_overflow(case: Case, prepared: Prepared) -> Made:
@@ -282,13 +311,15 @@ def made_overflow(case: Case, prepared: Prepared) -> Made:
 
 
 def nearest(file: Path, places: set[str], compared: set[str]) -> set[str]:
-    """`places`, and the first compared tensors after what they make, on each path that meets none before."""
+    """`places`, the weights of their nodes, and the first compared tensors after them, on each path."""
     graph = onnx.load(file, load_external_data=False).graph
     found, ahead, seen = set(places), [], set()
+    weights = {t.name for t in graph.initializer}
     for node in graph.node:
         if node.name in places or places & set(node.output):
             ahead += node.output
-    ahead += places & {i.name for i in graph.input if i.name not in {t.name for t in graph.initializer}}
+            found |= weights & set(node.input)
+    ahead += places & {i.name for i in graph.input if i.name not in weights}
     seen.update(ahead)
     while ahead:
         name = ahead.pop()
@@ -437,6 +468,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose 'kind network: name' contains this")
     parser.add_argument("--limit", type=int, default=10**9, help="at most so many judged cases")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no case after so many minutes")
+    parser.add_argument("--draw", type=int, default=0, help="another number: other layers get the faults")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--part", default="0/1", metavar="I/N", help="every N-th case, from I: for N processes")
     parser.add_argument("--again", action="store_true", help="run cases that are in the journal, too")
@@ -446,10 +478,10 @@ def main() -> None:
     given = parser.parse_args()
     os.environ.setdefault("ONNX_ANALYZER_CACHE", "")
     warnings.simplefilter("ignore")
-    journal = given.folder / f"journal-{given.half}"
+    journal = given.folder / (f"journal-{given.half}" + (f"-{given.draw}" if given.draw else ""))
     journal.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, given.part.split("/"))
-    taken = [c for c in cases() if c.half == given.half and given.only in f"{c.kind} {c.network}: {c.name}"]
+    taken = [c for c in cases(given.draw) if c.half == given.half and given.only in f"{c.kind} {c.network}: {c.name}"]
     prepared: dict[str, Prepared] = {}
     start, judged_cases, results = time.monotonic(), 0, []
     for index, case in enumerate(taken):

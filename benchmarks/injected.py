@@ -198,7 +198,8 @@ def activation_clipped(file: Edited, rng: np.random.Generator) -> set[str] | Non
     if node.op_type == "Relu" and file.opset >= 11:
         node.op_type = "Clip"
         node.input.extend([file.add(np.array(0, np.float32), "zero"), limit])
-    else:
+    else:  # a node of its own behind the activation, which stays as it was
+        places = places.union(*(about(n) for n in file.readers(node.output[0])))
         file.change(node.output[0], lambda a, b: [helper.make_node("Min", [a, limit], [b])])
     return places
 
@@ -563,8 +564,9 @@ def quantised_activation_fault(name: str, at: int, change: Callable[[np.ndarray]
         if node is None:
             return None
         file.replace(node.input[at], change)
-        dequantized = [n for n in file.readers(node.output[0]) if n.op_type == "DequantizeLinear"]
-        return about(node, *node.input).union(*(about(n) for n in dequantized))
+        changed = file.readers(node.input[at])  # a Resize or Squeeze shares the quantizer of what it reads
+        quantizers = [n for n in changed if n.op_type == "QuantizeLinear"]
+        return about(node, *node.input).union(*map(about, changed), *(about(n, n.input[0]) for n in quantizers))
 
     QUANTISED[name] = inject
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, version_converter
 
 from benchmarks import treatments
 from benchmarks.edited import Edited, attribute, dimensions
@@ -517,8 +517,7 @@ def bytes_inside(file: Edited, card: dict[str, Any]) -> dict[str, Any] | None:
 
 @form("bytes as input, dequantized inside the file")
 def dequantized_inside(file: Edited, card: dict[str, Any]) -> dict[str, Any] | None:
-    factor = numpy_helper.to_array(next(t for t in file.graph.initializer if t.name == normalization(file, card)[0]))
-    shift = np.asarray(file.constant("pixel_shift"))
+    factor, shift = (np.asarray(file.constant(name)) for name in normalization(file, card))
     zero = -(shift / factor).ravel()
     if file.opset < 10 or np.ptp(factor) or np.ptp(zero) or abs(zero[0] - round(zero[0])) > 1e-3 or zero[0] > 255:
         return None

@@ -204,6 +204,7 @@ class Comparing(Pass[dict[str, Any]]):
         self.preprocess: tuple[Feeding, ...] | None = None
         if preprocess is not None:
             self.preprocess = tuple(Feeding.of(h, s.input) for h, s in zip(preprocess, self.sides, strict=True))
+        candidate.judged = True
         candidate.score_by(reference.scores.output.name)
         self.scores = (reference.scores.output.name, candidate.scores.output.name)
         self.pairs, self.not_compared = paired_outputs(reference, candidate)
@@ -421,7 +422,7 @@ class Comparing(Pass[dict[str, Any]]):
             ours, theirs = self._both_features(picture)
             matches += match_by_activations(ours, theirs, reference.shapes, candidate.shapes)
         order = {name: i for i, name in enumerate(reference.layers)}
-        quantised = match_by_name(reference.rectified, candidate.graph)
+        quantised = match_by_name([*reference.rectified, *reference.gates], candidate.graph)
         watched = {m.reference: m.candidate for m in quantised if m.rule == "name, dequantised"}
         return sorted(matches, key=lambda m: order[m.reference]), watched
 
@@ -436,9 +437,10 @@ class Comparing(Pass[dict[str, Any]]):
         """The matches by name, where names are to be trusted."""
         reference, candidate = self.sides
         matches = match_by_name(reference.layers, candidate.graph)
+        matches = [m for m in matches if m.candidate not in candidate.probabilities]
         if not matches:
             return []
-        reference.tap([*reference.layers, *reference.rectified])
+        reference.tap([*reference.layers, *reference.rectified, *reference.gates])
         candidate.tap([m.candidate for m in matches])
         ours, theirs = self._both_features(picture)
         if doubtful(matches, ours, theirs):
@@ -461,10 +463,10 @@ class Comparing(Pass[dict[str, Any]]):
                         layer = match.candidate if side == "candidate" else match.reference
                         self._not_finite(part, picture, side, match.reference, layer)
         for name, twin in [*((m.reference, m.candidate) for m in self.matches), *self.watched.items()]:
-            values = np.maximum(ours[name], 0) if name in self.watched else ours[name]
+            values = np.maximum(ours[name], 0) if name in reference.rectified else ours[name]
             share = saturated_share(candidate.graph, twin, values)
             if share is not None:
-                part.saturation[name] = [share]
+                part.saturation[name] = [(share, values.size)]
 
     # ---- Evidence ----
 
@@ -606,14 +608,18 @@ class Comparing(Pass[dict[str, Any]]):
         return found
 
     def _ranges(self, part: _Partial, compared: list[str]) -> list[dict[str, Any]]:
-        """Shares outside the candidate's ranges; `next` is the first compared layer from there on, "" where none is."""
+        """Shares of values outside the candidate's ranges, and how many values that are.
+
+        `next` is the first compared layer from there on, "" where there is none.
+        """
         after = nearest_layers(self.sides[0].graph, compared)
         after |= {name: place for place, name in enumerate(compared)}
         found = []
         for name, shares in part.saturation.items():
             where = compared[after[name]] if name in after else ""
-            found.append({"layer": name, "saturated": float(np.mean(shares)), "next": where})
-        return found
+            share, values = float(np.mean([s for s, _ in shares])), sum(size for _, size in shares)
+            found.append({"layer": name, "saturated": share, "values": values, "next": where})
+        return sorted(found, key=lambda row: (after.get(row["layer"], 0), row["layer"] == row["next"]))
 
     def _compared(self, part: _Partial) -> list[dict[str, Any]]:
         """The outputs that were compared, the scores first: their errors over the pictures."""
@@ -651,7 +657,7 @@ class _Partial:
     contract: dict[str, Any] | None
     rows: list[dict[str, Any]] = field(default_factory=list)
     drifts: dict[str, Drift] = field(default_factory=dict)
-    saturation: dict[str, list[float]] = field(default_factory=dict)
+    saturation: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
     errors: dict[str, OutputError] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
     not_finite: list[dict[str, Any]] = field(default_factory=list)

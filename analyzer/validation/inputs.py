@@ -52,7 +52,7 @@ def input_difference(reference: Prepared, candidate: Prepared) -> dict[str, Any]
     Values of 8 bits are the same where they are a step apart.
 
     Returns:
-        {"kind": "channels" | "scale" | "values" | "shape", "words": a sentence, "sqnr_db": of the images}.
+        {"kind": "channels" | "scale" | "range" | "values" | "shape", "words": a sentence, "sqnr_db": of the images}.
     """
     a, b = (_channels_first(side.array) for side in (reference, candidate))
     if a.shape != b.shape:
@@ -74,6 +74,9 @@ def input_difference(reference: Prepared, candidate: Prepared) -> dict[str, Any]
 def _difference(a: np.ndarray, b: np.ndarray, tolerance: float) -> dict[str, Any]:
     if a.shape[0] == 3 and np.abs(a[::-1] - b).max() <= tolerance:
         return {"kind": "channels", "words": "the channels are in reverse order (RGB or BGR)"}
+    cut = _cut_off(a, b, tolerance)
+    if cut:
+        return {"kind": "range", "words": cut}
     slopes = [np.polyfit(x.ravel(), y.ravel(), 1) for x, y in zip(a, b, strict=True)]
     rest = max(float(np.abs(np.polyval(s, x.ravel()) - y.ravel()).max()) for s, x, y in zip(slopes, a, b, strict=True))
     if rest <= 1e-2 * (float(np.abs(b).max()) or 1.0):
@@ -83,6 +86,16 @@ def _difference(a: np.ndarray, b: np.ndarray, tolerance: float) -> dict[str, Any
             "words": f"the candidate's input is the reference's {words}: mean, std or scale differ",
         }
     return {"kind": "values", "words": "the two sides get different input pixels: check size, crop and interpolation"}
+
+
+def _cut_off(a: np.ndarray, b: np.ndarray, tolerance: float) -> str:
+    """Says where b is a cut off at a lowest or a highest value, "" where it is not."""
+    low, high = float(b.min()), float(b.max())
+    if np.abs(np.clip(a, low, high) - b).max() > tolerance:
+        return ""
+    sides = {f"below {low:.3g}": a < low - tolerance, f"above {high:.3g}": a > high + tolerance}
+    shares = [f"{beyond.mean():.1%} of the values are {where}" for where, beyond in sides.items() if beyond.any()]
+    return f"the candidate cuts off its input: {' and '.join(shares)}" if shares else ""
 
 
 def _line(slope: float, offset: float, tolerance: float) -> str:

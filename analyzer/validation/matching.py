@@ -108,7 +108,8 @@ def without_shifted_names(
 ) -> list[Match]:
     """The matches by name, unless automatic names have shifted: then those by activations come first.
 
-    Names have shifted where a layer is unlike its namesake, and nearly equal to a layer whose own namesake is another.
+    Names have shifted where layers are unlike their namesakes, and nearly equal to layers whose own namesakes are others.
+    One such layer alone may also be a layer that differs: then its namesake follows its equal, and is no other layer.
 
     Args:
         reference, candidate: activations of one picture, of all layers.
@@ -130,7 +131,10 @@ def without_shifted_names(
         and m.candidate not in taken | {by_name[m.reference][0].candidate}
         and cosine(m) >= SURE
     ]
-    if not shifted:
+    order = {name: place for place, name in enumerate(candidate)}
+    sure = {m.candidate for m in found if cosine(m) >= SURE}
+    namesakes = [(by_name[m.reference][0].candidate, m.candidate) for m in shifted]
+    if len(shifted) < 2 and not any(own in sure or order[own] < order[other] for own, other in namesakes):
         return list(matches)
     known = {m.reference for m in found}, {m.candidate for m in found}
     return [*found, *(m for m in matches if m.reference not in known[0] and m.candidate not in known[1])]

@@ -115,6 +115,10 @@ class RunnerSide(Side):
     def rectified(self) -> list[str]:
         return []
 
+    @cached_property
+    def gates(self) -> list[str]:
+        return []
+
     @property
     def layer(self) -> str:
         return ""

@@ -11,7 +11,7 @@ import numpy as np
 
 from analyzer.analysis.feature_maps import FeatureMap, default_layer, feature_maps
 from analyzer.analysis.layouts import Layout, layouts
-from analyzer.analysis.scores import REAL, Quantisation, quantisation
+from analyzer.analysis.scores import REAL, Quantisation, holds_floats, quantisation
 from analyzer.attribution import Explainer
 from analyzer.attribution.features import Taps, channels_first
 from analyzer.attribution.finite import find_origins
@@ -85,6 +85,7 @@ class Side:
         self.store = store
         self.name = str(self.explainer.loaded.path or self.explainer.loaded.name)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.judged = False  # whether it is a candidate: then what is wrong with it is a finding, not an error
         self._scored: str | None = None
         self._wanted: list[str] = []
         self._taps: Taps | None = None
@@ -123,14 +124,19 @@ class Side:
 
     @cached_property
     def task(self) -> Task:
-        """What is explained."""
-        return recognise(self.graph, self._scored, self.explainer.declared, self.explainer.labels)
+        """What is explained; of a candidate that is no longer what its card declares, its scores."""
+        try:
+            return recognise(self.graph, self._scored, self.explainer.declared, self.explainer.labels)
+        except InputError:
+            if not self.judged:
+                raise
+            return self.scores
 
     def score_by(self, output: str) -> None:
         """Take the scores from that output, if it can hold them and nothing has been asked for yet."""
         if output in self.outputs and output != self.scores.output.name:
             self._scored = output
-            for name in ("scores", "task", "layer", "layers", "plain"):
+            for name in ("scores", "task", "layer", "layers", "_maps", "probabilities", "plain"):
                 self.__dict__.pop(name, None)
 
     @cached_property
@@ -181,7 +187,13 @@ class Side:
         ordering = [n for n in graph.forward_nodes() if n.op in SORTING]
         ordered = descendants(graph, [o.name for n in ordering for o in n.outputs if o.name])
         before = {o.name for n in graph.before([self._prepared]) for o in n.outputs}
-        return [m for m in feature_maps(graph) if m.name not in ordered | before]
+        return [m for m in feature_maps(graph) if m.name not in ordered | before | self.probabilities]
+
+    @cached_property
+    def probabilities(self) -> set[str]:
+        """What a Softmax, LogSoftmax or Sigmoid makes of the logits: scores, and no layer."""
+        logits = self.scores.logits.name
+        return descendants(self.graph, [logits]) - {logits} if self.scores.stripped else set()
 
     @cached_property
     def _prepared(self) -> str:
@@ -192,6 +204,13 @@ class Side:
     def rectified(self) -> list[str]:
         """The feature maps that only a Relu reads, which `layers` leaves out."""
         return [m.name for m in self._maps if [n.op for n in readers(m.value)] == ["Relu"]]
+
+    @cached_property
+    def gates(self) -> list[str]:
+        """Channels without space that a feature map is made with, as squeeze-and-excitation makes them."""
+        reach = descendants(self.graph, [self.input]) & ancestors(self.graph, [m.name for m in self._maps])
+        made = [o for n in self.graph.forward_nodes() for o in n.outputs if o.name in reach and not self._is_fused(o)]
+        return [o.name for o in made if holds_floats(o) and _is_vector(o.shape)]
 
     def _is_fused(self, value: Value) -> bool:
         following = readers(value)
@@ -361,7 +380,7 @@ class Side:
             self.store.put(self._record, {"environment": packed(self.explainer.environment)})
             del self._recorded
         _ = self.receipt
-        self.tap([*self.layers, *self.rectified])
+        self.tap([*self.layers, *self.rectified, *self.gates])
         self.features(array)
         self.kernels()
         top = self.top_of(self.classes(array))
@@ -508,6 +527,14 @@ class Side:
                 "record the missing pictures there, or use another --store",
             )
         return make()
+
+
+def _is_vector(shape: Any) -> bool:
+    """(1, C), (1, C, 1, 1) or (1, 1, 1, C)"""
+    sizes = [d for d in (shape or ()) if isinstance(d, int)]
+    if len(sizes) not in (2, 4) or len(sizes) != len(shape):
+        return False
+    return max(sizes) > 1 and max(sizes) in (sizes[1], sizes[-1]) and sizes.count(1) == len(sizes) - 1
 
 
 def _shares(channels: np.ndarray, largest: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from analyzer.metrics.intervals import pictures_needed
 from analyzer.validation.thresholds import read_table
 
 EQUAL = 1e-3  # score drift and output error up to which outputs are equal up to rounding
+EQUAL_BY = {"float": EQUAL, "half": 1e-2, "quantized": 0.0}  # the same by the coarser precision of the two files
 EQUAL_DB = 60.0  # SQNR above which two layers are equal up to rounding
 COMPENSATED_DB = 12.0, 20.0  # least gain of the first layer over the inputs, and least SQNR of that layer,
 # where one of the files makes up for what differs between them
@@ -38,6 +40,8 @@ class Thresholds:
         output_error_max: largest relative error of such an output on any picture; at least `output_error`.
         weight_error: largest relative difference of a weight.
         saturated: largest share of a quantised layer's values outside its range.
+        float_sqnr: least SQNR of a layer, and of an output on any picture, where neither file is quantized or half
+            precision, dB.
     """
 
     label_agreement: float = 0.95
@@ -52,6 +56,7 @@ class Thresholds:
     output_error_max: float = 0.6
     weight_error: float = 0.05
     saturated: float = 0.002
+    float_sqnr: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -91,22 +96,43 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
 
 
 def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
-    """The findings of a comparison's report: causes first, in the order of the layers, then what they lead to."""
+    """The findings of a comparison's report: causes first, in the order of the layers, then what they lead to.
+
+    Where outputs and evidence are equal, there is nothing to find a cause of.
+    """
     effects = [*_layers(report, limits), *_outputs(report, limits), *_evidence(report, limits)]
+    causes = [] if _equal(report) and not effects else _causes(report, limits, effects)
+    return [*_not_finite(report), *causes, *effects]
+
+
+def _causes(report: Mapping[str, Any], limits: Thresholds, effects: Sequence[Finding]) -> list[Finding]:
+    """Inputs, then weights, ranges and the first deviation in the order of the layers."""
     inputs, weights = _inputs(report), _weights(report, limits)
-    causes = [*weights, *_ranges(report, limits)]
+    causes = [*weights, *_ranges(report, limits, bool(effects))]
     # In a quantized build noise is everywhere, and a weight that differs says more than where noise seems to begin.
     known = inputs or (weights and report.get("precision") == "quantized")
-    first = _first_deviation(report) if effects and not known else None
-    if first is not None and all(place > first[0] for place, _ in causes) and effects[0].where != first[1].where:
+    first = None if known else _first_deviation(report, limits, bool(effects))
+    said = [*(finding for _, finding in causes), *effects][:1]
+    if (
+        first is not None
+        and all(place > first[0] for place, _ in causes)
+        and [f.where for f in said] != [first[1].where]
+    ):
         causes.append(first)
-    ordered = [finding for _, finding in sorted(causes, key=lambda cause: cause[0])]
-    return [*_not_finite(report), *inputs, *ordered, *effects]
+    return [*inputs, *(finding for _, finding in sorted(causes, key=lambda cause: cause[0]))]
 
 
-def _first_deviation(report: Mapping[str, Any]) -> Cause | None:
-    """Where noise beyond rounding begins: the first layer at which SQNR falls half as far as anywhere, or further."""
-    rows, normal = report["layers"], ROUNDED_DB[report.get("precision", "float")]
+def _first_deviation(report: Mapping[str, Any], limits: Thresholds, effects: bool) -> Cause | None:
+    """Where noise beyond rounding begins: the first layer at which SQNR falls half as far as anywhere, or further.
+
+    Of float builds it is a finding by itself where their outputs differ, too.
+    """
+    precision = report.get("precision", "quantized")  # missing in early saved reports
+    rows, normal = report["layers"], ROUNDED_DB[precision]
+    lowest = min((row["sqnr_db"] for row in rows), default=200.0)
+    alone = precision == "float" and lowest < limits.float_sqnr and not _equal(report)
+    if not effects and not alone:
+        return None
     before = list(itertools.accumulate((row["sqnr_db"] for row in rows), min, initial=200.0))
     drops = [min(normal, known) - row["sqnr_db"] for known, row in zip(before, rows, strict=False)]
     largest = max(drops, default=0.0)
@@ -116,7 +142,19 @@ def _first_deviation(report: Mapping[str, Any]) -> Cause | None:
     layer, at = rows[place]["layer"], rows[place]["sqnr_db"]
     words = f"the deviation begins at {layer}: SQNR falls from {before[place]:.1f} to {at:.1f} dB"
     words += _leads(report, rows[place])
-    return place, Finding("first-deviation", layer, at, normal, words)
+    return place, Finding("first-deviation", layer, at, limits.float_sqnr if alone else normal, words)
+
+
+def _unsorted(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The outputs that were compared, except those whose rows the model orders by what it found."""
+    return [row for row in report.get("compared", ()) if not row.get("sorted")]  # missing in early saved reports
+
+
+def _equal(report: Mapping[str, Any]) -> bool:
+    """Whether all outputs are equal up to rounding; rows that a model orders cannot tell."""
+    limit, rows = EQUAL_BY[report.get("precision", "quantized")], report.get("compared", ())
+    errors = [row.get("error_max") for row in rows] + [report["outputs"].get("score_drift_max") or 0.0]
+    return len(_unsorted(report)) == len(rows) > 0 and all(e is not None and e <= limit for e in errors)
 
 
 def _places(report: Mapping[str, Any]) -> dict[str, int]:
@@ -169,13 +207,14 @@ def _weights(report: Mapping[str, Any], limits: Thresholds) -> list[Cause]:
     return found
 
 
-def _ranges(report: Mapping[str, Any], limits: Thresholds) -> list[Cause]:
-    """Values cut off are no fault where the layer is as near as eight bits come."""
+def _ranges(report: Mapping[str, Any], limits: Thresholds, effects: bool) -> list[Cause]:
+    """Values cut off are no fault where the layer is as near as eight bits come, nor a few of a few without effects."""
     places, found = _places(report), []
     noise = {row["layer"]: row["sqnr_db"] for row in report["layers"]}
     for row in report.get("ranges", ()):  # missing in early saved reports
         after = row.get("next", row["layer"])
-        if row["saturated"] > limits.saturated and noise.get(after, 0.0) < SATURATED_DB:
+        few = row.get("values", math.inf) * limits.saturated < 1  # a single one would be too large a share
+        if row["saturated"] > limits.saturated and noise.get(after, 0.0) < SATURATED_DB and (effects or not few):
             words = f"{row['saturated']:.1%} of the reference's values lie outside the candidate's quantized range"
             finding = Finding("saturated", row["layer"], row["saturated"], limits.saturated, words)
             found.append((places.get(after, 0), finding))
@@ -185,6 +224,8 @@ def _ranges(report: Mapping[str, Any], limits: Thresholds) -> list[Cause]:
 def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     found = []
     diverged = [r for r in report["layers"] if r["cosine"] < limits.feature_cosine or not r["finite"]]
+    if _equal(report):  # then an unlike layer is another one: identity is no name
+        diverged = [r for r in diverged if not r["finite"]]
     if diverged:
         first = diverged[0]
         kind = (
@@ -201,7 +242,7 @@ def _layers(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
 def _leads(report: Mapping[str, Any], layer: Mapping[str, Any]) -> str:
     """The outputs that a layer leads to, "" where these are all."""
     leads, every = layer.get("outputs", []), {name for row in report["layers"] for name in row.get("outputs", [])}
-    return f"; it leads to {', '.join(map(repr, leads))} only" if len(leads) < len(every) else ""
+    return f"; it leads to {', '.join(map(repr, leads))} only" if 0 < len(leads) < len(every) else ""
 
 
 def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
@@ -211,7 +252,7 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
         if row["kind"] == "values" and not row.get("sorted"):
             found += _values(report, row, limits)
     predictions = report.get("predictions")  # missing in early saved reports
-    if predictions and predictions["mean"] < limits.prediction_agreement:
+    if predictions and predictions["mean"] < limits.prediction_agreement and not _equal(report):  # ties say nothing
         value = predictions["mean"]
         words = f"predictions differ: mean {predictions['measure']} {value:.3f} over {predictions['pictures']} pictures"
         words += f", lowest {predictions['lowest']:.3f} on {predictions['lowest_picture']}"
@@ -221,18 +262,25 @@ def _outputs(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     if outputs["score_drift_mean"] is not None and outputs["score_drift_mean"] > limits.score_drift:
         words = f"scores differ by {outputs['score_drift_mean']:.1%} of the highest score on average"
         found.append(Finding("scores-drift", scores, outputs["score_drift_mean"], limits.score_drift, words))
-    elif (outputs.get("score_drift_max") or 0.0) > max(limits.score_drift_max, limits.score_drift):
+    elif (outputs.get("score_drift_max") or 0.0) > _on_any_picture(report, limits, "score_drift"):
         value = outputs["score_drift_max"]
         picture = next((r["picture"] for r in report["rows"] if r["score_drift"] == value), "")
         words = f"scores differ by {value:.1%} of the highest score on {picture}"
-        found.append(Finding("scores-drift", scores or picture, value, limits.score_drift_max, words))
+        limit = _on_any_picture(report, limits, "score_drift")
+        found.append(Finding("scores-drift", scores or picture, value, limit, words))
     return found
+
+
+def _on_any_picture(report: Mapping[str, Any], limits: Thresholds, name: str) -> float:
+    """The largest error that one picture may have; of two float builds no more than `float_sqnr` allows."""
+    largest = max(getattr(limits, f"{name}_max"), getattr(limits, name))
+    return float(min(largest, 10 ** (-limits.float_sqnr / 20)) if report.get("precision") == "float" else largest)
 
 
 def _values(report: Mapping[str, Any], row: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     """Of one output other than class scores."""
     name, error, largest = row["output"], row["error_mean"], row.get("error_max") or 0.0
-    any_picture = max(limits.output_error_max, limits.output_error)
+    any_picture = _on_any_picture(report, limits, "output_error")
     if error > limits.output_error:
         words = f"the mean error of the output {name!r} is {_share(error)} of its magnitude"
         words += f", largest in {row['part']}" if row["part"] else ""
@@ -256,7 +304,7 @@ def doubts(report: Mapping[str, Any], limits: Thresholds) -> list[Doubt]:
 def _rates(report: Mapping[str, Any], limits: Thresholds) -> Iterator[Finding | Doubt]:
     """Of all pictures, then of each group of them."""
     outputs = report["outputs"]
-    errors = [row.get("error_max") or 0.0 for row in report.get("compared", ()) if not row.get("sorted")]
+    errors = [row.get("error_max") or 0.0 for row in _unsorted(report)]
     if max([outputs.get("score_drift_max") or 0.0, *errors]) <= EQUAL:
         return
     for rates in (outputs, *outputs.get("slices", ())):
@@ -301,7 +349,10 @@ def _loss(where: str, rates: Mapping[str, Any], limit: float) -> Iterator[Findin
 
 
 def _evidence(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
-    found = []
+    """None of predictions of equal outputs: where they differ, another one of several equally sure is explained."""
+    found: list[Finding] = []
+    if report.get("predictions") and _equal(report):
+        return found
     for method, row in report["evidence"].items():
         if method == "gradient":
             continue  # quantisation moves single pixels of a gradient at will; it is shown, not judged
