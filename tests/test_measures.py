@@ -493,7 +493,7 @@ def test_a_single_shifted_name_gives_way_unless_the_layer_itself_differs() -> No
         found = without_shifted_names(matches, ours, theirs, shapes, shapes)
         return {m.reference: m.candidate for m in found}
 
-    # A node before it was added: the namesake is that node's, and the layer follows. Or removed: the namesake is another.
+    # A node before it was added: the layer comes after its namesake. Or removed: the namesake is another layer.
     assert twin({"r1": one}, {"r1": -one, "r2": one}) == {"r1": "r2"}
     assert twin({"r1": one, "r2": two}, {"r0": one, "r1": two, "r3": three}) == {"r1": "r0", "r2": "r1"}
     # A node after it changes it under its own name: it is still the layer that differs.

@@ -109,7 +109,7 @@ def without_shifted_names(
     """The matches by name, unless automatic names have shifted: then those by activations come first.
 
     Names have shifted where layers are unlike their namesakes, and nearly equal to layers whose own namesakes are others.
-    One such layer alone may also be a layer that differs: then its namesake follows its equal, and is no other layer.
+    A single one may also be a layer that differs: then its namesake comes after its equal, and is no other layer.
 
     Args:
         reference, candidate: activations of one picture, of all layers.
