@@ -108,7 +108,7 @@ def without_shifted_names(
 ) -> list[Match]:
     """The matches by name, unless automatic names have shifted: then those by activations come first.
 
-    Names have shifted where layers are unlike their namesakes, and nearly equal to layers whose own namesakes are others.
+    Names have shifted where layers are unlike their namesakes and nearly equal to layers with other namesakes.
     A single one may also be a layer that differs: then its namesake comes after its equal, and is no other layer.
 
     Args:
