@@ -318,8 +318,8 @@ def test_outputs_that_are_equal_up_to_rounding_leave_no_ties_to_judge() -> None:
         return {f.code for f in verdict.judge(report, verdict.Thresholds())}
 
     every = {"features-diverge", "predictions-differ", "evidence-moves"}
-    assert found(1e-3, "float") == found(1e-2, "half") == set()
-    assert found(1.1e-3, "float") == found(1.1e-2, "half") == found(1e-3, "quantized") == every
+    assert found(1e-3, "float") == found(1e-2, "half") == found(1e-3, "quantized") == set()
+    assert found(1.1e-3, "float") == found(1.1e-2, "half") == found(1.1e-3, "quantized") == every
     assert found(0.0, "float", sorted="top") == every
     assert found(0.0, "float", rule="name") == set()
 

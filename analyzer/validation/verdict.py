@@ -13,7 +13,7 @@ from analyzer.metrics.intervals import pictures_needed
 from analyzer.validation.thresholds import read_table
 
 EQUAL = 1e-3  # score drift and output error up to which outputs are equal up to rounding
-EQUAL_BY = {"float": EQUAL, "half": 1e-2, "quantized": 0.0}  # the same by the coarser precision of the two files
+EQUAL_HALF = 1e-2  # the same where one of the files is half precision
 EQUAL_DB = 60.0  # SQNR above which two layers are equal up to rounding
 COMPENSATED_DB = 12.0, 20.0  # least gain of the first layer over the inputs, and least SQNR of that layer,
 # where one of the files makes up for what differs between them
@@ -152,7 +152,7 @@ def _unsorted(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _equal(report: Mapping[str, Any]) -> bool:
     """Whether all outputs are equal up to rounding; rows that a model orders cannot tell."""
-    limit, rows = EQUAL_BY[report.get("precision", "quantized")], report.get("compared", ())
+    limit, rows = EQUAL_HALF if report.get("precision") == "half" else EQUAL, report.get("compared", ())
     errors = [row.get("error_max") for row in rows] + [report["outputs"].get("score_drift_max") or 0.0]
     return len(_unsorted(report)) == len(rows) > 0 and all(e is not None and e <= limit for e in errors)
 
