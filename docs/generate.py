@@ -359,7 +359,9 @@ def members_of(kind: type) -> list[str]:
     found = []
     for name, member in inspect.getmembers(kind):
         about = inspect.getdoc(member)
-        if name.startswith("_") or name in fields or name not in vars(kind) or not about:
+        if name.startswith("_") or name in fields or name not in vars(kind):
+            continue
+        if not about or about == inspect.getdoc(type(member)):  # a plain value has its type's
             continue
         call = "()" if callable(member) else ""
         found.append(f"- `.{name}{call}`: {' '.join(about.split(chr(10) * 2)[0].split())}")
