@@ -29,7 +29,7 @@ from analyzer.commands import COMMANDS, cli  # noqa: E402
 from analyzer.gradient.catalog import catalog  # noqa: E402
 from analyzer.gradient.idioms import IDIOMS  # noqa: E402
 from analyzer.gradient.policies import POLICIES  # noqa: E402
-from analyzer.validation.checks import CHECKS, Check  # noqa: E402
+from analyzer.validation.checks import CHECKS, SCORES, Check, why_not  # noqa: E402
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -249,6 +249,7 @@ MEASURES = {
     "Where the heat is": ("pointing_game", "energy_inside", "hit_rate", "heat_iou"),
     "Faithfulness": ("deletion", "insertion", "Curve", "random_cells", "average_drop", "increase", "kept"),
     "Robustness and sanity": ("max_sensitivity", "shift_consistency", "flip_consistency", "mprt"),
+    "Similarity of two texts": ("edit_distance", "text_similarity"),
     "Similarity of two maps": ("spearman", "cosine_of", "top_iou", "maximum_shift"),
     "Detections against true boxes": ("average_precision", "matched_to_truth", "Matched"),
     "Intervals over pictures": (
@@ -270,7 +271,7 @@ def checks() -> str:
             f"`{c.name}`",
             f"`{c.code}`" if c.code else "–",
             limit_of(c),
-            c.definition,
+            c.definition.format(score="the score"),
             c.advice.replace("{try}", "the named preset"),
         ]
         for c in CHECKS
@@ -280,7 +281,14 @@ def checks() -> str:
         "`docs/generate.py` writes this page from the table in `analyzer/validation/checks.py`. The name of a check is "
         "that of its threshold ([In a pipeline](ci.md)); checks without a finding are shown and not judged.\n\n"
         + table(["check", "finding", "threshold", "what is measured", "what to do"], rows)
-        + "\n"
+        + "\n\n## Which apply\n\n"
+        f"Models are audited by the kind of their answers: {', '.join(SCORES)}, where *values* are numbers of another "
+        "meaning (keypoints, depth, regression). “✓” is a check that applies; a report says why another does not.\n\n"
+        + table(
+            ["check", *SCORES], [[f"`{c.name}`", *("–" if why_not(c.name, k) else "✓" for k in SCORES)] for c in CHECKS]
+        )
+        + "\n\n## The score\n\nDeletion, insertion, average drop and the answer kept are measured by a score in [0, 1]:"
+        "\n\n" + "\n".join(f"- {kind}: {words}" for kind, words in SCORES.items() if words) + "\n"
     )
 
 

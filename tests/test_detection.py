@@ -421,13 +421,23 @@ def test_plan_and_localize_do_as_explain_does(run, place):
     assert code == 0 and x0 < 48 and x1 > 40 and y0 < 16 and y1 > 8  # around the surest detection's heat
 
 
-@pytest.mark.parametrize("command", ["audit", "invariance"])
-def test_commands_about_classes_refuse_detectors(run, place, command):
+def test_invariance_refuses_detectors(run, place):
     onnx.save(detector(), place / "m.onnx")
     write_png(place / "p.png", np.zeros((SIDE, SIDE, 3), np.uint8))
-    where = ("--data", "p.png") if command == "audit" else ("p.png", "-o", "c.png")
-    code, _, err = run(command, "m.onnx", *where, "--preset", "0-1")
+    code, _, err = run("invariance", "m.onnx", "p.png", "-o", "c.png", "--preset", "0-1")
     assert code == 3 and "detection" in err
+
+
+def test_audit_judges_detections(run, place):
+    """The heat of a square is around it; moved by half a cell, a square lies in two cells, each half as sure."""
+    onnx.save(detector(), place / "m.onnx")
+    write_png(place / "p.png", np.ascontiguousarray((BOTH[0].transpose(1, 2, 0) * 255).astype(np.uint8)))
+    code, out, _ = run("audit", "m.onnx", "p.png", "--preset", "0-1", "--format", "json")
+    checks = {row["check"]: row for row in json.loads(out)["audit"]["checks"]}
+    assert code == 1 and checks["own_region"]["value"] > 2 and checks["missed"]["found"]
+    assert checks["accuracy"]["why"] == "a picture has any number of detections, not one class"
+    code, out, _ = run("audit", "m.onnx", "p.png", "--preset", "0-1")
+    assert code == 1 and "similarity to a random head: a detector with random weights" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("batch", [1, "N"])

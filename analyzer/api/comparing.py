@@ -11,7 +11,7 @@ from typing import Any, Literal
 from analyzer.api.data import File, Pictures, listed, opened_samples, samples_of
 from analyzer.api.models import Asked, Names, Preprocessing, for_pictures, known_options
 from analyzer.attribution import Explainer
-from analyzer.attribution.cards import first_shapes
+from analyzer.attribution.cards import default_method, first_shapes
 from analyzer.attribution.deployed import open_both
 from analyzer.attribution.lines import Placed
 from analyzer.attribution.methods import find_method
@@ -211,7 +211,7 @@ def ran_on(receipt: dict[str, Any]) -> str:
 def audit(
     model: Any,
     pictures: Pictures,
-    method: str = "grad-cam",
+    method: str | None = None,
     *,
     labels: Names = None,
     classes: File | Mapping[str, int | str] | None = None,
@@ -240,7 +240,7 @@ def audit(
     Args:
         model: path, bytes, ModelProto or `Explainer`.
         pictures: as for `analyzer.compare`.
-        method: method whose maps are audited.
+        method: method whose maps are audited; by default grad-cam, for text, detections and keypoints layer-cam.
         labels: class names, or a file of them.
         classes: true classes, as for `analyzer.compare`; adds accuracy.
         boxes: true boxes, as for `analyzer.compare`; adds the pointing game.
@@ -258,11 +258,12 @@ def audit(
         Audit: `.findings`, `.report`, `.figure()`.
 
     Raises:
-        InputError: no pictures. UnsupportedError: the model has no classes.
+        InputError: no pictures.
     """
     paths = _paths(report)
     check_endings(paths)
-    find_method(method, {})
+    if method is not None:
+        find_method(method, {})
     limits = read_limits(None if thresholds is None else os.fspath(thresholds), threshold)
     pictures = listed(pictures)
     by_folder = classes == FOLDERS
@@ -288,7 +289,7 @@ def audited(
     explainer: Explainer,
     card: ModelCard,
     samples: Sequence[Sample],
-    method: str,
+    method: str | None,
     probes: int,
     seed: int,
     provider: str,
@@ -299,6 +300,7 @@ def audited(
     limits: Mapping[str, float] | None = None,
 ) -> Audit:
     """The audit with its findings and how it was run."""
+    method = method or default_method(explainer, None)
     done = audit_pictures(explainer, card.feeds, samples, method, probes, seed, store, workers, progress, placement)
     content = rounded(done.report | ({"checks": checked(done.report, limits)} if limits else {}))
     return replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import click
@@ -48,7 +49,11 @@ class Audit(Given):
         type=READ_FILE,
         metavar="FILE",
     )
-    method: str = option("-m --method", "Method whose maps are audited.", default="grad-cam", **METHOD)
+    method: str | None = option(
+        "-m --method",
+        "Method whose maps are audited. Default: grad-cam; for text, detections and keypoints layer-cam.",
+        **METHOD,
+    )
     probes: int = option(
         "--probes",
         "Number of pictures for the slow checks (faithfulness and sanity).",
@@ -106,7 +111,8 @@ def command(given: Audit) -> int:
         note("note: --strict is deprecated and has no effect: audit exits with 1 if there are findings")
     check_endings(given.reports)
     limits = read_limits(given.allowed.file("audit"), given.allowed.single)
-    find_method(given.method, {})
+    if given.method:
+        find_method(given.method, {})
     by_folder = given.classes == FOLDERS
     classes = read_classes(None if by_folder else given.classes)
     samples = annotated(given.data.samples(), read_true_boxes(given.boxes), classes)
@@ -149,3 +155,11 @@ def show(document: dict[str, Any], form: str) -> None:
         click.echo()
         summary = document["audit"]["summary"]
         click.echo(table([(k.replace("_", " "), f"{v:.4g}") for k, v in summary.items()]))
+        left_out = pages.left_out(document["audit"])
+        if left_out:
+            click.echo()
+            click.echo("not measured:")
+            for why, titles in left_out:
+                click.echo(
+                    textwrap.fill(f"{', '.join(titles)}: {why}", 100, initial_indent="- ", subsequent_indent="  ")
+                )

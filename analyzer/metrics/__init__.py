@@ -19,6 +19,7 @@ from analyzer.metrics.mprt import mprt
 from analyzer.metrics.overlap import heat_iou, top_iou
 from analyzer.metrics.pointing_game import pointing_game
 from analyzer.metrics.similarity import cosine_of, maximum_shift, spearman
+from analyzer.metrics.text import edit_distance, text_similarity
 
 __all__ = [
     "Curve",
@@ -29,6 +30,7 @@ __all__ = [
     "bootstrap",
     "cosine_of",
     "deletion",
+    "edit_distance",
     "energy_inside",
     "flip_consistency",
     "heat_iou",
@@ -48,6 +50,7 @@ __all__ = [
     "resampled",
     "shift_consistency",
     "spearman",
+    "text_similarity",
     "top_iou",
     "wilson",
 ]

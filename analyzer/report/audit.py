@@ -64,7 +64,7 @@ def html(document: Mapping[str, Any], pictures: Sequence[Picture] = (), command:
         checks=_check_rows(checks),
         fp16=[[row[key] for key in FP16] for row in report.get("fp16", ())],
         fp16_header=list(FP16.values()),
-        left_out=[(row["title"], row["definition"]) for row in checks if "why" in row],
+        left_out=[(", ".join(titles), why) for why, titles in left_out(report)],
         plots=_plots(rows, checks),
         pictures=pictures,
         contract=[[name, *(row.get(key) for key in keys)] for name, row in contract.items()],
@@ -87,6 +87,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     ]
     lines += ["", "| | |", "|---|---|"]
     lines += [f"| {plain(k.replace('_', ' '))} | {v:.4g} |" for k, v in report["summary"].items()]
+    why = [f"- {plain(', '.join(titles))}: {plain(why)}" for why, titles in left_out(report)]
+    lines += ["", "Not measured:", "", *why] if why else []
     return "\n".join(lines) + "\n"
 
 
@@ -108,6 +110,15 @@ def sarif(document: Mapping[str, Any]) -> str:
     report = document["audit"]
     rules = {row["code"]: row["definition"] for row in report.get("checks", ())}
     return formats.sarif(report["identity"]["model"], [("error", one) for one in document["findings"]], rules)
+
+
+def left_out(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Why checks have no value, and the titles of the checks that have none for that reason."""
+    found: dict[str, list[str]] = {}
+    for row in report.get("checks", ()):
+        if "why" in row:
+            found.setdefault(row["why"], []).append(row["title"])
+    return list(found.items())
 
 
 def _about(report: Mapping[str, Any]) -> str:

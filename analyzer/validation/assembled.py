@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,18 @@ from analyzer.analysis import receptive_field
 from analyzer.analysis.cost import cost
 from analyzer.analysis.layouts import layouts
 from analyzer.images import PRESETS, Preprocess
-from analyzer.validation.checks import SATURATED, checked, maxima_together
+from analyzer.validation.checks import SATURATED, answered, checked, maxima_together, why_not
 from analyzer.validation.side import Side
 
 CLASSES = 8  # whose mean maps are kept
 
 
 def assembled(
-    side: Side, preprocess: Preprocess, method: str, total: Mapping[str, Any]
+    side: Side, preprocess: Preprocess, method: str, answers: str, total: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The report and the mean maps, from what `Auditing` gave for all pictures."""
     rows, loaded = total["rows"], side.explainer.loaded
-    judged = [row for row in rows if "not_finite" not in row]
+    judged = answered(rows)
     used = cost(side.graph)
     proto = loaded.proto
     report: dict[str, Any] = {
@@ -40,14 +40,16 @@ def assembled(
             "macs": used.macs,
             "layer": side.layer,
             "method": method,
+            "task": side.task.kind,
+            "answers": answers,
         },
         "pictures": len(rows),
         "contract": {n: _contract_row(v) | {"size": _size(preprocess, n)} for n, v in total["contract"].items()},
         "layers": _layer_rows(side, total["channels"]),
-        "summary": _summary(judged) if judged else {},
+        "summary": _summary(judged, answers) if judged else {},
         "rows": rows,
     }
-    report["summary"]["not_finite"] = len(rows) - len(judged)
+    report["summary"]["not_finite"] = sum("not_finite" in row for row in rows)
     if total["mean"] is None:
         return report | {"checks": checked(report)}, {"all pictures": np.zeros(preprocess.size or (1, 1))}
     maps = {"all pictures": total["mean"] / len(judged)}
@@ -114,19 +116,21 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the pictures, of what is finite; without the figures that no picture gives."""
+def _summary(rows: Sequence[Mapping[str, Any]], answers: str) -> dict[str, Any]:
+    """Means over the pictures, of what is finite; without the figures that no picture gives, or that do not apply."""
+    placed = [row for row in rows if "maximum_y" in row]
     result: dict[str, Any] = {
-        "confidence": _mean(r["confidence"] for r in rows),
-        "label_kept_when_shifted": _mean(r["shift"]["label_kept"] for r in rows),
-        "change_when_shifted": _mean(r["shift"]["change"] for r in rows),
-        "border": _mean(r["border"] for r in rows),
-        "corners": _mean(r["corners"] for r in rows),
-        "maxima_together": maxima_together(rows)[0],
+        "confidence": _mean(r.get("confidence") for r in rows),
+        "label_kept_when_shifted": _mean(r["shift"]["label_kept"] for r in rows if "shift" in r),
+        "change_when_shifted": _mean(r["shift"]["change"] for r in rows if "shift" in r),
+        "own_region": _mean(r.get("own_region") for r in rows),
+        "border": _mean(r.get("border") for r in rows),
+        "corners": _mean(r.get("corners") for r in rows),
+        "maxima_together": maxima_together(placed)[0] if placed else None,
         "degenerate_maps": sum(bool(r["diagnosis"]) for r in rows),
-        "saturated_scores": float(np.mean([r["tied"] > 1 for r in rows])),
+        "saturated_scores": _mean(float(r["tied"] > 1) for r in rows if "tied" in r),
     }
-    for key in ("faithfulness", "sanity"):
+    for key in ("faithfulness", "sanity", "steady"):
         probed = [r[key] for r in rows if key in r]
         for name in sorted({n for p in probed for n in p}):
             result[name] = _mean(p[name] for p in probed if name in p)
@@ -134,4 +138,4 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         known = [float(r[key]) for r in rows if key in r]
         if known:
             result[name] = _mean(known)
-    return {name: value for name, value in result.items() if value is not None}
+    return {name: value for name, value in result.items() if value is not None and not why_not(name, answers)}

@@ -16,7 +16,6 @@ from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.images import Fed, Feeding, Preprocess, showing
 from analyzer.metrics import (
-    Curve,
     average_drop,
     deletion,
     energy_inside,
@@ -28,10 +27,12 @@ from analyzer.metrics import (
     spearman,
 )
 from analyzer.metrics.consistency import shifted
+from analyzer.metrics.regions import coverage
 from analyzer.passes import InputPass, Loaded, run
 from analyzer.store import key_of
+from analyzer.validation.answers import Found, answers_of
 from analyzer.validation.assembled import alternatives, assembled
-from analyzer.validation.checks import SHIFT
+from analyzer.validation.checks import CLASSES, SHIFT, why_not
 from analyzer.validation.randomised import randomised_head
 from analyzer.validation.side import Inputs, Side
 
@@ -185,17 +186,11 @@ class Auditing(InputPass[dict[str, Any]]):
         array = feeds[self.model.image]
         self._beside = {name: other for name, other in feeds.items() if name != self.model.image}
         self._look({name: other.shape for name, other in feeds.items()})
-        if not self.side.task.by_class or self.side.task.per_picture:
-            raise UnsupportedError(
-                f"{self.side.task.output.name!r} has no classes ({self.side.task.described()}), and an audit "
-                "measures the probability of classes",
-                "explain its pictures, or compare it with a reference",
-            )
+        self.side.features(self._whole(array))  # makes the sessions, before threads ask for them
+        self._answer(array)
         self.randomised = Explainer(
             randomised_head(self.explainer, self.seed), self.explainer.provider, **self.explainer.session_options
         )
-        self.side.features(self._whole(array))  # makes the sessions, before threads ask for them
-        self._probabilities(array)
 
     def _fed(self, picture: Picture) -> Fed:
         return self.feeding.feed(picture.pixels if picture.source is None else picture.source)
@@ -208,6 +203,7 @@ class Auditing(InputPass[dict[str, Any]]):
         """At the model, for inputs of these shapes."""
         self.side = Side(self.explainer, shape)
         self.side.tap([m.name for m in feature_maps(self.side.graph, self.side.scores.logits)])
+        self.answers = answers_of(self.side.task, self._answer, self._space, self.explainer.labels)
 
     def merge(self, left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
         mean = [part["mean"] for part in (left, right) if part["mean"] is not None]
@@ -237,51 +233,83 @@ class Auditing(InputPass[dict[str, Any]]):
         ((sample, picture),) = batch
         number = sample.number
         fed = self._fed(picture)
-        array, placement = fed.feeds[self.model.image], fed.placement
-        shapes = {name: list(other.shape) for name, other in fed.feeds.items()}
+        array, shapes = fed.feeds[self.model.image], {name: list(other.shape) for name, other in fed.feeds.items()}
         part: dict[str, Any] = {"mean": None, "classes": {}, "channels": {}, "contract": {}, "shape": shapes}
         found = self._explained(array)
-        if not len(found.heatmap):  # nothing but background, which is then what is audited
-            found = self._explained(array, 0)
-        if not found.legible[0] or np.isnan(found.scores[0]).any() or np.isposinf(found.scores[0]).any():
-            said = {"picture": picture.name, "top": None, "not_finite": found.diagnosis[0] or "a score is infinite"}
-            return part | {"rows": [said]}
-        top, heat = int(found.target[0]), found.heatmap[0].astype(np.float64)
-        original = self._probabilities(array)
-        row: dict[str, Any] = {
-            "picture": picture.name,
-            "top": top,
-            "confidence": float(original[top]),
-            "diagnosis": found.diagnosis[0],
-            "tied": int(found.tied[0]),
-            **shortcut_signs(heat),
-        }
+        if len(found.heatmap) and (why := _not_finite(found)):
+            return part | {"rows": [{"picture": picture.name, "top": None, "not_finite": why}]}
+        part["channels"] = self._bounds(array)
+        if number < self.probes and not why_not("preprocessing", self.answers.kind):
+            part["contract"] = {name: [seen] for name, seen in self._alternatives(picture).items()}
+        if not len(found.heatmap):
+            return part | {"rows": [{"picture": picture.name, "top": None, "nothing": self.side.task.nothing}]}
+        heat = found.heatmap[0].astype(np.float64)
+        row = {"picture": picture.name, "diagnosis": found.diagnosis[0], **shortcut_signs(heat)}
+        if picture.boxes is not None and len(picture.boxes):
+            inside = np.array([fed.placement.box_to_input(tuple(b)) for b in picture.boxes])
+            row["energy_in_boxes"], row["pointing_hit"] = energy_inside(heat, inside), _hits(heat, inside)
+        part |= {"rows": [row], "mean": heat}
+        if self._chooses:
+            row |= self._of_class(number, picture, array, found)
+            part["classes"] = {row["top"]: [1, heat]}
+        else:
+            row |= self._of_answer(number, array, found)
+        return part
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether the model chooses among classes."""
+        return self.answers.kind == CLASSES
+
+    def _of_class(self, number: int, picture: Picture, array: np.ndarray, found: Attribution) -> dict[str, Any]:
+        """What a picture shows of a model that chooses a class."""
+        top, original = int(found.target[0]), self._probabilities(array)
+
+        def probability(changed: np.ndarray) -> float:
+            return float(self._probabilities(changed)[top])
+
+        row: dict[str, Any] = {"top": top, "confidence": float(original[top]), "tied": int(found.tied[0])}
         if picture.label is not None:
             row["label"], row["right"] = picture.label, picture.label == top
-        if picture.boxes is not None and len(picture.boxes):
-            inside = np.array([placement.box_to_input(tuple(b)) for b in picture.boxes])
-            row["energy_in_boxes"] = energy_inside(heat, inside)
-            row["pointing_hit"] = _hits(heat, inside)
         row["shift"] = self._shifted(array, top, original)
         if number < self.probes:
-            curves = self._curves(number, array, heat, top)
-            row["curves"] = {name: curve.scores.tolist() for name, curve in curves.items()}
-            row["faithfulness"] = {name: curve.area for name, curve in curves.items()}
-            row["faithfulness"]["average_drop"] = self._drop(array, heat, top, float(original[top]))
-            row["sanity"] = self._sanity(number, array, found.heatmap[0], top, found.scores.shape[1])
-            part["contract"] = {name: [seen] for name, seen in self._alternatives(picture).items()}
-        return part | {
-            "rows": [row],
-            "mean": heat,
-            "classes": {top: [1, heat]},
-            "channels": self._bounds(array),
-        }
+            row |= self._faithful(number, array, found.heatmap[0], probability)
+            row["sanity"] = self._sanity(array, found.heatmap[0], top)
+            if (classes := found.scores.shape[1]) > 1:
+                other = int((top + 1 + np.random.default_rng([self.seed, number]).integers(classes - 1)) % classes)
+                row["sanity"]["other_class"] = spearman(found.heatmap[0], self._explained(array, other).heatmap[0])
+        return row
+
+    def _of_answer(self, number: int, array: np.ndarray, found: Attribution) -> dict[str, Any]:
+        """What a picture shows of a model whose answer is no choice among classes."""
+        answers, before, heat = self.answers, self._answer(array), found.heatmap[0]
+        first, row = answers.first(before), dict[str, Any]()
+        if first is not None:
+            row["top"] = first.label
+            if not why_not("confidence", answers.kind):
+                row["confidence"] = first.score
+        region = answers.region(before, (heat.shape[0], heat.shape[1]))
+        if region is not None:
+            share = float(coverage(region, (heat.shape[0], heat.shape[1])).mean())
+            row["own_region"] = energy_inside(heat, region) / max(share, 1 / heat.size)
+        if number < self.probes:
+            row["steady"] = answers.steady(before, array)
+            if not why_not("faithfulness", answers.kind):
+                row |= self._faithful(
+                    number, array, heat, lambda changed: answers.left(before, self._answer(changed)) or 0.0
+                )
+            row["sanity"] = self._sanity(array, heat, answers.target(before), before)
+        return row
+
+    def _answer(self, array: np.ndarray) -> Any:
+        """What the task reads of the outputs for a preprocessed picture."""
+        return self.side.task.answer(self.side.all_outputs(self._whole(array)))
 
     def finish(self, total: dict[str, Any] | None) -> Audit:
         if total is None:
             raise InputError("no pictures to audit on", "none of the given pictures can be read")
         self._look({name: tuple(shape) for name, shape in total["shape"].items()})
-        return Audit(*assembled(self.side, self.preprocess, self.method, total))
+        return Audit(*assembled(self.side, self.preprocess, self.method, self.answers.kind, total))
 
     def _probabilities(self, array: np.ndarray) -> np.ndarray:
         """Of every class, for a preprocessed picture: the scores where they are squashed, else their softmax."""
@@ -290,6 +318,8 @@ class Auditing(InputPass[dict[str, Any]]):
     def side_probabilities(self, given: Inputs) -> np.ndarray:
         """The same, of all inputs."""
         scores = self.side.classes(given)
+        if "LogSoftmax" in self.side.scores.stripped:
+            return np.exp(scores)
         if self.side.scores.stripped:
             return scores
         with np.errstate(invalid="ignore"):  # an altered picture's scores may not be finite
@@ -319,63 +349,90 @@ class Auditing(InputPass[dict[str, Any]]):
                 change.append(abs(float(after[top] - before)))
         return {"label_kept": float(np.mean(stays)), "change": float(np.mean(change))}
 
-    def _curves(self, number: int, array: np.ndarray, heat: np.ndarray, top: int) -> dict[str, Curve]:
-        """The class's probability as pixels are deleted or inserted, highest heat first, and random cells first."""
-
-        def score(changed: np.ndarray) -> float:
-            return float(self._probabilities(changed)[top])
-
+    def _faithful(
+        self, number: int, array: np.ndarray, heat: np.ndarray, score: Callable[[np.ndarray], float]
+    ) -> dict[str, Any]:
+        """How the score falls, or rises, as pixels are deleted or inserted, highest heat first and random cells first;
+        the share of it that is lost where only what the map marks is shown."""
+        heat = heat.astype(np.float64)
         orders = {"": heat, "_random": random_cells(heat.shape, [self.seed, number], CELLS)}
-        how = self._mean_color(array), STEPS, self._space
-        return {
-            kind + name: measure(score, array, order, *how)
+        mean = self._mean_color(array)
+        curves = {
+            kind + name: measure(score, array, order, mean, STEPS, self._space)
             for name, order in orders.items()
             for kind, measure in (("deletion", deletion), ("insertion", insertion))
         }
-
-    def _drop(self, array: np.ndarray, heat: np.ndarray, top: int, before: float) -> float:
-        """The share of the probability that is lost where only what the map marks is shown."""
-        shown = kept(array, heat, self._mean_color(array), self._space)
-        return float(average_drop([before], [self._probabilities(shown)[top]])[0])
+        after = score(kept(array, heat, mean, self._space))
+        drop = float(average_drop([curves["deletion"].scores[0]], [after])[0])
+        return {
+            "curves": {name: curve.scores.tolist() for name, curve in curves.items()},
+            "faithfulness": {name: curve.area for name, curve in curves.items()} | {"average_drop": drop},
+        }
 
     def _mean_color(self, array: np.ndarray) -> np.ndarray:
         others = tuple(a for a in range(array.ndim) if a != self.channel)
         return np.asarray(array.astype(np.float64).mean(axis=others, keepdims=True))
 
     @property
-    def _space(self) -> tuple[int, ...]:
+    def _space(self) -> tuple[int, int]:
         """The axes of height and width."""
-        return tuple(a for a in (1, 2, 3) if a != self.channel)
+        height, width = (a for a in (1, 2, 3) if a != self.channel)
+        return height, width
 
     def _explained(self, array: np.ndarray, target: Any = "top1", explainer: Explainer | None = None) -> Attribution:
         how = explainer or self.explainer
         return how.explain(self._whole(array), self.method, target, placement=self.placement)
 
-    def _sanity(self, number: int, array: np.ndarray, heat: np.ndarray, top: int, classes: int) -> dict[str, float]:
-        """How the map changes: of a model with a random head, of another class, of the shifted picture."""
+    def _sanity(self, array: np.ndarray, heat: np.ndarray, target: Any, before: Any = None) -> dict[str, float]:
+        """How the map changes: of a model with a random head, of the shifted picture.
 
-        def map_of(given: np.ndarray, explainer: Explainer = self.explainer, target: int = top) -> np.ndarray:
-            return self._explained(given, target, explainer).heatmap[0]
+        Args:
+            target: what the map explains.
+            before: the model's answer; None for a class.
+        """
 
-        result = {"random_head": float(mprt(heat, [map_of(array, self.randomised)])[0])}
+        def map_of(given: np.ndarray) -> np.ndarray:
+            same = answers.partner(before, self._answer(given)) if isinstance(answers, Found) else target
+            return self._map(given, same)
+
+        answers, result = self.answers, dict[str, float]()
+        if not why_not("random_head", self.answers.kind):
+            result["random_head"] = float(mprt(heat, [self._map(array, target, self.randomised)])[0])
         if min(heat.shape) > 4 * SHIFT:
             result["follows_shift"] = shift_consistency(map_of, array, SHIFT, self._space)
-        if classes > 1:
-            other = int((top + 1 + np.random.default_rng([self.seed, number]).integers(classes - 1)) % classes)
-            result["other_class"] = spearman(heat, map_of(array, target=other))
         return result
+
+    def _map(self, array: np.ndarray, target: Any, explainer: Explainer | None = None) -> np.ndarray:
+        """(H, W) the map; zeros where the model finds nothing to explain."""
+        found = None if target is None else self._explained(array, target, explainer)
+        if found is None or not len(found.heatmap):
+            return np.zeros([array.shape[axis] for axis in self._space], np.float32)
+        return found.heatmap[0]
 
     def _alternatives(self, picture: Picture) -> dict[str, tuple[float, bool | None]]:
         """Confidence (and whether it is right) under the declared preprocessing and the customary ones."""
-        found = {}
+        found = dict[str, tuple[float, bool | None]]()
         for name, how in alternatives(self.preprocess).items():
             feeding = replace(self.feeding, main=replace(self.feeding.main, preprocess=how))
             source = picture.pixels if picture.source is None else picture.source
-            scores = self.side_probabilities(feeding.feed(source).feeds)
+            feeds = feeding.feed(source).feeds
+            if not self._chooses:
+                surest = self.answers.first(self.side.task.answer(self.side.all_outputs(feeds)))
+                found[name] = surest.score if surest else 0.0, None
+                continue
+            scores = self.side_probabilities(feeds)
             top = self.side.top_of(scores)
             right = None if picture.label is None else bool(np.isfinite(scores).all() and top == picture.label)
             found[name] = float(scores[top]), right
         return found
+
+
+def _not_finite(found: Attribution) -> str:
+    """Why nothing can be said of a picture: its map, or a score, is not finite; "" where both are."""
+    if not found.legible[0]:
+        return found.diagnosis[0]
+    scores = found.scores[0] if len(found.scores) else np.zeros(1)
+    return "a score is infinite" if np.isnan(scores).any() or np.isposinf(scores).any() else ""
 
 
 def shortcut_signs(heat: np.ndarray) -> dict[str, float]:

@@ -22,6 +22,19 @@ TOGETHER = 8  # pictures from which a position that they share is judged
 NEAR = 0.1  # of a picture's size: maxima as near as that are at the same position
 WORST = 6  # pictures that are named for a check
 
+CLASSES, DETECTIONS, MASKS, TEXTS, EMBEDDINGS, VALUES = (
+    "classes", "detections", "masks", "texts", "embeddings", "values",
+)  # fmt: skip
+# What deletion, insertion and average drop measure of an answer.
+SCORES = {
+    CLASSES: "the top class's probability",
+    DETECTIONS: "the score of the surest detection, found again by its class and an IoU of at least 0.5",
+    MASKS: "the IoU of the class's mask with that of the unchanged picture",
+    TEXTS: "the similarity to the text of the unchanged picture (1 − edit distance / length)",
+    EMBEDDINGS: "the cosine with the embedding of the unchanged picture",
+    VALUES: "",
+}
+
 Report: TypeAlias = Mapping[str, Any]
 
 
@@ -52,13 +65,14 @@ class Check:
     Attributes:
         name: its key in the summary.
         title: what a report calls it.
-        definition: a sentence about what is measured.
+        definition: a sentence about what is measured, with {score} for what `SCORES` says.
         measure: its figures; none where the report has nothing to measure.
         code: of its finding; "" for a figure that is not judged.
         limit: threshold.
         worse: the side of the threshold that is a finding.
         words: sentence of the finding, with {value} and the figure's words.
         advice: what to do about it.
+        needs: why there is no figure where there is nothing to measure it by.
     """
 
     name: str
@@ -70,6 +84,7 @@ class Check:
     worse: Literal["above", "below"] = "above"
     words: str = ""
     advice: str = ""
+    needs: str = "no picture has a value"
 
     def fails(self, value: float) -> bool:
         if self.limit is None or not math.isfinite(value) or math.isclose(value, self.limit):
@@ -112,8 +127,13 @@ def _by_picture(report: Report, path: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def answered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The pictures for which the model gives an answer that is finite."""
+    return [row for row in rows if "not_finite" not in row and "nothing" not in row]
+
+
 def _judged(report: Report) -> list[Mapping[str, Any]]:
-    return [row for row in report["rows"] if "not_finite" not in row]
+    return answered(report["rows"])
 
 
 def _exact(value: float) -> Interval:
@@ -179,12 +199,17 @@ def _third(at: float, names: tuple[str, str, str]) -> str:
 
 
 def _fixed_position(report: Report) -> list[Measured]:
-    rows = _judged(report)
+    rows = [row for row in _judged(report) if "maximum_y" in row]
     if len(rows) < TOGETHER:
         return []
     share, near, place = maxima_together(rows)
     pictures = {row["picture"]: float(close) for row, close in zip(rows, near, strict=True)}
     return [Measured(_exact(share), "", pictures, {"place": place})]  # of a place chosen by it: no interval is true
+
+
+def _nothing(report: Report) -> list[Measured]:
+    pictures = {row["picture"]: float("nothing" in row) for row in report["rows"]}
+    return [Measured(wilson(int(sum(pictures.values())), len(pictures)), "", pictures)] if pictures else []
 
 
 def _degenerate(report: Report) -> list[Measured]:
@@ -235,6 +260,9 @@ def _peak(report: Report) -> list[Measured]:
 
 # ---- The checks ----
 
+NO_TRUTH = "needs true classes (--classes)"
+NO_BOXES = "needs true boxes (--boxes)"
+
 CHECKS = (
     Check(
         "not_finite", "pictures that are not finite", "Pictures whose scores or map are NaN or ∞; all other checks "
@@ -244,10 +272,11 @@ CHECKS = (
     ),
     Check(
         "accuracy", "accuracy", "Share of the pictures with a given true class whose top class it is.",
-        rate_of("right"),
+        rate_of("right"), needs=NO_TRUTH,
     ),
     Check(
-        "confidence", "confidence", "Mean probability of the top class.", mean_of("confidence"),
+        "confidence", "confidence", "Mean probability of the top class, score of the surest detection, or probability "
+        "of the characters.", mean_of("confidence"),
     ),
     Check(
         "preprocessing", "gain of another preprocessing", "Accuracy, or without true classes the mean probability of "
@@ -261,13 +290,13 @@ CHECKS = (
         "silent_classes", "classes that never win", f"Share of the classes with at least {ENOUGH} pictures that are "
         "the top class of no picture at all.", _silent, "silent-classes", 0.0, "above",
         "{silent} classes are never the top class, although pictures of them are given: {classes}",
-        "Check the order of the labels, and whether the class was trained.",
+        "Check the order of the labels, and whether the class was trained.", NO_TRUTH,
     ),
     Check(
         "mixed_up", "classes mixed up", f"Share of the classes with at least {ENOUGH} pictures, most of which are "
         "answered with one and the same other class.", _mixed_up, "labels-mixed-up", 0.5, "above",
         "{wrong} of {of} classes are answered with another one each ({pairs}): the labels seem to be in another order",
-        "Compare the order of the labels with that of the training.",
+        "Compare the order of the labels with that of the training.", NO_TRUTH,
     ),
     Check(
         "dead", "dead channels", "Share of a layer's channels that have the same value everywhere, on all pictures.",
@@ -299,6 +328,42 @@ CHECKS = (
         mean_of("shift", "change"),
     ),
     Check(
+        "nothing", "pictures without an answer", "Share of the pictures in which the model finds nothing; the other "
+        "checks leave them out.", _nothing, "no-answer", 0.9, "above",
+        "the model finds nothing in {value:.0%} of the pictures",
+        "Use pictures of what the model was trained on; check its preprocessing and its score threshold.",
+    ),
+    Check(
+        "own_region", "heat in its own box or mask", "Share of the heat inside the box of the detection (or the mask "
+        "of the class) that is explained, divided by its share of the area; 1 is uniform.",
+        mean_of("own_region", where="{method}"), "evidence-outside", 1.0, "below",
+        "the heat lies outside the box or mask that it explains: {value:.2f} times the uniform share",
+        "Look at the maps: the model may use the surroundings, or the layer does not see the object.",
+    ),
+    Check(
+        "missed", "detections missed when shifted", f"Share of a picture's detections that have no partner (same "
+        f"class, IoU of at least 0.5) after {SHIFT}-pixel shifts, in four directions.", mean_of("steady", "missed"),
+        "shift-sensitive", 0.2, "above", f"{{value:.0%}} of the detections are missed after {SHIFT}-pixel shifts",
+        "Train with random crops; check the threshold of the scores.",
+    ),
+    Check(
+        "doubled", "detections doubled when shifted", "Share of detections beside which a second one of the class "
+        "appears after these shifts (IoU of at least 0.3).", mean_of("steady", "doubled"),
+        "doubled-detections", 0.1, "above",
+        "{value:.0%} of the detections appear twice after shifts", "Check the non-maximum suppression and its IoU.",
+    ),
+    Check(
+        "missed_when_smaller", "detections missed when smaller", "Share of a picture's detections that have no partner "
+        "if the picture is shown at 80 % of its size.", mean_of("steady", "missed_when_smaller"), "size-sensitive",
+        0.5, "above", "{value:.0%} of the detections are missed if the picture is a fifth smaller",
+        "Train with random scales, or fix the distance of the camera.",
+    ),
+    Check(
+        "answer_kept", "answer kept when shifted", f"Mean over {SHIFT}-pixel shifts, in four directions, of {{score}} "
+        "(a mask is shifted back first).", mean_of("steady", "answer_kept"), "shift-sensitive", 0.8, "below",
+        f"after {SHIFT}-pixel shifts the answers agree by only {{value:.2f}}", "Train with random crops.",
+    ),
+    Check(
         "random_head", "similarity to a random head", "Rank correlation of the map with that of the model with its "
         "last weights shuffled; lower is better (Adebayo et al. 2018).",
         mean_of("sanity", "random_head", where="{method}"),
@@ -320,18 +385,19 @@ CHECKS = (
         "Do not draw conclusions from a single map; average over shifts.",
     ),
     Check(
-        "deletion", "deletion", "Area under the class's probability as pixels are removed in order of heat, filled "
-        "with the mean; lower is better (Petsiuk et al. 2018).", mean_of("faithfulness", "deletion"),
+        "deletion", "deletion", "Area under {score}, as pixels are removed in order of heat, filled with the mean; "
+        "lower is better (Petsiuk et al. 2018).", mean_of("faithfulness", "deletion"),
     ),
     Check(
-        "deletion_random", "deletion, random", "The same for random cells.", mean_of("faithfulness", "deletion_random"),
+        "deletion_random", "deletion of random cells", "The same for random cells instead of the hottest pixels.",
+        mean_of("faithfulness", "deletion_random"),
     ),
     Check(
-        "insertion", "insertion", "Area under the class's probability as pixels are inserted in order of heat; higher "
-        "is better (Petsiuk et al. 2018).", mean_of("faithfulness", "insertion"),
+        "insertion", "insertion", "Area under {score}, as pixels are inserted in order of heat; higher is better "
+        "(Petsiuk et al. 2018).", mean_of("faithfulness", "insertion"),
     ),
     Check(
-        "insertion_random", "insertion, random", "The same for random cells.",
+        "insertion_random", "insertion of random cells", "The same for random cells instead of the hottest pixels.",
         mean_of("faithfulness", "insertion_random"),
     ),
     Check(
@@ -341,8 +407,8 @@ CHECKS = (
         "Use another method or layer; `docs/faithfulness.md` ranks them.",
     ),
     Check(
-        "average_drop", "average drop", "Share of the class's probability that is lost when cold pixels fade to the "
-        "mean: heat · picture + (1 − heat) · mean; lower is better (Chattopadhay et al. 2018).",
+        "average_drop", "average drop", "Share that is lost of {score}, when cold pixels fade to the mean: "
+        "heat · picture + (1 − heat) · mean; lower is better (Chattopadhay et al. 2018).",
         mean_of("faithfulness", "average_drop"),
     ),
     Check(
@@ -362,6 +428,7 @@ CHECKS = (
         f"size of one maximum; judged from {TOGETHER} pictures on.", _fixed_position, "fixed-position", 0.6, "above",
         "{value:.0%} of the maxima are at the same position ({place}); check for a watermark",
         "Look at that position in the pictures; cover it and explain again.",
+        f"needs at least {TOGETHER} pictures with a map",
     ),
     Check(
         "degenerate_maps", "degenerate maps", "Number of empty or constant maps.", _degenerate, "degenerate-maps",
@@ -372,13 +439,70 @@ CHECKS = (
     ),
     Check(
         "pointing_game", "pointing game", "Share of the pictures whose maximum lies inside a given box (Zhang et al. "
-        "2016).", rate_of("pointing_hit"),
+        "2016).", rate_of("pointing_hit"), needs=NO_BOXES,
     ),
     Check(
         "energy_in_boxes", "energy in boxes", "Share of the heat inside the given boxes (Wang et al. 2020).",
-        mean_of("energy_in_boxes"),
+        mean_of("energy_in_boxes"), needs=NO_BOXES,
     ),
 )  # fmt: skip
+
+
+# ---- Which checks do not apply ----
+
+_NO_CLASS = {
+    DETECTIONS: "a picture has any number of detections, not one class",
+    MASKS: "every pixel has a class of its own",
+    TEXTS: "a text has no class",
+    EMBEDDINGS: "a vector has no class",
+    VALUES: "the outputs are no classes",
+}
+_ALWAYS = dict.fromkeys((CLASSES, EMBEDDINGS, VALUES), "the model always gives an answer")
+_NO_PLACE = {
+    CLASSES: "a class has no box of its own; give true ones with --boxes",
+    TEXTS: "a text has no box",
+    EMBEDDINGS: "a vector has no box",
+    VALUES: "the outputs have no boxes",
+}
+_NOT_DETECTED = dict.fromkeys((CLASSES, MASKS, TEXTS, EMBEDDINGS, VALUES), "only detections can be missed or doubled")
+_OTHER_SHIFT = {
+    CLASSES: "see “label kept when shifted”",
+    DETECTIONS: "see “detections missed when shifted”",
+    VALUES: "how alike numbers of this kind are has no common measure",
+}
+_OWN_PLACE = {
+    DETECTIONS: "the heat lies where the object is; see “heat in its own box or mask”",
+    MASKS: "the heat lies where the class is; see “heat in its own box or mask”",
+    TEXTS: "a line of text fills the picture up to its border",
+}
+_UNSCORED = {VALUES: "the outputs have no score that could fall"}
+_UNSURE = {
+    MASKS: "a mask has no confidence",
+    EMBEDDINGS: "a vector has no confidence",
+    VALUES: "no output is a confidence",
+}
+_RANDOM = {DETECTIONS: "a detector with random weights detects other things, if any"}
+_WITHOUT: dict[str, Mapping[str, str]] = {
+    name: why
+    for names, why in (
+        (("accuracy", "silent_classes", "mixed_up", "saturated_scores", "other_class"), _NO_CLASS),
+        (("label_kept_when_shifted", "change_when_shifted"), _NO_CLASS),
+        (("nothing",), _ALWAYS),
+        (("own_region",), _NO_PLACE),
+        (("missed", "doubled", "missed_when_smaller"), _NOT_DETECTED),
+        (("answer_kept",), _OTHER_SHIFT),
+        (("border", "corners", "maxima_together"), _OWN_PLACE),
+        (("deletion", "deletion_random", "insertion", "insertion_random", "faithfulness", "average_drop"), _UNSCORED),
+        (("confidence", "preprocessing"), _UNSURE),
+        (("random_head",), _RANDOM),
+    )
+    for name in names
+}
+
+
+def why_not(check: str, answers: str) -> str:
+    """Why a check does not apply to answers of a kind; "" where it does."""
+    return _WITHOUT.get(check, {}).get(answers, "")
 
 
 def read_limits(path: str | Path | None, overrides: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -392,13 +516,14 @@ def checked(report: Report, limits: Mapping[str, float] | None = None) -> list[d
     Args:
         limits: {check: threshold in place of its own}.
     """
-    rows = list[dict[str, Any]]()
+    rows, kind = list[dict[str, Any]](), report["identity"].get("answers", CLASSES)
     for check in (replace(check, limit=(limits or {}).get(check.name, check.limit)) for check in CHECKS):
         about: dict[str, Any] = {"check": check.name, "title": check.title, "code": check.code}
-        about["definition"] = check.definition
-        figures = check.measure(report)
+        about["definition"] = check.definition.format(score=SCORES[kind])
+        why = why_not(check.name, kind)
+        figures = () if why else check.measure(report)
         if not figures:
-            rows.append(about | {"why": "nothing to measure it by"})
+            rows.append(about | {"why": why or check.needs, "applies": not why})
         for figure in figures:
             value, low, high = figure.interval
             found = check.fails(value)
