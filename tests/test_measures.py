@@ -823,21 +823,21 @@ def test_faithfulness_of_an_audit(audited: Audited) -> None:
                 keep = chosen if kind == "insertion" else ~chosen
                 curve.append(audited.probabilities(np.where(keep.reshape(12, 12), x, base))[top])
             expected[kind + name] = (sum(curve) - (curve[0] + curve[-1]) / 2) / 12  # trapezoids
-    found = {name: curve.area for name, curve in audited.work._curves(0, x, heat, top).items()}
-    found["average_drop"] = audited.work._drop(x, heat, top, before)
-    assert near(found, expected), (found, expected)
+    found = audited.work._faithful(0, x, heat, lambda changed: float(audited.work._probabilities(changed)[top]))
+    assert near(found["faithfulness"], expected), (found, expected)
+    assert len(found["curves"]["insertion"]) == 13 and np.isclose(found["curves"]["insertion"][-1], before)
 
 
 def test_sanity_of_an_audit(audited: Audited) -> None:
     explainer, x = audited.work.explainer, audited.array
     heat = explainer.explain(x, "grad-cam", 2).heatmap[0]
-    found = audited.work._sanity(0, x, heat, 2, 4)
+    found = audited.work._sanity(x, heat, 2) | audited.work._of_another(0, x, heat, 2, 4)
     other = int((3 + np.random.default_rng([3, 0]).integers(3)) % 4)
     expected = spearman(heat, explainer.explain(x, "grad-cam", other).heatmap[0])
     assert other != 2 and np.isclose(found["other_class"], expected)
     shuffled = audited.work.randomised.explain(x, "grad-cam", 2).heatmap[0]
     assert np.isclose(found["random_head"], spearman(heat, shuffled))
-    assert "other_class" not in audited.work._sanity(0, x, heat, 0, 1)
+    assert audited.work._of_another(0, x, heat, 0, 1) == {}
 
 
 def test_bounds_of_channels(audited: Audited) -> None:

@@ -275,9 +275,7 @@ class Auditing(InputPass[dict[str, Any]]):
         if number < self.probes:
             row |= self._faithful(number, array, found.heatmap[0], probability)
             row["sanity"] = self._sanity(array, found.heatmap[0], top)
-            if (classes := found.scores.shape[1]) > 1:
-                other = int((top + 1 + np.random.default_rng([self.seed, number]).integers(classes - 1)) % classes)
-                row["sanity"]["other_class"] = spearman(found.heatmap[0], self._explained(array, other).heatmap[0])
+            row["sanity"] |= self._of_another(number, array, found.heatmap[0], top, found.scores.shape[1])
         return row
 
     def _of_answer(self, number: int, array: np.ndarray, found: Attribution) -> dict[str, Any]:
@@ -401,6 +399,13 @@ class Auditing(InputPass[dict[str, Any]]):
         if min(heat.shape) > 4 * SHIFT:
             result["follows_shift"] = shift_consistency(map_of, array, SHIFT, self._space)
         return result
+
+    def _of_another(self, number: int, array: np.ndarray, heat: np.ndarray, top: int, classes: int) -> dict[str, float]:
+        """How the map resembles that of another class, drawn at random."""
+        if classes < 2:
+            return {}
+        other = int((top + 1 + np.random.default_rng([self.seed, number]).integers(classes - 1)) % classes)
+        return {"other_class": spearman(heat, self._map(array, other))}
 
     def _map(self, array: np.ndarray, target: Any, explainer: Explainer | None = None) -> np.ndarray:
         """(H, W) the map; zeros where the model finds nothing to explain."""
