@@ -56,28 +56,29 @@ def of_torchvision(name: str, size: tuple[int, int]) -> Said:
     return Heads(heads, net), size, decoded
 
 
-def of_fcos(size: tuple[int, int]) -> Said:
-    """Maps of scores, sides and centerness for each stride, as projects of torchvision's FCOS export them."""
+def of_fcos(size: tuple[int, int], joined: bool) -> Said:
+    """Rows of scores, sides and centerness for all strides, as torchvision's head gives them, or for each stride."""
     from torchvision.models import detection
     from torchvision.models.detection.image_list import ImageList
 
     net = detection.fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=80).eval()
 
-    def heads(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        said = []
-        for one in net.backbone(x).values():
-            scores, (sides, centers) = net.head.classification_head([one]), net.head.regression_head([one])
-            said += [scores, sides, centers]
-        return tuple(said)
+    def rows(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = net.head(list(net.backbone(x).values()))
+        return found["cls_logits"], found["bbox_regression"], found["bbox_ctrness"]
+
+    def each(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        heads = [net.head([one]) for one in net.backbone(x).values()]
+        return tuple(found[name] for found in heads for name in ("cls_logits", "bbox_regression", "bbox_ctrness"))
 
     def decoded(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        logits, numbers, centers = rows(x)
         maps = list(net.backbone(x).values())
-        found = net.head(maps)
         anchors = net.anchor_generator(ImageList(x, [size]), maps)[0]
-        boxes = net.box_coder.decode(found["bbox_regression"][0], anchors)
-        return boxes.numpy(), (found["cls_logits"][0].sigmoid() * found["bbox_ctrness"][0].sigmoid()).sqrt().numpy()
+        boxes = net.box_coder.decode(numbers[0], anchors)
+        return boxes.numpy(), (logits[0].sigmoid() * centers[0].sigmoid()).sqrt().numpy()
 
-    return Heads(heads, net), size, decoded
+    return Heads(rows if joined else each, net), size, decoded
 
 
 def of_effdet(name: str, size: tuple[int, int], joined: bool) -> Said:
@@ -108,7 +109,8 @@ NETWORKS: dict[str, Callable[[], Said]] = {
     "ssd300_vgg16": lambda: of_torchvision("ssd300_vgg16", (300, 300)),
     "ssdlite320_mobilenet_v3_large": lambda: of_torchvision("ssdlite320_mobilenet_v3_large", (320, 320)),
     "retinanet_resnet50_fpn": lambda: of_torchvision("retinanet_resnet50_fpn", (256, 320)),
-    "fcos_resnet50_fpn": lambda: of_fcos((256, 320)),
+    "fcos_resnet50_fpn, rows": lambda: of_fcos((256, 320), True),
+    "fcos_resnet50_fpn, strides": lambda: of_fcos((256, 320), False),
     "efficientdet_d0, rows": lambda: of_effdet("efficientdet_d0", (256, 384), True),
     "efficientdet_d0, maps": lambda: of_effdet("efficientdet_d0", (256, 384), False),
     "tf_efficientdet_d0, rows": lambda: of_effdet("tf_efficientdet_d0", (256, 384), True),

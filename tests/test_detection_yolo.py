@@ -272,12 +272,16 @@ def test_distributions_of_sides_per_stride(form):
     assert np.allclose(found.scores, np.concatenate(scores), atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["raw", "relu", "times stride", "no centerness"])
+@pytest.mark.parametrize("form", ["raw", "relu", "exp", "times stride", "no centerness", "rows", "together"])
 def test_distances_of_sides_per_stride(form):
     """Sides are so far from the middle of the place, in strides or in pixels, and a score is the root of class and
-    centerness (FCOS, 1904.01355); from the corner of the place without centerness (RTMDet, 2212.07784)."""
+    centerness (FCOS, 1904.01355); from the corner of the place without centerness (RTMDet, 2212.07784), and in the rows
+    of torchvision's head."""
     nodes, weights = backbone()
-    outputs, boxes = {}, {"raw": "r", "relu": "b"}.get(form, "p")
+    outputs, boxes = {}, {"raw": "r", "relu": "b", "exp": "e", "rows": "b", "together": "b"}.get(form, "p")
+    kinds = {"c": CLASSES, boxes: 4, "t": 1}
+    if form in ("raw", "no centerness"):  # raw sides with an objectness are YOLOX's
+        del kinds["t"]
     for stride in STRIDES:
         side = SIDE // stride
         weights[f"stride{stride}"] = np.float32(stride)
@@ -286,26 +290,44 @@ def test_distances_of_sides_per_stride(form):
             conv(weights, f"map{stride}", f"r{stride}", 4),
             conv(weights, f"map{stride}", f"t{stride}", 1),
             node("Relu", [f"r{stride}"], [f"b{stride}"]),
+            node("Exp", [f"r{stride}"], [f"e{stride}"]),
             node("Mul", [f"b{stride}", f"stride{stride}"], [f"p{stride}"]),
         ]
-        outputs |= {f"c{stride}": [1, CLASSES, side, side], f"{boxes}{stride}": [1, 4, side, side]}
-        if form not in ("raw", "no centerness"):  # raw sides with an objectness are YOLOX's
-            outputs[f"t{stride}"] = [1, 1, side, side]
+        for name, numbers in kinds.items():
+            weights[f"flat{name}"] = np.array([1, numbers, -1])
+            nodes += [
+                node("Reshape", [f"{name}{stride}", f"flat{name}"], [f"{name}{stride} flat"]),
+                node("Transpose", [f"{name}{stride} flat"], [f"{name}{stride} rows"], perm=[0, 2, 1]),
+            ]
+            if form == "rows":
+                outputs[f"{name}{stride} rows"] = [1, side * side, numbers]
+            elif form != "together":
+                outputs[f"{name}{stride}"] = [1, numbers, side, side]
+    if form == "together":
+        for name, numbers in kinds.items():
+            nodes.append(node("Concat", [f"{name}{stride} rows" for stride in STRIDES], [f"{name} rows"], axis=1))
+            outputs[f"{name} rows"] = [1, sum((SIDE // stride) ** 2 for stride in STRIDES), numbers]
     task, said = explained(model(nodes, {"x": [1, 3, SIDE, SIDE]}, outputs, weights))
     assert task.decoder.family == ("RTMDet" if form == "no centerness" else "FCOS")
-    expected, scores = [], []
-    for stride in STRIDES:
-        side = SIDE // stride
-        far, found = (said[f"{n}{stride}"][0].reshape(-1, side * side).T.astype(np.float64) for n in (boxes, "c"))
-        far = far if boxes == "p" else far * stride
-        y, x = (np.indices((side, side)).reshape(2, -1) + (0.0 if form == "no centerness" else 0.5)) * stride
-        left, top, right, bottom = far.T
-        expected.append(np.stack([x - left, y - top, x + right, y + bottom], axis=1))
-        centred = sigmoid(said[f"t{stride}"].reshape(-1, 1)) if f"t{stride}" in outputs else 1.0
-        scores.append(np.sqrt(sigmoid(found) * centred) if f"t{stride}" in outputs else sigmoid(found))
+    assert [level.layer for level in task.decoder.levels] == ["map8", "map16", "map32"]
+
+    def read(name: str) -> np.ndarray:
+        """(places of all strides, numbers)"""
+        if form == "together":
+            return said[f"{name} rows"][0].astype(np.float64)
+        rows = [said[f"{name}{s} rows"][0] if form == "rows" else said[f"{name}{s}"][0] for s in STRIDES]
+        rows = rows if form == "rows" else [one.reshape(kinds[name], -1).T for one in rows]
+        return np.concatenate(rows).astype(np.float64)
+
+    steps = np.repeat(STRIDES, [(SIDE // stride) ** 2 for stride in STRIDES])[:, None]
+    places = np.concatenate([np.indices((SIDE // s,) * 2).reshape(2, -1).T[:, ::-1] for s in STRIDES])
+    middle = (places + (0.0 if form in ("no centerness", "rows", "together") else 0.5)) * steps
+    far = read(boxes) * (1 if boxes in "pe" else steps)
+    expected = np.concatenate([middle - far[:, :2], middle + far[:, 2:]], axis=1)
+    scores = np.sqrt(sigmoid(read("c")) * sigmoid(read("t"))) if "t" in kinds else sigmoid(read("c"))
     found = task.decoder.candidates(said)
-    assert np.allclose(found.boxes, np.concatenate(expected), atol=1e-3)
-    assert np.allclose(found.scores, np.concatenate(scores), atol=1e-6)
+    assert np.allclose(found.boxes, expected, atol=1e-3)
+    assert np.allclose(found.scores, scores, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["joined", "maps"])

@@ -20,6 +20,7 @@ FAMILIES: tuple[Family, ...] = (
     ends.joined,
     faces.strided,
     faces.mediapipe,
+    strided.together,
     anchors.apart,
     anchors.mapped,
     ends.queries,

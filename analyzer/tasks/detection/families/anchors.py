@@ -26,9 +26,10 @@ _FACES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # of UltraFace, Yu
 
 def apart(view: View) -> tuple[Decoder, str] | None:
     """Scores of all candidates in one output, their boxes in another."""
-    if not all(view.size):
+    groups = by_candidates(view)
+    if not all(view.size) or sum(any(n == 4 for _, n in rows) for rows in groups.values()) > 1:  # an output per stride
         return None
-    for rows in by_candidates(view).values():
+    for rows in groups.values():
         found = _parts(view, rows)
         if found is not None:
             made = _decoder(view, *found)

@@ -7,11 +7,12 @@ from dataclasses import replace
 from analyzer.tasks.detection.codings import Coding, Distances, Exponentials
 from analyzer.tasks.detection.decoder import Decoder
 from analyzer.tasks.detection.parts import Part
-from analyzer.tasks.detection.pyramid import Stage, stages_of
+from analyzer.tasks.detection.pyramid import Stage, by_candidates, stages, stages_of
 from analyzer.tasks.detection.view import RAW, View
 
 _BINS = (8, 16, 17, 32, 33)  # of a distribution per side
 _STRIDES = (4, 8, 16, 32, 64, 128)
+_TOGETHER = ((8, 16, 32, 64, 128), (8, 16, 32))
 
 
 def apart(view: View) -> tuple[Decoder, str] | None:
@@ -42,7 +43,9 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     else:
         in_pixels = all(_by_stride(view, stage, boxes) for stage, _, boxes, *_ in heads)
         family = "RTMDet" if in_pixels and not two else "FCOS"
-        coding = Distances(offset=0.0 if family == "RTMDet" else 0.5, pixels=in_pixels)
+        corner = family == "RTMDet" or (_clipped(view, heads[0][2]) and len(view.shapes[heads[0][2].output]) == 3)
+        exponential = all(view.computed_by(boxes) == {"Exp"} for _, _, boxes, *_ in heads)
+        coding = Distances(offset=0.0 if corner else 0.5, pixels=in_pixels or exponential)
     squashed = functions == {"Sigmoid"}
     done = squashed or not score_layers <= RAW  # a function of the scores and more, as PicoDet's square root
     levels = [stage.level(scores, boxes, thing) for stage, scores, boxes, thing, *_ in heads]
@@ -62,6 +65,36 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     )
     sides = f"distributions of 4 sides over {bins} steps" if bins else "4 box sides"
     return decoder, f"{classes} scores and {sides} at each of {len(heads)} strides"
+
+
+def together(view: View) -> tuple[Decoder, str] | None:
+    """FCOS of torchvision, whose head gives rows of scores, of four distances behind a ReLU and of centerness for the
+    places of all strides."""
+    groups = by_candidates(view)
+    if len(groups) != 1 or len(view.shapes) != 3 or not all(view.size):
+        return None
+    ((count, rows),) = groups.items()
+    boxes = [p for p, n in rows if n == 4 and _clipped(view, p)]
+    things = [p for p, n in rows if n == 1]
+    scores = [(p, n) for p, n in rows if p not in (*boxes, *things)]
+    if len(boxes) != 1 or len(things) != 1 or len(scores) != 1:
+        return None
+    (part, classes), functions = scores[0], [view.squashed(scores[0][0]), view.squashed(things[0])]
+    maps = stages(view, part) or stages_of(view, count, _TOGETHER, (1,))
+    if maps is None or any(stage.cell > 1 for stage in maps) or not {*functions} <= {"Sigmoid", ""}:
+        return None
+    levels = [stage.level(part, boxes[0], things[0]) for stage in maps]
+    todo = ["" if function else "sigmoid" for function in functions]
+    decoder = Decoder(
+        "FCOS", view.with_layers(levels), Distances(offset=0.0), view.size, classes, todo[0], bool(functions[0]), todo[1],
+        (0.5, 0.5), threshold=0.3, iou=0.5,
+    )  # fmt: skip
+    return decoder, f"{classes} scores, 4 distances and centerness for each of {count} places of {len(maps)} strides"
+
+
+def _clipped(view: View, boxes: Part) -> bool:
+    """Whether a ReLU is the last thing that is done to box sides."""
+    return view.computed_by(boxes) == {"Relu"}
 
 
 def _by_stride(view: View, stage: Stage, boxes: Part) -> bool:
