@@ -97,11 +97,13 @@ class Distances(Coding):
         bins: each side is a distribution over so many whole numbers, before a softmax (DFL, 2006.04388); 0: a number.
         offset: of the place in its cell; 0.5 is the middle.
         pixels: the distances are in pixels, not in strides.
+        whole: places are as many whole pixels apart as fit into the input (torchvision), also where that is no stride.
     """
 
     bins: int = 0
     offset: float = 0.5
     pixels: bool = False
+    whole: bool = False
 
     def boxes(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
         sides = numbers.astype(np.float64)
@@ -109,7 +111,8 @@ class Distances(Coding):
             share = softmax(sides.reshape(len(sides), 4, self.bins))
             sides = share @ np.arange(self.bins)
         stride = strides(level, size)
-        middle = (level.places[0] + self.offset) * stride
+        apart = np.floor_divide(size, level.grid)[::-1] if self.whole else stride
+        middle = (level.places[0] + self.offset) * apart
         if not self.pixels:
             sides = sides * np.concatenate([stride, stride])
         return np.concatenate([middle - sides[:, :2], middle + sides[:, 2:]], axis=1)

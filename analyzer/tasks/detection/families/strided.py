@@ -43,9 +43,10 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     else:
         in_pixels = all(_by_stride(view, stage, boxes) for stage, _, boxes, *_ in heads)
         family = "RTMDet" if in_pixels and not two else "FCOS"
-        corner = family == "RTMDet" or (_clipped(view, heads[0][2]) and len(view.shapes[heads[0][2].output]) == 3)
+        torchvision = _clipped(view, heads[0][2]) and len(view.shapes[heads[0][2].output]) == 3
         exponential = all(view.computed_by(boxes) == {"Exp"} for _, _, boxes, *_ in heads)
-        coding = Distances(offset=0.0 if corner else 0.5, pixels=in_pixels or exponential)
+        corner = family == "RTMDet" or torchvision
+        coding = Distances(offset=0.0 if corner else 0.5, pixels=in_pixels or exponential, whole=torchvision)
     squashed = functions == {"Sigmoid"}
     done = squashed or not score_layers <= RAW  # a function of the scores and more, as PicoDet's square root
     levels = [stage.level(scores, boxes, thing) for stage, scores, boxes, thing, *_ in heads]
@@ -86,8 +87,8 @@ def together(view: View) -> tuple[Decoder, str] | None:
     levels = [stage.level(part, boxes[0], things[0]) for stage in maps]
     todo = ["" if function else "sigmoid" for function in functions]
     decoder = Decoder(
-        "FCOS", view.with_layers(levels), Distances(offset=0.0), view.size, classes, todo[0], bool(functions[0]), todo[1],
-        (0.5, 0.5), threshold=0.3, iou=0.5,
+        "FCOS", view.with_layers(levels), Distances(offset=0.0, whole=True), view.size, classes, todo[0], bool(functions[0]),
+        todo[1], (0.5, 0.5), threshold=0.3, iou=0.5,
     )  # fmt: skip
     return decoder, f"{classes} scores, 4 distances and centerness for each of {count} places of {len(maps)} strides"
 
