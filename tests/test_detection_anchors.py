@@ -21,7 +21,12 @@ from analyzer.images import decode, model_card
 from analyzer.metrics.boxes import iou
 from analyzer.runtime import Session
 from analyzer.tasks import recognise, task_from
+from analyzer.tasks.detection.codings import Corners
 from analyzer.tasks.detection.decoder import Candidates
+from analyzer.tasks.detection.families.anchors import decoded
+from analyzer.tasks.detection.parts import Part
+from analyzer.tasks.detection.pyramid import Stage
+from analyzer.tasks.detection.view import View
 from analyzer.tasks.recognise import NOTHING, Declared
 from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node
@@ -626,6 +631,21 @@ def test_rows_that_are_of_no_map_are_no_anchors():
     weights["shape"] = np.array([1, 100, 123], np.int64)
     net = model(nodes, {"x": [1, 3, 50, 82]}, {"out4": None, "out7": None}, weights)
     assert recognise(Graph.read(net)).kind == "raw"
+
+
+def test_boxes_that_would_end_before_they_begin_are_no_corners():
+    """Centres of which half are beyond the input: as corners, their middles are nearer to the places."""
+    nodes = [
+        node("Conv", ["x", "w"], ["map"], strides=[8, 8]),
+        node("Reshape", ["map", "flat"], ["columns"]),
+        node("Transpose", ["columns"], ["boxes"], perm=[0, 2, 1]),
+    ]
+    weights = {"w": np.ones((4, 3, 8, 8), np.float32), "flat": np.array([1, 4, -1])}
+    graph = Graph(model(nodes, {"x": [1, 3, 64, 64]}, {"boxes": [1, 64, 4]}, weights))
+    places = np.indices((8, 8)).reshape(2, -1)[::-1].T
+    boxes = np.concatenate([30.0 * places, np.full((64, 2), 6.0)], axis=1)[None].astype(np.float32)
+    read = decoded(View(graph, run=lambda names: [boxes]), Part("boxes"), [Stage(0, 64, (8, 8))])
+    assert read == Corners(centred=True)
 
 
 # ---- Real models ----

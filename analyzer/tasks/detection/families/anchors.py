@@ -19,6 +19,7 @@ from analyzer.tasks.detection.view import RAW, GridAnchors, View
 
 _STRIDES = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128), (16, 32), (8, 16))
 _SHARES = 1.5  # numbers of boxes below that are shares of the input
+_INVERTED = 0.5  # share of an example's boxes that end before they begin, from which they are written otherwise
 _ALIKE = 0.8  # correlation of boxes' middles with the places that they are of
 _PIXELS = Corners()
 _FACES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # of UltraFace, YuNet
@@ -162,6 +163,9 @@ def decoded(view: View, boxes: Part, maps: Sequence[Stage], otherwise: Corners =
     expected = (places + 0.5) / map_.grid[::-1] * (1 if unit else size)
     best, how = np.inf, replace(otherwise, unit=unit)
     for centred, rows_first in product((False, True), repeat=2):
+        extent = found[:, 2:] if centred else found[:, 2:] - found[:, :2]
+        if (extent < 0).any(axis=1).mean() > _INVERTED:
+            continue
         middle = found[:, :2] if centred else (found[:, :2] + found[:, 2:]) / 2
         middle = middle[:, ::-1] if rows_first else middle
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -87,8 +87,8 @@ def together(view: View) -> tuple[Decoder, str] | None:
     levels = [stage.level(part, boxes[0], things[0]) for stage in maps]
     todo = ["" if function else "sigmoid" for function in functions]
     decoder = Decoder(
-        "FCOS", view.with_layers(levels), Distances(offset=0.0, whole=True), view.size, classes, todo[0], bool(functions[0]),
-        todo[1], (0.5, 0.5), threshold=0.3, iou=0.5,
+        "FCOS", view.with_layers(levels), Distances(offset=0.0, whole=True), view.size, classes, todo[0],
+        bool(functions[0]), todo[1], (0.5, 0.5), threshold=0.3, iou=0.5,
     )  # fmt: skip
     return decoder, f"{classes} scores, 4 distances and centerness for each of {count} places of {len(maps)} strides"
 
