@@ -23,7 +23,7 @@ from analyzer.runtime import Session
 from analyzer.tasks import recognise, task_from
 from analyzer.tasks.detection.codings import Corners
 from analyzer.tasks.detection.decoder import Candidates
-from analyzer.tasks.detection.families.anchors import decoded
+from analyzer.tasks.detection.families.anchors import decoded as read_boxes
 from analyzer.tasks.detection.parts import Part
 from analyzer.tasks.detection.pyramid import Stage
 from analyzer.tasks.detection.view import View
@@ -641,10 +641,10 @@ def test_boxes_that_would_end_before_they_begin_are_no_corners():
         node("Transpose", ["columns"], ["boxes"], perm=[0, 2, 1]),
     ]
     weights = {"w": np.ones((4, 3, 8, 8), np.float32), "flat": np.array([1, 4, -1])}
-    graph = Graph(model(nodes, {"x": [1, 3, 64, 64]}, {"boxes": [1, 64, 4]}, weights))
+    graph = Explainer(model(nodes, {"x": [1, 3, 64, 64]}, {"boxes": [1, 64, 4]}, weights)).plain
     places = np.indices((8, 8)).reshape(2, -1)[::-1].T
     boxes = np.concatenate([30.0 * places, np.full((64, 2), 6.0)], axis=1)[None].astype(np.float32)
-    read = decoded(View(graph, run=lambda names: [boxes]), Part("boxes"), [Stage(0, 64, (8, 8))])
+    read = read_boxes(View(graph, run=lambda names: [boxes]), Part("boxes"), [Stage(0, 64, (8, 8))])
     assert read == Corners(centred=True)
 
 
