@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from analyzer.api.dreaming import Dreams, dream
     from analyzer.api.explaining import explain
     from analyzer.api.features import features
+    from analyzer.api.fields import effective_field
     from analyzer.api.localizing import Localization, localize
     from analyzer.api.mining import mine
     from analyzer.attribution import METHODS, Attribution, Explainer
     from analyzer.attribution.class_maps import class_maps
     from analyzer.attribution.correspondence import correspondence
     from analyzer.attribution.dream import Dreamer, DreamOptions
-    from analyzer.attribution.effective_field import effective_field
     from analyzer.attribution.export import export
     from analyzer.attribution.features import FeatureMaps
     from analyzer.attribution.field_views import EffectiveFields
@@ -56,6 +56,7 @@ _NAMES = {
     "api.dreaming": ("Dreams", "dream"),
     "api.explaining": ("explain",),
     "api.features": ("features",),
+    "api.fields": ("effective_field",),
     "api.localizing": ("Localization", "localize"),
     "api.mining": ("mine",),
     "attribution": ("METHODS", "Attribution", "Explainer"),
@@ -63,7 +64,6 @@ _NAMES = {
     "attribution.correspondence": ("correspondence",),
     "attribution.dream": ("DreamOptions", "Dreamer"),
     "analysis.effective_field": ("EffectiveField",),
-    "attribution.effective_field": ("effective_field",),
     "attribution.field_views": ("EffectiveFields",),
     "attribution.export": ("export",),
     "attribution.features": ("FeatureMaps",),

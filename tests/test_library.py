@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import analyzer
 from analyzer.images import decode
@@ -345,6 +346,8 @@ def test_a_comparison_is_the_commands(run, place):
     assert not found.passed and "evidence-moves" in found._repr_html_() and "data:image/png" in found._repr_html_()
     assert repr(found) == "Comparison(digits_cnn_int8.onnx against digits_cnn.onnx on 2 pictures: 1 finding)"
     assert found.figure().shape == found.figure(next(iter(found.maps))).shape
+    found.save(place / "comparison.png")
+    assert np.array_equal(decode(place / "comparison.png"), found.figure())
     with pytest.raises(analyzer.InputError, match="no maps of 'x' are kept"):
         found.figure("x")
 
@@ -375,6 +378,8 @@ def test_an_audit_is_the_commands(run, place):
     assert plain(found) == document(run, "audit", str(CNN), *map(str, PICTURES[:3]), *flags)
     assert (place / "maps.png").read_bytes() == (place / "ours.png").read_bytes()
     assert repr(found).startswith("Audit(digits_cnn.onnx on 3 pictures: ")
+    found.save(place / "audit.png")
+    assert np.array_equal(decode(place / "audit.png"), found.figure())
     assert "data:image/png" in found._repr_html_() and "accuracy" in found._repr_html_()
 
 
@@ -452,6 +457,26 @@ def test_features_are_of_pictures_too_and_show_themselves(run, place):
     with pytest.raises(analyzer.InputError, match="probabilities is no feature map of two axes"):
         found.figure("probabilities")
     assert "data:image" not in analyzer.features(CNN, CHELSEA, "probabilities")._repr_html_()
+
+
+def test_effective_fields_are_the_commands(run, place):
+    """Of pictures in whatever form; the library's maps are those that the command writes."""
+    layer = "/network/stage3/Relu_output_0"
+    paths = [str(CHELSEA), str(COFFEE)]
+    flags = ["-l", layer, "--positions", "1", "--raw", "fields.npz", "-o", "fields.png", "--format", "json"]
+    code, _, err = run("receptive-field", str(CNN), *paths, "--effective", *flags)
+    assert code == 0, err
+    expected = np.load(place / "fields.npz")[layer]
+    for pictures in (paths, [Image.open(CHELSEA), COFFEE.read_bytes()]):
+        found = analyzer.effective_field(CNN, pictures, layer, positions=1)
+        np.testing.assert_allclose(found[layer].map, expected, rtol=1e-4, atol=1e-6 * np.nanmax(expected))
+    found.save(place / "ours.png")
+    assert np.array_equal(decode(place / "ours.png"), decode(place / "fields.png"))
+    with pytest.warns(UserWarning, match="README.md"):
+        one = analyzer.effective_field(CNN, [CHELSEA, ROOT / "README.md"], layer, positions=1)
+    assert one[layer].pictures == 1
+    with pytest.raises(analyzer.InputError, match="no option 'foo'"):
+        analyzer.effective_field(CNN, CHELSEA, foo=1)
 
 
 def test_receptive_fields_show_themselves():

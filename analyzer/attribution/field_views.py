@@ -42,7 +42,8 @@ class EffectiveFields(Mapping[str, EffectiveField]):
 
     def __repr__(self) -> str:
         pictures = max((f.pictures for f in self.values()), default=0)
-        return f"<effective fields of {len(self)} layers over {pictures} picture{'s' * (pictures != 1)}>"
+        layers = f"{len(self)} layer{'s' * (len(self) != 1)}"
+        return f"<effective fields of {layers} over {pictures} picture{'s' * (pictures != 1)}>"
 
     def figure(self, colormap: str = "inferno") -> np.ndarray:
         """A tile per layer, and sizes, ratios and shares over the depth as curves: (H, W, 3) uint8 RGB.

@@ -14,7 +14,7 @@ from analyzer.attribution import Attribution, Explainer
 from analyzer.attribution.lines import Placed
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
-from analyzer.images import Fed, Feeding, Preprocess, showing
+from analyzer.images import Fed, Feeding, Preprocess, showing, write_png
 from analyzer.metrics import (
     average_drop,
     deletion,
@@ -87,6 +87,10 @@ class Audit:
         if self.draw is None or not self.maps:
             raise InputError("there are no mean maps", "no map of a picture is legible")
         return self.draw()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `figure` as .png, .jpg or .webp."""
+        write_png(path, self.figure())
 
     def __repr__(self) -> str:
         """«Audit(digits_cnn.onnx on 4 pictures: 2 findings)»"""

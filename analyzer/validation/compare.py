@@ -13,7 +13,7 @@ import numpy as np
 from analyzer.attribution.black_box import is_perturbing
 from analyzer.data import Sample, read_mask
 from analyzer.errors import AnalyzerError, InputError, ProviderError
-from analyzer.images import Fed, Feeding, Preprocess, showing
+from analyzer.images import Fed, Feeding, Preprocess, showing, write_png
 from analyzer.metrics.energy import energy_inside
 from analyzer.metrics.overlap import top_iou
 from analyzer.metrics.similarity import cosine_of, finite_in_both, maximum_shift, spearman
@@ -121,6 +121,10 @@ class Comparison:
             known = ", ".join(self.maps) or "none"
             raise InputError(f"no maps of {name!r} are kept" if name else "no maps are kept", f"there are {known}")
         return self.draw(name)
+
+    def save(self, path: str | os.PathLike[str], picture: str | None = None) -> None:
+        """Write `figure` as .png, .jpg or .webp."""
+        write_png(path, self.figure(picture))
 
     @property
     def _least(self) -> str | None:
