@@ -541,7 +541,10 @@ def test_pictures_of_other_sizes_are_left_out(place: Path) -> None:
 
 
 def test_public_names() -> None:
-    assert analyzer.effective_field is effective_field and analyzer.EffectiveField is EffectiveField
+    x = noise(1, 3, 16, 16)
+    ours, inner = analyzer.effective_field(small_cnn(size=16), x), effective_field(small_cnn(size=16), x)
+    assert ours.keys() == inner.keys() and all(np.array_equal(ours[n].map, inner[n].map, True) for n in ours)
+    assert analyzer.EffectiveField is EffectiveField
     assert analyzer.EffectiveFields is EffectiveFields
 
 
