@@ -228,7 +228,10 @@ def test_a_signal_from_outside(place, tmp_path, name, code):
     for number in range(1000):
         os.link(place / "0.png", pictures / f"{number}.png")
     command = [sys.executable, str(ROOT / "cli.py"), "explain", "m.onnx", str(pictures), "-o", str(tmp_path / "out")]
-    restore = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # see above
+    restore = (  # see above
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", f"{restore}\nimport os, sys\nos.execv(sys.argv[1], sys.argv[1:])", *command],
         cwd=place,
