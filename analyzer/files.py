@@ -227,7 +227,14 @@ def write_text(path: AnyPath, text: str) -> None:
     Raises:
         OutputError: as `atomic_file`.
     """
-    atomic_write(path, text.encode("utf-8", "backslashreplace"))
+    write_parts(path, [text])
+
+
+def write_parts(path: AnyPath, parts: Iterable[str]) -> None:
+    """As `write_text`, a part after the other."""
+    with atomic_file(path) as file:
+        for part in parts:
+            file.write(part.encode("utf-8", "backslashreplace"))
 
 
 def make_folder(path: AnyPath) -> Path:

@@ -221,7 +221,7 @@ def compared(text: str = EVIL) -> dict[str, Any]:
 
 
 def test_a_page_of_a_comparison_holds_no_markup_of_others() -> None:
-    page = report.html(compared(), [shown(EVIL, np.zeros((4, 4, 3), np.uint8))], EVIL)
+    page = "".join(report.html(compared(), [shown(EVIL, np.zeros((4, 4, 3), np.uint8))], EVIL))
     tags = Tags(page)
     assert tags.harmless and len(tags.found) == 1, tags.found
     # title, heading, verdict, finding (where, words), coverage, jump, layers, weights, sides, run, caption …
@@ -237,7 +237,7 @@ def test_a_page_of_an_audit_holds_no_markup_of_others() -> None:
     }  # fmt: skip
     found = [{"code": "unfaithful", "where": EVIL, "value": 1.0, "limit": 0.5, "words": EVIL}]
     document = {"audit": audit, "findings": found, "run": {EVIL: EVIL}}
-    tags = Tags(report.audit.html(document, [shown(EVIL, np.zeros((4, 4, 3), np.uint8))], EVIL))
+    tags = Tags("".join(report.audit.html(document, [shown(EVIL, np.zeros((4, 4, 3), np.uint8))], EVIL)))
     assert tags.harmless and len(tags.found) == 1 and tags.text.count(EVIL) >= 10
 
 
@@ -251,7 +251,7 @@ def test_a_gallery_holds_no_markup_of_others(tmp_path: Path) -> None:
     result = MiningResult([Sample(EVIL, 0, tmp_path)], {EVIL: ranking}, {EVIL: statistics}, {})
     pixels = np.zeros((4, 4, 3), np.uint8)
     patch = Patch(0, (0, 0), 1.0, ((0, 4), (0, 4)), pixels, None)
-    tags = Tags(gallery.html(EVIL, result, [LayerPatches(EVIL, None, {0: [patch]})], {EVIL: EVIL}, EVIL))
+    tags = Tags("".join(gallery.html(EVIL, result, [LayerPatches(EVIL, None, {0: [patch]})], {EVIL: EVIL}, EVIL)))
     assert tags.harmless and tags.text.count(EVIL) >= 9
 
 
@@ -275,7 +275,7 @@ def test_junit_counts_what_failed() -> None:
 
 
 def test_mean_comes_before_largest() -> None:
-    for text in (report.markdown(compared()), report.html(compared())):
+    for text in (report.markdown(compared()), "".join(report.html(compared()))):
         assert text.index("20.00%") < text.index("70.00%")
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from analyzer.api.data import File, Pictures, listed, opened_samples, samples_of
 from analyzer.api.models import Asked, Names, Preprocessing, for_pictures, known_options
 from analyzer.attribution import Explainer
 from analyzer.attribution.cards import default_method, first_shapes
 from analyzer.attribution.deployed import open_both
+from analyzer.attribution.drawn import maps_of
 from analyzer.attribution.lines import Placed
 from analyzer.attribution.methods import find_method
 from analyzer.data import (
@@ -25,19 +29,20 @@ from analyzer.data import (
     with_box_classes,
     with_classes,
 )
-from analyzer.images import Feeding, ModelCard, write_png
+from analyzer.images import Drawing, Feeding, ModelCard, write_png
+from analyzer.images.views import several
 from analyzer.plain import rounded
+from analyzer.report.audit import to_show
 from analyzer.report.files import (
     check_endings,
-    difference_figures,
+    difference_figure,
     evidence_figure,
-    evidence_figures,
     mean_maps,
     shows_maps,
     write_audit,
     write_comparison,
 )
-from analyzer.report.page import Picture
+from analyzer.report.page import Shot
 from analyzer.tasks.detection.boxed import Boxed
 from analyzer.validation import SAMPLE, Comparison, Store, as_data, doubts, judge, read_thresholds
 from analyzer.validation import compare as compare_sides
@@ -70,6 +75,7 @@ def compare(
     sensitivity: bool = False,
     evidence_difference: bool = False,
     report: File | Sequence[File] | None = None,
+    draw: int = 6,
     provider: str = "cpu",
     candidate_provider: str | None = None,
     mode: Mode = "as-shipped",
@@ -103,7 +109,9 @@ def compare(
             drift; see docs/compare.md.
         evidence_difference: also say which channels and regions make the Grad-CAMs differ, on the pictures that agree
             least.
-        report: report to write, or several: .html, .md, .xml (JUnit), .sarif or .json.
+        report: report to write, or several: .html, .md, .xml (JUnit), .sarif, .json, or a folder, named with a slash at
+            its end, with all of them and the pictures in files.
+        draw: number of pictures in the report, those that agree least.
         provider, candidate_provider: execution provider of the reference, and of the candidate if it is another.
         mode: "as-shipped": with the runtime's graph optimizations; "semantics": without.
         limit: use at most so many pictures, evenly spread. every: use every so-manieth frame of a video.
@@ -136,9 +144,9 @@ def compare(
     done = replace(
         done, findings=as_data(judge(done.report, allowed)), inconclusive=as_data(doubts(done.report, allowed))
     )
-    figures = figures_of(done, samples, sides[0][1].feeds) if shows_maps(paths) else []
+    shots = shots_of(done, samples, sides[0][1].feeds, draw) if shows_maps(paths) else []
     for path in paths:
-        write_comparison(path, done.as_data(), figures)
+        write_comparison(path, done.as_data(), shots)
     return done
 
 
@@ -165,13 +173,19 @@ def compared(
         check_insides(ours, theirs)
     ranked = sensitivity_of(ours, theirs, feeds, samples) if sensitivity else None
     done = compare_sides(ours, theirs, samples, methods, 6, feeds, store, workers, progress)
-    sources = {sample.id: sample.source for sample in samples}
+    by_name = {sample.id: sample for sample in samples}
     report, drawn = dict(done.report), done.differences
     if ranked is not None:
         report["sensitivity"] = ranked
     if difference:
         least = [sample for sample in samples if sample.id in done.maps]
         report["evidence_difference"], drawn = evidence_difference_of(ours, theirs, report, least, feeds)
+
+    def draw(name: str) -> np.ndarray:
+        again = done.again
+        maps = done.maps[name] if name in done.maps or again is None else again(by_name[name])
+        return evidence_figure(maps, cards[0].feeds.feed(by_name[name].source))
+
     return replace(
         done,
         report=rounded(report),
@@ -187,14 +201,34 @@ def compared(
             else "every element",
             "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
         },
-        draw=lambda name: evidence_figure(done.maps[name], cards[0].feeds.feed(sources[name])),
+        draw=draw,
     )
 
 
-def figures_of(done: Comparison, samples: Sequence[Sample], feeding: Feeding) -> list[Picture]:
-    """All pictures of a comparison's page."""
-    shown = evidence_figures(done.maps, samples, feeding)
-    return shown + difference_figures(done.differences, samples, feeding)
+def shots_of(done: Comparison, samples: Sequence[Sample], feeding: Feeding, count: int) -> list[Shot]:
+    """All pictures of a comparison's page: those that agree least, and what makes their evidence differ."""
+    rows = {row["picture"]: row for row in done.report["rows"]}
+    shots = [Shot(agreement(rows[name]), functools.partial(done.figure, name)) for name in done.least(count)]
+    sources = {sample.id: sample.source for sample in samples}
+    for name, maps in done.differences.items():
+        shots.append(
+            Shot(f"{name}: the evidence difference", functools.partial(_difference, maps, feeding, sources[name]))
+        )
+    return shots
+
+
+def _difference(maps: Mapping[str, np.ndarray], feeding: Feeding, source: Any) -> np.ndarray:
+    return difference_figure(maps, feeding.feed(source))
+
+
+def agreement(row: Mapping[str, Any]) -> str:
+    """A picture's name and how well both sides agree on it."""
+    said = ["labels differ"] if row.get("agree") is False else []
+    said += [f"score drift {row['score_drift']:.2%}"] if row.get("score_drift") is not None else []
+    for method, found in row["evidence"].items():
+        if found.get("rank_correlation") is not None:
+            said.append(f"{method} rank correlation {found['rank_correlation']:.3f}")
+    return f"{row['picture']}: {', '.join(said)}" if said else str(row["picture"])
 
 
 def ran_on(receipt: dict[str, Any]) -> str:
@@ -222,6 +256,7 @@ def audit(
     threshold: Mapping[str, float] | None = None,
     thresholds: File | None = None,
     report: File | Sequence[File] | None = None,
+    draw: int = 6,
     maps: File | None = None,
     fp16: bool = False,
     provider: str = "cpu",
@@ -248,7 +283,8 @@ def audit(
         seed: seed of the random numbers.
         placement: where the units of a layer lie in the image, as for `analyzer.explain`.
         threshold: {check: value} of single thresholds. thresholds: a TOML file of them; see docs/audit.md.
-        report: report to write, or several: .html, .md, .xml (JUnit), .sarif or .json.
+        report: report to write, or several, as for `analyzer.compare`.
+        draw: number of pictures in the report besides those of findings, those with the least confidence.
         maps: picture of the mean maps to write.
         fp16: check instead which tensors float16 cannot hold, for a float32 model of any task.
         provider, limit, every, workers, store, input, explain_input, preprocess, progress, options: as for
@@ -277,12 +313,41 @@ def audit(
         done = audited_half(explainer, card, samples, *over)
     else:
         done = audited(explainer, card, samples, method, probes, seed, *over, placement, limits)
-    figure = done.figure() if done.maps and (maps is not None or shows_maps(paths)) else None
+    document = done.as_data()
+    shots, examples = audit_shots(done, explainer, card, samples, placement, draw) if shows_maps(paths) else ([], {})
     for path in paths:
-        write_audit(path, done.as_data(), figure)
-    if maps is not None and figure is not None:
-        write_png(maps, figure)
+        write_audit(path, document, shots, "", examples)
+    if maps is not None and done.maps:
+        write_png(maps, done.figure())
     return done
+
+
+def audit_shots(
+    done: Audit, explainer: Explainer, card: ModelCard, samples: Sequence[Sample], placement: Placed, count: int
+) -> tuple[list[Shot], dict[str, Shot]]:
+    """(the mean maps and the pictures with the least confidence, {name: those that speak most for a finding})"""
+    sources = {sample.id: sample.source for sample in samples}
+    rows = {row["picture"]: row for row in done.report.get("rows", ()) if row.get("top") is not None}
+
+    def shot(name: str) -> Shot:
+        draw = functools.partial(
+            _explained, explainer, card, done.report["identity"]["method"], placement, sources[name]
+        )
+        said = f": {card.label(rows[name]['top'])}" if isinstance(rows[name]["top"], int) else ""
+        sure = f", confidence {rows[name]['confidence']:.2f}" if rows[name].get("confidence") is not None else ""
+        return Shot(f"{name}{said}{sure}", draw)
+
+    examples = {name: shot(name) for name in to_show(done.as_data()) if name in rows}
+    others = sorted(rows, key=lambda name: rows[name].get("confidence") or 0.0)
+    first = [Shot("Mean maps: of all pictures, and of the most frequent classes", done.figure)] if done.maps else []
+    return first + [shot(name) for name in others if name not in examples][:count], examples
+
+
+def _explained(explainer: Explainer, card: ModelCard, method: str, placement: Placed, source: Any) -> np.ndarray:
+    """A picture and its map side by side."""
+    fed = card.feeds.feed(source)
+    found = explainer.explain(fed.feeds, method, placement=placement)
+    return several(maps_of(found, 0, fed, card.preprocess.channels), Drawing(), 1)
 
 
 def audited(

@@ -66,9 +66,16 @@ class Audit(Given):
     seed: int = seed_option
     reports: tuple[str, ...] = several(
         "--report",
-        "Report to write: .html, .md, .xml (JUnit), .sarif or .json. Repeatable.",
+        "Report to write: .html, .md, .xml (JUnit), .sarif, .json, or a folder (FOLDER/) of all of them. Repeatable.",
         type=WRITE_REPORT,
         metavar="FILE",
+    )
+    draw: int = option(
+        "--draw",
+        "Pictures in the report besides those of findings, those with the least confidence.",
+        type=IntRange(0),
+        default=6,
+        metavar="N",
     )
     maps: str | None = option(
         "--maps", "Write the mean maps as a picture: .png, .jpg or .webp.", type=WRITE_FILE, metavar="FILE"
@@ -100,7 +107,7 @@ def command(given: Audit) -> int:
     Example:
       onnx-analyzer audit model.onnx photos/ --report audit.html
     """
-    from analyzer.api.comparing import FOLDERS, audited, audited_half
+    from analyzer.api.comparing import FOLDERS, audit_shots, audited, audited_half
     from analyzer.attribution.methods import find_method
     from analyzer.data import annotated, read_classes, read_true_boxes, with_classes
     from analyzer.images import write_png
@@ -128,12 +135,16 @@ def command(given: Audit) -> int:
         done = audited(explainer, card, samples, given.method, given.probes, given.seed, *over, given.placement, limits)
     tell_left_out(done)
     document = done.as_data()
-    figure = done.figure() if done.maps and (given.maps or shows_maps(given.reports)) else None
+    shown = (
+        audit_shots(done, explainer, card, samples, given.placement, given.draw)
+        if shows_maps(given.reports)
+        else ([], {})
+    )
     for path in given.reports:
-        write_audit(path, document, figure, command_line())
+        write_audit(path, document, shown[0], command_line(), shown[1])
         note(f"written: {path}")
-    if given.maps and figure is not None:
-        write_png(given.maps, figure)
+    if given.maps and done.maps:
+        write_png(given.maps, done.figure())
         note(f"written: {given.maps}")
     show(document, given.form)
     if document["findings"] and not given.exit_zero:

@@ -21,6 +21,7 @@ from analyzer.commands.options import (
     WRITE_REPORT,
     DataSet,
     Given,
+    IntRange,
     Limits,
     OtherInputs,
     OverPictures,
@@ -37,7 +38,7 @@ from analyzer.commands.options import (
 if TYPE_CHECKING:
     from analyzer.attribution import Explainer
     from analyzer.images import ModelCard
-    from analyzer.report.page import Picture
+    from analyzer.report.page import Shot
 
 MODES = ("as-shipped", "semantics")  # see `api.comparing.MODES`
 
@@ -90,9 +91,12 @@ class Compare(Given):
     )
     reports: tuple[str, ...] = several(
         "--report",
-        "Report to write: .html, .md, .xml (JUnit), .sarif or .json. Repeatable.",
+        "Report to write: .html, .md, .xml (JUnit), .sarif, .json, or a folder (FOLDER/) of all of them. Repeatable.",
         type=WRITE_REPORT,
         metavar="FILE",
+    )
+    draw: int = option(
+        "--draw", "Pictures in the report, those that agree least.", type=IntRange(0), default=6, metavar="N"
     )
     judge: str | None = option(
         "--judge", "Re-evaluate a saved .json report without running models.", type=READ_FILE, metavar="FILE"
@@ -147,7 +151,7 @@ def command(given: Compare) -> int:
 
     check_endings(given.reports)
     allowed = read_thresholds(given.allowed.file("compare"), given.allowed.single)
-    pictures: list[Picture] = []
+    pictures: list[Shot] = []
     left_out = 0
     if given.judge:
         document = saved(given.judge)
@@ -165,9 +169,9 @@ def command(given: Compare) -> int:
     return 1 if failed and not given.exit_zero else left_out
 
 
-def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[Picture], int]:
+def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[Shot], int]:
     """The comparison as data, the pictures that agree least, and 5 where some could not be read, else 0."""
-    from analyzer.api.comparing import FOLDERS, MODES, compared, figures_of
+    from analyzer.api.comparing import FOLDERS, MODES, compared, shots_of
     from analyzer.attribution.cards import read_card
     from analyzer.attribution.deployed import open_both, open_model
     from analyzer.data import annotated, read_classes, read_masks, read_true_boxes, with_classes
@@ -195,8 +199,8 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     done = compared(sides, samples, given.methods, *over, given.sensitivity, given.evidence_difference)
     tell_left_out(done)
     document = {"comparison": done.report, "run": done.run}
-    figures = figures_of(done, samples, cards[0].feeds) if shows_maps(given.reports) else []
-    return document, figures, 5 if done.failed else 0
+    shots = shots_of(done, samples, cards[0].feeds, given.draw) if shows_maps(given.reports) else []
+    return document, shots, 5 if done.failed else 0
 
 
 def saved(path: str) -> dict[str, Any]:

@@ -96,6 +96,17 @@ class OutputPath(click.Path):
         return path
 
 
+class ReportPath(OutputPath):
+    """A file, or a folder whose name ends with a slash."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from analyzer.report.files import is_folder
+
+        if value and is_folder(value):
+            return value  # `atomic_file` checks each file in it
+        return super().convert(value, param, ctx)
+
+
 class Range(click.ParamType):
     """What is common to our ranges beside click's: bounds are named in errors only, and NaN is in no range."""
 
@@ -146,7 +157,7 @@ class Channel(IntRange):
 READ, READ_FILE, READ_MODEL = InputPath(), InputPath(dir_okay=False), ModelPath(dir_okay=False)
 READ_ANY_MODEL = AnyModelPath(dir_okay=False)
 WRITE, WRITE_FILE = OutputPath(stdout=True), OutputPath(stdout=True, dir_okay=False)
-WRITE_REPORT, WRITE_FOLDER = OutputPath(dir_okay=False), OutputPath(file_okay=False)
+WRITE_REPORT, WRITE_FOLDER = ReportPath(dir_okay=False), OutputPath(file_okay=False)
 
 
 class Option(click.Option):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ FP16 = {
     "tensor": "tensor", "kind": "kind", "node": "node", "operator": "operator", "largest": "largest magnitude",
     "overflow": "share that overflows", "vanishing": "share that vanishes", "pictures": "pictures",
 }  # fmt: skip
+SHOWN = 3  # pictures beside a finding
 CURVES = (
     {"deletion": "map", "deletion_random": "random cells"},
     {"insertion": "map", "insertion_random": "random cells"},
@@ -30,11 +31,17 @@ CURVES = (
 ROW = ("picture", "top", "confidence", "label", "border", "corners", "diagnosis", "not_finite")
 
 
-def html(document: Mapping[str, Any], pictures: Sequence[Picture] = (), command: str = "") -> str:
-    """One self-contained page.
+def html(
+    document: Mapping[str, Any],
+    pictures: Iterable[Picture] = (),
+    command: str = "",
+    examples: Mapping[str, Picture] | None = None,
+) -> Iterator[str]:
+    """One page, in parts.
 
     Args:
-        pictures: mean maps and examples.
+        pictures: mean maps and further ones; an iterator is read while the page is written.
+        examples: {name: picture} of those that speak most for a finding.
         command: the command line that made it.
     """
     report = document["audit"]
@@ -60,7 +67,7 @@ def html(document: Mapping[str, Any], pictures: Sequence[Picture] = (), command:
         verdict=counted(len(found), "finding") if found else "No findings",
         about=_about(report),
         sections=[(name, title) for name, (title, there) in shown.items() if there],
-        findings=[_explained(one, checks) for one in found],
+        findings=[_explained(one, checks, examples or {}) for one in found],
         checks=_check_rows(checks),
         fp16=[[row[key] for key in FP16] for row in report.get("fp16", ())],
         fp16_header=list(FP16.values()),
@@ -130,10 +137,25 @@ def _about(report: Mapping[str, Any]) -> str:
     return f"{counted(report['pictures'], 'picture')}, {how}."
 
 
-def _explained(found: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A finding with what its check says of it."""
-    same = [row for row in checks if row["code"] == found["code"] and row.get("where") == found["where"]]
-    return {"definition": "", "advice": "", "worst": [], **(same[0] if same else {}), **found}
+def _explained(
+    found: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], examples: Mapping[str, Picture]
+) -> dict[str, Any]:
+    """A finding with what its check says of it, and the pictures that speak most for it."""
+    row = {"definition": "", "advice": "", "worst": [], **check_of(found, checks), **found}
+    return row | {"pictures": [examples[name] for name in row["worst"][:SHOWN] if name in examples]}
+
+
+def check_of(found: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The check whose figure is a finding; nothing if there is none."""
+    same = (row for row in checks if row["code"] == found["code"] and row.get("where") == found["where"])
+    return next(same, {})
+
+
+def to_show(document: Mapping[str, Any]) -> list[str]:
+    """The pictures that speak most for the findings, a few for each."""
+    checks = document["audit"].get("checks", ())
+    worst = [check_of(one, checks).get("worst", ())[:SHOWN] for one in document["findings"]]
+    return list(dict.fromkeys(name for names in worst for name in names))
 
 
 def _check_rows(checks: Sequence[Mapping[str, Any]]) -> list[list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from analyzer.report import plots, sensitivity
@@ -28,11 +28,11 @@ HISTOGRAMS = (  # of evidence, by method: key, title, extent, unit
 )
 
 
-def html(document: Mapping[str, Any], pictures: Sequence[Picture] = (), command: str = "") -> str:
-    """One self-contained page.
+def html(document: Mapping[str, Any], pictures: Iterable[Picture] = (), command: str = "") -> Iterator[str]:
+    """One page, in parts.
 
     Args:
-        pictures: those that agree least.
+        pictures: those that agree least; an iterator is read while the page is written.
         command: the command line that made it.
     """
     report, findings, doubts = document["comparison"], document["findings"], document.get("inconclusive", ())
@@ -86,7 +86,7 @@ def _explained(found: Mapping[str, Any]) -> dict[str, Any]:
     """A finding with how it is measured and what to do."""
     name, advice = EXPLAINED.get(found["code"], ("", ""))
     definition = f"{name}: {DEFINITIONS[name]}." if name else ""
-    return {"definition": definition, "advice": advice, "worst": [], **found}
+    return {"definition": definition, "advice": advice, "worst": [], "pictures": [], **found}
 
 
 def _more_pictures(doubt: Mapping[str, Any]) -> str:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from analyzer.attribution import METHODS
 from analyzer.attribution.drawn import drawn_as
-from analyzer.data import Sample
 from analyzer.errors import InputError
-from analyzer.files import write_text
-from analyzer.images import Drawing, Fed, Feeding, Map
+from analyzer.files import make_folder, write_parts, write_text
+from analyzer.images import Drawing, Fed, Map
 from analyzer.images.draw import LARGEST, PAPER
 from analyzer.images.views import cell, fitting, limits, panel, several, sheet
 from analyzer.plain import as_json
-from analyzer.report import audit, comparison, comparison_page
-from analyzer.report.page import Picture, picture
+from analyzer.report import audit, comparison, comparison_page, node_data
+from analyzer.report.page import Picture, Shot, beside, inside
 
 ENDINGS = (".html", ".htm", ".md", ".xml", ".sarif", ".json")
 
@@ -30,61 +32,109 @@ def check_endings(paths: Iterable[str]) -> None:
         InputError: a name has another ending.
     """
     for path in paths:
-        if Path(path).suffix not in ENDINGS:
+        if not is_folder(path) and Path(path).suffix not in ENDINGS:
             raise InputError(
                 f"a report cannot be written as {Path(path).suffix or path!r}",
-                f"end the name in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}",
+                f"end the name in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, or in / for a folder",
             )
 
 
-def write_comparison(
-    path: str, document: Mapping[str, Any], pictures: Sequence[Picture] = (), command: str = ""
-) -> None:
-    """HTML with the pictures and the command line, Markdown, JUnit, SARIF or JSON.
-
-    Raises:
-        InputError: the name has another ending.
-    """
-    check_endings([path])
-    match Path(path).suffix:
-        case ".md":
-            text = comparison.markdown(document)
-        case ".xml":
-            text = comparison.junit(document)
-        case ".sarif":
-            text = comparison.sarif(document)
-        case ".json":
-            text = _json(document)
-        case _:
-            text = comparison_page.html(document, pictures, command)
-    write_text(path, text)
+def is_folder(path: str) -> bool:
+    """Whether a report of that name is a folder: a page with its pictures in files, and every other form."""
+    return path.endswith(("/", os.sep)) or Path(path).is_dir()
 
 
 def shows_maps(paths: Iterable[str]) -> bool:
-    """Whether one of the reports of these names has figures: only HTML."""
-    return any(Path(path).suffix in (".html", ".htm") for path in paths)
+    """Whether one of the reports of these names has figures: HTML and folders."""
+    return any(is_folder(path) or Path(path).suffix in (".html", ".htm") for path in paths)
 
 
-def write_audit(path: str, document: Mapping[str, Any], maps: np.ndarray | None = None, command: str = "") -> None:
-    """HTML with the mean maps and the command line, Markdown, JUnit, SARIF or JSON.
+def write_comparison(path: str, document: Mapping[str, Any], shots: Sequence[Shot] = (), command: str = "") -> None:
+    """HTML with the pictures and the command line, Markdown, JUnit, SARIF, JSON, or a folder of all of them.
 
     Raises:
         InputError: the name has another ending.
     """
+    _write(path, document, shots, command, (comparison_page.html, comparison))
+    if is_folder(path):
+        write_text(Path(path) / "node-data.json", node_data.node_data(document))
+
+
+def write_audit(
+    path: str,
+    document: Mapping[str, Any],
+    shots: Sequence[Shot] = (),
+    command: str = "",
+    examples: Mapping[str, Shot] | None = None,
+) -> None:
+    """As `write_comparison`.
+
+    Args:
+        examples: {name: picture} of those that are shown beside findings.
+    """
+    known = dict(examples or {})
+
+    def html(document: Mapping[str, Any], pictures: Iterable[Picture], command: str) -> Iterator[str]:
+        few = list(known.values())
+        drawn = beside(Path(path), few, "finding") if is_folder(path) else inside(few)
+        return audit.html(document, pictures, command, dict(zip(known, drawn, strict=True)))
+
+    _write(path, document, shots, command, (html, audit))
+
+
+Page: TypeAlias = Callable[[Mapping[str, Any], Iterable[Picture], str], Iterator[str]]
+
+
+def _write(
+    path: str, document: Mapping[str, Any], shots: Sequence[Shot], command: str, forms: tuple[Page, Any]
+) -> None:
+    html, forms_of = forms
     check_endings([path])
+    if is_folder(path):
+        folder = make_folder(path)
+        for name, text in _files(document, forms_of).items():
+            write_text(folder / name, text)
+        write_parts(folder / "index.html", html(document, beside(folder, shots) if shots else (), command))
+        return
     match Path(path).suffix:
         case ".md":
-            text = audit.markdown(document)
+            write_text(path, forms_of.markdown(document))
         case ".xml":
-            text = audit.junit(document)
+            write_text(path, forms_of.junit(document))
         case ".sarif":
-            text = audit.sarif(document)
+            write_text(path, forms_of.sarif(document))
         case ".json":
-            text = _json(document)
+            write_text(path, _json(document))
         case _:
-            caption = "Mean maps: of all pictures, and of the most frequent classes"
-            text = audit.html(document, [] if maps is None else [picture(caption, maps)], command)
-    write_text(path, text)
+            write_parts(path, html(document, inside(shots) if shots else (), command))
+
+
+def _files(document: Mapping[str, Any], forms: Any) -> dict[str, str]:
+    """{name: content} of a folder beside its page."""
+    return {
+        "result.json": _json(document),
+        "metrics.json": _json(metrics(document)),
+        "summary.md": forms.markdown(document),
+        "junit.xml": forms.junit(document),
+        "findings.sarif": forms.sarif(document),
+    }
+
+
+def metrics(document: Mapping[str, Any]) -> dict[str, float]:
+    """{name: number} of all figures over the pictures, as experiment trackers take them."""
+    report = document.get("comparison") or document["audit"]
+    found: dict[str, float] = {"findings": len(document["findings"]), "pictures": report["pictures"]}
+
+    def take(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                take(f"{name}.{key}" if name else str(key), inner)
+        elif isinstance(value, int | float) and math.isfinite(value):
+            found[re.sub(r"[^\w./ -]", "_", name)] = float(value)
+
+    for part in ("summary", "outputs", "predictions", "evidence"):
+        take("" if part in ("summary", "outputs") else part, report.get(part))
+    return found
 
 
 def _json(document: Mapping[str, Any]) -> str:
@@ -94,22 +144,8 @@ def _json(document: Mapping[str, Any]) -> str:
 # ---- Figures ----
 
 
-def evidence_figures(
-    maps: Mapping[str, Mapping[str, Sequence[np.ndarray]]], samples: Iterable[Sample], feeding: Feeding
-) -> list[Picture]:
-    """The maps of reference and candidate side by side, a row per method.
-
-    Args:
-        maps: {picture: {method: (the reference's, the candidate's)}}.
-        samples: the pictures.
-        feeding: the reference's.
-    """
-    sources = {sample.id: sample.source for sample in samples}
-    return [picture(name, evidence_figure(each, feeding.feed(sources[name]))) for name, each in maps.items()]
-
-
 def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.ndarray:
-    """The maps of reference and candidate over one picture, side by side, a row per method: (H, W, 3) uint8.
+    """The maps of reference and candidate over one picture, and their difference, a row per method: (H, W, 3) uint8.
 
     Args:
         maps: {method: (the reference's, the candidate's)}, (H, W) in the numbers of the method; or (H, W, C) of pixels.
@@ -118,28 +154,15 @@ def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.nd
     def pixels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return (np.abs(values).max(axis=2), values) if values.ndim == 3 else (values, None)
 
-    drawn = [
-        each
-        for method, pair in maps.items()
-        for who, values in zip(("reference", "candidate"), pair, strict=True)
-        for each in drawn_as(method, fed, *pixels(values), title=f"{method}: {who}")
-    ]
+    drawn, alike = list[Map](), all(ours.shape == theirs.shape for ours, theirs in maps.values())
+    for method, pair in maps.items():
+        for who, values in zip(("reference", "candidate"), pair, strict=True):
+            drawn += drawn_as(method, fed, *pixels(values), title=f"{method}: {who}")
+        ours, theirs = (np.abs(values).max(axis=2) if values.ndim == 3 else values for values in pair)
+        if alike:
+            difference = fed.laid(theirs - ours, LARGEST)
+            drawn.append(Map(fed.image, difference, views=("signed",), title="candidate − reference"))
     return several(drawn, Drawing(), len(drawn) // len(maps))
-
-
-def difference_figures(
-    maps: Mapping[str, Mapping[str, np.ndarray]], samples: Iterable[Sample], feeding: Feeding
-) -> list[Picture]:
-    """The difference of two maps over each picture, and the channels that make most of it.
-
-    Args:
-        maps: {picture: {title: (h, w) over the network's input}}.
-    """
-    sources = {sample.id: sample.source for sample in samples}
-    return [
-        picture(f"{name}: the evidence difference", difference_figure(each, feeding.feed(sources[name])))
-        for name, each in maps.items()
-    ]
 
 
 def difference_figure(maps: Mapping[str, np.ndarray], fed: Fed) -> np.ndarray:

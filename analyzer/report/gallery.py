@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from analyzer.attribution import Explainer
 from analyzer.errors import NotFoundError
-from analyzer.files import Places, write_text
+from analyzer.files import Places, write_parts, write_text
 from analyzer.images import Feeding, Preprocess, file_name, write_png
 from analyzer.images.mosaic import tile_square
 from analyzer.mining import MiningResult, PeakStatistics
@@ -60,7 +60,7 @@ def write_results(
             write_png(place, patches.figure())
             written.append(str(place))
     run = {"model": title, "SHA-256": explainer.loaded.identity, "projections": policy or "none"}
-    write_text(folder / "index.html", html(title, result, layers, run, command))
+    write_parts(folder / "index.html", html(title, result, layers, run, command))
     write_text(folder / "top.json", as_json(describe(result), indent=1, ensure_ascii=False) + "\n")
     return [*written, str(folder / "index.html"), str(folder / "top.json")]
 
@@ -71,8 +71,8 @@ def html(
     layers: Sequence[LayerPatches],
     run: Mapping[str, Any] | None = None,
     command: str = "",
-) -> str:
-    """The gallery: per layer a card for each channel, with its patches, projections, pictures and histogram."""
+) -> Iterator[str]:
+    """The gallery, in parts: per layer a card for each channel with its patches, projections, pictures, histogram."""
     header = ("layer", "channels", "dead", "correlated pairs", "strongest")
     summary = [[result.summary(layer)[key] for key in header] for layer in result.rankings]
     ids = {patches.layer: f"layer-{number}" for number, patches in enumerate(layers)}

@@ -5,21 +5,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from analyzer.files import atomic_write, make_folder
 from analyzer.images import encode
 from analyzer.images.resample import resize
 from analyzer.version import __version__
 
 LARGEST = 150_000  # bytes of a picture on a page
+WHOLE = 50_000_000  # bytes of all pictures inside one page, before base64
+SMALL = 20_000  # bytes that each of them may have however many there are
 QUALITIES = 85, 70, 50  # of WebP, tried in this order
 
 
@@ -37,21 +41,47 @@ class Picture:
         return self.caption
 
 
+class Shot(NamedTuple):
+    """A picture that is not drawn yet, so that memory does not grow with their number."""
+
+    caption: str
+    draw: Callable[[], np.ndarray]
+
+
 def picture(caption: str, pixels: np.ndarray, largest: int = LARGEST) -> Picture:
-    """A picture as WebP of at most so many bytes, compressed more, then made smaller, until it is; (H, W, 3) uint8."""
-    for quality in QUALITIES:
-        data = encode(pixels, ".webp", quality)
-        if len(data) <= largest:
-            break
-    else:
-        return picture(caption, resize(pixels, (pixels.shape[0] // 2, pixels.shape[1] // 2)), largest)
-    height, width = pixels.shape[:2]
+    """A picture inside a page, (H, W, 3) uint8; see `compressed`."""
+    data, height, width = compressed(pixels, largest)
     return Picture(caption, f"data:image/webp;base64,{base64.b64encode(data).decode()}", width, height)
 
 
-def render(template: str, **given: Any) -> str:
-    """A page from a template that extends `page.html`; foreign texts are escaped."""
-    return _templates().get_template(template).render(given)
+def inside(shots: Sequence[Shot]) -> Iterator[Picture]:
+    """Pictures inside a page, one after the other; smaller where they are many."""
+    largest = min(LARGEST, max(SMALL, WHOLE // max(1, len(shots))))
+    return (picture(shot.caption, shot.draw(), largest) for shot in shots)
+
+
+def beside(folder: Path, shots: Sequence[Shot], name: str = "picture") -> Iterator[Picture]:
+    """Pictures in files of `folder/pictures`, written one after the other."""
+    make_folder(folder / "pictures")
+    for number, shot in enumerate(shots, 1):
+        data, height, width = compressed(shot.draw())
+        source = f"pictures/{name}-{number:04}.webp"
+        atomic_write(folder / source, data)
+        yield Picture(shot.caption, source, width, height)
+
+
+def compressed(pixels: np.ndarray, largest: int = LARGEST) -> tuple[bytes, int, int]:
+    """(WebP of at most so many bytes, height, width): compressed more, then made smaller, until it is."""
+    for quality in QUALITIES:
+        data = encode(pixels, ".webp", quality)
+        if len(data) <= largest:
+            return data, *pixels.shape[:2]
+    return compressed(resize(pixels, (pixels.shape[0] // 2, pixels.shape[1] // 2)), largest)
+
+
+def render(template: str, **given: Any) -> Iterator[str]:
+    """A page, in parts, from a template that extends `page.html`; foreign texts are escaped."""
+    return _templates().get_template(template).generate(given)
 
 
 def figure(value: Any) -> str:
@@ -92,7 +122,7 @@ def _templates() -> Environment:
     )  # fmt: skip
     style, script = (_own(name) for name in ("style.css", "script.js"))
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; img-src 'self' data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     found.globals.update(version=__version__, style=Markup(style), script=Markup(script), policy=policy)

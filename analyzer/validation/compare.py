@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from analyzer.validation.weights import nearest_layers, saturated_share, weight_
 
 EVIDENCE = ("grad-cam", "gradient")
 COARSE = ("quantized", "half", "float")  # precisions, the coarsest first
+Maps: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]  # {method: (reference, candidate)}
 ANSWERS = (Finding, Segmentation, Text)  # tasks whose predictions are compared besides the numbers they are read from
 
 
@@ -87,11 +88,12 @@ class Comparison:
     `maps` has {picture: {method: (reference, candidate)}}: the pictures to show, those that agree least, (H, W) in the
     numbers of the method, or (H, W, C), the signed numbers of pixels in RGB order. `failed` and `doubt` are those of
     `passes.Outcome`. `findings` are where thresholds are passed, `inconclusive` the rates that the pictures do not
-    settle, both None where none were applied; `run` says how it was run; `draw` makes a figure of a picture of `maps`.
+    settle, both None where none were applied; `run` says how it was run; `draw` makes a figure of a picture; `again`
+    gives the maps of a picture that are not kept.
     """
 
     report: dict[str, Any]
-    maps: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    maps: dict[str, Maps] = field(default_factory=dict)
     failed: dict[str, AnalyzerError] = field(default_factory=dict)
     doubt: str = ""
     findings: list[dict[str, Any]] | None = None
@@ -99,6 +101,7 @@ class Comparison:
     run: dict[str, Any] = field(default_factory=dict)
     draw: Callable[[str], np.ndarray] | None = field(default=None, compare=False)
     differences: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    again: Callable[[Sample], Maps] | None = field(default=None, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -117,8 +120,8 @@ class Comparison:
             InputError: there are no maps, or none of that picture.
         """
         name = self._least if picture is None else picture
-        if self.draw is None or name not in self.maps:
-            known = ", ".join(self.maps) or "none"
+        if self.draw is None or name not in self.least():
+            known = ", ".join(self.least(8)) or "none"
             raise InputError(f"no maps of {name!r} are kept" if name else "no maps are kept", f"there are {known}")
         return self.draw(name)
 
@@ -128,13 +131,20 @@ class Comparison:
 
     @property
     def _least(self) -> str | None:
-        """The picture whose first maps agree least."""
-        least = {
-            row["picture"]: min((m.get("rank_correlation", -1.0) for m in row["evidence"].values()), default=2.0)
+        """The picture that agrees least."""
+        return next(iter(self.least()), None)
+
+    def least(self, count: int | None = None) -> list[str]:
+        """The pictures with maps that agree least: those whose labels differ, then by the first method's maps."""
+        keys = {
+            row["picture"]: (
+                row.get("agree") is not False,
+                min((m.get("rank_correlation", -1.0) for m in row["evidence"].values()), default=2.0),
+            )
             for row in self.report["rows"]
-            if row["picture"] in self.maps
+            if row["picture"] in self.maps or (self.again and row["evidence"])
         }
-        return min(least, key=lambda name: least[name], default=None)
+        return sorted(keys, key=lambda name: keys[name])[:count]
 
     def __repr__(self) -> str:
         """«Comparison(int8.onnx against fp32.onnx on 4 pictures: pass)»"""
@@ -184,8 +194,9 @@ def compare(
     samples = [s if isinstance(s, Sample) else Sample(s.name, i, s) for i, s in enumerate(pictures)]
     if not samples:
         raise InputError("no pictures to compare on", "pass a folder of pictures with --data")
-    done = run(Comparing(reference, candidate, methods, keep, preprocess), samples, folder, workers, progress=progress)
-    return replace(done.result, failed=done.failed, doubt=done.doubt)
+    work = Comparing(reference, candidate, methods, keep, preprocess)
+    done = run(work, samples, folder, workers, progress=progress)
+    return replace(done.result, failed=done.failed, doubt=done.doubt, again=work.maps_of)
 
 
 class Comparing(Pass[dict[str, Any]]):
@@ -268,6 +279,11 @@ class Comparing(Pass[dict[str, Any]]):
         row["evidence"] = self._evidence(part, picture, whole) if judged else {}
         part.rows.append(row)
         return part.plain()
+
+    def maps_of(self, sample: Sample) -> Maps:
+        """The maps of a picture, see `Comparison.maps`, after the comparison."""
+        part = _Partial.of(self.step([Loaded(sample, self.load(sample))]))
+        return part.maps.get(sample.id, {})
 
     def merge(self, left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
         return _Partial.of(left).merge(_Partial.of(right), self.keep).plain()
@@ -666,7 +682,7 @@ class _Partial:
     unlike: dict[str, str] = field(default_factory=dict)
     not_finite: list[dict[str, Any]] = field(default_factory=list)
     unavailable: dict[str, str] = field(default_factory=dict)
-    maps: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    maps: dict[str, Maps] = field(default_factory=dict)
     agreement: dict[str, float] = field(default_factory=dict)
 
     def merge(self, later: _Partial, keep: int) -> _Partial:
