@@ -147,6 +147,59 @@ def test_axe_finds_nothing_to_mend(pages, name, scheme, tmp_path):
     assert not found, "\n".join(f"{v['id']}: {v['help']}: {[n['html'] for n in v['nodes'][:3]]}" for v in found)
 
 
+# ---- Folders ----
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    found = tmp_path_factory.mktemp("report")
+    analyzer.compare(CNN, INT8, PICTURES, report=f"{found}/compare/", draw=3)
+    analyzer.audit(CNN, PICTURES, probes=2, report=f"{found}/audit/", draw=1, threshold={"border": 0.4})
+    return found
+
+
+@pytest.mark.parametrize(("name", "count"), [("compare", 3), ("audit", 1 + 1 + 3)])
+def test_pictures_of_a_folder_are_files_beside_its_page(folder, name, count):
+    page = (folder / name / "index.html").read_text(encoding="utf-8")
+    sources = re.findall(r'<img [^>]*src="([^"]*)"', page)
+    assert len(sources) == count and set(sources) == {
+        f"pictures/{p.name}" for p in (folder / name / "pictures").iterdir()
+    }
+    for source in sources:
+        assert 0 < (folder / name / source).stat().st_size <= LARGEST
+    figures = json.loads((folder / name / "metrics.json").read_text())
+    assert figures["pictures"] == 4 and all(isinstance(value, int | float) for value in figures.values())
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+def test_a_browser_shows_the_pictures_of_a_folder(folder, tmp_path):
+    page = (folder / "compare" / "index.html").read_text(encoding="utf-8").replace(' loading="lazy"', "")
+    script = "onload = () => { document.title = [...document.images].map((i) => i.naturalWidth > 0).join(); };"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = page.replace("script-src ", f"script-src 'sha256-{digest}' ").replace(
+        "</body>", f"<script>{script}</script></body>"
+    )
+    copy = folder / "compare" / "copy.html"
+    copy.write_text(page, encoding="utf-8")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}", "--dump-dom"]
+    done = subprocess.run([BROWSER, *flags, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "<title>true,true,true</title>" in done.stdout
+
+
+def test_a_picture_that_was_not_kept_is_drawn_again(folder):
+    done = analyzer.compare(CNN, INT8, PICTURES)
+    name, kept = done.least(1)[0], done.figure()
+    done.maps.clear()
+    assert np.array_equal(done.figure(name), kept)
+
+
+def test_node_data_has_every_layer_under_the_name_of_its_tensor(folder):
+    found = json.loads((folder / "compare" / "node-data.json").read_text())
+    layers = json.loads((folder / "compare" / "result.json").read_text())["comparison"]["layers"]
+    assert set(found["results"]) == {row["layer"] for row in layers}
+    assert all(0 <= result["value"] <= 60 for result in found["results"].values())
+
+
 # ---- Parts ----
 
 

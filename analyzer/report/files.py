@@ -161,7 +161,8 @@ def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.nd
         ours, theirs = (np.abs(values).max(axis=2) if values.ndim == 3 else values for values in pair)
         if alike:
             difference = fed.laid(theirs - ours, LARGEST)
-            drawn.append(Map(fed.image, difference, views=("signed",), title="candidate − reference"))
+            fine = METHODS[method].kind == "gradient"
+            drawn.append(Map(fed.image, difference, None, fine, ("signed",), title="candidate − reference"))
     return several(drawn, Drawing(), len(drawn) // len(maps))
 
 
