@@ -373,9 +373,9 @@ So `--placement effective`, the default, uses theoretical centers if the measure
 stride at a standard error of at most 1/32; otherwise units stay centered in the image, with the stride of their
 receptive fields. That stride matters where a network has no padding: its units are closer together than evenly spaced
 ones, and heat is nearer to its boxes for it (the SqueezeNets, the CIFAR-10 tutorial). No trained network is clearly
-worse than with half-pixel placement: the nearest is PicoDet-XS, by 1.8 ± 0.8 px over 15 boxes; among as many
-networks, one that is two standard errors away is to be expected. Its coarsest level has 7 units 64 px apart over 416 px,
-6.5 strides: with their own stride the outermost ones lie 14 px farther out than evenly spaced ones. One network would
+worse than with half-pixel placement: the nearest is PicoDet-XS, by 1.8 ± 0.8 px over 15 boxes; among as many networks,
+one that is two standard errors away is to be expected. Its coarsest level has 7 units 64 px apart over 416 px, 6.5
+strides: with their own stride the outermost ones lie 14 px farther out than evenly spaced ones. One network would
 be better with theoretical centers, the flower network, whose heat is about a stride off with either.
 """
 
