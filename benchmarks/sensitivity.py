@@ -1,10 +1,14 @@
 """Does `compare --sensitivity` name the layers that onnxruntime's quantizer should leave in float?
 
-    python -m benchmarks.sensitivity MODEL [MODEL …] --data PICTURES --preset 0-1 [--randoms 200]
+    python -m benchmarks.sensitivity MODEL [MODEL …] --data PICTURES --preset 0-1 [--crops 8] [--randoms 200]
 
 Every float MODEL is quantized by `onnxruntime.quantization` (QDQ, 8 bits, one scale per tensor, four pictures of
 calibration). The truth is measured with files of that quantizer: one per layer, quantized without that layer, and one
-for each of 200 random choices of five layers. Their drift is that of `analyzer.validation.sensitivity`.
+for each of 200 random choices of five layers. Their drift is that of `analyzer.validation.sensitivity`, over random
+crops of the pictures.
+
+How noisy the truth itself is: its rank correlation between two halves of the pictures, beside that of the estimates of
+one half with the truth of the other. Seconds are the processor's, of one thread; loading and sessions are included.
 """
 
 from __future__ import annotations
@@ -28,12 +32,14 @@ from onnxruntime.quantization.registry import QDQRegistry
 from analyzer.attribution import Explainer
 from analyzer.attribution.cards import read_card
 from analyzer.data import find_pictures
-from analyzer.validation.sensitivity import drift, sensitivity, squares
+from analyzer.runtime import Session
+from analyzer.validation.sensitivity import STEPS, drift, sensitivity, squares
 from analyzer.validation.side import Side
 
 CALIBRATION = 4
-CROPS = ((0, 0, 1, 1), (0, 0, 0.75, 0.75), (0.25, 0.25, 1, 1), (0.12, 0.12, 0.88, 0.88))  # of every picture
 FIRST = 5
+FEW = 16  # pictures that random choices are measured on
+HALVES = 4  # random ones
 
 
 class Reader(CalibrationDataReader):
@@ -106,19 +112,19 @@ def up_to(proto: onnx.ModelProto, output: str) -> onnx.ModelProto:
     return proto
 
 
-def arrays_of(model: Path, pictures: Sequence[Path], preset: str | None) -> list[np.ndarray]:
-    """Four crops of every picture, as the model takes them."""
+def arrays_of(model: Path, pictures: Sequence[Path], preset: str | None, crops: int) -> list[np.ndarray]:
+    """Random crops of half the size or more of every picture, the first the whole, as the model takes them."""
     from analyzer.images import decode
 
-    explainer = Explainer(model)
+    explainer, rng = Explainer(model), np.random.default_rng(0)
     card = read_card(explainer, None, {"preset": preset} if preset else {})
+    images = [decode(picture) for picture in pictures]
     found = []
-    for box in CROPS:
-        for picture in pictures:
-            image = decode(picture)
-            height, width = image.shape[:2]
-            x0, y0, x1, y1 = (round(f * s) for f, s in zip(box, (width, height) * 2, strict=True))
-            found.append(card.feeds.feed(image[y0:y1, x0:x1]).main.array)
+    for crop in range(crops):
+        for image in images:
+            sizes = [round(s * (rng.uniform(0.5, 0.95) if crop else 1)) for s in image.shape[:2]]
+            y, x = (int(rng.integers(whole - s + 1)) for s, whole in zip(sizes, image.shape, strict=False))
+            found.append(card.feeds.feed(image[y : y + sizes[0], x : x + sizes[1]]).main.array)
     return found
 
 
@@ -138,54 +144,81 @@ class Runs:
     def __call__(self, array: np.ndarray) -> np.ndarray:
         return np.asarray(self.session.run(None, {self.session.get_inputs()[0].name: array})[0])
 
-    def drift(self, arrays: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-        sizes = [squares(expected)]
-        return sum(drift([self(a)], [y], sizes) for a, y in zip(arrays, expected, strict=True))
+    def drifts(self, arrays: Sequence[np.ndarray], expected: Sequence[np.ndarray], size: float) -> np.ndarray:
+        """(pictures,) their parts of D."""
+        return np.array([drift([self(a)], [y], [size]) for a, y in zip(arrays, expected, strict=True)])
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return work(), time.perf_counter() - start
+def costs(work: Callable[[], Any]) -> tuple[Any, str]:
+    """What it gives, and (seconds of the processor, runs of sessions) in words."""
+    runs, run, plain = [0], Session.run, Runs.__call__
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def one(*given: Any, **more: Any) -> Any:
+            runs[0] += 1
+            return call(*given, **more)
+
+        return one
+
+    Session.run, Runs.__call__ = counted(run), counted(plain)  # type: ignore[method-assign]
+    try:
+        start = time.process_time()
+        found = work()
+        return found, f"{time.process_time() - start:.1f} s, {runs[0]} runs"
+    finally:
+        Session.run, Runs.__call__ = run, plain  # type: ignore[method-assign]
 
 
-def benchmark(model: Path, pictures: Sequence[Path], preset: str | None, randoms: int, bits: int) -> dict[str, Any]:
-    arrays = arrays_of(model, pictures, preset)
+def benchmark(
+    model: Path, pictures: Sequence[Path], preset: str | None, crops: int, randoms: int, bits: int
+) -> dict[str, Any]:
+    arrays = arrays_of(model, pictures, preset, crops)
+    pairs = [(a, a) for a in arrays]
     with tempfile.TemporaryDirectory() as name:
         quantizer = Quantizer(model, Path(name), arrays, bits)
-
-        def side(path: Path) -> Side:
-            return Side(Explainer(path, threads=1), arrays[0].shape)
-
         path = quantizer.without([])
-        reference, candidate = side(quantizer.file), side(path)
         expected = [Runs(quantizer.file)(a) for a in arrays]
-        whole = Runs(path).drift(arrays, expected)
-        found, seconds = timed(lambda: sensitivity(reference, candidate, [(a, a) for a in arrays], steps=0))
-        refined, more = timed(lambda: sensitivity(reference, candidate, [(a, a) for a in arrays[: len(pictures)]]))
+        size = squares(expected)
+
+        def ranked(given: Sequence[tuple[np.ndarray, np.ndarray]], steps: int) -> dict[str, Any]:
+            sides = [Side(Explainer(file, threads=1), arrays[0].shape) for file in (quantizer.file, path)]
+            return sensitivity(*sides, given, steps)
+
+        def drifts(without: Sequence[str], count: int = len(arrays), again: bool = False) -> np.ndarray:
+            return Runs(quantizer.without(without), again).drifts(arrays[:count], expected[:count], size)
+
+        def recovered(chosen: Sequence[str], again: bool = False) -> float:
+            return 1 - float(drifts(chosen, FEW, again).sum() / whole[:FEW].sum())
+
+        whole = drifts([])
+        found, estimating = costs(lambda: ranked(pairs, 0))
+        listed, listing = costs(lambda: ranked(pairs, STEPS))
         layers = [row["layer"] for row in found["layers"]]
-
-        def recovered(chosen: Sequence[str], count: int = len(arrays), again: bool = False) -> float:
-            given = arrays[:count], expected[:count]
-            base = whole if count == len(arrays) else Runs(path).drift(*given)
-            return 1 - Runs(quantizer.without(chosen), again).drift(*given) / base
-
-        truth, truth_seconds = timed(lambda: [recovered([layer]) for layer in layers])
-        first = refined["nodes_to_exclude"][:FIRST]
-        few = len(pictures)
+        truth, leaving = costs(lambda: np.array([whole - drifts([layer]) for layer in layers]))
         rng = np.random.default_rng(0)
-        fives = [recovered(rng.choice(layers, FIRST, replace=False).tolist(), few) for _ in range(randoms)]
-        ours = recovered(first, few)
-        default = recovered(first, few, again=True)
+        halves = []
+        for _ in range(HALVES):
+            one, other = np.array_split(rng.permutation(len(arrays)), 2)
+            there = {row["layer"]: row["share"] for row in ranked([pairs[i] for i in one], 0)["layers"]}
+            known = truth[:, other].sum(axis=1)
+            guesses = truth[:, one].sum(axis=1), [there[layer] for layer in layers]
+            halves.append([rank_correlation(guess, known) for guess in guesses])
+        of_truth, of_estimates = np.mean(halves, axis=0)
+        first = listed["nodes_to_exclude"][:FIRST]
+        fives = [recovered(rng.choice(layers, FIRST, replace=False).tolist()) for _ in range(randoms)]
+        ours, default = recovered(first), recovered(first, again=True)
     return {
         "model": model.name,
         "bits": bits,
         "layers": len(layers),
         "pictures": len(arrays),
-        "drift": whole,
-        "rank correlation": rank_correlation([row["share"] for row in found["layers"]], truth),
-        "seconds, estimates": round(seconds, 1),
-        "seconds, estimates and list": round(more, 1),
-        "seconds, leave-one-out": round(truth_seconds, 1),
+        "drift": float(whole.sum()),
+        "rank correlation": rank_correlation([row["share"] for row in found["layers"]], truth.sum(axis=1)),
+        "truth of one half with truth of the other": float(of_truth),
+        "estimates of one half with truth of the other": float(of_estimates),
+        "estimates": estimating,
+        "estimates and list": listing,
+        "leave-one-out": leaving,
         "first five": ours,
         "first five, default session": default,
         "random fives, 95%": float(np.quantile(fives, 0.95)) if fives else None,
@@ -206,13 +239,14 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--preset")
     parser.add_argument("--bits", type=int, default=8)
-    parser.add_argument("--limit", type=int, default=12)
+    parser.add_argument("--limit", type=int, default=17)
+    parser.add_argument("--crops", type=int, default=8)
     parser.add_argument("--randoms", type=int, default=200)
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     pictures = [Path(str(s.source)) for s in find_pictures([str(given.data)], given.limit)]
     for model in given.models:
-        for key, value in benchmark(model, pictures, given.preset, given.randoms, given.bits).items():
+        for key, value in benchmark(model, pictures, given.preset, given.crops, given.randoms, given.bits).items():
             print(f"{key}: {value}", flush=True)
         print(flush=True)
 

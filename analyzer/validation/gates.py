@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,13 +96,3 @@ def _mixture(site: Site, exact: str, gates: str, index: str, result: str, names:
 def opened(sites: Sequence[Site], layers: frozenset[str] | set[str]) -> np.ndarray:
     """(sites,) the gates that keep these layers exact: 1 for every site all of whose layers are among them."""
     return np.array([float(bool(site.layers) and site.layers <= layers) for site in sites], np.float32)
-
-
-def by_layer(sites: Sequence[Site], values: np.ndarray) -> Mapping[str, float]:
-    """{layer: the sum over the sites that are of it alone}"""
-    found: dict[str, float] = {}
-    for site, value in zip(sites, values.tolist(), strict=True):
-        if len(site.layers) == 1:
-            (layer,) = site.layers
-            found[layer] = found.get(layer, 0.0) + value
-    return found

@@ -7,10 +7,11 @@ rounded tensors t, which one backward pass gives for all layers at once; the fir
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,12 +23,14 @@ from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.through import constant, dequantized, producer, readers
 from analyzer.images import Feeding
 from analyzer.runtime import Session
-from analyzer.validation.gates import GATES, Site, by_layer, gated, opened
+from analyzer.validation.gates import GATES, Site, gated, opened
 from analyzer.validation.matching import ALIKE, match_by_activations
 from analyzer.validation.metrics import cosine_of
 from analyzer.validation.side import Inputs, Side
 
-PICTURES = 16  # that are measured, at most
+PICTURES = 128  # that shares are estimated on, at most
+MEASURED = 16  # of them, that the steps of the list are measured on
+ELEMENTS = 2**27  # of the inputs of both sides, that are kept; of `MEASURED` pictures in any case
 STEPS = 8  # of the list that are measured
 QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 MOVING = frozenset({"Cast", "DequantizeLinear", "Identity", "Dropout", *QUANTIZERS})
@@ -38,12 +41,15 @@ def sensitivity_of(
 ) -> dict[str, Any]:
     """`sensitivity` on at most `PICTURES` of the samples, evenly spread; those that cannot be read are left out.
 
+    Of large pictures, fewer are used (`ELEMENTS`).
+
     Raises:
         InputError: none can be read.
     """
     pictures: list[tuple[Inputs, Inputs]] = []
     error: InputError | None = None
-    for sample in samples[:: -(-len(samples) // PICTURES)]:
+    size = sum(math.prod(shape) for side in (reference, candidate) for shape in side._sizes.values())
+    for sample in spread(samples, min(max(ELEMENTS // size, MEASURED), PICTURES)):
         try:
             fed = [how.feed(sample.source) for how in feeds]
         except InputError as found:
@@ -54,6 +60,14 @@ def sensitivity_of(
     if not pictures and error is not None:
         raise error
     return sensitivity(reference, candidate, pictures)
+
+
+T = TypeVar("T")
+
+
+def spread(given: Sequence[T], count: int) -> Sequence[T]:
+    """At most `count` of the elements, at equal distances."""
+    return given[:: -(-len(given) // count)] if given else given
 
 
 def sensitivity(
@@ -69,8 +83,10 @@ def sensitivity(
         steps: of the list to keep in float that are measured; the rest is left out.
 
     Returns:
-        {"pictures", "drift", "layers", "exclude", "nodes_to_exclude", "unnamed"}: D of the candidate; per layer its
-        share of D; the steps of the list, each with the share of D that is left with it and all before.
+        {"pictures", "measured", "drift", "layers", "exclude", "nodes_to_exclude", "unnamed"}: how many pictures the
+        shares are of, and how many the measured runs; D of the candidate; per layer its share of D with the standard
+        error of the share over pictures (None for one picture); the steps of the list, each with the share of D that is
+        left with it and all before.
 
     Raises:
         UnsupportedError: nothing of the candidate is rounded, or its outputs are not finite.
@@ -79,20 +95,24 @@ def sensitivity(
     known = [(ours if gates.base is reference else theirs, gates.expected(ours)) for ours, theirs in pictures]
     sizes = [squares(each) for each in zip(*(expected for _, expected in known), strict=True)]
     found = [gates.gradient(given, expected, sizes) for given, expected in known]
-    whole, values = sum(value for value, _ in found), np.sum([gradient for _, gradient in found], axis=0)
+    parts, gradients = np.array([value for value, _ in found]), np.array([gradient for _, gradient in found])
+    whole, values = float(parts.sum()), gradients.sum(axis=0)
     if not np.isfinite(whole) or not np.isfinite(values).all():
         raise UnsupportedError(
             f"{candidate.name}: its outputs are not finite, so that no layer's share of the drift can be measured",
             "find the tensors with `audit --fp16` of the reference" if gates.base is reference else "",
         )
 
-    def left(layers: Iterable[str]) -> float:
-        """The share of D that is left with these layers in float."""
-        exact = set(layers)
-        return sum(gates.drift(*picture, sizes, exact) for picture in known) / (whole or 1.0)
+    few = spread(range(len(known)), MEASURED)
+    before = float(parts[few].sum()) or 1.0
 
-    alone = by_layer(gates.sites, values)
-    order = sorted(gates.layers, key=lambda layer: -alone.get(layer, 0.0))
+    def left(layers: Iterable[str]) -> float:
+        """The share of the measured pictures' D that is left with these layers in float."""
+        exact = set(layers)
+        return sum(gates.drift(*known[at], sizes, exact) for at in few) / before
+
+    shares = {layer: share_of(parts, gradients @ opened(gates.sites, {layer})) for layer in gates.layers}
+    order = sorted(shares, key=lambda layer: -shares[layer][0])
     best = ordered(gates.sites, values, set(gates.names))[:steps]
     estimated = {step.layers: step.gain / (whole or 1.0) for step in best}
     chosen = refined(estimated, left)
@@ -102,12 +122,14 @@ def sensitivity(
     ]
     return {
         "pictures": len(known),
+        "measured": len(few),
         "drift": whole,
         "layers": [
             {
                 "layer": gates.names.get(layer, layer),
                 "operator": gates.layers[layer].op,
-                "share": alone.get(layer, 0.0) / (whole or 1.0),
+                "share": shares[layer][0],
+                "error": shares[layer][1],
             }
             for layer in order
         ],
@@ -115,6 +137,19 @@ def sensitivity(
         "nodes_to_exclude": [name for row in exclude for name in row["layers"]],
         "unnamed": len(set(gates.layers) - set(gates.names)),
     }
+
+
+def share_of(parts: np.ndarray, gains: np.ndarray) -> tuple[float, float | None]:
+    """(share = Σ gains / Σ parts over pictures, its standard error, that of a ratio of means)
+
+    Args:
+        parts: of D, of each picture. gains: what a layer takes off each.
+    """
+    whole, count = float(parts.sum()) or 1.0, len(parts)
+    share = float(gains.sum()) / whole
+    if count < 2:
+        return share, None
+    return share, math.sqrt(count / (count - 1) * float(((gains - share * parts) ** 2).sum())) / abs(whole)
 
 
 def refined(
@@ -320,7 +355,7 @@ def half_sites(reference: Graph, candidate: Graph) -> list[Site]:
 
 
 def _halved(candidate: Graph, name: str) -> bool:
-    """Whether a tensor of the reference is half precision in the candidate, where that can be told."""
+    """Whether a tensor of the reference is half precision in the candidate, where that is known."""
     return name not in candidate or _is_half(candidate[name])
 
 
