@@ -120,7 +120,7 @@ def test_estimates_are_the_derivative(arrays, tmp_path):
         given = np.zeros(len(gates.sites), np.float32)
         given[index] = value
         feeds = {gates.base.input: arrays[0], "gates": given}
-        return drift(list(gates._forward.run(feeds).values()), expected, sizes)
+        return drift(list(gates._forward[0].run(feeds).values()), expected, sizes)
 
     h = 0.02
     measured = [-(at(i, h) - at(i, -h)) / (4 * h) for i in range(len(gates.sites))]

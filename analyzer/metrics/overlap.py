@@ -30,5 +30,14 @@ def heat_iou(heat: np.ndarray, where: npt.ArrayLike, threshold: float = 0.5) -> 
 def top_iou(a: np.ndarray, b: np.ndarray, share: float = 0.2) -> float:
     """|A ∩ B| / |A ∪ B|, A and B the highest `share` of the positions of each map; of equal values the first."""
     count = max(1, round(share * a.size))
-    tops = [set(np.argsort(-m.ravel(), kind="stable")[:count].tolist()) for m in (a, b)]
-    return len(tops[0] & tops[1]) / len(tops[0] | tops[1])
+    tops = [_highest(m.ravel(), count) for m in (a, b)]
+    return int((tops[0] & tops[1]).sum()) / int((tops[0] | tops[1]).sum())
+
+
+def _highest(values: np.ndarray, count: int) -> np.ndarray:
+    """Where the `count` highest values are, (n,) bool: of equal ones the first; NaN counts as the lowest."""
+    values = np.where(np.isnan(values), -np.inf, values)
+    bound = np.partition(values, -count)[-count]
+    found: np.ndarray = values > bound
+    found[np.flatnonzero(values == bound)[: count - int(found.sum())]] = True
+    return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +41,10 @@ class Site:
     def kind(self) -> str:
         return "weight" if isinstance(self.exact, np.ndarray) else "activation"
 
+    @property
+    def bounded(self) -> bool:
+        return (self.low, self.high) != (-np.inf, np.inf)
+
 
 def gated(source: Source, sites: Sequence[Site]) -> tuple[Source, dict[str, str]]:
     """The model with an input `gates`, (sites,) float32: at 0 a site's tensor is the rounded one, at 1 the exact one.
@@ -61,28 +66,55 @@ def gated(source: Source, sites: Sequence[Site]) -> tuple[Source, dict[str, str]
             exact = name
         gate = names.constant(np.array(index, np.int64), f"{site.tensor}/index")
         added[site.tensor] = list(_mixture(site, exact, gates, gate, mixed[site.tensor], names))
-    own = {t.name for t in graph.initializer} | {i.name for i in graph.input}
-    nodes = [new for name in mixed if name in own for new in added[name]]
-    for node in graph.node:
-        for at, name in enumerate(node.input):
-            node.input[at] = mixed.get(name, name)
-        nodes += [node, *(new for name in node.output if name in mixed for new in added[name])]
-    replace_all(graph.node, nodes)
+    _read_instead(graph, mixed, added)
     return replace(source, proto=proto, detached=detached, path=None, sha256="", inlined=""), mixed
 
 
-def _mixture(site: Site, exact: str, gates: str, index: str, result: str, names: Names) -> Iterator[onnx.NodeProto]:
-    def made(op: str, *inputs: str, output: str = "", **attributes: Any) -> onnx.NodeProto:
-        output = output or names.fresh(f"{site.tensor}/{op}")
-        return onnx.helper.make_node(op, inputs, [output], f"{output}/node", **attributes)
+def halved(source: Source, sites: Sequence[Site]) -> tuple[Source, dict[str, str]]:
+    """The model with all gates closed, without gates: the tensors of sites with `halves` are rounded.
 
+    Returns:
+        The model, and {tensor of a site: the rounded one}.
+    """
+    proto, detached = copied(source.proto), dict(source.detached)
+    names = Names(proto.graph)
+    rounded = {site.tensor: names.fresh(f"{site.tensor}/rounded") for site in sites if site.halves}
+    _read_instead(proto.graph, rounded, {name: _rounding(name, names, to) for name, to in rounded.items()})
+    source = replace(source, proto=proto, detached=detached, path=None, sha256="", inlined="")
+    return source, {site.tensor: rounded.get(site.tensor, site.tensor) for site in sites}
+
+
+def _read_instead(
+    graph: onnx.GraphProto, others: Mapping[str, str], added: Mapping[str, Sequence[onnx.NodeProto]]
+) -> None:
+    """Let every node read other tensors, which added nodes make from the ones before."""
+    own = {t.name for t in graph.initializer} | {i.name for i in graph.input}
+    nodes = [new for name in others if name in own for new in added[name]]
+    for node in graph.node:
+        for at, name in enumerate(node.input):
+            node.input[at] = others.get(name, name)
+        nodes += [node, *(new for name in node.output if name in others for new in added[name])]
+    replace_all(graph.node, nodes)
+
+
+def _made(names: Names, tensor: str, op: str, *inputs: str, output: str = "", **attributes: Any) -> onnx.NodeProto:
+    output = output or names.fresh(f"{tensor}/{op}")
+    return onnx.helper.make_node(op, inputs, [output], f"{output}/node", **attributes)
+
+
+def _rounding(tensor: str, names: Names, result: str = "") -> list[onnx.NodeProto]:
+    half = _made(names, tensor, "Cast", tensor, to=TensorProto.FLOAT16)
+    return [half, _made(names, tensor, "Cast", half.output[0], output=result, to=TensorProto.FLOAT)]
+
+
+def _mixture(site: Site, exact: str, gates: str, index: str, result: str, names: Names) -> Iterator[onnx.NodeProto]:
+    made = functools.partial(_made, names, site.tensor)
     rounded = site.tensor
     if site.halves:
-        half = made("Cast", site.tensor, to=TensorProto.FLOAT16)
-        back = made("Cast", half.output[0], to=TensorProto.FLOAT)
-        yield from (half, back)
-        rounded = back.output[0]
-    if (site.low, site.high) != (-np.inf, np.inf):
+        nodes = _rounding(site.tensor, names)
+        yield from nodes
+        rounded = nodes[-1].output[0]
+    if site.bounded:
         bounds = [names.constant(np.array(b, np.float32), f"{site.tensor}/bound") for b in (site.low, site.high)]
         clip = made("Clip", exact, *bounds)
         yield clip

@@ -23,7 +23,7 @@ from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.through import constant, dequantized, producer, readers
 from analyzer.images import Feeding
 from analyzer.runtime import Session
-from analyzer.validation.gates import GATES, Site, gated, opened
+from analyzer.validation.gates import GATES, Site, gated, halved, opened
 from analyzer.validation.matching import ALIKE, match_by_activations
 from analyzer.validation.metrics import cosine_of
 from analyzer.validation.side import Inputs, Side
@@ -39,7 +39,7 @@ MOVING = frozenset({"Cast", "DequantizeLinear", "Identity", "Dropout", *QUANTIZE
 def sensitivity_of(
     reference: Side, candidate: Side, feeds: tuple[Feeding, Feeding], samples: Sequence[Sample]
 ) -> dict[str, Any]:
-    """`sensitivity` on at most `PICTURES` of the samples, evenly spread; those that cannot be read are left out.
+    """`sensitivity` on at most `PICTURES` of the samples, drawn at random; those that cannot be read are left out.
 
     Of large pictures, fewer are used (`ELEMENTS`).
 
@@ -49,7 +49,7 @@ def sensitivity_of(
     pictures: list[tuple[Inputs, Inputs]] = []
     error: InputError | None = None
     size = sum(math.prod(shape) for side in (reference, candidate) for shape in side._sizes.values())
-    for sample in spread(samples, min(max(ELEMENTS // size, MEASURED), PICTURES)):
+    for sample in drawn(samples, min(max(ELEMENTS // size, MEASURED), PICTURES)):
         try:
             fed = [how.feed(sample.source) for how in feeds]
         except InputError as found:
@@ -65,9 +65,11 @@ def sensitivity_of(
 T = TypeVar("T")
 
 
-def spread(given: Sequence[T], count: int) -> Sequence[T]:
-    """At most `count` of the elements, at equal distances."""
-    return given[:: -(-len(given) // count)] if given else given
+def drawn(given: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the elements, a random choice (always the same one) in their order."""
+    if len(given) <= count:
+        return list(given)
+    return [given[at] for at in sorted(np.random.default_rng(0).choice(len(given), count, replace=False).tolist())]
 
 
 def sensitivity(
@@ -103,7 +105,7 @@ def sensitivity(
             "find the tensors with `audit --fp16` of the reference" if gates.base is reference else "",
         )
 
-    few = spread(range(len(known)), MEASURED)
+    few = drawn(range(len(known)), MEASURED)
     before = float(parts[few].sum()) or 1.0
 
     def left(layers: Iterable[str]) -> float:
@@ -422,30 +424,40 @@ class Gates:
         self.layers = {layer: node for layer, node in nodes.items() if any(layer in s.layers for s in self.sites)}
         named = {layer: names.get(layer) or node.name for layer, node in self.layers.items()}
         self.names = {layer: str(name) for layer, name in named.items() if name}
-        source, mixed = gated(self.base.explainer.source(self.base._sizes), self.sites)
-        self.source, self.read = source, [mixed.get(name, name) for name in read]
+        self._plain = self.base.explainer.source(self.base._sizes)
+        self._outputs = read
 
     @cached_property
-    def _forward(self) -> Session:
-        return self.base.explainer.session(Graph(self.source), self.read)
+    def _forward(self) -> tuple[Session, list[str]]:
+        """(a session, its outputs)"""
+        source, mixed = gated(self._plain, self.sites)
+        read = [mixed.get(name, name) for name in self._outputs]
+        return self.base.explainer.session(Graph(source), read), read
 
     @cached_property
-    def _backward(self) -> tuple[Session, list[str], str]:
-        """(a session, its inputs for the cotangents' parts: y* and 1 / Σ ‖y*‖² of each output, the gradient's name)"""
-        graph = Graph(self.source)
+    def _backward(self) -> tuple[Session, list[str], list[str], str]:
+        """A session of the candidate without gates: they are closed.
+
+        Returns:
+            (the session, its outputs, its inputs for the cotangents' parts: y* and 1 / Σ ‖y*‖² of each output, the name
+            of ⟨∂D/∂t / 2, t* − t⟩ of each site, (sites,))
+        """
+        source, rounded = halved(self._plain, self.sites)
+        graph = Graph(source)
         op = Builder(graph, "sensitivity")
+        read = [rounded.get(name, name) for name in self._outputs]
         given, cotangents = [], {}
-        for name in self.read:
+        for name in read:
             expected = graph.add_input(f"{name}/expected", np.float32, graph[name].shape)
             scale = graph.add_input(f"{name}/scale", np.float32, [])
             given += [expected.name, scale.name]
             cotangents[name] = op.Mul(op.Sub(op.cast(graph[name], np.dtype(np.float32)), expected), scale)
-        gates = next(v for v in graph.inputs if v.name.startswith(GATES))
-        gradient = pullback(op, cotangents, [gates.name], GRADIENT, narrow=False)[gates.name]
-        if gradient is None:
+        slopes = pullback(op, cotangents, list(rounded.values()), GRADIENT, narrow=False)
+        if all(slope is None for slope in slopes.values()):
             raise UnsupportedError(f"{self.candidate.name}: no output depends on a rounded tensor by a gradient")
-        result = graph.add_output(gradient, "gradient").name
-        return self.base.explainer.session(graph, [*self.read, result]), given, result
+        parts = [_tangent(op, site, graph[rounded[site.tensor]], slopes[rounded[site.tensor]]) for site in self.sites]
+        result = graph.add_output(op.Concat(*parts, axis=0), "tangents").name
+        return self.base.explainer.session(graph, [*read, result]), read, given, result
 
     def expected(self, given: Inputs) -> list[np.ndarray]:
         """The reference's values of the targets for one picture."""
@@ -466,21 +478,29 @@ class Gates:
         Half, because D is a square: of ‖Σ e‖², an error e that is independent of the others contributes ‖e‖², but the
         tangent is 2 ‖e‖². If the outputs were linear in the errors, the halves would add up to D.
         """
-        session, names, result = self._backward
+        session, read, names, result = self._backward
         parts = [part for y, size in zip(expected, sizes, strict=True) for part in (y, 1 / size)]
-        feeds = self.base._fed(given) | {_gates_of(session): np.zeros(len(self.sites), np.float32)}
-        found = session.run(feeds | {n: np.asarray(p, np.float32) for n, p in zip(names, parts, strict=True)})
-        return drift([found[n] for n in self.read], expected, sizes), -found[result].astype(np.float64)
+        feeds = self.base._fed(given) | {n: np.asarray(p, np.float32) for n, p in zip(names, parts, strict=True)}
+        found = session.run(feeds)
+        return drift([found[n] for n in read], expected, sizes), -found[result].astype(np.float64)
 
     def drift(self, given: Inputs, expected: Sequence[np.ndarray], sizes: Sequence[float], exact: set[str]) -> float:
         """A picture's part of D with these layers kept in float."""
-        feeds = self.base._fed(given) | {_gates_of(self._forward): opened(self.sites, exact)}
-        found = self._forward.run(feeds)
-        return drift([found[n] for n in self.read], expected, sizes)
+        session, read = self._forward
+        gates = next(n for n in session.inputs if n.startswith(GATES))
+        found = session.run(self.base._fed(given) | {gates: opened(self.sites, exact)})
+        return drift([found[n] for n in read], expected, sizes)
 
 
-def _gates_of(session: Session) -> str:
-    return next(n for n in session.inputs if n.startswith(GATES))
+def _tangent(op: Builder, site: Site, rounded: Value, slope: Value | None) -> Value:
+    """⟨slope, t* − t⟩, (1,): of a tensor that no output depends on it is 0."""
+    if slope is None:
+        return op.constant(np.zeros(1, np.float32))
+    exact = op.graph[site.exact] if isinstance(site.exact, str) else op.constant(site.exact)
+    if site.bounded:
+        exact = op.Clip(exact, np.float32(site.low), np.float32(site.high))
+    error = op.cast(op.Sub(exact, rounded), np.dtype(np.float32))
+    return op.Reshape(op.ReduceSum(op.Mul(slope, error), keepdims=0), np.array([1], np.int64))
 
 
 def drift(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], sizes: Sequence[float]) -> float:
