@@ -33,6 +33,7 @@ MEASURED = 16  # of them, that the steps of the list are measured on
 ELEMENTS = 2**27  # of the inputs of both sides, that are kept; of `MEASURED` pictures in any case
 STEPS = 8  # of the list that are measured
 QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # in their second input
 MOVING = frozenset({"Cast", "DequantizeLinear", "Identity", "Dropout", *QUANTIZERS})
 
 
@@ -440,7 +441,7 @@ class Gates:
 
         Returns:
             (the session, its outputs, its inputs for the cotangents' parts: y* and 1 / Σ ‖y*‖² of each output, the name
-            of ⟨∂D/∂t / 2, t* − t⟩ of each site, (sites,))
+            of ½ ⟨∂D/∂t, t* − t⟩ of each site, (sites,))
         """
         source, rounded = halved(self._plain, self.sites)
         graph = Graph(source)
@@ -452,10 +453,11 @@ class Gates:
             scale = graph.add_input(f"{name}/scale", np.float32, [])
             given += [expected.name, scale.name]
             cotangents[name] = op.Mul(op.Sub(op.cast(graph[name], np.dtype(np.float32)), expected), scale)
-        slopes = pullback(op, cotangents, list(rounded.values()), GRADIENT, narrow=False)
+        moves = [_move(op, site, graph[rounded[site.tensor]]) for site in self.sites]
+        slopes = pullback(op, cotangents, list(dict.fromkeys(of.name for of, _ in moves)), GRADIENT, narrow=False)
         if all(slope is None for slope in slopes.values()):
             raise UnsupportedError(f"{self.candidate.name}: no output depends on a rounded tensor by a gradient")
-        parts = [_tangent(op, site, graph[rounded[site.tensor]], slopes[rounded[site.tensor]]) for site in self.sites]
+        parts = [_tangent(op, slopes[of.name], by) for of, by in moves]
         result = graph.add_output(op.Concat(*parts, axis=0), "tangents").name
         return self.base.explainer.session(graph, [*read, result]), read, given, result
 
@@ -492,15 +494,25 @@ class Gates:
         return drift([found[n] for n in read], expected, sizes)
 
 
-def _tangent(op: Builder, site: Site, rounded: Value, slope: Value | None) -> Value:
-    """⟨slope, t* − t⟩, (1,): of a tensor that no output depends on it is 0."""
-    if slope is None:
-        return op.constant(np.zeros(1, np.float32))
+def _move(op: Builder, site: Site, rounded: Value) -> tuple[Value, Value]:
+    """(t, t* − t); for the weight W of a linear node y = W x, which is cheaper, (y, (W* − W) x)."""
     exact = op.graph[site.exact] if isinstance(site.exact, str) else op.constant(site.exact)
     if site.bounded:
         exact = op.Clip(exact, np.float32(site.low), np.float32(site.high))
-    error = op.cast(op.Sub(exact, rounded), np.dtype(np.float32))
-    return op.Reshape(op.ReduceSum(op.Mul(slope, error), keepdims=0), np.array([1], np.int64))
+    error = op.Sub(exact, rounded)
+    nodes = readers(rounded)
+    if site.kind == "weight" and len(nodes) == 1 and nodes[0].op in LINEAR and nodes[0].inputs[1] is rounded:
+        (node,) = nodes
+        return node.outputs[0], op.node(node.op, node.inputs[0], error, **node.attrs)
+    return rounded, error
+
+
+def _tangent(op: Builder, slope: Value | None, move: Value) -> Value:
+    """⟨slope, move⟩, (1,): of a tensor that no output depends on it is 0."""
+    if slope is None:
+        return op.constant(np.zeros(1, np.float32))
+    move = op.cast(move, np.dtype(np.float32))
+    return op.Reshape(op.ReduceSum(op.Mul(slope, move), keepdims=0), np.array([1], np.int64))
 
 
 def drift(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], sizes: Sequence[float]) -> float:
