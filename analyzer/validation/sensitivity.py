@@ -499,8 +499,8 @@ def _move(op: Builder, site: Site, rounded: Value) -> tuple[Value, Value]:
     exact = op.graph[site.exact] if isinstance(site.exact, str) else op.constant(site.exact)
     if site.bounded:
         exact = op.Clip(exact, np.float32(site.low), np.float32(site.high))
+    nodes = list(rounded.outputs)
     error = op.Sub(exact, rounded)
-    nodes = readers(rounded)
     if site.kind == "weight" and len(nodes) == 1 and nodes[0].op in LINEAR and nodes[0].inputs[1] is rounded:
         (node,) = nodes
         return node.outputs[0], op.node(node.op, node.inputs[0], error, **node.attrs)
