@@ -30,7 +30,7 @@ import onnxruntime as ort
 
 import analyzer
 from analyzer.attribution.export import read_record
-from analyzer.errors import AnalyzerError
+from analyzer.errors import AnalyzerError, InputError
 from analyzer.runtime import Plain, random_feeds
 from analyzer.runtime.elsewhere import INSTALL, run_in, version_in
 
@@ -38,6 +38,7 @@ CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 FOLDERS = ("models", "exports", "cases/treated", "cases/real", "cases/situations")
 ELSEWHERE = ("openvino", "opencv", "tract", "web", "ort", "reference")
 METHODS = ("grad-cam", "gradient", "guided-backprop")
+SEEDS = 20  # random inputs, until a map is not empty
 LEVELS = ("ORT_ENABLE_ALL", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_BASIC", "ORT_DISABLE_ALL")
 
 
@@ -88,9 +89,7 @@ def elsewhere(model: Path, method: str, folder: Path, python: str, runtimes: lis
                 model, folder / "exported.onnx", method, runtime=runtime if runtime in INSTALL else "onnxruntime"
             )
             executed = read_record(file)["executed"]
-            plain = Plain(file)
-            feeds = random_feeds(plain.inputs, sizes={n: tuple(shape) for n, shape in executed[0].items()})
-            expected = plain.run(feeds)["heatmap"]
+            feeds, expected = fed(Plain(file), {n: tuple(shape) for n, shape in executed[0].items()})
         except (AnalyzerError, IndexError) as error:
             return [f"refused: {' '.join(str(error).split())[:80]}", *["–"] * (len(runtimes) - 1)]
         try:
@@ -100,6 +99,16 @@ def elsewhere(model: Path, method: str, folder: Path, python: str, runtimes: lis
         except AnalyzerError as error:
             cells.append("fails: " + " ".join(str(error).split()).replace("|", "/")[:160])
     return cells
+
+
+def fed(plain: Plain, sizes: dict[str, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Random input for which the map is not empty, and the map."""
+    for seed in range(SEEDS):
+        feeds = random_feeds(plain.inputs, seed, sizes=sizes)
+        expected = plain.run(feeds)["heatmap"]
+        if expected.any():
+            return feeds, expected
+    raise InputError(f"the map of {SEEDS} random inputs is empty")
 
 
 def print_elsewhere(models: list[Path], methods: list[str], python: str) -> None:

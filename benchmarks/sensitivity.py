@@ -5,7 +5,7 @@
 Every float MODEL is quantized by `onnxruntime.quantization` (QDQ, 8 bits, one scale per tensor, four pictures of
 calibration). The truth is measured with files of that quantizer: one per layer, quantized without that layer, and one
 for each of 200 random choices of five layers. Their drift is that of `analyzer.validation.sensitivity`, over random
-crops of the pictures.
+crops of the pictures; shares are estimated on as many of them as the command takes.
 
 How noisy the truth itself is: its rank correlation between two halves of the pictures, beside that of the estimates of
 one half with the truth of the other. Seconds are the processor's, of one thread; loading and sessions are included.
@@ -33,7 +33,7 @@ from analyzer.attribution import Explainer
 from analyzer.attribution.cards import read_card
 from analyzer.data import find_pictures
 from analyzer.runtime import Session
-from analyzer.validation.sensitivity import STEPS, drift, sensitivity, squares
+from analyzer.validation.sensitivity import PICTURES, STEPS, drawn, drift, sensitivity, squares
 from analyzer.validation.side import Side
 
 CALIBRATION = 4
@@ -191,8 +191,8 @@ def benchmark(
             return 1 - float(drifts(chosen, FEW, again).sum() / whole[:FEW].sum())
 
         whole = drifts([])
-        found, estimating = costs(lambda: ranked(pairs, 0))
-        listed, listing = costs(lambda: ranked(pairs, STEPS))
+        found, estimating = costs(lambda: ranked(drawn(pairs, PICTURES), 0))
+        listed, listing = costs(lambda: ranked(drawn(pairs, PICTURES), STEPS))
         layers = [row["layer"] for row in found["layers"]]
         truth, leaving = costs(lambda: np.array([whole - drifts([layer]) for layer in layers]))
         rng = np.random.default_rng(0)
@@ -212,6 +212,7 @@ def benchmark(
         "bits": bits,
         "layers": len(layers),
         "pictures": len(arrays),
+        "pictures of the estimates": found["pictures"],
         "drift": float(whole.sum()),
         "rank correlation": rank_correlation([row["share"] for row in found["layers"]], truth.sum(axis=1)),
         "truth of one half with truth of the other": float(of_truth),
