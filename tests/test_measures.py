@@ -965,3 +965,18 @@ def test_partial_audits_add_up(audited: Audited) -> None:
     for both in (merge(one, two), merge(two, one)):
         assert both["channels"]["r"].ravel().tolist() == [-3, 2, 0.5]
     assert merge(none, none)["mean"] is None
+
+
+@pytest.mark.parametrize("size", [1, 60, 8193, 50_000])
+def test_drift_of_a_large_layer_is_numpys(size):
+    """Over several blocks; the quantile among all elements."""
+    rng = np.random.default_rng(size)
+    a = np.maximum(rng.standard_normal(size), 0).astype(np.float32)
+    b = np.where(rng.random(size) < 0.3, a + 0.01, a).astype(np.float32)
+    drift = metrics.Drift()
+    drift.add(a, b)
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    error = np.abs(x - y)
+    found = [drift.signal, drift.noise, drift.absolute, drift.largest, drift.quantile_sum]
+    expected = [x @ x, error @ error, error.sum(), error.max(), np.quantile(error, 0.99)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)

@@ -181,3 +181,13 @@ def test_a_map_that_is_too_small_for_a_shift_is_refused():
 def test_a_shift_repeats_the_edge():
     assert shifted(np.arange(4), 1, 0).tolist() == [0, 0, 1, 2]
     assert shifted(np.arange(4), -2, 0).tolist() == [2, 3, 3, 3]
+
+
+def test_top_iou_is_that_of_sorted_positions():
+    """Equal values by position, NaN last."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        maps = rng.integers(0, 5, (2, 7, 3)).astype(float)
+        maps[rng.random(maps.shape) < 0.05] = np.nan
+        tops = [set(np.argsort(-m.ravel(), kind="stable")[:4].tolist()) for m in maps]
+        assert top_iou(*maps) == len(tops[0] & tops[1]) / len(tops[0] | tops[1])

@@ -19,7 +19,7 @@ from analyzer.errors import UnsupportedError
 from analyzer.images import decode, model_card
 from analyzer.validation import Side
 from analyzer.validation.gates import Site
-from analyzer.validation.sensitivity import Gates, drift, ordered, refined, sensitivity, squares
+from analyzer.validation.sensitivity import Gates, drawn, drift, ordered, refined, sensitivity, share_of, squares
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOAT = ROOT / "models" / "digits_cnn.onnx"
@@ -135,6 +135,24 @@ def test_half_precision(arrays):
 def test_equal_builds_have_nothing_to_rank(arrays):
     with pytest.raises(UnsupportedError, match="nothing in it is quantized"):
         sensitivity(*sides(FLOAT, FLOAT, arrays), [(arrays[0], arrays[0])])
+
+
+def test_the_error_of_a_share_is_that_of_a_ratio_of_means():
+    """By the jackknife (Tukey 1958), which agrees to first order."""
+    rng = np.random.default_rng(0)
+    parts = rng.uniform(1, 2, 200)
+    gains = 0.3 * parts + rng.normal(0, 0.2, 200)
+    share, error = share_of(parts, gains)
+    without = (gains.sum() - gains) / (parts.sum() - parts)
+    assert share == pytest.approx(gains.sum() / parts.sum())
+    assert error == pytest.approx(np.sqrt(199 / 200 * ((without - without.mean()) ** 2).sum()), rel=0.01)
+    assert share_of(parts[:1], gains[:1])[1] is None
+
+
+def test_pictures_are_drawn_without_a_period():
+    chosen = drawn(range(272), 16)
+    assert chosen == sorted(set(chosen)) == drawn(range(272), 16) and len(chosen) == 16
+    assert len({at % 17 for at in chosen}) > 5 and drawn(range(3), 16) == [0, 1, 2]
 
 
 # ---- Choosing ----

@@ -39,8 +39,14 @@ def section(found: Mapping[str, Any]) -> dict[str, Any]:
         "steps": [(", ".join(r["layers"]), f"{r['estimated']:.1%}", f"{r['left']:.1%}") for r in found["exclude"]],
         "names": names(found),
         "notes": [line.strip() for line in note(found)],
-        "layers": [(r["layer"], r["operator"], f"{r['share']:.1%}") for r in found["layers"][:SHOWN]],
+        "layers": [(r["layer"], r["operator"], _with_error(r)) for r in found["layers"][:SHOWN]],
     }
+
+
+def _with_error(row: Mapping[str, Any]) -> str:
+    """12.3% ± 0.4%: a share and its standard error over pictures, if there are several."""
+    error = row["error"]
+    return f"{row['share']:.1%}" + (f" ± {error:.1%}" if error is not None else "")
 
 
 def names(found: Mapping[str, Any]) -> str:
