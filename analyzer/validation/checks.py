@@ -158,7 +158,8 @@ def _preprocessing(report: Report) -> list[Measured]:
     key = "accuracy" if "accuracy" in contract["declared"] else "confidence"
     # Without labels there is only confidence to go by, which larger inputs alone push up.
     fair = [n for n, row in contract.items() if key == "accuracy" or 1 / 3 < row["size"] < 3]
-    best, declared = max(fair, key=lambda n: contract[n][key]), contract["declared"][key]
+    best = max(fair, key=lambda n: (contract[n][key], contract[n]["confidence"]))  # of equal accuracy the surest
+    declared = contract["declared"][key]
     words = {"figure": key, "best": best, "with_it": contract[best][key], "declared": declared}
     words["try"] = "the other order of channels" if best == "channels swapped" else f"--preset {best}"
     return [Measured(_exact(contract[best][key] - declared), best, {}, words)]
@@ -283,7 +284,7 @@ CHECKS = (
         "the top class, with the best of the common presets and channel orders, minus that with the declared "
         "preprocessing. Without true classes, only presets with input values of similar magnitude count.",
         _preprocessing, "preprocessing-doubtful", 0.1, "above",
-        "{figure} is {with_it:.2f} with {best!r} and {declared:.2f} with the declared preprocessing",
+        "{figure} is {with_it:.2f} with {best!r} and {declared:.2f} with the declared preprocessing (+{value:.2f})",
         "Compare the preprocessing with that of the training, and try {try}.",
     ),
     Check(
