@@ -680,6 +680,25 @@ def test_logits_against_probabilities_pass(softmax):
     assert report["outputs"]["score_drift_max"] < 1e-5
 
 
+@pytest.mark.parametrize(("output", "found"), [("logit", set()), ("age", {"scores-drift"})])
+def test_a_sigmoid_makes_probabilities_of_a_logit_and_is_a_fault_after_a_value(output, found):
+    def network(*last):
+        nodes = [
+            node("Conv", ["x", "w1"], ["c"], pads=[1, 1, 1, 1]),
+            node("Relu", ["c"], ["r"]),
+            node("GlobalAveragePool", ["r"], ["g"]),
+            node("Flatten", ["g"], ["f"]),
+            node("Gemm", ["f", "w2"], ["y" if last else output]),
+        ]
+        rng = np.random.default_rng(0)
+        arrays = {"w1": rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "w2": np.full((4, 1), 2, np.float32)}
+        nodes += [node(op, ["y"], [output]) for op in last]
+        return model(nodes, {"x": [1, 3, 12, 12]}, {output: [1, 1]}, arrays)
+
+    codes = {f.code for f in over_noise(network(), network("Sigmoid"))[0]}
+    assert codes >= found and bool(codes) == bool(found)
+
+
 def test_another_scale_of_pixels_that_the_file_undoes_is_none():
     """The candidate divides by 255 itself, or by 128, which is found by its cause."""
 

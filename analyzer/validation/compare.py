@@ -21,6 +21,7 @@ from analyzer.passes import Loaded, Pass, run
 from analyzer.store import key_of
 from analyzer.tasks.base import Finding
 from analyzer.tasks.detection.boxed import Boxed
+from analyzer.tasks.regression import Regression
 from analyzer.tasks.segmentation import Segmentation
 from analyzer.tasks.text import Text
 from analyzer.validation.inputs import input_difference
@@ -300,7 +301,9 @@ class Comparing(Pass[dict[str, Any]]):
 
     @property
     def squashed_as(self) -> str:
-        """The squashing function that only one of the files ends with, "" where both or none do."""
+        """The squashing function that only one of the files ends with, "" where both or none do, and of values."""
+        if any(isinstance(side.scores, Regression) for side in self.sides):
+            return ""
         found = [side.scores.stripped[:1] for side in self.sides]
         return "" if all(found) or not any(found) else str((found[0] or found[1])[0])
 
