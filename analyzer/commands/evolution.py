@@ -9,6 +9,7 @@ from analyzer.commands.options import (
     WRITE_FILE,
     Given,
     IntRange,
+    Limits,
     OtherInputs,
     Preprocessing,
     argument,
@@ -49,6 +50,7 @@ class Evolution(Given):
     provider: str = provider_option
     preprocess: Preprocessing = group(Preprocessing)
     others: OtherInputs = group(OtherInputs)
+    limits: Limits = group(Limits)
     form: str = format_option
 
 

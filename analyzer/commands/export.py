@@ -10,7 +10,9 @@ from analyzer.commands.options import (
     WRITE_REPORT,
     Given,
     IntRange,
+    Limits,
     format_option,
+    group,
     labels_option,
     layer_option,
     model_argument,
@@ -51,6 +53,7 @@ class Export(Given):
     layer: str | None = layer_option
     placement: str = placement_option
     shapes: tuple[str, ...] = shape_option
+    limits: Limits = group(Limits)
     form: str = format_option
 
 

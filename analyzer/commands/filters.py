@@ -12,7 +12,9 @@ from analyzer.commands.options import (
     WRITE_FILE,
     Given,
     IntRange,
+    Limits,
     format_option,
+    group,
     model_argument,
     option,
     several,
@@ -47,6 +49,7 @@ class Filters(Given):
         "Channel order of the model's input. Default: from the model's TOML file, or RGB.",
         type=Choice(["RGB", "BGR"]),
     )
+    limits: Limits = group(Limits)
     form: str = format_option
 
 

@@ -368,6 +368,27 @@ every_option = option(
 )
 
 
+memory_limit_option = option(
+    "--memory-limit",
+    "Memory that the command may take, and GPU memory per session, in GiB. Default: what is free.",
+    type=FloatRange(0, min_open=True),
+    metavar="GIB",
+)
+time_limit_option = option(
+    "--time-limit",
+    "Longest time without a finished picture, in seconds; then the command ends. Default: none.",
+    type=FloatRange(0, min_open=True),
+    metavar="SECONDS",
+)
+
+
+class Limits(Given):
+    """What a command may take that reads a model and has no session; the supervisor ends it where it takes more."""
+
+    memory_limit: float | None = memory_limit_option
+    time_limit: float | None = time_limit_option
+
+
 class Formatted(Given):
     """Nothing but the output format."""
 
@@ -570,18 +591,8 @@ class SessionOptions(Given):
         is_eager=True,
         metavar="N",
     )
-    memory_limit: float | None = option(
-        "--memory-limit",
-        "Memory that the command may take, and GPU memory per session, in GiB. Default: what is free.",
-        type=FloatRange(0, min_open=True),
-        metavar="GIB",
-    )
-    time_limit: float | None = option(
-        "--time-limit",
-        "Longest time without a finished picture, in seconds; then the command ends. Default: none.",
-        type=FloatRange(0, min_open=True),
-        metavar="SECONDS",
-    )
+    memory_limit: float | None = memory_limit_option
+    time_limit: float | None = time_limit_option
     session_memory: float | None = option(
         "--session-memory",
         "Memory for cached models and sessions, in GiB. Default: half of the free memory.",

@@ -13,7 +13,9 @@ from analyzer.commands.common import (
 from analyzer.commands.options import (
     PROVIDER,
     Given,
+    Limits,
     format_option,
+    group,
     layer_option,
     method_option,
     model_argument,
@@ -39,6 +41,7 @@ class Plan(Given):
         "Also list the nodes that this execution provider (cuda or tensorrt) would not run. No GPU needed.",
         **PROVIDER,
     )
+    limits: Limits = group(Limits)
     form: str = format_option
 
 
