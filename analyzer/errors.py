@@ -7,7 +7,8 @@ Every error a user can cause is an `AnalyzerError`; the command line prints it a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class AnalyzerError(Exception):
@@ -46,6 +47,22 @@ class ProviderError(AnalyzerError):
     """The runtime failed, or the requested execution provider cannot be used."""
 
     exit_code = 4
+
+
+@contextmanager
+def refusing(what: str, hint: str = "") -> Iterator[None]:
+    """Inside, an exception that nothing foresees is an `UnsupportedError`: a model breaks a promise that code relies on.
+
+    Args:
+        what: the sentence so far, such as "model.onnx: node 'conv1' (Conv) does not fit its gradient rule".
+    """
+    try:
+        yield
+    except (AnalyzerError, MemoryError, RecursionError, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:400]
+        raise UnsupportedError(f"{what}: {reason or type(error).__name__}", hint) from error
 
 
 def suggest(name: str, known: Iterable[str], limit: int = 3) -> str:

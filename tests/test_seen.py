@@ -451,7 +451,7 @@ def test_limits_of_memory_are_in_gib(monkeypatch: pytest.MonkeyPatch) -> None:
         {"allow_fallback": False, "threads": None, "memory_limit": 0.5, "time_limit": None, "session_memory": 2.0}
         | {"custom_ops": ()}
     )
-    assert given.keywords()["memory_limit"] == 1 << 29 and said == [2 << 30]
+    assert given.keywords("cuda")["memory_limit"] == 1 << 29 and said == [2 << 30]
 
 
 @pytest.mark.parametrize(

@@ -172,11 +172,15 @@ def _explained(error: BaseException) -> tuple[str, int]:
             return f"error: a package cannot be imported: {_line(error)}\n  hint: {hint}", 2
         case OSError():
             return f"error: the system refuses: {_refusal(error)}", 2
-    return (
-        f"internal error: {type(error).__name__}: {_line(error)}\n"
-        f"  hint: this is a bug of onnx-analyzer; please report it with this command and the output that "
-        f"{TRACEBACK}=1 gives"
-    ), 70
+    return f"internal error: {type(error).__name__}: {_line(error)}\n  hint: {_report_it(error)}", 70
+
+
+def _report_it(error: BaseException) -> str:
+    from analyzer.commands.crash import write_crash_file
+
+    written = write_crash_file(error)
+    what = f"the output that {TRACEBACK}=1 gives" if written is None else f"{written} (no pixels, no weights)"
+    return f"this is a bug of onnx-analyzer; please report it with this command and {what}"
 
 
 def _line(error: BaseException) -> str:

@@ -181,12 +181,12 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     classes = read_classes(None if by_folder else given.classes, given.slice)
     boxes, masks = read_true_boxes(given.boxes), read_masks(given.masks)
     samples = annotated(given.data.samples(), boxes, classes, masks)
-    options = given.session.keywords(many=True) | {"level": MODES[given.mode]}
     models = reference, candidate
     providers = given.provider, given.candidate_provider or given.provider
     others = given.others.given, given.others.explain_input
 
     def opened(at: int, like: tuple[Explainer, ModelCard] | None) -> tuple[Explainer, ModelCard]:
+        options = given.session.keywords(providers[at], many=True) | {"level": MODES[given.mode]}
         explainer = open_model(models[at], providers[at], like, **options)
         return explainer, read_card(explainer, given.labels, given.preprocess.flags(), *others)
 

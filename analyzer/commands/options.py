@@ -606,10 +606,11 @@ class SessionOptions(Given):
         metavar="LIBRARY",
     )
 
-    def keywords(self, many: bool = False) -> dict[str, Any]:
+    def keywords(self, provider: str, many: bool = False) -> dict[str, Any]:
         """Of an Explainer; the budget of kept sessions, which is the process's, is set.
 
         Args:
+            provider: the one that runs it; the memory of a session on the CPU is the process's, which the supervisor bounds.
             many: it works through many pictures, several of them at once: each session has one thread unless
                 --threads says otherwise.
         """
@@ -627,7 +628,7 @@ class SessionOptions(Given):
         given: dict[str, Any] = {"allow_fallback": self.allow_fallback, "threads": threads}
         if self.custom_ops:
             given["custom_ops"] = self.custom_ops
-        return given | {"memory_limit": limit, "cache": user_cache()}
+        return given | {"memory_limit": None if provider == "cpu" else limit, "cache": user_cache()}
 
 
 class Setup(Given):
@@ -647,7 +648,7 @@ class Setup(Given):
         from analyzer.attribution.deployed import open_model
         from analyzer.commands.common import tell_card
 
-        explainer = open_model(model, self.provider, **self.session.keywords(many), **session)
+        explainer = open_model(model, self.provider, **self.session.keywords(self.provider, many), **session)
         flags = self.preprocess.flags() | vars(self.thresholds)
         card = read_card(explainer, labels, flags, self.others.given, self.others.explain_input)
         tell_card(explainer, card)

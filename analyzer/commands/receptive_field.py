@@ -134,7 +134,7 @@ def command(given: ReceptiveField) -> int:
         samples = given.inputs.opened(samples, feeding)
         sizes = _sizes(samples, feeding)
     else:
-        explainer = Explainer(given.model, given.setup.provider, **given.setup.session.keywords())
+        explainer = Explainer(given.model, given.setup.provider, **given.setup.session.keywords(given.setup.provider))
         sizes = parse_shapes(given.shapes, explainer.plain.inputs)
     graph = explainer.graph(sizes)
     fields = receptive_field(graph)

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from analyzer.errors import InputError, UnsupportedError
+from analyzer.errors import InputError, UnsupportedError, refusing
 from analyzer.gradient.policy import Policy
 from analyzer.gradient.registry import NOT_DIFFERENTIABLE, cotangent_type, is_float, primal
 from analyzer.graph import Builder, Graph, Node, Value
@@ -155,13 +155,14 @@ def _visit(
         return op.cast(value, cotangent_type(value))
 
     about = {"asked": asked, "finite": finite, "parameters": policy.parameters, "idioms": policy.idioms}
-    seen = primal(graph, node, influenced, arity, widen, pull=pull, **about)
-    result: Any = entry.rule(op, seen, *received)
-    results = result if isinstance(result, tuple | list) else [result]
-    read = [*node.inputs, *(graph[name] for name in captures(node))]
-    for value, cotangent in zip(read, results, strict=False):
-        if cotangent is not None and value.name in influenced:
-            flowing.setdefault(value.name, []).append(_fit(op, cotangent, value))
+    with refusing(f"{graph.name}: node {node.name!r} ({node.op}) does not fit its gradient rule"):
+        seen = primal(graph, node, influenced, arity, widen, pull=pull, **about)
+        result: Any = entry.rule(op, seen, *received)
+        results = result if isinstance(result, tuple | list) else [result]
+        read = [*node.inputs, *(graph[name] for name in captures(node))]
+        for value, cotangent in zip(read, results, strict=False):
+            if cotangent is not None and value.name in influenced:
+                flowing.setdefault(value.name, []).append(_fit(op, cotangent, value))
 
 
 def _fit(op: Builder, cotangent: Value, model: Value) -> Value:

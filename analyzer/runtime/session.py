@@ -88,7 +88,7 @@ class Session:
         providers = resolve(provider)
         name, provider_options = providers[0]
         self._device = int(provider_options.get("device_id", 0))
-        if memory_limit:
+        if memory_limit and not (provider == "auto" and name == NAMES["cpu"]):
             _limit_memory(providers, memory_limit)
         as_it_is = model if isinstance(model, str | bytes) else None
         allow_fallback = allow_fallback or as_it_is is not None

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from analyzer.errors import AnalyzerError, UnsupportedError
+from analyzer.errors import UnsupportedError, refusing
 from analyzer.graph.load import load
 from analyzer.graph.passes.contract import Pass, Request
 from analyzer.graph.passes.control import body_constants, control_flow_pass, lift_constants_pass
@@ -80,16 +80,9 @@ def normalize(
     source = replace(given, proto=copied(given.proto), detached=dict(given.detached))
     request = Request(frozenset(inline), tuple((input_shapes or {}).items()), tuple(types))
     for step in PASSES:
-        try:
+        with refusing(f"{source.name}: the pass {step.name!r} cannot handle this model"):
             step.run(source, request)
-        except AnalyzerError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())[:400]
-            raise UnsupportedError(
-                f"{source.name}: the pass {step.name!r} cannot handle this model: {reason}"
-            ) from error
-        broken = list(step.holds(source))
+            broken = list(step.holds(source))
         if broken:
             sizes = ", ".join(f"{name!r} of {'×'.join(map(str, shape))}" for name, shape in request.input_shapes)
             raise UnsupportedError(
