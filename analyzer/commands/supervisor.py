@@ -37,7 +37,11 @@ def supervised(run: Callable[[], int]) -> int:
         return run()
     if not hasattr(os, "fork") or not hasattr(signal, "sigtimedwait") or "numpy" in sys.modules:
         return run()  # who has imported that calls us from a program of their own, which must not be doubled
-    limits = _number("--memory-limit"), _number("--time-limit")
+    return watched(run, _number("--memory-limit"), _number("--time-limit"))
+
+
+def watched(run: Callable[[], int], gibibytes: float | None = None, seconds: float | None = None) -> int:
+    """The exit code of `run` in a child process, or that of what it is ended for; the limits are of the child."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ENDING, signal.SIGCHLD})
     try:
         try:
@@ -55,7 +59,7 @@ def supervised(run: Callable[[], int]) -> int:
         os.close(writing)
         os.set_blocking(reading, False)
         try:
-            return _Watch(child, reading, *limits).wait()
+            return _Watch(child, reading, gibibytes, seconds).wait()
         finally:
             os.close(reading)
     finally:
