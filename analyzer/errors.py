@@ -51,7 +51,7 @@ class ProviderError(AnalyzerError):
 
 @contextmanager
 def refusing(what: str, hint: str = "") -> Iterator[None]:
-    """Inside, an exception that nothing foresees is an `UnsupportedError`: a model breaks a promise that code relies on.
+    """Inside, an exception that nothing foresees is an `UnsupportedError`: the model breaks a promise of its format.
 
     Args:
         what: the sentence so far, such as "model.onnx: node 'conv1' (Conv) does not fit its gradient rule".

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
+import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from typing import IO
 
 from analyzer.errors import InputError, OutputError
 from analyzer.heartbeat import gone, made
+from analyzer.plain import visible
 
 AnyPath = str | os.PathLike[str]
 Identity = tuple[int, int]  # device and inode: equal for all names and links of one file
@@ -211,6 +213,23 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+@contextmanager
+def temporary_folder(beside: AnyPath | None = None) -> Iterator[Path]:
+    """A folder that is removed when the block ends, or by the supervisor if this process crashes in it.
+
+    Args:
+        beside: a folder that it is made in, hidden; else that of the system.
+    """
+    with tempfile.TemporaryDirectory(
+        prefix=".onnx-analyzer-" if beside else "onnx-analyzer-", dir=beside, ignore_cleanup_errors=True
+    ) as name:
+        made(name)
+        try:
+            yield Path(name)
+        finally:
+            gone(name)
+
+
 def atomic_write(path: AnyPath, data: bytes) -> None:
     """The file `path` holds `data`, or what it held before.
 
@@ -222,7 +241,7 @@ def atomic_write(path: AnyPath, data: bytes) -> None:
 
 
 def write_text(path: AnyPath, text: str) -> None:
-    """The file `path` holds `text` as UTF-8; what that lacks, as bytes of file names that are no text, is escaped.
+    """The file `path` holds `text` as UTF-8, and what cannot be seen of it as escapes, see `plain.visible`.
 
     Raises:
         OutputError: as `atomic_file`.
@@ -234,7 +253,7 @@ def write_parts(path: AnyPath, parts: Iterable[str]) -> None:
     """As `write_text`, a part after the other."""
     with atomic_file(path) as file:
         for part in parts:
-            file.write(part.encode("utf-8", "backslashreplace"))
+            file.write(visible(part).encode())
 
 
 def make_folder(path: AnyPath) -> Path:

@@ -256,6 +256,13 @@ class Stream(io.TextIOWrapper):
         return super().encoding + ("+escapes" if super().encoding.lower().replace("-", "") in ASCII else "")
 
     def write(self, text: str) -> int:
+        """`text` as what can be seen of it, see `plain.visible`."""
+        from analyzer.plain import visible
+
+        return self.overwrite(visible(text))
+
+    def overwrite(self, text: str) -> int:
+        """`text` as it is, such as a bar that begins at the start of the line."""
         try:
             return super().write(text)
         except OSError as error:

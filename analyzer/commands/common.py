@@ -13,6 +13,7 @@ import click
 
 from analyzer.commands.stdout import is_stdout
 from analyzer.heartbeat import alive
+from analyzer.plain import visible
 from analyzer.version import JSON_SCHEMA, __version__
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def failed_as_data(failed: Mapping[str, AnalyzerError]) -> list[dict[str, str]]:
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
     """Columns padded to their widest cell."""
-    cells = [[str(c) for c in row] for row in ([header, *rows] if header else rows)]
+    cells = [[visible(str(c)).replace("\n", "\\n") for c in row] for row in ([header, *rows] if header else rows)]
     if not cells:
         return ""
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
@@ -236,7 +237,7 @@ def draw_bar(what: str, done: int, total: int) -> None:
     global _bar
     filled = 24 * done // total
     line = f"{what} {'█' * filled}{'·' * (24 - filled)} {done}/{total}"
-    click.echo(f"\r{line}", nl=done == total, err=True)
+    _overwrite(f"\r{line}" + "\n" * (done == total))
     _bar = 0 if done == total else len(line)
 
 
@@ -247,8 +248,14 @@ def end_bar() -> None:
     """Clears a bar that is on the terminal's last line, so that what is printed next has a line of its own."""
     global _bar
     if _bar:
-        click.echo(f"\r{' ' * _bar}\r", nl=False, err=True)
+        _overwrite(f"\r{' ' * _bar}\r")
         _bar = 0
+
+
+def _overwrite(text: str) -> None:
+    """Control characters of ours, which a `Stream` would show."""
+    getattr(sys.stderr, "overwrite", sys.stderr.write)(text)
+    sys.stderr.flush()
 
 
 def each_picture(

@@ -1,4 +1,4 @@
-"""The file that is written when an error is a bug of ours: everything a report of it needs, no pixels and no weights."""
+"""The file that is written of an internal error: everything a report of it needs, but no pixels and no weights."""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ class Commands(click.Group):
             raise click.UsageError(f"{error.message}{' ' + hint.capitalize() if hint else ''}", ctx) from None
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=Commands, context_settings={"color": True, "help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="onnx-analyzer")
 def cli() -> None:
     """Show what an ONNX vision model looks at, with no training framework.

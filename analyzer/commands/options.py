@@ -610,7 +610,7 @@ class SessionOptions(Given):
         """Of an Explainer; the budget of kept sessions, which is the process's, is set.
 
         Args:
-            provider: the one that runs it; the memory of a session on the CPU is the process's, which the supervisor bounds.
+            provider: the one that runs it; on the CPU the supervisor bounds the memory, not the session.
             many: it works through many pictures, several of them at once: each session has one thread unless
                 --threads says otherwise.
         """

@@ -179,8 +179,7 @@ class _Watch:
     def _remove_files(self) -> None:
         """Those that were half written when the child ended, by any of its threads."""
         for file in self.files:
-            with suppress(OSError):
-                os.unlink(file)
+            _remove(file)
 
     def _ended(self, code: int) -> int:
         self._remove_files()
@@ -201,6 +200,14 @@ class _Watch:
         open_streams()
         tell(UnsupportedError(why, hint))
         return CRASHED
+
+
+def _remove(path: bytes) -> None:
+    """A temporary file or folder that a command left."""
+    import shutil
+
+    with suppress(OSError):
+        shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
 
 
 def _resident(pid: int) -> int:

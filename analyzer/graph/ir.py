@@ -58,6 +58,9 @@ class Graph(Scope):
             linked = gs.import_onnx(source.proto)
         except Exception as error:
             raise UnsupportedError(f"{source.name}: cannot be read as a graph: {error}") from error
+        for value in linked.tensors().values():
+            if isinstance(value.dtype, onnx.TypeProto):  # an optional value
+                value.dtype = None
         self.nodes.extend(linked.nodes)
         for node in self.nodes:
             complete(node, versions)

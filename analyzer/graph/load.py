@@ -171,6 +171,12 @@ def _check(proto: onnx.ModelProto, path: Path | None) -> None:
     where = str(path) if path else "the model"
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise InputError(f"{where} is not an ONNX model: it has no graph")
+    if any(not 0 <= o.version < 2**31 for holder in (proto, *proto.functions) for o in holder.opset_import):
+        raise InputError(f"{where}: imports a version of an operator set that cannot be")
+    for graph in (proto.graph, *proto.functions):
+        for node in all_nodes(graph):
+            if not any(node.output):
+                raise InputError(f"{where}: the node {node.name!r} ({node.op_type}) has no output")
     if not proto.graph.output:
         raise InputError(f"{where}: the graph has no outputs, so there is nothing to explain")
     names = [v.name for v in [*proto.graph.input, *proto.graph.output, *proto.graph.initializer]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import onnx
 
 from analyzer.errors import OutputError
-from analyzer.files import check_output
+from analyzer.files import check_output, temporary_folder
 from analyzer.graph.ir import PROTOBUF_LIMIT, Graph
 
 _ALIGNMENT = 4096  # memory maps start at page boundaries
@@ -47,8 +46,8 @@ def save(
         if path.is_dir():
             raise OutputError(f"cannot write {path}: it is a folder")
         check_output(path)
-        with tempfile.TemporaryDirectory(prefix=".onnx-analyzer-", dir=path.parent) as folder:
-            file = Path(folder) / path.name
+        with temporary_folder(path.parent) as folder:
+            file = folder / path.name
             data = _add_weights(proto, weights, file)
             _write(file, proto)
             if check is not None:

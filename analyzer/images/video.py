@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.errors import InputError
-from analyzer.files import atomic_write, protect
+from analyzer.files import atomic_write, protect, temporary_folder
 from analyzer.images._opencv import most_pixels, opencv, quiet
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -122,13 +122,12 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], rate
     Raises:
         InputError: another ending, or OpenCV cannot write it.
     """
-    import tempfile
 
     check_writable(path)
     suffix = Path(path).suffix.lower()
     cv2 = opencv()
-    with tempfile.TemporaryDirectory() as folder:
-        place, writer, size = Path(folder) / f"video{suffix}", None, (0, 0)
+    with temporary_folder() as folder:
+        place, writer, size = folder / f"video{suffix}", None, (0, 0)
         for frame in frames:
             if writer is None:
                 size = frame.shape[1] // 2 * 2 or 2, frame.shape[0] // 2 * 2 or 2

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import onnx
 
 from analyzer.errors import OutputError, UnsupportedError
+from analyzer.files import temporary_folder
 from analyzer.graph import Graph
 from analyzer.runtime.session import Session
 
@@ -32,8 +31,8 @@ def kernels(graph: Graph, provider: str, outputs: Sequence[str], **options: Any)
     Raises:
         OutputError: there is no room in the folder for temporary files. As `Session` besides.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "plan.onnx"
+    with temporary_folder() as folder:
+        file = folder / "plan.onnx"
         with suppress(OSError, NotImplementedError):  # where there are no links, the weights are written
             file.with_name("plan.onnx.weights").symlink_to(os.devnull)
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.helper
+
+from analyzer.files import temporary_folder
 
 # Weights that a rewrite turned round, together: more of them go to the runtime through a file, not through memory.
 LARGEST_COPY = 256 << 20
@@ -31,8 +32,8 @@ def handed(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray], options: A
     that the session must not outlive (no version that we know reads them later, but it asks for that)."""
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory(prefix="onnx-analyzer-", ignore_cleanup_errors=True) as folder:
-        spilled = _spilled({n: w for n, w in weights.items() if not w.flags.c_contiguous}, Path(folder).resolve())
+    with temporary_folder() as folder:
+        spilled = _spilled({n: w for n, w in weights.items() if not w.flags.c_contiguous}, folder.resolve())
         places = {n: place for n, w in weights.items() if (place := spilled.get(n) or _mapped(w))}
         roots = {Path(file).anchor for file, _ in places.values()}
         if len(roots) == 1:

@@ -77,7 +77,7 @@ def run(case: Case, folder: Path, seconds: float = SECONDS) -> Verdict:
     verdict.out, verdict.err = ((folder / n).read_bytes().decode(errors="replace") for n in ("stdout", "stderr"))
     crash = "".join(p.read_text(errors="replace") for p in temporary.glob("onnx-analyzer-crash-*"))
     known = {*case.files, "tmp", "stdout", "stderr"}
-    verdict.left = [n for n in os.listdir(folder) if n not in known]
+    verdict.left = [p.name for p in folder.iterdir() if p.name not in known and not _is_store(p)]
     verdict.left += [n for n in os.listdir(temporary) if not n.startswith("onnx-analyzer-crash-")]
     verdict.contained = _contained(verdict.err)
     verdict.kind = _judged(case, verdict, code, kilobytes)
@@ -133,8 +133,17 @@ def _wait(child: int, seconds: float) -> tuple[int | None, int]:
         time.sleep(0.003)
 
 
+def _is_store(place: Path) -> bool:
+    """A folder of results, which an interrupted run keeps so that it can be resumed, without half-written files."""
+    return place.name == "out" and place.is_dir() and not list(place.rglob("*.part"))
+
+
 def _contained(err: str) -> str:
-    for words, kind in (("native code crashed", "crash"), ("of memory is needed", "memory"), ("finished within", "time")):
+    for words, kind in (
+        ("native code crashed", "crash"),
+        ("of memory is needed", "memory"),
+        ("finished within", "time"),
+    ):
         if words in err:
             return kind
     return ""
@@ -151,7 +160,7 @@ def _judged(case: Case, verdict: Verdict, code: int | None, kilobytes: int) -> s
     if kilobytes > MEMORY * 2**20 * 1.5 + own:
         return "memory"
     failed = code in (2, 3, 4)
-    if failed and verdict.left or any(name.endswith(".part") for name in verdict.left):
+    if (failed and verdict.left) or any(name.endswith(".part") for name in verdict.left):
         return "stray"
     if failed and ("rror: " not in verdict.err or verdict.err.count("\n") > LINES):
         return "unclear"

@@ -206,7 +206,8 @@ def _constants(proto: onnx.ModelProto, other: onnx.ModelProto, node: onnx.NodePr
     match rng.randrange(5):
         case 0 if array.size and array.dtype.kind in "iu":
             bounds = np.iinfo(array.dtype)
-            array.reshape(-1)[rng.randrange(array.size)] = min(max(rng.choice(NUMBERS), int(bounds.min)), int(bounds.max))
+            number = min(max(rng.choice(NUMBERS), int(bounds.min)), int(bounds.max))
+            array.reshape(-1)[rng.randrange(array.size)] = number
         case 0 if array.size and array.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 array.reshape(-1)[rng.randrange(array.size)] = rng.choice(FLOATS)
@@ -274,7 +275,7 @@ def text_of(text: str, rng: random.Random) -> bytes:
             del lines[at]
         case 1:
             key = lines[at].partition("=")[0]
-            values = ("[]", "{}", "-1", "1e999", "nan", '"x"', "true", "[[1], 2]", "2000-01-01", str(rng.choice(NUMBERS)))
+            values = ("[]", "{}", "1e999", "nan", '"x"', "true", "[[1], 2]", "2000-01-01", *map(str, NUMBERS))
             lines[at] = f"{key}= {rng.choice(values)}"
         case 2:
             lines.insert(at, rng.choice((*lines, "x = 1", "[preprocess]", "[[task]]", f"k = '{rng.choice(TEXTS)}'")))

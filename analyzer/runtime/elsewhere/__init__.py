@@ -7,13 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from analyzer.errors import UnsupportedError
+from analyzer.files import temporary_folder
 
 Arrays = dict[str, np.ndarray]
 INSTALL = {
@@ -48,8 +48,8 @@ def run_in(runtime: str, path: Path, feeds: Mapping[str, np.ndarray], python: st
     Raises:
         UnsupportedError: the runtime does not load or run the file, or takes more than ten minutes.
     """
-    with tempfile.TemporaryDirectory(prefix="onnx-analyzer-") as name:
-        given, results = Path(name) / "given", Path(name) / "results"
+    with temporary_folder() as folder:
+        given, results = folder / "given", folder / "results"
         given.mkdir()
         results.mkdir()
         if runtime == "web":
