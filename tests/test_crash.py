@@ -306,3 +306,43 @@ def test_a_signal_while_it_runs(place):
         )
         assert done.returncode == 130 and b"Traceback" not in done.stderr, done.stderr
     assert not (place / "d.png").exists()
+
+
+# ---- The crash file ----
+
+
+def test_an_internal_error_leaves_a_file_for_its_report(monkeypatch, capsys, place, tmp_path):
+    command = cli.get_command(click.Context(cli), "inspect")
+
+    def fails(**_):
+        raise TypeError("no way")
+
+    monkeypatch.setattr(command, "callback", fails)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, _, err = call(monkeypatch, capsys, place, ["inspect", "m.onnx"])
+    (file,) = tmp_path.iterdir()
+    text = file.read_text()
+    assert code == 70 and str(file) in err
+    for words in ("command: onnx-analyzer inspect m.onnx", "TypeError: no way", "in fails", "'conv1': c1 = Conv(x, w1"):
+        assert words in text
+    assert "weight w1: type 1 [8, 3, 3, 3]" in text and len(text) < 8000
+
+
+# ---- Foreign text ----
+
+
+def test_text_that_acts_on_a_terminal_is_shown(place):
+    net = small_cnn()
+    net.graph.node[0].name = "\x1b[2Jgone\u202eabc\x9b1m"
+    onnx.save(net, place / "odd.onnx")
+    labels = ["\x1b[31mcat", "a\rb\nc", "\u200bx", "dog"]
+    (place / "odd.txt").write_text(json.dumps(labels))
+    for asked in ("inspect odd.onnx", "plan odd.onnx", "explain odd.onnx 0.png --labels odd.txt -l none\x1b[1m"):
+        told = shell(place, f"$RUN {asked}")
+        text = (told.stdout + told.stderr).decode()
+        assert not set(text) & set("\x1b\x9b\r\u202e\u200b"), asked
+    asked = "explain odd.onnx 0.png --labels odd.txt --top 4"
+    shown = shell(place, f"$RUN {asked}").stdout.decode()
+    assert all(words in shown for words in ("\\u001b[31mcat", "a\\u000db\\nc", "\\u200bx", "dog"))
+    found = json.loads(shell(place, f"$RUN {asked} --format json").stdout)
+    assert {c["label"] for c in found["results"][0]["top"]} == set(labels)

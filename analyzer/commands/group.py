@@ -44,6 +44,7 @@ class Commands(click.Group):
             raise click.UsageError(f"{error.message}{' ' + hint.capitalize() if hint else ''}", ctx) from None
 
 
+# Color: click removes control sequences from what is no terminal; our streams show them (`plain.visible`).
 @click.command(
     cls=Commands, context_settings={"color": True, "help_option_names": ["-h", "--help"], "max_content_width": 110}
 )

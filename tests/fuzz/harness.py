@@ -6,6 +6,7 @@ forks the command. So a case goes through all that a user's call goes through, b
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import importlib
 import io
@@ -88,6 +89,7 @@ def run(case: Case, folder: Path, seconds: float = SECONDS) -> Verdict:
 def _command(words: Sequence[str], folder: Path, temporary: Path, seconds: float) -> None:
     """In the child: becomes the program, called with these words in that folder."""
     try:
+        faulthandler.disable()  # that of pytest
         os.setsid()
         os.chdir(folder)
         null = os.open(os.devnull, os.O_RDONLY)
@@ -139,14 +141,8 @@ def _is_store(place: Path) -> bool:
 
 
 def _contained(err: str) -> str:
-    for words, kind in (
-        ("native code crashed", "crash"),
-        ("of memory is needed", "memory"),
-        ("finished within", "time"),
-    ):
-        if words in err:
-            return kind
-    return ""
+    said = {"native code crashed": "crash", "of memory is needed": "memory", "finished within": "time"}
+    return next((kind for words, kind in said.items() if words in err), "")
 
 
 def _judged(case: Case, verdict: Verdict, code: int | None, kilobytes: int) -> str:
