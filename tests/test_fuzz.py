@@ -12,10 +12,11 @@ import onnx
 import pytest
 
 from analyzer.commands import boundary
-from tests.fuzz.cases import made
+from tests.fuzz.cases import WHAT_READS_MODELS, WHAT_READS_PICTURES, case, made
 from tests.fuzz.finds import finds, load, save
 from tests.fuzz.harness import Case, run
 from tests.fuzz.minimize import minimized
+from tests.fuzz.seeds import CARD, models, pictures
 from tests.models import small_cnn
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and is supervised")
@@ -32,6 +33,13 @@ def test_what_was_found_once_stays_mended(place: Path, tmp_path: Path) -> None:
 def test_a_good_case_is_as_it_should_be(tmp_path: Path) -> None:
     verdict = run(GOOD, tmp_path / "case")
     assert (verdict.kind, verdict.code, verdict.contained) == ("", 0, "") and "default layer: r2" in verdict.out
+
+
+@pytest.mark.parametrize("command", sorted({*WHAT_READS_MODELS, *WHAT_READS_PICTURES}), ids=" ".join)
+def test_what_is_not_mutated_is_no_error(command: tuple[str, ...], tmp_path: Path) -> None:
+    net = models()[1]
+    found = run(case(command, net, net, ".png", pictures()[".png"], CARD.encode()), tmp_path / "case")
+    assert not found.kind and found.code in (0, 1), (found.kind, found.err, found.left)
 
 
 def fails(number: str) -> int:

@@ -22,11 +22,11 @@ TEXTS = (
 def mutated(model: bytes, others: list[bytes], rng: random.Random) -> bytes:
     """A model after one to four mutations of one kind."""
     times = rng.choice((1, 1, 1, 2, 4))
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         return bytes_of(model, rng, times)
     proto, other = onnx.ModelProto.FromString(model), onnx.ModelProto.FromString(rng.choice(others))
     change: Callable[[onnx.ModelProto, onnx.ModelProto, random.Random], None]
-    change = structure if rng.random() < 0.4 else semantics
+    change = structure if rng.random() < 0.3 else semantics
     for _ in range(times):
         change(proto, other, rng)
     return proto.SerializeToString()

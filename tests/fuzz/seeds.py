@@ -19,17 +19,22 @@ from tests.samples import Sample
 EXPORTS = Path(__file__).resolve().parents[1] / "exports"
 LARGEST = 200_000  # bytes of a model that is worth mutating
 SIDE = 12
+PLAIN = '[preprocess]\npreset = "0-1"\n'
 CARD = f"""task = "classification"
-layer = "r2"
+default-layer = "r2"
 labels = ["cat", "dog", "bird", "fish"]
-score_threshold = 0.3
+score-threshold = 0.3
+iou-threshold = 0.5
+about = {{ made = "by hand" }}
 
 [preprocess]
-preset = "imagenet"
 size = [{SIDE}, {SIDE}]
 resize = "crop"
+crop-fraction = 0.9
 channels = "RGB"
+layout = "NCHW"
 mean = [0.5, 0.5, 0.5]
+std = 0.25
 scale = 0.00392
 """
 
