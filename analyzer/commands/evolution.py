@@ -9,9 +9,9 @@ from analyzer.commands.options import (
     WRITE_FILE,
     Given,
     IntRange,
-    Limits,
     OtherInputs,
     Preprocessing,
+    Resources,
     argument,
     channels_option,
     format_option,
@@ -50,7 +50,7 @@ class Evolution(Given):
     provider: str = provider_option
     preprocess: Preprocessing = group(Preprocessing)
     others: OtherInputs = group(OtherInputs)
-    limits: Limits = group(Limits)
+    resources: Resources = group(Resources)
     form: str = format_option
 
 

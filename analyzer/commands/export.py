@@ -10,7 +10,7 @@ from analyzer.commands.options import (
     WRITE_REPORT,
     Given,
     IntRange,
-    Limits,
+    Resources,
     format_option,
     group,
     labels_option,
@@ -53,7 +53,7 @@ class Export(Given):
     layer: str | None = layer_option
     placement: str = placement_option
     shapes: tuple[str, ...] = shape_option
-    limits: Limits = group(Limits)
+    resources: Resources = group(Resources)
     form: str = format_option
 
 

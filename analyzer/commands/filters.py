@@ -12,7 +12,7 @@ from analyzer.commands.options import (
     WRITE_FILE,
     Given,
     IntRange,
-    Limits,
+    Resources,
     format_option,
     group,
     model_argument,
@@ -49,7 +49,7 @@ class Filters(Given):
         "Channel order of the model's input. Default: from the model's TOML file, or RGB.",
         type=Choice(["RGB", "BGR"]),
     )
-    limits: Limits = group(Limits)
+    resources: Resources = group(Resources)
     form: str = format_option
 
 

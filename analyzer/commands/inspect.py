@@ -13,14 +13,14 @@ from analyzer.commands.common import (
     shape_text,
     table,
 )
-from analyzer.commands.options import Given, Limits, format_option, group, model_argument, option, shape_option
+from analyzer.commands.options import Given, Resources, format_option, group, model_argument, option, shape_option
 
 
 class Inspect(Given):
     model: str = model_argument
     everything: bool = option("--all", "List all feature maps, not only the last of each size.", is_flag=True)
     shapes: tuple[str, ...] = shape_option
-    limits: Limits = group(Limits)
+    resources: Resources = group(Resources)
     form: str = format_option
 
 

@@ -382,7 +382,7 @@ time_limit_option = option(
 )
 
 
-class Limits(Given):
+class Resources(Given):
     """What a command may take that reads a model and has no session; the supervisor ends it where it takes more."""
 
     memory_limit: float | None = memory_limit_option

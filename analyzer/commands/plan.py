@@ -13,7 +13,7 @@ from analyzer.commands.common import (
 from analyzer.commands.options import (
     PROVIDER,
     Given,
-    Limits,
+    Resources,
     format_option,
     group,
     layer_option,
@@ -41,7 +41,7 @@ class Plan(Given):
         "Also list the nodes that this execution provider (cuda or tensorrt) would not run. No GPU needed.",
         **PROVIDER,
     )
-    limits: Limits = group(Limits)
+    resources: Resources = group(Resources)
     form: str = format_option
 
 

@@ -7,6 +7,7 @@ Concat doubles forty times end in a crash or in gigabytes, from a file of a few 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -23,6 +24,7 @@ KERNEL = 1 << 24  # positions of a kernel
 STEP = 1 << 31  # magnitude of strides, dilations, pads and steps
 COUNTED = 1 << 16  # elements of shape arithmetic that are worth following
 CONSTANT = 1 << 29  # elements of a tensor that depends on no input, beside sixteen times the bytes of the weights
+RANGE = 1 << 26  # numbers of a Range
 TRIPS = 10_000_000  # steps of a Loop whose number is written in the file
 EXPANDED = 20_000, 100  # nodes of functions written out; times the nodes that the file has
 
@@ -46,7 +48,8 @@ def check_numbers(proto: onnx.ModelProto, where: str) -> None:
         name = node.name or (node.output[0] if node.output else node.op_type)
         if any(len(n) > NAME or "\0" in n for n in [node.name, *node.input, *node.output]):
             raise InputError(f"{where}: a {node.op_type} node has a name that is too long, or holds a zero byte")
-        for problem in [*_odd_attributes(node), *_unlike_schema(node, versions), *_odd_steps(node, constants)]:
+        checks = _unlike_schema(node, versions), _odd_attributes(node), _odd_steps(node, constants)
+        for problem in itertools.chain(*checks):  # each relies on those before
             raise InputError(f"{where}: node {name[:200]!r} ({node.op_type}): {problem}")
 
 
@@ -92,9 +95,9 @@ def _odd_steps(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
     if node.domain:
         return
     if node.op_type == "Range" and all(name in constants for name in node.input):
-        start, limit, delta = (_values(constants[name])[:1] or [0] for name in node.input)
-        if delta[0] and (limit[0] - start[0]) / delta[0] > STEP:
-            yield f"a range of {(limit[0] - start[0]) // delta[0]:,} numbers"
+        start, limit, delta = (float((_numbers(constants[name]) or [0])[0]) for name in node.input)
+        if delta and (count := (limit - start) / delta) > RANGE:
+            yield f"a range of {count:,.0f} numbers"
     if node.op_type == "Slice" and len(node.input) > 4 and node.input[4] in constants:
         steps = _values(constants[node.input[4]])
         if any(not 0 < abs(s) <= STEP for s in steps):
@@ -106,10 +109,15 @@ def _odd_steps(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
 
 
 def _values(tensor: onnx.TensorProto) -> list[int]:
+    return [int(v) for v in _numbers(tensor) if math.isfinite(v)]
+
+
+def _numbers(tensor: onnx.TensorProto) -> list[float]:
+    """The first of those in a small tensor; none of what is no number."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return []
     try:
-        return [int(v) for v in numpy_helper.to_array(tensor).ravel().tolist()[:16]]
+        return [v for v in numpy_helper.to_array(tensor).ravel()[:16].tolist() if isinstance(v, int | float)]
     except (ValueError, OverflowError, TypeError):
         return []
 

@@ -168,12 +168,15 @@ def operands(node: Node) -> Iterator[Value]:
 def export_node(node: Node) -> onnx.NodeProto:
     """`node` as a proto; its bodies hold no constants of their own."""
     bodies = {k: v for k, v in node.attrs.items() if isinstance(v, gs.Graph)}
-    if not bodies:
+    empty = [k for k, v in node.attrs.items() if isinstance(v, list | tuple) and not v]
+    if not bodies and not empty:
         return OnnxExporter.export_node(node)
     proto = onnx.helper.make_node(
         node.op, [i.name for i in node.inputs], [o.name for o in node.outputs], node.name, domain=node.domain
     )
-    proto.attribute.extend(OnnxExporter.export_attributes({k: v for k, v in node.attrs.items() if k not in bodies}))
+    plain = {k: v for k, v in node.attrs.items() if k not in bodies and k not in empty}
+    proto.attribute.extend(OnnxExporter.export_attributes(plain))
+    proto.attribute.extend(onnx.AttributeProto(name=key, type=onnx.AttributeProto.INTS) for key in empty)
     for key, body in bodies.items():
         ends = ([annotation(v) for v in body.inputs], [annotation(v) for v in body.outputs])
         graph = onnx.helper.make_graph([export_node(n) for n in body.nodes], body.name, *ends)
