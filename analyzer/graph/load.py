@@ -180,9 +180,12 @@ def _check(proto: onnx.ModelProto, path: Path | None) -> None:
     if not proto.graph.output:
         raise InputError(f"{where}: the graph has no outputs, so there is nothing to explain")
     names = [v.name for v in [*proto.graph.input, *proto.graph.output, *proto.graph.initializer]]
-    names += [n for node in proto.graph.node for n in [*node.input, *node.output]]
+    for graph in (proto.graph, *proto.functions):
+        for node in all_nodes(graph):
+            names += [*node.input, *node.output, node.name, node.op_type, node.domain]
+            names += [attribute.name for attribute in node.attribute]
     if not all(isinstance(n, str) for n in names):
-        raise InputError(f"{where}: a tensor name is not valid UTF-8; the file is damaged")
+        raise InputError(f"{where}: a name is not valid UTF-8; the file is damaged")
     if not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
         if proto.ir_version >= 3 and any(n.domain in ("", "ai.onnx") for n in proto.graph.node):
             raise InputError(f"{where}: the model imports no version of the ai.onnx operator set")
