@@ -320,6 +320,8 @@ class Auditing(InputPass[dict[str, Any]]):
     def side_probabilities(self, given: Inputs) -> np.ndarray:
         """The same, of all inputs."""
         scores = self.side.classes(given)
+        if not scores.size:
+            raise InputError(f"the output {self.side.scores.output.name!r} is empty for this picture")
         if "LogSoftmax" in self.side.scores.stripped:
             return np.exp(scores)
         if self.side.scores.stripped:
