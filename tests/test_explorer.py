@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -178,6 +179,13 @@ def test_evidence_is_that_of_explain(client: Client) -> None:
     assert named[:3] == [p.label for p in expected.predictions[:3]]
 
 
+def test_the_units_that_answer_most_at_a_place(client: Client, number: int) -> None:
+    maps = client.npy(f"/api/activations/0/{number}")
+    found = client.json(f"/api/place/0/{number}?y=4&x=7")["units"]
+    best = np.argsort(-maps[:, 4, 7], kind="stable")[:5]
+    assert [unit for unit, _ in found] == list(best) and found[0][1] == pytest.approx(maps[best[0], 4, 7])
+
+
 def test_spans_are_the_receptive_field(client: Client, number: int) -> None:
     field = analyzer.receptive_field(str(MODEL))[LAYER]
     found = client.json(f"/api/spans/0/{number}")
@@ -323,6 +331,21 @@ def test_a_picture_that_vanished_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(analyzer.InputError, match=r"a\.png"):
         bench.predictions(pictures["0"])
     assert bench.predictions(pictures["1"])
+
+
+# ---- The page ----
+
+
+def test_the_scripts_have_no_errors_of_type() -> None:
+    compiler = shutil.which("tsc")
+    if compiler is None:
+        pytest.skip("tsc is not installed (npm install typescript)")
+    done = subprocess.run([compiler, "-p", str(ROOT / "analyzer" / "explorer")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_page_is_light() -> None:
+    assert sum(file.stat().st_size for file in (ROOT / "analyzer" / "explorer" / "static").iterdir()) <= 250_000
 
 
 # ---- The command ----

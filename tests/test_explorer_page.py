@@ -156,6 +156,15 @@ def test_the_receptive_field_is_outlined(page: Any) -> None:
     assert not np.array_equal(drawn(page, "outline"), clear) and "unit 0 at" in page.inner_text("#where")
 
 
+def test_the_units_under_a_pixel_are_named(page: Any) -> None:
+    page.hover("#picture", position={"x": 90, "y": 90})
+    page.wait_for_selector("text=strongest units at", timeout=10_000)
+    page.hover("#tile", position={"x": 50, "y": 50})
+    quiet(page)
+    page.hover("#tile", position={"x": 60, "y": 60})
+    assert "at " in page.inner_text("#numbers")
+
+
 def test_the_first_divergence_is_a_click(page: Any) -> None:
     page.click("#first")
     quiet(page)

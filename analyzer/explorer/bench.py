@@ -29,6 +29,7 @@ from analyzer.explorer.pictures import Picture
 from analyzer.graph import Graph
 from analyzer.images import Drawing, Fed, ModelCard
 from analyzer.images.draw import fit
+from analyzer.images.placement import Placement
 from analyzer.images.views import one
 from analyzer.passes.explaining import Explaining
 from analyzer.runtime.pool import Pool
@@ -269,13 +270,15 @@ def place_of(layer: Layer, y: int, x: int) -> int:
     return y * width + x
 
 
-def as_data(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as plain data."""
+def as_data(prediction: Prediction, placement: Placement) -> dict[str, Any]:
+    """A prediction as plain data; `seen` is its box in the picture as the network sees it."""
+    box = prediction.box
     return {
         "target": prediction.target,
         "label": prediction.label,
         "score": float(prediction.score),
         "index": prediction.index,
-        "box": None if prediction.box is None else [float(v) for v in prediction.box],
+        "box": None if box is None else [float(v) for v in box],
+        "seen": None if box is None else [float(v) for v in placement.box_to_input((box[0], box[1], box[2], box[3]))],
         "points": [[float(v) for v in p] for p in prediction.points or ()],
     }

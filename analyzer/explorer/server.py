@@ -72,6 +72,7 @@ class Explorer:
             "values/{picture}/{layer:int}/{channel:int}": self.values,
             "spans/{picture}/{layer:int}": self.spans,
             "ranking/{picture}/{layer:int}": self.ranking,
+            "place/{picture}/{layer:int}": self.place,
             "project/{picture}/{layer:int}/{channel:int}": self.project,
             "explain/{picture}": self.explain,
             "drifts/{picture}": self.drifts,
@@ -136,8 +137,9 @@ class Explorer:
         return Response(encode(image, ".jpg", 90), media_type="image/jpeg")
 
     def predictions(self, request: Request) -> Any:
-        found = self._bench(request).predictions(self._picture(request))
-        return {"predictions": [as_data(one) for one in found]}
+        bench, picture = self._bench(request), self._picture(request)
+        placement = bench.fed(picture).placement
+        return {"predictions": [as_data(one, placement) for one in bench.predictions(picture)]}
 
     def activations(self, request: Request) -> Any:
         maps = self._maps(request)
@@ -160,6 +162,13 @@ class Explorer:
 
     def ranking(self, request: Request) -> Any:
         return {"channels": ranked(self._maps(request))}
+
+    def place(self, request: Request) -> Any:
+        """The units that answer most strongly at a place of the layer's grid: ?y= and ?x=."""
+        maps, layer = self._maps(request), self._layer(request)
+        position = place_of(layer, _integer(request, "y", -1), _integer(request, "x", -1))
+        here = maps.reshape(len(maps), -1)[:, max(position, 0)]
+        return {"units": [[unit, float(here[unit])] for unit in ranked(here[:, None, None])[:5]]}
 
     def project(self, request: Request) -> Any:
         bench, picture, layer = self._bench(request), self._picture(request), self._layer(request)

@@ -51,15 +51,25 @@ export function json(path, query, view) {
 }
 
 /**
+ * @template T
+ * @param {(data: ArrayBuffer, about: any) => T | Promise<T>} decode  of the bytes after what is said
  * @param {string} path @param {Record<string, string | number>} [query] @param {string} [view]
- * @returns {Promise<{about: any, data: ArrayBuffer} | null>} what is said, and the bytes after it
+ * @returns {Promise<{about: any, data: T} | null>}
  */
-export async function packed(path, query, view) {
-  const bytes = await ask((answer) => answer.arrayBuffer(), path, query, view);
-  if (!bytes) return null;
-  const length = new DataView(bytes).getUint32(0, true);
-  const about = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
-  return { about, data: bytes.slice(4 + length) };
+export function packed(decode, path, query, view) {
+  return ask(async (answer) => {
+    const bytes = await answer.arrayBuffer(), length = new DataView(bytes).getUint32(0, true);
+    const about = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, length)));
+    return { about, data: await decode(bytes.slice(4 + length), about) };
+  }, path, query, view);
+}
+
+/** Drops the open question of a view. @param {string} view */
+export function cancel(view) {
+  const before = latest.get(view);
+  if (!before) return;
+  before.stop.abort();
+  latest.set(view, { n: before.n + 1, stop: before.stop });
 }
 
 /** @param {ArrayBuffer | Blob} data @returns {Promise<ImageBitmap>} its pixels as they are in the file */

@@ -22,16 +22,15 @@ export const VIRIDIS = table(SEQUENTIAL), SIGNED = table(DIVERGING);
  * @property {number[]} low @property {number[]} high @property {Uint8Array} gray @property {number} width
  */
 
-/** @param {{about: any, data: ArrayBuffer}} found @param {(data: ArrayBuffer) => Promise<ImageBitmap>} decode @returns {Promise<Atlas>} */
-export async function atlasOf(found, decode) {
-  const picture = await decode(found.data);
+/** @param {ImageBitmap} picture @param {any} about its geometry and extremes @returns {Atlas} */
+export function atlasOf(picture, about) {
   const canvas = new OffscreenCanvas(picture.width, picture.height);
   const context = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
   context.drawImage(picture, 0, 0);
   const rgba = new Uint32Array(context.getImageData(0, 0, picture.width, picture.height).data.buffer);
   const gray = new Uint8Array(rgba.length);
   for (let i = 0; i < rgba.length; i++) gray[i] = rgba[i] & 255;
-  return { ...found.about, gray, width: picture.width };
+  return { ...about, gray, width: picture.width };
 }
 
 /** @param {Atlas} atlas @returns {[number, number]} lowest and highest value of the layer */

@@ -36,9 +36,10 @@ async function load() {
   const about = layer();
   if (!about) return;
   const key = `${state.model}/${state.picture}/${state.layer}`;
-  const found = await packed(`activations/${state.picture}/${state.layer}`, { model: state.model }, "grid");
+  const decode = async (/** @type {ArrayBuffer} */ data, /** @type {any} */ said) => atlasOf(await bitmap(data), said);
+  const found = await packed(decode, `activations/${state.picture}/${state.layer}`, { model: state.model }, "grid");
   if (!found) return;
-  atlas = await atlasOf(found, bitmap);
+  atlas = found.data;
   shown = key;
   paint();
 }

@@ -26,11 +26,61 @@ async function spans() {
   outline(null);
 }
 
+/** What the model says of the picture. @type {any[]} */
+let found = [];
+
+/** The target that is explained: top1 is the first prediction. @returns {string} */
+function explained() { return state.target === "top1" && found.length ? found[0].target : state.target; }
+
+/** Frames the boxes of predictions. @param {CanvasRenderingContext2D} context @param {number} w @param {number} h */
+function boxes(context, w, h) {
+  for (const { seen, target } of found) {
+    if (!seen) continue;
+    context.strokeStyle = color(target === explained() ? "--accent" : "--faint");
+    context.lineWidth = (target === explained() ? 2 : 1) * (window.devicePixelRatio || 1);
+    context.strokeRect(seen[0] * w, seen[1] * h, (seen[2] - seen[0]) * w, (seen[3] - seen[1]) * h);
+  }
+}
+
+/** Pixels of the picture under the pointer. @param {MouseEvent} event @returns {[number, number]} y, x */
+function pixel(event) {
+  const canvas = $("picture"), factor = canvas.width / canvas.clientWidth;
+  return [event.offsetY * factor, event.offsetX * factor];
+}
+
+/** The place of the grid whose field has its middle nearest to a pixel. @param {number[][]} spans @param {number} at */
+function nearest(spans, at) {
+  const far = spans.map(([a, b]) => Math.abs((a + b) / 2 - at));
+  return far.indexOf(Math.min(...far));
+}
+
+async function units(/** @type {MouseEvent} */ event) {
+  const about = layer();
+  if (!fields || !about || !about.grid.length) return;
+  const [y, x] = pixel(event), place = { y: nearest(fields.rows, y), x: nearest(fields.columns, x) };
+  outline(place);
+  const said = await json(`place/${state.picture}/${state.layer}`, { ...place, model: state.model }, "place");
+  if (!said) return;
+  const named = said.units.map((/** @type {[number, number]} */ [unit, value]) => `${unit} (${digits(value)})`).join(", ");
+  $("where").textContent = `strongest units at ${place.y}, ${place.x}: ${named}`;
+}
+
+$("picture").addEventListener("pointermove", units);
+$("picture").addEventListener("pointerleave", () => { outline(null); $("where").textContent = title(); });
+$("picture").addEventListener("click", (/** @type {MouseEvent} */ event) => {
+  const [y, x] = pixel(event);
+  const inside = found.filter(({ seen }) => seen && seen[0] <= x && x <= seen[2] && seen[1] <= y && y <= seen[3]);
+  const area = (/** @type {any} */ one) => (one.seen[2] - one.seen[0]) * (one.seen[3] - one.seen[1]);
+  inside.sort((a, b) => area(a) - area(b));
+  if (inside.length) set({ target: inside[0].target });
+});
+
 /** Frames what a unit depends on. @param {{y: number, x: number} | null} place */
 export function outline(place) {
   const context = fitted($("outline")), at = place || (state.y >= 0 ? state : null);
-  if (!at || !fields || !fields.rows[at.y] || !fields.columns[at.x]) return;
   const [h, w] = [context.canvas.height / $("picture").height, context.canvas.width / $("picture").width];
+  boxes(context, w, h);
+  if (!at || !fields || !fields.rows[at.y] || !fields.columns[at.x]) return;
   const [[y0, y1], [x0, x1]] = [fields.rows[at.y], fields.columns[at.x]];
   const line = 2 * (window.devicePixelRatio || 1);
   /** @param {number} v @param {number} most */
@@ -54,9 +104,9 @@ export function title() {
 async function evidence() {
   const asked = { target: state.target, model: Math.min(state.model, 1), method: state.method || known.models[0].method, layer: state.at };
   try {
-    const found = await packed(`explain/${state.picture}`, asked, "evidence");
+    const found = await packed(bitmap, `explain/${state.picture}`, asked, "evidence");
     if (!found) return;
-    show($("evidence"), await bitmap(found.data));
+    show($("evidence"), found.data);
     $("evidence").dataset.shown = `${state.picture}/${state.target}/${asked.method}`;
     $("evidence-title").textContent = `${asked.method} of ${found.about.title}`;
     $("evidence-note").textContent = found.about.diagnosis || `${digits(found.about.low)} … ${digits(found.about.high)}${found.about.layer ? `, layer ${found.about.layer}` : ""}`;
@@ -71,11 +121,13 @@ async function predictions() {
   list.hidden = !state.labels;
   if (!state.labels) return;
   try {
-    const found = await json(`predictions/${state.picture}`, { model: Math.min(state.model, 1) }, "predictions");
-    if (!found) return;
-    const most = Math.max(...found.predictions.map((/** @type {any} */ p) => p.score), 1e-9);
-    list.replaceChildren(...found.predictions.map((/** @type {any} */ p) => row(p, most)));
+    const said = await json(`predictions/${state.picture}`, { model: Math.min(state.model, 1) }, "predictions");
+    if (!said) return;
+    found = said.predictions;
+    const most = Math.max(...found.map((p) => p.score), 1e-9);
+    list.replaceChildren(...found.map((p) => row(p, most)));
     chosen();
+    outline(null);
   } catch (error) {
     list.replaceChildren();
     $("evidence-note").textContent = /** @type {Error} */ (error).message;
@@ -95,7 +147,7 @@ function row(prediction, most) {
 }
 
 function chosen() {
-  for (const button of $("predictions").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.value === state.target));
+  for (const button of $("predictions").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.value === explained()));
 }
 
 export function methods() {
@@ -113,7 +165,7 @@ subscribe((changed) => {
   if (["picture", "layer", "model"].some((name) => changed.has(name))) spans();
   else if (changed.has("y") || changed.has("x")) outline(null);
   if (["picture", "target", "method", "at", "model"].some((name) => changed.has(name))) evidence();
-  if (changed.has("target")) chosen();
+  if (changed.has("target")) { chosen(); outline(null); }
   if (changed.has("labels")) predictions();
   if (changed.has("method")) methods();
   if (changed.has("unit") || changed.has("layer")) $("where").textContent = title();

@@ -1,8 +1,9 @@
 // The chosen unit: its map, its numbers, and its projection back to the picture.
 
-import { bitmap, json, packed } from "./api.js";
+import { bitmap, cancel, packed } from "./api.js";
 import { digits, fitted, show, color } from "./draw.js";
 import { whenDrawn } from "./grid.js";
+import { outline } from "./input.js";
 import { layer, set, state, subscribe, known } from "./store.js";
 
 /** @param {string} id @returns {any} */
@@ -28,16 +29,43 @@ whenDrawn((atlas, tiles) => {
   const rows = [["lowest", digits(atlas.low[state.unit])], ["highest", digits(atlas.high[state.unit])]];
   $("unit-name").textContent = `Unit ${state.unit}${state.y >= 0 ? ` at ${state.y}, ${state.x}` : ""}`;
   $("numbers").replaceChildren(...rows.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
-  if (state.y >= 0) value();
+  values();
 });
 
-async function value() {
-  const { unit, y, x } = state;
-  const found = await packed(`values/${state.picture}/${state.layer}/${unit}`, { model: state.model }, "value");
-  if (!found || unit !== state.unit) return;
-  const numbers = new Float32Array(found.data), at = y * found.about.grid[1] + x;
-  $("numbers").append(element("dt", `at ${y}, ${x}`), element("dd", digits(numbers[at])));
+/** The numbers of the unit's map. @type {{of: string, grid: number[], numbers: Float32Array} | null} */
+let map = null;
+
+async function values() {
+  const of = `${state.picture}/${state.layer}/${state.unit}/${state.model}`;
+  if (map?.of !== of) {
+    const found = await packed((data) => data, `values/${state.picture}/${state.layer}/${state.unit}`, { model: state.model }, "values");
+    if (!found) return;
+    map = { of, grid: found.about.grid, numbers: new Float32Array(found.data) };
+  }
+  value(state.y, state.x);
 }
+
+/** Says the value at a place. @param {number} y @param {number} x */
+function value(y, x) {
+  const rows = $("numbers");
+  while (rows.children.length > 4) rows.lastElementChild.remove();
+  if (!map || y < 0) return;
+  rows.append(element("dt", `at ${y}, ${x}`), element("dd", digits(map.numbers[y * map.grid[1] + x])));
+}
+
+/** The place of the map under the pointer. @param {MouseEvent} event @returns {{y: number, x: number}} */
+function under(event) {
+  const canvas = $("tile"), grid = layer().grid.length ? layer().grid : [1, 1];
+  const at = (/** @type {number} */ share, /** @type {number} */ size) => Math.max(0, Math.min(size - 1, Math.floor(share * size)));
+  return { y: at(event.offsetY / canvas.clientHeight, grid[0]), x: at(event.offsetX / canvas.clientWidth, grid[1]) };
+}
+
+$("tile").addEventListener("pointermove", (/** @type {MouseEvent} */ event) => {
+  const place = under(event);
+  outline(place); value(place.y, place.x);
+});
+$("tile").addEventListener("pointerleave", () => { outline(null); value(state.y, state.x); });
+$("tile").addEventListener("click", (/** @type {MouseEvent} */ event) => { if (layer().grid.length) set(under(event)); });
 
 /** @param {string} tag @param {string} text @returns {HTMLElement} */
 function element(tag, text) {
@@ -51,12 +79,12 @@ export async function project() {
   for (const button of $("policies").children) button.setAttribute("aria-pressed", String(button.value === state.policy));
   const where = known.models[0].layers[from.layer];
   $("projection-title").textContent = state.pin ? `Projection of unit ${from.unit} of ${where ? where.name : ""} (pinned)` : "Projection";
-  if (!state.policy || !where) { show($("projection"), null); $("projection-note").textContent = ""; return; }
+  if (!state.policy || !where) { cancel("project"); show($("projection"), null); $("projection-note").textContent = ""; return; }
   try {
     const asked = { policy: state.policy, model: Math.min(state.model, 1), y: from.y, x: from.x };
-    const found = await packed(`project/${state.picture}/${from.layer}/${from.unit}`, asked, "project");
+    const found = await packed(bitmap, `project/${state.picture}/${from.layer}/${from.unit}`, asked, "project");
     if (!found) return;
-    show($("projection"), await bitmap(found.data));
+    show($("projection"), found.data);
     $("projection").dataset.shown = `${state.picture}/${from.layer}/${from.unit}/${state.policy}`;
     $("projection-note").textContent = `activation ${digits(found.about.activation)}, largest pixel ±${digits(found.about.largest)}`;
   } catch (error) {
@@ -79,5 +107,3 @@ subscribe((changed) => {
   const moved = ["picture", "policy", "pin", "model"].some((name) => changed.has(name));
   if (moved || (!state.pin && ["layer", "unit", "y", "x"].some((name) => changed.has(name)))) project();
 });
-
-export { json };
