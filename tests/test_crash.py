@@ -124,7 +124,7 @@ def test_outputs_that_are_folders(monkeypatch, capsys, place, name):
     (place / "folder.onnx").mkdir(exist_ok=True)
     (place / "folder.json").mkdir(exist_ok=True)
     code, _, err = call(monkeypatch, capsys, place, arguments(name, "folder"))
-    if name in ("explain", "localize"):  # they take folders
+    if name in ("explain", "localize", "compare", "audit"):  # they take folders
         assert code == 0
     else:
         assert code == 2 and "Traceback" not in err

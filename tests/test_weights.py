@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import tempfile
 
 import numpy as np
 import onnx
@@ -60,7 +61,7 @@ def test_turned_weights_are_views_and_go_through_a_file_where_they_are_large(map
     given.clear()
     np.testing.assert_array_equal(explainer.explain(IMAGE, "gradient", 1).raw, expected.raw)
     assert any("onnx-analyzer-" in place for proto in given for place in places(proto))
-    monkeypatch.setattr(weights.tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "tempdir", None)
 
 
 def _map_behind(array: np.ndarray) -> bool:
@@ -114,7 +115,7 @@ def test_the_budget_of_kept_sessions_is_a_public_name_and_an_option(monkeypatch)
     analyzer.limit_memory(1 << 20)
     assert LIVE.budget == 1 << 20
     names = list(SessionOptions.fields())
-    given = SessionOptions(dict.fromkeys(names) | {"session_memory": 1.5}).keywords()
+    given = SessionOptions(dict.fromkeys(names) | {"session_memory": 1.5}).keywords("cpu")
     assert LIVE.budget == 3 << 29 and "session_memory" not in given
 
 

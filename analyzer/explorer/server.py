@@ -7,7 +7,6 @@ of the printed URL, or the cookie that its page sets.
 from __future__ import annotations
 
 import io
-import json
 import secrets
 import struct
 import threading
@@ -32,6 +31,7 @@ from analyzer.explorer.pair import Pair
 from analyzer.explorer.pictures import LARGEST, Picture, Pictures
 from analyzer.images import encode, encode_gray, signed_view
 from analyzer.images.mosaic import tile_square
+from analyzer.plain import as_json
 
 STATIC = {
     ".html": "text/html; charset=utf-8",
@@ -391,7 +391,7 @@ def _error(error: AnalyzerError, status: int) -> Response:
 
 def _packed(about: Mapping[str, Any], data: bytes) -> Response:
     """Four bytes of length, that much JSON, then the data."""
-    head = json.dumps(about, allow_nan=False).encode()
+    head = as_json(about).encode()
     return Response(struct.pack("<I", len(head)) + head + data, media_type="application/octet-stream")
 
 

@@ -138,6 +138,11 @@ class RunnerSide(Side):
             return self._other.channels_first(name, array)
         return np.moveaxis(array, -1, 1) if self.runner.channels_last and array.ndim == 4 else array
 
+    @property
+    def precision(self) -> str:
+        """The coarsest: what another runtime computes with is not known."""
+        return "quantized"
+
     # ---- What is known of a picture ----
 
     def prepared(self, given: Inputs) -> Prepared:

@@ -98,10 +98,10 @@ def read_thresholds(path: str | Path | None, overrides: Mapping[str, float] | No
 def judge(report: Mapping[str, Any], limits: Thresholds) -> list[Finding]:
     """The findings of a comparison's report: causes first, in the order of the layers, then what they lead to.
 
-    Where outputs and evidence are equal, there is nothing to find a cause of.
+    Where outputs and evidence are equal, there is nothing to find a cause of; inputs that differ are said all the same.
     """
     effects = [*_layers(report, limits), *_outputs(report, limits), *_evidence(report, limits)]
-    causes = [] if _equal(report) and not effects else _causes(report, limits, effects)
+    causes = _inputs(report) if _equal(report) and not effects else _causes(report, limits, effects)
     return [*_not_finite(report), *causes, *effects]
 
 
