@@ -129,6 +129,15 @@ def test_a_link_brings_everything_back(page: Any, url: str) -> None:
         assert np.array_equal(drawn(page, name), pixels), name
 
 
+def test_a_link_without_a_layer_shows_the_first_one(page: Any) -> None:
+    before = drawn(page, "grid")
+    page.evaluate("location.hash = '#gamma=0.5&unit=99999&picture=none'")
+    quiet(page)
+    page.evaluate("location.hash = '#gamma=1'")
+    quiet(page)
+    assert np.array_equal(drawn(page, "grid"), before)
+
+
 def test_projections_follow_the_cursor_unless_they_are_pinned(page: Any) -> None:
     press(page, "ArrowRight", "ArrowRight")
     first = drawn(page, "projection")

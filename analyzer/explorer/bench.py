@@ -136,7 +136,13 @@ class Bench:
 
     def fed(self, picture: Picture) -> Fed:
         """The inputs of the model for a picture."""
-        return self.card.feeds.feed(picture.source)
+
+        def made() -> tuple[Any, ...]:
+            fed = self.card.feeds.feed(picture.source, SIDES[1])
+            return fed, *fed.feeds.values(), fed.image
+
+        found: Fed = self._kept("fed", picture, make=made)[0]
+        return found
 
     def drawn(self, picture: Picture, side: int) -> np.ndarray:
         """The picture, its longer side at most `side` pixels, (h, w, 3) uint8 RGB."""

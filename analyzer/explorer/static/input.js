@@ -3,7 +3,7 @@
 import { bitmap, image, json, packed } from "./api.js";
 import { color, digits, fitted, show } from "./draw.js";
 import { whenHovered } from "./grid.js";
-import { known, layer, set, state, subscribe } from "./store.js";
+import { known, layer, live, set, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -162,6 +162,7 @@ export function load() { picture(); spans(); evidence(); predictions(); }
 
 subscribe((changed) => {
   if (changed.has("picture") || changed.has("model")) { picture(); predictions(); }
+  if (live.on) return;
   if (["picture", "layer", "model"].some((name) => changed.has(name))) spans();
   else if (changed.has("y") || changed.has("x")) outline(null);
   if (["picture", "target", "method", "at", "model"].some((name) => changed.has(name))) evidence();

@@ -6,7 +6,7 @@ import * as grid from "./grid.js";
 import * as input from "./input.js";
 import { help } from "./keys.js";
 import * as map from "./map.js";
-import { layer, known, set, start as started, state, subscribe } from "./store.js";
+import { layer, known, possible, set, start as started, state, subscribe } from "./store.js";
 import * as strip from "./strip.js";
 import * as unit from "./unit.js";
 import { fragment } from "./url.js";
@@ -95,6 +95,7 @@ function hits() {
 // ---- Start ----
 
 const SIDES = ["reference", "candidate", "difference"];
+grid.whenDrawn(() => strip.drawn());
 subscribe((changed) => {
   if (changed.has("model")) $("side").textContent = SIDES[state.model];
   if (changed.has("zoom")) document.body.dataset.zoom = String(state.zoom);
@@ -109,8 +110,7 @@ async function start() {
   $("side").hidden = known.models.length < 2;
   $("side").textContent = SIDES[state.model];
   document.body.dataset.zoom = String(state.zoom);
-  if (state.layer < 0 || state.layer >= known.models[0].layers.length) set({ layer: known.models[0].first });
-  if (!known.pictures.some((one) => one.key === state.picture)) set({ picture: known.pictures[0].key });
+  set(possible(state));
   started();
   map.build(); strip.build(); unit.buttons(); input.methods();
   grid.load(); input.load(); unit.project(); map.drifts(); card.ask();

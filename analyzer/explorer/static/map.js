@@ -2,7 +2,7 @@
 
 import { json } from "./api.js";
 import { color } from "./draw.js";
-import { known, layers, set, state, subscribe } from "./store.js";
+import { known, layers, live, set, state, subscribe } from "./store.js";
 
 const list = /** @type {HTMLElement} */ (document.getElementById("layers"));
 const ROW = 36;  // pixels of a layer, as in style.css
@@ -94,7 +94,7 @@ document.getElementById("first")?.addEventListener("click", () => { if (first !=
 
 subscribe((changed) => {
   if (changed.has("layer")) select();
-  if (changed.has("picture")) drifts();
+  if (changed.has("picture") && !live.on) drifts();
 });
 
 export { drifts };

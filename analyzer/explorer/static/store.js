@@ -1,6 +1,6 @@
 // The state of the page: views are told what changed, and the URL follows.
 
-import { DEFAULTS, fragment, stateOf } from "./url.js";
+import { fragment, stateOf } from "./url.js";
 
 /** @typedef {import("./url.js").State} State */
 /** @type {State} */
@@ -12,6 +12,9 @@ const listeners = [];
 
 /** @param {(changed: Set<string>) => void} listener called with the names of what changed */
 export function subscribe(listener) { listeners.push(listener); }
+
+/** Whether pictures are those of a webcam, which are shown with their units and predictions alone. */
+export const live = { on: false };
 
 let started = false;
 /** From now on views are told. */
@@ -27,7 +30,18 @@ export function set(changes) {
   for (const listener of listeners) listener(changed);
 }
 
-window.addEventListener("hashchange", () => set({ ...DEFAULTS, ...stateOf(location.hash) }));
+/** Draws again what depends on a part of the state. @param {string} name */
+export function refresh(name) { for (const listener of listeners) listener(new Set([name])); }
+
+/** The state of a fragment, with a layer and a picture that there are. @param {State} said @returns {State} */
+export function possible(said) {
+  const { layers, first } = known.models[0], count = layers.length;
+  const layer = said.layer >= 0 && said.layer < count ? said.layer : first;
+  const picture = known.pictures.some((one) => one.key === said.picture) ? said.picture : known.pictures[0].key;
+  return { ...said, layer, picture, unit: Math.max(0, Math.min(said.unit, layers[layer].channels - 1)) };
+}
+
+window.addEventListener("hashchange", () => { if (started) set(possible(stateOf(location.hash))); });
 
 /** @returns {any[]} the layers of the reference, by which those of the candidate are counted */
 export function layers() { return known.models[0].layers; }

@@ -1,7 +1,7 @@
 // The pictures: those of the start, those that are dropped, pasted or opened, and the webcam.
 
 import { drop } from "./api.js";
-import { known, set, state, subscribe } from "./store.js";
+import { known, live, refresh, set, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -61,6 +61,7 @@ export async function webcam() {
     return;
   }
   frozen = false;
+  live.on = true;
   $("webcam").setAttribute("aria-pressed", "true");
   $("camera").srcObject = stream;
   await $("camera").play();
@@ -70,12 +71,34 @@ export async function webcam() {
 export function stop() {
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
+  settle();
   $("webcam").setAttribute("aria-pressed", "false");
 }
 
-export function freeze() { frozen = !frozen; if (!frozen && stream) frame(); }
+export function freeze() {
+  if (!stream) return;
+  frozen = !frozen;
+  live.on = !frozen;
+  if (frozen) refresh("picture"); else frame();
+}
 
-/** Sends a frame; the next one when it has been shown. */
+/** Shows everything of the last frame. */
+function settle() {
+  if (!live.on) return;
+  live.on = false;
+  refresh("picture");
+}
+
+/** What follows when the units of a frame are drawn. @type {(() => void) | null} */
+let whenDrawn = null;
+/** The units of a picture are drawn. */
+export function drawn() {
+  const next = whenDrawn;
+  whenDrawn = null;
+  next?.();
+}
+
+/** Sends a frame; the next one when its units are drawn, or after a second. */
 async function frame() {
   if (!stream || frozen) return;
   const camera = $("camera"), canvas = document.createElement("canvas");
@@ -90,7 +113,8 @@ async function frame() {
       $("busy").textContent = /** @type {Error} */ (error).message;
     }
   }
-  setTimeout(frame, 60);
+  whenDrawn = frame;
+  setTimeout(() => { if (whenDrawn === frame) drawn(); }, 1000);
 }
 
 $("webcam").addEventListener("click", webcam);

@@ -4,7 +4,7 @@ import { bitmap, cancel, packed } from "./api.js";
 import { digits, fitted, show, color } from "./draw.js";
 import { whenDrawn } from "./grid.js";
 import { outline } from "./input.js";
-import { layer, set, state, subscribe, known } from "./store.js";
+import { known, layer, live, set, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -104,6 +104,7 @@ export function buttons() {
 }
 
 subscribe((changed) => {
+  if (live.on) return;
   const moved = ["picture", "policy", "pin", "model"].some((name) => changed.has(name));
   if (moved || (!state.pin && ["layer", "unit", "y", "x"].some((name) => changed.has(name)))) project();
 });
