@@ -71,7 +71,7 @@ def seconds_to_open(page: Path, user: Path) -> float:
     if browser is None:
         return float("nan")
     start = time.monotonic()
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={user}", "--screenshot=/dev/null"]
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={user}", f"--screenshot={user}.png"]
     subprocess.run([browser, *flags, page.as_uri()], capture_output=True, timeout=120, check=True)
     return time.monotonic() - start
 
