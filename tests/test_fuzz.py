@@ -1,4 +1,4 @@
-"""The fuzzer's own tests, in a process of their own: cases are forked, and a process that has run models has threads."""
+"""The fuzzer's own tests, in a process of their own: cases are forked, which threads of earlier models do not survive."""
 
 from __future__ import annotations
 
