@@ -1,4 +1,4 @@
-"""The fuzzer's own tests, in a process of their own: cases are forked, which threads of earlier models do not survive."""
+"""The tests of the fuzzer, in a process of their own, since what is forked for a case loses all threads."""
 
 from __future__ import annotations
 
