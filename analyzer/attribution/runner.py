@@ -343,6 +343,8 @@ class _Asked:
     def said_rows(self, result: Attribution) -> np.ndarray:
         """(rows,) False where top1 was asked for an image of which the model says nothing."""
         silent = [self.task.says_nothing(self.task.answer(s)) for s in result.said]
+        if not any(silent):
+            return np.ones(len(result.image), bool)
         default = [isinstance(name, int) and name == TOP1 for name in self.names]
         asked = np.array(default * (len(result.image) // len(default)))
         return np.asarray(~(asked & np.array(silent)[result.image - result.first]))

@@ -50,9 +50,6 @@ class Header:
     bits: int = 0
 
 
-_PARALLEL = 1 << 22  # values from which OpenCV's threads are worth starting
-
-
 class _MalformedError(Exception):
     """A file of a known format that cannot be used, and why."""
 
@@ -174,7 +171,8 @@ def read_file(path: Path) -> bytes:
             start = file.read(64)
             # A model or an archive passed by mistake is not read to its end.
             known = any(re.match(magic, start, re.DOTALL) for magic, _ in _READERS)
-            data = start + file.read(MAX_FILE_BYTES if known else 512)
+            size = os.fstat(file.fileno()).st_size  # 0 of what is no plain file; reading sets memory aside first
+            data = start + file.read(min(size or MAX_FILE_BYTES, MAX_FILE_BYTES) if known else 512)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file", _near_files(path)) from error
     except IsADirectoryError as error:
@@ -250,12 +248,9 @@ def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
 def _over_white(pixels: np.ndarray, name: str, premultiplied: bool = False) -> np.ndarray:
     """OpenCV's grey, BGR or BGRA to RGB: c·a + 255·(1 − a), where c·a is what a premultiplied picture stores."""
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels == 1:
-        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    if channels == 3:
-        if pixels.size < _PARALLEL:
-            return np.ascontiguousarray(pixels[..., ::-1])
-        return np.asarray(opencv().cvtColor(pixels, opencv().COLOR_BGR2RGB))
+    if channels in (1, 3):
+        cv2 = opencv()
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if channels == 1 else cv2.COLOR_BGR2RGB))
     if channels != 4:
         raise InputError(f"{name}: {channels} channels, a picture has 1, 3 or 4")
     result = np.empty((*pixels.shape[:2], 3), np.uint8)

@@ -293,8 +293,10 @@ class Fed:
 
 def highest(heat: np.ndarray) -> tuple[int, ...]:
     """Where a map is highest; the first of several places."""
-    flat = heat.argmax() if np.isfinite(heat.max()) else np.nanargmax(heat)
-    return tuple(int(at) for at in np.unravel_index(int(flat), heat.shape))
+    flat = int(heat.argmax())  # the first NaN where there is one
+    if np.isnan(heat.flat[flat]):
+        flat = int(np.nanargmax(heat))
+    return tuple(int(at) for at in np.unravel_index(flat, heat.shape))
 
 
 class Counting(Protocol):

@@ -148,10 +148,18 @@ class Preprocess:
         unit = 255 / white
         how = self if white == 255 else self.replace(pad_value=self.pad_value / unit)
         pixels, placement = _PLACE[self.resize](how, self._channels_of(image, white))
-        values = (pixels.astype(np.float64) * (unit * self.scale) - np.array(self.mean)) / np.array(self.std)
-        if self.layout == "NCHW":
-            values = values.transpose(2, 0, 1)
+        planes = pixels.transpose(2, 0, 1) if self.layout == "NCHW" else pixels
+        values = planes.astype(np.float64, order="C")
+        values *= unit * self.scale
+        values -= self._per_channel(self.mean)
+        values /= self._per_channel(self.std)
         return np.ascontiguousarray(cast(values, self.dtype)[None]), placement
+
+    def _per_channel(self, numbers: tuple[float, ...]) -> np.ndarray | float:
+        """Numbers of the channels, to be combined with a picture in the input's layout; one for all is faster."""
+        if len(set(numbers)) == 1:
+            return numbers[0]
+        return np.array(numbers).reshape((-1, 1, 1) if self.layout == "NCHW" else -1)
 
     def undo(self, tensor: np.ndarray) -> np.ndarray:
         """The (h, w, 3) uint8 RGB picture that the network sees, from one input tensor of `apply`."""

@@ -245,6 +245,8 @@ def _pages(data: bytes) -> Sequence[np.ndarray]:
 
 def as_rgb(frame: np.ndarray, white: float = 255.0) -> np.ndarray:
     """(H, W, 3) uint8 to be looked at: alpha on white, the first three bands, values beyond 0 … `white` stretched."""
+    if frame.shape[2] == 3 and frame.dtype == np.uint8:
+        return np.ascontiguousarray(frame)
     if frame.shape[2] in (2, 4):
         frame = over_white(frame, white)
     frame = frame[..., :3] if frame.shape[2] >= 3 else frame[..., :1]
