@@ -19,7 +19,7 @@ from analyzer.errors import InputError, OutputError, ProviderError, UnsupportedE
 from analyzer.images import write_png
 from analyzer.passes.journal import Journal
 from analyzer.passes.tree import Block
-from tests.models import small_cnn
+from tests.models import model, node, small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
 # What each command needs to end in 0, in the folder of `place`; `{out}` is what it writes.
@@ -346,3 +346,20 @@ def test_text_that_acts_on_a_terminal_is_shown(place):
     assert all(words in shown for words in ("\\u001b[31mcat", "a\\u000db\\nc", "\\u200bx", "dog"))
     found = json.loads(shell(place, f"$RUN {asked} --format json").stdout)
     assert {c["label"] for c in found["results"][0]["top"]} == set(labels)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_warnings_of_native_code_are_shown_only_if_asked_for(asked: bool, tmp_path: Path) -> None:
+    """A kernel of onnxruntime warns in color, through a logger that no session has a hold of."""
+    rois = {"rois": np.array([[0, 0, 8, 8]], np.float32), "batch": np.zeros(1, np.int64)}
+    nodes = [
+        node("RoiAlign", ["x", "rois", "batch"], ["r"], mode="max", sampling_ratio=2, output_height=4, output_width=4),
+        node("GlobalAveragePool", ["r"], ["g"]),
+        node("Flatten", ["g"], ["y"]),
+    ]
+    onnx.save(model(nodes, {"x": [1, 3, 12, 12]}, {"y": [1, 3]}, rois), tmp_path / "m.onnx")
+    write_png(tmp_path / "p.png", np.full((12, 12, 3), 99, np.uint8))
+    script = "$RUN explain m.onnx p.png -o heat.png -m occlusion"
+    done = shell(tmp_path, script, **{boundary.TRACEBACK: "1" if asked else ""})
+    assert done.returncode == 0, done.stderr
+    assert (b"\x1b" in done.stderr, b"roialign" in done.stderr) == (asked, asked)

@@ -17,15 +17,19 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from analyzer import native
+
 if TYPE_CHECKING:
     from typing import NoReturn
 
-TRACEBACK = "ONNX_ANALYZER_TRACEBACK"  # environment variable: show where an error was raised
+TRACEBACK = "ONNX_ANALYZER_TRACEBACK"  # environment variable: show where an error was raised, and native warnings
 
 
 def run() -> int:
     """Run the command line of this process; its exit code. Every error becomes one sentence on stderr."""
     open_streams()
+    if is_own_process() and not os.environ.get(TRACEBACK):
+        native.silence()
     handled: list[int] = []
     try:
         handled = _end_in_order()

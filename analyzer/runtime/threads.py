@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from typing import Any
 
+from analyzer import native
+
 _SHARED: list[bool] = []  # holds something once `share_threads` was called
 
 
@@ -20,6 +22,8 @@ def plain_options(threads: int | None = None) -> Any:
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    if native.is_silent():
+        ort.set_default_logger_severity(4)  # kernels warn through the process's logger, not through the session's
     if _SHARED:
         options.use_per_session_threads = False
     else:
