@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(other: Path) -> Iterator[str]:
     asked = [sys.executable, "cli.py", "explore", "models/digits_cnn.onnx", "--against", str(other), "--no-browser"]
+    asked += ["--resize", "letterbox"]
     run = subprocess.Popen([*asked, *PICTURES], stdout=subprocess.PIPE, cwd=ROOT, text=True)
     assert run.stdout is not None
     yield run.stdout.readline().strip()
@@ -220,8 +222,14 @@ def test_pictures_are_dropped_and_the_webcam_runs(page: Any, tmp_path: Path) -> 
         page.wait_for_timeout(200)
         frames.add(said(page)["picture"])
     assert len(frames) > 2
+    kept = page.locator("#pictures button").count()
     page.keyboard.press("c")
+    page.wait_for_timeout(500)
     quiet(page)
+    last = said(page)["picture"]
+    page.reload()
+    quiet(page)
+    assert page.locator("#pictures button").count() == kept + 1 and said(page)["picture"] == last
 
 
 def test_help_lists_the_keys(page: Any) -> None:
@@ -241,14 +249,25 @@ def test_search_goes_to_a_layer(page: Any) -> None:
     assert "stem.0.2" in page.inner_text("#layer-name")
 
 
-def test_commands_can_be_copied(page: Any) -> None:
-    page.click("#copy-command")
+def copied(page: Any, name: str) -> str:
+    page.click(f"#copy-{name}")
     page.wait_for_timeout(100)
-    text = page.evaluate("navigator.clipboard.readText()")
-    assert text.startswith("onnx-analyzer explain models/digits_cnn.onnx") and PICTURES[0].split("/")[-1] in text
-    page.click("#copy-link")
-    page.wait_for_timeout(100)
-    assert "token" not in page.evaluate("navigator.clipboard.readText()")
+    return str(page.evaluate("navigator.clipboard.readText()"))
+
+
+def test_the_lines_that_are_copied_run(page: Any, tmp_path: Path) -> None:
+    """The command and the Python line make the same picture."""
+    page.click("#predictions button >> nth=1")
+    quiet(page)
+    words = shlex.split(copied(page, "command"))
+    assert words[0] == "onnx-analyzer"
+    words[words.index("-o") + 1] = str(tmp_path / "command.png")
+    subprocess.run([sys.executable, "cli.py", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+    line = copied(page, "python").replace("evidence.png", str(tmp_path / "python.png"))
+    subprocess.run([sys.executable, "-c", line], cwd=ROOT, check=True)
+    pictures = [decode(tmp_path / f"{name}.png") for name in ("command", "python")]
+    assert np.array_equal(*pictures)
+    assert "token" not in copied(page, "link")
 
 
 @pytest.mark.parametrize("size", [(390, 844), (820, 1180), (1920, 1080)])

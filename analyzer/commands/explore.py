@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+from click.core import ParameterSource
 
 from analyzer.commands.common import note
 from analyzer.commands.options import (
@@ -53,10 +56,10 @@ def command(given: Explore) -> None:
     samples = given.data.samples()
     try:
         from analyzer.explorer.serve import serve
-        from analyzer.explorer.server import Explorer
-    except ImportError as error:
+        from analyzer.explorer.server import Explorer, Settings
+    except ImportError:
         raise InputError(
-            f"explore needs the package {error.name or error}", "install it: pip install 'onnx-analyzer[explore]'"
+            "explore needs the extra `explore`", "install it: pip install 'onnx-analyzer[explore]'"
         ) from None
     from analyzer.explorer.bench import Bench
     from analyzer.explorer.cards import Cards
@@ -71,4 +74,27 @@ def command(given: Explore) -> None:
     if given.host not in ("127.0.0.1", "localhost", "::1"):
         note(f"warning: {given.host} can be reached from other machines; whoever has the URL sees your pictures")
     cards = Cards(benches[0], given.data.opened(samples, card.feeds), given.mined, user_cache())
-    serve(Explorer(benches, pictures, cards), given.host, given.port, click.echo, not given.no_browser)
+    explorer = Explorer(benches, pictures, cards, Settings(*_settings()))
+    serve(explorer, given.host, given.port, click.echo, not given.no_browser)
+
+
+def _settings() -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The options that were given and that `explain` takes too: as words, and as keywords."""
+    from analyzer.api.models import FLAGS, SESSION
+
+    context, shared = click.get_current_context(), {"labels", *Setup.fields()}
+    named = {"labels", "provider", "explain_input", *FLAGS, *SESSION}
+    words, keywords = list[str](), dict[str, Any]()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in shared or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        flag = max(parameter.opts, key=len)
+        for one in value if isinstance(value, tuple) else [value]:
+            words += [flag] if value is True else [flag, str(one)]
+        if name == "given":
+            keywords["input"] = dict(one.split("=", 1) for one in value)
+        elif name in named:
+            keywords[name] = value
+    return tuple(words), keywords

@@ -14,6 +14,7 @@ from analyzer.errors import InputError, NotFoundError
 from analyzer.images import decode
 
 DROPPED = 64  # pictures that are kept besides those of the start
+FRAMES = 8  # of a webcam that are kept until they are obsolete
 LARGEST = 32 << 20  # bytes of one
 
 
@@ -36,6 +37,7 @@ class Pictures:
     def __init__(self, samples: Sequence[Sample]) -> None:
         self._given = {str(at): Picture(str(at), sample.id, sample.source) for at, sample in enumerate(samples)}
         self._dropped: dict[str, Picture] = {}
+        self._frames: dict[str, Picture] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -46,15 +48,18 @@ class Pictures:
         return next(iter(self._given.values()))
 
     def __getitem__(self, key: str) -> Picture:
-        found = self._given.get(key) or self._dropped.get(key)
+        found = self._given.get(key) or self._dropped.get(key) or self._frames.get(key)
         if found is None:
             raise NotFoundError(
                 f"there is no picture {key[:80]!r}", "drop it again: dropped pictures end with the explorer"
             )
         return found
 
-    def add(self, data: bytes, name: str = "dropped") -> Picture:
+    def add(self, data: bytes, name: str = "dropped", frame: bool = False) -> Picture:
         """A picture that was dropped, pasted, or taken by a camera.
+
+        Args:
+            frame: one of many of a camera: soon forgotten, and not in `as_data`.
 
         Raises:
             InputError: it is none, or too large.
@@ -63,12 +68,18 @@ class Pictures:
             raise InputError(f"a picture of {len(data)} bytes is larger than {LARGEST >> 20} MiB")
         decode(data)
         key = "d" + hashlib.sha256(data).hexdigest()[:16]
+        made = Picture(key, name[:120], data)
+        kept, most = (self._frames, FRAMES) if frame else (self._dropped, DROPPED)
         with self._lock:
-            self._dropped.pop(key, None)
-            self._dropped[key] = Picture(key, name[:120], data)
-            while len(self._dropped) > DROPPED:
-                del self._dropped[next(iter(self._dropped))]
-        return self._dropped[key]
+            kept.pop(key, None)
+            kept[key] = made
+            while len(kept) > most:
+                del kept[next(iter(kept))]
+        return made
 
     def as_data(self) -> list[dict[str, str]]:
-        return [{"key": p.key, "name": Path(p.name).name} for p in (*self._given.values(), *self._dropped.values())]
+        """{"key", "name", "path": as it was given, "" of a picture that is no file} of each."""
+        return [
+            {"key": p.key, "name": Path(p.name).name, "path": str(p.source) if isinstance(p.source, Path) else ""}
+            for p in (*self._given.values(), *self._dropped.values())
+        ]

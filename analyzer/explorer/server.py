@@ -11,6 +11,7 @@ import secrets
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -45,17 +46,40 @@ DIFFERENCE = 2  # the number of a model that stands for candidate − reference
 Answer = Callable[[Request], Any]
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a copied line repeats of the line that started the explorer.
+
+    Attributes:
+        words: options of the command line. keywords: arguments of `analyzer.explain`.
+    """
+
+    words: tuple[str, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+
+NO_SETTINGS = Settings()
+
+
 class Explorer:
     """What the addresses answer.
 
     Args:
         benches: the model, and the one it is compared with if there is one.
         cards: of the units of the first.
+        settings: how the models were opened, as the command `explain` and the function take it.
         workers: runs at a time.
     """
 
-    def __init__(self, benches: list[Bench], pictures: Pictures, cards: Cards, workers: int = 2) -> None:
-        self.benches, self.pictures, self.cards = benches, pictures, cards
+    def __init__(
+        self,
+        benches: list[Bench],
+        pictures: Pictures,
+        cards: Cards,
+        settings: Settings = NO_SETTINGS,
+        workers: int = 2,
+    ) -> None:
+        self.benches, self.pictures, self.cards, self.settings = benches, pictures, cards, settings
         self.pair = Pair(benches[0], benches[1], pictures.first) if len(benches) > 1 else None
         self._newest: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
@@ -122,7 +146,8 @@ class Explorer:
     # ---- Answers ----
 
     def model(self, request: Request) -> Any:
-        return {"models": [bench.as_data() for bench in self.benches]}
+        settings = {"words": list(self.settings.words), "keywords": dict(self.settings.keywords)}
+        return {"models": [bench.as_data() for bench in self.benches], "settings": settings}
 
     def named(self, request: Request) -> Any:
         return {"pictures": self.pictures.as_data()}
@@ -206,12 +231,12 @@ class Explorer:
             data += part
             if len(data) > LARGEST:
                 return _error(InputError(f"a picture may have {LARGEST >> 20} MiB at most"), 413)
-        name = request.query_params.get("name", "dropped")
+        name, frame = request.query_params.get("name", "dropped"), "frame" in request.query_params
         try:
-            picture = await to_thread.run_sync(lambda: self.pictures.add(bytes(data), name))
+            picture = await to_thread.run_sync(lambda: self.pictures.add(bytes(data), name, frame))
         except AnalyzerError as error:
             return _error(error, 422)
-        return JSONResponse({"key": picture.key, "name": picture.name})
+        return JSONResponse({"key": picture.key, "name": picture.name, "path": ""})
 
     def unit(self, request: Request) -> Any:
         """What is known of a unit's card; with ?start=1 its optimum is worked out."""

@@ -82,9 +82,13 @@ export function image(path, query, view) {
   return ask(async (answer) => bitmap(await answer.blob()), path, query, view);
 }
 
-/** @param {Blob} picture @param {string} name @returns {Promise<{key: string, name: string}>} */
-export async function drop(picture, name) {
-  const answer = await fetch(`/api/pictures?name=${encodeURIComponent(name)}`, { method: "POST", body: picture });
+/**
+ * @param {Blob} picture @param {string} name @param {boolean} [frame] whether it is one of many, which is soon forgotten
+ * @returns {Promise<{key: string, name: string, path: string}>}
+ */
+export async function drop(picture, name, frame = false) {
+  const asked = new URLSearchParams(frame ? { name, frame: "1" } : { name });
+  const answer = await fetch(`/api/pictures?${asked}`, { method: "POST", body: picture });
   const said = await answer.json();
   if (!answer.ok) throw new Error(said.hint ? `${said.error}: ${said.hint}` : said.error);
   return said;

@@ -35,26 +35,32 @@ async function copy(text, name) {
 
 /** @param {string} text as a word of a shell */
 const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
-/** @param {string} text as a string of Python */
-const literal = (text) => JSON.stringify(text);
+/** @param {any} value as Python writes it: text, a number, or a list of them @returns {string} */
+const literal = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : JSON.stringify(value));
 
-/** @returns {{name: string, path: string}} */
+/** What makes the evidence. */
 function shown() {
   const model = known.models[state.model === 1 ? 1 : 0];
   const picture = known.pictures.find((one) => one.key === state.picture);
-  return { name: model.name, path: /** @type {any} */ (picture)?.path || picture?.name || "PICTURE" };
+  return {
+    name: model.name, path: picture?.path || "PICTURE", method: state.method || known.models[0].method,
+    layer: state.at >= 0 ? known.models[0].layers[state.at].name : "",
+  };
 }
 
 /** @returns {string} the command that makes the evidence */
 export function command() {
-  const { name, path } = shown(), method = state.method || known.models[0].method;
-  return `onnx-analyzer explain ${quoted(name)} ${quoted(path)} -m ${method} -t ${quoted(state.target)} -o evidence.png`;
+  const { name, path, method, layer } = shown();
+  const words = [name, path, "-m", method, "-t", state.target, ...(layer ? ["-l", layer] : []), ...known.settings.words];
+  return `onnx-analyzer explain ${words.map(quoted).join(" ")} -o evidence.png`;
 }
 
 /** @returns {string} the same in Python */
 export function python() {
-  const { name, path } = shown(), method = state.method || known.models[0].method;
-  return `import analyzer; analyzer.explain(${literal(name)}, ${literal(path)}, ${literal(method)}, ${literal(state.target)}).save("evidence.png")`;
+  const { name, path, method, layer } = shown();
+  const keywords = Object.entries({ ...(layer ? { layer } : {}), ...known.settings.keywords });
+  const given = [name, path, method, state.target].map(literal).concat(keywords.map(([key, value]) => `${key}=${literal(value)}`));
+  return `import analyzer; analyzer.explain(${given.join(", ")}).save("evidence.png")`;
 }
 
 $("copy-link").addEventListener("click", () => copy(`${location.origin}${location.pathname}#${fragment(state)}`, "link"));

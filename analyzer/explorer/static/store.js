@@ -5,8 +5,11 @@ import { fragment, stateOf } from "./url.js";
 /** @typedef {import("./url.js").State} State */
 /** @type {State} */
 export let state = stateOf(location.hash);
-/** What the server said once: models, pictures. @type {{models: any[], pictures: {key: string, name: string}[]}} */
-export const known = { models: [], pictures: [] };
+/**
+ * What the server said once: models, pictures, and how the models were opened.
+ * @type {{models: any[], pictures: {key: string, name: string, path: string}[], settings: {words: string[], keywords: Record<string, any>}}}
+ */
+export const known = { models: [], pictures: [], settings: { words: [], keywords: {} } };
 /** @type {((changed: Set<string>) => void)[]} */
 const listeners = [];
 

@@ -32,11 +32,11 @@ export function step(by) {
   set({ picture: known.pictures[(at + by + count) % count].key });
 }
 
-/** @param {Iterable<Blob & {name?: string}>} files */
-async function take(files) {
+/** @param {Iterable<Blob & {name?: string}>} files @param {string} [name] of those that have none */
+async function take(files, name = "pasted") {
   for (const file of files) {
     try {
-      const made = await drop(file, file.name || "pasted");
+      const made = await drop(file, file.name || name);
       if (!known.pictures.some((one) => one.key === made.key)) known.pictures.push(made);
       build();
       set({ picture: made.key });
@@ -53,7 +53,7 @@ let stream = null;
 let frozen = false;
 
 export async function webcam() {
-  if (stream) { stop(); return; }
+  if (stream) { await stop(); return; }
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
   } catch (error) {
@@ -68,24 +68,28 @@ export async function webcam() {
   frame();
 }
 
-export function stop() {
+export async function stop() {
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
-  settle();
   $("webcam").setAttribute("aria-pressed", "false");
+  await settle();
 }
 
-export function freeze() {
+export async function freeze() {
   if (!stream) return;
   frozen = !frozen;
-  live.on = !frozen;
-  if (frozen) refresh("picture"); else frame();
+  if (frozen) await settle();
+  else { live.on = true; frame(); }
 }
 
-/** Shows everything of the last frame. */
-function settle() {
+/** The frame that is shown. @type {{blob: Blob, key: string} | null} */
+let last = null;
+
+/** Keeps the last frame as a picture, and shows everything of it. */
+async function settle() {
   if (!live.on) return;
   live.on = false;
+  if (last?.key === state.picture) await take([last.blob], "webcam");
   refresh("picture");
 }
 
@@ -107,8 +111,8 @@ async function frame() {
   const blob = await new Promise((/** @type {(value: Blob | null) => void} */ done) => canvas.toBlob(done, "image/jpeg", 0.8));
   if (blob && stream) {
     try {
-      const made = await drop(blob, "webcam");
-      if (stream) set({ picture: made.key });
+      const made = await drop(blob, "webcam", true);
+      if (stream && !frozen) { last = { blob, key: made.key }; set({ picture: made.key }); }
     } catch (error) {
       $("busy").textContent = /** @type {Error} */ (error).message;
     }
