@@ -82,6 +82,7 @@ export function fitted(canvas) {
 
 /** @param {HTMLCanvasElement} canvas @param {ImageBitmap | null} picture */
 export function show(canvas, picture) {
+  canvas.hidden = !picture;
   if (!picture) { canvas.width = canvas.height = 1; return; }
   canvas.width = picture.width; canvas.height = picture.height;
   /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).drawImage(picture, 0, 0);
