@@ -15,12 +15,12 @@ from analyzer.version import __version__
 if TYPE_CHECKING:
     from analyzer.analysis.effective_field import EffectiveField
     from analyzer.analysis.filters import filter_bank
-    from analyzer.analysis.receptive_field import ReceptiveField, receptive_field
+    from analyzer.analysis.receptive_field import ReceptiveField, ReceptiveFields
     from analyzer.api.comparing import audit, compare
     from analyzer.api.dreaming import Dreams, dream
     from analyzer.api.explaining import explain
     from analyzer.api.features import features
-    from analyzer.api.fields import effective_field
+    from analyzer.api.fields import effective_field, receptive_field
     from analyzer.api.localizing import Localization, localize
     from analyzer.api.mining import mine
     from analyzer.attribution import METHODS, Attribution, Explainer
@@ -50,13 +50,13 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
         sys.modules["onnxruntime"].disable_telemetry_events()
 
 _NAMES = {
-    "analysis": ("ReceptiveField", "receptive_field"),
+    "analysis": ("ReceptiveField", "ReceptiveFields"),
     "analysis.filters": ("filter_bank",),
     "api.comparing": ("audit", "compare"),
     "api.dreaming": ("Dreams", "dream"),
     "api.explaining": ("explain",),
     "api.features": ("features",),
-    "api.fields": ("effective_field",),
+    "api.fields": ("effective_field", "receptive_field"),
     "api.localizing": ("Localization", "localize"),
     "api.mining": ("mine",),
     "attribution": ("METHODS", "Attribution", "Explainer"),
@@ -104,6 +104,7 @@ __all__ = [
     "Projector",
     "ProviderError",
     "ReceptiveField",
+    "ReceptiveFields",
     "Sample",
     "Switches",
     "UnsupportedError",

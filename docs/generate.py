@@ -183,6 +183,7 @@ GROUPS = {
         "features",
         "FeatureMaps",
         "receptive_field",
+        "ReceptiveFields",
         "ReceptiveField",
         "effective_field",
         "EffectiveFields",
@@ -222,6 +223,7 @@ RESULTS = {  # and another whose attributes say all that a signature would
     "Localization",
     "MiningResult",
     "ReceptiveField",
+    "ReceptiveFields",
 }
 
 

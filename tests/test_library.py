@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import analyzer
+from analyzer.analysis import receptive_field as fields_alone
 from analyzer.images import decode
 from analyzer.plain import as_json
 from benchmarks.placement import red_detector
@@ -216,7 +217,7 @@ def test_an_attribution_shows_itself(run, place):
     found = analyzer.explain(CNN, CHELSEA)
     assert repr(found) == "Attribution(grad-cam of four (0.982) at /network/stage3/Relu_output_0: 1 map of 96×96)"
     html = found._repr_html_()
-    assert "data:image/png;base64," in html and "<td" in html and "four" in html and "http" not in html
+    assert "data:image/webp;base64," in html and "<td" in html and "four" in html and "http" not in html
     code, _, err = run("explain", str(CNN), str(CHELSEA), "-o", str(place / "command.png"))
     found.save(place / "library.png")
     assert code == 0, err
@@ -343,11 +344,13 @@ def test_a_comparison_is_the_commands(run, place):
         CNN, INT8, ROOT / "examples/digits_*.png", "layer-cam", boxes=boxes, threshold={"evidence_iou": 0.999}, limit=2
     )
     assert plain(found) == document(run, "compare", str(CNN), str(INT8), str(ROOT / "examples/digits_*.png"), *flags)
-    assert not found.passed and "evidence-moves" in found._repr_html_() and "data:image/png" in found._repr_html_()
+    assert not found.passed and "evidence-moves" in found._repr_html_() and "data:image/webp" in found._repr_html_()
     assert repr(found) == "Comparison(digits_cnn_int8.onnx against digits_cnn.onnx on 2 pictures: 1 finding)"
     assert found.figure().shape == found.figure(next(iter(found.maps))).shape
     found.save(place / "comparison.png")
     assert np.array_equal(decode(place / "comparison.png"), found.figure())
+    assert np.array_equal(decode(found._repr_png_()), found.figure())
+    assert len(found._repr_html_()) < 210_000 < len(found._repr_png_())  # base64 of at most 150 kB
     with pytest.raises(analyzer.InputError, match="no maps of 'x' are kept"):
         found.figure("x")
 
@@ -380,7 +383,8 @@ def test_an_audit_is_the_commands(run, place):
     assert repr(found).startswith("Audit(digits_cnn.onnx on 3 pictures: ")
     found.save(place / "audit.png")
     assert np.array_equal(decode(place / "audit.png"), found.figure())
-    assert "data:image/png" in found._repr_html_() and "accuracy" in found._repr_html_()
+    assert np.array_equal(decode(found._repr_png_()), found.figure())
+    assert "data:image/webp" in found._repr_html_() and "accuracy" in found._repr_html_()
 
 
 # ---- Other commands ----
@@ -398,7 +402,7 @@ def test_a_localization_is_the_commands(run, place):
     found.save(place / "first.png")
     assert (place / "first.png").read_bytes() == (place / "drawn" / PICTURES[0].name).read_bytes()
     assert repr(found).startswith("Localization(grad-cam: ") and repr(found).endswith(" in 2 pictures)")
-    assert "data:image/png" in found._repr_html_() and found._repr_png_()
+    assert "data:image/webp" in found._repr_html_() and found._repr_png_()
     (one,) = analyzer.localize(DETECTOR, decode(COFFEE), target="eight", score_threshold=0.5).results
     assert [target["target"] for target in one["targets"]] == ["eight"]
     with pytest.raises(analyzer.InputError, match="there is no picture 2"):
@@ -412,7 +416,7 @@ def test_a_dream_is_the_commands(run, place):
     found.save(place / "ours.png")
     assert (place / "ours.png").read_bytes() == (place / "dream.png").read_bytes()
     assert (
-        len(found.images) == 2 and "data:image/png" in found._repr_html_() and repr(found).startswith("Dreams(four (")
+        len(found.images) == 2 and "data:image/webp" in found._repr_html_() and repr(found).startswith("Dreams(four (")
     )
     assert analyzer.dream(CNN, 3, steps=1).channels == [3]
     with pytest.raises(analyzer.InputError, match="either units or classes"):
@@ -453,10 +457,12 @@ def test_features_are_of_pictures_too_and_show_themselves(run, place):
         assert list(written) == list(found)
     assert repr(found).startswith("FeatureMaps(") and "×" in repr(found) and len(repr(found)) < 200
     html = found._repr_html_()
-    assert "data:image/png" in html and "probabilities" in html
+    assert "data:image/webp" in html and "probabilities" in html
+    assert np.array_equal(decode(found._repr_png_()), found.figure())
     with pytest.raises(analyzer.InputError, match="probabilities is no feature map of two axes"):
         found.figure("probabilities")
-    assert "data:image" not in analyzer.features(CNN, CHELSEA, "probabilities")._repr_html_()
+    vector = analyzer.features(CNN, CHELSEA, "probabilities")
+    assert "data:image" not in vector._repr_html_() and vector._repr_png_() is None
 
 
 def test_effective_fields_are_the_commands(run, place):
@@ -479,9 +485,34 @@ def test_effective_fields_are_the_commands(run, place):
         analyzer.effective_field(CNN, CHELSEA, foo=1)
 
 
-def test_receptive_fields_show_themselves():
-    html = analyzer.receptive_field(CNN)._repr_html_()
-    assert "<table>" in html and "3×3" in html and "all" in html
+def test_receptive_fields_show_themselves(run, place):
+    """Drawn as by the command, on a picture in whatever form or on none."""
+    found = analyzer.receptive_field(CNN)
+    html = found._repr_html_()
+    assert "<table>" in html and "3×3" in html and "all" in html and "data:image/webp" in html
+    assert np.array_equal(decode(found._repr_png_()), found.figure())
+    layer = "/network/stage?/*.0/Relu_output_0"
+    flags = ["-l", layer, "--at", "3,2", "-o", "fields.png"]
+    for pictures, drawn in (
+        ([], {}),
+        ([str(CHELSEA)], {"picture": CHELSEA}),
+        ([str(CHELSEA)], {"picture": Image.open(CHELSEA)}),
+    ):
+        code, _, err = run("receptive-field", str(CNN), *pictures, *flags)
+        assert code == 0, err
+        found.save(place / "ours.png", layer=layer, at=(3, 2), **drawn)
+        assert (place / "ours.png").read_bytes() == (place / "fields.png").read_bytes()
+
+
+def test_receptive_fields_without_a_figure_are_a_table():
+    """They are counted in another tensor, or nothing is known of a model."""
+    found = analyzer.receptive_field(CNN, wrt="/network/stem/stem.0/stem.0.2/Relu_output_0")
+    with pytest.raises(analyzer.InputError, match="not in pixels"):
+        found.figure(picture=CHELSEA)
+    unknown = fields_alone(CNN)
+    assert "<table>" in unknown._repr_html_() and unknown._repr_png_() is None
+    with pytest.raises(analyzer.InputError, match=r"use analyzer\.receptive_field"):
+        unknown.figure()
 
 
 def test_all_public_names_are_typed_and_documented():
@@ -525,9 +556,9 @@ def test_the_example_notebook_runs(monkeypatch, capsys):
         if last is not None:
             shown = eval(compile(ast.Expression(last.value), "notebook", "eval"), names)
             html = getattr(shown, "_repr_html_", lambda: "")()
-            pictures += "data:image/png" in html
+            pictures += "data:image/webp" in html
             assert len(repr(shown)) < 300
-    assert pictures == 10 and (names["folder"] / "heatmap.png").exists()
+    assert pictures == 11 and (names["folder"] / "heatmap.png").exists()
     assert "True" in capsys.readouterr().out
 
 

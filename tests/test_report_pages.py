@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 import analyzer
+from analyzer.images.showing import LARGEST
 from analyzer.report import plots
-from analyzer.report.page import LARGEST, figure, picture, sentence
+from analyzer.report.page import figure, picture, sentence
 
 ROOT = Path(__file__).resolve().parents[1]
 CNN, INT8 = ROOT / "models" / "digits_cnn.onnx", ROOT / "models" / "digits_cnn_int8.onnx"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
@@ -18,13 +19,13 @@ import numpy as np
 from analyzer.analysis import spatial
 from analyzer.analysis.interpreter import interpret
 from analyzer.analysis.intervals import EMPTY, INFINITE, LIMIT, STILL, Digit, Field, Path
-from analyzer.errors import InputError
+from analyzer.errors import AnalyzerError, InputError
 from analyzer.graph import Graph, Value
 from analyzer.graph.nodes import known_shape
 from analyzer.graph.protos import copied
 from analyzer.graph.query import image_input, image_layout
 from analyzer.graph.through import readers
-from analyzer.images import showing
+from analyzer.images import encode, showing, write_png
 
 Number: TypeAlias = "int | Fraction"
 Gates: TypeAlias = Literal["global", "cut"]
@@ -116,23 +117,28 @@ def _half_open(hull: tuple[int, int], extent: int | None, clip: bool) -> tuple[i
 class ReceptiveFields(Mapping[str, ReceptiveField]):
     """Receptive field by tensor name, for every tensor that depends on the image, in the order of the graph.
 
+    In a notebook they show themselves.
+
     Attributes:
         input: the tensor the pixels are counted in.
         input_axes: its spatial axes.
+        gates: as for `receptive_field`.
         unknown: tensor → the nodes that hide its receptive field, as "Op (node 'name')", with the reason after a colon
             where there is one.
+        draw: makes the figure, of the fields and the arguments of `figure`.
     """
 
     input: str
     input_axes: tuple[int, ...]
     unknown: dict[str, tuple[str, ...]]
     _fields: Mapping[str, Field]
-    _gates: Gates
+    gates: Gates
     _known: dict[str, ReceptiveField] = field(default_factory=dict)
+    draw: Callable[..., np.ndarray] | None = None
 
     def __getitem__(self, name: str) -> ReceptiveField:
         if name not in self._known:
-            self._known[name] = _report(self._fields[name], self._gates)
+            self._known[name] = _report(self._fields[name], self.gates)
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -144,6 +150,45 @@ class ReceptiveFields(Mapping[str, ReceptiveField]):
     def __repr__(self) -> str:
         return f"<receptive fields of {len(self)} tensors in {self.input!r}, {len(self.unknown)} unknown>"
 
+    def figure(
+        self, layer: str | Sequence[str] | None = None, at: tuple[int, ...] | None = None, picture: Any = None
+    ) -> np.ndarray:
+        """The field of a unit of each layer, and how many units see each pixel, as `receptive-field -o` draws them:
+        (H, W, 3) uint8 RGB.
+
+        Args:
+            layer: tensor names, node names or globs; up to 12 feature maps, evenly over the depth, unless given.
+            at: position (y, x) of the unit in its layer; the middle one unless given.
+            picture: to draw on, in whatever form `analyzer.explain` takes; blank unless given.
+
+        Raises:
+            InputError: the size of the picture is not known, or there is no such position.
+            NotFoundError: no such layer. UnsupportedError: a layer has no channels over space, or the input is no
+                picture.
+        """
+        if self.draw is None:
+            raise InputError("the model of these fields is not known", "use analyzer.receptive_field")
+        return self.draw(self, layer, at, picture)
+
+    def save(self, path: str | os.PathLike[str], **drawing: Any) -> None:
+        """Write the figure (.png, .jpg or .webp).
+
+        Args:
+            drawing: as for `figure`.
+        """
+        write_png(path, self.figure(**drawing))
+
+    def _thumbnail(self) -> np.ndarray | None:
+        """The figure, where there is one."""
+        try:
+            return self.figure()
+        except AnalyzerError:
+            return None
+
+    def _repr_png_(self) -> bytes | None:
+        picture = self._thumbnail()
+        return None if picture is None else encode(picture)
+
     def _repr_html_(self) -> str:
         """A row per receptive field that differs from the one before."""
         rows, last = list[tuple[str, ...]](), None
@@ -152,7 +197,7 @@ class ReceptiveFields(Mapping[str, ReceptiveField]):
             if said != last:
                 rows.append((name, *said))
             last = said
-        return showing.page(repr(self), None, rows, ("from this tensor on", "size", "stride", "padding"))
+        return showing.page(repr(self), self._thumbnail(), rows, ("from this tensor on", "size", "stride", "padding"))
 
 
 def _words(values: tuple[Number | None, ...] | None) -> str:
@@ -169,22 +214,14 @@ def receptive_field(
     axes: Sequence[int] | None = None,
     input_shapes: dict[str, tuple[int, ...]] | None = None,
 ) -> ReceptiveFields:
-    """The receptive field of every tensor of `model`.
-
-    Args:
-        model: a Graph, or anything `Graph.read` takes: path, bytes, ModelProto.
-        wrt: the tensor whose elements are the pixels; the image input when None.
-        gates: "global" includes the statistics of normalizations and squeeze-and-excitation; "cut" does not.
-        axes: the spatial axes of `wrt`; found from its shape and its first consumers when None.
-        input_shapes: {input: sizes} to fix symbolic dimensions when a model is read.
-    """
+    """The receptive field of every tensor; `analyzer.receptive_field`, which also draws it, says what is what."""
     if gates not in ("global", "cut"):
         raise InputError(f"gates must be 'global' or 'cut', not {gates!r}")
     graph = model if isinstance(model, Graph) else Graph.read(model, input_shapes=input_shapes)
     image = image_input(graph) if wrt is None else graph[wrt]
     chosen = _spatial_axes(graph, image) if axes is None else tuple(a % len(known_shape(image)) for a in axes)
     found = interpret(graph, spatial.SPATIAL, {image.name: Field.image(known_shape(image), chosen)})
-    single = _of_one_picture(graph) if found.unknown else None
+    single = of_one_picture(graph) if found.unknown else None
     if single is not None:
         image = single[image.name]
         found = interpret(single, spatial.SPATIAL, {image.name: Field.image(known_shape(image), chosen)})
@@ -210,7 +247,7 @@ def _spatial_axes(graph: Graph, image: Value) -> tuple[int, ...]:
     return tuple(range(1, rank)) or (0,)
 
 
-def _of_one_picture(graph: Graph) -> Graph | None:
+def of_one_picture(graph: Graph) -> Graph | None:
     """The graph for a batch of one, where the file leaves the batch open: then more sizes are known before it runs."""
     if not any(v.shape and isinstance(v.shape[0], str) for v in graph.inputs):
         return None

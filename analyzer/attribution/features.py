@@ -15,7 +15,7 @@ from analyzer.attribution.model import Model
 from analyzer.errors import InputError
 from analyzer.graph import Graph
 from analyzer.graph.query import find_tensors
-from analyzer.images import channel_grid, showing, write_npz
+from analyzer.images import channel_grid, encode, showing, write_npz
 
 
 class FeatureMaps(dict[str, np.ndarray]):
@@ -61,6 +61,9 @@ class FeatureMaps(dict[str, np.ndarray]):
     def __repr__(self) -> str:
         """«FeatureMaps(r1: 1×16×24×24, logits: 1×10)»"""
         return f"FeatureMaps({', '.join(f'{name}: {_sizes(array)}' for name, array in self.items())})"
+
+    def _repr_png_(self) -> bytes | None:
+        return encode(self.figure()) if self._first else None
 
     def _repr_html_(self) -> str:
         rows = [(name, _sizes(array), f"{array.min():.4g} … {array.max():.4g}") for name, array in self.items()]

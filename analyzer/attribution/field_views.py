@@ -132,6 +132,15 @@ def picture_of(
     if feeding is not None and source is not None:
         seen = feeding.preprocess.undo(model.feeds(feeding.feed(source).feeds)[model.image][0])
         return (seen.shape[0], seen.shape[1]), seen
+    return size_of(graph, fields), None
+
+
+def size_of(graph: Graph, fields: ReceptiveFields) -> tuple[int, int]:
+    """(height, width) of the tensor that the fields are counted in.
+
+    Raises:
+        As `picture_of`.
+    """
     shape = graph[fields.input].shape or ()
     sizes = [shape[axis] for axis in fields.input_axes]
     if len(sizes) != 2:
@@ -141,7 +150,7 @@ def picture_of(
         raise InputError(
             f"the size of {fields.input!r} is not fixed", "add a picture, or fix it with --shape 1x3x224x224"
         )
-    return (height, width), None
+    return height, width
 
 
 def draw_fields(

@@ -249,17 +249,15 @@ def _written(
     effective: Mapping[str, EffectiveField],
 ) -> list[str]:
     """Files that were written."""
-    from analyzer.attribution.effective_field import measured_layers
-    from analyzer.attribution.field_views import EffectiveFields, draw_fields, picture_of
-    from analyzer.attribution.units import Units
+    from analyzer.api.fields import draw_layers
+    from analyzer.attribution.field_views import EffectiveFields, picture_of
     from analyzer.images import write_npz, write_png
 
     if given.out and effective:
         write_png(given.out, EffectiveFields(effective).figure())
     elif given.out:
         size, seen = picture_of(explainer, graph, fields, feeding, samples[0].source if samples else None)
-        layers = {name: Units.of(graph, name) for name in measured_layers(graph, given.layer)}
-        write_png(given.out, draw_fields(layers, fields, size, seen, given.at))
+        write_png(given.out, draw_layers(graph, fields, given.layer, given.at, size, seen))
     if given.raw:
         write_npz(given.raw, {name: field.map for name, field in effective.items()})
     return [place for place in (given.out, given.raw) if place]

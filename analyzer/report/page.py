@@ -17,14 +17,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analyzer.files import atomic_write, make_folder
-from analyzer.images import encode
-from analyzer.images.resample import resize
+from analyzer.images.showing import LARGEST, compressed, inline
 from analyzer.version import __version__
 
-LARGEST = 150_000  # bytes of a picture on a page
 WHOLE = 50_000_000  # bytes of all pictures inside one page, before base64
 SMALL = 20_000  # bytes that each of them may have however many there are
-QUALITIES = 85, 70, 50  # of WebP, tried in this order
 
 
 @dataclass(frozen=True)
@@ -49,9 +46,8 @@ class Shot(NamedTuple):
 
 
 def picture(caption: str, pixels: np.ndarray, largest: int = LARGEST) -> Picture:
-    """A picture inside a page, (H, W, 3) uint8; see `compressed`."""
-    data, height, width = compressed(pixels, largest)
-    return Picture(caption, f"data:image/webp;base64,{base64.b64encode(data).decode()}", width, height)
+    """A picture inside a page, (H, W, 3) uint8; see `showing.compressed`."""
+    return Picture(caption, *inline(pixels, largest))
 
 
 def inside(shots: Sequence[Shot]) -> Iterator[Picture]:
@@ -68,15 +64,6 @@ def beside(folder: Path, shots: Sequence[Shot], name: str = "picture") -> Iterat
         source = f"pictures/{name}-{number:04}.webp"
         atomic_write(folder / source, data)
         yield Picture(shot.caption, source, width, height)
-
-
-def compressed(pixels: np.ndarray, largest: int = LARGEST) -> tuple[bytes, int, int]:
-    """(WebP of at most so many bytes, height, width): compressed more, then made smaller, until it is."""
-    for quality in QUALITIES:
-        data = encode(pixels, ".webp", quality)
-        if len(data) <= largest:
-            return data, *pixels.shape[:2]
-    return compressed(resize(pixels, (pixels.shape[0] // 2, pixels.shape[1] // 2)), largest)
 
 
 def render(template: str, **given: Any) -> Iterator[str]:

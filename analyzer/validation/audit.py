@@ -14,7 +14,7 @@ from analyzer.attribution import Attribution, Explainer
 from analyzer.attribution.lines import Placed
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
-from analyzer.images import Fed, Feeding, Preprocess, showing, write_png
+from analyzer.images import Fed, Feeding, Preprocess, encode, showing, write_png
 from analyzer.metrics import (
     average_drop,
     deletion,
@@ -99,11 +99,17 @@ class Audit:
         model = os.path.basename(self.report["identity"]["model"])
         return f"Audit({model} on {pictures} picture{'s' * (pictures != 1)}: {said})"
 
+    def _thumbnail(self) -> np.ndarray | None:
+        return self.figure() if self.draw is not None and self.maps else None
+
+    def _repr_png_(self) -> bytes | None:
+        picture = self._thumbnail()
+        return None if picture is None else encode(picture)
+
     def _repr_html_(self) -> str:
         rows = [(f["code"], f"{f['value']:.3g}", f"{f['where']} {f['words']}") for f in self.findings or ()]
         rows += [(name.replace("_", " "), f"{value:.4g}", "") for name, value in self.report["summary"].items()]
-        picture = self.figure() if self.draw is not None and self.maps else None
-        return showing.page(repr(self), picture, rows, ("", "value", ""))
+        return showing.page(repr(self), self._thumbnail(), rows, ("", "value", ""))
 
 
 def audit(

@@ -13,7 +13,7 @@ import numpy as np
 from analyzer.attribution.black_box import is_perturbing
 from analyzer.data import Sample, read_mask
 from analyzer.errors import AnalyzerError, InputError, ProviderError
-from analyzer.images import Fed, Feeding, Preprocess, showing, write_png
+from analyzer.images import Fed, Feeding, Preprocess, encode, showing, write_png
 from analyzer.metrics.energy import energy_inside
 from analyzer.metrics.overlap import top_iou
 from analyzer.metrics.similarity import cosine_of, finite_in_both, maximum_shift, spearman
@@ -157,14 +157,20 @@ class Comparison:
         pictures = self.report["pictures"]
         return f"Comparison({models} on {pictures} picture{'s' * (pictures != 1)}: {said})"
 
+    def _thumbnail(self) -> np.ndarray | None:
+        return self.figure() if self.draw is not None and self.maps else None
+
+    def _repr_png_(self) -> bytes | None:
+        picture = self._thumbnail()
+        return None if picture is None else encode(picture)
+
     def _repr_html_(self) -> str:
         rows = [(f["code"], f"{f['value']:.4g}", f"{f['limit']:.4g}", f["words"]) for f in self.findings or ()]
         rows += [
             (method, f"{row['rank_correlation']:.3f}", "", "median rank correlation of the maps")
             for method, row in self.report["evidence"].items()
         ]
-        picture = self.figure() if self.draw is not None and self.maps else None
-        return showing.page(repr(self), picture, rows, ("", "value", "limit", ""))
+        return showing.page(repr(self), self._thumbnail(), rows, ("", "value", "limit", ""))
 
 
 def compare(
