@@ -50,7 +50,7 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "project": ("A unit carried back to the pixels", ["project", CNN, PICTURE, "-l", RELU, "-u", "3"], ""),
     "mine": (
         "The strongest activations of channels",
-        ["mine", CNN, "examples/digits_*.png", "-l", RELU, "-k", "9"],
+        ["mine", CNN, "examples/digits_*.png", "-l", RELU, "-k", "9", "--draw", "4"],
         "**/*.png",
     ),
     "dream": ("What drives a channel most", ["dream", CNN, "-l", "/network/stage3/Relu_output_0", "-u", "5"], ""),
@@ -88,7 +88,7 @@ def tasks(folder: Path) -> list[str]:
     for name, (title, arguments) in TASKS.items():
         out = folder / f"{name}.png"
         run(*arguments, "-o", str(out))
-        keep(out, name, 800)
+        keep(out, name, 1000)
         lines += section(name, title, arguments)
     return lines
 
@@ -105,7 +105,7 @@ def commands(folder: Path) -> list[str]:
         out = folder / (name if shown else f"{name}.png")
         run(*arguments, "-o", str(out))
         source = sorted(out.glob(shown))[0] if shown else out
-        keep(source, name, 800)
+        keep(source, name, 1000)
         lines += section(name, title, arguments)
     return lines
 

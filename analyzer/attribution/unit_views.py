@@ -72,7 +72,7 @@ class UnitViews:
                 signed_view(unit.pixels[close], "normalised"),
             ]
             name = f"channel {unit.channel}" + ("" if unit.position is None else f" at {unit.place}")
-            names += [name, "projection", "signed sum", "close up", "close up"]
+            names += [name, "projection", "signed sum", "close up", "projection, close up"]
         return grid(tiles, names, 5, f"{self.policy} of {self.layer}")
 
 

@@ -92,7 +92,7 @@ def mosaic(
     if not blocks:
         raise InputError("nothing to draw")
     largest = max(max(t.shape[:2]) for b in blocks for g in b.groups for t in g)
-    side = side or (largest * max(1, 64 // largest) if largest < 64 else min(largest, 112))
+    side = side or (largest * max(1, round(88 / largest)) if largest < 64 else min(largest, 112))
     drawn = []
     for block in blocks:
         groups = [tile_square(g, columns or math.ceil(math.sqrt(len(g))), side, 2, ground) for g in block.groups]

@@ -22,6 +22,7 @@ from analyzer.images.colour import colourise, is_diverging
 from analyzer.images.draw import (
     FULL,
     PAPER,
+    RULE,
     ColourBar,
     Found,
     around_gray,
@@ -381,18 +382,19 @@ def sheet(panels: Sequence[Panel | None], columns: int, title: str = "", bar: Co
         raise InputError("a grid needs at least one picture")
     columns = min(columns, len(panels))
     size = min(text_size(p.picture) for p in present)
-    drawn = [None if p is None else beside_bar(p.picture, p.bar, size) for p in panels]
-    width = max(d.shape[1] for d in drawn if d is not None)
-    words = [[] if p is None else wrap(clean(p.title), width, size, lines=2) for p in panels]
+    drawn = [None if p is None else beside_bar(_outlined(p.picture), p.bar, size) for p in panels]
+    widths = [max((d.shape[1] for d in drawn[at::columns] if d is not None), default=0) for at in range(columns)]
+    words = [
+        [] if p is None else wrap(clean(p.title), widths[at % columns], size, lines=2) for at, p in enumerate(panels)
+    ]
     gap, line = round(1.2 * size), round(1.45 * size)
+    lefts = [sum(widths[:at]) + at * gap for at in range(columns)]
     rows = []
     for at in range(0, len(panels), columns):
         above = line * max(len(w) for w in words[at : at + columns])
         high = max((d.shape[0] for d in drawn[at : at + columns] if d is not None), default=0)
-        row = np.full((above + high + gap, columns * (width + gap) - gap, 3), PAPER, np.uint8)
-        for place, each in enumerate(drawn[at : at + columns]):
-            left = place * (width + gap)
-            lines = words[at + place]
+        row = np.full((above + high + gap, lefts[-1] + widths[-1], 3), PAPER, np.uint8)
+        for left, lines, each in zip(lefts, words[at : at + columns], drawn[at : at + columns], strict=False):
             for number, text in enumerate(lines):
                 draw_text(row, text, left, above - line * (len(lines) - number) + size, size, INK)
             if each is not None:
@@ -400,3 +402,13 @@ def sheet(panels: Sequence[Panel | None], columns: int, title: str = "", bar: Co
         rows.append(row)
     whole = np.concatenate(rows)[: -gap or None]
     return figure(whole, title, bar)
+
+
+def _outlined(picture: np.ndarray) -> np.ndarray:
+    """`picture` with a thin line over its border, where most of that is as white as the paper around it."""
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    if np.median(border.min(axis=1)) < 250:
+        return picture
+    lined = picture.copy()
+    lined[0], lined[-1], lined[:, 0], lined[:, -1] = (RULE,) * 4
+    return lined
