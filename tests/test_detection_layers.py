@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 import analyzer
@@ -54,6 +55,81 @@ def test_its_heat_lies_on_the_detection(target, square) -> None:
     assert heat[y : y + side, x : x + side].sum() > 0.3 * heat.sum() > 0
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     assert y <= row < y + side and x <= column < x + side
+
+
+def ended(end: str, surest: int = 8) -> onnx.ModelProto:
+    """The detector with what is found chosen inside: by NonMaxSuppression, in three outputs and without a batch axis as
+    torchvision has it, or by TopK, in one output as YOLOv10 has it. "objectness" is the former, with scores that are
+    multiplied by an objectness."""
+    net = onnx.ModelProto.FromString(detector(surest=surest).SerializeToString())
+    del net.graph.node[-1], net.graph.output[:]
+    nodes = [
+        node("Transpose", ["boxes"], ["centred"], perm=[0, 2, 1]),
+        node("Split", ["centred", "cut"], ["middle", "extent"], axis=2),
+        node("Mul", ["extent", "reach"], ["reached"]),
+        node("Sub", ["middle", "reached"], ["before"]), node("Add", ["middle", "reached"], ["after"]),
+        node("Concat", ["before", "after"], ["corners"], axis=2),
+    ]  # fmt: skip
+    weights = {"reach": np.float32(0.5)}
+    kinds = {
+        "box rows": onnx.TensorProto.FLOAT,
+        "score rows": onnx.TensorProto.FLOAT,
+        "label rows": onnx.TensorProto.INT64,
+    }
+    objectness = end == "objectness"
+    if end != "TopK":
+        weights |= {
+            "most": np.array([20], np.int64), "overlap": np.float32([0.5]), "least": np.float32([0.3]),
+            "one": np.array(1, np.int64), "two": np.array(2, np.int64), "first": np.array([0], np.int64),
+            "things": np.full((1, 1, 80), 0.9, np.float32),
+        }  # fmt: skip
+        nodes += [
+            node("Mul" if objectness else "Identity", ["scores", "things"][: 1 + objectness], ["sure"]),
+            node("NonMaxSuppression", ["corners", "sure", "most", "overlap", "least"], ["kept"]),
+            node("Gather", ["kept", "one"], ["label rows"], axis=1), node("Gather", ["kept", "two"], ["place"], axis=1),
+            node("Squeeze", ["corners", "first"], ["all boxes"]),
+            node("Gather", ["all boxes", "place"], ["box rows"], axis=0),
+            node("GatherND", ["sure", "kept"], ["score rows"]),
+        ]  # fmt: skip
+    else:
+        weights |= {"rows": np.array([6], np.int64), "last": np.array([2], np.int64), "four": np.int64([1, 1, 4])}
+        nodes += [
+            node("ReduceMax", ["scores"], ["surest"], axes=[1], keepdims=0),
+            node("ArgMax", ["scores"], ["kind"], axis=1, keepdims=0),
+            node("TopK", ["surest", "rows"], ["best", "place"], axis=1),
+            node("GatherElements", ["kind", "place"], ["label"], axis=1),
+            node("Unsqueeze", ["place", "last"], ["places"]), node("Expand", ["places", "four"], ["each"]),
+            node("GatherElements", ["corners", "each"], ["box"], axis=1),
+            node("Unsqueeze", ["best", "last"], ["best column"]),
+            node("Cast", ["label"], ["label number"], to=1), node("Unsqueeze", ["label number", "last"], ["labels"]),
+            node("Concat", ["box", "best column", "labels"], ["output0"], axis=2),
+        ]  # fmt: skip
+        kinds = {"output0": onnx.TensorProto.FLOAT}
+    net.graph.node.extend(nodes)
+    net.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items())
+    net.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items())
+    return onnx.shape_inference.infer_shapes(net)
+
+
+@pytest.mark.parametrize("end", ["NonMaxSuppression", "objectness", "TopK"])
+def test_what_the_model_chose_is_explained_at_its_own_level(end) -> None:
+    found = analyzer.explain(ended(end), BOTH, "layer-cam", "all")
+    sides = [round(p.box[2] - p.box[0]) for p in found.predicted()]
+    assert set(sides) == {8, 16} and found.task.layers == ("map8", "map16")
+    assert [found.layer_of(row) for row in range(len(sides))] == [f"map{side}" for side in sides]
+
+
+@pytest.mark.parametrize("surest", [8, 16])
+@pytest.mark.parametrize("end", ["NonMaxSuppression", "TopK"])
+def test_so_it_is_in_an_exported_file(end, surest, tmp_path) -> None:
+    net = ended(end, surest)
+    analyzer.export(net, tmp_path / "exported.onnx", "layer-cam")
+    session = onnxruntime.InferenceSession(tmp_path / "exported.onnx")
+    explained = analyzer.explain(net, BOTH, "layer-cam")
+    assert explained.layer == f"map{surest}"
+    assert np.allclose(session.run(["heatmap"], {"x": BOTH})[0], explained.heatmap, atol=1e-5)
+    nothing = session.run(["heatmap"], {"x": np.zeros_like(BOTH)})[0]
+    assert nothing.shape == explained.heatmap.shape and not nothing.any()
 
 
 def met(nodes: list[onnx.NodeProto], **weights: np.ndarray) -> list[str]:

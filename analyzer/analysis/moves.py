@@ -6,7 +6,7 @@ Followed back, they tell of every candidate which map it is of and where in it, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -57,7 +57,7 @@ def origins(graph: Graph, value: Value) -> Origins | None:
         known: list[Any] = [graph.constant(i) if isinstance(i, Value) else i for i in inputs]
         return None if any(k is None for k in known) else moved(node, known)
 
-    found = _followed(graph, value, source, placed, deep=True)
+    found = _followed(graph, value, source, placed, choices=False)
     sizes = fixed_sizes(value.shape)
     if found is None or sizes is None or found.size != int(np.prod(sizes)):
         return None
@@ -76,13 +76,39 @@ def unsquashed(op: Builder, value: Value) -> Value:
     """
     wide = np.dtype(np.float64 if value.dtype == np.float64 else np.float32)
 
-    def placed(node: Node, inputs: list[Value]) -> Any:
-        if node.op == "TopK":
-            return op.GatherElements(inputs[0], node.outputs[1], axis=node.attrs.get("axis", -1))
-        return op.node(node.op, *inputs, outputs=len(node.outputs), **node.attrs)
+    def source(found: Value, _: str) -> Value:
+        return op.cast(found, wide)
 
-    found: Value = _followed(op.graph, value, lambda source, _: op.cast(source, wide), placed, deep=False)
+    found: Value = _followed(op.graph, value, source, lambda node, inputs: _again(op, node, inputs), deep=False)
     return found
+
+
+def numbered(op: Builder, value: Value, numbers: Mapping[str, int]) -> Value:
+    """For every element of a tensor which tensor it was computed in, int64, appended: by `numbers`, 0 for tensors that
+    are not among them.
+
+    Where the model chooses elements (TopK), the same are chosen: so it tells where what is chosen comes from.
+    """
+
+    def source(found: Value, _: str) -> Value:
+        return op.expand_like(op.constant(np.array(numbers.get(found.name, 0), np.int64), "source"), found)
+
+    found: Value = _followed(op.graph, value, source, lambda node, inputs: _again(op, node, inputs), products=True)
+    return found
+
+
+def sources(graph: Graph, value: Value) -> list[Value]:
+    """The tensors that the elements of a tensor were computed in, as `numbered` tells them apart."""
+    found: list[Value] = []
+    _followed(graph, value, lambda one, _: found.append(one), lambda node, _: [None] * len(node.outputs), products=True)
+    return found
+
+
+def _again(op: Builder, node: Node, inputs: list[Value]) -> Any:
+    """The node with other inputs; TopK chooses of them what it chose of its own."""
+    if node.op == "TopK":
+        return op.GatherElements(inputs[0], node.outputs[1], axis=node.attrs.get("axis", -1))
+    return op.node(node.op, *inputs, outputs=len(node.outputs), **node.attrs)
 
 
 def ending(graph: Graph, value: Value) -> str | None:
@@ -111,13 +137,17 @@ def _followed(
     value: Value,
     source: Callable[[Value, str], T],
     placed: Callable[[Node, list[Any]], Any],
-    deep: bool,
+    deep: bool = True,
+    choices: bool = True,
+    products: bool = False,
 ) -> T:
     """Back from `value` to its sources, and forward again by `placed`.
 
     Args:
         placed: what a node makes of its inputs (constants as Values), one result or several.
         deep: go on behind squashing functions.
+        choices: go on behind operators that choose numbers when the model runs.
+        products: go on behind a product, to the factor that has its shape.
     """
     done: dict[tuple[str, str], Any] = {}
 
@@ -137,7 +167,10 @@ def _followed(
             return of(node.inputs[0], function)
         if node.op in SQUASHING and not function:
             return of(node.inputs[0], node.op) if deep else source(node.inputs[0], node.op)
-        chooses = not deep and node.op in CHOOSING and node.outputs[0] is current
+        factor = next((i for i in node.inputs if _alike(i, current)), None) if node.op == "Mul" else None
+        if products and factor is not None:
+            return of(factor, function)
+        chooses = choices and node.op in CHOOSING and node.outputs[0] is current
         if not chooses and (node.op not in PLACING or not _constant(graph, node)):
             return source(current, function)
         count = len(node.inputs) if node.op == "Concat" else 1
@@ -147,6 +180,11 @@ def _followed(
 
     found: T = of(value, "")
     return found
+
+
+def _alike(value: Value, other: Value) -> bool:
+    """Whether a tensor is computed and has the sizes of another, as far as they are known."""
+    return bool(value.inputs) and value.shape is not None and value.shape == other.shape
 
 
 def _constant(graph: Graph, node: Node) -> bool:

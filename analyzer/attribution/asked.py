@@ -13,11 +13,12 @@ from analyzer.attribution.question import Question
 from analyzer.attribution.shown import shown_outputs
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.gradient.reverse import is_float
-from analyzer.graph import Graph
+from analyzer.graph import Builder, Graph
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.query import fillings
+from analyzer.runtime import Session
 from analyzer.tasks import Prediction, Task, recognise, task_from
-from analyzer.tasks.base import TOP1, Labels, check_class
+from analyzer.tasks.base import LAYERS, TOP1, Labels, check_class
 from analyzer.tasks.detection.view import Run
 from analyzer.tasks.recognise import Declared
 from analyzer.tasks.targets import is_expression, resolve_class
@@ -161,7 +162,7 @@ def predicted(model: Model, question: Question, feeds: Mapping[str, np.ndarray],
         task = task_for(model, question, feeds)
     whole = filled(model, feeds)
     count = len(whole[model.image]) if whole[model.image].ndim else 1
-    said = task.answer(shown_outputs(model, whole, task.reading), 0, count)
+    said = task.answer(shown_outputs(model, whole, task.reading) | _layers_of(model, task, whole), 0, count)
     if isinstance(word, int):
         return task.chosen(word, said, question.labels)
     found = task.resolve(word, said, question.labels)
@@ -178,6 +179,20 @@ def predicted(model: Model, question: Question, feeds: Mapping[str, np.ndarray],
     prefix = f"{output}:"
     slots = [p.slot if isinstance(p.slot, str) else task.expression(p.slot) for p in found]
     return [replace(p, target=prefix + p.target, slot=slot) for p, slot in zip(found, slots, strict=True)]
+
+
+def _layers_of(model: Model, task: Task, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `Task.layers_in` gives for some pictures; {} for a task without."""
+
+    def made() -> Session | None:
+        graph = model.graph_of(feeds)
+        found = task.layers_in(Builder(graph, "layers"))
+        return None if found is None else model.session(graph, [graph.add_output(found, LAYERS).name])
+
+    if len(task.layers) < 2:
+        return {}
+    session = model.kept(("layers", task.output.name, tuple(sorted(sizes_of(feeds).items()))), made)
+    return {} if session is None else session.run(feeds)
 
 
 def _of_output(task: Task, question: Question, said: np.ndarray, target: str) -> Prediction:

@@ -162,6 +162,11 @@ class Task:
         shape = self.logits.shape
         return None if shape is None else count([d for i, d in enumerate(shape) if i or not self.batched])
 
+    def layers_in(self, op: Builder) -> Value | None:
+        """(N, classes) the index in `layers` of the layer of every class, appended; None where that does not depend on
+        what the model chooses when it runs."""
+        return None
+
     def level_in(self, op: Builder, chosen: Value) -> Value:
         """(N,) the index in `layers` of the layer that the classes chosen are explained by, appended."""
         raise NotImplementedError
@@ -374,6 +379,7 @@ class Finding(Task):
         return "score"
 
 
+LAYERS = "xai/layers"  # among what the model says: what `Task.layers_in` gives
 COMPARABLE = {name: np.dtype(np.float64) for name in ("float64", "int32", "uint32", "int64", "uint64")}
 
 

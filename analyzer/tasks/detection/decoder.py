@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from analyzer.analysis.moves import unsquashed
+from analyzer.analysis.moves import numbered, unsquashed
 from analyzer.analysis.scores import holds_floats
 from analyzer.errors import InputError
 from analyzer.graph import Builder, Value
@@ -219,6 +219,15 @@ class Decoder:
                     found, thing = op.Pow(found, self.powers[0]), op.Pow(thing, self.powers[1])
                 found = op.Mul(found, thing)
             rows.append(found)
+        return op.Concat(*rows, axis=1)
+
+    def layers_in(self, op: Builder, layers: Sequence[str]) -> Value:
+        """(N, P) the index in `layers` of the feature map of each candidate that the model chose."""
+        rows = []
+        for level in self.levels:
+            at = {tensor: layers.index(layer) for tensor, layer in level.layers}
+            found = numbered(op, _real(op, level.scores), at)
+            rows.append(op.Reshape(level.scores.of(op, found), [0, -1], allowzero=0))
         return op.Concat(*rows, axis=1)
 
     def _squashed_in(self, op: Builder, part: Part, function: str) -> Value:

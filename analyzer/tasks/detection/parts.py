@@ -106,6 +106,8 @@ class Level:
         cell: candidates at each place of the grid.
         planes: whether all places of the first candidate come before those of the second.
         layer: the feature map by which a candidate is explained; "" for the one that the model has for all.
+        layers: (tensor, feature map) of candidates that the model chose of several maps: those whose score was computed
+            in that tensor are explained by that feature map.
     """
 
     scores: Part
@@ -119,6 +121,7 @@ class Level:
     cell: int = 1
     planes: bool = False
     layer: str = ""
+    layers: tuple[tuple[str, str], ...] = ()
 
     @property
     def places(self) -> tuple[np.ndarray, np.ndarray]:

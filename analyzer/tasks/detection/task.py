@@ -15,7 +15,7 @@ from analyzer.errors import InputError, NotFoundError
 from analyzer.graph import Builder, Value
 from analyzer.metrics.boxes import suppressed, suppressed_rotated
 from analyzer.metrics.detections import Detections
-from analyzer.tasks.base import TOP1, Labels, Prediction
+from analyzer.tasks.base import LAYERS, TOP1, Labels, Prediction
 from analyzer.tasks.detection.boxed import Boxed
 from analyzer.tasks.detection.codings import Corners, rotated_corners
 from analyzer.tasks.detection.decoder import Candidates, Decoder, packed, unpacked
@@ -57,7 +57,17 @@ class Detection(Boxed):
     def shown(self, op: Builder) -> Value:
         return op.Reshape(self.decoder.scores_in(op), [0, -1], allowzero=0)
 
+    def layers_in(self, op: Builder) -> Value | None:
+        if not any(level.layers for level in self.decoder.levels):
+            return None
+        return self.decoder.layers_in(op, self.layers)
+
     def level_in(self, op: Builder, chosen: Value) -> Value:
+        layers = self.layers_in(op)
+        if layers is not None:
+            layers = op.Pad(layers, [0, 0, 0, 1])  # there may be none
+            row = op.Unsqueeze(op.Max(chosen, np.int64(0)), [1])
+            return op.Squeeze(op.GatherElements(layers, row, axis=1), [1])
         at = [self.layers.index(level.layer) for level in self.decoder.levels]
         counts = [level.count for level in self.decoder.levels]
         of_candidate = op.constant(np.repeat(at, counts).astype(np.int64), "levels")
@@ -66,6 +76,9 @@ class Detection(Boxed):
 
     @property
     def layers(self) -> tuple[str, ...]:
+        own = [layer for level in self.decoder.levels for _, layer in level.layers]
+        if own:
+            return tuple(dict.fromkeys(own))
         levels = [level for level in self.decoder.levels if level.count or not self._candidates]
         return tuple(dict.fromkeys(level.layer for level in levels)) if all(level.layer for level in levels) else ()
 
@@ -107,6 +120,10 @@ class Detection(Boxed):
         rows = [self.decoder.scores({n: self.of(a, i, count) for n, a in output.items()}) for i in range(count)]
         return np.stack(rows).reshape(count, -1)
 
+    def answer(self, said: Mapping[str, np.ndarray], index: int = 0, count: int = 1) -> Any:
+        layers = {LAYERS: self.of(said[LAYERS], index, count)} if LAYERS in said else {}
+        return super().answer(said, index, count) | layers
+
     def predictions(self, output: Any, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         found = self.decoder.candidates(output)
         return self._named(output, found, self._kept(found)[:limit], labels)
@@ -136,6 +153,7 @@ class Detection(Boxed):
         classes, predictions = self._classes_of(found, pairs), []
         masks = self.decoder.masks_of(output, pairs[:, 0], found.boxes[pairs[:, 0]])
         corners = None if found.rotated is None else rotated_corners(found.rotated[pairs[:, 0]])
+        layers = output.get(LAYERS)
         for number, ((place, column), index) in enumerate(zip(pairs.tolist(), classes.tolist(), strict=True)):
             slot = place * self.decoder.classes + column
             predictions.append(
@@ -147,7 +165,7 @@ class Detection(Boxed):
                     slot,
                     box=tuple(found.boxes[place].tolist()),
                     points=None if found.points is None else tuple(map(tuple, found.points[place].tolist())),
-                    layer=self.layer_of(slot),
+                    layer=self.layer_of(slot) if layers is None else self.layers[int(layers[0, place])],
                     scaled=self.decoder.scaled,
                     mask=masks[number],
                     corners=None if corners is None else tuple(map(tuple, corners[number].tolist())),

@@ -170,7 +170,10 @@ class View:
 
         The maps of a head, after that, show little but the middle of the box: see `benchmarks/detectors.py`.
         """
-        last = self.last_shared(level)
+        return self.meeting(self.last_shared(level))
+
+    def meeting(self, last: FeatureMap | None) -> str:
+        """The last map of the size of `last` in which scales come together on the way to it; else `last`."""
         if last is None:
             return ""
         met = [m for m in meetings(self.graph, last) if m.size == last.size]
@@ -188,8 +191,11 @@ class View:
         if grid is None and layout is not None and layout.is_map:
             grid = tuple(layout.grid)  # type: ignore[assignment]
         common: set[str] = set.intersection(*(ancestors(self.graph, [v.name]) for v in own))
-        names = {v.name for v in own}
-        maps = [m for m in feature_maps(self.graph, first) if m.name in common - names and m.size == grid]
+        return self.last_of(first, common - {v.name for v in own}, grid)
+
+    def last_of(self, first: Value, among: set[str], grid: tuple[int | None, ...] | None) -> FeatureMap | None:
+        """The last map of a grid before `first` that is `among` these tensors."""
+        maps = [m for m in feature_maps(self.graph, first) if m.name in among and m.size == grid]
         return maps[-1] if maps else None
 
 

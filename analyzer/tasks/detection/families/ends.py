@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis.feature_maps import feature_maps
-from analyzer.analysis.moves import CHOOSING, SQUASHING, ending
+from analyzer.analysis.layouts import layouts
+from analyzer.analysis.moves import CHOOSING, SQUASHING, ending, sources
 from analyzer.analysis.scores import holds_floats
 from analyzer.graph import Node, Value
 from analyzer.graph.query import ancestors, descendants, image_input
@@ -56,6 +57,7 @@ def apart(view: View) -> tuple[Decoder, str] | None:
         Part(box.name, batched=batched),
         layer=_layer(view, scores[0], box, _rows(box)),
         labels=Part(classes[0].name, axis=None, batched=batched) if classes else None,
+        layers=_layers(view, scores[0], box),
     )
     masks = _masks(view, box, batched)
     found = [v.name for v in (*scores, box, *classes)] + ([masks.output] if masks is not None else [])
@@ -87,6 +89,7 @@ def joined(view: View) -> tuple[Decoder, str] | None:
             part(box, 4),
             labels=part(class_, 1),
             layer=_layer(view, value, value, _rows(value)),
+            layers=_layers(view, _with_column(value, score), _with_column(value, box)),
         )
         example = view.example(level.scores)
         if example is not None and example.size and not (example.min() >= 0 and example.max() <= 1):
@@ -281,6 +284,26 @@ def _layer(view: View, scores: Value, box: Value, rows: int | None) -> str:
     return (shared or coarsest)[-1]
 
 
+def _layers(view: View, scores: Value, box: Value) -> tuple[tuple[str, str], ...]:
+    """(tensor in which scores are computed, the map by which what is chosen of it is explained); () where that is one
+    map, or not known of all."""
+    boxes, found = _numbers_from(view, box) - {box.name}, []
+    for source in sources(view.graph, scores):
+        layout = layouts(view.graph).get(source.name)
+        among = ancestors(view.graph, [source.name]) - {source.name}
+        if image_input(view.graph).name in boxes:
+            among &= boxes
+        grid = layout.grid if layout is not None and layout.is_map else None
+        found.append((source.name, view.meeting(view.last_of(source, among, grid))))
+    known = {layer for _, layer in found}
+    return tuple(found) if len(known) > 1 and "" not in known else ()
+
+
+def _with_column(value: Value, column: int) -> Value:
+    """The tensor that a column of an output is put together from."""
+    return next((part for first, part in reversed(_columns(value)) if first <= column), value)
+
+
 def _shared(view: View, sources: list[Value]) -> str:
     """The last map that the scores of every level, or all that regions are cut out of, are computed from."""
     graph = view.graph
@@ -381,14 +404,17 @@ def _moves(node: Node) -> bool:
 
 def _integral_columns(view: View, value: Value) -> list[int]:
     """The columns of an output that are whole numbers by their making."""
+    return [at for at, part in _columns(value) if producer_of_whole(view, part)]
+
+
+def _columns(value: Value) -> list[tuple[int, Value]]:
+    """(first column, tensor) of what the columns of an output are put together from; [] where that is not known."""
     node = producer(value, ("Reshape", "Squeeze", "Unsqueeze"))
     if node is None or node.op != "Concat":
         return []
     found, at = [], 0
     for part in node.inputs:
-        maker = producer_of_whole(view, part)
-        if maker:
-            found.append(at)
+        found.append((at, part))
         width = _shape(part)[-1] if _shape(part) else None
         if not isinstance(width, int):
             return []
