@@ -1,4 +1,4 @@
-"""What float16 cannot hold, told from the float32 file; checked against onnxruntime's converter."""
+"""Values that float16 cannot represent, told from the float32 file; checked against onnxruntime's converter."""
 
 from __future__ import annotations
 
@@ -133,5 +133,5 @@ def test_the_command(tmp_path, pictures, monkeypatch, capsys):
         main()
     out = capsys.readouterr().out
     assert stopped.value.code == 1 and "fp16-overflow" in out and "b.out" in out
-    assert "What float16 cannot hold" in page.read_text() and ">Checks</h2>" not in page.read_text()
+    assert "Values that float16 cannot represent" in page.read_text() and ">Checks</h2>" not in page.read_text()
     assert json.loads(data.read_text())["audit"]["fp16"][0]["tensor"] == "b.out"

@@ -185,7 +185,7 @@ def test_sizes_are_filled_by_themselves(run) -> None:
     found = explained(run, "sized.onnx", "p0.png")
     assert {(t["class"], t["score"]) for t in found["top"]} >= {(3, 40.0), (4, 24.0)}  # width, height
     _, _, err = run("explain", "sized.onnx", "p0.png", "-v")
-    assert "orig_target_sizes" in err and "filled by itself" in err
+    assert "orig_target_sizes" in err and "filled automatically" in err
     placed = Placement((100, 200), (50, 50), (0.5, 0.25), (0.0, 0.0))
     for name, values in (("im_shape", (50, 50)), ("scale_factor", (0.5, 0.25)), ("image_shape", (100, 200))):
         assert tuple(size_of(Slot(name, (1, 2)))[1](placed)) == values

@@ -258,7 +258,7 @@ def test_scores_of_classes_are_no_coordinates(proto: onnx.ModelProto, kind: str)
 def test_a_card_says_that_there_are_keypoints():
     assert task_of_model(coordinates(42, "output"), task="pose").count == 21
     assert task_of_model(heat_model("output", squashed=True), task="keypoints").stripped == ("Sigmoid",)
-    with pytest.raises(InputError, match="stand for keypoints was not recognized"):
+    with pytest.raises(InputError, match="format of its keypoint outputs was not recognized"):
         task_of_model(coordinates(7, "output"), task="keypoints")
 
 

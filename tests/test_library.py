@@ -158,8 +158,8 @@ def test_the_models_own_input_is_fed_as_it_is():
         (np.zeros((3, 96, 96), np.float32) - 1, "neither a picture nor the input image"),
         (np.zeros((96, 96, 3), np.int64), "neither a picture nor the input"),
         (np.zeros((1, 96, 96, 3), np.uint8), "is not the input image: float32"),
-        (7, "int is no picture"),
-        ([CHELSEA], "list is no picture"),
+        (7, "int is not a picture"),
+        ([CHELSEA], "list is not a picture"),
         ("nothing.png", "no such file"),
         ("examples", "is a folder"),
         (b"text", "text, not a picture"),
@@ -364,7 +364,7 @@ def test_pictures_of_data_sets_may_be_in_memory(place):
     assert [row["top"] for row in found.report["rows"]] == [row["top"] for row in expected.report["rows"]]
     assert "<html" in (place / "report.html").read_text()
     assert len(analyzer.compare(CNN, CNN, pixels[0]).report["rows"]) == 1
-    for wrong, says in (([], "no pictures"), ([3], "int is no picture"), ("none/", "no such file")):
+    for wrong, says in (([], "no pictures"), ([3], "int is not a picture"), ("none/", "no such file")):
         with pytest.raises(analyzer.InputError, match=says):
             analyzer.compare(CNN, CNN, wrong)
     with pytest.raises(analyzer.InputError, match="compare has no option 'limits'"):

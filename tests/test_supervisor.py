@@ -202,7 +202,7 @@ def test_functions_that_multiply_are_refused_and_others_are_not() -> None:
         return given
 
     load(laughing(10))
-    with pytest.raises(UnsupportedError, match="16 functions stand for 65,537 nodes"):
+    with pytest.raises(UnsupportedError, match="16 functions expand to 65,537 nodes"):
         load(laughing(16))
     endless = laughing(2)
     endless.functions[1].node[0].op_type, endless.functions[1].node[0].domain = "F0", "own"

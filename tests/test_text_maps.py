@@ -152,7 +152,7 @@ def test_all_text_is_explained_by_default_and_exported(tmp_path):
     for x, right in ((BOTH, heat), (picture(), np.zeros((H, W)))):
         (found,) = session.run(["heatmap"], {"x": x})
         assert np.allclose(found[0], right, atol=1e-5)
-    with pytest.raises(InputError, match="shows only in a picture"):
+    with pytest.raises(InputError, match="known only once the model has run"):
         analyzer.export(made, tmp_path / "n.onnx", "layer-cam", "detection:0")
 
 

@@ -386,7 +386,7 @@ def audited_half(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Audit:
-    """What float16 cannot hold, with its findings and how it was run."""
+    """Values that float16 cannot represent, with its findings and how it was run."""
     done = half_precision(explainer, card.feeds, samples, store, workers, progress)
     content = rounded(done.report)
     found = rounded(as_data(half_findings(content)))

@@ -66,7 +66,7 @@ def _stored(picture: Any) -> bytes:
     pixels = pixels_of(picture)
     if pixels is None:
         raise InputError(
-            f"{type(picture).__name__} is no picture",
+            f"{type(picture).__name__} is not a picture",
             "give files, bytes, PIL images or (height, width, 3) uint8 pixels",
         )
     file = io.BytesIO()

@@ -179,7 +179,7 @@ def as_source(picture: Any) -> Any:
         return bytes(picture)
     pixels = pixels_of(picture)
     if pixels is None:
-        raise InputError(f"{_described(as_array(picture))} is no picture", "give (height, width, 3) uint8 pixels")
+        raise InputError(f"{_described(as_array(picture))} is not a picture", "give (height, width, 3) uint8 pixels")
     return pixels
 
 

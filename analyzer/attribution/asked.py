@@ -133,8 +133,8 @@ def slot_of(task: Task, question: Question, target: Any) -> str | int:
         slot = task.fixed(target, question.labels)
         if slot is None:
             raise InputError(
-                f"which detection {target!r} means shows only in a picture",
-                "use top1, the surest one, or an expression",
+                f"the detection {target!r} is known only once the model has run on a picture",
+                "use top1, the detection with the highest score, or an expression",
             )
         return slot
     index = resolve_class(target, question.labels)

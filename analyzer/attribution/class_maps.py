@@ -64,7 +64,7 @@ class _ClassMaps:
         if self.scores.per_picture:
             raise UnsupportedError(
                 f"{graph.name}: a model of {self.scores.kind} has no score per class ({self.scores.evidence})",
-                "use `explain`, which explains what is found one by one",
+                "use `explain`, which explains each prediction by itself",
             )
         self.feature = pick_layer(graph, layer, self.scores.logits)
         if self.feature.layout.axes[0] != "N":

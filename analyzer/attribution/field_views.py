@@ -144,7 +144,7 @@ def size_of(graph: Graph, fields: ReceptiveFields) -> tuple[int, int]:
     shape = graph[fields.input].shape or ()
     sizes = [shape[axis] for axis in fields.input_axes]
     if len(sizes) != 2:
-        raise UnsupportedError(f"{graph.name}: fields are drawn on pictures, and {fields.input!r} is none")
+        raise UnsupportedError(f"{graph.name}: fields are drawn on pictures, and {fields.input!r} is not a picture")
     height, width = sizes
     if not isinstance(height, int) or not isinstance(width, int):
         raise InputError(

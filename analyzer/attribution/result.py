@@ -133,7 +133,7 @@ class Attribution:
 
     @property
     def predictions(self) -> list[Prediction]:
-        """What the model says of the first picture, the surest first; boxes and keypoints are in its pixels."""
+        """What the model predicts for the first picture, highest score first; boxes and keypoints are in its pixels."""
         if self.task is None or not self.said:
             return []
         if self.view is None:
@@ -302,7 +302,7 @@ class Attribution:
         return self.layers[row] if self.layers else self.layer
 
     def predicted(self, labels: Labels = None) -> list[Prediction]:
-        """What the model says of the first picture, the surest first; worked out once."""
+        """What the model predicts for the first picture, highest score first; worked out once."""
         key = tuple(labels) if labels is not None else None
         if key not in self._predicted:
             assert self.task is not None

@@ -82,7 +82,7 @@ class Audit(Given):
     )
     fp16: bool = option(
         "--fp16",
-        "Check instead which tensors of a float32 model overflow or vanish in half precision.",
+        "Instead of the audit, list the tensors of a float32 model that overflow or vanish in half precision.",
         is_flag=True,
     )
     over: OverPictures = group(OverPictures)

@@ -56,7 +56,7 @@ class Compare(Given):
     )
     slice: str | None = option(
         "--slice",
-        "Column of the CSV file of --classes. Pictures with the same entry are a group that is also judged by itself.",
+        "Column of the CSV file of --classes. Pictures with the same entry are a group that is also judged separately.",
         metavar="COLUMN",
     )
     boxes: str | None = option(
@@ -86,7 +86,7 @@ class Compare(Given):
     )
     evidence_difference: bool = option(
         "--evidence-difference",
-        "Say which channels and regions make the Grad-CAMs differ, on the pictures that agree least.",
+        "Show which channels and regions make the Grad-CAMs differ, for the pictures that agree least.",
         is_flag=True,
     )
     reports: tuple[str, ...] = several(

@@ -10,7 +10,7 @@ from analyzer.commands.options import Formatted
 
 @Formatted.command("doctor")
 def command(given: Formatted) -> int:
-    """Say what is installed, which execution providers can really be created, and what to do if CUDA cannot."""
+    """Show what is installed, which execution providers work, and how to fix CUDA if it does not."""
     from analyzer.errors import ProviderError
     from analyzer.runtime import diagnose
     from analyzer.runtime.installed import reinstall

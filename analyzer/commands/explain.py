@@ -68,7 +68,7 @@ class Explain(Given):
     targets: tuple[str, ...] = several(
         "-t --target",
         "What to explain: top1, a class index or label, detection:N, or an expression (docs/targets.md). Repeatable; "
-        "several make a grid. Default: top1, what the model is surest of.",
+        "several make a grid. Default: top1, the prediction with the highest score.",
         metavar="TARGET",
     )
     layer: str | None = layer_option
@@ -94,8 +94,8 @@ class Explain(Given):
     )
     view: str | None = option(
         "--view",
-        "How the map is drawn: overlay (over the picture), map (by itself), signed (blue against, red for), rgb (its "
-        "channels as colors) or contour. Default: as in the method's paper.",
+        "How the map is drawn: overlay (over the picture), map (without the picture), signed (red for the target, "
+        "blue against it), rgb (its channels as colors) or contour. Default: as in the method's paper.",
         type=Choice(["overlay", "map", "signed", "rgb", "contour"]),
     )
     percentile: float | None = option(
@@ -126,7 +126,8 @@ class Explain(Given):
     )
     size_out: int | None = option(
         "--size-out",
-        "Long side, in pixels, at which pictures are drawn (tiny ones by a whole factor). Default: at least 448, in "
+        "Long side of the drawn pictures, in pixels (tiny ones are enlarged by a whole factor). Default: at least 448, "
+        "in "
         "folders 128; at most 1024.",
         type=IntRange(16, 16384),
         metavar="N",
@@ -183,7 +184,7 @@ def command(given: Explain) -> int:
     overlays = film.places if film else destinations(given.out, sources, samples, IMAGE_FORMATS[given.image_format])
     if given.image_format and given.out and not isinstance(given.out, ToStdout) and not Path(given.out).is_dir():
         raise InputError(
-            f"--image-format {given.image_format} is for folders: {given.out} is written as its name says",
+            f"--image-format {given.image_format} is for folders; the extension of {given.out} is its format",
             f"end the name in {IMAGE_FORMATS[given.image_format]}",
         )
     raws = destinations(given.raw, sources, samples, ".npz" if len(set(methods)) > 1 else ".npy")
@@ -239,7 +240,7 @@ def command(given: Explain) -> int:
 
         kinds = {result["task"]["kind"] for result in done.result}
         if kinds - {"detection"}:
-            raise UnsupportedError(f"{given.model} is no detector but {', '.join(kinds)}", "use --format json")
+            raise UnsupportedError(f"{given.model} is not a detector but {', '.join(kinds)}", "use --format json")
         click.echo(as_json(coco(done.result), indent=2))
     elif given.form == "text" and film and film.written:
         say_written(film.written)

@@ -33,7 +33,7 @@ class Explore(Given):
     )
     labels: str | None = labels_option
     host: str = option(
-        "--host", "Address to listen on. Others than 127.0.0.1 let other machines in.", default="127.0.0.1"
+        "--host", "Address to listen on. Any but 127.0.0.1 lets other machines connect.", default="127.0.0.1"
     )
     port: int = option("--port", "Port to listen on; 0 for any free one.", type=IntRange(0, 65535), default=0)
     no_browser: bool = option("--no-browser", "Do not open a browser.", is_flag=True)

@@ -39,7 +39,9 @@ class Film:
         suffix = Path(out).suffix.lower() if out and out != "-" else ""
         films = {s.source.path for s in samples if isinstance(s.source, Frame)}
         if films and suffix in FORMATS:
-            raise InputError(f"{out}: a picture cannot hold the frames of a video", "write -o out.mp4, or a folder")
+            raise InputError(
+                f"{out}: a single picture cannot have the frames of a video", "write -o out.mp4, or a folder"
+            )
         if suffix not in VIDEOS or out is None or Path(out).is_dir():
             return None
         check_writable(out)

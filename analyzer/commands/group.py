@@ -57,8 +57,8 @@ def cli() -> None:
       eval "$(_ONNX_ANALYZER_COMPLETE=bash_source onnx-analyzer)"
       _ONNX_ANALYZER_COMPLETE=fish_source onnx-analyzer | source
 
-    A command runs in a child process, so that a malformed model can crash or fill the memory of nothing else;
-    --no-sandbox, for files you trust, runs it in this one.
+    Commands run in a child process, so that a malformed model cannot crash the calling process or exhaust the
+    machine's memory. For files you trust, --no-sandbox turns this off.
 
     \b
     Exit codes: 0 success, 1 findings (audit, compare), 2 bad usage or input,

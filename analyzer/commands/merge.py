@@ -14,7 +14,7 @@ class Merge(Given):
 
 @Merge.command("merge")
 def command(given: Merge) -> int:
-    """Bring together the shards of a run that were done in several FOLDERS, for example on several machines.
+    """Combine the shards of a run from several FOLDERS, for example from several machines.
 
     Then run the same command without --shard and with this output folder: it takes what the shards did, does what is
     left, and writes the results.

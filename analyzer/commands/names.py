@@ -15,7 +15,7 @@ COMMANDS = {
     "invariance": "Measure the effect of shifting, scaling and rotating.",
     "correspondence": "Measure whether a layer recognizes parts.",
     "mine": "Find the pictures that activate each channel most.",
-    "merge": "Bring together the shards of a run.",
+    "merge": "Combine the shards of a run.",
     "evolution": "Show how features change during training.",
     "compare": "Compare two builds of a model.",
     "record": "Run one side of a comparison on another machine.",

@@ -293,8 +293,8 @@ options_option = several(
 )
 placement_option = option(
     "--placement",
-    "Where the units of a layer are put in the picture: half-pixel (evenly, as in most libraries), theoretical (in the "
-    "middle of their receptive fields) or effective (theoretical where gradients confirm it, else evenly).",
+    "How units of a layer are aligned with the picture: half-pixel (evenly spaced, as in most libraries), theoretical "
+    "(centers of their receptive fields) or effective (theoretical if gradients confirm it, else half-pixel).",
     type=Choice(["effective", "half-pixel", "theoretical"]),
     default="effective",
 )
@@ -318,7 +318,7 @@ def _no_file(context: click.Context, parameter: click.Parameter, name: str | Non
 
 output_option = option(
     "--output",
-    "Model output that holds the scores. Default: chosen automatically.",
+    "Model output with the scores. Default: chosen automatically.",
     metavar="NAME",
     callback=_no_file,
 )
@@ -370,13 +370,13 @@ every_option = option(
 
 memory_limit_option = option(
     "--memory-limit",
-    "Memory that the command may take, and GPU memory per session, in GiB. Default: what is free.",
+    "Maximum memory of the command, and GPU memory per session, in GiB. Default: the free memory.",
     type=FloatRange(0, min_open=True),
     metavar="GIB",
 )
 time_limit_option = option(
     "--time-limit",
-    "Longest time without a finished picture, in seconds; then the command ends. Default: none.",
+    "Stop the command if no picture is finished for this long, in seconds. Default: no limit.",
     type=FloatRange(0, min_open=True),
     metavar="SECONDS",
 )
@@ -517,7 +517,11 @@ class Preprocessing(Given):
         metavar="VALUE",
     )
     max_megapixels: float = option(
-        "--max-megapixels", "Largest picture that is read.", type=FloatRange(0, min_open=True), default=100, metavar="N"
+        "--max-megapixels",
+        "Refuse pictures larger than this, in megapixels.",
+        type=FloatRange(0, min_open=True),
+        default=100,
+        metavar="N",
     )
     size: str | None = option("--size", "Input size, if the model does not fix it.", metavar="HEIGHTxWIDTH")
     resize: str | None = option(
@@ -538,14 +542,14 @@ class Thresholds(Given):
 
     score_threshold: float | None = option(
         "--score-threshold",
-        "Score from which a detection counts. Default: from the model's TOML file, or that of its format.",
+        "Minimum score of a detection. Default: from the model's TOML file, or that of its format.",
         type=FloatRange(0, 1),
         metavar="SCORE",
     )
     iou_threshold: float | None = option(
         "--iou-threshold",
-        "Overlap above which the less sure of two detections of a class is dropped, where the model does not do it "
-        "itself. Default: from the model's TOML file, or that of its format.",
+        "Non-maximum suppression, if the model does not do it itself: of two detections of a class that overlap more, "
+        "the lower-scoring one is dropped. Default: from the model's TOML file, or that of its format.",
         type=FloatRange(0, 1),
         metavar="IOU",
     )
@@ -557,11 +561,11 @@ class OtherInputs(Given):
     given: tuple[str, ...] = several(
         "--input",
         "Value of another input of the model: a picture, .npy, .npz or video file, or numbers, such as meta=0,0,0; one "
-        "number fills the input. Repeatable. The picture goes to the one picture input that is not named.",
+        "number fills the input. Repeatable. The picture goes to the picture input that is not named.",
         metavar="NAME=FILE|VALUE",
     )
     explain_input: str | None = option(
-        "--explain-input", "Input whose map is computed. Default: the picture's.", metavar="NAME"
+        "--explain-input", "Input whose heatmap is computed. Default: the picture's.", metavar="NAME"
     )
 
 

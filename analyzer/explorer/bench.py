@@ -161,7 +161,7 @@ class Bench:
         return self.explainer.graph_of(self._filled(fed))
 
     def predictions(self, picture: Picture) -> list[Prediction]:
-        """What the model says of a picture, the surest first; boxes and keypoints are in its pixels."""
+        """What the model predicts for a picture, highest score first; boxes and keypoints are in its pixels."""
         return list(self._kept("predictions", picture, make=lambda: self._predicted(picture)))
 
     def _predicted(self, picture: Picture) -> tuple[Prediction, ...]:
@@ -247,7 +247,7 @@ class Bench:
         """
         found = self.explained(picture, method, target, number)
         if not len(found.heatmap):
-            raise NotFoundError(f"nothing in the picture is {target!r}")
+            raise NotFoundError(f"the model finds no {target!r} in the picture")
         assert found.view is not None
         drawn = one(found.view.map(found, 0), Drawing(), SIDES, bare=True)
         values = np.asarray(found.in_units(0), np.float32)

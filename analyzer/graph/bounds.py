@@ -47,7 +47,7 @@ def check_numbers(proto: onnx.ModelProto, where: str) -> None:
     for node in all_nodes(graph):
         name = node.name or (node.output[0] if node.output else node.op_type)
         if any(len(n) > NAME or "\0" in n for n in [node.name, *node.input, *node.output]):
-            raise InputError(f"{where}: a {node.op_type} node has a name that is too long, or holds a zero byte")
+            raise InputError(f"{where}: a {node.op_type} node has a name that is too long, or contains a zero byte")
         checks = _unlike_schema(node, versions), _odd_attributes(node), _odd_steps(node, constants)
         for problem in itertools.chain(*checks):  # each relies on those before
             raise InputError(f"{where}: node {name[:200]!r} ({node.op_type}): {problem}")
@@ -145,7 +145,7 @@ def check_expansion(proto: onnx.ModelProto, where: str) -> None:
     written = len(proto.graph.node) + sum(len(f.node) for f in proto.functions)
     nodes, (most, times) = count(proto.graph.node, frozenset()), EXPANDED
     if nodes > max(most, times * written):
-        raise UnsupportedError(f"{where}: its {len(bodies)} functions stand for {nodes:,} nodes, over the limit")
+        raise UnsupportedError(f"{where}: its {len(bodies)} functions expand to {nodes:,} nodes, over the limit")
 
 
 def propagates_little(proto: onnx.ModelProto) -> bool:

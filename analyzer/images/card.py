@@ -47,7 +47,8 @@ class ModelCard:
         outputs: {output: role}; the role "main" names the output that is explained.
         decode: how text is decoded, or the format of a detector, as written in the file.
         score_threshold: score from which a candidate of a detector counts; None for the format's.
-        iou_threshold: overlap above which the less sure of two detections of a class is dropped; None for the format's.
+        iou_threshold: overlap above which the lower-scoring of two detections of a class is dropped; None for the
+            format's.
         anchors: ((width, height) in pixels of each anchor of a place) of each level of a detector, the finest first; ()
             for those of the format.
         strides: pixels between places, of each level; () for those of the format.

@@ -423,7 +423,7 @@ class Feeding:
 
     def describe(self) -> list[str]:
         """A line per input that is filled by itself."""
-        return [f"input {s.text} is filled by itself: {size_of(s)[0]}" for s in self.sizes]  # type: ignore[index]
+        return [f"input {s.text} is filled automatically: {size_of(s)[0]}" for s in self.sizes]  # type: ignore[index]
 
 
 def _rule(slot: Slot) -> Size:

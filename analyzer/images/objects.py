@@ -41,7 +41,7 @@ def as_array(given: Any) -> np.ndarray:
         return np.asarray(given.numpy())
     if not isinstance(given, np.ndarray):
         raise InputError(
-            f"{type(given).__name__} is no picture and no array",
+            f"{type(given).__name__} is neither a picture nor an array",
             "give a path, bytes, a PIL image, (height, width, 3) uint8 pixels, or the model's input",
         )
     return given

@@ -218,7 +218,9 @@ def scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
     low, high = float(pixels.min()), float(pixels.max())
     if pixels.dtype.kind == "f" and low >= 0 and high <= 1:
         return Picture(pixels.astype(np.float32) * np.float32(255))
-    remark = f"values from {low:g} to {high:g} are taken as they are, on a scale of 0 … 255: --white sets what is white"
+    remark = (
+        f"values from {low:g} to {high:g} are used unchanged, on a scale of 0 … 255; --white sets the value of white"
+    )
     return Picture(pixels.astype(np.float32), remark if high > 255 or low < 0 else "")
 
 

@@ -64,7 +64,7 @@ class Drawing:
 
     def __post_init__(self) -> None:
         if self.percentile is not None and not 0 < self.percentile <= 100:
-            raise InputError(f"a percentile lies above 0 and up to 100, {self.percentile:g} does not")
+            raise InputError(f"a percentile must be above 0 and at most 100, not {self.percentile:g}")
         for name, given, known in (("view", self.view, ("", *VIEWS)), ("range", self.range, RANGES)):
             if given not in known:
                 raise InputError(f"no {name} {given!r}", f"choose {', '.join(k for k in known if k)}")
@@ -149,7 +149,7 @@ def panel(given: Map, drawing: Drawing, side: tuple[int, int], view: str = "", s
     view = view or drawing.view or given.views[0]
     if view == "rgb" and given.channels is None:
         raise InputError(
-            f"{given.group or 'the method'} has one number for every place, which the rgb view cannot draw",
+            f"{given.group or 'the method'} has one number per position, which the rgb view cannot draw",
             "choose overlay, map, signed or contour",
         )
     given = smoothed(given, view)

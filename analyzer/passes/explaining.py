@@ -191,7 +191,7 @@ class Explaining(Asking):
     def maps(self, fed: Fed, found: Sequence[Attribution]) -> list[Map]:
         """What `figure` draws of one picture, in the order of the rows."""
         if fed.drawn is None:
-            raise InputError("the explained input is no picture", "use .raw, the numbers")
+            raise InputError("the explained input is not a picture", "use .raw, the numbers")
         maps = [each for attribution in found for row in range(len(attribution.heatmap))
                 for each in self._map(attribution, row, fed)]  # fmt: skip
         if not maps:

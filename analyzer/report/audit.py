@@ -52,7 +52,7 @@ def html(
     columns = [key for key in ROW if any(row.get(key) not in (None, "") for row in rows)]
     shown = {
         "checks": ("Checks", bool(checks)),
-        "fp16": ("What float16 cannot hold", bool(report.get("fp16"))),
+        "fp16": ("Values that float16 cannot represent", bool(report.get("fp16"))),
         "distributions": ("Distributions", bool(rows)),
         "maps": ("Maps", bool(pictures)),
         "preprocessing": ("Preprocessing", bool(contract)),

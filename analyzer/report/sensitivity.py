@@ -15,7 +15,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     said = [f"sensitivity: relative squared drift {found['drift']:.3g} over {found['pictures']} pictures"]
     rows = found["exclude"]
     if not rows:
-        return [*said, "        no layer in float takes off any of it: the drift has no single cause"]
+        return [*said, "        keeping single layers in float removes none of it: the drift has no single cause"]
     said.append("        drift left with these layers in float, one after the other:")
     said += [f"        {row['left']:7.1%}  {', '.join(row['layers'])}" for row in rows]
     said += [f"nodes_to_exclude: {names(found)}"]
@@ -26,7 +26,11 @@ def markdown(found: Mapping[str, Any]) -> list[str]:
     """Lines for a pull request's comment."""
     head = ["", "## Layers to keep in float", "", f"Relative squared drift: {found['drift']:.3g}", ""]
     rows = [f"| {code(', '.join(r['layers']))} | {r['estimated']:.1%} | {r['left']:.1%} |" for r in found["exclude"]]
-    end = ["", f"`nodes_to_exclude`: {code(names(found))}"] if rows else ["No layer in float takes off any of it."]
+    end = (
+        ["", f"`nodes_to_exclude`: {code(names(found))}"]
+        if rows
+        else ["Keeping single layers in float removes none of it."]
+    )
     header = ["| layers | estimated share of the drift | drift left |", "|---|---|---|"] if rows else []
     return [*head, *header, *rows, *end, *note(found)]
 

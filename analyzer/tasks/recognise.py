@@ -184,7 +184,7 @@ def recognise(
                 return together
         if kind in finding:
             raise InputError(
-                f"{graph.name}: how its outputs stand for {kind.rstrip('s')}s was not recognized",
+                f"{graph.name}: the format of its {kind.rstrip('s')} outputs was not recognized",
                 'change "task" in the model\'s TOML file, and explain an expression',
             )
     chosen = [graph[main]] if main is not None else list(graph.outputs)
@@ -665,7 +665,7 @@ class _View:
         if node is not None and node.op not in _LINEAR and node.op not in ("GlobalAveragePool", "ReduceMean"):
             return self.made(Regression, f"{what} is one number that ends with {node.op}, not with a linear layer")
         return self.made(
-            Binary, f'{what} is one number from a linear layer, taken for a logit; write task = "regression" if not'
+            Binary, f'{what} is one number from a linear layer, assumed to be a logit; write task = "regression" if not'
         )
 
     @cached_property

@@ -28,7 +28,7 @@ CLASSES, DETECTIONS, MASKS, TEXTS, EMBEDDINGS, VALUES = (
 # What deletion, insertion and average drop measure of an answer.
 SCORES = {
     CLASSES: "the top class's probability",
-    DETECTIONS: "the score of the surest detection, found again by its class and an IoU of at least 0.5",
+    DETECTIONS: "the score of the strongest detection, found again by its class and an IoU of at least 0.5",
     MASKS: "the IoU of the class's mask with that of the unchanged picture",
     TEXTS: "the similarity to the text of the unchanged picture (1 − edit distance / length)",
     EMBEDDINGS: "the cosine with the embedding of the unchanged picture",
@@ -276,7 +276,7 @@ CHECKS = (
         rate_of("right"), needs=NO_TRUTH,
     ),
     Check(
-        "confidence", "confidence", "Mean probability of the top class, score of the surest detection, or probability "
+        "confidence", "confidence", "Mean probability of the top class, highest score of a detection, or probability "
         "of the characters.", mean_of("confidence"),
     ),
     Check(

@@ -36,7 +36,7 @@ class Terms:
         task = side.task
         if not task.by_class or task.per_picture or not task.classes:
             raise UnsupportedError(
-                f"{side.name}: --evidence-difference needs one score per class, and the model is taken for {task.kind}",
+                f"{side.name}: --evidence-difference needs one score per class, not {task.kind}",
                 "compare the maps without it",
             )
         graph = side._fresh()

@@ -54,7 +54,7 @@ def half_precision(
 
 
 class Halving(InputPass[dict[str, Any]]):
-    """What float16 cannot hold, over pictures, one a step. A partial result holds {"rows": [(picture, (T, 5))]}."""
+    """What float16 cannot represent, over pictures, one a step. A partial result is {"rows": [(picture, (T, 5))]}."""
 
     name = "fp16"
     anchored = True
@@ -76,7 +76,7 @@ class Halving(InputPass[dict[str, Any]]):
         self.tensors = [v.name for v in values if graph.constant(v) is None]
         if not self.tensors:
             raise UnsupportedError(
-                f"{self.model.loaded.name}: it has no float32 tensors", "--fp16 takes the float32 file"
+                f"{self.model.loaded.name}: it has no float32 tensors", "use --fp16 with the float32 file"
             )
         self.nodes = {v.name: graph.producer(v) for v in values}
         self.shapes, self.graph = dict(shapes), graph

@@ -418,7 +418,7 @@ class Gates:
             self.base, read, names = reference, self.targets.reference, {}
         if not self.sites:
             raise UnsupportedError(
-                f"{candidate.name}: nothing in it is quantized or half precision that is float in {reference.name}",
+                f"{candidate.name}: nothing in it is quantized or in half precision and float in {reference.name}",
                 "--sensitivity takes a float reference and its quantized or half-precision build",
             )
         nodes = {key(n): n for n in layers_of(self.base.graph)}

@@ -68,7 +68,9 @@ class Served(Runner):
                 "for example http://localhost:8000/v2/models/resnet",
             )
         if place.username is not None:
-            raise InputError("the address of a server may not hold a password", f"set {AUTHORIZATION}, as in 'Basic …'")
+            raise InputError(
+                "the address of a server must not contain a password", f"set {AUTHORIZATION}, as in 'Basic …'"
+            )
         self._place, self._path, self._root = place, place.path.rstrip("/"), f"{head}/v2"
         self._timeout = address.option("timeout", 60.0, float)
         self._retries = address.option("retries", 3, int)
@@ -211,7 +213,7 @@ class Served(Runner):
             return found, body[size:]
         message = found.get("error") or found.get("detail") or "" if isinstance(found, dict) else found
         words = f"HTTP {status}: {' '.join(str(message).split())[:300]}".rstrip(": ")
-        raise RefusedError(f"{self.address.text}: the server answers {path} with {words}")
+        raise RefusedError(f"{self.address.text}: the server responds to {path} with {words}")
 
     def _connection(self) -> http.client.HTTPConnection:
         """This thread's."""

@@ -41,7 +41,7 @@ class OrtFile(FileRunner):
         if session.get_providers()[0] != provider:
             raise ProviderError(
                 f"{address.text}: {provider} cannot be created; onnxruntime fell back to {session.get_providers()[0]}",
-                "onnx-analyzer doctor says why",
+                "onnx-analyzer doctor shows why",
             )
         self._session = session
         self.inputs = tuple(_port(i) for i in session.get_inputs())

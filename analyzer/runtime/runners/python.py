@@ -39,7 +39,7 @@ class Function(Runner):
         self.inputs = tuple(like) if declared is None else _ports(address, declared)
         if not self.inputs:
             raise InputError(
-                f"{address.text}: the function does not say what it takes",
+                f"{address.text}: the inputs of the function are not known",
                 'set its attribute inputs, for example predict.inputs = {"image": ((None, 3, 224, 224), "float32")}',
             )
         self.outputs = ()

@@ -54,9 +54,7 @@ class Coding:
         Raises:
             InputError: the model does not say.
         """
-        raise InputError(
-            "this detector says where keypoints are but not how sure it is of each", "explain its detection instead"
-        )
+        raise InputError("this detector has no scores for its keypoints", "explain its detection instead")
 
 
 @dataclass(frozen=True)

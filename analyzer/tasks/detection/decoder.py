@@ -56,7 +56,7 @@ class Decoder:
         powers: a score is class ** powers[0] · objectness ** powers[1].
         background: the class that stands for nothing; None if there is none.
         threshold: scores from which a candidate is a detection.
-        iou: overlap above which the less sure of two detections of a class is dropped; None where the model did that.
+        iou: overlap above which the lower-scoring of two detections of a class is dropped; None if the model does it.
         thing: what is found, where there is a single class.
         named: number of classes where `classes` is 1 because each candidate has its own; 0 where it is not known.
         scaled: the input with the width and height that boxes are scaled by; "" where they are in pixels of the

@@ -207,7 +207,7 @@ class Detection(Boxed):
         """A keypoint of the strongest detection: how sure the model is that it is seen."""
         found = self.predictions(output, limit=1)
         if found and not found[0].points:
-            raise InputError("this detector finds no keypoints", f"the words for it are {', '.join(self.words)}")
+            raise InputError("this detector finds no keypoints", f"choose one of {', '.join(self.words)}")
         if not found:
             raise NotFoundError(f"there is no keypoint:{name}: {self.nothing}")
         points, place = found[0].points or (), found[0].slot
