@@ -65,9 +65,16 @@ def refusing(what: str, hint: str = "") -> Iterator[None]:
         raise UnsupportedError(f"{what}: {reason or type(error).__name__}", hint) from error
 
 
+def _letters(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
 def suggest(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """«did you mean …?» for the nearest of `known`, or an empty string where none is near."""
+    """«did you mean …?» for the nearest of `known`, or an empty string where none is near.
+
+    A name that differs only by case, hyphens and underscores (GradCAM, grad_cam) is the nearest alone.
+    """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=limit, cutoff=0.5)
+    near = [k for k in names if _letters(k) == _letters(name)] or difflib.get_close_matches(name, names, limit, 0.5)
     near += [k for k in names if name and name.lower() in k.lower() and k not in near][: limit - len(near)]
     return f"did you mean {', '.join(repr(n) for n in near)}?" if near else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -488,6 +489,10 @@ ELSEWHERE = {
     "--image": (["--image", "picture.png"], "PICTURES"),
     "--colomap": (["--colomap", "gray"], "--colormap"),
     "--version": (["--version"], "onnx-analyzer --version"),
+    "--csv": (["--csv"], "Use --format json"),
+    "--batch-size": (["--batch-size", "4"], "Use --workers"),
+    "-f": (["-f", "json"], "Use --format"),
+    "--layers": (["--layers"], "onnx-analyzer inspect MODEL"),
 }
 
 
@@ -586,15 +591,37 @@ WISHES = {
         ["localize", "model.onnx", "picture.png", "-m", "rise", "-O", "keep=1e999"],
         "the option keep of rise is inf",
     ),
+    "a method as papers spell it": (
+        ["explain", "model.onnx", "picture.png", "-m", "GradCAM"],
+        "did you mean 'grad-cam'?",
+    ),
+    "a method with underscores": (["explain", "model.onnx", "picture.png", "-m", "grad_cam++"], "mean 'grad-cam++'?"),
+    "a URL": (
+        ["explain", "model.onnx", "https://example.com/cat.jpg"],
+        "https://example.com/cat.jpg: pictures are not",
+    ),
+    "a list of methods": (["--list-methods"], "onnx-analyzer methods"),
+    "no command": (["model.onnx", "picture.png"], "onnx-analyzer explain model.onnx picture.png"),
+    "a table for a folder": (
+        ["explain", "model.onnx", "picture.png", "second.png", "-o", "all.csv"],
+        "name a folder: -o all/",
+    ),
+    "a report of a comparison": (
+        ["compare", "model.onnx", "model.onnx", "picture.png", "-o", "a.html"],
+        "Use --report",
+    ),
+    "a compressed model": (["explain", "model.onnx.gz", "picture.png"], "gunzip"),
 }
 
 
 @pytest.mark.parametrize("name", WISHES)
 def test_everyday_mistakes_get_a_next_step(run, place, name):
     (place / "names.txt").write_text("cat\ndog\ncow\nowl\n")
+    (place / "model.onnx.gz").write_bytes(gzip.compress((place / "model.onnx").read_bytes()))
     arguments, words = WISHES[name]
     code, out, err = run(*arguments)
     assert code == 2 and words in err and not out, err
+    assert not (place / "all.csv").exists()
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

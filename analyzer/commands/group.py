@@ -7,6 +7,7 @@ import importlib
 import click
 
 from analyzer.commands.names import COMMANDS
+from analyzer.commands.renamed import command_instead
 from analyzer.docstrings import docstring
 from analyzer.version import __version__
 
@@ -32,7 +33,10 @@ class Commands(click.Group):
         """`help COMMAND` is `COMMAND --help`, and `version` is `--version`."""
         if args[:1] == ["help"]:
             args = [*args[1:2], "--help"]
-        return super().parse_args(ctx, ["--version"] if args == ["version"] else args)
+        try:
+            return super().parse_args(ctx, ["--version"] if args == ["version"] else args)
+        except click.NoSuchOption as error:
+            raise command_instead(error, ctx) from None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         try:
@@ -40,15 +44,17 @@ class Commands(click.Group):
         except click.UsageError as error:
             from analyzer.errors import suggest
 
-            hint = suggest(args[0], COMMANDS)
-            raise click.UsageError(f"{error.message}{' ' + hint.capitalize() if hint else ''}", ctx) from None
+            hint = suggest(args[0], COMMANDS).capitalize()
+            if args[0].lower().endswith(".onnx"):
+                hint = f"Name a command first: onnx-analyzer explain {' '.join(args)}"
+            raise click.UsageError(f"{error.message}{' ' + hint if hint else ''}", ctx) from None
 
 
 # Color: click removes control sequences from what is no terminal; our streams show them (`plain.visible`).
 @click.command(
     cls=Commands, context_settings={"color": True, "help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
-@click.version_option(__version__, prog_name="onnx-analyzer")
+@click.version_option(__version__, "-V", "--version", prog_name="onnx-analyzer")
 def cli() -> None:
     """Show what an ONNX vision model looks at, with no training framework.
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from analyzer.data import Sample
 
 
+FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".npy", ".npz", ".csv", ".json", ".html", ".pdf")  # no folders
+
+
 def destinations(given: str | None, sources: Sequence[str], samples: Sequence[Sample], suffix: str) -> dict[str, Path]:
     """{picture: file to write}; unless a single picture was named, they go into a folder, which is made.
 
@@ -37,8 +40,11 @@ def destinations(given: str | None, sources: Sequence[str], samples: Sequence[Sa
             )
         claim(path)
         return {names[0]: path}
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file; several pictures need a folder", "give the name of a folder")
+    if not path.is_dir() and (path.exists() or (path.suffix.lower() in FILES and not given.endswith("/"))):
+        raise OutputError(
+            f"{path} is the name of a file; several pictures need a folder",
+            f"name a folder: -o {path.with_suffix('')}/",
+        )
     places = Places(path)
     found = {sample.id: places.place(_stem(sample), suffix) for sample in samples}
     make_folder(path)

@@ -6,35 +6,30 @@ from collections.abc import Mapping
 
 import click
 
-# What other tools call an option, and what it is here; only what the command has is suggested.
-ELSEWHERE = {
-    "--class": "--target",
-    "--class-id": "--target",
-    "--cls": "--target",
-    "--category": "--target",
-    "--label": "--target",
-    "--topk": "--top",
-    "--top-k": "--top",
-    "--device": "--provider",
-    "--gpu": "--provider",
-    "--cuda": "--provider",
-    "--cmap": "--colormap",
-    "--opacity": "--alpha",
-    "--output-dir": "--out",
-    "--outdir": "--out",
-    "--out-dir": "--out",
-    "--save": "--out",
-    "--imgsz": "--size",
-    "--img-size": "--size",
-    "--image-size": "--size",
-    "--input-size": "--size",
-    "--batch-size": "--batch",
-    "--jobs": "--workers",
-    "-j": "--workers",
-    "--json": "--format",
-    "--output-format": "--format",
-    "--limit-of": "--threshold",
-    "--dataset": "--data",
+# What other tools call an option, and what is typed here: the first whose option the command has is suggested.
+ELSEWHERE: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("--class", "--class-id", "--cls", "--category", "--label"), ("--target",)),
+    **dict.fromkeys(("--topk", "--top-k"), ("--top",)),
+    **dict.fromkeys(("--device", "--gpu", "--cuda"), ("--provider",)),
+    **dict.fromkeys(("--output-dir", "--outdir", "--out-dir", "--save", "--show", "-o"), ("--out", "--report")),
+    **dict.fromkeys(("--imgsz", "--img-size", "--image-size", "--input-size"), ("--size",)),
+    **dict.fromkeys(("--batch-size", "-b"), ("--batch", "--workers")),
+    **dict.fromkeys(("--jobs", "-j"), ("--workers",)),
+    **dict.fromkeys(("--json", "--csv"), ("--format json",)),
+    **dict.fromkeys(("--output-format", "-f"), ("--format",)),
+    "--html": ("--report FILE.html",),
+    "--cmap": ("--colormap",),
+    "--opacity": ("--alpha",),
+    "--limit-of": ("--threshold",),
+    "--dataset": ("--data",),
+}
+# What other tools have as an option and is a command here.
+COMMANDS = {
+    "--version": "onnx-analyzer --version",
+    "-V": "onnx-analyzer --version",
+    "--list-methods": "onnx-analyzer methods",
+    "--list-layers": "onnx-analyzer inspect MODEL --all",
+    "--layers": "onnx-analyzer inspect MODEL --all",
 }
 POSITIONAL = ("--image", "--images", "--picture", "--pictures", "--img", "-i", "--model", "--source")
 
@@ -74,12 +69,18 @@ class Command(click.Command):
         """The error with a suggestion for a name that other tools use."""
         name = error.option_name
         mine = {flag for parameter in self.params for flag in parameter.opts}
-        if name == "--version":
-            return click.UsageError(f"No such option: {name}. Run 'onnx-analyzer --version'.", ctx)
-        if ELSEWHERE.get(name) in mine:
-            value = " json" if name == "--json" else ""
-            return click.UsageError(f"No such option: {name}. Use {ELSEWHERE[name]}{value} instead.", ctx)
+        if name in COMMANDS:
+            return command_instead(error, ctx)
+        for typed in ELSEWHERE.get(name, ()):
+            if typed.split()[0] in mine:
+                return click.UsageError(f"No such option: {name}. Use {typed} instead.", ctx)
         if name in POSITIONAL:
             order = " ".join(arguments_of(ctx))
             return click.UsageError(f"No such option: {name}. Give files as arguments: {order}.", ctx)
         return error
+
+
+def command_instead(error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
+    """The error, with the command that does what the option does in other tools."""
+    name = error.option_name
+    return click.UsageError(f"No such option: {name}. Run '{COMMANDS[name]}'.", ctx) if name in COMMANDS else error

@@ -157,6 +157,8 @@ def _parse(data: bytes, path: Path | None) -> onnx.ModelProto:
         raise InputError(f"{where}: the file is empty, not an ONNX model")
     if data[4:8] == b"ORTM":
         raise InputError(f"{where} is in onnxruntime's own .ort format", "use the .onnx file it was converted from")
+    if data[:2] == b"\x1f\x8b" or data[:4] == b"PK\x03\x04":
+        raise InputError(f"{where} is a compressed file, not an ONNX model", "decompress it with gunzip or unzip first")
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)

@@ -174,6 +174,7 @@ def read_file(path: Path) -> bytes:
             size = os.fstat(file.fileno()).st_size  # 0 of what is no plain file; reading sets memory aside first
             data = start + file.read(min(size or MAX_FILE_BYTES, MAX_FILE_BYTES) if known else 512)
     except FileNotFoundError as error:
+        _refuse_address(path)
         raise InputError(f"{path}: no such file", _near_files(path)) from error
     except IsADirectoryError as error:
         raise InputError(f"{path}: is a folder, not a picture") from error
@@ -182,6 +183,15 @@ def read_file(path: Path) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"{path}: over the limit of {MAX_FILE_BYTES >> 20} MiB for a picture file")
     return data
+
+
+def _refuse_address(path: Path) -> None:
+    """A Path has a single slash after the scheme."""
+    scheme, slash, rest = str(path).partition(":/")
+    if slash and scheme in ("http", "https", "s3", "gs"):
+        raise InputError(
+            f"{scheme}://{rest.lstrip('/')}: pictures are not downloaded", "save it first, or pipe it to -"
+        )
 
 
 def _near_files(path: Path) -> str:
