@@ -97,7 +97,7 @@ def test_an_address_is_a_scheme_and_a_target(tmp_path, monkeypatch):
         ("python:json:predict", InputError, "has no 'predict'"),
         ("python:json", InputError, "is not python:package.module:function"),
         ("python:json:__name__", InputError, "is no function"),
-        ("python:json:dumps", InputError, "does not say what it takes"),
+        ("python:json:dumps", InputError, "the inputs of the function are not known"),
     ],
 )
 def test_a_wrong_address_is_one_sentence(address, error, words):

@@ -153,7 +153,7 @@ def test_the_percentile_is_drawn_in_full() -> None:
 
 
 def test_views_that_a_method_has_no_numbers_for_are_refused() -> None:
-    with pytest.raises(InputError, match="grad-cam has one number for every place"):
+    with pytest.raises(InputError, match="grad-cam has one number per position"):
         bare(Map(noise(8, 8), np.ones((8, 8)), group="grad-cam"), view="rgb")
     with pytest.raises(InputError, match="no view 'heat'"):
         Drawing(view="heat")
