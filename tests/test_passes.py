@@ -10,21 +10,34 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from analyzer.attribution import Explainer
 from analyzer.data import Sample, find_pictures
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError
-from analyzer.images import write_png
+from analyzer.images import Preprocess, write_png
+from analyzer.mining import mine
+from analyzer.mining.described import describe
 from analyzer.passes import Loaded, Pass, merge, run
 from analyzer.passes.codec import decode, encode
 from analyzer.passes.journal import Journal
 from analyzer.passes.tree import Block, Tree
+from analyzer.plain import as_json
+from analyzer.store import Store
+from analyzer.validation.audit import Auditing
+from analyzer.validation.checks import findings
+from analyzer.validation.compare import Comparing
+from analyzer.validation.recording import Recording
+from analyzer.validation.side import Side
+from analyzer.validation.verdict import Thresholds, judge
 from tests.mean_activations import MeanActivations
+from tests.models import small_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "digits_cnn.onnx"
@@ -383,3 +396,48 @@ def test_shards_of_a_command_in_any_order(photographs: Path, tmp_path: Path, str
     assert "mine: all shards" in said.stdout
     done = subprocess.run(call("mine", tmp_path, photographs, 4), check=True, capture_output=True, text=True)
     assert outcome("mine", tmp_path, done.stdout) == straight["mine"]
+
+
+# ---- The passes of the commands: results do not depend on how the work was divided ----
+
+HOW = Preprocess(scale=1 / 255, size=(12, 12))
+DIVISIONS = [(1, ()), (2, ()), (4, ()), (2, (3, 1, 2)), (1, (2, 3, 1))]  # workers; shards of three, as they are done
+
+
+def found_by(kind: str, given: Sequence[Sample], folder: Path, workers: int, shards: Sequence[int]) -> str:
+    """What a command stores or judges: rankings, records, or a report with its findings."""
+    explainer = Explainer(small_cnn(), threads=1)
+    side = Side(explainer, (1, 3, 12, 12), store=Store(folder / "store"))
+    other = Side(Explainer(small_cnn(seed=1), threads=1), (1, 3, 12, 12))
+    work: dict[str, Callable[[], Pass[Any]]] = {
+        "audit": lambda: Auditing(explainer, HOW, probes=3),
+        "compare": lambda: Comparing(side, other, keep=2, preprocess=(HOW, HOW)),
+        "record": lambda: Recording(side, HOW),
+    }
+    for shard in [*((i, 3) for i in shards), (1, 1)]:
+        if kind == "mine":
+            mined = mine(explainer, given, ["r1", "r2"], HOW, 3, folder, 2, shard, workers)
+            resumed = mined.resumed
+        else:
+            done = run(work[kind](), given, folder, workers, shard)
+            resumed = done.resumed
+    assert resumed == (len(given) if shards else 0)
+    if kind == "mine":
+        return json.dumps(describe(mined))
+    if kind == "record":
+        kept = sorted((folder / "store").glob("*.npz"))
+        return json.dumps({p.name: {n: a.tolist() for n, a in np.load(p).items()} for p in kept})
+    report = done.result.report
+    found = judge(report, Thresholds()) if kind == "compare" else findings(report)
+    assert found or kind == "audit"  # noise, and nothing is wrong with it
+    return json.dumps([as_json(report), [asdict(each) for each in found]])
+
+
+@pytest.mark.parametrize("kind", ["mine", "record", "compare", "audit"])
+def test_workers_and_shards_in_any_order_give_the_same_verdicts(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    for number in range(9):
+        write_png(tmp_path / f"{number}.png", rng.integers(0, 256, (12, 12, 3), np.uint8))
+    given = find_pictures([tmp_path])
+    first, *others = (found_by(kind, given, tmp_path / str(i), *each) for i, each in enumerate(DIVISIONS))
+    assert len(first) > 1000 and all(each == first for each in others)
