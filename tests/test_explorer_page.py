@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import functools
+import http.server
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +55,17 @@ def url(other: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page in one file, and the same in a folder."""
+    place = tmp_path_factory.mktemp("export")
+    asked = [sys.executable, "cli.py", "explore", "models/digits_cnn.onnx", *PICTURES[:2], "--resize", "letterbox"]
+    asked += ["-l", "*/stage3/Relu_output_0", "-l", "*/stage1.0/Relu_output_0", "--units", "2", "-m", "grad-cam"]
+    for out in ("page.html", "folder/"):
+        subprocess.run([*asked, "--export", f"{place}/{out}"], cwd=ROOT, check=True, capture_output=True)
+    return place
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -61,6 +76,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, url: str) -> Iterator[Any]:
+    with watched(browser, url) as found:
+        yield found
+
+
+@contextmanager
+def watched(browser: Any, url: str) -> Iterator[Any]:
     """The page, drawn; at the end nothing was said on its console, and nothing was asked of others."""
     context = browser.new_context(
         viewport={"width": 1440, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
@@ -70,10 +91,12 @@ def page(browser: Any, url: str) -> Iterator[Any]:
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     answer = page.goto(url)
-    assert answer.status == 200
+    assert answer.status == 200 or url.startswith("file:")
     quiet(page)
     yield page
     assert not said
+    if url.startswith("file:"):
+        asked.remove(page.url.partition("#")[0])
     home = url.split("?")[0]
     assert all(place.startswith((home, "blob:", "data:")) for place in asked)
     context.close()
@@ -230,6 +253,44 @@ def test_pictures_are_dropped_and_the_webcam_runs(page: Any, tmp_path: Path) -> 
     page.reload()
     quiet(page)
     assert page.locator("#pictures button").count() == kept + 1 and said(page)["picture"] == last
+
+
+def test_an_exported_page_shows_the_same_without_a_server(browser: Any, url: str, export: Path) -> None:
+    """By double click: one file, nothing loaded, units with a dot have their projection and card."""
+    with watched(browser, (export / "page.html").as_uri()) as page:
+        unit = page.inner_text("#unit-name").split()[1]
+        found = {name: drawn(page, name) for name in ("grid", "picture", "tile", "evidence")}
+        assert page.inner_text("#layer-name") == "/network/stage3/Relu_output_0"
+        assert page.locator("#tops li").count() == 2 and np.ptp(drawn(page, "projection")) > 0
+        page.hover("#picture", position={"x": 90, "y": 90})
+        assert "strongest units at" in page.inner_text("#where")
+        page.hover("#tile", position={"x": 60, "y": 60})
+        assert "≈" in page.inner_text("#numbers")
+        press(page, "ArrowRight", "e", "o")
+        assert page.url.startswith("file:") and said(page)["picture"] == "1"
+        assert page.is_hidden("#webcam")
+    with watched(browser, url) as page:
+        page.evaluate(f"location.hash = '#unit={unit}&model=0'")
+        quiet(page)
+        for name in ("grid", "tile"):
+            assert np.array_equal(drawn(page, name), found[name]), name
+        for name in ("picture", "evidence"):  # as WebP
+            assert np.abs(drawn(page, name).astype(float) - found[name]).mean() < 4, name
+
+
+def test_an_exported_folder_needs_any_web_server(browser: Any, export: Path) -> None:
+    handler = functools.partial(QuietHandler, directory=str(export / "folder"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with watched(browser, f"http://127.0.0.1:{server.server_port}/") as page:
+            assert page.locator("#layers [role=option]").count() == 2
+            assert page.locator("#tops li").count() == 2
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *given: Any) -> None:
+        pass
 
 
 def test_help_lists_the_keys(page: Any) -> None:

@@ -101,6 +101,7 @@ CALLS = {
     "audit": (["m.onnx", "-d", "list.txt", "--labels", "labels.txt"], ["--report", "--maps"]),
     "export": (["m.onnx", "--labels", "labels.txt"], ["-o"]),
     "receptive-field": (["m.onnx", "pics/0.png", "--effective"], ["-o", "--raw"]),
+    "explore": (["m.onnx", "pics/0.png", "--labels", "labels.txt"], ["--export"]),
 }
 
 
@@ -129,6 +130,7 @@ def test_no_command_overwrites_an_input(run, place, name):
 
 def test_options_tested_are_all_there_are():
     known = {"-o": "out", "--raw": "raw", "--report": "reports", "--maps": "maps", "--save-switches": "save_switches"}
+    known["--export"] = "export"
     tested = {(name, known[option]) for name, (_, options) in CALLS.items() for option in options}
     folders = {("localize", "masks"), ("features", "out"), ("mine", "out"), ("merge", "out")}
     stores = {(name, "store") for name in ("explain", "localize", "compare", "audit", "record", "receptive-field")}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from analyzer.commands.common import note
+from analyzer.commands.common import alive, draw_bar, note, say_written, shows_progress
 from analyzer.commands.options import (
     READ,
     READ_ANY_MODEL,
+    WRITE_REPORT,
     DataSet,
     Given,
     IntRange,
@@ -19,7 +20,11 @@ from analyzer.commands.options import (
     labels_option,
     model_argument,
     option,
+    several,
 )
+
+if TYPE_CHECKING:
+    from analyzer.explorer.server import Explorer
 
 
 class Explore(Given):
@@ -32,6 +37,27 @@ class Explore(Given):
         "--mined", "Folder that `mine -o` wrote: its layers need not be mined again.", type=READ, metavar="DIR"
     )
     labels: str | None = labels_option
+    layers: tuple[str, ...] = several(
+        "-l --layer", "Layer to show: tensor, node or glob. Repeatable. Default: all.", metavar="NAME"
+    )
+    export: str | None = option(
+        "--export",
+        "Write a page that needs no server, instead of serving: an .html file, or a folder for a web server. Default "
+        "layers: the last of each size.",
+        type=WRITE_REPORT,
+        metavar="PATH",
+    )
+    methods: tuple[str, ...] = several(
+        "-m --method", "Method of the maps in an exported page. Repeatable.", metavar="NAME"
+    )
+    units: int = option(
+        "--units",
+        "Units of each layer that have projections and a card in an exported page: those that answer most strongly.",
+        type=IntRange(0),
+        default=12,
+        metavar="N",
+    )
+    optima: bool = option("--optima", "Synthesize the optima of these units, too.", is_flag=True)
     host: str = option(
         "--host", "Address to listen on. Any but 127.0.0.1 lets other machines connect.", default="127.0.0.1"
     )
@@ -54,6 +80,7 @@ def command(given: Explore) -> None:
     from analyzer.errors import InputError
 
     samples = given.data.samples()
+    explainer, card = given.setup.load(given.model, given.labels)
     try:
         from analyzer.explorer.serve import serve
         from analyzer.explorer.server import Explorer, Settings
@@ -66,16 +93,41 @@ def command(given: Explore) -> None:
     from analyzer.explorer.pictures import Pictures
     from analyzer.store import user_cache
 
-    explainer, card = given.setup.load(given.model, given.labels)
     pictures = Pictures(given.data.opened(samples, card.feeds))
-    benches = [Bench(explainer, card, pictures.first)]
+    benches = [Bench(explainer, card, pictures.first, given.layers)]
     if given.against:
         benches.append(Bench(*given.setup.load(given.against, given.labels), pictures.first))
     if given.host not in ("127.0.0.1", "localhost", "::1"):
         note(f"warning: {given.host} can be reached from other machines; whoever has the URL sees your pictures")
     cards = Cards(benches[0], given.data.opened(samples, card.feeds), given.mined, user_cache())
     explorer = Explorer(benches, pictures, cards, Settings(*_settings()))
+    if given.export:
+        _export(given, explorer)
+        return
     serve(explorer, given.host, given.port, click.echo, not given.no_browser)
+
+
+def _export(given: Explore, explorer: Explorer) -> None:
+    from analyzer.attribution.methods import find_method
+    from analyzer.explorer.exporting import Wanted, answers, write_folder, write_page
+    from analyzer.report.files import is_folder
+
+    assert given.export is not None
+    for method in given.methods:
+        find_method(method, {})
+    bench = explorer.benches[0]
+    if not given.layers:
+        bench.narrow()
+    found = answers(explorer, Wanted(given.units, methods=given.methods, optima=given.optima), _show)
+    explorer.cards.jobs.stop()
+    (write_folder if is_folder(given.export) else write_page)(given.export, found)
+    say_written(given.export)
+
+
+def _show(done: int, total: int) -> None:
+    alive()
+    if shows_progress():
+        draw_bar("exporting", done, total)
 
 
 def _settings() -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -24,9 +24,10 @@ from analyzer.attribution.result import in_picture
 from analyzer.attribution.shown import shown_outputs
 from analyzer.attribution.units import STRONGEST, rgb
 from analyzer.errors import AnalyzerError, NotFoundError
-from analyzer.explorer.layers import Layer, find_layers, spans
+from analyzer.explorer.layers import Layer, chosen, find_layers, spans, stages
 from analyzer.explorer.pictures import Picture
 from analyzer.graph import Graph
+from analyzer.graph.query import find_tensors
 from analyzer.images import Drawing, Fed, ModelCard
 from analyzer.images.draw import fit
 from analyzer.images.placement import Placement
@@ -65,18 +66,29 @@ class Bench:
     Args:
         card: how pictures are prepared.
         first: a picture, by whose size the layers are found where the model leaves it open.
+        wanted: names of tensors or nodes, or globs: no other layers are shown. Default: all.
     """
 
-    def __init__(self, explainer: Explainer, card: ModelCard, first: Picture) -> None:
+    def __init__(self, explainer: Explainer, card: ModelCard, first: Picture, wanted: Sequence[str] = ()) -> None:
         self.explainer, self.card = explainer, card
-        self._first = first
+        self._first, self._wanted = first, tuple(wanted)
         self._arrays = Pool(256, BUDGET)
 
     # ---- The model ----
 
     @cached_property
     def layers(self) -> list[Layer]:
-        return find_layers(self.graph)
+        found = find_layers(self.graph)
+        if not self._wanted:
+            return found
+        names = {value.name for pattern in self._wanted for value in find_tensors(self.graph, pattern)}
+        if not (some := chosen(found, names)):
+            raise NotFoundError(f"no layer with units is called {', '.join(self._wanted)}", "list them with `inspect`")
+        return some
+
+    def narrow(self) -> None:
+        """From now on only the last layer of each size is shown, and the one that evidence is taken at."""
+        self.layers = chosen(self.layers, stages(self.layers) | {self.layers[self._default].name})
 
     @property
     def graph(self) -> Graph:

@@ -48,6 +48,22 @@ class Cards:
 
     # ---- Patches ----
 
+    def rank(self, layers: Sequence[Layer]) -> None:
+        """Rank the units of several layers in one pass over the pictures, before anything is asked for."""
+        names = [layer.name for layer in layers if layer.name not in self.known]
+        if names:
+            bench = self.bench
+            found = mine(bench.explainer, self.samples, names, bench.card.feeds, BEST, workers=1)
+            self.known |= found.rankings
+
+    def collect(self, layer: Layer, channels: Sequence[int]) -> None:
+        """Cut out the patches of several channels, each picture decoded once; waits for `ranking`."""
+        ranking = self.ranking(layer)
+        ranking.finished.wait()
+        if ranking.state == "done":
+            with self._lock:
+                self._collect(layer, channels)
+
     def ranking(self, layer: Layer) -> Job:
         """The strongest activations of every channel of a layer, worked out in the background."""
         return self.jobs.get(("mine", layer.name), lambda note: self._mined(layer, note))
@@ -66,21 +82,23 @@ class Cards:
         bench = self.bench
         return mine(bench.explainer, self.samples, [layer.name], bench.card.feeds, BEST, workers=1, progress=count)
 
-    def patches(self, layer: Layer, channel: int, policy: str = "deconvnet") -> list[Patch]:
+    def patches(self, layer: Layer, channel: int) -> list[Patch]:
         """The strongest patches of a channel, once `ranking` is done."""
-        key = layer.name, channel
         with self._lock:
-            if key not in self._patches:
-                found: MiningResult = self.ranking(layer).result
-                chosen = {layer.name: [channel]}
-                try:
-                    (one,) = collect_patches(self.bench.explainer, found, self.bench.card.feeds, chosen, policy)
-                except AnalyzerError:  # no gradient on the way: patches alone
-                    (one,) = collect_patches(self.bench.explainer, found, self.bench.card.feeds, chosen, None)
+            if (layer.name, channel) not in self._patches:
                 if len(self._patches) > 256:
                     self._patches.clear()
-                self._patches[key] = one.channels.get(channel, [])
-            return self._patches[key]
+                self._collect(layer, [channel])
+            return self._patches[layer.name, channel]
+
+    def _collect(self, layer: Layer, channels: Sequence[int]) -> None:
+        found: MiningResult = self.ranking(layer).result
+        explainer, feeds, chosen = self.bench.explainer, self.bench.card.feeds, {layer.name: list(channels)}
+        try:
+            (one,) = collect_patches(explainer, found, feeds, chosen, "deconvnet")
+        except AnalyzerError:  # no gradient on the way: patches alone
+            (one,) = collect_patches(explainer, found, feeds, chosen, None)
+        self._patches |= {(layer.name, channel): one.channels.get(channel, []) for channel in channels}
 
     # ---- Optimum ----
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,25 @@ def find_layers(graph: Graph, also: Sequence[str] = ()) -> list[Layer]:
             layers.append(Layer(output.name, node.op, channels, places, layout, above, size, stride))
             nearest[output.name] = (len(layers) - 1,)
     return layers
+
+
+def chosen(layers: Sequence[Layer], names: Collection[str]) -> list[Layer]:
+    """Those of the names, with new numbers in `parents`."""
+    nearest: list[tuple[int, ...]] = []
+    found: list[Layer] = []
+    for layer in layers:
+        above = tuple(dict.fromkeys(n for parent in layer.parents for n in nearest[parent]))
+        if layer.name in names:
+            nearest.append((len(found),))
+            found.append(replace(layer, parents=above))
+        else:
+            nearest.append(above)
+    return found
+
+
+def stages(layers: Sequence[Layer]) -> set[str]:
+    """The last layer of each size: an overview of a network."""
+    return set({layer.grid: layer.name for layer in layers}.values())
 
 
 def _field(

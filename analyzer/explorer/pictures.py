@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self._given)
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Those of the start."""
+        return iter(self._given.values())
 
     @property
     def first(self) -> Picture:

@@ -7,6 +7,7 @@ of the printed URL, or the cookie that its page sets.
 from __future__ import annotations
 
 import io
+import json
 import secrets
 import struct
 import threading
@@ -14,13 +15,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from analyzer.errors import AnalyzerError, InputError, NotFoundError
@@ -86,8 +88,9 @@ class Explorer:
         self._limiter: CapacityLimiter | None = None
         self._workers = workers
 
-    def routes(self) -> list[Route]:
-        known: dict[str, Answer] = {
+    def answers(self) -> dict[str, Answer]:
+        """{address after /api/: what answers it}"""
+        return {
             "model": self.model,
             "pictures": self.named,
             "picture/{picture}": self.picture,
@@ -103,7 +106,9 @@ class Explorer:
             "unit/{layer:int}/{channel:int}": self.unit,
             "unit/{layer:int}/{channel:int}/{what}": self.drawn_unit,
         }
-        found = [Route(f"/api/{path}", self._answered(answer)) for path, answer in known.items()]
+
+    def routes(self) -> list[Route]:
+        found = [Route(f"/api/{path}", self._answered(answer)) for path, answer in self.answers().items()]
         return [*found, Route("/api/pictures", self.drop, methods=["POST"])]
 
     def _answered(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
@@ -117,16 +122,20 @@ class Explorer:
             def work() -> Response:
                 if stale():
                     return Response(status_code=204)
-                try:
-                    return _response(answer(request))
-                except NotFoundError as error:
-                    return _error(error, 404)
-                except AnalyzerError as error:
-                    return _error(error, 422)
+                return _work(answer, request)
 
             return await to_thread.run_sync(work, limiter=self._limiter)
 
         return endpoint
+
+    def ask(self, path: str, query: Mapping[str, Any]) -> Response:
+        """The answer to a question of this process, as the page would get it."""
+        scope = {"type": "http", "method": "GET", "path": f"/{path}", "headers": []}
+        for pattern, answer in self.answers().items():
+            match, found = Route(f"/{pattern}", answer).matches(scope)
+            if match is Match.FULL:
+                return _work(answer, Request(scope | found | {"query_string": urlencode(query).encode()}))
+        return Response("not found", 404)
 
     def _ticket(self, request: Request) -> Callable[[], bool]:
         """Whether the question is obsolete, to be asked when its turn comes.
@@ -146,6 +155,10 @@ class Explorer:
     # ---- Answers ----
 
     def model(self, request: Request) -> Any:
+        return self.known()
+
+    def known(self) -> dict[str, Any]:
+        """What the page knows from the start."""
         settings = {"words": list(self.settings.words), "keywords": dict(self.settings.keywords)}
         return {"models": [bench.as_data() for bench in self.benches], "settings": settings}
 
@@ -171,7 +184,7 @@ class Explorer:
         if request.query_params.get("format") == "npy":
             return _npy(maps)
         made = atlas(maps)
-        return _packed(made.as_data(), encode_gray(made.pixels))
+        return packed(made.as_data(), encode_gray(made.pixels))
 
     def values(self, request: Request) -> Any:
         """The numbers of one channel, float32."""
@@ -179,7 +192,7 @@ class Explorer:
         channel = request.path_params["channel"]
         if channel >= len(maps):
             raise NotFoundError(f"there is no channel {channel}", f"the layer has {len(maps)}")
-        return _packed({"grid": list(maps.shape[1:])}, np.ascontiguousarray(maps[channel], "<f4").tobytes())
+        return packed({"grid": list(maps.shape[1:])}, np.ascontiguousarray(maps[channel], "<f4").tobytes())
 
     def spans(self, request: Request) -> Any:
         rows, columns = self._bench(request).spans(self._picture(request), self._layer(request))
@@ -209,7 +222,7 @@ class Explorer:
             "activation": float(found.activation[0]),
             "largest": float(np.abs(pixels).max(initial=0)),
         }
-        return _packed(about, encode(drawn))
+        return packed(about, encode(drawn))
 
     def explain(self, request: Request) -> Any:
         bench, picture = self._bench(request), self._picture(request)
@@ -222,7 +235,7 @@ class Explorer:
             return _npy(found.values)
         known = found.values[np.isfinite(found.values)]
         about = {"low": float(known.min(initial=0)), "high": float(known.max(initial=0)), "title": found.title}
-        return _packed(about | {"diagnosis": found.diagnosis, "layer": found.layer}, encode(found.drawn))
+        return packed(about | {"diagnosis": found.diagnosis, "layer": found.layer}, encode(found.drawn))
 
     async def drop(self, request: Request) -> Response:
         """A picture in the body of the request; its key."""
@@ -406,7 +419,13 @@ def _integer(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-def _response(found: Any) -> Response:
+def _work(answer: Answer, request: Request) -> Response:
+    try:
+        found = answer(request)
+    except NotFoundError as error:
+        return _error(error, 404)
+    except AnalyzerError as error:
+        return _error(error, 422)
     return found if isinstance(found, Response) else JSONResponse(found)
 
 
@@ -414,10 +433,16 @@ def _error(error: AnalyzerError, status: int) -> Response:
     return JSONResponse({"error": error.message, "hint": error.hint}, status)
 
 
-def _packed(about: Mapping[str, Any], data: bytes) -> Response:
+def packed(about: Mapping[str, Any], data: bytes) -> Response:
     """Four bytes of length, that much JSON, then the data."""
     head = as_json(about).encode()
     return Response(struct.pack("<I", len(head)) + head + data, media_type="application/octet-stream")
+
+
+def unpacked(body: bytes) -> tuple[Any, bytes]:
+    """What `packed` put together."""
+    (length,) = struct.unpack("<I", body[:4])
+    return json.loads(body[4 : 4 + length]), body[4 + length :]
 
 
 def _npy(array: np.ndarray) -> Response:

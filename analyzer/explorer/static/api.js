@@ -1,5 +1,7 @@
 // Questions to the server. Of the questions of one view only the latest counts: an earlier one is dropped.
 
+import { answer as answered } from "./source.js";
+
 const TAB = Math.random().toString(36).slice(2);
 /** @type {Map<string, {n: number, stop: AbortController}>} */
 const latest = new Map();
@@ -17,19 +19,19 @@ export function whenBusy(call) { onBusy = call; }
  * @returns {Promise<T | null>} null where a later question of the view came
  */
 async function ask(read, path, query = {}, view = "") {
-  const asked = new URLSearchParams();
-  for (const [name, value] of Object.entries(query)) asked.set(name, String(value));
+  /** @type {Record<string, string | number>} */
+  const ticket = {};
   const before = latest.get(view);
   const stop = new AbortController();
   const n = (before ? before.n : 0) + 1;
   if (view) {
     before?.stop.abort();
     latest.set(view, { n, stop });
-    asked.set("view", view); asked.set("n", String(n)); asked.set("tab", TAB);
+    Object.assign(ticket, { view, n, tab: TAB });
   }
   onBusy(++waiting);
   try {
-    const answer = await fetch(`/api/${path}?${asked}`, { signal: stop.signal });
+    const answer = await answered(path, query, ticket, stop.signal);
     if (answer.status === 204 || (view && latest.get(view)?.n !== n)) return null;
     if (!answer.ok) {
       const said = await answer.json().catch(() => ({ error: answer.statusText }));
@@ -88,7 +90,7 @@ export function image(path, query, view) {
  */
 export async function drop(picture, name, frame = false) {
   const asked = new URLSearchParams(frame ? { name, frame: "1" } : { name });
-  const answer = await fetch(`/api/pictures?${asked}`, { method: "POST", body: picture });
+  const answer = await fetch(`api/pictures?${asked}`, { method: "POST", body: picture });
   const said = await answer.json();
   if (!answer.ok) throw new Error(said.hint ? `${said.error}: ${said.hint}` : said.error);
   return said;

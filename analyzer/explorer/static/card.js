@@ -2,6 +2,7 @@
 
 import { image, json } from "./api.js";
 import { digits, show } from "./draw.js";
+import { exported } from "./source.js";
 import { set, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
@@ -29,6 +30,10 @@ async function load(start) {
     if (open(found.mining) || open(found.optimum)) ask(500);
   } catch (error) {
     $("mining").textContent = /** @type {Error} */ (error).message;
+    shown = dreamt = "";
+    for (const name of ["patches", "projections", "optimum"]) show($(name), null);
+    $("tops").replaceChildren();
+    $("dream").hidden = true;
   }
 }
 
@@ -44,7 +49,7 @@ async function draw(unit, found) {
     show($("patches"), null); show($("projections"), null); $("tops").replaceChildren(); shown = "";
   }
   $("dreaming").textContent = found.optimum ? said(found.optimum) : "";
-  $("dream").hidden = Boolean(found.optimum);
+  $("dream").hidden = exported || Boolean(found.optimum);
   if (found.optimum?.state === "done" && dreamt !== unit) {
     show($("optimum"), await image(`unit/${unit}/optimum`));
     dreamt = unit;

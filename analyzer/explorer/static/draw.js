@@ -33,6 +33,17 @@ export function atlasOf(picture, about) {
   return { ...about, gray, width: picture.width };
 }
 
+/**
+ * @param {Atlas} atlas @param {number} unit @param {number} y @param {number} x  of the layer's grid
+ * @param {number[]} grid @returns {number} the value there, to a 255th of the unit's range
+ */
+export function nearly(atlas, unit, y, x, grid) {
+  const [h, w] = atlas.tile, [high, wide] = grid.length ? grid : [1, 1];
+  const row = Math.floor(unit / atlas.columns) * h + Math.min(h - 1, Math.floor(y * h / high));
+  const column = (unit % atlas.columns) * w + Math.min(w - 1, Math.floor(x * w / wide));
+  return atlas.low[unit] + (atlas.high[unit] - atlas.low[unit]) * atlas.gray[row * atlas.width + column] / 255;
+}
+
 /** @param {Atlas} atlas @returns {[number, number]} lowest and highest value of the layer */
 export function range(atlas) {
   return [Math.min(...atlas.low), Math.max(...atlas.high)];

@@ -1,7 +1,7 @@
 // The units of a layer: a tile for each channel, the cursor on one of them.
 
 import { bitmap, packed } from "./api.js";
-import { atlasOf, color, colored, digits, fitted, range } from "./draw.js";
+import { atlasOf, color, colored, digits, fitted, nearly, range } from "./draw.js";
 import { layer, set, state, subscribe } from "./store.js";
 
 const canvas = /** @type {HTMLCanvasElement} */ (document.getElementById("grid"));
@@ -71,6 +71,12 @@ function mark() {
     context.lineWidth = gap;
     context.strokeRect(gap / 2 + (at % columns) * (width + gap), gap / 2 + Math.floor(at / columns) * (height + gap), width + gap, height + gap);
   };
+  for (const at of layer().units || []) {  // of an exported page: those with a card
+    context.fillStyle = color("--accent");
+    context.beginPath();
+    context.arc(gap + (at % columns) * (width + gap) + 2.5 * gap, gap + Math.floor(at / columns) * (height + gap) + 2.5 * gap, 1.5 * gap, 0, 7);
+    context.fill();
+  }
   const [pinned, unit] = state.pin.split("/").map(Number);
   if (state.pin && pinned === state.layer) frame(unit, color("--mark"));
   frame(state.unit, state.area === "units" ? color("--accent") : color("--faint"));
@@ -88,6 +94,14 @@ function under(event) {
   const [h, w] = grid.length ? grid : [1, 1];
   const place = (/** @type {number} */ share, /** @type {number} */ size) => Math.max(0, Math.min(size - 1, Math.floor(share * size)));
   return { unit, x: place(inside[0], w), y: place(inside[1], h) };
+}
+
+/** The units that answer most strongly at a place, as far as the tiles show it. @param {number} y @param {number} x @returns {[number, number][]} */
+export function strongest(y, x) {
+  if (!atlas) return [];
+  const of = atlas, grid = layer().grid;
+  const all = Array.from({ length: of.count }, (_, unit) => /** @type {[number, number]} */ ([unit, nearly(of, unit, y, x, grid)]));
+  return all.sort((a, b) => b[1] - a[1]).slice(0, 5);
 }
 
 /** Called with what is under the pointer, null where nothing is. @type {(place: {unit: number, y: number, x: number} | null) => void} */

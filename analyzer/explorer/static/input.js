@@ -2,7 +2,8 @@
 
 import { bitmap, image, json, packed } from "./api.js";
 import { color, digits, fitted, show } from "./draw.js";
-import { whenHovered } from "./grid.js";
+import { strongest, whenHovered } from "./grid.js";
+import { exported } from "./source.js";
 import { known, layer, live, set, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
@@ -59,7 +60,7 @@ async function units(/** @type {MouseEvent} */ event) {
   if (!fields || !about || !about.grid.length) return;
   const [y, x] = pixel(event), place = { y: nearest(fields.rows, y), x: nearest(fields.columns, x) };
   outline(place);
-  const said = await json(`place/${state.picture}/${state.layer}`, { ...place, model: state.model }, "place");
+  const said = exported ? { units: strongest(place.y, place.x) } : await json(`place/${state.picture}/${state.layer}`, { ...place, model: state.model }, "place");
   if (!said) return;
   const named = said.units.map((/** @type {[number, number]} */ [unit, value]) => `${unit} (${digits(value)})`).join(", ");
   $("where").textContent = `strongest units at ${place.y}, ${place.x}: ${named}`;

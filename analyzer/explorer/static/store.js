@@ -29,7 +29,7 @@ export function set(changes) {
   if (!changed.size) return;
   state = { ...state, ...changes };
   if (!started) return;
-  history.replaceState(null, "", `${location.pathname}#${fragment(state)}`);
+  history.replaceState(null, "", `#${fragment(state)}`);
   for (const listener of listeners) listener(changed);
 }
 
@@ -41,7 +41,8 @@ export function possible(said) {
   const { layers, first } = known.models[0], count = layers.length;
   const layer = said.layer >= 0 && said.layer < count ? said.layer : first;
   const picture = known.pictures.some((one) => one.key === said.picture) ? said.picture : known.pictures[0].key;
-  return { ...said, layer, picture, unit: Math.max(0, Math.min(said.unit, layers[layer].channels - 1)) };
+  const most = layers[layer].channels - 1, unit = Math.max(0, Math.min(said.unit, most));
+  return { ...said, layer, picture, unit: location.hash ? unit : (layers[layer].units || [unit])[0] };
 }
 
 window.addEventListener("hashchange", () => { if (started) set(possible(stateOf(location.hash))); });

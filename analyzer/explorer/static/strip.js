@@ -1,6 +1,7 @@
 // The pictures: those of the start, those that are dropped, pasted or opened, and the webcam.
 
 import { drop } from "./api.js";
+import { address } from "./source.js";
 import { known, live, refresh, set, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
@@ -10,7 +11,8 @@ export function build() {
   $("pictures").replaceChildren(...known.pictures.map((one) => {
     const item = document.createElement("button"), thumb = document.createElement("img");
     item.type = "button"; item.role = "option"; item.title = one.name; item.value = one.key;
-    thumb.src = `/api/picture/${one.key}?side=96`; thumb.alt = one.name; thumb.loading = "lazy";
+    address(`picture/${one.key}`, { side: 96 }).then((at) => { thumb.src = at; });
+    thumb.alt = one.name; thumb.loading = "lazy";
     item.append(thumb);
     item.addEventListener("click", () => set({ picture: one.key }));
     return item;

@@ -1,9 +1,10 @@
 // The chosen unit: its map, its numbers, and its projection back to the picture.
 
 import { bitmap, cancel, packed } from "./api.js";
-import { digits, fitted, show, color } from "./draw.js";
+import { digits, fitted, nearly, show, color } from "./draw.js";
 import { whenDrawn } from "./grid.js";
 import { outline } from "./input.js";
+import { exported } from "./source.js";
 import { known, layer, live, set, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
@@ -16,7 +17,11 @@ export function origin() {
   return { layer: at, unit, y, x };
 }
 
+/** @type {import("./draw.js").Atlas | null} */
+let drawn = null;
+
 whenDrawn((atlas, tiles) => {
+  drawn = atlas;
   const [h, w] = atlas.tile, canvas = $("tile");
   canvas.width = w; canvas.height = h;
   canvas.getContext("2d").drawImage(tiles, (state.unit % atlas.columns) * w, Math.floor(state.unit / atlas.columns) * h, w, h, 0, 0, w, h);
@@ -37,7 +42,7 @@ let map = null;
 
 async function values() {
   const of = `${state.picture}/${state.layer}/${state.unit}/${state.model}`;
-  if (map?.of !== of) {
+  if (!exported && map?.of !== of) {
     const found = await packed((data) => data, `values/${state.picture}/${state.layer}/${state.unit}`, { model: state.model }, "values");
     if (!found) return;
     map = { of, grid: found.about.grid, numbers: new Float32Array(found.data) };
@@ -49,8 +54,9 @@ async function values() {
 function value(y, x) {
   const rows = $("numbers");
   while (rows.children.length > 4) rows.lastElementChild.remove();
-  if (!map || y < 0) return;
-  rows.append(element("dt", `at ${y}, ${x}`), element("dd", digits(map.numbers[y * map.grid[1] + x])));
+  if (y < 0 || !(exported ? drawn : map)) return;
+  const text = map ? digits(map.numbers[y * map.grid[1] + x]) : drawn ? `≈ ${digits(nearly(drawn, state.unit, y, x, layer().grid))}` : "";
+  rows.append(element("dt", `at ${y}, ${x}`), element("dd", text));
 }
 
 /** The place of the map under the pointer. @param {MouseEvent} event @returns {{y: number, x: number}} */

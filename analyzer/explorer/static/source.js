@@ -1,0 +1,41 @@
+// Where answers come from: the server; in an exported page the page itself; in an exported folder the files in it.
+
+const here = document.getElementById("answers");
+/** {question: [status, type, bytes in base64 or name of a file]}. @type {Promise<Record<string, [number, string, string]>> | null} */
+const index = !here ? null
+  : here instanceof HTMLLinkElement ? fetch(here.href).then((answer) => answer.json())
+    : Promise.resolve(JSON.parse(here.textContent || "{}"));
+
+/** Whether there is no server. */
+export const exported = index !== null;
+if (exported) document.body.dataset.exported = "true";
+const MISSING = { error: "not in this page", hint: "units with a dot are in it" };
+
+/** @param {string} path @param {Record<string, string | number>} query @returns {string} */
+function question(path, query) {
+  const said = Object.keys(query).sort().map((name) => `${name}=${query[name]}`);
+  return said.length ? `${path}?${said.join("&")}` : path;
+}
+
+/**
+ * @param {string} path @param {Record<string, string | number>} query  what the answer depends on
+ * @param {Record<string, string | number>} [ticket]  what it does not depend on @param {AbortSignal} [signal]
+ * @returns {Promise<Response>}
+ */
+export async function answer(path, query, ticket = {}, signal) {
+  if (!index) {
+    const asked = new URLSearchParams(Object.entries({ ...query, ...ticket }).map(([name, value]) => [name, String(value)]));
+    return fetch(`api/${path}?${asked}`, { signal });
+  }
+  const found = (await index)[question(path, query)];
+  if (!found) return new Response(JSON.stringify(MISSING), { status: 404 });
+  const [status, type, data] = found, headers = { "Content-Type": type };
+  if (here instanceof HTMLLinkElement) return new Response((await fetch(new URL(data, here.href))).body, { status, headers });
+  return new Response(Uint8Array.from(atob(data), (c) => c.charCodeAt(0)), { status, headers });
+}
+
+/** @param {string} path @param {Record<string, string | number>} query @returns {Promise<string>} an address for `img` */
+export async function address(path, query) {
+  if (!index) return `api/${path}?${new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)]))}`;
+  return URL.createObjectURL(await (await answer(path, query)).blob());
+}
