@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from analyzer.images import Preprocess
     from analyzer.mining import MiningResult
     from analyzer.mining.evolution import evolution
-    from analyzer.passes import Pass
+    from analyzer.passes import Pass, Ray
     from analyzer.runtime.pool import limit_memory
     from analyzer.validation import Comparison
     from analyzer.validation.audit import Audit
@@ -75,7 +75,7 @@ _NAMES = {
     "images": ("Preprocess",),
     "mining": ("MiningResult",),
     "mining.evolution": ("evolution",),
-    "passes": ("Pass",),
+    "passes": ("Pass", "Ray"),
     "runtime.pool": ("limit_memory",),
     "validation": ("Comparison",),
     "validation.audit": ("Audit",),
@@ -103,6 +103,7 @@ __all__ = [
     "Preprocess",
     "Projector",
     "ProviderError",
+    "Ray",
     "ReceptiveField",
     "ReceptiveFields",
     "Sample",

@@ -204,7 +204,7 @@ GROUPS = {
         "Dreamer",
     ),
     "Graphs": ("export", "append_vjp", "Vjp"),
-    "Pictures and runs": ("Preprocess", "find_pictures", "Sample", "Pass", "limit_memory"),
+    "Pictures and runs": ("Preprocess", "find_pictures", "Sample", "Pass", "Ray", "limit_memory"),
     "Errors": ("AnalyzerError", "InputError", "NotFoundError", "UnsupportedError", "ProviderError"),
 }
 

@@ -31,6 +31,7 @@ from analyzer.data import (
 )
 from analyzer.images import Drawing, Feeding, ModelCard, write_png
 from analyzer.images.views import several
+from analyzer.passes import Ray
 from analyzer.plain import rounded
 from analyzer.report.audit import to_show
 from analyzer.report.files import (
@@ -81,7 +82,7 @@ def compare(
     mode: Mode = "as-shipped",
     limit: int | None = None,
     every: int = 1,
-    workers: int | None = None,
+    workers: int | Ray | None = None,
     store: File | None = None,
     input: Mapping[str, Any] | None = None,
     explain_input: str | None = None,
@@ -115,7 +116,8 @@ def compare(
         provider, candidate_provider: execution provider of the reference, and of the candidate if it is another.
         mode: "as-shipped": with the runtime's graph optimizations; "semantics": without.
         limit: use at most so many pictures, evenly spread. every: use every so-manieth frame of a video.
-        workers: pictures at a time; one per CPU unless given. store: cache folder; an interrupted run resumes.
+        workers: pictures at a time, one per CPU unless given; or a cluster, `analyzer.Ray()`.
+        store: cache folder; an interrupted run resumes.
         input, explain_input, preprocess: as for `analyzer.explain`, of both models.
         progress: called with the number of pictures after each.
         options: of the preprocessing and of the session, as for `analyzer.explain`.
@@ -155,7 +157,7 @@ def compared(
     samples: Sequence[Sample],
     methods: Sequence[str],
     store: File | None = None,
-    workers: int | None = None,
+    workers: int | Ray | None = None,
     progress: Callable[[int], None] | None = None,
     sensitivity: bool = False,
     difference: bool = False,
@@ -262,7 +264,7 @@ def audit(
     provider: str = "cpu",
     limit: int | None = None,
     every: int = 1,
-    workers: int | None = None,
+    workers: int | Ray | None = None,
     store: File | None = None,
     input: Mapping[str, Any] | None = None,
     explain_input: str | None = None,
@@ -359,7 +361,7 @@ def audited(
     seed: int,
     provider: str,
     store: File | None = None,
-    workers: int | None = None,
+    workers: int | Ray | None = None,
     progress: Callable[[int], None] | None = None,
     placement: Placed = "effective",
     limits: Mapping[str, float] | None = None,
@@ -383,7 +385,7 @@ def audited_half(
     samples: Sequence[Sample],
     provider: str,
     store: File | None = None,
-    workers: int | None = None,
+    workers: int | Ray | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Audit:
     """Values that float16 cannot represent, with its findings and how it was run."""

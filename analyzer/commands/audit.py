@@ -126,7 +126,7 @@ def command(given: Audit) -> int:
     explainer, card = given.setup.load(given.model, given.labels, many=True)
     samples = with_classes(given.data.opened(samples, card.feeds), card.labels, by_folder)
     progress = Progress(len(samples), "audit")
-    over = given.setup.provider, given.over.store, given.over.workers, progress.step
+    over = given.setup.provider, given.over.store, given.over.engine.workers, progress.step
     if given.fp16:
         if limits:
             note("note: thresholds have no effect with --fp16")

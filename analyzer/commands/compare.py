@@ -195,7 +195,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
         tell_card(explainer, card)
     sides, cards = [(e.about(card.feeds.explained), card) for e, card in both], [card for _, card in both]
     samples = with_classes(given.data.opened(samples, cards[0].feeds), cards[0].labels, by_folder)
-    over = given.over.store, given.over.workers, Progress(len(samples), "compare").step
+    over = given.over.store, given.over.engine.workers, Progress(len(samples), "compare").step
     done = compared(sides, samples, given.methods, *over, given.sensitivity, given.evidence_difference)
     tell_left_out(done)
     document = {"comparison": done.report, "run": done.run}

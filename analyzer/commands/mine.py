@@ -10,6 +10,7 @@ from analyzer.commands.common import Progress, command_line, finish, note, table
 from analyzer.commands.options import (
     WRITE_FOLDER,
     DataSet,
+    Engine,
     Given,
     IntRange,
     Setup,
@@ -21,7 +22,6 @@ from analyzer.commands.options import (
     option,
     policy_option,
     shard_option,
-    workers_option,
 )
 
 
@@ -39,7 +39,7 @@ class Mine(Given):
     )
     policy: str = policy_option
     batch: int = option("--batch", "Pictures per run of the model.", type=IntRange(1), default=8, metavar="N")
-    workers: int | None = workers_option
+    engine: Engine = group(Engine)
     shard: str = shard_option
     setup: Setup = group(Setup)
     form: str = format_option
@@ -72,7 +72,7 @@ def command(given: Mine) -> int:
     if policy:
         check_projectable(explainer, wanted, policy)
     progress = Progress(len(samples) // part[1], "mine")
-    how = card.feeds, given.k, given.out, given.batch, part, given.workers
+    how = card.feeds, given.k, given.out, given.batch, part, given.engine.workers
     result = mine(explainer, samples, wanted, *how, progress=progress.step)
     tell_left_out(result)
     for picture, why in result.not_finite.items():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from analyzer.commands.common import Progress
     from analyzer.data import Sample
     from analyzer.images import Feeding, ModelCard
+    from analyzer.passes import Ray
 
 
 class ColorMap(click.ParamType):
@@ -327,12 +328,6 @@ seed_option = option("--seed", "Seed of the random numbers.", type=int, default=
 PROVIDER: dict[str, Any] = {"metavar": "PROVIDER", "shell_complete": complete.providers}
 provider_option = option(
     "-p --provider", "Execution provider: cpu, cuda, cuda:1, tensorrt or auto.", default="cpu", **PROVIDER
-)
-workers_option = option(
-    "--workers",
-    "Number of pictures processed in parallel. Default: one per CPU.",
-    type=IntRange(1),
-    metavar="N",
 )
 shard_option = option(
     "--shard", "Process only the I-th of N equal parts of the pictures.", default="1/1", metavar="I/N"
@@ -659,10 +654,48 @@ class Setup(Given):
         return explainer.about(card.feeds.explained), card
 
 
+class Engine(Given):
+    """Who goes through many pictures."""
+
+    count: int | None = option(
+        "--workers",
+        "Number of pictures processed in parallel. Default: one per CPU.",
+        type=IntRange(1),
+        metavar="N",
+    )
+    engine: str = option(
+        "--engine",
+        "Where pictures are processed: on this machine, or on a Ray cluster.",
+        type=Choice(["local", "ray"]),
+        default="local",
+    )
+    address: str | None = option(
+        "--address",
+        "Ray cluster: auto or ray://HOST:PORT. Default: a private one on this machine.",
+        metavar="ADDRESS",
+    )
+
+    @property
+    def workers(self) -> int | Ray | None:
+        """Of `passes.run`.
+
+        Raises:
+            InputError: an address without a cluster.
+        """
+        from analyzer.errors import InputError
+        from analyzer.passes import Ray
+
+        if self.engine == "ray":
+            return Ray(None if self.address == "local" else self.address, self.count)
+        if self.address is not None:
+            raise InputError("--address names a Ray cluster", "add --engine ray")
+        return self.count
+
+
 class OverPictures(Given):
     """How a command goes through many pictures, and where it keeps what it has done."""
 
-    workers: int | None = workers_option
+    engine: Engine = group(Engine)
     store: str | None = store_option
 
     def keywords(self, out: str | None, progress: Progress) -> dict[str, Any]:
@@ -670,7 +703,7 @@ class OverPictures(Given):
         kept = self.store or (out if out and Path(out).is_dir() else None)
         return {
             "folder": kept,
-            "workers": self.workers,
+            "workers": self.engine.workers,
             "progress": progress.step,
             "forget": self.store is None,
         }

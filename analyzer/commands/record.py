@@ -11,13 +11,13 @@ from analyzer.commands.options import (
     READ_ANY_MODEL,
     WRITE_FOLDER,
     DataSet,
+    Engine,
     Given,
     Setup,
     argument,
     group,
     option,
     several,
-    workers_option,
 )
 
 
@@ -29,7 +29,7 @@ class Record(Given):
         "-m --method", "Methods whose maps are recorded. Repeatable. Default: as for `compare`.", **METHOD
     )
     mode: str = option("--mode", "As for `compare`.", type=Choice(MODES), default="as-shipped")
-    workers: int | None = workers_option
+    engine: Engine = group(Engine)
     setup: Setup = group(Setup)
 
 
@@ -61,7 +61,7 @@ def command(given: Record) -> int:
     side = side_of(explainer, shape, Store(given.store))
     progress = Progress(len(samples), "record")
     work = Recording(side, card.feeds, given.methods)
-    done = run(work, samples, workers=given.workers, progress=progress.step)
+    done = run(work, samples, workers=given.engine.workers, progress=progress.step)
     tell_left_out(done)
     for method, why in done.result.items():
         note(f"{method}: not available: {why}")

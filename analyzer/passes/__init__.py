@@ -2,6 +2,7 @@
 
 from analyzer.passes.base import InputPass, Loaded, Pass
 from analyzer.passes.journal import merge
-from analyzer.passes.local import Outcome, run
+from analyzer.passes.ray import Ray
+from analyzer.passes.running import Outcome, run
 
-__all__ = ["InputPass", "Loaded", "Outcome", "Pass", "merge", "run"]
+__all__ = ["InputPass", "Loaded", "Outcome", "Pass", "Ray", "merge", "run"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 
 from analyzer.attribution import Model
 from analyzer.data import Sample
@@ -20,7 +20,25 @@ class Loaded(NamedTuple):
     item: Any
 
 
-class Pass(ABC, Generic[T]):
+class Remade:
+    """What another process makes anew from the same arguments, instead of being sent what was made since."""
+
+    _made_of: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        made = super().__new__(cls)
+        made._made_of = args, options
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (type(self), *self._made_of)
+
+
+def _made_again(kind: type[Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return kind(*args, **options)
+
+
+class Pass(Remade, ABC, Generic[T]):
     """Work on every sample, and how partial results are merged.
 
     An engine calls `setup` once in every process, `load` and `step` from several threads at once, and joins partial

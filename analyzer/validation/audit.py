@@ -28,7 +28,7 @@ from analyzer.metrics import (
 )
 from analyzer.metrics.consistency import shifted
 from analyzer.metrics.regions import coverage
-from analyzer.passes import InputPass, Loaded, run
+from analyzer.passes import InputPass, Loaded, Ray, run
 from analyzer.store import key_of
 from analyzer.validation.answers import Found, answers_of
 from analyzer.validation.assembled import alternatives, assembled
@@ -120,7 +120,7 @@ def audit(
     probes: int = 16,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
-    workers: int | None = None,
+    workers: int | Ray | None = None,
     progress: Callable[[int], None] | None = None,
     placement: Placed = "effective",
 ) -> Audit:

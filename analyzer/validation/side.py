@@ -20,6 +20,7 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Graph, Value
 from analyzer.graph.query import ancestors, descendants, image_input
 from analyzer.graph.through import readers
+from analyzer.passes.base import Remade
 from analyzer.runtime import Session, kernel_difference, kernels
 from analyzer.store import Store, key_of, packed, unpacked
 from analyzer.tasks import Task, recognise
@@ -65,7 +66,7 @@ class Evidence(NamedTuple):
         return np.asarray(self.low + self.heat * (self.high - self.low))
 
 
-class Side:
+class Side(Remade):
     """A model and its preprocessing.
 
     Args:

@@ -1,0 +1,190 @@
+"""Runs a pass: what is done is kept and merged here, whoever does the batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyzer.data import Sample
+from analyzer.errors import AnalyzerError, InputError
+from analyzer.passes.base import Loaded, Pass
+from analyzer.passes.journal import Journal
+from analyzer.passes.local import Steps, content_of
+from analyzer.passes.ray import Ray
+from analyzer.passes.tree import Block, Tree, chained
+
+
+@dataclass
+class Outcome:
+    """What a pass gave.
+
+    Attributes:
+        result: what `Pass.finish` made of it; None for a share of the samples.
+        failed: {id of the sample: the error that kept it out}, in their order.
+        resumed: samples that an earlier run had finished.
+        doubt: what to tell of the folder; see `Journal.doubt`.
+    """
+
+    result: Any
+    failed: dict[str, AnalyzerError]
+    resumed: int = 0
+    doubt: str = ""
+
+
+def run(
+    work: Pass[Any],
+    samples: Sequence[Sample],
+    folder: str | os.PathLike[str] | None = None,
+    workers: int | Ray | None = None,
+    shard: tuple[int, int] = (1, 1),
+    progress: Callable[[int], None] | None = None,
+    forget: bool = False,
+    each: Callable[[Any, dict[str, AnalyzerError]], None] | None = None,
+) -> Outcome:
+    """Runs a pass over samples; the next ones are loaded meanwhile.
+
+    The outcome is the same for any number of workers and shards, and however often a run was cut off, as long as
+    sessions have the same number of threads on the same kind of CPU.
+
+    Args:
+        folder: where what is finished is kept, so that a run that was killed goes on where it was. Shards may be done
+            by different processes into one folder; a run of the whole takes what they did, and does what is left.
+        workers: steps that are at work at the same time in this process; one per CPU when None. Or those of a cluster.
+        shard: (i, n): only the i-th of n equal parts.
+        progress: called with the number of samples after each batch.
+        forget: remove what was kept once all is done.
+        each: called in this thread with every partial result (None where no sample could be used) and the errors of
+            its samples, as soon as those before it are done: in the order of the samples, whatever is done first.
+
+    Raises:
+        InputError: there is no sample; the folder is in use; no such shard.
+        AnalyzerError: what `step` raises, unless the pass is tolerant.
+    """
+    if not samples:
+        raise InputError("no pictures found", "pass pictures, folders or a list file")
+    if not 1 <= shard[0] <= shard[1]:
+        raise InputError(f"no shard {shard[0]} of {shard[1]}", "write it as 1/4 … 4/4")
+    running = _Running(work, samples, shard, progress or (lambda count: None), folder is not None, each)
+    journal = Journal(Path(folder), work.name, running.identity, shard) if folder is not None else None
+    doubt = journal.doubt() if journal else ""
+    try:
+        resumed = running.resume(journal) if journal else 0
+        running.do(journal, workers)
+        if journal:
+            journal.save(running.tree)
+    except BaseException:
+        if journal:
+            journal.close()
+        raise
+    if journal:
+        journal.close(finished=True)
+    failed = running.errors(running.tree.failed)
+    result = work.finish(running.tree.total()) if shard == (1, 1) else None
+    if journal and forget:
+        journal.remove()
+    return Outcome(result, failed, resumed, doubt)
+
+
+def default_workers() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Running:
+    """A pass under way over a share of the samples."""
+
+    def __init__(
+        self,
+        work: Pass[Any],
+        samples: Sequence[Sample],
+        shard: tuple[int, int],
+        progress: Callable[[int], None],
+        kept: bool,
+        each: Callable[[Any, dict[str, AnalyzerError]], None] | None = None,
+    ) -> None:
+        self.work, self.samples, self.progress = work, samples, progress
+        count = -(-len(samples) // work.batch)
+        self.wanted = range(count * (shard[0] - 1) // shard[1], count * shard[0] // shard[1])
+        self.tree, self.kept = Tree(work.merge), kept
+        self.done: set[int] = set()
+        self.each, self.waiting, self.next = each, dict[int, Block](), self.wanted.start
+        self.first = next(self._loadable(), None) if work.anchored else None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The pass's, and what the first sample holds where that matters."""
+        anchor = {"first picture": self.first.sample.content} if self.first else {}
+        return dict(self.work.identity) | anchor
+
+    def _loadable(self) -> Iterator[Loaded]:
+        for sample in self.samples:
+            with suppress(AnalyzerError):
+                yield Loaded(sample, self.work.load(sample))
+
+    def batch(self, index: int) -> Sequence[Sample]:
+        return self.samples[index * self.work.batch : (index + 1) * self.work.batch]
+
+    def errors(self, failed: Mapping[int, tuple[str, str]]) -> dict[str, AnalyzerError]:
+        """{id of the sample: why it could not be used}."""
+        return {self.samples[number].id: InputError(*why) for number, why in failed.items()}
+
+    def take(self, block: Block) -> None:
+        """Adds what is done, and reports all blocks that follow without a gap."""
+        if self.each is not None:
+            self.waiting[block.start] = block
+            while (first := self.waiting.pop(self.next, None)) is not None:
+                self.each(first.partial, self.errors(first.failed))
+                self.next = first.stop
+        self.tree.add(block)
+
+    # ---- What an earlier run did ----
+
+    def resume(self, journal: Journal) -> int:
+        """Takes in what was kept and still holds; how many samples that are."""
+        for block in sorted(journal.blocks(), key=lambda b: -b.level):
+            covered = range(block.start, block.stop)
+            inside = self.wanted.start <= covered.start and covered.stop <= self.wanted.stop
+            if not inside or not self.done.isdisjoint(covered) or block.content != self._content(block):
+                continue
+            if block.partial is None or self.work.holds(block.partial):
+                self.take(block)
+                self.done |= set(covered)
+        resumed = sum(len(self.batch(index)) for index in self.done)
+        if resumed:
+            self.progress(resumed)
+        return resumed
+
+    def _content(self, block: Block) -> str:
+        """What a block's samples hold now."""
+        hashes = [content_of(self.batch(i), [s.content for s in self.batch(i)]) for i in range(block.start, block.stop)]
+        while len(hashes) > 1:
+            hashes = [chained(*pair) for pair in zip(hashes[::2], hashes[1::2], strict=True)]
+        return hashes[0]
+
+    # ---- Doing the rest ----
+
+    def do(self, journal: Journal | None, workers: int | Ray | None) -> None:
+        """Every batch that is not done."""
+        left = [index for index in self.wanted if index not in self.done]
+        if not left:
+            return
+        for block in self._blocks(left, workers):
+            if journal:
+                journal.append(block)
+            self.take(block)
+            if journal:
+                journal.save(self.tree, now=False)
+            self.progress(len(self.batch(block.index)))
+
+    def _blocks(self, left: Sequence[int], workers: int | Ray | None) -> Iterator[Block]:
+        alone = len(self.samples) == 1
+        if isinstance(workers, Ray):
+            first = self.first.sample if self.first else None
+            return workers.blocks(self.work, [(i, self.batch(i)) for i in left], first, self.kept, alone)
+        self.work.setup(self.first)
+        steps = Steps(self.work, self.batch, self.kept, alone)
+        return steps.blocks(left, min(workers or default_workers(), len(left)))
