@@ -150,14 +150,14 @@ def test_an_error_of_an_actor_is_one_of_ours(cluster: Cluster) -> None:
 
 def test_no_cluster_is_one_sentence(tmp_path: Path) -> None:
     script = "from tests.test_ray import *; run(Mourned(''), numbered(3), workers=Ray('127.0.0.1:1'))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "UnsupportedError: no Ray cluster at 127.0.0.1:1" in done.stderr
 
 
 def test_the_command_starts_and_stops_a_cluster_of_its_own(pictures: Path, tmp_path: Path) -> None:
     words = [sys.executable, "cli.py", "explain", str(CNN), str(pictures), "--format", "jsonl"]
     here, there = (
-        subprocess.run([*words, *engine], cwd=ROOT, capture_output=True, text=True)
+        subprocess.run([*words, *engine], cwd=ROOT, capture_output=True, text=True, timeout=120)
         for engine in (["--workers", "1"], ["--engine", "ray", "--workers", "2"])
     )
     assert (there.stdout, there.returncode) == (here.stdout, here.returncode)

@@ -148,11 +148,13 @@ def _cluster(address: str | None, count: int | None) -> Iterator[Any]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     connected = ray.is_initialized()
     if not connected:
-        private = {"include_dashboard": False, "num_cpus": count} if address is None else {"address": address}
+        private = {"address": "local", "include_dashboard": False, "num_cpus": count}
         try:
             _reach(address)
             with _hushed():
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **private)
+                ray.init(
+                    log_to_driver=False, logging_level=logging.ERROR, **({"address": address} if address else private)
+                )
         except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
             hint = "start one with `ray start --head`, or leave --address out for a private one"
             raise UnsupportedError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}", hint) from error
