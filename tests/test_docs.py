@@ -83,6 +83,6 @@ def test_ci_runs_the_tests_that_the_readme_names():
     line = "python3 -m venv .venv && . .venv/bin/activate && pip install '.[dev]' && python -m pytest"
     assert f"\n{line}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert (
-        re.search(r"pip install .*'\.\[browser,custom-ops,dev,explore,litert,openvino,plot,torch\]'", ci)
+        re.search(r"pip install .*'\.\[browser,custom-ops,dev,explore,litert,openvino,plot,ray,remote,torch\]'", ci)
         and "\npython -m pytest\n" in ci
     )

@@ -22,6 +22,7 @@ from analyzer.attribution.methods import find_method
 from analyzer.data import (
     Sample,
     annotated,
+    as_said,
     read_classes,
     read_masks,
     read_true_boxes,
@@ -423,4 +424,5 @@ def _annotated(
         placed: Mapping[str, Any] = {Path(name).name: true_boxes(entry) for name, entry in boxes.items()}
     else:
         placed = read_true_boxes(None if boxes is None else os.fspath(boxes))
-    return annotated(samples, placed, named, read_masks(None if masks is None else os.fspath(masks)))
+    found = annotated(samples, placed, named, read_masks(None if masks is None else os.fspath(masks)))
+    return as_said(found, str(classes), str(boxes))

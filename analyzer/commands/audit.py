@@ -109,7 +109,7 @@ def command(given: Audit) -> int:
     """
     from analyzer.api.comparing import FOLDERS, audit_shots, audited, audited_half
     from analyzer.attribution.methods import find_method
-    from analyzer.data import annotated, read_classes, read_true_boxes, with_classes
+    from analyzer.data import annotated, as_said, read_classes, read_true_boxes, with_classes
     from analyzer.images import write_png
     from analyzer.report.files import check_endings, shows_maps, write_audit
     from analyzer.validation.checks import read_limits
@@ -123,6 +123,7 @@ def command(given: Audit) -> int:
     by_folder = given.classes == FOLDERS
     classes = read_classes(None if by_folder else given.classes)
     samples = annotated(given.data.samples(), read_true_boxes(given.boxes), classes)
+    samples = as_said(samples, given.classes, given.boxes)
     explainer, card = given.setup.load(given.model, given.labels, many=True)
     samples = with_classes(given.data.opened(samples, card.feeds), card.labels, by_folder)
     progress = Progress(len(samples), "audit")

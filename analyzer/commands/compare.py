@@ -174,13 +174,13 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     from analyzer.api.comparing import FOLDERS, MODES, compared, shots_of
     from analyzer.attribution.cards import read_card
     from analyzer.attribution.deployed import open_both, open_model
-    from analyzer.data import annotated, read_classes, read_masks, read_true_boxes, with_classes
+    from analyzer.data import annotated, as_said, read_classes, read_masks, read_true_boxes, with_classes
     from analyzer.report.files import shows_maps
 
     by_folder = given.classes == FOLDERS
     classes = read_classes(None if by_folder else given.classes, given.slice)
     boxes, masks = read_true_boxes(given.boxes), read_masks(given.masks)
-    samples = annotated(given.data.samples(), boxes, classes, masks)
+    samples = as_said(annotated(given.data.samples(), boxes, classes, masks), given.classes, given.boxes)
     models = reference, candidate
     providers = given.provider, given.candidate_provider or given.provider
     others = given.others.given, given.others.explain_input

@@ -317,6 +317,15 @@ def _no_file(context: click.Context, parameter: click.Parameter, name: str | Non
     return name
 
 
+def _number_and_seed(context: click.Context, parameter: click.Parameter, given: str | None) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    number, _, seed = given.partition(":")
+    if not (number.isdecimal() and int(number) and (seed or "0").isdecimal()):
+        raise click.BadParameter(f"{given!r} is not N or N:SEED, for example 500 or 500:1")
+    return int(number), int(seed or 0)
+
+
 output_option = option(
     "--output",
     "Model output with the scores. Default: chosen automatically.",
@@ -346,10 +355,22 @@ channels_option = several(
     type=Channel(0),
     metavar="CHANNEL",
 )
-BOXES = 'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}, {"cat.jpg": {"cat": [x0, y0, x1, y1]}} or COCO.'
+BOXES = (
+    'True boxes, as JSON: {"cat.jpg": [[x0, y0, x1, y1], …]}, {"cat.jpg": {"cat": [x0, y0, x1, y1]}} or COCO; or '
+    '"dataset".'
+)
 CLASSES = (
-    'True classes: JSON, {"cat.jpg": 281}; CSV with the columns picture and class; or "folders", if pictures are in '
-    "folders named by their class."
+    'True classes: JSON, {"cat.jpg": 281}; CSV with the columns picture and class; "folders", if pictures are in '
+    'folders named by their class; or "dataset", as archives, tables and metadata.csv say.'
+)
+sample_option = option(
+    "--sample",
+    "Use N of the pictures, drawn at random with SEED (default: 0).",
+    metavar="N[:SEED]",
+    callback=_number_and_seed,
+)
+where_option = option(
+    "--where", "Rows of Parquet and Arrow files to use, by a column: split=test, width>=640.", metavar="COLUMN=VALUE"
 )
 limit_option = option("--limit", "Use at most N of the pictures, evenly spaced.", type=IntRange(1), metavar="N")
 exit_zero_option = option("--exit-zero", "Exit with 0 even if there are findings.", is_flag=True)
@@ -421,6 +442,8 @@ class DataSet(Given):
         metavar="PATH",
     )
     limit: int | None = limit_option
+    sample: tuple[int, int] | None = sample_option
+    where: str | None = where_option
     every: int = every_option
 
     def opened(self, samples: Sequence[Sample], feeding: Feeding) -> list[Sample]:
@@ -440,7 +463,7 @@ class DataSet(Given):
 
         if not self.sources:
             raise InputError("no pictures given", "add a folder of pictures with --data FOLDER")
-        return find_pictures(self.sources, self.limit, annotations)
+        return find_pictures(self.sources, self.limit, annotations, self.sample, self.where)
 
 
 class Limits(Given):

@@ -21,13 +21,16 @@ def destinations(given: str | None, sources: Sequence[str], samples: Sequence[Sa
     Raises:
         OutputError: the folder does not exist, or a file has its name; several pictures for stdout.
     """
+    from analyzer.data.remote import is_remote
     from analyzer.errors import OutputError
     from analyzer.files import Places, claim, make_folder
 
     if given is None:
         return {}
     path, names = Path(given), [sample.id for sample in samples]
-    named = names == ["stdin" if source == "-" else str(Path(source)) for source in sources]
+    named = names == [
+        "stdin" if source == "-" else source if is_remote(source) else str(Path(source)) for source in sources
+    ]
     single = named and len(names) == 1
     if isinstance(given, ToStdout):
         if not single:

@@ -2,6 +2,7 @@
 
 from analyzer.data.annotations import (
     annotated,
+    as_said,
     read_classes,
     read_labelled_boxes,
     read_mask,
@@ -19,6 +20,7 @@ __all__ = [
     "PICTURES",
     "Sample",
     "annotated",
+    "as_said",
     "find_pictures",
     "read_classes",
     "read_labelled_boxes",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from analyzer.data.archives import DATASET
 from analyzer.data.sample import Sample
 from analyzer.errors import InputError, suggest
 from analyzer.files import content_hash, protect
@@ -26,7 +27,7 @@ def read_true_boxes(path: str | None) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: the file cannot be read, or has another form.
     """
-    if path is None:
+    if path is None or path == DATASET:
         return {}
     try:
         given = _json(path)
@@ -98,7 +99,7 @@ def read_classes(path: str | None, column: str | None = None) -> dict[str, dict[
     Raises:
         InputError: the file cannot be read, or has another form.
     """
-    if path is None:
+    if path is None or path == DATASET:
         if column is not None:
             raise InputError(f"no file has the column {column!r}", "add --classes FILE.csv")
         return {}
@@ -187,6 +188,22 @@ def annotated(samples: Sequence[Sample], *known: Mapping[str, Mapping[str, Any]]
         for entries in known:
             found |= entries.get(name) or entries.get(Path(name).stem) or {}
         return found
+
+    return [replace(sample, annotations=of(sample)) for sample in samples]
+
+
+def as_said(samples: Sequence[Sample], classes: str | None, boxes: str | None) -> list[Sample]:
+    """The samples with the class and the boxes that archives and tables give them, where these are asked for."""
+    wanted = [key for key, given in (("label", classes), ("boxes", boxes)) if given == DATASET]
+    if not wanted:
+        return list(samples)
+
+    def of(sample: Sample) -> dict[str, Any]:
+        said = sample.annotations.get(DATASET, {})
+        found = {key: said[key] for key in wanted if key in said}
+        if "boxes" in found:
+            found["boxes"] = np.array(found["boxes"], float).reshape(-1, 4)
+        return {**sample.annotations, **found}
 
     return [replace(sample, annotations=of(sample)) for sample in samples]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from analyzer.errors import InputError
 from analyzer.files import content_hash
+from analyzer.images.sources import Held, Stored
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,22 @@ class Sample:
     source: Any
     annotations: Mapping[str, Any] = field(default_factory=dict)
 
+    def fetched(self) -> Sample:
+        """With the file itself where it is stored elsewhere, so that it is read once.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        if not isinstance(self.source, Stored):
+            return self
+        return replace(self, source=Held(str(self.source), self.source.read()))
+
     @property
     def content(self) -> str:
         """A hash of the source, without annotations; "" if it cannot be read."""
         if isinstance(self.source, bytes):
             return hashlib.sha256(self.source).hexdigest()
-        if not isinstance(self.source, Path):
-            return str(self.source.content)
         try:
-            return content_hash(self.source)
+            return content_hash(self.source) if isinstance(self.source, Path) else str(self.source.content)
         except (OSError, InputError):
             return ""

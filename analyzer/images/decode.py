@@ -24,6 +24,7 @@ from analyzer.files import protect
 from analyzer.images._opencv import most_pixels, opencv, quiet
 from analyzer.images.png_strips import decoded_in_strips
 from analyzer.images.resample import LARGE, strips
+from analyzer.images.sources import Stored
 
 MAX_FILE_BYTES = 1 << 30
 
@@ -54,7 +55,7 @@ class _MalformedError(Exception):
     """A file of a known format that cannot be used, and why."""
 
 
-def decode(source: str | os.PathLike[str] | bytes, max_pixels: int | None = None) -> np.ndarray:
+def decode(source: str | os.PathLike[str] | bytes | Stored, max_pixels: int | None = None) -> np.ndarray:
     """The picture in `source`: (H, W, 3) uint8 RGB, upright.
 
     EXIF orientation is applied, alpha is composited on white, grey is replicated, 16 bits become round(x / 257), a
@@ -62,7 +63,7 @@ def decode(source: str | os.PathLike[str] | bytes, max_pixels: int | None = None
     A JPEG that was cut short is refused; one with a damaged middle is accepted, as every viewer does.
 
     Args:
-        source: path of a file, or the bytes of one.
+        source: path of a file, the bytes of one, or what is read elsewhere.
         max_pixels: refuse larger pictures before decoding; 100 million unless given. A limit of OpenCV in the
             environment (OPENCV_IO_MAX_IMAGE_PIXELS) holds as well.
 
@@ -70,6 +71,8 @@ def decode(source: str | os.PathLike[str] | bytes, max_pixels: int | None = None
         InputError: no such file, a folder, empty, not a picture, truncated, too large.
     """
     name = "the picture" if isinstance(source, bytes) else str(source)
+    if isinstance(source, Stored):
+        source = source.read()
     header = bounded(read_header(source, name), name, max_pixels)
     return rgb(header, stored_pixels(header, name), name)
 

@@ -20,7 +20,7 @@ from analyzer.images.placement import Placement
 from analyzer.images.preprocess import Preprocess
 from analyzer.images.read import Picture, as_rgb, is_array, read, read_array
 from analyzer.images.resample import LARGE
-from analyzer.images.sources import Frame, Row, Together, evenly
+from analyzer.images.sources import Frame, Row, Stored, Together, evenly
 from analyzer.images.video import is_video, video
 
 ENOUGH = 4  # times the network's input: larger pictures may be decoded at a reduced scale
@@ -109,6 +109,8 @@ class PictureSlot:
             return self._made(Picture(source[None] if source.ndim == 3 else source), name)
         if isinstance(source, Row):
             return self.as_is(read_array(source.path)[source.index : source.index + 1])
+        if isinstance(source, Stored):
+            source, name = source.read(), name or str(source)
         if is_array(source):
             array = read_array(source)
             if self.slot.fits(array) and len(array) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,36 @@ from typing import Any
 
 from analyzer.errors import AnalyzerError
 from analyzer.files import content_hash
+
+
+class Stored(ABC):
+    """A picture file in an archive, in a table or at an address, read where it is needed; `str` gives its name."""
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """The file.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+
+    @property
+    def content(self) -> str:
+        return hashlib.sha256(self.read()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Held(Stored):
+    """One that was read."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read(self) -> bytes:
+        return self.data
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,10 @@ class Steps:
 
     def _loaded(self, sample: Sample) -> _Loading:
         """(a hash of what the sample holds, what `load` made of it, or why there is nothing)"""
-        content = sample.content if self.kept else ""
+        content = ""
         try:
+            sample = sample.fetched()
+            content = sample.content if self.kept else ""
             return content, self.work.load(sample), None
         except AnalyzerError as error:
             return content, None, error

@@ -20,6 +20,7 @@ from analyzer.attribution.localization import (
 )
 from analyzer.attribution.runner import Progress
 from analyzer.data import Sample
+from analyzer.data.archives import DATASET
 from analyzer.errors import UnsupportedError
 from analyzer.files import Places
 from analyzer.images import Drawing, Fed, Found, Map, file_name, write_png
@@ -120,7 +121,7 @@ class Localizing(Asking):
         return result | {"places": self.places(picture), "files": files}
 
     def _wanted(self, sample: Sample) -> list[str]:
-        return list(self.targets) or list(sample.annotations) or ["top1"]
+        return list(self.targets) or [name for name in sample.annotations if name != DATASET] or ["top1"]
 
     def _answer(self, sample: Sample, fed: Fed) -> tuple[Question, Attribution]:
         wanted = self._wanted(sample)

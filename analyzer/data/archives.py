@@ -1,0 +1,103 @@
+"""Pictures in tar archives, as WebDataset writes them: files of one sample share a name up to its first dot."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+from analyzer.data.remote import opened
+from analyzer.errors import InputError
+from analyzer.images.sources import Stored
+
+ARCHIVES = (".tar",)
+DATASET = "dataset"  # what archives and tables say of a picture, among its annotations
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+@dataclass(frozen=True)
+class Member(Stored):
+    """A file in an archive that is not compressed."""
+
+    archive: str
+    name: str
+    start: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.name}"
+
+    def read(self) -> bytes:
+        with opened(self.archive) as file:
+            file.seek(self.start)
+            return file.read(self.size)
+
+
+def members(archive: str, endings: tuple[str, ...]) -> Iterator[tuple[Member, dict[str, Any]]]:
+    """The pictures of an archive in its order, each with what the files beside it say: the class in `.cls`, as a
+    number or a name, and `label` and `boxes` of a `.json`.
+
+    Raises:
+        InputError: it is no tar archive, or a compressed one.
+    """
+    if archive.lower().endswith(COMPRESSED):
+        raise InputError(
+            f"{archive}: pictures cannot be read from the middle of a compressed archive",
+            "unpack it to a .tar: pictures are compressed already",
+        )
+    found: dict[str, list[Member]] = {}
+    known: dict[str, dict[str, Any]] = {}
+    with opened(archive) as file, _tar(file, archive) as tar:
+        for entry in tar:
+            if not entry.isfile():
+                continue
+            folder, _, base = entry.name.rpartition("/")
+            stem, _, ending = base.partition(".")
+            sample = f"{folder}/{stem}"
+            if f".{ending.lower()}" in endings:
+                found.setdefault(sample, []).append(Member(archive, entry.name, entry.offset_data, entry.size))
+            elif ending.lower() in ("cls", "json") and entry.size < 1 << 20:
+                text = tar.extractfile(entry)
+                known.setdefault(sample, {}).update(_said(ending.lower(), text.read() if text else b""))
+    for sample, pictures in found.items():
+        for picture in pictures:
+            yield picture, known_of(known.get(sample, {}))
+
+
+@contextmanager
+def _tar(file: IO[bytes], name: str) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            yield tar
+    except tarfile.TarError as error:
+        raise InputError(f"{name}: not a tar archive ({error})") from error
+
+
+def _said(ending: str, data: bytes) -> dict[str, Any]:
+    """What a file beside a picture says of it; nothing where it cannot be read."""
+    try:
+        text = data.decode()
+        given = {"label": text.strip()} if ending == "cls" else json.loads(text)
+        return given if isinstance(given, dict) else {}
+    except ValueError:
+        return {}
+
+
+def labelled(value: Any) -> Any:
+    """A class as its number, where it is one."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def known_of(given: dict[str, Any]) -> dict[str, Any]:
+    """{"dataset": {"label": the class, "boxes": x0, y0, x1, y1}} of a picture, from the columns or keys that people
+    call them by; empty where it says neither. They count where they are asked for: classes of a data set need not be
+    those of a model."""
+    found: dict[str, Any] = {}
+    for key, names in (("label", ("label", "class", "cls")), ("boxes", ("boxes", "bboxes"))):
+        value = next((given[name] for name in names if given.get(name) is not None), None)
+        if value is not None:
+            found[key] = labelled(value)
+    return {DATASET: found} if found else {}

@@ -1,0 +1,218 @@
+"""Pictures in archives, tables and at addresses are those in files, with what is said of them."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from analyzer.commands import cli
+from analyzer.data import Sample, as_said, find_pictures
+from analyzer.errors import InputError
+from analyzer.images import decode, write_png
+from analyzer.passes import Loaded, Pass, run
+
+ROOT = Path(__file__).resolve().parents[1]
+CNN = ROOT / "models" / "digits_cnn.onnx"
+NAMES = ["a", "b", "c"]
+
+
+class Means(Pass[list[float]]):
+    """The mean of every picture."""
+
+    name, identity = "means", {}  # type: ignore[assignment]
+
+    def step(self, batch: list[Loaded]) -> list[float]:
+        return [float(item.mean()) for _, item in batch]
+
+    def merge(self, left: list[float], right: list[float]) -> list[float]:
+        return left + right
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        write_png(made / f"{name}.png", rng.integers(0, 255, (96, 96, 3), np.uint8))
+    return made
+
+
+@pytest.fixture(scope="module")
+def means(folder: Path) -> list[float]:
+    found = run(Means(), find_pictures([folder])).result
+    assert len(set(found)) == len(NAMES)
+    return found
+
+
+def packed(folder: Path, path: Path, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for number, name in enumerate(NAMES):
+            boxes = {"boxes": [[1, 2, 3, 4]], "label": "ignored" if number else "seven"}
+            for ending, data in (
+                ("png", (folder / f"{name}.png").read_bytes()), ("json", json.dumps(boxes).encode()),
+                *([("cls", b"7\n")] if number else []), ("txt", b"a caption"),
+            ):  # fmt: skip
+                entry = tarfile.TarInfo(f"{name}.{ending}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def test_an_archive(folder: Path, means: list[float], tmp_path: Path) -> None:
+    samples = find_pictures([packed(folder, tmp_path / "shard-0.tar")])
+    assert [s.id for s in samples] == [f"{tmp_path}/shard-0.tar/{name}.png" for name in NAMES]
+    assert [s.annotations["dataset"]["label"] for s in samples] == ["seven", 7, 7]
+    assert samples[0].annotations["dataset"]["boxes"] == [[1, 2, 3, 4]]
+    assert run(Means(), samples).result == means
+    assert find_pictures([tmp_path]) == samples
+    here = find_pictures([folder])
+    assert [s.content for s in samples] == [s.content for s in here]
+
+
+def test_an_archive_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
+    packed(folder, tmp_path / "shard.tar.gz", "w:gz")
+    with pytest.raises(InputError, match=r"compressed archive\n  hint: unpack it to a .tar"):
+        find_pictures([tmp_path / "shard.tar.gz"])
+    (tmp_path / "no.tar").write_bytes(b"no archive at all" * 100)
+    with pytest.raises(InputError, match=r"no\.tar: not a tar archive"):
+        find_pictures([tmp_path / "no.tar"])
+
+
+def test_what_an_archive_lost_since_is_one_picture_less(folder: Path, means: list[float], tmp_path: Path) -> None:
+    path = packed(folder, tmp_path / "shard.tar")
+    samples = find_pictures([path])
+    data = path.read_bytes()
+    start = samples[1].source.start
+    path.write_bytes(data[:start] + bytes(samples[1].source.size) + data[start + samples[1].source.size :])
+    done = run(Means(), samples)
+    assert done.result == [means[0], means[2]] and list(done.failed) == [samples[1].id]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "paths"])
+def test_a_table(kind: str, folder: Path, means: list[float], tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": (folder / f"{name}.png").read_bytes(), "path": f"{name}.png"} for name in NAMES]
+    paths = [str(folder / f"{name}.png") for name in NAMES]
+    table = pyarrow.table({"image": paths if kind == "paths" else images, "label": [3, 4, 5], "split": ["x", "y", "x"]})
+    path = tmp_path / ("t.arrow" if kind == "arrow" else "t.parquet")
+    if kind == "arrow":
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    else:
+        parquet.write_table(table, path, row_group_size=2)
+    samples = find_pictures([path])
+    assert [s.annotations["dataset"]["label"] for s in samples] == [3, 4, 5]
+    assert run(Means(), samples).result == means
+    assert [s.annotations["dataset"]["label"] for s in find_pictures([path], where="split=x")] == [3, 5]
+    assert [s.annotations["dataset"]["label"] for s in find_pictures([path], where="label>=4")] == [4, 5]
+    with pytest.raises(InputError, match="no column 'splt'\n  hint: did you mean"):
+        find_pictures([path], where="splt=x")
+
+
+def test_a_table_without_pictures(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table({"n": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="no column of images\n  hint: it has n"):
+        find_pictures([tmp_path / "t.parquet"])
+    (tmp_path / "no.parquet").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"no\.parquet: not a Parquet or Arrow file"):
+        find_pictures([tmp_path / "no.parquet"])
+
+
+def test_the_metadata_of_a_folder(folder: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / f"{name}.png").write_bytes((folder / f"{name}.png").read_bytes())
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,3\nb.png,cat\n")
+    assert [s.annotations.get("dataset", {}).get("label") for s in find_pictures([tmp_path])] == [3, "cat", None]
+
+
+def test_a_random_sample_keeps_its_order_and_its_seed(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number:02}.png").touch()
+    first, again, other = ([s.id for s in find_pictures([tmp_path], sample=(10, seed))] for seed in (1, 1, 2))
+    assert first == again == sorted(first) and len(first) == 10 and first != other
+
+
+def test_what_a_data_set_says_counts_where_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    samples = find_pictures([packed(folder, tmp_path / "shard.tar")])
+    assert [set(s.annotations) for s in as_said(samples, None, "boxes.json")] == [{"dataset"}] * 3
+    said = as_said(samples, "dataset", "dataset")[1].annotations
+    assert said["label"] == 7 and said["boxes"].tolist() == [[1, 2, 3, 4]]
+    for asked, known in ((["--classes", "dataset"], True), ([], False)):
+        words = ["audit", str(CNN), str(tmp_path / "shard.tar"), "--limit", "2", "--exit-zero", "--format", "json"]
+        names = tmp_path / "names.txt"
+        names.write_text("\n".join([*map(str, range(7)), "seven", "8", "9"]))
+        report = json.loads(CliRunner().invoke(cli, [*words, *asked, "--labels", str(names)]).output)["audit"]
+        assert ("accuracy" in report["summary"]) == known
+
+
+@pytest.fixture(scope="module")
+def web(folder: Path) -> Iterator[str]:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+def test_an_address_of_the_web(web: str, means: list[float], tmp_path: Path) -> None:
+    pytest.importorskip("fsspec", reason="fsspec is not installed (extra remote)")
+    pytest.importorskip("aiohttp")
+    (tmp_path / "list.txt").write_text(f"{web}/a.png\n{web}/none.png\n{web}/c.png\n")
+    done = run(Means(), find_pictures([tmp_path / "list.txt"]))
+    assert done.result == [means[0], means[2]]
+    assert str(done.failed[f"{web}/none.png"]) == f"{web}/none.png: no such file"
+    said = CliRunner().invoke(cli, ["explain", str(CNN), f"{web}/b.png", "-o", str(tmp_path / "b.png")])
+    assert said.exit_code == 0 and decode(tmp_path / "b.png").ndim == 3
+
+
+@pytest.fixture(scope="module")
+def bucket(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    moto = pytest.importorskip("moto.server", reason="moto is not installed (extra dev)")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed (extra remote)")
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (keys | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+            patch.setenv(name, value)
+        store = s3fs.S3FileSystem()
+        store.mkdir("pictures")
+        for name in NAMES:
+            store.put_file(str(folder / f"{name}.png"), f"pictures/cats/{name}.png")
+        shard = packed(folder, tmp_path_factory.mktemp("shards") / "shard.tar")
+        store.put_file(str(shard), "pictures/shards/shard.tar")
+        yield "s3://pictures"
+    server.stop()
+
+
+def test_a_bucket(bucket: str, means: list[float], tmp_path: Path) -> None:
+    samples = find_pictures([f"{bucket}/cats"])
+    assert [s.id for s in samples] == [f"{bucket}/cats/{name}.png" for name in NAMES]
+    assert run(Means(), samples).result == means
+    assert [s.id for s in find_pictures([f"{bucket}/cats/[ab].png"])] == [s.id for s in samples[:2]]
+    assert run(Means(), find_pictures([f"{bucket}/shards/shard.tar"])).result == means
+    with pytest.raises(InputError, match="no pictures found in s3://pictures/none"):
+        find_pictures([f"{bucket}/none"])
+    journal = tmp_path / "kept"
+    assert run(Means(), samples, journal).result == means
+    assert run(Means(), samples, journal).resumed == len(NAMES)
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    with pytest.raises(InputError, match=r"needs fsspec\n  hint: .*onnx-analyzer\[remote\]"):
+        find_pictures(["s3://bucket/cats"])
+    assert Sample("a", 0, b"").fetched().source == b""
