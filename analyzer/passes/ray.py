@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from analyzer import errors
@@ -17,7 +18,7 @@ from analyzer.errors import AnalyzerError, UnsupportedError
 from analyzer.passes.base import Loaded, Pass
 from analyzer.passes.codec import decode, encode
 from analyzer.passes.local import Steps
-from analyzer.passes.tree import Block
+from analyzer.passes.tree import Block, Tree
 
 LONGEST = 64  # batches that an actor is given at a time
 REACHED_IN = 10.0  # seconds
@@ -47,7 +48,7 @@ class Ray:
     def blocks(
         self, work: Pass[Any], batches: Sequence[_Numbered], first: Sample | None, kept: bool, alone: bool
     ) -> Iterator[Block]:
-        """Blocks of one batch each, in the order in which they are finished.
+        """Blocks, in the order in which they are finished.
 
         Args:
             batches: with their numbers. first: of an anchored pass the first sample of the run.
@@ -60,8 +61,7 @@ class Ray:
         with _cluster(self.address, self.count) as ray:
             gpus = self._gpus(work)
             count = self.count or int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1) / (gpus or 1)) or 1
-            each = max(1, min(LONGEST, len(batches) // (TURNS * count)))
-            parts = [batches[at : at + each] for at in range(0, len(batches), each)]
+            parts = _parts(batches, count)
             given = ray.data.from_items([{"part": pickle.dumps(p)} for p in parts], override_num_blocks=len(parts))
             rows = given.map_batches(
                 _Actor,
@@ -80,6 +80,13 @@ class Ray:
         return self.gpus if self.gpus is not None else float(on_gpu)
 
 
+def _parts(batches: Sequence[_Numbered], count: int) -> list[list[_Numbered]]:
+    """What actors are given at a time: batches that are joined to one block, which is all that is sent back."""
+    most = max(1, min(LONGEST, len(batches) // (TURNS * count)))
+    level = most.bit_length() - 1
+    return [list(part) for _, part in groupby(batches, lambda batch: batch[0] >> level)]
+
+
 class _Actor:
     """Holds a pass that is set up, and does what it is given."""
 
@@ -94,8 +101,10 @@ class _Actor:
         try:
             for part in given["part"]:
                 batches = dict(pickle.loads(part))
-                steps = Steps(self.work, batches.__getitem__, self.kept, self.alone)
-                found["block"] += [encode(vars(block)) for block in steps.blocks(list(batches), 1)]
+                steps, tree = Steps(self.work, batches.__getitem__, self.kept, self.alone), Tree(self.work.merge)
+                for block in steps.blocks(list(batches), 1):
+                    tree.add(block)
+                found["block"] += [encode(vars(block)) for block in tree]
         except AnalyzerError as error:
             return {"block": [b""], "error": [encode([type(error).__name__, error.message, error.hint])]}
         return {"block": found["block"], "error": [b""] * len(found["block"])}

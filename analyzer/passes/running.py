@@ -178,7 +178,7 @@ class _Running:
             self.take(block)
             if journal:
                 journal.save(self.tree, now=False)
-            self.progress(len(self.batch(block.index)))
+            self.progress(sum(len(self.batch(index)) for index in range(block.start, block.stop)))
 
     def _blocks(self, left: Sequence[int], workers: int | Ray | None) -> Iterator[Block]:
         alone = len(self.samples) == 1
