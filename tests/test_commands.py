@@ -596,10 +596,7 @@ WISHES = {
         "did you mean 'grad-cam'?",
     ),
     "a method with underscores": (["explain", "model.onnx", "picture.png", "-m", "grad_cam++"], "mean 'grad-cam++'?"),
-    "a URL": (
-        ["explain", "model.onnx", "https://example.com/cat.jpg"],
-        "https://example.com/cat.jpg: pictures are not",
-    ),
+    "a URL of no kind": (["explain", "model.onnx", "wrong://example.com/cat.jpg"], "wrong://example.com/cat.jpg: "),
     "a list of methods": (["--list-methods"], "onnx-analyzer methods"),
     "no command": (["model.onnx", "picture.png"], "onnx-analyzer explain model.onnx picture.png"),
     "a table for a folder": (

@@ -437,8 +437,8 @@ class DataSet(Given):
     pictures: tuple[str, ...] = argument(nargs=-1, type=READ)
     data: tuple[str, ...] = several(
         "-d --data",
-        "Pictures: a file, folder, glob pattern, tar archive, Parquet file, address or text file with one path per line. "
-        "Repeatable; the same as PICTURES.",
+        "Pictures: a file, folder, glob pattern, tar archive, Parquet file, address, or text file with one path per "
+        "line. Repeatable; the same as PICTURES.",
         type=READ,
         metavar="PATH",
     )

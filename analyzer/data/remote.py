@@ -86,8 +86,11 @@ def _files(url: str) -> tuple[Any, str]:
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(url)
         return found
-    except (ImportError, ValueError) as error:  # the package of this kind of store; no such kind
-        raise InputError(f"{url}: {_said(error)}") from error
+    except ImportError as error:  # the package of this kind of store
+        hint = 'pip install "onnx-analyzer[remote]" has those of S3 and of the web'
+        raise InputError(f"{url}: {_said(error)}", hint) from error
+    except ValueError as error:
+        raise InputError(f"{url}: {_said(error)}") from error  # no such kind
 
 
 def _hint(url: str) -> str:
