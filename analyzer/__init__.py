@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from analyzer.attribution.projection import Projector, Switches, project, read_switches
     from analyzer.data import Sample, find_pictures
     from analyzer.errors import AnalyzerError, InputError, NotFoundError, ProviderError, UnsupportedError
+    from analyzer.explorer.notebook import Exploration, explore
     from analyzer.gradient import Vjp, append_vjp
     from analyzer.images import Preprocess
     from analyzer.mining import MiningResult
@@ -71,6 +72,7 @@ _NAMES = {
     "attribution.projection": ("Projector", "Switches", "project", "read_switches"),
     "data": ("Sample", "find_pictures"),
     "errors": ("AnalyzerError", "InputError", "NotFoundError", "ProviderError", "UnsupportedError"),
+    "explorer.notebook": ("Exploration", "explore"),
     "gradient": ("Vjp", "append_vjp"),
     "images": ("Preprocess",),
     "mining": ("MiningResult",),
@@ -94,6 +96,7 @@ __all__ = [
     "EffectiveField",
     "EffectiveFields",
     "Explainer",
+    "Exploration",
     "FeatureMaps",
     "InputError",
     "Localization",
@@ -120,6 +123,7 @@ __all__ = [
     "effective_field",
     "evolution",
     "explain",
+    "explore",
     "export",
     "features",
     "filter_bank",

@@ -263,6 +263,10 @@ def test_only_its_own_page_is_answered(client: Client) -> None:
     assert client.get("/api/model", cookie="explorer-1=x")[0].status == 403
     assert client.get("/api/model", Origin="http://evil.example")[0].status == 403
     assert client.get("/api/model", Host="evil.example")[0].status == 421
+    assert client.get("/api/model", cookie="", **{"X-Explorer-Token": client.token})[0].status == 200
+    assert client.get("/api/model", cookie="", **{"X-Explorer-Token": "wrong"})[0].status == 403
+    assert client.get("/static/main.js", cookie="")[0].status == 200
+    assert client.get("/static/main.js", cookie="", Host="evil.example")[0].status == 421
     answer, _ = client.get("/api/model", Origin=f"http://{client.host}")
     assert answer.status == 200
     policy = answer.headers["content-security-policy"]

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 import onnx
 import pytest
 
+import analyzer
 from analyzer.images import decode, encode, write_png
 
 pytest.importorskip("uvicorn", reason="needs the extra explore")
@@ -276,6 +279,27 @@ def test_an_exported_page_shows_the_same_without_a_server(browser: Any, url: str
             assert np.array_equal(drawn(page, name), found[name]), name
         for name in ("picture", "evidence"):  # as WebP
             assert np.abs(drawn(page, name).astype(float) - found[name]).mean() < 4, name
+
+
+def test_a_notebook_shows_it_in_a_frame(browser: Any, tmp_path: Path) -> None:
+    """The notebook is another site (localhost), in whose frames the page has no cookie."""
+    shown = analyzer.explore("models/digits_cnn.onnx", PICTURES[:2], resize="letterbox", layer="*/stage3/Relu_output_0")
+    (tmp_path / "index.html").write_text(f"<!doctype html><title>notebook</title>{shown._repr_html_()}")
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        page.goto(f"http://localhost:{server.server_port}/")
+        frame = page.frame_locator("iframe")
+        frame.locator("#grid[data-shown]").wait_for(timeout=60_000)
+        assert frame.locator("#pictures img").first.evaluate("(image) => image.decode().then(() => image.naturalWidth)")
+        frame.locator("#pictures button").nth(1).click()
+        frame.locator("#picture[data-shown='1']").wait_for(timeout=60_000)
+        page.close()
+        server.shutdown()
+    shown.stop()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(shown.url, timeout=10)
 
 
 def test_an_exported_folder_needs_any_web_server(browser: Any, export: Path) -> None:

@@ -1,7 +1,7 @@
 """The explorer as a web application: who may ask, and what each address answers.
 
 Every answer is a function of the bench and of the address; no address takes a path of a file. Who asks shows the token
-of the printed URL, or the cookie that its page sets.
+of the printed URL, or the cookie that its page sets; scripts and style are served to everybody.
 """
 
 from __future__ import annotations
@@ -351,6 +351,7 @@ def application(explorer: Explorer, token: str, hosts: frozenset[str], ancestors
 class Guard:
     """Lets a request through if it comes from this page: Host, Origin, and token or cookie are right.
 
+    In a frame of another site the page has no cookie: it sends the token as a header, and in addresses of pictures.
     A wrong Host (DNS rebinding) is answered with 421, a wrong Origin, token or cookie with 403.
     """
 
@@ -379,7 +380,10 @@ class Guard:
         origin = request.headers.get("origin")
         if origin is not None and origin not in {f"http://{name}" for name in self.hosts}:
             return Response("requests from other pages are not answered", 403)
-        shown = request.query_params.get("token") or request.cookies.get(self._cookie(request), "")
+        if request.url.path.startswith("/static/"):
+            return None  # the same for everybody
+        asked = request.query_params.get("token") or request.headers.get("x-explorer-token")
+        shown = asked or request.cookies.get(self._cookie(request), "")
         if not secrets.compare_digest(shown.encode(), self.token.encode()):
             return Response("open the URL that onnx-analyzer explore printed: it has a token", 403)
         return None

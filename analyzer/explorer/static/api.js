@@ -1,6 +1,6 @@
 // Questions to the server. Of the questions of one view only the latest counts: an earlier one is dropped.
 
-import { answer as answered } from "./source.js";
+import { answer as answered, headers } from "./source.js";
 
 const TAB = Math.random().toString(36).slice(2);
 /** @type {Map<string, {n: number, stop: AbortController}>} */
@@ -90,7 +90,7 @@ export function image(path, query, view) {
  */
 export async function drop(picture, name, frame = false) {
   const asked = new URLSearchParams(frame ? { name, frame: "1" } : { name });
-  const answer = await fetch(`api/pictures?${asked}`, { method: "POST", body: picture });
+  const answer = await fetch(`api/pictures?${asked}`, { method: "POST", body: picture, headers });
   const said = await answer.json();
   if (!answer.ok) throw new Error(said.hint ? `${said.error}: ${said.hint}` : said.error);
   return said;

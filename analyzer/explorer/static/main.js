@@ -6,6 +6,7 @@ import * as grid from "./grid.js";
 import * as input from "./input.js";
 import { help } from "./keys.js";
 import * as map from "./map.js";
+import { framed } from "./source.js";
 import { layer, known, possible, set, start as started, state, subscribe } from "./store.js";
 import * as strip from "./strip.js";
 import * as unit from "./unit.js";
@@ -108,7 +109,7 @@ subscribe((changed) => {
 });
 
 async function start() {
-  if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", `${location.pathname}${location.hash}`);
+  if (!framed && new URLSearchParams(location.search).has("token")) history.replaceState(null, "", `${location.pathname}${location.hash}`);
   const [models, pictures] = await Promise.all([json("model"), json("pictures")]);
   Object.assign(known, models, pictures);
   $("model").textContent = known.models.map((one) => one.name.split("/").pop()).join(" · ");

@@ -11,6 +11,12 @@ export const exported = index !== null;
 if (exported) document.body.dataset.exported = "true";
 const MISSING = { error: "not in this page", hint: "units with a dot are in it" };
 
+/** Of the URL; in a frame of another site there is no cookie. */
+const token = new URLSearchParams(location.search).get("token") || "";
+export const framed = window.top !== window;
+/** What every question to the server has. */
+export const headers = /** @type {Record<string, string>} */ (token ? { "X-Explorer-Token": token } : {});
+
 /** @param {string} path @param {Record<string, string | number>} query @returns {string} */
 function question(path, query) {
   const said = Object.keys(query).sort().map((name) => `${name}=${query[name]}`);
@@ -25,17 +31,18 @@ function question(path, query) {
 export async function answer(path, query, ticket = {}, signal) {
   if (!index) {
     const asked = new URLSearchParams(Object.entries({ ...query, ...ticket }).map(([name, value]) => [name, String(value)]));
-    return fetch(`api/${path}?${asked}`, { signal });
+    return fetch(`api/${path}?${asked}`, { signal, headers });
   }
   const found = (await index)[question(path, query)];
   if (!found) return new Response(JSON.stringify(MISSING), { status: 404 });
-  const [status, type, data] = found, headers = { "Content-Type": type };
-  if (here instanceof HTMLLinkElement) return new Response((await fetch(new URL(data, here.href))).body, { status, headers });
-  return new Response(Uint8Array.from(atob(data), (c) => c.charCodeAt(0)), { status, headers });
+  const [status, type, data] = found, about = { status, headers: { "Content-Type": type } };
+  if (here instanceof HTMLLinkElement) return new Response((await fetch(new URL(data, here.href))).body, about);
+  return new Response(Uint8Array.from(atob(data), (c) => c.charCodeAt(0)), about);
 }
 
 /** @param {string} path @param {Record<string, string | number>} query @returns {Promise<string>} an address for `img` */
 export async function address(path, query) {
-  if (!index) return `api/${path}?${new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)]))}`;
+  const said = framed && token ? { ...query, token } : query;
+  if (!index) return `api/${path}?${new URLSearchParams(Object.entries(said).map(([name, value]) => [name, String(value)]))}`;
   return URL.createObjectURL(await (await answer(path, query)).blob());
 }
