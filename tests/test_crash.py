@@ -39,6 +39,8 @@ CALLS = {
     "correspondence": ["m.onnx", "parts.json", "--repeats", "1", "-o", "{out}.png"],
     "mine": ["m.onnx", "0.png", "1.png", "-l", "r1", "-o", "{out}"],
     "merge": ["first", "second", "-o", "{out}"],
+    "status": ["first"],
+    "run": ["job.toml"],
     "evolution": ["m.onnx", "m2.onnx", "-i", "0.png", "-l", "r1", "-o", "{out}.png"],
     "compare": ["m.onnx", "m2.onnx", "-d", "0.png", "-m", "gradient", "--report", "{out}.json"],
     "record": ["m.onnx", "-d", "0.png", "-m", "gradient", "--store", "{out}"],
@@ -64,6 +66,7 @@ def place(tmp_path_factory) -> Path:
         journal.close()
     parts = {f"{i}.png": {"eye": [1, 1, 4, 4], "nose": [6, 6, 9, 9]} for i in range(2)}
     (folder / "parts.json").write_text(json.dumps(parts))
+    (folder / "job.toml").write_text('command = "inspect"\narguments = ["m.onnx"]\n')
     return folder
 
 

@@ -32,7 +32,7 @@ from analyzer.passes.journal import Journal
 from tests.models import small_cnn
 
 GOLDEN = Path(__file__).parent / "golden"
-WITHOUT_JSON = {"record", "merge", "explore"}
+WITHOUT_JSON = {"record", "merge", "explore", "run"}
 PLAIN = "--preset 0-1 --threads 1"
 CALLS = {
     "doctor": "doctor",
@@ -55,6 +55,8 @@ CALLS = {
     "correspondence": f"correspondence model.onnx parts.json -l relu1 --repeats 3 {PLAIN}",
     "mine": f"mine model.onnx a.png b.png bad.png -l relu2 -k 1 --draw 2 -o out/mined {PLAIN}",
     "merge": "merge first second -o out/merged",
+    "status": "status first",
+    "run": "run job.toml",
     "evolution": "evolution model.onnx later.onnx --data a.png --data b.png -l relu2 --draw 2 -o out/drawn.png "
     "--preset 0-1",
     "compare": f"compare model.onnx later.onnx -d a.png -d b.png {PLAIN}",
@@ -86,6 +88,7 @@ def place(folder: Path) -> None:
     (folder / "boxes.json").write_text(json.dumps({n: {"bee": [10, 6, 20, 14]} for n in ("a.png", "b.png")}))
     parts = {"middle": [10, 6, 20, 14], "corner": [0, 0, 8, 8]}
     (folder / "parts.json").write_text(json.dumps(dict.fromkeys(("a.png", "b.png"), parts)))
+    (folder / "job.toml").write_text('command = "inspect"\narguments = ["model.onnx"]\n')
     (folder / "out").mkdir()
     for shard, name in (((1, 2), "first"), ((2, 2), "second")):
         Journal(folder / name, "mine", {"of": "a golden test"}, shard).close()
@@ -158,7 +161,11 @@ def some_of_ops(text: str) -> str:
     return "\n".join([first, *(row for row in rows if row.startswith(kept))])
 
 
-SHORTENED = {"doctor": some_of_doctor, "ops": some_of_ops}
+def without_times(text: str) -> str:
+    return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-01-01T00:00:00Z", text)
+
+
+SHORTENED = {"doctor": some_of_doctor, "ops": some_of_ops, "status": without_times}
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])")
 
 

@@ -7,6 +7,7 @@ interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from analyzer.commands.names import COMMANDS
@@ -15,6 +16,10 @@ from analyzer.commands.names import COMMANDS
 def main() -> None:
     """Run the command line, whatever happens: see `supervisor` and `boundary.run`."""
     try:
+        if sys.argv[1:2] == ["run"]:  # the limits of the job are the supervisor's
+            from analyzer.commands.run import expand
+
+            expand()
         from analyzer.commands.supervisor import supervised
 
         code = supervised(_run)

@@ -16,6 +16,8 @@ COMMANDS = {
     "correspondence": "Measure whether a layer recognizes parts.",
     "mine": "Find the pictures that activate each channel most.",
     "merge": "Combine the shards of a run.",
+    "status": "Show how far the runs in a folder are.",
+    "run": "Run a command that is written in a file.",
     "evolution": "Show how features change during training.",
     "compare": "Compare two builds of a model.",
     "record": "Run one side of a comparison on another machine.",

@@ -1,8 +1,8 @@
 """Passes over many samples: what is done to each, how it adds up, and the engine that runs it."""
 
 from analyzer.passes.base import InputPass, Loaded, Pass
-from analyzer.passes.journal import merge
+from analyzer.passes.journal import merge, states
 from analyzer.passes.ray import Ray
 from analyzer.passes.running import Outcome, run
 
-__all__ = ["InputPass", "Loaded", "Outcome", "Pass", "Ray", "merge", "run"]
+__all__ = ["InputPass", "Loaded", "Outcome", "Pass", "Ray", "merge", "run", "states"]

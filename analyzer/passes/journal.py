@@ -15,7 +15,8 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,12 +38,21 @@ class Journal:
         name: of the pass.
         identity: see `Pass.identity`.
         shard: (i, n).
+        samples, batch: of the whole run; for `states`.
 
     Raises:
         InputError: another process is at work on the same. OutputError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, name: str, identity: Mapping[str, Any], shard: tuple[int, int] = (1, 1)) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        identity: Mapping[str, Any],
+        shard: tuple[int, int] = (1, 1),
+        samples: int = 0,
+        batch: int = 1,
+    ) -> None:
         self.folder, self.name, self.identity = make_folder(folder), name, dict(identity)
         self._stem = f"{name}-{key_of(name, self.identity)[:16]}"
         self._state = self.folder / f"{self._stem}.{shard[0]}-of-{shard[1]}.state"
@@ -51,6 +61,7 @@ class Journal:
         self._file = self._opened()
         self._begun = self._log.stat().st_size > 0
         self._saved = time.monotonic()
+        self._head = {"identity": self.identity, "samples": samples, "batch": batch, "begun": time.time(), "had": 0}
 
     def _opened(self) -> IO[bytes]:
         check_output(self._log)
@@ -59,7 +70,7 @@ class Journal:
                 file = self._log.open("ab")
             except OSError as error:
                 raise OutputError(f"{self._log}: cannot be written ({error.strerror or error})") from error
-            if not _lock(file):
+            if not (_lock(file) or _lock_soon(file)):
                 file.close()
                 raise InputError(
                     f"{self._log}: another process is using this folder", "wait for it, or use another folder"
@@ -95,9 +106,13 @@ class Journal:
         differing = [name for name, value in self.identity.items() if other.get(name) != value]
         return f"{self.folder} has results of a run with different {', '.join(differing) or 'code'}; starting over"
 
+    def resumed(self, samples: int) -> None:
+        """So many were done when this process began."""
+        self._head["had"] = samples
+
     def append(self, block: Block) -> None:
         """Add a finished batch."""
-        records = [vars(block)] if self._begun else [{"identity": self.identity}, vars(block)]
+        records = [vars(block)] if self._begun else [self._head, vars(block)]
         self._file.write(b"".join(map(_packed, records)))
         self._file.flush()
         self._begun = True
@@ -106,7 +121,7 @@ class Journal:
         """Write the state; unless `now`, only where that has not been done for a while."""
         if not now and time.monotonic() - self._saved < KEEP_EVERY:
             return
-        records = [{"identity": self.identity}, *map(vars, blocks)]
+        records = [self._head, *map(vars, blocks)]
         atomic_write(self._state, b"".join(map(_packed, records)))
         self._file.truncate(0)
         self._begun = False
@@ -142,6 +157,12 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             yield decode(payload)
 
 
+def _lock_soon(file: IO[bytes]) -> bool:
+    """`states` holds a file for a moment."""
+    time.sleep(0.1)
+    return _lock(file)
+
+
 def _lock(file: IO[bytes]) -> bool:
     """Whether the file is now this process's alone; always on systems without such locks."""
     try:
@@ -153,6 +174,59 @@ def _lock(file: IO[bytes]) -> bool:
     except OSError:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class State:
+    """What a folder holds of one shard of a run.
+
+    Attributes:
+        name: of the pass. shard: "1/1".
+        done, failed, of: pictures.
+        running: whether a process is at work on it. changed: when it was last written, in seconds since 1970.
+        rate: pictures per second since that process began; None where it is not known.
+    """
+
+    name: str
+    shard: str
+    done: int
+    failed: int
+    of: int
+    running: bool
+    changed: float
+    rate: float | None
+
+
+def states(folder: str | os.PathLike[str]) -> list[State]:
+    """The runs of a folder, the last first; nothing is written, so it may be called while they are at work."""
+    found: dict[str, list[Path]] = {}
+    for path in _shards(Path(folder)):
+        found.setdefault(path.stem, []).append(path)
+    return sorted((_state(paths) for paths in found.values()), key=lambda state: -state.changed)
+
+
+def _state(paths: Sequence[Path]) -> State:
+    match = _SHARD.fullmatch(paths[0].name)
+    assert match is not None
+    records = [record for path in sorted(paths, reverse=True) for record in _records(path)]  # the state, the journal
+    heads = [record for record in records if "samples" in record]
+    head = heads[-1] if heads else {"samples": 0, "batch": 1, "begun": 0.0, "had": 0}
+    batch, count = head["batch"], head["samples"]
+    blocks = [Block(**record) for record in records if "level" in record]
+    done = sum(min(block.stop * batch, count) - min(block.start * batch, count) for block in blocks)
+    index, parts, batches = int(match["index"]), int(match["count"]), -(-count // batch)
+    of = min(count, batches * index // parts * batch) - min(count, batches * (index - 1) // parts * batch)
+    changed = max(path.stat().st_mtime for path in paths)
+    seconds = changed - head["begun"]
+    rate = (done - head["had"]) / seconds if heads and seconds > 0 and done > head["had"] else None
+    failed = sum(len(block.failed) for block in blocks)
+    running = any(_in_use(path) for path in paths if path.suffix == ".journal")
+    return State(match["name"], f"{index}/{parts}", done, failed, of, running, changed, rate)
+
+
+def _in_use(path: Path) -> bool:
+    with path.open("rb") as file:
+        return not _lock(file)
 
 
 _SHARD = re.compile(r"(?P<run>(?P<name>.+)-\w{16})\.(?P<index>\d+)-of-(?P<count>\d+)\.(state|journal)")

@@ -69,10 +69,13 @@ def run(
     if not 1 <= shard[0] <= shard[1]:
         raise InputError(f"no shard {shard[0]} of {shard[1]}", "write it as 1/4 … 4/4")
     running = _Running(work, samples, shard, progress or (lambda count: None), folder is not None, each)
-    journal = Journal(Path(folder), work.name, running.identity, shard) if folder is not None else None
+    about = running.identity, shard, len(samples), work.batch
+    journal = Journal(Path(folder), work.name, *about) if folder is not None else None
     doubt = journal.doubt() if journal else ""
     try:
         resumed = running.resume(journal) if journal else 0
+        if journal:
+            journal.resumed(resumed)
         running.do(journal, workers)
         if journal:
             journal.save(running.tree)

@@ -1,0 +1,142 @@
+"""`status` says how far runs are; `run` is the command line that a file describes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analyzer.commands.run import expanded, words_of
+from analyzer.data import Sample
+from analyzer.errors import InputError
+from analyzer.passes import Loaded, Pass, run, states
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = [Sample(f"sample {number}", number, b"") for number in range(20)]
+
+
+class Numbers(Pass[list[int]]):
+    """The numbers of its samples; the third fails, and it waits at the eleventh for what it is given."""
+
+    name, batch, identity = "numbers", 2, {}  # type: ignore[assignment]
+
+    def __init__(self, reached: threading.Event | None = None, gate: threading.Event | None = None) -> None:
+        self.reached, self.gate = reached, gate
+
+    def load(self, sample: Sample) -> int:
+        if sample.number == 3:
+            raise InputError("it is bad")
+        return sample.number
+
+    def step(self, batch: Sequence[Loaded]) -> list[int]:
+        found = [number for _, number in batch]
+        if 10 in found and self.reached and self.gate:
+            self.reached.set()
+            assert self.gate.wait(20)
+        return found
+
+    def merge(self, left: list[int], right: list[int]) -> list[int]:
+        return left + right
+
+
+def test_a_run_that_is_going_stopped_and_finished(tmp_path: Path) -> None:
+    reached, gate = threading.Event(), threading.Event()
+    done: list[Any] = []
+    work = threading.Thread(target=lambda: done.append(run(Numbers(reached, gate), SAMPLES, tmp_path, workers=1)))
+    work.start()
+    assert reached.wait(20)
+    (state,) = states(tmp_path)
+    assert (state.name, state.shard, state.done, state.failed, state.of, state.running) == (
+        "numbers",
+        "1/1",
+        10,
+        1,
+        20,
+        True,
+    )
+    assert state.rate and state.rate > 0
+    gate.set()
+    work.join()
+    (state,) = states(tmp_path)
+    assert (state.done, state.failed, state.of, state.running) == (20, 1, 20, False)
+    assert len(done[0].result) == 19
+
+
+def test_shards_have_their_share(tmp_path: Path) -> None:
+    run(Numbers(), SAMPLES, tmp_path, shard=(2, 3))
+    (state,) = states(tmp_path)
+    assert (state.shard, state.done, state.of) == ("2/3", 6, 6)
+
+
+def said(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "cli.py"), *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_that_says_it(tmp_path: Path) -> None:
+    run(Numbers(), SAMPLES, tmp_path)
+    words = said("status", str(tmp_path)).stdout.splitlines()[-1].split()
+    assert words[:6] == ["numbers", "1/1", "finished", "20", "20", "1"]
+    (row,) = json.loads(said("status", str(tmp_path), "--format", "json").stdout)["runs"]
+    assert (row["run"], row["state"], row["done"], row["of"]) == ("numbers", "finished", 20, 20)
+    (tmp_path / "empty").mkdir()
+    nothing = said("status", str(tmp_path / "empty"))
+    assert nothing.returncode == 2 and "has no run" in nothing.stderr
+
+
+JOB = """
+command = "inspect"
+arguments = ["models/digits_cnn.onnx"]
+[options]
+format = "json"
+"""
+
+
+def test_a_job_is_the_command_that_it_describes(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(JOB)
+    typed = said("inspect", "models/digits_cnn.onnx", "--format", "json")
+    assert typed.returncode == 0
+    assert said("run", str(tmp_path / "job.toml")).stdout == typed.stdout
+    text = said("run", str(tmp_path / "job.toml"), "--format", "text")
+    assert text.stdout == said("inspect", "models/digits_cnn.onnx").stdout != typed.stdout
+
+
+def test_the_words_of_a_job(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(
+        'command = "compare"\narguments = ["a.onnx", "b.onnx"]\n'
+        '[options]\nreport = ["r.html", "r.json"]\nlimit = 5\nstrict = true\nexit_zero = false\nmemory_limit = 2.5\n'
+    )
+    words = ["compare", "a.onnx", "b.onnx", "--report=r.html", "--report=r.json", "--limit=5", "--strict"]
+    assert words_of(str(path)) == [*words, "--memory-limit=2.5"]
+    assert expanded(["run", str(path), "--limit", "7"]) == [*words, "--memory-limit=2.5", "--limit", "7"]
+    assert expanded(["run", "--help"]) == ["run", "--help"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('command = "explian"', "command = 'explian' is no command\n  hint: did you mean 'explain'"),
+        ("", "command = None is no command"),
+        ('command = "run"', "command = 'run' is no command"),
+        ('command = "inspect"\nmodel = "a"', "unknown model\n  hint: a job has command, arguments and options"),
+        ('command = "inspect"\narguments = "a"', "arguments is a list"),
+        ("command =", "cannot read the job"),
+    ],
+)
+def test_a_file_that_is_no_job(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(text)
+    with pytest.raises(InputError) as raised:
+        words_of(str(tmp_path / "job.toml"))
+    assert words in str(raised.value)
+
+
+def test_a_job_that_is_not_there_is_one_sentence() -> None:
+    done = said("run", "none.toml")
+    assert done.returncode == 2 and done.stderr.startswith("error: cannot read the job none.toml: No such file")
