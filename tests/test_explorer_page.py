@@ -62,7 +62,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page in one file, and the same in a folder."""
     place = tmp_path_factory.mktemp("export")
     asked = [sys.executable, "cli.py", "explore", "models/digits_cnn.onnx", *PICTURES[:2], "--resize", "letterbox"]
-    asked += ["-l", "*/stage3/Relu_output_0", "-l", "*/stage1.0/Relu_output_0", "--units", "2", "-m", "grad-cam"]
+    asked += ["-l", "*/stage3/Relu_output_0", "-l", "*/stage1.0/Relu_output_0", "--draw", "2", "-m", "grad-cam"]
     for out in ("page.html", "folder/"):
         subprocess.run([*asked, "--export", f"{place}/{out}"], cwd=ROOT, check=True, capture_output=True)
     return place

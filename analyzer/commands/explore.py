@@ -51,7 +51,7 @@ class Explore(Given):
         "-m --method", "Method of the maps in an exported page. Repeatable.", metavar="NAME"
     )
     units: int = option(
-        "--units",
+        "--draw",
         "Units of each layer that have projections and a card in an exported page: those that answer most strongly.",
         type=IntRange(0),
         default=12,
