@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from analyzer.attribution.features import FeatureMaps
     from analyzer.attribution.field_views import EffectiveFields
     from analyzer.attribution.invariance import invariance
+    from analyzer.attribution.occlusion import Occlusion, occlusion
     from analyzer.attribution.projection import Projector, Switches, project, read_switches
     from analyzer.data import Sample, find_pictures
     from analyzer.errors import AnalyzerError, InputError, NotFoundError, ProviderError, UnsupportedError
@@ -69,6 +70,7 @@ _NAMES = {
     "attribution.export": ("export",),
     "attribution.features": ("FeatureMaps",),
     "attribution.invariance": ("invariance",),
+    "attribution.occlusion": ("Occlusion", "occlusion"),
     "attribution.projection": ("Projector", "Switches", "project", "read_switches"),
     "data": ("Sample", "find_pictures"),
     "errors": ("AnalyzerError", "InputError", "NotFoundError", "ProviderError", "UnsupportedError"),
@@ -102,6 +104,7 @@ __all__ = [
     "Localization",
     "MiningResult",
     "NotFoundError",
+    "Occlusion",
     "Pass",
     "Preprocess",
     "Projector",
@@ -132,6 +135,7 @@ __all__ = [
     "limit_memory",
     "localize",
     "mine",
+    "occlusion",
     "project",
     "read_switches",
     "receptive_field",

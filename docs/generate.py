@@ -196,6 +196,8 @@ GROUPS = {
         "Projector",
         "Switches",
         "read_switches",
+        "occlusion",
+        "Occlusion",
         "invariance",
         "correspondence",
         "dream",

@@ -352,6 +352,7 @@ ASK = {
     "explain": [],
     "localize": [],
     "features": ["-l", "r1"],
+    "occlusion": ["-l", "r1", "--stride", "6"],
     "invariance": ["-l", "r1", "--transform", "scaling"],
 }
 
@@ -362,11 +363,13 @@ def test_pictures_are_given_in_the_same_way(run, folder, name, given):
     asked = [*ASK[name], "--preset", "0-1", "--format", "json"]
     code, out, err = run(name, "model.onnx", *PICTURES[given], *asked)
     document = json.loads(out)
-    found = [r["picture"] for r in document.get("results") or document["curves"]]
+    results = document.get("results") or document.get("curves") or document["pictures"]
+    found = [r["picture"] for r in results]
     assert code == 0 and found == ["photos/picture.png", "photos/second.png"], err
     code, out, _ = run(name, "model.onnx", *PICTURES[given], *asked, "--limit", "1")
     document = json.loads(out)
-    assert [r["picture"] for r in document.get("results") or document["curves"]] == ["photos/picture.png"]
+    results = document.get("results") or document.get("curves") or document["pictures"]
+    assert [r["picture"] for r in results] == ["photos/picture.png"]
 
 
 DATA = {

@@ -35,6 +35,7 @@ CALLS = {
     "project": ["m.onnx", "0.png", "-l", "r1", "-o", "{out}.png"],
     "explore": ["m.onnx", "--no-browser"],
     "dream": ["m.onnx", "-t", "1", "--steps", "1", "-o", "{out}.png"],
+    "occlusion": ["m.onnx", "0.png", "-l", "r1", "--stride", "6", "-o", "{out}.png"],
     "invariance": ["m.onnx", "0.png", "--transform", "scaling", "-o", "{out}.png"],
     "correspondence": ["m.onnx", "parts.json", "--repeats", "1", "-o", "{out}.png"],
     "mine": ["m.onnx", "0.png", "1.png", "-l", "r1", "-o", "{out}"],

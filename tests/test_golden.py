@@ -51,6 +51,7 @@ CALLS = {
     "project": f"project model.onnx a.png -l relu2 -u 1 -u max -o out/project.png {PLAIN}",
     "explore": "explore model.onnx --no-browser",
     "dream": f"dream model.onnx -l relu1 -u 2 -o out/dream.png --steps 4 {PLAIN}",
+    "occlusion": f"occlusion model.onnx a.png -l relu1 --stride 6 -o out/occlusion.png --raw out/maps.npz {PLAIN}",
     "invariance": f"invariance model.onnx a.png -l relu1 --transform scaling -o out/invariance.png {PLAIN}",
     "correspondence": f"correspondence model.onnx parts.json -l relu1 --repeats 3 {PLAIN}",
     "mine": f"mine model.onnx a.png b.png bad.png -l relu2 -k 1 --draw 2 -o out/mined {PLAIN}",

@@ -5,20 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from analyzer import features
+from analyzer.analysis.scores import Quantisation
 from analyzer.attribution import Explainer
 from analyzer.attribution.invariance import TRANSFORMS, invariance
-from analyzer.attribution.probes import probabilities
+from analyzer.attribution.probes import Probe
 from analyzer.errors import InputError, NotFoundError
 from analyzer.images import Preprocess, decode, write_png
 from analyzer.images.plot import Chart, plot
 from analyzer.images.warp import Warp
-from tests.models import small_cnn
+from tests.models import node, small_cnn
 
 RNG = np.random.default_rng(5)
 PICTURE = RNG.integers(0, 256, (12, 12, 3)).astype(np.uint8)
@@ -53,9 +56,45 @@ def test_the_first_choice_is_the_class_unless_told() -> None:
         invariance(Explainer(small_cnn()), {"a": PICTURE}, ["r2"], HOW, {"a": 9})
 
 
-def test_scores_become_probabilities() -> None:
-    np.testing.assert_allclose(probabilities(np.array([[0.25, 0.75]])), [[0.25, 0.75]])
-    np.testing.assert_allclose(probabilities(np.array([[0.0, np.log(3)]])), [[0.25, 0.75]])
+@pytest.mark.parametrize("tail", ["logits", "Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_scores_become_probabilities(tail: str, quantized: bool) -> None:
+    """Of logits, of their softmax and its logarithm, in float and in 8 bits: those of the float network."""
+    network = small_cnn(softmax=tail != "logits")
+    if tail == "LogSoftmax":
+        network.graph.node[-1].op_type = tail
+    truth = features(small_cnn(), HOW.apply(PICTURE)[0], ["probabilities"])["probabilities"]
+    if quantized:
+        low = {"logits": -8.0, "LogSoftmax": -16.0}.get(tail, 0.0)
+        network = quantized_output(network, low, 8.0 if tail == "logits" else 1.0)
+    found = Probe(Explainer(network), ["r2"], HOW).run([PICTURE]).probabilities
+    np.testing.assert_allclose(found, truth, atol=0.03 if quantized else 1e-5)
+
+
+def quantized_output(network: onnx.ModelProto, low: float, high: float) -> onnx.ModelProto:
+    """Its only output as uint8, over a range."""
+    out, step = network.graph.output[0], (high - low) / 255
+    network.graph.initializer.extend(
+        [numpy_helper.from_array(np.array(step, np.float32), "step"),
+         numpy_helper.from_array(np.array(round(-low / step), np.uint8), "zero")]
+    )  # fmt: skip
+    network.graph.node.append(node("QuantizeLinear", [out.name, "step", "zero"], ["q"]))
+    made = onnx.helper.make_tensor_value_info("q", onnx.TensorProto.UINT8, [1, 4])
+    network.graph.output.pop()
+    network.graph.output.append(made)
+    return network
+
+
+def test_a_quantized_distribution_of_unknown_origin_stays() -> None:
+    """Rounded to 1/256, a thousand probabilities need not sum to 1; logits of such a model do not look like it."""
+    rng = np.random.default_rng(0)
+    scores = rng.dirichlet(np.full(1000, 0.05), 4)
+    output = Probe(Explainer(small_cnn(softmax=False)), ["r2"], HOW).task
+    task = replace(output, quantisation=Quantisation(0, 1 / 256))
+    rounded = np.rint(256 * scores) / 256
+    assert np.abs(rounded.sum(axis=1) - 1).max() > 0.01
+    assert (task.probabilities(rounded) == rounded).all()
+    assert (task.probabilities(100 * rounded) != 100 * rounded).any()
 
 
 def test_a_plot_has_a_line_per_series() -> None:

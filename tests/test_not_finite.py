@@ -22,7 +22,7 @@ from analyzer.attribution.class_maps import class_maps
 from analyzer.attribution.features import channel_statistics
 from analyzer.attribution.finite import find_origins
 from analyzer.attribution.methods import METHODS
-from analyzer.attribution.probes import probabilities
+from analyzer.attribution.probes import Probe
 from analyzer.commands import main
 from analyzer.images import Preprocess, write_png
 from analyzer.metrics.similarity import cosine_of
@@ -198,6 +198,7 @@ COMMANDS = {
     "features": "features M pics/a.png pics/b.png pics/c.png -l * -o out",
     "project": "project M pics/b.png -l r2 -o out.png --raw out.npy",
     "dream": "dream M -t 1 -o out.png --steps 2",
+    "occlusion": "occlusion M pics/a.png pics/b.png -l r2 -o out.png --stride 6 --data pics",
     "invariance": "invariance M pics/a.png pics/b.png -l r2 -o out.png --transform translation",
     "correspondence": "correspondence M boxes.json -l r2 -o out.png --repeats 2",
     "mine": "mine M pics -l r2 -o out --draw 2",
@@ -278,7 +279,8 @@ def test_statistics_are_over_what_is_finite():
 
 def test_probabilities_beside_a_row_that_is_not_finite_stay():
     rows = np.array([[0.25, 0.75], [np.nan, np.nan]])
-    assert (probabilities(rows)[0] == rows[0]).all()
+    task = Probe(Explainer(small_cnn(2, softmax=False)), ["r2"], Preprocess(size=(12, 12))).task
+    assert (task.probabilities(rows)[0] == rows[0]).all()
 
 
 def test_json_is_written_in_one_place():

@@ -93,6 +93,7 @@ CALLS = {
     "localize": (["m.onnx", "pics/0.png", "--boxes", "boxes.json", "--labels", "labels.txt"], ["-o"]),
     "project": (["m.onnx", "pics/0.png", "-l", "r1"], ["-o", "--raw", "--save-switches"]),
     "dream": (["m.onnx", "-t", "1", "--steps", "1", "--labels", "labels.txt"], ["-o"]),
+    "occlusion": (["m.onnx", "pics/0.png", "--stride", "6", "--labels", "labels.txt"], ["-o", "--raw"]),
     "invariance": (["m.onnx", "pics/0.png", "--transform", "scaling", "--labels", "labels.txt"], ["-o"]),
     "correspondence": (["m.onnx", "parts.json", "--repeats", "1"], ["-o"]),
     "filters": (["m.onnx"], ["-o"]),

@@ -7,7 +7,7 @@ shown the same perturbed pictures.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -17,7 +17,6 @@ from analyzer.attribution.diagnosis import diagnose_runs
 from analyzer.attribution.methods import find_method
 from analyzer.attribution.postprocess import heatmaps
 from analyzer.tasks import Task
-from analyzer.tasks.classification import Binary, MultiLabel
 from analyzer.tasks.detection import Detection
 
 Said = Mapping[str, np.ndarray]  # {output: what it holds for one picture, real numbers}
@@ -97,7 +96,9 @@ class BlackBox:
                 continue
             row = self.task.read(answer, 1)
             top[0, index] = self.task.best(row)[0]
-            scores[0, index] = (self._probabilities(row) if what == "probability" else row)[0, self.target]
+            if what == "probability":  # by what this model squashes, which may be another than the reference
+                row = replace(self.task, stripped=self.squashed).probabilities(row.astype(np.float64))
+            scores[0, index] = row[0, self.target]
         return scores, top
 
     def outputs(self, make: Callable[[np.ndarray], np.ndarray], count: int, add: Callable[[int, Any], None]) -> None:
@@ -126,17 +127,6 @@ class BlackBox:
     def _alike(self, answer: Any) -> float:
         found = self.task.agreement(self.answer, answer)
         return -found.value if found.measure == "relative error" else found.value
-
-    def _probabilities(self, row: np.ndarray) -> np.ndarray:
-        """By the function that the task's kind of scores goes through, where the model has not applied one."""
-        row = row.astype(np.float64)
-        if self.squashed:
-            return np.exp(row) if "LogSoftmax" in self.squashed else row
-        with np.errstate(over="ignore"):
-            if isinstance(self.task, MultiLabel | Binary):
-                return np.asarray(1 / (1 + np.exp(-row)))
-            raised = np.exp(row - row.max(axis=1, keepdims=True))
-        return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,22 @@
-"""Feature vectors and class probabilities of many altered versions of a picture, by one session."""
+"""What layers and outputs say of many altered versions of a picture, by one session."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from analyzer.attribution.asked import task_of
 from analyzer.attribution.features import chosen_tensors
 from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.model import Model
+from analyzer.attribution.question import Question
 from analyzer.attribution.units import Units
+from analyzer.graph import Builder
 from analyzer.images import Feeding, Preprocess
-from analyzer.tasks import recognise
 
 BATCH = 8
 
@@ -37,12 +41,15 @@ class Probe:
     Args:
         layers: tensors, nodes or globs.
         preprocess: of a fixed size; pictures that the network saw (`seen`) are altered and given back to `run`.
+        summed: features are the total of every channel, (N, channels).
 
     Raises:
         NotFoundError: no such layer. UnsupportedError: no output is a score. InputError: no fixed size.
     """
 
-    def __init__(self, model: Model, layers: Sequence[str], preprocess: Preprocess | Feeding) -> None:
+    def __init__(
+        self, model: Model, layers: Sequence[str], preprocess: Preprocess | Feeding, summed: bool = False
+    ) -> None:
         self.feeding = Feeding.of(preprocess, model.image)
         preprocess = self.feeding.preprocess
         self.preprocess, self.model = preprocess, model
@@ -51,10 +58,13 @@ class Probe:
         self._image = model.image
         graph = model.graph(self.feeding.shapes(self.batch, model))
         names = ["auto"] if list(layers) == ["auto"] else chosen_tensors(graph, layers)
-        self.layers = [Units.of(graph, name, model.declared, model.labels).name for name in names]
-        self.task = recognise(graph, None, model.declared, model.labels)
-        self._taps = {name: graph.add_output(graph[name]).name for name in self.layers}
+        units = [Units.of(graph, name, model.declared, model.labels) for name in names]
+        self.layers = [each.name for each in units]
+        self.task = task_of(model, Question(declared=model.declared, labels=model.labels), graph)
         self._read = {name: graph.add_output(graph[name]).name for name in self.task.reading}
+        op = Builder(graph, "probe")
+        taps = {each.name: op.ReduceSum(each.flat(op), [2], keepdims=0) if summed else each.value for each in units}
+        self._taps = {name: graph.add_output(value).name for name, value in taps.items()}
         outputs = [*self._taps.values(), *self._read.values()]
         self._session = model.session(graph, outputs)
 
@@ -71,28 +81,35 @@ class Probe:
         return self.model.batch([again.feed(picture).feeds for picture in pictures], self.batch)
 
     def run(self, pictures: Sequence[np.ndarray]) -> Responses:
-        """The responses to pictures of the network's size."""
+        """The responses to pictures of the network's size.
+
+        Raises:
+            UnsupportedError: a model without classes.
+        """
         parts: list[dict[str, np.ndarray]] = []
         rows: list[np.ndarray] = []
-        for start in range(0, len(pictures), self.batch):
-            chosen = pictures[start : start + self.batch]
+        for count, features, said in self._batches(pictures):
+            rows.append(self.task.read(self.task.said(said), self.batch)[:count])
+            parts.append(features)
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in self.layers}
+        return Responses(joined, self.task.probabilities(np.concatenate(rows).astype(np.float64)))
+
+    def each(self, pictures: Iterable[np.ndarray]) -> Iterator[tuple[dict[str, np.ndarray], Any]]:
+        """Of every picture {layer: (elements,)}, and the answer as the task reads it; pictures are made as needed."""
+        for count, features, said in self._batches(pictures):
+            for row in range(count):
+                yield {name: array[row] for name, array in features.items()}, self.task.answer(said, row, self.batch)
+
+    def _batches(
+        self, pictures: Iterable[np.ndarray]
+    ) -> Iterator[tuple[int, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        """Batch by batch: its number of pictures, their features, and all outputs that the task reads."""
+        left = iter(pictures)
+        while chosen := list(itertools.islice(left, self.batch)):
             found = self._session.run(self._feeds(chosen))
             said = {name: known.real(found[self._read[name]]) for name, known in self.task.reading.items()}
-            rows.append(self.task.read(self.task.said(said), self.batch)[: len(chosen)])
-            parts.append({name: found[name][: len(chosen)] for name in self._taps.values()})
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        features = {
-            name: joined[output].reshape(len(pictures), -1).astype(np.float32) for name, output in self._taps.items()
-        }
-        scores = np.concatenate(rows).astype(np.float64)
-        return Responses(features, scores if self.task.stripped else probabilities(scores))
-
-
-def probabilities(scores: np.ndarray) -> np.ndarray:
-    """Rows as they are where all (that are finite) are distributions; their softmax otherwise."""
-    known = scores[np.isfinite(scores).all(axis=1)]
-    if (known >= 0).all() and np.allclose(known.sum(axis=1), 1, atol=1e-3):
-        return scores
-    with np.errstate(invalid="ignore"):  # of a row that is not finite
-        shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+            features = {
+                name: found[output][: len(chosen)].reshape(len(chosen), -1).astype(np.float32)
+                for name, output in self._taps.items()
+            }
+            yield len(chosen), features, said

@@ -12,6 +12,7 @@ COMMANDS = {
     "project": "Show which pixels activate a unit.",
     "explore": "Explore layers and units in the browser.",
     "dream": "Generate the picture that maximizes a unit or class.",
+    "occlusion": "Hide parts of a picture; show what changes.",
     "invariance": "Measure the effect of shifting, scaling and rotating.",
     "correspondence": "Measure whether a layer recognizes parts.",
     "mine": "Find the pictures that activate each channel most.",

@@ -6,6 +6,7 @@ which a class can be chosen at run time; every other target becomes an expressio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeAlias
@@ -101,6 +102,7 @@ class Task:
     role: ClassVar[str] = "numbers of unknown meaning"
     by_class: ClassVar[bool] = True  # whether a class can be chosen at run time; otherwise targets are expressions
     method: ClassVar[str] = "grad-cam"  # by which it is explained unless another is asked for
+    probable: ClassVar[bool] = False  # whether predictions have probabilities: see `certainty`
     per_picture: ClassVar[bool] = False  # whether a target means what is found in a picture
     sized: ClassVar[bool] = True  # of those: whether what there is to find depends on the size of the input
 
@@ -134,6 +136,26 @@ class Task:
         """(N,) the probability of what `spread` stands for; by a softmax where the model has no other function."""
         rows = op.Sigmoid(tensor) if self._sigmoid else op.Softmax(tensor, axis=1)
         return op.ReduceSum(op.Mul(rows, cotangent), [1], keepdims=0)
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """(N, classes) of scores as `read` gives them; NaN stays.
+
+        They are left as they are where the model has squashed them, or all rows are distributions up to rounding.
+        """
+        if "LogSoftmax" in self.stripped:
+            return np.exp(scores)
+        return scores if self.stripped or self._distributed(scores) else self._squashed(scores)
+
+    def _squashed(self, scores: np.ndarray) -> np.ndarray:
+        """The function that makes probabilities of logits."""
+        return softmax(scores)
+
+    def _distributed(self, scores: np.ndarray) -> bool:
+        """Whether rows sum to 1; the rounding of quantized ones adds up as that of independent numbers."""
+        known = scores[np.isfinite(scores).all(axis=1)]
+        step = 0.0 if self.quantisation == REAL else float(np.max(self.quantisation.scale))
+        allowed = 1e-3 + step * math.sqrt(scores.shape[1])
+        return bool((known >= 0).all() and (abs(known.sum(axis=1) - 1) <= allowed).all())
 
     @property
     def _indexed(self) -> bool:
@@ -266,6 +288,10 @@ class Task:
         """
         return []
 
+    def certainty(self, found: Prediction, output: Any) -> float:
+        """The probability of a prediction, by the output for another version of its picture."""
+        raise NotImplementedError
+
     def resolve(self, word: str, output: np.ndarray, labels: Labels = None) -> list[Prediction] | None:
         """The predictions that a word such as `positive` or `character:3` means; None for no such word."""
         return self.predictions(output, labels) if word == "all" else None
@@ -368,6 +394,9 @@ class Finding(Task):
     def probability(self, op: Builder, tensor: Value, cotangent: Value) -> Value:
         return op.ReduceSum(op.Mul(op.cast(self.shown(op), tensor.dtype), cotangent), [1], keepdims=0)
 
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        return scores
+
     def said(self, outputs: Mapping[str, np.ndarray]) -> Any:
         return {name: outputs[name] for name in self.reading}
 
@@ -377,6 +406,13 @@ class Finding(Task):
     @property
     def unit(self) -> str:
         return "score"
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Along the last axis; NaN in rows that are not finite."""
+    with np.errstate(invalid="ignore"):
+        powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 LAYERS = "xai/layers"  # among what the model says: what `Task.layers_in` gives

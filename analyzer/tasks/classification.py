@@ -9,10 +9,16 @@ from analyzer.graph import Builder, Value
 from analyzer.tasks.base import COMPARABLE, Labels, Prediction, Task, label_of_two, quoted, ranked
 
 
+def sigmoid(scores: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(−x))"""
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-scores)))
+
+
 class Classification(Task):
     """One class out of several."""
 
-    kind, role = "classification", "class scores"
+    kind, role, probable = "classification", "class scores", True
 
     def read(self, output: np.ndarray, count: int) -> np.ndarray:
         if not self._indexed:
@@ -28,6 +34,9 @@ class Classification(Task):
         scores = self.read(output, 1)[0]
         order = ranked(scores)[: 1 if self._indexed else limit]
         return [Prediction(str(i), self.label(i, labels), float(scores[i]), i, i) for i in order.tolist()]
+
+    def certainty(self, found: Prediction, output: np.ndarray) -> float:
+        return float(self.probabilities(self.read(output, 1).astype(np.float64))[0, int(found.slot)])
 
     def resolve(self, word: str, output: np.ndarray, labels: Labels = None) -> list[Prediction] | None:
         if word != "positive":
@@ -61,6 +70,12 @@ class MultiLabel(Classification):
 
     kind = "multi-label classification"
 
+    def _squashed(self, scores: np.ndarray) -> np.ndarray:
+        return sigmoid(scores)
+
+    def _distributed(self, scores: np.ndarray) -> bool:
+        return False
+
 
 class Binary(Classification):
     """One number: the probability, or the logit, of the positive class (1); the negative class (0) has its negative."""
@@ -88,6 +103,9 @@ class Binary(Classification):
 
     def probability(self, op: Builder, tensor: Value, cotangent: Value) -> Value:
         return op.Sigmoid(op.ReduceSum(op.Mul(tensor, cotangent), [1], keepdims=0))
+
+    def _squashed(self, scores: np.ndarray) -> np.ndarray:
+        return sigmoid(scores)
 
     def read(self, output: np.ndarray, count: int) -> np.ndarray:
         shown = output.reshape(count if self.batched else 1, -1)[:, :1]

@@ -328,13 +328,7 @@ class Auditing(InputPass[dict[str, Any]]):
         scores = self.side.classes(given)
         if not scores.size:
             raise InputError(f"the output {self.side.scores.output.name!r} is empty for this picture")
-        if "LogSoftmax" in self.side.scores.stripped:
-            return np.exp(scores)
-        if self.side.scores.stripped:
-            return scores
-        with np.errstate(invalid="ignore"):  # an altered picture's scores may not be finite
-            powers = np.exp(scores - scores.max())
-            return np.asarray(powers / powers.sum())
+        return self.side.scores.probabilities(scores[None])[0]
 
     # ---- Per picture ----
 

@@ -13,10 +13,10 @@ import numpy as np
 from analyzer.analysis.scores import REAL, Quantisation
 from analyzer.errors import InputError, NotFoundError
 from analyzer.graph import Builder, Value
-from analyzer.metrics.boxes import suppressed, suppressed_rotated
+from analyzer.metrics.boxes import iou, suppressed, suppressed_rotated
 from analyzer.metrics.detections import Detections
 from analyzer.tasks.base import LAYERS, TOP1, Labels, Prediction
-from analyzer.tasks.detection.boxed import Boxed
+from analyzer.tasks.detection.boxed import ALIKE, Boxed
 from analyzer.tasks.detection.codings import Corners, rotated_corners
 from analyzer.tasks.detection.decoder import Candidates, Decoder, packed, unpacked
 from analyzer.tasks.detection.usual import usual_of
@@ -48,6 +48,7 @@ class Detection(Boxed):
 
     kind: ClassVar[str] = "detection"
     role: ClassVar[str] = "scores of candidates"
+    probable: ClassVar[bool] = True
 
     # ---- Inside a graph ----
 
@@ -127,6 +128,16 @@ class Detection(Boxed):
     def predictions(self, output: Any, labels: Labels = None, limit: int | None = None) -> list[Prediction]:
         found = self.decoder.candidates(output)
         return self._named(output, found, self._kept(found)[:limit], labels)
+
+    def certainty(self, found: Prediction, output: Any) -> float:
+        """The highest score of its class among candidates whose box is the same: an IoU of at least 0.5."""
+        now = self.decoder.candidates(output)
+        assert found.box is not None and isinstance(found.slot, int)
+        same = iou(np.array([found.box]), now.boxes)[0] >= ALIKE
+        if now.labels is not None:
+            same &= now.labels == found.index
+        scores = now.scores[same, found.slot % self.decoder.classes]
+        return float(np.max(scores, initial=0.0))
 
     def _kept(self, found: Candidates, threshold: float | None = None) -> np.ndarray:
         """(n, 2) candidate and column of its score, of what is detected, the surest first: of each candidate its surest
