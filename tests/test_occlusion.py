@@ -61,7 +61,7 @@ def test_the_square_moves_over_the_whole_picture() -> None:
     squares = Squares((10, 13), 4, 3)
     seen = np.zeros((10, 13), int)
     for place in np.ndindex(squares.grid):
-        seen[squares.window(*place)] += 1
+        seen[squares.window((place[0], place[1]))] += 1
     assert squares.grid == (4, 5) and seen.min() == 1
 
 
