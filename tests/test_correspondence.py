@@ -16,6 +16,7 @@ from analyzer.attribution import Explainer
 from analyzer.attribution.correspondence import RANDOM, correspondence, read_boxes, sign_distance
 from analyzer.errors import InputError
 from analyzer.images import Preprocess, write_png
+from analyzer.images.plot import COLOURS, Whiskers, plot_whiskers
 from tests.models import small_cnn
 
 RNG = np.random.default_rng(6)
@@ -91,3 +92,19 @@ def test_the_command(tmp_path, monkeypatch, capsys) -> None:
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert not stopped.value.code and [r["part"] for r in rows] == ["eye", "alone", "random"]
     assert (tmp_path / "out.png").exists()
+
+
+def test_dots_lie_at_their_values_and_errors_around_them() -> None:
+    """All on one scale: the middle of every dot, the ends of its error, and the line, by their colors alone."""
+    rows = {"eye": (0.1, 0.05), "ear": (0.2, math.nan), "nose": (0.4, 0.1), "none": (math.nan, math.nan)}
+    drawn = plot_whiskers([Whiskers("layer", "share", rows, 0.3)])
+    blue, red = ((drawn == COLOURS[i]).all(axis=2) for i in (0, 1))
+    lines = np.flatnonzero(blue.any(axis=1))
+    dots = np.split(lines, np.flatnonzero(np.diff(lines) > 1) + 1)
+    assert len(dots) == 3
+    spans = [np.flatnonzero(blue[dot].any(axis=0)) for dot in dots]
+    middles = [np.flatnonzero(blue[dot].sum(axis=0) > 6).mean() for dot in dots]
+    scale = (middles[2] - middles[0]) / 0.3
+    assert middles[1] == pytest.approx(middles[0] + 0.1 * scale, abs=1.5)
+    assert np.flatnonzero(red.any(axis=0)).mean() == pytest.approx(middles[0] + 0.2 * scale, abs=1.5)
+    assert np.ptp(spans[2]) == pytest.approx(0.2 * scale, abs=2) and np.ptp(spans[1]) < 12

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
+from analyzer import features
 from analyzer.attribution import Explainer
 from analyzer.errors import InputError, NotFoundError
 from analyzer.images import Preprocess, decode, write_png
@@ -74,3 +76,22 @@ def test_the_command(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     channels = json.loads(capsys.readouterr().out)["channels"]
     assert not stopped.value.code and len(channels) == 6 and len(channels[0]["values"]) == 3
     assert decode(tmp_path / "out.png").shape[0] > 200
+
+
+def test_channels_that_are_drawn_differ(place: Path, tmp_path: Path) -> None:
+    """Twins of channels that are drawn are not: the second half of the layer is the first half, half as strong."""
+    network = small_cnn()
+    for weights in network.graph.initializer:
+        if weights.name == "w2":
+            kernels = numpy_helper.to_array(weights)[:8]
+            weights.CopyFrom(numpy_helper.from_array(np.concatenate([kernels, kernels / 2]), "w2"))
+    onnx.save(network, tmp_path / "twins.onnx")
+    found = evolution([tmp_path / "twins.onnx"] * 2, [place / "pictures"], "r2", HOW, count=6)
+    drawn = list(found.patches)
+    assert len(drawn) == len({channel % 8 for channel in drawn}) == 6
+    inputs = np.concatenate([HOW.apply(decode(file))[0] for file in sorted((place / "pictures").iterdir())])
+    peaks = features(network, inputs, ["r2"])["r2"].max(axis=(2, 3))
+    result = mine(Explainer(network), [place / "pictures"], ["r2"], HOW, 1)
+    known = result.statistics["r2"].correlation
+    live = peaks.std(axis=0) > 0
+    np.testing.assert_allclose(known[live][:, live], np.corrcoef(peaks[:, live].T), atol=1e-4)

@@ -30,7 +30,10 @@ class Correspondence(Given):
     boxes: str = argument(type=READ_FILE)
     layers: tuple[str, ...] = layers_option
     out: str | None = option(
-        "-o --out", "PNG file for the occluded pictures, or - for stdout.", type=WRITE_FILE, metavar="FILE"
+        "-o --out",
+        "PNG file for the chart and the occluded pictures, or - for stdout.",
+        type=WRITE_FILE,
+        metavar="FILE",
     )
     fill: float = option(
         "--fill", "Gray value (0 to 255) of the occluder.", type=FloatRange(0, 255), default=127.0, metavar="GRAY"

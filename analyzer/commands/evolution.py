@@ -40,7 +40,7 @@ class Evolution(Given):
     chosen: tuple[int, ...] = channels_option
     draw: int = option(
         "--draw",
-        "Channels to draw, strongest in the last checkpoint first, if none are named.",
+        "Channels to draw if none are named: of the strongest in the last checkpoint, those that differ most.",
         type=IntRange(1),
         default=6,
         metavar="N",

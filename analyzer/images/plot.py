@@ -121,3 +121,67 @@ def _legend(names: Sequence[str], width: int) -> np.ndarray:
         canvas[top + 10 : top + 13, left : left + 20] = COLOURS[index % len(COLOURS)]
         draw_text(canvas, word, left + 26, top + 16, SIZE, INK)
     return canvas
+
+
+@dataclass(frozen=True)
+class Whiskers:
+    """A dot per row with its error to both sides, under a title; a vertical line is what rows are compared with.
+
+    Attributes:
+        rows: {name: (value, error)}; NaN for no error.
+    """
+
+    title: str
+    xlabel: str
+    rows: Mapping[str, tuple[float, float]]
+    reference: float | None = None
+
+
+def plot_whiskers(charts: Sequence[Whiskers], title: str = "", width: int = 380, columns: int = 3) -> np.ndarray:
+    """The charts in rows of `columns`, all on one scale from 0: (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: no charts.
+    """
+    if not charts:
+        raise InputError("nothing to plot")
+    ends = [value + (error if np.isfinite(error) else 0) for chart in charts for value, error in chart.rows.values()]
+    ends += [chart.reference for chart in charts if chart.reference is not None]
+    high = max((end for end in ends if np.isfinite(end)), default=0) or 1.0
+    drawn = [_whiskers(chart, 1.05 * high, width) for chart in charts]
+    height, columns = max(len(each) for each in drawn), min(columns, len(drawn))
+    canvas = np.full((-(-len(drawn) // columns) * height, columns * width, 3), PAPER, np.uint8)
+    for index, each in enumerate(drawn):
+        top, left = index // columns * height, index % columns * width
+        canvas[top : top + len(each), left : left + width] = each
+    return figure(canvas, title)
+
+
+def _whiskers(chart: Whiskers, high: float, width: int) -> np.ndarray:
+    cv2, step = opencv(), 24
+    names = [shorten(clean(name), width // 3, SIZE) for name in chart.rows]
+    x0, x1, top = max(text_width(name, SIZE) for name in names) + 16, width - 20, 30
+    bottom = top + step * len(names)
+    canvas = np.full((bottom + 44, width, 3), PAPER, np.uint8)
+
+    def at(value: float) -> int:
+        return round(x0 + value / high * (x1 - x0))
+
+    for value, word in round_values(0, high, 4).items():
+        canvas[top:bottom, at(value)] = GRID
+        draw_text(canvas, clean(word), at(value) - text_width(clean(word), SIZE) / 2, bottom + 16, SIZE, FAINT)
+    canvas[bottom, x0:x1] = RULE
+    if chart.reference is not None and np.isfinite(chart.reference):
+        canvas[top:bottom, at(chart.reference) : at(chart.reference) + 2] = COLOURS[1]
+    for row, (name, (value, error)) in enumerate(zip(names, chart.rows.values(), strict=True)):
+        y = top + row * step + step // 2
+        draw_text(canvas, name, x0 - 8 - text_width(name, SIZE), y + 4, SIZE, INK)
+        if not np.isfinite(value):
+            continue
+        if np.isfinite(error):
+            canvas[y : y + 2, at(max(0.0, value - error)) : at(value + error) + 1] = COLOURS[0]
+        cv2.circle(canvas, (at(value), y), 5, COLOURS[0], -1, cv2.LINE_AA)
+    draw_text(canvas, shorten(clean(chart.title), width - 12, SIZE + 1, SEMIBOLD), 6, 18, SIZE + 1, INK, SEMIBOLD)
+    label = shorten(clean(chart.xlabel), width - 12, SIZE)
+    draw_text(canvas, label, (x0 + x1 - text_width(label, SIZE)) / 2, bottom + 34, SIZE, FAINT)
+    return canvas

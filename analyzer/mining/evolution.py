@@ -20,7 +20,7 @@ from analyzer.errors import InputError
 from analyzer.images import Feeding, Preprocess
 from analyzer.images.mosaic import BEYOND, Block, framed, strip
 from analyzer.mining.miner import mine
-from analyzer.mining.patches import Patch, collect_patches, strongest_channels
+from analyzer.mining.patches import Patch, collect_patches, distinct_channels
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def evolution(
 
     Args:
         checkpoints: files of one network, in the order of training.
-        channels: channel indices; None for the `count` strongest of the last checkpoint.
+        channels: channel indices; None for `count` of the last checkpoint that differ, see `distinct_channels`.
         policy: "deconvnet", "guided" or "gradient"; None for patches only.
         progress: called with the number of pictures, over all checkpoints.
 
@@ -90,7 +90,7 @@ def evolution(
         result = mine(explainer, samples, [layer], preprocess, 1, progress=progress)
         not_finite[str(path)] = result.not_finite
         name = next(iter(result.rankings))
-        chosen = chosen or strongest_channels(result, name, count)
+        chosen = chosen or distinct_channels(result, name, count)
         width = len(result.rankings[name].values)
         if chosen and max(chosen) >= width:
             raise InputError(f"{path}: {name!r} has {width} channels, not {max(chosen) + 1}")

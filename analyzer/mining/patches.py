@@ -197,9 +197,31 @@ def _parts(units: list[tuple[int, int, int]], size: int) -> list[list[tuple[int,
 
 def strongest_channels(result: MiningResult, layer: str, count: int) -> list[int]:
     """The `count` live channels whose k-th strongest activation is largest, by number."""
+    return sorted(_by_strength(result, layer)[:count])
+
+
+def distinct_channels(result: MiningResult, layer: str, count: int) -> list[int]:
+    """Of the strongest live channels, four times as many as asked for, those that differ most, by number.
+
+    The strongest is first; each further one has the lowest correlation, in magnitude, with the most similar of those
+    before. Without three pictures, or in a layer of many channels, they are the strongest.
+    """
+    considered = _by_strength(result, layer)[: 4 * count]
+    alike = np.abs(result.statistics[layer].correlation)
+    if not alike.size:
+        return sorted(considered[:count])
+    chosen, left = considered[:1], considered[1:]
+    while left and len(chosen) < count:
+        following = min(left, key=lambda channel: float(alike[channel, chosen].max()))
+        chosen.append(following)
+        left.remove(following)
+    return sorted(chosen)
+
+
+def _by_strength(result: MiningResult, layer: str) -> list[int]:
+    """The live channels, by their k-th strongest activation."""
     ranking, statistics = result.rankings[layer], result.statistics[layer]
     filled = np.where(ranking.images >= 0, ranking.values, np.inf)
     weakest = np.where(ranking.images[:, 0] >= 0, filled.min(axis=1), -np.inf)
     order = np.argsort(np.where(statistics.dead, -np.inf, weakest), kind="stable")[::-1]
-    live = [int(c) for c in order if not statistics.dead[c]]
-    return sorted(live[:count])
+    return [int(c) for c in order if not statistics.dead[c]]

@@ -75,18 +75,24 @@ class PeakStatistics:
         """(K,) mean activation over pictures and positions."""
         return self.mean_sum / max(1, int(self.count))
 
-    def correlated(self, threshold: float = 0.95) -> list[tuple[int, int, float]]:
-        """Pairs of channels whose peaks correlate (Pearson) by at least `threshold` in magnitude, strongest first."""
+    @property
+    def correlation(self) -> np.ndarray:
+        """(K, K) Pearson correlation of the channels' peaks, 0 for constant ones; (0, 0) where it is not known."""
         n = int(self.count)
         if not self.products.size or n < 3:
-            return []
+            return np.zeros((0, 0))
         mean = self.peak_sum / n
         covariance = self.products / n - np.outer(mean, mean)
         variance = np.diag(covariance).clip(0)
         live = variance > 1e-9 * np.maximum(np.diag(self.products) / n, 1e-30)
         scale = np.sqrt(np.where(live, variance, 1))
-        correlation = np.triu(covariance / np.outer(scale, scale), 1)
-        correlation[~live] = correlation[:, ~live] = 0
+        found = covariance / np.outer(scale, scale)
+        found[~live] = found[:, ~live] = 0
+        return np.asarray(found)
+
+    def correlated(self, threshold: float = 0.95) -> list[tuple[int, int, float]]:
+        """Pairs of channels whose peaks correlate (Pearson) by at least `threshold` in magnitude, strongest first."""
+        correlation = np.triu(self.correlation, 1)
         rows, columns = np.nonzero(np.abs(correlation) >= threshold)
         found = [(int(i), int(j), float(correlation[i, j])) for i, j in zip(rows, columns, strict=True)]
         return sorted(found, key=lambda pair: -abs(pair[2]))
