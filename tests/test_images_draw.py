@@ -220,6 +220,8 @@ def test_odd_channels_do_not_look_like_live_ones() -> None:
     assert np.ptp(tile, axis=1).max() < 60
     features[2, 0, 0] = np.nan
     assert is_picture(channel_grid(features, ["a", "b", "c", "d"], colormap="magma"))
+    with_picture = channel_grid(features, picture=np.full((8, 8, 3), (9, 200, 30), np.uint8))
+    assert (with_picture == (9, 200, 30)).all(axis=2).sum() > 70**2
     with pytest.raises(InputError, match="labels"):
         channel_grid(features, ["a"])
     with pytest.raises(InputError, match="feature map"):

@@ -11,6 +11,7 @@ from analyzer.commands import complete
 from analyzer.commands.common import each_picture, note, print_json, say_written, table, tell_remark
 from analyzer.commands.options import (
     WRITE_FOLDER,
+    Channel,
     Given,
     IntRange,
     Pictures,
@@ -25,8 +26,12 @@ from analyzer.commands.options import (
 from analyzer.files import Places, make_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from analyzer.attribution.features import Taps
     from analyzer.data import Sample
+    from analyzer.images import ModelCard
+    from analyzer.images.feeding import Fed
 
 
 class Features(Given):
@@ -45,6 +50,13 @@ class Features(Given):
     max_channels: int = option(
         "--max-channels", "Maximum number of channels in a grid.", type=IntRange(1), default=64, metavar="N"
     )
+    chosen: tuple[int, ...] = several(
+        "-u --unit",
+        "Unit to draw: a channel of every layer, by number. Repeatable. Default: as many as --max-channels.",
+        type=Channel(0),
+        metavar="CHANNEL",
+    )
+    strongest: bool = option("--strongest", "Draw the channels with the highest values, in order.", is_flag=True)
     colormap: str = colormap_option("Color map.", default="viridis")
     setup: Setup = group(Setup)
     form: str = format_option
@@ -66,6 +78,7 @@ def command(given: Features) -> int:
     explainer, card = given.setup.load(given.model)
     samples, _ = given.inputs.opened(samples, card.feeds)
     places = Places(make_folder(given.out)) if given.out else None
+    drawing = features.ChannelDrawing(given.chosen, given.max_channels, given.strongest, given.colormap)
     taps: Taps | None = None
 
     def work(sample: Sample) -> dict[str, Any]:
@@ -81,8 +94,8 @@ def command(given: Features) -> int:
         said = say_not_finite(explainer, feeds, found.values(), list(found))
         if said:
             note(f"warning: {sample.id}: {said}")
-        how = Path(sample.id).stem, places, given.max_channels, given.colormap
-        rows = features.report(found, taps.layouts, *how)
+        seen = _seen(card, fed) if places else None
+        rows = features.report(found, taps.layouts, Path(sample.id).stem, places, drawing, seen)
         return {"picture": sample.id, "diagnosis": said or None, "layers": rows}
 
     results, failed = each_picture("features", samples, work, strict=lambda: taps is None)
@@ -91,6 +104,12 @@ def command(given: Features) -> int:
     else:
         print_results(results)
     return 5 if failed else 0
+
+
+def _seen(card: ModelCard, fed: Fed) -> np.ndarray:
+    """What the network sees of a picture; of a clip, its first frame as it was read."""
+    array = fed.main.array
+    return fed.image if card.feeds.main.stacked or array.ndim != 4 else card.preprocess.undo(array[0])
 
 
 def print_results(results: list[dict[str, Any]]) -> None:

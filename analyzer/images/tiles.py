@@ -52,8 +52,9 @@ def channel_grid(
     title: str = "",
     colormap: str = "viridis",
     total: int | None = None,
+    picture: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The channels of a feature map, pixels kept square, constant ones marked.
+    """The channels of a feature map with their numbers and highest values, pixels kept square, constant ones hatched.
 
     Args:
         features: (C, h, w) real values.
@@ -61,6 +62,7 @@ def channel_grid(
         max_channels: how many are drawn, from the first.
         per_channel: each from its own minimum to its own maximum, else all on one scale.
         total: channels of the tensor that these were chosen from; C unless given.
+        picture: (H, W, 3) uint8, what they are of, drawn before the first.
     """
     features = np.asarray(features, np.float32)
     if features.ndim != 3 or 0 in features.shape:
@@ -72,8 +74,13 @@ def channel_grid(
     low, high = value_range(shown)
     side = _channel_side(len(shown), max(shown.shape[1:]))
     cells = [_channel(plane, colormap, None if per_channel else (low, high), side) for plane in shown]
-    titles = [f"{name} · {mark}" if mark else name for name, (_, mark) in zip(names, cells, strict=True)]
+    titles = [
+        f"{name} · {mark or number(float(plane.max()))}"
+        for name, plane, (_, mark) in zip(names, shown, cells, strict=True)
+    ]  # fmt: skip
     panels = [Panel(cell, name) for name, (cell, _) in zip(titles, cells, strict=True)]
+    if picture is not None:
+        panels.insert(0, Panel(tile(picture, side), "picture"))
     count = total or len(features)
     text = f"{len(shown)} of {count} channels shown" if len(shown) < count else f"{count} channels"
     words = {0.0: "min of channel", 1.0: "max of channel"}
@@ -106,17 +113,17 @@ def _channel(plane: np.ndarray, name: str, limits: tuple[float, float] | None, s
     factor = side / max(plane.shape)
     size = max(1, round(plane.shape[1] * factor)), max(1, round(plane.shape[0] * factor))
     picture = colourise(plane, name, low, high)
-    tile = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
+    drawn = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
     finite = plane[np.isfinite(plane)]
     if finite.size < plane.size:
-        return tile, "NaN" if np.isnan(plane).any() else "inf"
+        return drawn, "NaN" if np.isnan(plane).any() else "inf"
     if plane.size > 1 and finite.min() == finite.max():
-        return _hatched(size), "dead" if finite[0] == 0 else f"constant {number(float(finite[0]))}"
-    return tile, ""
+        return hatched(size), "dead" if finite[0] == 0 else f"constant {number(float(finite[0]))}"
+    return drawn, ""
 
 
-def _hatched(size: tuple[int, int]) -> np.ndarray:
-    """Diagonal stripes: there is nothing to see here."""
+def hatched(size: tuple[int, int]) -> np.ndarray:
+    """(width, height) of diagonal stripes: there is nothing to see here."""
     rows, columns = np.mgrid[: size[1], : size[0]]
     stripes = ((rows + columns) // 5 % 2)[..., None]
     return np.where(stripes, np.array((226, 228, 230)), np.array((205, 208, 211))).astype(np.uint8)

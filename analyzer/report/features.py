@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from analyzer.analysis.layouts import Layout
 from analyzer.attribution.features import channel_statistics, channels_first
+from analyzer.errors import NotFoundError
 from analyzer.files import Places
 from analyzer.images import channel_grid, file_name, write_npz, write_png
+
+
+@dataclass(frozen=True)
+class ChannelDrawing:
+    """Which channels of a feature map are drawn, and how.
+
+    Attributes:
+        channels: by number; if empty, the first `most`, or with `strongest` those with the highest values, in order.
+    """
+
+    channels: Sequence[int] = ()
+    most: int = 64
+    strongest: bool = False
+    colormap: str = "viridis"
+
+    def grid(self, maps: np.ndarray, name: str, picture: np.ndarray | None = None) -> np.ndarray:
+        """The chosen channels of (K, h, w)."""
+        if self.channels and max(self.channels) >= len(maps):
+            last = len(maps) - 1
+            raise NotFoundError(f"{name!r} has no channel {max(self.channels)}", f"its channels are 0 to {last}")
+        order = np.arange(len(maps))
+        if self.strongest:
+            order = np.argsort(-np.nan_to_num(maps.max(axis=(1, 2)), nan=-np.inf), kind="stable")
+        shown = list(self.channels) or order[: self.most].tolist()
+        return channel_grid(
+            maps[shown],
+            shown,
+            max_channels=len(shown),
+            title=name,
+            colormap=self.colormap,
+            total=len(maps),
+            picture=picture,
+        )
 
 
 def describe(array: np.ndarray, layout: Layout) -> dict[str, Any]:
@@ -35,14 +70,19 @@ def report(
     layouts: Mapping[str, Layout],
     stem: str,
     places: Places | None = None,
-    max_channels: int = 64,
-    colormap: str = "viridis",
+    drawing: ChannelDrawing | None = None,
+    picture: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """A row per tensor; with `places`, a grid of each feature map and an archive of all arrays are written.
 
     Args:
         stem: what the files' names begin with.
+        picture: (H, W, 3) uint8, what they are of, drawn beside the channels.
+
+    Raises:
+        NotFoundError: a feature map has no such channel.
     """
+    drawing = drawing or ChannelDrawing()
     arrays = places.place(stem, ".npz") if places else None
     rows = []
     for name, array in found.items():
@@ -53,7 +93,7 @@ def report(
             if places and arrays and len(layout.grid) == 2:
                 maps = channels_first(array, layout)[0].astype("float32")
                 place = places.place(f"{arrays.stem}.{file_name(name)}", ".png")
-                write_png(place, channel_grid(maps, max_channels=max_channels, title=name, colormap=colormap))
+                write_png(place, drawing.grid(maps, name, picture))
                 row["grid"] = str(place)
         rows.append(row)
     if arrays:
