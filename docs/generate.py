@@ -278,7 +278,7 @@ def checks() -> str:
             f"`{c.code}`" if c.code else "–",
             limit_of(c),
             c.definition.format(score="the score"),
-            c.advice.replace("{try}", "the named preset"),
+            c.advice.replace("{try}", "the named one"),
         ]
         for c in CHECKS
     ]

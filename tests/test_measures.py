@@ -18,9 +18,8 @@ from analyzer.images import Preprocess
 from analyzer.metrics.energy import energy_inside
 from analyzer.metrics.overlap import top_iou
 from analyzer.metrics.similarity import cosine_of, maximum_shift, ranks, spearman
-from analyzer.validation import assembled as found_in
 from analyzer.validation import audit as auditing
-from analyzer.validation import checks, inputs, metrics, summaries, verdict, weights
+from analyzer.validation import checks, inputs, metrics, preprocessings, summaries, verdict, weights
 from analyzer.validation.audit import Auditing, Picture, shortcut_signs
 from analyzer.validation.compare import Pair, compare, doubtful
 from analyzer.validation.matching import Match, match_by_activations, match_by_name, undecorated, without_shifted_names
@@ -724,19 +723,33 @@ def test_maxima_together() -> None:
     assert checks.maxima_together(rows)[0] == 0.75
 
 
-def test_customary_preprocessing() -> None:
+def test_other_preprocessings() -> None:
     declared = Preprocess(scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    found = found_in.alternatives(declared)
-    assert found["channels swapped"].channels == "BGR" and found["raw"].scale == 1 and found["declared"] is declared
-    assert found_in.alternatives(declared.replace(channels="BGR"))["channels swapped"].channels == "RGB"
-    assert set(found_in.alternatives(Preprocess(dtype="uint8", scale=1.0))) == {"declared", "channels swapped"}
-    assert set(found_in.alternatives(Preprocess(channels="GRAY"))) == {"declared", "0-1", "-1-1", "raw"}
-    assert np.isclose(found_in._size(declared, "declared"), 1)
-    assert np.isclose(found_in._size(declared, "raw"), 255 * np.mean(declared.std))
-    assert found_in._contract_row([(0.5, True), (1.0, False), (float("nan"), None)]) == {
-        "confidence": 0.75,
-        "accuracy": 0.5,
+    found = preprocessings.alternatives(declared)
+    assert found["channels swapped"].preprocess.channels == "BGR" and found["raw"].preprocess.scale == 1
+    assert found["declared"] == (declared, "") and found["cropped"].options == "--resize crop"
+    bgr = preprocessings.alternatives(declared.replace(channels="BGR"))
+    assert bgr["channels swapped"] == (declared, "--channels RGB")
+    fits = {"cropped", "letterboxed"}
+    whole = preprocessings.alternatives(Preprocess(dtype="uint8", scale=1.0))
+    assert set(whole) == {"declared", "channels swapped", *fits}
+    assert set(preprocessings.alternatives(Preprocess(channels="GRAY"))) == {"declared", "0-1", "-1-1", "raw", *fits}
+    assert not {*fits, "stretched"} & set(preprocessings.alternatives(declared.replace(size=None), True))
+    sized = preprocessings.alternatives(declared.replace(size=(96, 200)), True)
+    assert [n for n in sized if n.startswith("size")] == ["size 64x96", "size 64x128", "size 128x288", "size 192x384"]
+
+
+def test_figures_of_a_preprocessing() -> None:
+    declared = Preprocess(scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    seen = {
+        "declared": [(0.5, True), (1.0, False), (float("nan"), None)],
+        "raw": [(0.5, True), (0.25, True), (0.75, None)],
     }
+    found = preprocessings.contract(declared, seen)
+    assert found["declared"] == {"confidence": 0.75, "accuracy": 0.5, "size": 1.0}
+    raw = found["raw"]
+    assert np.isclose(raw["size"], 255 * np.mean(declared.std)) and raw["options"] == "--preset raw"
+    assert (raw["gain"], raw["gain_low"], raw["gain_high"]) == (0.5, 0.0, 1.0)
 
 
 class Audited:
@@ -774,7 +787,7 @@ def test_a_grey_model_can_be_audited() -> None:
     net = model(nodes, {"x": [1, 1, 12, 12]}, {"y": [1, 3]}, floats)
     picture = Picture("p", RNG.integers(0, 255, (12, 12, 3), np.uint8))
     found = auditing.audit(Explainer(net), Preprocess(size=(12, 12), channels="GRAY"), [picture])
-    assert set(found.report["contract"]) == {"declared", "0-1", "-1-1", "raw"}
+    assert set(found.report["contract"]) == {"declared", "0-1", "-1-1", "raw", "cropped", "letterboxed"}
 
 
 def test_shifts_of_an_audit(audited: Audited) -> None:

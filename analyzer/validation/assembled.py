@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import numpy as np
 from analyzer.analysis import receptive_field
 from analyzer.analysis.cost import cost
 from analyzer.analysis.layouts import layouts
-from analyzer.images import PRESETS, Preprocess
+from analyzer.images import Preprocess
 from analyzer.validation.checks import SATURATED, answered, checked, maxima_together, why_not
+from analyzer.validation.preprocessings import contract, mean_of_finite
 from analyzer.validation.side import Side
 
 CLASSES = 8  # whose mean maps are kept
@@ -44,7 +45,7 @@ def assembled(
             "answers": answers,
         },
         "pictures": len(rows),
-        "contract": {n: _contract_row(v) | {"size": _size(preprocess, n)} for n, v in total["contract"].items()},
+        "contract": contract(preprocess, total["contract"]),
         "layers": _layer_rows(side, total["channels"]),
         "summary": _summary(judged, answers) if judged else {},
         "rows": rows,
@@ -57,12 +58,6 @@ def assembled(
         maps[f"class {label} ({count})"] = heat / count
     report["summary"]["peak_of_mean_map"] = float(maps["all pictures"].max())
     return report | {"checks": checked(report)}, maps
-
-
-def _size(preprocess: Preprocess, name: str) -> float:
-    """How large the inputs of an alternative are, in units of the declared ones."""
-    declared, other = (float(np.mean(p.std)) / p.scale for p in (preprocess, alternatives(preprocess)[name]))
-    return declared / other
 
 
 def _layer_rows(side: Side, channels: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -87,55 +82,26 @@ def _layer_rows(side: Side, channels: Mapping[str, np.ndarray]) -> list[dict[str
     return rows
 
 
-def alternatives(declared: Preprocess) -> dict[str, Preprocess]:
-    """The declared preprocessing, its channels the other way round, and the customary normalisations.
-
-    Of an input that is not RGB or BGR only those that do not distinguish channels.
-    """
-    found = {"declared": declared}
-    if declared.channels in ("RGB", "BGR"):
-        found["channels swapped"] = declared.replace(channels="BGR" if declared.channels == "RGB" else "RGB")
-    if declared.dtype == "float32":
-        for name, values in PRESETS.items():
-            if declared.channels not in ("RGB", "BGR") and ("channels" in values or len(values["mean"]) > 1):
-                continue
-            wanted = {k: v for k, v in values.items() if k in ("scale", "mean", "std", "channels")}
-            found[name] = declared.replace(**wanted)
-    return found
-
-
-def _contract_row(values: list[tuple[float, bool | None]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"confidence": _mean(v for v, _ in values)}
-    known = [r for _, r in values if r is not None]
-    return row | ({"accuracy": float(np.mean(known))} if known else {})
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Over what is finite (a store keeps all else as None); None where nothing is."""
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    return float(np.mean(known)) if known else None
-
-
 def _summary(rows: Sequence[Mapping[str, Any]], answers: str) -> dict[str, Any]:
     """Means over the pictures, of what is finite; without the figures that no picture gives, or that do not apply."""
     placed = [row for row in rows if "maximum_y" in row]
     result: dict[str, Any] = {
-        "confidence": _mean(r.get("confidence") for r in rows),
-        "label_kept_when_shifted": _mean(r["shift"]["label_kept"] for r in rows if "shift" in r),
-        "change_when_shifted": _mean(r["shift"]["change"] for r in rows if "shift" in r),
-        "own_region": _mean(r.get("own_region") for r in rows),
-        "border": _mean(r.get("border") for r in rows),
-        "corners": _mean(r.get("corners") for r in rows),
+        "confidence": mean_of_finite(r.get("confidence") for r in rows),
+        "label_kept_when_shifted": mean_of_finite(r["shift"]["label_kept"] for r in rows if "shift" in r),
+        "change_when_shifted": mean_of_finite(r["shift"]["change"] for r in rows if "shift" in r),
+        "own_region": mean_of_finite(r.get("own_region") for r in rows),
+        "border": mean_of_finite(r.get("border") for r in rows),
+        "corners": mean_of_finite(r.get("corners") for r in rows),
         "maxima_together": maxima_together(placed)[0] if placed else None,
         "degenerate_maps": sum(bool(r["diagnosis"]) for r in rows),
-        "saturated_scores": _mean(float(r["tied"] > 1) for r in rows if "tied" in r),
+        "saturated_scores": mean_of_finite(float(r["tied"] > 1) for r in rows if "tied" in r),
     }
     for key in ("faithfulness", "sanity", "steady"):
         probed = [r[key] for r in rows if key in r]
         for name in sorted({n for p in probed for n in p}):
-            result[name] = _mean(p[name] for p in probed if name in p)
+            result[name] = mean_of_finite(p[name] for p in probed if name in p)
     for key, name in (("right", "accuracy"), ("energy_in_boxes", "energy_in_boxes"), ("pointing_hit", "pointing_game")):
         known = [float(r[key]) for r in rows if key in r]
         if known:
-            result[name] = _mean(known)
+            result[name] = mean_of_finite(known)
     return {name: value for name, value in result.items() if value is not None and not why_not(name, answers)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,8 +32,9 @@ from analyzer.metrics.regions import coverage
 from analyzer.passes import InputPass, Loaded, Ray, run
 from analyzer.store import key_of
 from analyzer.validation.answers import Found, answers_of
-from analyzer.validation.assembled import alternatives, assembled
+from analyzer.validation.assembled import assembled
 from analyzer.validation.checks import CLASSES, SHIFT, why_not
+from analyzer.validation.preprocessings import alternatives
 from analyzer.validation.randomised import randomised_head
 from analyzer.validation.side import Inputs, Side
 
@@ -171,6 +173,7 @@ class Auditing(InputPass[dict[str, Any]]):
         self.explainer, self.method, self.probes, self.seed = explainer, method, probes, seed
         self.placement = placement
         self._beside: dict[str, np.ndarray] = {}
+        self._sides: dict[tuple[int, ...], Side] = {}
         self.channel = self.preprocess.layout.index("C")
         if self.feeding.main.stacked:
             raise UnsupportedError(
@@ -198,6 +201,8 @@ class Auditing(InputPass[dict[str, Any]]):
         self._look({name: other.shape for name, other in feeds.items()})
         self.side.features(self._whole(array))  # makes the sessions, before threads ask for them
         self._answer(array)
+        if not why_not("preprocessing", self.answers.kind):
+            self._sides = self._resized(first.item)
         self.randomised = Explainer(
             randomised_head(self.explainer, self.seed), self.explainer.provider, **self.explainer.session_options
         )
@@ -323,12 +328,13 @@ class Auditing(InputPass[dict[str, Any]]):
         """Of every class, for a preprocessed picture: the scores where they are squashed, else their softmax."""
         return self.side_probabilities(self._whole(array))
 
-    def side_probabilities(self, given: Inputs) -> np.ndarray:
-        """The same, of all inputs."""
-        scores = self.side.classes(given)
+    def side_probabilities(self, given: Inputs, side: Side | None = None) -> np.ndarray:
+        """The same, of all inputs; `side` is the model for inputs of another size."""
+        side = side or self.side
+        scores = side.classes(given)
         if not scores.size:
-            raise InputError(f"the output {self.side.scores.output.name!r} is empty for this picture")
-        return self.side.scores.probabilities(scores[None])[0]
+            raise InputError(f"the output {side.scores.output.name!r} is empty for this picture")
+        return side.scores.probabilities(scores[None])[0]
 
     # ---- Per picture ----
 
@@ -421,20 +427,45 @@ class Auditing(InputPass[dict[str, Any]]):
         return found.heatmap[0]
 
     def _alternatives(self, picture: Picture) -> dict[str, tuple[float, bool | None]]:
-        """Confidence (and whether it is right) under the declared preprocessing and the customary ones."""
+        """Confidence (and whether it is right) under the declared preprocessing and others."""
         found = dict[str, tuple[float, bool | None]]()
-        for name, how in alternatives(self.preprocess).items():
-            feeding = replace(self.feeding, main=replace(self.feeding.main, preprocess=how))
-            source = picture.pixels if picture.source is None else picture.source
-            feeds = feeding.feed(source).feeds
+        for name, feeding in self._feedings().items():
+            feeds = feeding.feed(picture.pixels if picture.source is None else picture.source).feeds
+            side = self._sides.get(feeds[self.model.image].shape, self.side)
+            if feeding.preprocess.size != self.preprocess.size and side is self.side:
+                continue  # the model does not take that size
             if not self._chooses:
-                surest = self.answers.first(self.side.task.answer(self.side.all_outputs(feeds)))
+                surest = self.answers.first(side.task.answer(side.all_outputs(feeds)))
                 found[name] = surest.score if surest else 0.0, None
                 continue
-            scores = self.side_probabilities(feeds)
-            top = self.side.top_of(scores)
+            scores = self.side_probabilities(feeds, side)
+            top = side.top_of(scores)
             right = None if picture.label is None else bool(np.isfinite(scores).all() and top == picture.label)
             found[name] = float(scores[top]), right
+        return found
+
+    def _feedings(self) -> dict[str, Feeding]:
+        """{preprocessing: how the model is fed}, the declared one first."""
+        shape = self.explainer.plain[self.model.image].shape or ()
+        fixed = [shape[at] for at in self._space if len(shape) > at and isinstance(shape[at], int)]
+        main = self.feeding.main
+        return {
+            name: replace(self.feeding, main=replace(main, preprocess=other.preprocess))
+            for name, other in alternatives(self.preprocess, any_size=not fixed).items()
+        }
+
+    def _resized(self, picture: Picture) -> dict[tuple[int, ...], Side]:
+        """{shape of the input: the model for it}, for the other sizes that are tried and that the model takes."""
+        found = dict[tuple[int, ...], Side]()
+        for feeding in self._feedings().values():
+            feeds = feeding.feed(picture.pixels if picture.source is None else picture.source).feeds
+            shape = feeds[self.model.image].shape
+            if shape in found or feeding.preprocess.size == self.preprocess.size:
+                continue
+            side = Side(self.explainer, {name: array.shape for name, array in feeds.items()})
+            with suppress(AnalyzerError):
+                side.all_outputs(feeds)
+                found[shape] = side
         return found
 
 

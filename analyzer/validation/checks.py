@@ -160,9 +160,11 @@ def _preprocessing(report: Report) -> list[Measured]:
     fair = [n for n, row in contract.items() if key == "accuracy" or 1 / 3 < row["size"] < 3]
     best = max(fair, key=lambda n: (contract[n][key], contract[n]["confidence"]))  # of equal accuracy the surest
     declared = contract["declared"][key]
-    words = {"figure": key, "best": best, "with_it": contract[best][key], "declared": declared}
-    words["try"] = "the other order of channels" if best == "channels swapped" else f"--preset {best}"
-    return [Measured(_exact(contract[best][key] - declared), best, {}, words)]
+    row, declared = contract[best], contract["declared"][key]
+    words = {"figure": key, "best": best, "with_it": row[key], "declared": declared}
+    words["try"] = row.get("options", "")
+    bounds = row.get("gain_low", -math.inf), row.get("gain_high", math.inf)
+    return [Measured(Interval(row[key] - declared, *bounds), best, {}, words)]
 
 
 def _channels(kind: str) -> Measure:
@@ -281,8 +283,9 @@ CHECKS = (
     ),
     Check(
         "preprocessing", "gain of another preprocessing", "Accuracy, or without true classes the mean probability of "
-        "the top class, with the best of the common presets and channel orders, minus that with the declared "
-        "preprocessing. Without true classes, only presets with input values of similar magnitude count.",
+        "the top class, with the best of other preprocessings, minus that with the declared one. Tried are the common "
+        "presets, the other order of channels, other ways to fit a picture to the input and, where the model takes "
+        "them, other sizes. Without true classes, only presets with input values of similar magnitude count.",
         _preprocessing, "preprocessing-doubtful", 0.1, "above",
         "{figure} is {with_it:.2f} with {best!r} and {declared:.2f} with the declared preprocessing (+{value:.2f})",
         "Compare the preprocessing with that of the training, and try {try}.",
