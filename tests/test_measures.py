@@ -790,6 +790,32 @@ def test_a_grey_model_can_be_audited() -> None:
     assert set(found.report["contract"]) == {"declared", "0-1", "-1-1", "raw", "cropped", "letterboxed"}
 
 
+@pytest.mark.parametrize("takes_any", [True, False])
+def test_sizes_are_tried_where_the_model_takes_them(takes_any: bool) -> None:
+    """Beside plain onnxruntime; a layer after a Flatten takes one size, whatever the file's input says."""
+    inside = 64 if takes_any else 32 * 32 * 4
+    floats = {"w": RNG.standard_normal((4, 3, 3, 3)), "v": RNG.standard_normal((4 if takes_any else inside, 3)) / 30}
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", ["c"], ["r"]),
+        *([node("GlobalAveragePool", ["r"], ["g"])] if takes_any else []),
+        node("Flatten", ["g" if takes_any else "r"], ["f"]),
+        node("MatMul", ["f", "v"], ["m"]),
+        node("Softmax", ["m"], ["y"]),
+    ]
+    weights = {name: array.astype(np.float32) for name, array in floats.items()}
+    net = model(nodes, {"x": [1, 3, "h", "w"]}, {"y": [1, 3]}, weights)
+    picture, how = Picture("p", RNG.integers(0, 255, (50, 70, 3), np.uint8)), Preprocess(size=(64, 64))
+    found = auditing.audit(Explainer(net), how, [picture]).report["contract"]
+    sizes = {32, 96, 128} if takes_any else set()
+    assert {name for name in found if name.startswith("size")} == {f"size {s}x{s}" for s in sizes}
+    session = ort.InferenceSession(net.SerializeToString(), providers=["CPUExecutionProvider"])
+    for size in sizes:
+        array = how.replace(size=(size, size)).apply(picture.pixels)[0]
+        expected = session.run(None, {"x": array})[0].max()
+        assert found[f"size {size}x{size}"]["confidence"] == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_shifts_of_an_audit(audited: Audited) -> None:
     original = audited.probabilities(audited.array)
     top = int(original.argmax())

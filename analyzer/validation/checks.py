@@ -156,15 +156,19 @@ def _preprocessing(report: Report) -> list[Measured]:
     if "declared" not in contract:
         return []
     key = "accuracy" if "accuracy" in contract["declared"] else "confidence"
-    # Without labels there is only confidence to go by, which larger inputs alone push up.
-    fair = [n for n, row in contract.items() if key == "accuracy" or 1 / 3 < row["size"] < 3]
-    best = max(fair, key=lambda n: (contract[n][key], contract[n]["confidence"]))  # of equal accuracy the surest
-    declared = contract["declared"][key]
+    fair = [name for name, row in contract.items() if key == "accuracy" or _alike(name, row)]
+    sure = [name for name in fair if contract[name].get("gain_low", 1.0) > 0]
+    best = max(sure, key=lambda n: (contract[n][key], contract[n]["confidence"]))  # of equal accuracy the surest
     row, declared = contract[best], contract["declared"][key]
     words = {"figure": key, "best": best, "with_it": row[key], "declared": declared}
     words["try"] = row.get("options", "")
     bounds = row.get("gain_low", -math.inf), row.get("gain_high", math.inf)
     return [Measured(Interval(row[key] - declared, *bounds), best, {}, words)]
+
+
+def _alike(name: str, row: Mapping[str, Any]) -> bool:
+    """Whether confidence says which of two preprocessings is better: larger values and smaller pictures raise it."""
+    return 1 / 3 < row["size"] < 3 and not name.startswith("size ")
 
 
 def _channels(kind: str) -> Measure:
@@ -285,7 +289,8 @@ CHECKS = (
         "preprocessing", "gain of another preprocessing", "Accuracy, or without true classes the mean probability of "
         "the top class, with the best of other preprocessings, minus that with the declared one. Tried are the common "
         "presets, the other order of channels, other ways to fit a picture to the input and, where the model takes "
-        "them, other sizes. Without true classes, only presets with input values of similar magnitude count.",
+        "them, other sizes; gains whose 95 % interval contains 0 do not count. Without true classes, only inputs of "
+        "the same size with values of similar magnitude count, because others change the confidence by themselves.",
         _preprocessing, "preprocessing-doubtful", 0.1, "above",
         "{figure} is {with_it:.2f} with {best!r} and {declared:.2f} with the declared preprocessing (+{value:.2f})",
         "Compare the preprocessing with that of the training, and try {try}.",
@@ -323,7 +328,7 @@ CHECKS = (
     ),
     Check(
         "label_kept_when_shifted", "label kept when shifted", f"Share of {SHIFT}-pixel shifts, in four directions, "
-        "that do not change the top class.", mean_of("shift", "label_kept"), "shift-sensitive", 0.8, "below",
+        "that do not change the top class.", mean_of("shift", "label_kept"), "shift-sensitive", 0.7, "below",
         f"only {{value:.0%}} of {SHIFT}-pixel shifts keep the label",
         "Train with random crops, or use low-pass filters before strides (Zhang 2019, 1904.11486).",
     ),
