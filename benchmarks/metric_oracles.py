@@ -34,6 +34,7 @@ WEIGHTS = RANDOM.standard_normal((3, *SIZE))
 MASK = np.zeros(SIZE, bool)
 MASK[3:8, 4:11] = True
 MASK[7, 4:6] = False
+MARKED = HEATS * (1 + MASK * np.arange(4).reshape(4, 1, 1))  # more and more heat in the mask
 
 
 class Row(NamedTuple):
@@ -76,7 +77,7 @@ def of_quantus(name: str, **options: Any) -> Callable[[], Any]:
             abs=False, normalise=False, disable_warnings=True, display_progressbar=False, **options
         )
         return measure(
-            model=Linear(WEIGHTS).eval(), x_batch=PICTURES, y_batch=np.zeros(4, int), a_batch=HEATS[:, None],
+            model=Linear(WEIGHTS).eval(), x_batch=PICTURES, y_batch=np.zeros(4, int), a_batch=MARKED[:, None],
             s_batch=np.broadcast_to(MASK, (4, 1, *SIZE)), device="cpu",
         )  # fmt: skip
 
@@ -92,11 +93,11 @@ def where() -> Iterator[Row]:
         (metrics.pointing_game, "PointingGame"),
     ):
         yield Row(
-            measure.__name__, theirs, "quantus", lambda m=measure: [m(h, MASK) for h in HEATS], of_quantus(theirs)
+            measure.__name__, theirs, "quantus", lambda m=measure: [m(h, MASK) for h in MARKED], of_quantus(theirs)
         )
     yield Row(
-        "heat_iou", "jaccard_score", "scikit-learn", lambda: [metrics.heat_iou(h, MASK) for h in HEATS],
-        lambda: [jaccard_score(MASK.ravel(), (h >= h.max() / 2).ravel()) for h in HEATS],
+        "heat_iou", "jaccard_score", "scikit-learn", lambda: [metrics.heat_iou(h, MASK) for h in MARKED],
+        lambda: [jaccard_score(MASK.ravel(), (h >= h.max() / 2).ravel()) for h in MARKED],
     )  # fmt: skip
 
 
@@ -121,12 +122,10 @@ def faithfulness() -> Iterator[Row]:
     def ours(measure: Callable[..., metrics.Curve]) -> np.ndarray:
         return measure(lambda a: probability(a, w), x[None, None], heat, x.min()).scores
 
-    yield Row(
-        "deletion", "PixelFlipping", "quantus", lambda: ours(metrics.deletion)[1:], lambda: flipped(heat, x, w)
-    )
+    yield Row("deletion", "PixelFlipping", "quantus", lambda: ours(metrics.deletion)[1:], lambda: flipped(heat, x, w))
     yield Row(
         "insertion", "PixelFlipping of the coldest pixels, from its end", "quantus",
-        lambda: ours(metrics.insertion)[:-1], lambda: flipped(-heat, x, w)[::-1],
+        lambda: ours(metrics.insertion)[:-1], lambda: flipped(1 - heat, x, w)[::-1],
     )  # fmt: skip
     yield from drops()
 
@@ -168,14 +167,16 @@ def sensitivity() -> Any:
 
     random = np.random.default_rng(0)
     drawn = torch.from_numpy(np.concatenate([random.uniform(-0.1, 0.1, PICTURES[:1].shape) for _ in range(10)]))
-    return sensitivity_max(
-        lambda given: torch.from_numpy(slope(np.asarray(given[0] if isinstance(given, tuple) else given))),
-        torch.from_numpy(PICTURES[:1]),
-        perturb_func=lambda given, radius: (given[0] if isinstance(given, tuple) else given) + drawn,
-        n_perturb_samples=10,
-        max_examples_per_batch=10,
-        norm_ord="fro",
-    )
+
+    def explain(given: Any) -> tuple[torch.Tensor, ...]:
+        values = given[0] if isinstance(given, tuple) else given
+        return (torch.from_numpy(slope(values.numpy())),)
+
+    def perturbed(given: Any, radius: float) -> torch.Tensor:
+        return (given[0] if isinstance(given, tuple) else given) + drawn
+
+    given = torch.from_numpy(PICTURES[:1])
+    return sensitivity_max(explain, given, perturbed, n_perturb_samples=10, max_examples_per_batch=10)
 
 
 class Randomized:
@@ -199,8 +200,8 @@ class Randomized:
         import quantus
 
         measure = quantus.MPRT(
-            similarity_func=quantus.similarity_func.correlation_spearman, layer_order="top_down", normalise=False,
-            disable_warnings=True, display_progressbar=False,
+            similarity_func=quantus.similarity_func.correlation_spearman, layer_order="top_down", abs=False,
+            normalise=False, disable_warnings=True, display_progressbar=False,
         )  # fmt: skip
         given = {"x_batch": PICTURES[:1].astype(np.float32), "y_batch": np.zeros(1, int)}
         found = measure(model=self.net, **given, explain_func=self.explain, device="cpu")
@@ -235,7 +236,12 @@ def itself(measure: str) -> float:
     heat = HEATS[0]
     if measure == "flip_consistency":
         return float(spearmanr(heat[:, ::-1].ravel(), heat.ravel()).statistic)
-    pairs = [(heat[4:-4], heat[8:]), (heat[4:-4], heat[:-8]), (heat[:, 4:-4], heat[:, 8:]), (heat[:, 4:-4], heat[:, :-8])]
+    pairs = [
+        (heat[4:-4], heat[8:]),
+        (heat[4:-4], heat[:-8]),
+        (heat[:, 4:-4], heat[:, 8:]),
+        (heat[:, 4:-4], heat[:, :-8]),
+    ]
     return float(np.mean([spearmanr(a.ravel(), b.ravel()).statistic for a, b in pairs]))
 
 
@@ -295,7 +301,9 @@ def of_pycocotools(scenes: list[tuple[Detections, np.ndarray, np.ndarray]]) -> n
         return {"image_id": image, "category_id": int(kind), "bbox": [x0, y0, x1 - x0, y1 - y0]}
 
     truth = COCO()
-    known = [(i, box, kind) for i, (_, boxes, kinds) in enumerate(scenes) for box, kind in zip(boxes, kinds, strict=True)]
+    known = [
+        (i, box, kind) for i, (_, boxes, kinds) in enumerate(scenes) for box, kind in zip(boxes, kinds, strict=True)
+    ]
     area = {"iscrowd": 0, "area": 1.0}
     truth.dataset = {
         "images": [{"id": i} for i in range(len(scenes))],
@@ -354,6 +362,10 @@ def intervals() -> Iterator[Row]:
     )  # fmt: skip
     yield Row("mcnemar", "binomtest", "scipy", lambda: metrics.mcnemar(5, 14), lambda: stats.binomtest(5, 19).pvalue)
     yield Row(
+        "paired_difference", "Agresti 2002, table 10.1, Wald's interval", "",
+        lambda: metrics.paired_difference(150, 86, 1600), lambda: [0.04, 0.0213, 0.0587],
+    )  # fmt: skip
+    yield Row(
         "pictures_needed", "the first n, with binomtest.proportion_ci", "scipy",
         lambda: metrics.pictures_needed(1, 0.95),
         lambda: next(n for n in range(1, 999) if stats.binomtest(n - 1, n).proportion_ci(0.95, "wilson").low >= 0.95),
@@ -366,17 +378,18 @@ def rows() -> Iterator[Row]:
 
 
 def measured(row: Row) -> dict[str, Any]:
-    """Both numbers, as the docs show them, and their largest difference."""
+    """The means of both, as the docs show them, and their largest difference."""
     with contextlib.redirect_stdout(io.StringIO()):
         theirs = np.ravel(np.asarray(row.theirs(), float))  # first: some of ours use what it asked for
         ours = np.ravel(np.asarray(row.ours(), float))
+    assert ours.shape == theirs.shape, row.measure
     return {
         "measure": row.measure,
         "oracle": row.oracle,
         "package": f"{row.package} {version(row.package)}" if row.package else "",
         "numbers": len(ours),
-        "ours": float(ours[0]),
-        "theirs": float(theirs[0]),
+        "ours": float(ours.mean()),
+        "theirs": float(theirs.mean()),
         "difference": float(np.abs(ours - theirs).max()),
     }
 

@@ -328,7 +328,31 @@ def measures() -> str:
     for group, names in MEASURES.items():
         parts.append(f"## {group}")
         parts += [entry(name, getattr(metrics, name)) for name in names]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, oracles()]) + "\n"
+
+
+def oracles() -> str:
+    """The measures beside what others compute, as `benchmarks/metric_oracles.py` stored it."""
+    stored = json.loads((ROOT / "benchmarks" / "metric_oracles.json").read_text())
+    rows = [
+        [
+            f"`{row['measure']}`",
+            f"{row['oracle']} ({row['package']})" if row["package"] else row["oracle"],
+            str(row["numbers"]),
+            f"{row['ours']:.6g}",
+            f"{row['theirs']:.6g}",
+            f"{row['difference']:.1g}",
+        ]
+        for row in stored
+    ]
+    return (
+        "## Against oracles\n\n"
+        "`python -m benchmarks.metric_oracles` computes each measure on drawn arrays beside an implementation that "
+        "this project did not write, a published number, or an identity. Shown are the means of both, and the "
+        "largest difference of all. Libraries that compute in float32 differ by 1e-8; published tables have four "
+        "digits, and Agresti's interval is the unadjusted one.\n\n"
+        + table(["measure", "oracle", "numbers", "onnx-analyzer", "oracle's", "largest difference"], rows).rstrip()
+    )
 
 
 def entry(name: str, thing: object) -> str:
