@@ -13,6 +13,7 @@ from analyzer.analysis import filters
 from analyzer.analysis.filters import FilterBank, filter_bank
 from analyzer.errors import NotFoundError, UnsupportedError
 from analyzer.graph import Graph
+from analyzer.report.filters import FilterDrawing
 from tests.models import model, node, small_cnn
 
 RNG = np.random.default_rng(3)
@@ -114,3 +115,49 @@ def test_the_command(tmp_path, monkeypatch, capsys) -> None:
         row = json.loads(capsys.readouterr().out)["layers"][0]
         assert not stopped.value.code and sum(row["bands"]) == pytest.approx(1, abs=1e-3)
         assert decode(tmp_path / f"{layer}.png").std() > 10
+
+
+def test_filters_are_drawn_by_their_weights() -> None:
+    """A filter of one weight is gray but for that pixel, which has the color of its channel; a dead one is hatched."""
+    weights = np.zeros((4, 3, 3, 3), np.float32)
+    weights[0, 0, 0, 2], weights[1, 2, 1, 1], weights[2, 1, 2, 0] = 1, 3, 2
+    of = bank(weights)
+    assert FilterDrawing(strongest=True, most=3).picks(of) == [1, 2, 0]
+    assert FilterDrawing(chosen=(3, 0)).picks(of) == [3, 0]
+    for order, channel in (("RGB", 0), ("BGR", 2)):
+        drawn = FilterDrawing(order, chosen=(0,)).picture(of)
+        colored = (np.ptp(drawn.astype(int), axis=2) > 100) & (drawn[..., channel] == 255)
+        rows, columns = np.nonzero(colored)
+        gray = np.nonzero((drawn == 128).all(axis=2))
+        assert rows.max() < np.median(gray[0]) and columns.min() > np.median(gray[1])  # the upper right ninth
+        assert colored.sum() == pytest.approx((colored.sum() + len(gray[0])) / 9, rel=0.05)
+    live, dead = (FilterDrawing(chosen=(i,)).picture(of) for i in (0, 3))
+    assert not (dead == 128).all(axis=2).any() and (live == 128).all(axis=2).any()
+    with pytest.raises(NotFoundError, match="no filter 4"):
+        FilterDrawing(chosen=(4,)).picture(of)
+
+
+def test_two_models_stand_side_by_side(tmp_path, monkeypatch, capsys) -> None:
+    from analyzer.commands import main
+    from analyzer.images import decode, write_png
+
+    for seed in (0, 1):
+        onnx.save(small_cnn(seed=seed), tmp_path / f"{seed}.onnx")
+        write_png(tmp_path / f"{seed}.png", RNG.integers(0, 256, (12, 12, 3)).astype(np.uint8))
+    monkeypatch.chdir(tmp_path)
+    widths = {}
+    for name, more in (("alone", []), ("both", ["--beside", "1.onnx"]), ("data", ["--beside", "1.onnx", "-d", "."])):
+        arguments = ["filters", "0.onnx", "-l", "conv1", "-l", "conv2", "-o", f"{name}.jpg", "--format", "json", *more]
+        monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        document = json.loads(capsys.readouterr().out)
+        assert not stopped.value.code, document
+        widths[name] = decode(tmp_path / f"{name}.jpg").shape
+    first, second = document["layers"], document["beside"]["layers"]
+    for seed, rows in ((0, first), (1, second)):
+        truth = {t.name: onnx.numpy_helper.to_array(t) for t in small_cnn(seed=seed).graph.initializer}
+        for row, name in zip(rows, ("w1", "w2"), strict=True):
+            norms = np.linalg.norm(truth[name].reshape(len(truth[name]), -1), axis=1)
+            np.testing.assert_allclose(row["per_filter"]["norm"], norms, rtol=1e-5)
+    assert widths["both"][1] > 1.5 * widths["alone"][1] and widths["data"][0] > widths["both"][0]

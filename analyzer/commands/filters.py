@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from click import Choice
@@ -9,7 +11,10 @@ from click import Choice
 from analyzer.commands import complete
 from analyzer.commands.common import finish, table
 from analyzer.commands.options import (
+    READ,
+    READ_MODEL,
     WRITE_FILE,
+    Channel,
     Given,
     IntRange,
     Resources,
@@ -21,7 +26,12 @@ from analyzer.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from analyzer.attribution import Model
+    import numpy as np
+
+    from analyzer.analysis.filters import FilterBank
+    from analyzer.attribution import Explainer, Model
+
+PROJECTED = 9  # channels of a layer whose strongest activations are drawn
 
 
 class Filters(Given):
@@ -34,7 +44,7 @@ class Filters(Given):
     )
     out: str | None = option(
         "-o --out",
-        "PNG file to write, or - for stdout: the kernels of the first layer given.",
+        "PNG file to write, or - for stdout: the kernels of every layer.",
         type=WRITE_FILE,
         metavar="FILE",
     )
@@ -49,6 +59,22 @@ class Filters(Given):
         "Channel order of the model's input. Default: from the model's TOML file, or RGB.",
         type=Choice(["RGB", "BGR"]),
     )
+    chosen: tuple[int, ...] = several(
+        "-u --unit",
+        "Filter to draw, by number. Repeatable. Default: as many as --max-filters.",
+        type=Channel(0),
+        metavar="FILTER",
+    )
+    strongest: bool = option("--strongest", "Draw the filters of the largest norm, in order.", is_flag=True)
+    beside: str | None = option(
+        "--beside", "Second model, drawn beside the first, with spectra.", type=READ_MODEL, metavar="MODEL"
+    )
+    data: tuple[str, ...] = several(
+        "-d --data",
+        "Pictures: also draw what the strongest channels of every layer respond to in them. Repeatable.",
+        type=READ,
+        metavar="PATH",
+    )
     resources: Resources = group(Resources)
     form: str = format_option
 
@@ -59,36 +85,79 @@ def command(given: Filters) -> None:
 
     Prints the share of energy in low (below 1/6 cycles per pixel), middle, and high (above 1/3) frequencies, the
     share that the stride aliases ("folded"), and the dead and duplicate filters. Kernels that read an RGB picture
-    are drawn in color, others as one slice per input channel.
+    are drawn in color, others as one slice per input channel. To choose between architectures as Zeiler & Fergus
+    2014 (figure 6) did, put two models side by side with --beside.
 
     \b
-    Example:
+    Examples:
       onnx-analyzer filters model.onnx -o filters.png
+      onnx-analyzer filters a.onnx --beside b.onnx -d photos/ -o both.png
     """
+    from analyzer.attribution import Explainer
+    from analyzer.images import write_png
+    from analyzer.images.mosaic import stacked
+    from analyzer.report.filters import FilterDrawing, architecture, describe, remarks
+
+    explainers = [Explainer(name) for name in (given.model, given.beside) if name]
+    banks = [_banks(explainer, given.layers) for explainer in explainers]
+    if given.out:
+        order = given.channels or _channels(explainers[0])
+        drawing = FilterDrawing(order, given.chosen, given.max_filters, given.max_slices, given.strongest)
+        names = _titles(given)
+        projections = None
+        if given.data:
+            found = [_projections(e, b, given) for e, b in zip(explainers, banks, strict=True)]
+            projections = dict(zip(names, found, strict=True))
+        if given.beside or given.data:
+            write_png(given.out, architecture(dict(zip(names, banks, strict=True)), drawing, projections))
+        else:
+            write_png(given.out, stacked([drawing.picture(bank) for bank in banks[0]]))
+    rows = [[describe(bank) for bank in each] for each in banks]
+    header = ("filters", "kernel", "stride", "low", "middle", "high", "folded", "dead", "duplicates", "layer")
+    lines = [table([_cells(row) for each in rows for row in each], header)]
+    lines += [line for each in banks for bank in each for line in remarks(bank)]
+    document: dict[str, Any] = {"model": given.model, "layers": rows[0]}
+    if given.beside:
+        document["beside"] = {"model": given.beside, "layers": rows[1]}
+    finish(given.form, "filters", document, lines, [given.out] if given.out else [])
+
+
+def _banks(model: Model, layers: Sequence[str]) -> list[FilterBank]:
+    """The kernels of the layers that names and globs choose; of the others, the model has none."""
     from analyzer.analysis.filters import filter_bank
     from analyzer.analysis.linear import CONVOLUTIONS
-    from analyzer.attribution import Explainer
     from analyzer.graph.query import find_tensors
-    from analyzer.images import write_png
-    from analyzer.report.filters import describe, picture, remarks
 
-    explainer = Explainer(given.model)
-    graph = explainer.plain
-    names = []
-    for layer in given.layers or ("auto",):
+    graph, names = model.plain, list[str]()
+    for layer in layers or ("auto",):
         found = [v.name for v in find_tensors(graph, layer)] if any(c in layer for c in "*?[") else [layer]
         if len(found) > 1:
             found = [n for n in found if (p := graph.producer(graph[n])) is not None and p.op in CONVOLUTIONS] or found
         names += found
-    banks = [filter_bank(graph, name) for name in names]
-    if given.out:
-        order = given.channels or _channels(explainer)
-        write_png(given.out, picture(banks[0], order, given.max_filters, given.max_slices))
-    rows = [describe(bank) for bank in banks]
-    header = ("filters", "kernel", "stride", "low", "middle", "high", "folded", "dead", "duplicates", "layer")
-    lines = [table([_cells(row) for row in rows], header), *(line for bank in banks for line in remarks(bank))]
-    document = {"model": given.model, "layers": rows}
-    finish(given.form, "filters", document, lines, [given.out] if given.out else [])
+    return [filter_bank(graph, name) for name in names]
+
+
+def _titles(given: Filters) -> list[str]:
+    """Of the models: the names of their files, numbered where they are the same."""
+    names = [Path(name).name for name in (given.model, given.beside) if name]
+    return names if len(set(names)) == len(names) else [f"{i + 1}: {name}" for i, name in enumerate(names)]
+
+
+def _projections(model: Explainer, banks: Sequence[FilterBank], given: Filters) -> list[np.ndarray | None]:
+    """Of every layer, the strongest activations of its channels that differ, projected to pixels."""
+    from analyzer.attribution.cards import read_card
+    from analyzer.data import find_pictures
+    from analyzer.mining import mine
+    from analyzer.mining.patches import collect_patches, distinct_channels
+
+    card, samples = read_card(model, None, {}, ()), find_pictures(given.data)
+    result = mine(model, samples, [bank.layer for bank in banks], card.feeds, 9)
+    figures: list[np.ndarray | None] = []
+    for bank in banks:
+        channels = list(given.chosen) or distinct_channels(result, bank.layer, PROJECTED)
+        (found,) = collect_patches(model, result, card.feeds, {bank.layer: channels}) if channels else (None,)
+        figures.append(found.figure() if found is not None and found.channels else None)
+    return figures
 
 
 def _channels(model: Model) -> str:

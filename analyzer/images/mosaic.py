@@ -144,6 +144,18 @@ def framed(picture: np.ndarray, colour: tuple[int, int, int] = MARK, width: int 
     return result
 
 
+def stacked(pictures: Sequence[np.ndarray], across: bool = False) -> np.ndarray:
+    """Pictures of any size below one another, or side by side, on white."""
+    axis = 1 if across else 0
+    longest = max(each.shape[1 - axis] for each in pictures)
+    padded = []
+    for each in pictures:
+        more = [(0, 0), (0, 0), (0, 0)]
+        more[1 - axis] = (0, longest - each.shape[1 - axis])
+        padded.append(np.pad(each, more, constant_values=PAPER[0]))
+    return np.concatenate(padded, axis=axis)
+
+
 def _beside(pictures: Sequence[np.ndarray], gap: int) -> np.ndarray:
     height = max(p.shape[0] for p in pictures)
     canvas = np.full((height, sum(p.shape[1] + gap for p in pictures) - gap, 3), PAPER, np.uint8)

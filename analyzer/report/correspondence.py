@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from analyzer.attribution.correspondence import RANDOM, Correspondence
-from analyzer.images.draw import PAPER
-from analyzer.images.mosaic import Block, strip
+from analyzer.images.mosaic import Block, stacked, strip
 from analyzer.images.plot import Whiskers, plot_whiskers
 
 
@@ -31,11 +30,4 @@ def figure(found: Correspondence) -> np.ndarray:
         for name, versions in found.occluded.items()
     ]
     chart = plot_whiskers(charts, "Change when a part is hidden, mean ± standard error; red: random boxes")
-    pictures = strip(rows, parts, "Occluded parts")
-    width = max(chart.shape[1], pictures.shape[1])
-    return np.concatenate([_as_wide(each, width) for each in (chart, pictures)])
-
-
-def _as_wide(picture: np.ndarray, width: int) -> np.ndarray:
-    """With paper at its right."""
-    return np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=PAPER[0])
+    return stacked([chart, strip(rows, parts, "Occluded parts")])

@@ -2,37 +2,122 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from analyzer.analysis.filters import FilterBank
+from analyzer.errors import NotFoundError
 from analyzer.images import colourise, signed_view
-from analyzer.images.mosaic import BEYOND, Block, mosaic
+from analyzer.images.draw import PAPER, figure, number
+from analyzer.images.mosaic import BEYOND, stacked, tile, tile_square
+from analyzer.images.tiles import hatched
+from analyzer.images.views import Panel, sheet
 
 
-def picture(bank: FilterBank, channels: str, max_filters: int, max_slices: int) -> np.ndarray:
-    """The kernels as one picture: (H, W, 3)."""
-    weights = bank.weights[:max_filters]
-    kind = "×".join(map(str, bank.weights.shape))
-    title = f"{bank.layer} — {kind}"
-    if len(weights) < len(bank.weights):
-        title += f", {len(weights)} filters shown"
-    if bank.reads_image and weights.shape[1] == 3:
-        kernels = weights.transpose(0, 2, 3, 1)[..., :: -1 if channels == "BGR" else 1]
-        tiles = [signed_view(kernel, "normalised") for kernel in kernels]
-        columns = max(1, round(len(tiles) ** 0.5 * 1.4))
-        return mosaic([Block("", [tiles])], title, max(48, 7 * weights.shape[2]), columns)
-    scales = abs(weights).max(axis=(1, 2, 3))
-    slices = weights[:, :max_slices]
-    tiles_of = [[colourise(s, signed=True, vmax=float(m)) for s in f] for f, m in zip(slices, scales, strict=True)]
-    side = max(18, 5 * weights.shape[2])
-    if slices.shape[1] == 1:
-        flat = [tile for tiles in tiles_of for tile in tiles]
-        return mosaic([Block("", [flat])], title, side, max(1, round(len(flat) ** 0.5 * 1.4)), BEYOND)
-    if slices.shape[1] < weights.shape[1]:
-        title += f", {slices.shape[1]} slices of each"
-    return mosaic([Block(str(k), [tiles]) for k, tiles in enumerate(tiles_of)], title, side, 0, BEYOND)
+@dataclass(frozen=True)
+class FilterDrawing:
+    """Which filters of a bank are drawn, and how.
+
+    Attributes:
+        order: of the image's channels: RGB or BGR.
+        chosen: by number; if empty, the first `most`, or with `strongest` those of the largest norm, in order.
+        slices: input channels of each filter that are drawn at most.
+    """
+
+    order: str = "RGB"
+    chosen: Sequence[int] = ()
+    most: int = 256
+    slices: int = 16
+    strongest: bool = False
+
+    def picks(self, bank: FilterBank) -> list[int]:
+        """The filters that are drawn.
+
+        Raises:
+            NotFoundError: there is no such filter.
+        """
+        count = len(bank.weights)
+        if self.chosen and max(self.chosen) >= count:
+            raise NotFoundError(f"{bank.layer!r} has no filter {max(self.chosen)}", f"its filters are 0 to {count - 1}")
+        order = np.argsort(-bank.norms, kind="stable") if self.strongest else np.arange(count)
+        return list(self.chosen) or order[: self.most].tolist()
+
+    def picture(self, bank: FilterBank, name: str = "") -> np.ndarray:
+        """The kernels with their numbers and norms, dead ones hatched: (H, W, 3)."""
+        picks = self.picks(bank)
+        norms, dead = bank.norms, bank.dead
+        panels = []
+        for index in picks:
+            drawn = self._kernel(bank, index)
+            if dead[index]:
+                drawn = hatched((drawn.shape[1], drawn.shape[0]))
+            panels.append(Panel(drawn, f"{index} · {'dead' if dead[index] else number(float(norms[index]))}"))
+        title = f"{name or bank.layer} — {'×'.join(map(str, bank.weights.shape))}"
+        if len(picks) < len(bank.weights):
+            title += f", {len(picks)} filters shown"
+        if not self._in_colour(bank) and self.slices < bank.weights.shape[1]:
+            title += f", {self.slices} slices of each"
+        return sheet(panels, max(1, round(1.4 * len(panels) ** 0.5)), title)
+
+    def _in_colour(self, bank: FilterBank) -> bool:
+        return bank.reads_image and bank.weights.shape[1] == 3
+
+    def _kernel(self, bank: FilterBank, index: int) -> np.ndarray:
+        """One filter: in color where it reads an RGB image, else its slices in a square."""
+        weights = bank.weights[index]
+        side = weights.shape[1:]
+        if self._in_colour(bank):
+            kernel = weights.transpose(1, 2, 0)[..., :: -1 if self.order == "BGR" else 1]
+            return tile(signed_view(kernel, "normalised"), max(64, 8 * max(side)))
+        limit = float(abs(weights).max())
+        tiles = [colourise(each, signed=True, vmax=limit) for each in weights[: self.slices]]
+        columns = math.ceil(math.sqrt(len(tiles)))
+        return tile_square(tiles, columns, max(64 // columns, 5 * max(side)), 2, BEYOND)
+
+
+def architecture(
+    models: Mapping[str, Sequence[FilterBank]],
+    drawing: FilterDrawing,
+    projections: Mapping[str, Sequence[np.ndarray | None]] | None = None,
+) -> np.ndarray:
+    """Filters of models side by side, as figure 6 of Zeiler & Fergus: a column per model, layer by layer.
+
+    Args:
+        projections: {model: of every layer, a figure of what its strongest channels respond to}.
+    """
+    columns = []
+    for name, banks in models.items():
+        parts = []
+        for place, bank in enumerate(banks):
+            kernels = drawing.picture(bank, f"{name}: {bank.layer}")
+            parts += [kernels, _spectra(bank)]
+            below = (projections or {}).get(name)
+            if below is not None and (drawn := below[place]) is not None:
+                parts.append(drawn)
+        columns.append(stacked(parts))
+    return stacked(columns, across=True)
+
+
+def _spectra(bank: FilterBank) -> np.ndarray:
+    """The mean spectrum with what the stride keeps, and the shares of the bands in words."""
+    live = ~bank.dead
+    if bank.is_pointwise or not live.any():
+        return figure(np.full((1, 320, 3), PAPER, np.uint8), "1×1 kernels: their spectrum is flat")
+    power = bank.power[live] / bank.power[live].sum(axis=(1, 2), keepdims=True)
+    mean = np.fft.fftshift(power.mean(axis=0))
+    drawn = tile(colourise(np.sqrt(mean), "magma"), 8 * len(mean))
+    edges = [round(drawn.shape[i] * (0.5 - sign * 0.5 / bank.strides[i])) for i in (0, 1) for sign in (1, -1)]
+    y0, y1, x0, x1 = (min(max(0, e), drawn.shape[i // 2] - 1) for i, e in enumerate(edges))
+    for line in (np.s_[y0, x0:x1], np.s_[y1, x0:x1], np.s_[y0:y1, x0], np.s_[y0:y1, x1]):
+        drawn[line] = (90, 220, 255)
+    low, middle, high = bank.bands[live].mean(axis=0)
+    words = f"low {low:.0%}, middle {middle:.0%}, high {high:.0%}; stride {max(bank.strides)} aliases "
+    panel = Panel(drawn, "amplitude by frequency; frame: what the stride keeps")
+    return sheet([panel], 1, f"{words}{bank.aliased[live].mean():.0%}")
 
 
 def describe(bank: FilterBank) -> dict[str, Any]:
