@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import analyzer
@@ -177,6 +178,44 @@ def test_evidence_is_that_of_explain(client: Client) -> None:
     assert about["title"].startswith("three") and about["layer"] == LAYER
     named = [one["label"] for one in client.json("/api/predictions/0")["predictions"]]
     assert named[:3] == [p.label for p in expected.predictions[:3]]
+
+
+def test_gradients_are_those_of_the_graph(client: Client, number: int) -> None:
+    """∂(the logit)/∂(a layer), and its sum times the activations; of units, ∂(unit)/∂(a layer before)."""
+    explainer = Explainer(MODEL)
+    array = read_card(explainer, None, {}).feeds.feed(PICTURES[0]).main.array
+    logits = "/network/head/Gemm_output_0"
+    found = client.npy(f"/api/activations/0/{number}?origin=target&target=3")
+    expected = _gradient(logits, LAYER, array, (0, 3))
+    assert np.abs(expected).max() > 0 and np.allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    maps = client.npy(f"/api/activations/0/{number}")
+    ranking = client.json(f"/api/ranking/0/{number}?by=target&target=3")["channels"]
+    total = (expected * maps).sum((1, 2))
+    assert [v for _, v in ranking] == pytest.approx(sorted(total, reverse=True), rel=1e-3, abs=1e-4)
+    first = client.json("/api/model")["models"][0]["layers"][0]["name"]
+    found = client.npy(f"/api/activations/0/0?origin={number}/5/4/7&policy=gradient")
+    assert np.allclose(found, _gradient(LAYER, first, array, (0, 5, 4, 7)), atol=1e-5)
+
+
+def _gradient(of: str, wrt: str, array: np.ndarray, place: tuple[int, ...]) -> np.ndarray:
+    vjp = analyzer.append_vjp(str(MODEL), [of], [wrt])
+    session = onnxruntime.InferenceSession(vjp.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    seed = np.zeros(analyzer.features(str(MODEL), array, [of])[of].shape, np.float32)
+    seed[place] = 1
+    given = {session.get_inputs()[0].name: array, vjp.cotangents[of]: seed}
+    return np.asarray(session.run([vjp.gradients[wrt]], given)[0][0])
+
+
+def test_a_picture_is_fitted_otherwise(client: Client) -> None:
+    how = read_card(Explainer(MODEL), None, {"resize": "crop"})
+    expected = how.feeds.preprocess.undo(how.feeds.feed(PICTURES[0]).main.array[0])
+    assert np.array_equal(decode(client.get("/api/picture/0~crop?seen=1")[1]), expected)
+    assert client.get("/api/picture/0~sideways?seen=1")[0].status == 404
+
+
+def test_two_pictures_are_subtracted(client: Client, number: int) -> None:
+    one, two = (client.npy(f"/api/activations/{key}/{number}") for key in (1, 2))
+    assert np.array_equal(client.npy(f"/api/activations/1/{number}?minus=2"), one - two)
 
 
 def test_the_units_that_answer_most_at_a_place(client: Client, number: int) -> None:

@@ -178,6 +178,42 @@ def test_projections_follow_the_cursor_unless_they_are_pinned(page: Any) -> None
     assert not np.array_equal(drawn(page, "projection"), second)
 
 
+def test_gradients_patches_and_other_pictures_in_the_grid(page: Any) -> None:
+    """a: gradients of the class, or of the pinned unit; s: strongest patches; v: the difference of two pictures."""
+    plain = drawn(page, "grid")
+    press(page, "a")
+    of_class = drawn(page, "grid")
+    assert "gradient of the explained class" in page.inner_text("#scale") and not np.array_equal(of_class, plain)
+    page.click("#predictions button >> nth=2")
+    quiet(page)
+    assert not np.array_equal(drawn(page, "grid"), of_class)
+    press(page, "d", "u", "u")
+    assert "gradient of the pinned unit" in page.inner_text("#scale")
+    press(page, "a", "d", "o", "o")
+    assert np.array_equal(drawn(page, "grid"), plain)
+    press(page, "v", "e")
+    assert "minus digits_camera.png" in page.inner_text("#scale") and page.is_visible("#second")
+    press(page, "w")
+    assert np.ptp(drawn(page, "tile").astype(int)) == 0  # of the same picture
+    press(page, "v", "s")
+    page.wait_for_function("document.getElementById('scale').textContent.startsWith('strongest patches')")
+    assert not np.array_equal(drawn(page, "grid"), plain)
+
+
+def test_units_are_listed_and_pictures_fitted_otherwise(page: Any) -> None:
+    first = page.inner_text("#ranked button >> nth=0")
+    press(page, "r")
+    assert page.inner_text("#ranked button >> nth=0") != first
+    page.click("#ranked button >> nth=0")
+    quiet(page)
+    assert f"Unit {page.inner_text('#ranked button >> nth=0').split()[0]}" == page.inner_text("#unit-name")
+    before = drawn(page, "picture")
+    press(page, "5", "0")
+    assert said(page)["fit"] == "resize" and "server" in page.inner_text("#timings")
+    press(page, "0")
+    assert not np.array_equal(drawn(page, "picture"), before)
+
+
 def test_a_class_is_explained(page: Any) -> None:
     before = drawn(page, "evidence")
     page.click("#predictions button >> nth=1")

@@ -104,6 +104,8 @@ class Projector:
         layer: tensor or node of the file, or "auto".
         policy: "deconvnet", "guided" or "gradient".
         swapped: switches are passed to every run instead of being computed.
+        wrt: a tensor before the layer. Then `Projection.pixels` is ∂s/∂wrt, shaped as it, with 1 in place of the
+            activation of the units in s.
 
     Attributes:
         units: the units of the layer. session: what projects them.
@@ -119,6 +121,7 @@ class Projector:
         layer: str = "auto",
         policy: str = "deconvnet",
         swapped: bool = False,
+        wrt: str | None = None,
     ) -> None:
         graph = model.graph(shapes)
         op = Builder(graph, "projection")
@@ -134,19 +137,20 @@ class Projector:
         batch = self.units.shape[0]
         self._channel = graph.add_input("projection/channel", INT64, [batch])
         self._position = graph.add_input("projection/position", INT64, [batch])
-        seed, *chosen = self._select(op)
+        seed, *chosen = self._select(op, wrt is not None)
         rules = with_switches(find_policy(policy), self._given)
         cotangent = {self.units.name: self.units.unflat(op, seed)}
-        pixels = pullback(op, cotangent, [image.name], rules)[image.name]
+        to = wrt or image.name
+        pixels = pullback(op, cotangent, [to], rules)[to]
         if pixels is None:
             raise UnsupportedError(
-                f"{graph.name}: {self.units.name!r} does not depend on the image {image.name!r}", "choose another layer"
+                f"{graph.name}: {self.units.name!r} does not depend on {to!r}", "choose another layer"
             )
         self._outputs = [graph.add_output(v).name for v in (op.cast(pixels, np.dtype(np.float32)), *chosen)]
         self.session = model.session(graph, self._outputs)
 
-    def _select(self, op: Builder) -> tuple[Value, Value, Value, Value]:
-        """(s, channel, position, activation): s = A ⊙ 1[the chosen units], (N, channels, positions)."""
+    def _select(self, op: Builder, ones: bool = False) -> tuple[Value, Value, Value, Value]:
+        """(s, channel, position, activation): s = A ⊙ 1[the chosen units], (N, channels, positions); A = 1 if `ones`."""
         flat = self.units.flat(op)
         best, peak = op.ArgMax(flat, axis=2, keepdims=0), op.ReduceMax(flat, [2], keepdims=0)
         zero = np.int64(0)
@@ -158,7 +162,8 @@ class Projector:
         at = op.Unsqueeze(position, [1, 2])
         whole = op.Equal(at, np.int64(WHOLE))
         of_place = op.Or(op.Equal(at, np.arange(self.units.positions)[None, None]), whole)
-        seed = op.Where(op.And(of_channel, of_place), flat, op.scalar(0, flat))
+        strength = op.ones_like(flat) if ones else flat
+        seed = op.Where(op.And(of_channel, of_place), strength, op.scalar(0, flat))
         lowest = op.scalar(float(np.finfo(flat.dtype).min), flat)
         seen = op.ReduceMax(op.Where(op.And(of_channel, of_place), flat, lowest), [1, 2], keepdims=0)
         return seed, channel, position, op.cast(seen, np.dtype(np.float32))

@@ -28,7 +28,7 @@ from analyzer.explorer.layers import Layer, chosen, find_layers, spans, stages
 from analyzer.explorer.pictures import Picture
 from analyzer.graph import Graph
 from analyzer.graph.query import find_tensors
-from analyzer.images import Drawing, Fed, ModelCard
+from analyzer.images import Drawing, Fed, Feeding, ModelCard
 from analyzer.images.draw import fit
 from analyzer.images.placement import Placement
 from analyzer.images.views import one
@@ -58,6 +58,15 @@ class Evidence:
     title: str
     diagnosis: str
     layer: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A unit from which something is traced back. position: `STRONGEST` where it is strongest."""
+
+    layer: str
+    channel: int
+    position: int
 
 
 class Bench:
@@ -137,6 +146,7 @@ class Bench:
             "policies": list(POLICIES),
             "labels": list(self.card.labels or ()),
             "preprocessing": self.card.description,
+            "fit": self.card.feeds.preprocess.resize,
         }
 
     @cached_property
@@ -150,11 +160,18 @@ class Bench:
         """The inputs of the model for a picture."""
 
         def made() -> tuple[Any, ...]:
-            fed = self.card.feeds.feed(picture.source, SIDES[1])
+            fed = self._feeds(picture).feed(picture.source, SIDES[1])
             return fed, *fed.feeds.values(), fed.image
 
         found: Fed = self._kept("fed", picture, make=made)[0]
         return found
+
+    def _feeds(self, picture: Picture) -> Feeding:
+        feeds = self.card.feeds
+        if not picture.fit:
+            return feeds
+        how = replace(feeds.preprocess, resize=picture.fit)
+        return replace(feeds, main=replace(feeds.main, preprocess=how))
 
     def drawn(self, picture: Picture, side: int) -> np.ndarray:
         """The picture, its longer side at most `side` pixels, (h, w, 3) uint8 RGB."""
@@ -224,6 +241,30 @@ class Bench:
         key = ("projector", tuple(sorted(sizes.items())), layer.name, policy)
         projector = self.explainer.kept(key, lambda: Projector(self.explainer, sizes, layer.name, policy))
         return projector.run(feeds, channel, position)
+
+    def backward(self, picture: Picture, layer: Layer, origin: Origin, policy: str) -> np.ndarray:
+        """∂(a unit)/∂(a layer before it), (channels, h, w) float32, by the rules of a policy."""
+        feeds = self._filled(self.fed(picture))
+        sizes = sizes_of(feeds)
+        key = ("backward", tuple(sorted(sizes.items())), origin.layer, policy, layer.name)
+        made = self.explainer.kept(key, lambda: Projector(self.explainer, sizes, origin.layer, policy, wrt=layer.name))
+        return layer.maps(made.run(feeds, origin.channel, origin.position).pixels[:1])
+
+    def origin(self, picture: Picture, target: str) -> Origin:
+        """The unit that a class is, before Softmax or Sigmoid.
+
+        Raises:
+            NotFoundError: the target is no class.
+        """
+        feeds = self._filled(self.fed(picture))
+        logits = task_for(self.explainer, self._question("top1"), feeds).logits
+        known = self.predictions(picture)
+        number = next((one.index for one in known if one.target == target or target == "top1"), None)
+        if number is None and target.isdecimal():
+            number = int(target)
+        if number is None or self.task != "classification" or len(logits.shape or ()) != 2:
+            raise NotFoundError(f"{target!r} is no class of a classifier", "pin a unit (d) instead")
+        return Origin(logits.name, number, 0)
 
     def pixels(self, projection: Projection) -> np.ndarray:
         """(H, W, C) in RGB order."""

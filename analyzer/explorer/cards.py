@@ -100,7 +100,24 @@ class Cards:
             (one,) = collect_patches(explainer, found, feeds, chosen, None)
         self._patches |= {(layer.name, channel): one.channels.get(channel, []) for channel in channels}
 
+    def patterns(self, layer: Layer) -> Job:
+        """{channel: its strongest patch, (h, w, 3) uint8 RGB} of all channels, worked out in the background."""
+        return self.jobs.get(("patterns", layer.name), lambda note: self._patterns(layer, note))
+
+    def _patterns(self, layer: Layer, note: Progress) -> dict[int, np.ndarray]:
+        best = self._mined(layer, note).rankings[layer.name]
+        first = Ranking(best.values[:, :1], best.images[:, :1], best.places[:, :1])
+        found = MiningResult(self.samples, {layer.name: first}, {}, {})
+        chosen = {layer.name: range(layer.channels)}
+        (one,) = collect_patches(self.bench.explainer, found, self.bench.card.feeds, chosen, None)
+        return {channel: patches[0].pixels for channel, patches in one.channels.items()}
+
     # ---- Optimum ----
+
+    def optima(self, layer: Layer) -> dict[int, np.ndarray]:
+        """Those that are known."""
+        jobs = {unit: self.optimum(layer, unit, start=False) for unit in range(layer.channels)}
+        return {unit: job.result for unit, job in jobs.items() if job is not None and job.state == "done"}
 
     def optimum(self, layer: Layer, channel: int, start: bool = True) -> Job | None:
         """The picture that maximizes a channel, (H, W, 3) uint8 RGB, worked out in the background and kept on disk.

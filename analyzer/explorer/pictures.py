@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,23 @@ from analyzer.errors import InputError, NotFoundError
 from analyzer.images import decode
 
 DROPPED = 64  # pictures that are kept besides those of the start
+FITS = "resize", "crop", "letterbox"
 FRAMES = 8  # of a webcam that are kept until they are obsolete
 LARGEST = 32 << 20  # bytes of one
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture by its key: what it is of in URLs, and in caches."""
+    """A picture by its key: what it is of in URLs, and in caches.
+
+    Attributes:
+        fit: how it is brought to the input's size, as `Preprocess.resize`; "" as the model's card says.
+    """
 
     key: str
     name: str
     source: Any
+    fit: str = ""
 
 
 class Pictures:
@@ -51,13 +57,17 @@ class Pictures:
     def first(self) -> Picture:
         return next(iter(self._given.values()))
 
-    def __getitem__(self, key: str) -> Picture:
+    def __getitem__(self, given: str) -> Picture:
+        """By key, or by key~fit."""
+        key, _, fit = given.partition("~")
         found = self._given.get(key) or self._dropped.get(key) or self._frames.get(key)
         if found is None:
             raise NotFoundError(
                 f"there is no picture {key[:80]!r}", "drop it again: dropped pictures end with the explorer"
             )
-        return found
+        if fit and fit not in FITS:
+            raise NotFoundError(f"pictures cannot be fitted by {fit[:40]!r}", f"by {', '.join(FITS)}")
+        return replace(found, key=given, fit=fit) if fit else found
 
     def add(self, data: bytes, name: str = "dropped", frame: bool = False) -> Picture:
         """A picture that was dropped, pasted, or taken by a camera.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import secrets
 import struct
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -27,7 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from analyzer.errors import AnalyzerError, InputError, NotFoundError
 from analyzer.explorer.atlas import atlas
-from analyzer.explorer.bench import Bench, as_data, place_of
+from analyzer.explorer.bench import Bench, Origin, as_data, place_of
 from analyzer.explorer.cards import SIDE, Cards
 from analyzer.explorer.layers import Layer, ranked
 from analyzer.explorer.pair import Pair
@@ -42,6 +44,7 @@ STATIC = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+SPRITE = 48  # pixels of a unit's pattern in the grid
 SHOWN = 1024  # pixels of the longer side of a picture
 DIFFERENCE = 2  # the number of a model that stands for candidate − reference
 
@@ -103,6 +106,7 @@ class Explorer:
             "project/{picture}/{layer:int}/{channel:int}": self.project,
             "explain/{picture}": self.explain,
             "drifts/{picture}": self.drifts,
+            "patterns/{layer:int}": self.patterns,
             "unit/{layer:int}/{channel:int}": self.unit,
             "unit/{layer:int}/{channel:int}/{what}": self.drawn_unit,
         }
@@ -122,7 +126,10 @@ class Explorer:
             def work() -> Response:
                 if stale():
                     return Response(status_code=204)
-                return _work(answer, request)
+                started = time.perf_counter()
+                found = _work(answer, request)
+                found.headers["Server-Timing"] = f"work;dur={1000 * (time.perf_counter() - started):.1f}"
+                return found
 
             return await to_thread.run_sync(work, limiter=self._limiter)
 
@@ -199,7 +206,16 @@ class Explorer:
         return {"rows": rows, "columns": columns}
 
     def ranking(self, request: Request) -> Any:
-        return {"channels": ranked(self._maps(request))}
+        """The channels in order: of activation, or with ?by=target of Σ gradient × activation for ?target=."""
+        bench, picture, layer = self._bench(request), self._picture(request), self._layer(request)
+        maps = bench.one(picture, layer)
+        if request.query_params.get("by") != "target":
+            values = np.nan_to_num(maps.reshape(len(maps), -1).max(1), nan=-np.inf)
+        else:
+            origin = bench.origin(picture, request.query_params.get("target", "top1"))
+            gradient = bench.backward(picture, layer, origin, "gradient")
+            values = (gradient.astype(np.float64) * maps).reshape(len(maps), -1).sum(1)
+        return {"channels": [[int(at), float(values[at])] for at in np.argsort(-values, kind="stable")]}
 
     def place(self, request: Request) -> Any:
         """The units that answer most strongly at a place of the layer's grid: ?y= and ?x=."""
@@ -307,10 +323,41 @@ class Explorer:
     def _maps(self, request: Request) -> np.ndarray:
         """The activations of the layer of the address; of model 2, candidate − reference."""
         picture = self._picture(request)
+        if "origin" in request.query_params:
+            return self._backward(request, picture)
+        if second := request.query_params.get("minus"):
+            bench, layer = self._bench(request), self._layer(request)
+            return bench.one(picture, layer) - bench.one(self.pictures[second], layer)
         if self.pair is not None and _integer(request, "model", 0) == DIFFERENCE:
             ours, theirs = self.pair.maps(picture, request.path_params["layer"])
             return theirs - ours
         return self._bench(request).one(picture, self._layer(request))
+
+    def _backward(self, request: Request, picture: Picture) -> np.ndarray:
+        """Gradients of ?origin=LAYER/UNIT/Y/X, or of ?origin=target with ?target=, by the rules of ?policy=."""
+        bench, layer = self._bench(request), self._layer(request)
+        asked = request.query_params
+        policy = asked.get("policy") or "gradient"
+        if asked["origin"] == "target":
+            return bench.backward(picture, layer, bench.origin(picture, asked.get("target", "top1")), policy)
+        numbers = asked["origin"].split("/")
+        if len(numbers) != 4 or not all(n.lstrip("-").isdecimal() and len(n) < 12 for n in numbers):
+            raise InputError(f"origin={asked['origin'][:40]!r} is not LAYER/UNIT/Y/X")
+        number, channel, y, x = map(int, numbers)
+        whence = self.benches[0].layer(number)
+        if self.pair is not None and bench is self.pair.candidate:
+            whence = self.pair.twin(number)
+        return bench.backward(picture, layer, Origin(whence.name, channel, place_of(whence, y, x)), policy)
+
+    def patterns(self, request: Request) -> Any:
+        """What every unit of a layer responds to, a tile each: ?what=patches, the strongest; or known optima."""
+        layer, what = self.benches[0].layer(request.path_params["layer"]), request.query_params.get("what", "patches")
+        if what == "optima":
+            return _tiles(self.cards.optima(layer), layer.channels)
+        job = self.cards.patterns(layer)
+        if job.state == "done":
+            return _tiles(job.result, layer.channels)
+        return packed(job.as_data(), b"")
 
     def drifts(self, request: Request) -> Any:
         if self.pair is None:
@@ -421,6 +468,15 @@ def _integer(request: Request, name: str, default: int) -> int:
     if len(text) > 12 or not text.lstrip("-").isdecimal():
         raise InputError(f"{name}={text[:40]!r} is not a whole number")
     return int(text)
+
+
+def _tiles(known: Mapping[int, np.ndarray], count: int) -> Response:
+    """Pictures of units on squares, in one picture; gray where there is none."""
+    empty = np.full((SPRITE, SPRITE, 3), 128, np.uint8)
+    columns = math.ceil(math.sqrt(count))
+    drawn = tile_square([known.get(unit, empty) for unit in range(count)], columns, SPRITE, 0)
+    about = {"state": "done", "columns": columns, "tile": [SPRITE, SPRITE], "known": sorted(known)}
+    return packed(about, encode(drawn, ".webp", 85))
 
 
 def _work(answer: Answer, request: Request) -> Response:

@@ -12,6 +12,15 @@ let onBusy = () => {};
 /** @param {(count: number) => void} call */
 export function whenBusy(call) { onBusy = call; }
 
+/** Milliseconds of the last answer of each kind: all, and the server's work alone. @type {Map<string, string>} */
+const times = new Map();
+/** @param {string} kind @param {number} all @param {string} header */
+function timed(kind, all, header) {
+  times.set(kind, `${kind}: ${all.toFixed(0)} ms (server ${header.split("dur=")[1] || "–"} ms)`);
+  const list = document.getElementById("timings");
+  if (list && !list.hidden) list.textContent = [...times.values()].join("\n");
+}
+
 /**
  * @template T
  * @param {(answer: Response) => Promise<T>} read
@@ -30,8 +39,10 @@ async function ask(read, path, query = {}, view = "") {
     Object.assign(ticket, { view, n, tab: TAB });
   }
   onBusy(++waiting);
+  const started = performance.now();
   try {
     const answer = await answered(path, query, ticket, stop.signal);
+    timed(path.split("/")[0], performance.now() - started, answer.headers.get("Server-Timing") || "");
     if (answer.status === 204 || (view && latest.get(view)?.n !== n)) return null;
     if (!answer.ok) {
       const said = await answer.json().catch(() => ({ error: answer.statusText }));

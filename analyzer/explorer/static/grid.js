@@ -2,7 +2,7 @@
 
 import { bitmap, packed } from "./api.js";
 import { atlasOf, color, colored, digits, fitted, nearly, range } from "./draw.js";
-import { layer, set, state, subscribe } from "./store.js";
+import { known, layer, set, shownPicture, state, subscribe } from "./store.js";
 
 const canvas = /** @type {HTMLCanvasElement} */ (document.getElementById("grid"));
 const marks = /** @type {HTMLCanvasElement} */ (document.getElementById("cursor"));
@@ -35,13 +35,42 @@ export function geometry() {
 async function load() {
   const about = layer();
   if (!about) return;
-  const key = `${state.model}/${state.picture}/${state.layer}`;
+  const key = [state.model, state.picture, state.layer, ...Object.values(source())].join("/");
   const decode = async (/** @type {ArrayBuffer} */ data, /** @type {any} */ said) => atlasOf(await bitmap(data), said);
-  const found = await packed(decode, `activations/${state.picture}/${state.layer}`, { model: state.model }, "grid");
+  patterns = null;
+  try {
+    const found = await packed(decode, `activations/${shownPicture()}/${state.layer}`, { model: state.model, ...source() }, "grid");
+    if (!found) return;
+    atlas = found.data;
+    shown = key;
+    if (state.tiles === "patches" || state.tiles === "optima") await loadPatterns();
+    paint();
+  } catch (error) {
+    scale.textContent = /** @type {Error} */ (error).message;
+  }
+}
+
+/** What the numbers of the tiles are, beside the activations of the picture. @returns {Record<string, string>} */
+export function source() {
+  if (state.tiles === "backward") {
+    const policy = state.policy || "gradient";
+    return state.pin ? { origin: state.pin, policy } : { origin: "target", target: state.target, policy };
+  }
+  return state.second && state.model < 2 ? { minus: shownPicture(state.second) } : {};
+}
+
+/** What the units respond to: a picture for each in one, and where they are in it. @type {{about: any, data: ImageBitmap} | null} */
+let patterns = null;
+/** @type {number | undefined} */
+let timer;
+
+async function loadPatterns() {
+  const found = await packed((data) => (data.byteLength ? bitmap(data) : null), `patterns/${state.layer}`, { what: state.tiles }, "patterns");
+  clearTimeout(timer);
   if (!found) return;
-  atlas = found.data;
-  shown = key;
-  paint();
+  if (found.data) patterns = /** @type {any} */ (found);
+  else if (found.about.state === "failed") throw new Error(found.about.error);
+  else timer = setTimeout(() => loadPatterns().then(paint), 500);
 }
 
 function paint() {
@@ -52,13 +81,23 @@ function paint() {
   context.imageSmoothingEnabled = false;
   for (let at = 0; at < atlas.count; at++) {
     const x = gap + (at % columns) * (width + gap), y = gap + Math.floor(at / columns) * (height + gap);
-    context.drawImage(tiles, (at % atlas.columns) * w, Math.floor(at / atlas.columns) * h, w, h, x, y, width, height);
+    const [from, across, high, wide] = patterns ? [patterns.data, patterns.about.columns, ...patterns.about.tile] : [tiles, atlas.columns, h, w];
+    context.drawImage(from, (at % across) * wide, Math.floor(at / across) * high, wide, high, x, y, width, height);
   }
   const [low, high] = range(atlas);
-  scale.textContent = state.scale === "unit" ? "each unit's own scale" : `${digits(low)} … ${digits(high)}`;
+  scale.textContent = [meaning(), state.scale === "unit" ? "each unit's own scale" : `${digits(low)} … ${digits(high)}`].filter(Boolean).join(", ");
   canvas.dataset.shown = shown;
   mark();
   for (const call of followers) call(atlas, tiles);
+}
+
+/** @returns {string} what the tiles are, where it is not activations */
+function meaning() {
+  if (patterns) return state.tiles === "patches" ? "strongest patches" : `optima (${patterns.about.known.length} known)`;
+  if (state.tiles === "patches") return "looking for patches…";
+  const { origin, minus } = source();
+  if (origin) return `gradient of ${origin === "target" ? "the explained class" : "the pinned unit"}`;
+  return minus ? `minus ${known.pictures.find((one) => one.key === state.second)?.name || "a picture"}` : "";
 }
 
 function mark() {
@@ -118,7 +157,8 @@ canvas.addEventListener("click", (event) => {
 new ResizeObserver(() => paint()).observe(canvas);
 
 subscribe((changed) => {
-  if (["picture", "layer", "model"].some((name) => changed.has(name))) load();
+  const moved = ["picture", "layer", "model", "tiles", "second"].some((name) => changed.has(name));
+  if (moved || (state.tiles === "backward" && ["pin", "target", "policy"].some((name) => changed.has(name)))) load();
   else if (changed.has("scale") || changed.has("gamma")) paint();
   else if (["unit", "area", "pin"].some((name) => changed.has(name))) {
     mark();

@@ -4,7 +4,7 @@ import { bitmap, image, json, packed } from "./api.js";
 import { color, digits, fitted, show } from "./draw.js";
 import { strongest, whenHovered } from "./grid.js";
 import { exported } from "./source.js";
-import { known, layer, live, set, state, subscribe } from "./store.js";
+import { known, layer, live, set, shownPicture, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -12,7 +12,7 @@ const $ = (id) => document.getElementById(id);
 let fields = null;
 
 async function picture() {
-  const found = await image(`picture/${state.picture}`, { seen: 1, model: Math.min(state.model, 1) }, "picture");
+  const found = await image(`picture/${shownPicture()}`, { seen: 1, model: Math.min(state.model, 1) }, "picture");
   if (!found) return;
   show($("picture"), found);
   $("picture").dataset.shown = state.picture;
@@ -21,9 +21,17 @@ async function picture() {
   outline(null);
 }
 
+async function second() {
+  const one = known.pictures.find(({ key }) => key === state.second);
+  $("beside").hidden = !state.second;
+  if (!state.second) return;
+  show($("second"), await image(`picture/${shownPicture(state.second)}`, { seen: 1, model: Math.min(state.model, 1) }, "second"));
+  $("second-name").textContent = one ? one.name : "";
+}
+
 async function spans() {
   fields = null;
-  fields = await json(`spans/${state.picture}/${state.layer}`, { model: Math.min(state.model, 1) }, "spans");
+  fields = await json(`spans/${shownPicture()}/${state.layer}`, { model: Math.min(state.model, 1) }, "spans");
   outline(null);
 }
 
@@ -60,7 +68,7 @@ async function units(/** @type {MouseEvent} */ event) {
   if (!fields || !about || !about.grid.length) return;
   const [y, x] = pixel(event), place = { y: nearest(fields.rows, y), x: nearest(fields.columns, x) };
   outline(place);
-  const said = exported ? { units: strongest(place.y, place.x) } : await json(`place/${state.picture}/${state.layer}`, { ...place, model: state.model }, "place");
+  const said = exported ? { units: strongest(place.y, place.x) } : await json(`place/${shownPicture()}/${state.layer}`, { ...place, model: state.model }, "place");
   if (!said) return;
   const named = said.units.map((/** @type {[number, number]} */ [unit, value]) => `${unit} (${digits(value)})`).join(", ");
   $("where").textContent = `strongest units at ${place.y}, ${place.x}: ${named}`;
@@ -105,7 +113,7 @@ export function title() {
 async function evidence() {
   const asked = { target: state.target, model: Math.min(state.model, 1), method: state.method || known.models[0].method, layer: state.at };
   try {
-    const found = await packed(bitmap, `explain/${state.picture}`, asked, "evidence");
+    const found = await packed(bitmap, `explain/${shownPicture()}`, asked, "evidence");
     if (!found) return;
     show($("evidence"), found.data);
     $("evidence").dataset.shown = `${state.picture}/${state.target}/${asked.method}`;
@@ -122,7 +130,7 @@ async function predictions() {
   list.hidden = !state.labels;
   if (!state.labels) return;
   try {
-    const said = await json(`predictions/${state.picture}`, { model: Math.min(state.model, 1) }, "predictions");
+    const said = await json(`predictions/${shownPicture()}`, { model: Math.min(state.model, 1) }, "predictions");
     if (!said) return;
     found = said.predictions;
     const most = Math.max(...found.map((p) => p.score), 1e-9);
@@ -159,7 +167,7 @@ export function methods() {
   $("modes").replaceChildren(choice);
 }
 
-export function load() { picture(); spans(); evidence(); predictions(); }
+export function load() { picture(); second(); spans(); evidence(); predictions(); }
 
 subscribe((changed) => {
   if (changed.has("picture") || changed.has("model")) { picture(); predictions(); }
@@ -169,6 +177,7 @@ subscribe((changed) => {
   if (["picture", "target", "method", "at", "model"].some((name) => changed.has(name))) evidence();
   if (changed.has("target")) { chosen(); outline(null); }
   if (changed.has("labels")) predictions();
+  if (changed.has("second")) second();
   if (changed.has("method")) methods();
   if (changed.has("unit") || changed.has("layer")) $("where").textContent = title();
 });

@@ -22,6 +22,9 @@ function move(dy, dx) {
 /** @template T @param {T[]} values @param {T} value @returns {T} the one after it */
 const after = (values, value) => values[(values.indexOf(value) + 1) % values.length];
 
+/** Other ways to bring pictures to the input's size. */
+const fits = () => ["resize", "crop", "letterbox"].filter((fit) => fit !== known.models[0].fit);
+
 /** @param {KeyboardEvent} event @returns {boolean} */
 const fast = (event) => event.shiftKey || /^[A-Z]$/.test(event.key);
 
@@ -41,8 +44,14 @@ export const KEYS = [
   { keys: ["b"], help: "projection: off, gradient, guided, deconvnet", run: () => set({ policy: after(["", ...known.models[0].policies], state.policy) }) },
   { keys: ["m"], help: "method of the evidence", run: () => set({ method: after(known.models[0].methods, state.method || known.models[0].method) }) },
   { keys: ["d"], help: "pin the unit whose projection is shown, or let it go", run: () => set({ pin: state.pin ? "" : [state.layer, state.unit, state.y, state.x].join("/") }) },
+  { keys: ["a"], help: "units: activations, or gradients of the pinned unit or the explained class", run: () => set({ tiles: state.tiles === "backward" ? "activations" : "backward" }) },
+  { keys: ["s"], help: "units: activations, strongest patches, optima", run: () => set({ tiles: after(["activations", "patches", "optima"], state.tiles === "backward" ? "activations" : state.tiles) }) },
+  { keys: ["v"], help: "two pictures: the units show how others differ from this one", run: () => set({ second: state.second ? "" : state.picture }) },
+  { keys: ["r"], help: "list the units by activation, or by gradient × activation for the explained class", run: () => set({ rank: state.rank === "activation" ? "target" : "activation" }) },
+  { keys: ["0"], help: "pictures: as the model's card says, stretched, cropped, letterboxed", run: () => set({ fit: after(["", ...fits()], state.fit) }) },
   { keys: ["t"], help: "gamma of the units: 1, 0.7, 0.5, 0.3", run: () => set({ gamma: after([1, 0.7, 0.5, 0.3], state.gamma) }) },
   { keys: ["T"], help: "scale of each unit, or of the layer", run: () => set({ scale: state.scale === "unit" ? "layer" : "unit" }) },
+  { keys: ["5"], help: "timings on or off", run: () => { const list = document.getElementById("timings"); if (list) list.hidden = !list.hidden; } },
   { keys: ["8"], help: "predictions on or off", run: () => set({ labels: !state.labels }) },
   { keys: ["9"], help: "unit card on or off", run: () => set({ card: !state.card }) },
   { keys: ["x"], help: "reference, candidate, difference", run: () => { if (known.models.length > 1) set({ model: (state.model + 1) % 3 }); } },

@@ -6,6 +6,7 @@ import * as grid from "./grid.js";
 import * as input from "./input.js";
 import { help } from "./keys.js";
 import * as map from "./map.js";
+import * as rank from "./rank.js";
 import { framed } from "./source.js";
 import { layer, known, possible, set, start as started, state, subscribe } from "./store.js";
 import * as strip from "./strip.js";
@@ -45,21 +46,22 @@ function shown() {
   const picture = known.pictures.find((one) => one.key === state.picture);
   return {
     name: model.name, path: picture?.path || "PICTURE", method: state.method || known.models[0].method,
-    layer: state.at >= 0 ? known.models[0].layers[state.at].name : "",
+    layer: state.at >= 0 ? known.models[0].layers[state.at].name : "", fit: state.fit,
   };
 }
 
 /** @returns {string} the command that makes the evidence */
 export function command() {
-  const { name, path, method, layer } = shown();
-  const words = [name, path, "-m", method, "-t", state.target, ...(layer ? ["-l", layer] : []), ...known.settings.words];
+  const { name, path, method, layer, fit } = shown();
+  const words = [name, path, "-m", method, "-t", state.target, ...(layer ? ["-l", layer] : [])];
+  words.push(...known.settings.words, ...(fit ? ["--resize", fit] : []));
   return `onnx-analyzer explain ${words.map(quoted).join(" ")} -o evidence.png`;
 }
 
 /** @returns {string} the same in Python */
 export function python() {
-  const { name, path, method, layer } = shown();
-  const keywords = Object.entries({ ...(layer ? { layer } : {}), ...known.settings.keywords });
+  const { name, path, method, layer, fit } = shown();
+  const keywords = Object.entries({ ...(layer ? { layer } : {}), ...known.settings.keywords, ...(fit ? { resize: fit } : {}) });
   const given = [name, path, method, state.target].map(literal).concat(keywords.map(([key, value]) => `${key}=${literal(value)}`));
   return `import analyzer; analyzer.explain(${given.join(", ")}).save("evidence.png")`;
 }
@@ -120,7 +122,7 @@ async function start() {
   set(possible(state));
   started();
   map.build(); strip.build(); unit.buttons(); input.methods();
-  grid.load(); input.load(); unit.project(); map.drifts(); card.ask();
+  grid.load(); input.load(); unit.project(); map.drifts(); card.ask(); rank.load();
   $("where").textContent = input.title();
 }
 

@@ -2,7 +2,7 @@
 
 import { json } from "./api.js";
 import { color } from "./draw.js";
-import { known, layers, live, set, state, subscribe } from "./store.js";
+import { known, layers, live, set, shownPicture, state, subscribe } from "./store.js";
 
 const list = /** @type {HTMLElement} */ (document.getElementById("layers"));
 const ROW = 36;  // pixels of a layer, as in style.css
@@ -79,7 +79,7 @@ function select() {
 /** Colors the layers by how far the candidate drifts on the picture. */
 async function drifts() {
   if (known.models.length < 2) return;
-  const found = await json(`drifts/${state.picture}`, {}, "drifts");
+  const found = await json(`drifts/${shownPicture()}`, {}, "drifts");
   if (!found) return;
   layers().forEach((about, number) => { about.drift = found.layers[number]; });
   first = found.first;

@@ -28,6 +28,7 @@ export function set(changes) {
   const changed = new Set(Object.keys(changes).filter((name) => state[/** @type {keyof State} */ (name)] !== changes[/** @type {keyof State} */ (name)]));
   if (!changed.size) return;
   state = { ...state, ...changes };
+  if (changed.has("fit")) changed.add("picture");
   if (!started) return;
   history.replaceState(null, "", `#${fragment(state)}`);
   for (const listener of listeners) listener(changed);
@@ -46,6 +47,9 @@ export function possible(said) {
 }
 
 window.addEventListener("hashchange", () => { if (started) set(possible(stateOf(location.hash))); });
+
+/** @param {string} [key] @returns {string} the picture, brought to the input's size as is chosen */
+export function shownPicture(key = state.picture) { return key + (state.fit ? `~${state.fit}` : ""); }
 
 /** @returns {any[]} the layers of the reference, by which those of the candidate are counted */
 export function layers() { return known.models[0].layers; }

@@ -2,10 +2,10 @@
 
 import { bitmap, cancel, packed } from "./api.js";
 import { digits, fitted, nearly, show, color } from "./draw.js";
-import { whenDrawn } from "./grid.js";
+import { source, whenDrawn } from "./grid.js";
 import { outline } from "./input.js";
 import { exported } from "./source.js";
-import { known, layer, live, set, state, subscribe } from "./store.js";
+import { known, layer, live, set, shownPicture, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -41,9 +41,9 @@ whenDrawn((atlas, tiles) => {
 let map = null;
 
 async function values() {
-  const of = `${state.picture}/${state.layer}/${state.unit}/${state.model}`;
+  const of = [shownPicture(), state.layer, state.unit, state.model, ...Object.values(source())].join("/");
   if (!exported && map?.of !== of) {
-    const found = await packed((data) => data, `values/${state.picture}/${state.layer}/${state.unit}`, { model: state.model }, "values");
+    const found = await packed((data) => data, `values/${shownPicture()}/${state.layer}/${state.unit}`, { model: state.model, ...source() }, "values");
     if (!found) return;
     map = { of, grid: found.about.grid, numbers: new Float32Array(found.data) };
   }
@@ -88,7 +88,7 @@ export async function project() {
   if (!state.policy || !where) { cancel("project"); show($("projection"), null); $("projection-note").textContent = ""; return; }
   try {
     const asked = { policy: state.policy, model: Math.min(state.model, 1), y: from.y, x: from.x };
-    const found = await packed(bitmap, `project/${state.picture}/${from.layer}/${from.unit}`, asked, "project");
+    const found = await packed(bitmap, `project/${shownPicture()}/${from.layer}/${from.unit}`, asked, "project");
     if (!found) return;
     show($("projection"), found.data);
     $("projection").dataset.shown = `${state.picture}/${from.layer}/${from.unit}/${state.policy}`;

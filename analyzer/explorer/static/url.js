@@ -18,6 +18,10 @@
  * @property {"unit"|"layer"} scale  of the gray levels
  * @property {number} gamma
  * @property {number} zoom  0: all units, 1: the unit, 2: its projection
+ * @property {"activations"|"backward"|"patches"|"optima"} tiles  what the units show
+ * @property {string} fit  how pictures are brought to the input's size; "": as the model's card says
+ * @property {string} second  key of a picture whose units are taken off; "" for none
+ * @property {"activation"|"target"} rank  how units are listed
  * @property {boolean} card  whether the unit card is shown
  * @property {boolean} labels  whether predictions are shown
  */
@@ -26,6 +30,7 @@
 export const DEFAULTS = {
   picture: "0", layer: -1, unit: 0, y: -1, x: -1, area: "layers", model: 0, evidence: "method", method: "",
   target: "top1", card: true, at: -1, policy: "deconvnet", pin: "", scale: "unit", gamma: 1, zoom: 0, labels: true,
+  tiles: "activations", fit: "", second: "", rank: "activation",
 };
 
 /** @param {State} state @returns {string} the fragment, without "#" */

@@ -1,0 +1,40 @@
+// The units of the layer in order: of activation, or of what they say for the explained class.
+
+import { json } from "./api.js";
+import { digits } from "./draw.js";
+import { exported } from "./source.js";
+import { live, set, shownPicture, state, subscribe } from "./store.js";
+
+const SHOWN = 24;
+const list = /** @type {HTMLElement} */ (document.getElementById("ranked"));
+const choice = /** @type {HTMLSelectElement} */ (document.getElementById("rank"));
+
+export async function load() {
+  if (exported || live.on) return;
+  choice.value = state.rank;
+  /** @type {Record<string, string>} */
+  const asked = state.rank === "target" ? { by: "target", target: state.target } : {};
+  try {
+    const found = await json(`ranking/${shownPicture()}/${state.layer}`, { model: Math.min(state.model, 1), ...asked }, "ranking");
+    if (found) list.replaceChildren(...found.channels.slice(0, SHOWN).map(item));
+  } catch (error) {
+    list.textContent = /** @type {Error} */ (error).message;
+  }
+}
+
+/** @param {[number, number]} one @returns {HTMLElement} */
+function item([unit, value]) {
+  const made = document.createElement("li"), button = document.createElement("button"), said = document.createElement("span");
+  button.type = "button"; button.title = `unit ${unit}: ${value}`;
+  said.textContent = ` ${digits(value)}`;
+  button.append(String(unit), said);
+  button.addEventListener("click", () => set({ unit, y: -1, x: -1, area: "units" }));
+  made.append(button);
+  return made;
+}
+
+choice.addEventListener("change", () => set({ rank: /** @type {"activation" | "target"} */ (choice.value) }));
+subscribe((changed) => {
+  const moved = ["picture", "layer", "model", "rank"].some((name) => changed.has(name));
+  if (moved || (state.rank === "target" && changed.has("target"))) load();
+});
