@@ -150,7 +150,7 @@ class Projector:
         self.session = model.session(graph, self._outputs)
 
     def _select(self, op: Builder, ones: bool = False) -> tuple[Value, Value, Value, Value]:
-        """(s, channel, position, activation): s = A ⊙ 1[the chosen units], (N, channels, positions); A = 1 if `ones`."""
+        """(s, channel, position, activation): s = A ⊙ 1[the chosen units], (N, channels, positions), or A = 1."""
         flat = self.units.flat(op)
         best, peak = op.ArgMax(flat, axis=2, keepdims=0), op.ReduceMax(flat, [2], keepdims=0)
         zero = np.int64(0)

@@ -257,14 +257,15 @@ class Bench:
             NotFoundError: the target is no class.
         """
         feeds = self._filled(self.fed(picture))
-        logits = task_for(self.explainer, self._question("top1"), feeds).logits
+        task = task_for(self.explainer, self._question("top1"), feeds)
         known = self.predictions(picture)
         number = next((one.index for one in known if one.target == target or target == "top1"), None)
         if number is None and target.isdecimal():
             number = int(target)
-        if number is None or self.task != "classification" or len(logits.shape or ()) != 2:
+        sizes = task.logits.shape or ()
+        if number is None or not task.by_class or len(sizes) != 2 or not 0 <= number < int(sizes[1] or 0):
             raise NotFoundError(f"{target!r} is no class of a classifier", "pin a unit (d) instead")
-        return Origin(logits.name, number, 0)
+        return Origin(task.logits.name, number, 0)
 
     def pixels(self, projection: Projection) -> np.ndarray:
         """(H, W, C) in RGB order."""

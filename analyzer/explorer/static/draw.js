@@ -106,5 +106,6 @@ export function color(name) {
 
 /** @param {number} value @returns {string} four digits */
 export function digits(value) {
-  return Number.isFinite(value) ? String(Number(value.toPrecision(4))) : String(value);
+  const size = Math.abs(value), short = Number(value.toPrecision(4));
+  return Number.isFinite(value) && size && (size >= 1e6 || size < 1e-4) ? short.toExponential() : String(short);
 }

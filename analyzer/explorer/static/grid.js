@@ -76,7 +76,7 @@ async function loadPatterns() {
 function paint() {
   if (!atlas) return;
   tiles = new OffscreenCanvas(atlas.width, atlas.gray.length / atlas.width);
-  /** @type {OffscreenCanvasRenderingContext2D} */ (tiles.getContext("2d")).putImageData(colored(atlas, state.scale, state.gamma), 0, 0);
+  /** @type {OffscreenCanvasRenderingContext2D} */ (tiles.getContext("2d")).putImageData(colored(atlas, scaled(), state.gamma), 0, 0);
   const context = fitted(canvas), { columns, width, height, gap } = geometry(), [h, w] = atlas.tile;
   context.imageSmoothingEnabled = false;
   for (let at = 0; at < atlas.count; at++) {
@@ -85,11 +85,14 @@ function paint() {
     context.drawImage(from, (at % across) * wide, Math.floor(at / across) * high, wide, high, x, y, width, height);
   }
   const [low, high] = range(atlas);
-  scale.textContent = [meaning(), state.scale === "unit" ? "each unit's own scale" : `${digits(low)} … ${digits(high)}`].filter(Boolean).join(", ");
+  scale.textContent = [meaning(), scaled() === "unit" ? "each unit's own scale" : `${digits(low)} … ${digits(high)}`].filter(Boolean).join(", ");
   canvas.dataset.shown = shown;
   mark();
   for (const call of followers) call(atlas, tiles);
 }
+
+/** @returns {"unit" | "layer"} gradients are shown beside each other: zero everywhere in the middle */
+function scaled() { return state.tiles === "backward" ? "layer" : state.scale; }
 
 /** @returns {string} what the tiles are, where it is not activations */
 function meaning() {
