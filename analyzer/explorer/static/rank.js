@@ -2,6 +2,7 @@
 
 import { json } from "./api.js";
 import { digits } from "./draw.js";
+import { whenDrawn } from "./grid.js";
 import { exported } from "./source.js";
 import { live, set, shownPicture, state, subscribe } from "./store.js";
 
@@ -33,6 +34,13 @@ function item([unit, value]) {
   return made;
 }
 
+if (exported) {
+  choice.disabled = true;
+  whenDrawn(({ high }) => {
+    const all = high.map((value, unit) => /** @type {[number, number]} */ ([unit, value])).sort((a, b) => b[1] - a[1]);
+    list.replaceChildren(...all.slice(0, SHOWN).map(item));
+  });
+}
 choice.addEventListener("change", () => set({ rank: /** @type {"activation" | "target"} */ (choice.value) }));
 subscribe((changed) => {
   const moved = ["picture", "layer", "model", "rank"].some((name) => changed.has(name));
