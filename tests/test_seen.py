@@ -439,10 +439,10 @@ def test_a_check_names_the_pictures_that_speak_for_its_finding() -> None:
 
 
 def test_channels_that_an_audit_finds() -> None:
-    rows = [{"layer": f"{d}-{s}", "channels": 8, "dead": d, "saturated": s} for d, s in ((2, 2), (3, 0), (0, 3))]
+    rows = [{"layer": f"{d}-{s}", "channels": 8, "dead": d, "saturated": s} for d, s in ((3, 2), (4, 0), (0, 4))]
     found = audits.findings(audited() | {"layers": rows})
-    assert [(f.code, f.where) for f in found] == [("dead-channels", "3-0"), ("saturated-channels", "0-3")]
-    assert all((f.value, f.limit) == (0.375, 0.25) for f in found)
+    assert [(f.code, f.where) for f in found] == [("dead-channels", "4-0"), ("saturated-channels", "0-4")]
+    assert [(f.value, f.limit) for f in found] == [(0.5, 0.4), (0.5, 0.25)]
 
 
 # ---- Sizes ----

@@ -77,7 +77,7 @@ def html(
         contract=[[name, *(row.get(key) for key in keys)] for name, row in contract.items()],
         contract_header=["preprocessing", *keys],
         layers=[_layer(row) for row in layers],
-        layer_plots=_layer_plots(layers),
+        layer_plots=_layer_plots(layers, checks),
         rows=[[row.get(key) for key in columns] for row in rows],
         row_header=[key.replace("_", " ") for key in columns],
         identity=identity_rows([*identity.items(), *document.get("run", {}).items()]),
@@ -206,12 +206,21 @@ def _at(row: Mapping[str, Any], path: Sequence[str]) -> Any:
     return value
 
 
-def _layer_plots(layers: Sequence[Mapping[str, Any]]) -> list[plots.Plot]:
+def _layer_plots(layers: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]) -> list[plots.Plot]:
     if len(layers) < 3:
         return []
-    shares = {name: [row[name] / row["channels"] for row in layers] for name in ("dead", "saturated")}
-    title = "Share of the channels that are dead or saturated, over depth"
-    return [plots.lines(title, shares, (0.0, 1.0), "layers, first to last", limit=0.25, size=plots.WIDE)]
+    limits = {row["check"]: row.get("limit") for row in checks}
+    return [
+        plots.lines(
+            f"Share of the channels that are {name}, over depth",
+            {name: [row[name] / row["channels"] for row in layers]},
+            (0.0, 1.0),
+            "layers, first to last",
+            limit=limits.get(name),
+            size=plots.WIDE,
+        )
+        for name in ("dead", "saturated")
+    ]
 
 
 def _layer(row: Mapping[str, Any]) -> list[Any]:

@@ -309,7 +309,7 @@ CHECKS = (
     ),
     Check(
         "dead", "dead channels", "Share of a layer's channels that have the same value everywhere, on all pictures.",
-        _channels("dead"), "dead-channels", 0.25, "above",
+        _channels("dead"), "dead-channels", 0.4, "above",
         "{dead} of {channels} channels are constant on all pictures",
         "Use more pictures; if they stay constant, the weights before the layer were lost or never trained.",
     ),
