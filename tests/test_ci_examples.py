@@ -10,7 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ class Sample(dict[str, Any]):
 
 
 class Dataset:
-    made: list[Dataset] = []
+    made: ClassVar[list[Dataset]] = []
 
     def __init__(self, name: str) -> None:
         self.name, self.samples = name, list[Sample]()
