@@ -6,6 +6,9 @@ import functools
 import http.server
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -209,6 +212,47 @@ def test_a_bucket(bucket: str, means: list[float], tmp_path: Path) -> None:
     journal = tmp_path / "kept"
     assert run(Means(), samples, journal).result == means
     assert run(Means(), samples, journal).resumed == len(NAMES)
+
+
+def test_results_in_a_bucket(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """What a command writes to an address is what it writes to a folder; nothing stays here."""
+    import s3fs
+
+    store = s3fs.S3FileSystem()
+    words = [
+        sys.executable,
+        str(ROOT / "cli.py"),
+        "mine",
+        str(CNN),
+        f"{bucket}/cats",
+        "--policy",
+        "none",
+        "--draw",
+        "0",
+    ]
+    said = functools.partial(
+        subprocess.run,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ONNX_ANALYZER_CACHE": str(tmp_path / "kept")},
+    )
+    here, there = (said([*words, "-o", out]) for out in (str(tmp_path / "mined"), f"{bucket}/results/mined"))
+    assert here.returncode == there.returncode == 0, there.stderr
+    assert there.stdout.replace(f"{bucket}/results/mined", "X") == here.stdout.replace(str(tmp_path / "mined"), "X")
+    names = [p.name for p in sorted((tmp_path / "mined").iterdir())]
+    assert [name.rpartition("/")[2] for name in sorted(store.find("pictures/results/mined"))] == names
+    assert store.cat("pictures/results/mined/top.json") == (tmp_path / "mined" / "top.json").read_bytes()
+    assert not list((tmp_path / "kept" / "uploads").iterdir())
+    shown = said([*words[:2], "explain", str(CNN), f"{bucket}/cats/a.png", "-o", f"{bucket}/a.png", "--format", "json"])
+    assert json.loads(shown.stdout)["results"][0]["written"] == f"{bucket}/a.png"
+    assert decode(store.cat("pictures/a.png")).ndim == 3
+    refused = said([*words, "-o", "s3://no-such-bucket/mined"])
+    assert (
+        refused.returncode == 2
+        and "s3://no-such-bucket/mined/" in refused.stderr
+        and "results are in" in refused.stderr
+    )
+    assert list((tmp_path / "kept" / "uploads").rglob("top.json"))
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

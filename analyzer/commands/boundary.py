@@ -53,10 +53,12 @@ def is_own_process() -> bool:
 
 def _guarded() -> int:
     from analyzer.commands.group import cli
+    from analyzer.commands.uploads import upload
     from analyzer.files import guard
 
     with guard():
         code = cli.main(prog_name="onnx-analyzer", standalone_mode=False)
+        upload()
     return code if isinstance(code, int) else 0
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from analyzer.commands.stdout import is_stdout
+from analyzer.commands.uploads import addressed
 from analyzer.heartbeat import alive
 from analyzer.plain import visible
 from analyzer.version import JSON_SCHEMA, __version__
@@ -84,7 +85,7 @@ def print_json(kind: str, content: dict[str, Any], indent: int | None = 2) -> No
     end_bar()
     document = {"schema_version": JSON_SCHEMA, "kind": kind, "onnx_analyzer": __version__, **content}
     escaped = "utf" not in (getattr(sys.stdout, "encoding", None) or "").lower()
-    click.echo(as_json(document, indent=indent, sort_keys=True, ensure_ascii=escaped))
+    click.echo(addressed(as_json(document, indent=indent, sort_keys=True, ensure_ascii=escaped)))
 
 
 def finish(form: str, kind: str, document: dict[str, Any], lines: Iterable[str], written: Sequence[str] = ()) -> None:
@@ -106,7 +107,7 @@ def say_written(place: str | Path) -> None:
         note(f"note: no font of this machine has {shown}; install Noto or another font, or use other labels")
         fonts.missing.clear()
     if not is_stdout(place):
-        click.echo(f"written: {place}")
+        click.echo(f"written: {addressed(str(place))}")
 
 
 def is_quiet() -> bool:

@@ -16,6 +16,7 @@ from click import Choice
 from analyzer.commands import complete
 from analyzer.commands.renamed import Command, arguments_of
 from analyzer.commands.stdout import through_stdout, to_stdout
+from analyzer.commands.uploads import staged
 from analyzer.docstrings import docstring
 from analyzer.files import claim, protect
 
@@ -89,6 +90,7 @@ class OutputPath(click.Path):
             if not self.stdout or ctx is None:
                 self.fail("this result cannot go to stdout; give a file name", param, ctx)
             return to_stdout(ctx)
+        value = staged(os.fspath(value))
         if self.dir_okay and self.file_okay:
             return value  # which of the two shows later: `destinations` claims the files
         path = super().convert(value, param, ctx)
@@ -104,7 +106,7 @@ class ReportPath(OutputPath):
         from analyzer.report.files import is_folder
 
         if value and is_folder(value):
-            return value  # `atomic_file` checks each file in it
+            return staged(value)  # `atomic_file` checks each file in it
         return super().convert(value, param, ctx)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from analyzer.commands.common import finish, table
 from analyzer.commands.options import Given, InputPath, argument, format_option
@@ -29,7 +30,7 @@ def command(given: Status) -> int:
     found = states(given.folder)
     if not found:
         raise InputError(f"{given.folder} has no run", "give the folder of --store, or of -o of mine")
-    rows = []
+    rows = list[dict[str, Any]]()
     for state in found:
         doing = "running" if state.running else "finished" if 0 < state.of <= state.done else "stopped"
         left = (state.of - state.done) / state.rate if state.running and state.rate else None

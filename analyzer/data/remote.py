@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from analyzer.errors import InputError
 from analyzer.images.decode import MAX_FILE_BYTES
 from analyzer.images.sources import Stored
+
+
+WITH_FOLDERS = ("file://", "local://", "sftp://", "ssh://", "hdfs://", "webhdfs://", "smb://")
 
 
 def is_remote(source: Any) -> bool:
@@ -55,6 +59,21 @@ def opened(source: str) -> Iterator[IO[bytes]]:
         raise
     except Exception as error:  # every store has errors of its own
         raise InputError(f"{source}: cannot be read ({_said(error)})") from error
+
+
+def put(file: Path, url: str) -> None:
+    """Uploads a file.
+
+    Raises:
+        InputError: it cannot be.
+    """
+    files, path = _files(url)
+    try:
+        if url.startswith(WITH_FOLDERS):  # elsewhere that would make a bucket
+            files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        files.put_file(str(file), path)
+    except Exception as error:  # every store has errors of its own
+        raise InputError(f"{url}: cannot be written ({_said(error)})", _hint(url)) from error
 
 
 def addresses(url: str) -> list[str]:

@@ -210,7 +210,7 @@ def _state(paths: Sequence[Path]) -> State:
     assert match is not None
     records = [record for path in sorted(paths, reverse=True) for record in _records(path)]  # the state, the journal
     heads = [record for record in records if "samples" in record]
-    head = heads[-1] if heads else {"samples": 0, "batch": 1, "begun": 0.0, "had": 0}
+    head: dict[str, Any] = heads[-1] if heads else {"samples": 0, "batch": 1, "begun": 0.0, "had": 0}
     batch, count = head["batch"], head["samples"]
     blocks = [Block(**record) for record in records if "level" in record]
     done = sum(min(block.stop * batch, count) - min(block.start * batch, count) for block in blocks)
