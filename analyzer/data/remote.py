@@ -12,7 +12,6 @@ from analyzer.errors import InputError
 from analyzer.images.decode import MAX_FILE_BYTES
 from analyzer.images.sources import Stored
 
-
 WITH_FOLDERS = ("file://", "local://", "sftp://", "ssh://", "hdfs://", "webhdfs://", "smb://")
 
 
