@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -9,9 +11,9 @@ import pytest
 from analyzer import append_vjp
 from analyzer.analysis import receptive_field
 from analyzer.attribution import Explainer
-from analyzer.attribution.projection import Switches, project, read_switches
+from analyzer.attribution.projection import Projector, Switches, mean_switches, project, read_switches
 from analyzer.attribution.units import WHOLE, Units, clipped, parse_unit
-from analyzer.errors import InputError, NotFoundError
+from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.runtime import Session
 from tests.models import model, node, small_cnn
 
@@ -202,3 +204,85 @@ def test_projections_are_those_of_torch(policy: str) -> None:
     layer.backward(seed)
     found = project(Explainer(small_cnn()), IMAGES, "r2", 5, policy=policy)
     np.testing.assert_allclose(found.pixels, image.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+
+# ---- Without a picture ----
+
+
+def all_convolutional() -> onnx.ModelProto:
+    """Three convolutions, the second of stride 2, with Relu and biases between: no pooling."""
+    rng = np.random.default_rng(2)
+    shapes = {"w1": (6, 3, 3, 3), "w2": (8, 6, 3, 3), "w3": (5, 8, 3, 3)}
+    weights = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    weights |= {f"b{i}": rng.standard_normal(weights[f"w{i}"].shape[0]).astype(np.float32) for i in (1, 2, 3)}
+    nodes = []
+    for i, (given, stride) in enumerate((("x", 1), ("r1", 2), ("r2", 1)), 1):
+        nodes.append(node("Conv", [given, f"w{i}", f"b{i}"], [f"c{i}"], pads=[1] * 4, strides=[stride] * 2))
+        nodes.append(node("Relu", [f"c{i}"], [f"r{i}"]))
+    return model(nodes, {"x": [1, 3, 12, 12]}, {"r3": [1, 5, 6, 6]}, weights)
+
+
+def test_without_pooling_a_deconvnet_needs_no_picture() -> None:
+    """By PyTorch's transposed convolutions, from a 1 in the middle, and of nothing but the weights."""
+    torch = pytest.importorskip("torch")
+    network = all_convolutional()
+    weights = {t.name: torch.tensor(onnx.numpy_helper.to_array(t).copy()) for t in network.graph.initializer}
+    projector = Projector(Explainer(network), {"x": (1, 3, 12, 12)}, "r3", blind=True)
+    assert "x" not in projector.session.inputs
+    for channel in range(5):
+        signal = torch.zeros(1, 5, 6, 6)
+        signal[0, channel, 3, 3] = 1
+        for i, (stride, more) in ((3, (1, 0)), (2, (2, 1)), (1, (1, 0))):
+            signal = torch.nn.functional.conv_transpose2d(
+                torch.relu(signal), weights[f"w{i}"], stride=stride, padding=1, output_padding=more
+            )
+        found = projector.run({}, channel)
+        np.testing.assert_allclose(found.pixels, signal.numpy(), rtol=1e-4, atol=1e-5)
+        assert found.activation[0] == 1
+    with pytest.raises(InputError, match="only in a picture"):
+        projector.run({})
+    with pytest.raises(UnsupportedError, match="depends on a picture"):
+        Projector(Explainer(network), {"x": (1, 3, 12, 12)}, "r3", "guided", blind=True)
+
+
+def test_max_pooling_wants_switches_and_mean_ones_lie_between(explainer: Explainer) -> None:
+    with pytest.raises(UnsupportedError, match="switches"):
+        Projector(explainer, {"x": (1, 3, 12, 12)}, "r2", blind=True)
+    each = [read_switches(explainer, IMAGES[i : i + 1], "r2")["p1"] for i in range(3)]
+    mean = mean_switches(explainer, (IMAGES[i : i + 1] for i in range(3)), "r2")
+    for axis in (2, 3):
+        rows = [np.unravel_index(one, (1, 8, 12, 12))[axis] for one in each]
+        expected = np.rint(np.mean(rows, axis=0))
+        assert (np.unravel_index(mean["p1"], (1, 8, 12, 12))[axis] == expected).all()
+    same = mean_switches(explainer, [IMAGES[:1]], "r2")
+    seen = project(explainer, IMAGES[:1], "r2")
+    at = int(seen.channel[0]), int(seen.position[0])
+    found = Projector(explainer, {"x": (1, 3, 12, 12)}, "r2", swapped=True, blind=True).run({}, *at, same)
+    np.testing.assert_allclose(found.pixels * seen.activation[0], seen.pixels, rtol=1e-4, atol=1e-6)
+    assert np.abs(seen.pixels).max() > 0
+
+
+def test_the_command_without_a_picture(tmp_path, monkeypatch, capsys) -> None:
+    from analyzer.commands import main
+    from analyzer.images import decode, write_png
+
+    onnx.save(small_cnn(), tmp_path / "m.onnx")
+    (tmp_path / "pics").mkdir()
+    for i in range(2):
+        write_png(tmp_path / "pics" / f"{i}.png", RNG.integers(0, 256, (12, 12, 3)).astype(np.uint8))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*more: str) -> tuple[int, str]:
+        flags = ["-l", "r2", "-u", "5", "--size", "12x12", "--preset", "0-1", "-o", "out.png"]
+        monkeypatch.setattr(sys, "argv", ["onnx-analyzer", "project", "m.onnx", *flags, *more])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out + said.err
+
+    code, said = call()
+    assert code == 3 and "switches" in said
+    code, said = call("--switches", "pics", "--save-switches", "mean.npz")
+    assert code == 0 and decode("out.png").std() > 1, said
+    first = decode("out.png")
+    assert call("--switches", "mean.npz")[0] == 0 and (decode("out.png") == first).all()

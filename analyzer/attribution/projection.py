@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,8 @@ from analyzer.gradient import find_policy, pullback
 from analyzer.gradient.policies import with_switches
 from analyzer.gradient.rules.pooling import max_pool_switches
 from analyzer.graph import Builder, Graph, Node, Value
-from analyzer.graph.nodes import known_shape
+from analyzer.graph.cut import behind
+from analyzer.graph.nodes import fixed_sizes, known_shape
 from analyzer.graph.query import ancestors, descendants
 
 INT64 = np.dtype(np.int64)
@@ -106,12 +107,16 @@ class Projector:
         swapped: switches are passed to every run instead of being computed.
         wrt: a tensor before the layer. Then `Projection.pixels` is ∂s/∂wrt, shaped as it, with 1 in place of the
             activation of the units in s.
+        blind: no picture: units have an activation of 1 (Springenberg et al. 2014, section 4), and the strongest
+            position is the one in the middle. Only with a policy that reads nothing of the picture: a deconvnet
+            between rectifiers and, with `swapped`, max-pooling.
 
     Attributes:
         units: the units of the layer. session: what projects them.
 
     Raises:
-        NotFoundError: no such layer or policy. UnsupportedError: a gradient rule is missing on the way.
+        NotFoundError: no such layer or policy. UnsupportedError: a gradient rule is missing on the way, or `blind`
+            needs the picture.
     """
 
     def __init__(
@@ -122,8 +127,10 @@ class Projector:
         policy: str = "deconvnet",
         swapped: bool = False,
         wrt: str | None = None,
+        blind: bool = False,
     ) -> None:
         graph = model.graph(shapes)
+        self._blind = blind
         op = Builder(graph, "projection")
         self.policy = policy
         self.units = Units.of(graph, layer, model.declared, model.labels)
@@ -147,11 +154,30 @@ class Projector:
                 f"{graph.name}: {self.units.name!r} does not depend on {to!r}", "choose another layer"
             )
         self._outputs = [graph.add_output(v).name for v in (op.cast(pixels, np.dtype(np.float32)), *chosen)]
+        if blind:
+            graph = self._without_picture(graph, image)
         self.session = model.session(graph, self._outputs)
+
+    def _without_picture(self, graph: Graph, image: Value) -> Graph:
+        """The nodes that project a unit, if none of them reads what the network makes of a picture."""
+        cut = behind(graph, [], self._outputs)
+        forward = descendants(graph, [image.name]) | {image.name}
+        read = {i.name for n in cut.forward_nodes() for i in n.inputs if i.name in forward}
+        if not read:
+            return cut
+        pools = [name for name in self._pools if name not in self._given]
+        if pools and self.policy == "deconvnet":
+            hint = "give --switches: an .npz file, or pictures whose mean switches are used"
+            raise UnsupportedError(f"max-pooling ({', '.join(pools[:3])}) can be undone with switches only", hint)
+        raise UnsupportedError(
+            f"the {self.policy} projection of {self.units.name!r} depends on a picture", "give one, or use deconvnet"
+        )
 
     def _select(self, op: Builder, ones: bool = False) -> tuple[Value, Value, Value, Value]:
         """(s, channel, position, activation): s = A ⊙ 1[the chosen units], (N, channels, positions), or A = 1."""
         flat = self.units.flat(op)
+        if self._blind:
+            flat = op.constant(np.ones((self.units.shape[0], self.units.channels, self.units.positions), flat.dtype))
         best, peak = op.ArgMax(flat, axis=2, keepdims=0), op.ReduceMax(flat, [2], keepdims=0)
         zero = np.int64(0)
         channel = op.Where(op.Less(self._channel, zero), op.ArgMax(peak, axis=1, keepdims=0), self._channel)
@@ -188,10 +214,14 @@ class Projector:
         channels, positions = (np.broadcast_to(np.asarray(a, np.int64), (count,)) for a in (channel, position))
         for c, p in zip(channels, positions, strict=True):
             self.units.check(int(c), int(p))
+        if self._blind and (channels < 0).any():
+            raise InputError("the strongest channel shows only in a picture", "give a picture, or name a channel")
+        if self._blind:
+            middle = self.units.position(tuple(g // 2 for g in self.units.grid))
+            positions = np.where(positions == STRONGEST, middle, positions)
         given = {value.name: self._switch(name, value, switches) for name, value in self._given.items()}
-        found = self.session.run(
-            {**feeds, **given, self._channel.name: channels, self._position.name: positions}, self._outputs
-        )
+        chosen = {**feeds, **given, self._channel.name: channels, self._position.name: positions}
+        found = self.session.run({n: a for n, a in chosen.items() if n in self.session.inputs}, self._outputs)
         pixels, at_channel, at_position, seen = (found[name] for name in self._outputs)
         return Projection(pixels, self.axes, at_channel, at_position, seen, self.units.name, self.policy)
 
@@ -228,6 +258,35 @@ def read_switches(model: Model, inputs: Any, layer: str = "auto") -> Switches:
     switches = {name: max_pool_switches(op, node) for name, node in pools.items()}
     found = model.run(graph, feeds, [graph.add_output(value).name for value in switches.values()])
     return Switches(dict(zip(switches, found, strict=True)))
+
+
+def mean_switches(model: Model, pictures: Iterable[Any], layer: str = "auto") -> Switches:
+    """Where the maximum of each window is on average: the mean row and column over pictures, rounded.
+
+    Args:
+        pictures: preprocessed arrays of one picture each, or {input: array}, all of one size.
+
+    Raises:
+        InputError: there are no pictures.
+    """
+    total: dict[str, np.ndarray] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
+    count = 0
+    for inputs in pictures:
+        feeds = model.feeds(inputs)
+        graph = model.graph_of(feeds)
+        for name, indices in read_switches(model, feeds, layer).items():
+            producer = graph.producer(graph[name])
+            shape = None if producer is None else fixed_sizes(producer.inputs[0].shape)
+            assert shape is not None  # those of the inputs are fixed
+            sizes[name] = shape
+            places = np.stack(np.unravel_index(indices, sizes[name]))
+            total[name] = total.get(name, np.zeros(places.shape)) + places
+        count += 1
+    if not count:
+        raise InputError("mean switches need a picture", "give one or more")
+    places_of = {name: np.rint(places / count).astype(np.int64) for name, places in total.items()}
+    return Switches({name: np.ravel_multi_index(tuple(p), sizes[name]) for name, p in places_of.items()})
 
 
 def project(

@@ -11,9 +11,10 @@ import numpy as np
 from analyzer.analysis import receptive_field
 from analyzer.attribution.finite import say_not_finite
 from analyzer.attribution.model import Model, sizes_of
-from analyzer.attribution.projection import Projector, Switches, read_switches
+from analyzer.attribution.projection import Projector, Switches, mean_switches
 from analyzer.attribution.question import Inputs
 from analyzer.attribution.units import WHOLE, clipped, parse_unit, rgb
+from analyzer.data import find_pictures
 from analyzer.images import Feeding, Preprocess, draw_boxes, grid, signed_view
 
 
@@ -43,13 +44,13 @@ class UnitViews:
     """Units of `layer` on one picture.
 
     Attributes:
-        seen: the picture as the network sees it, (H, W, 3) uint8.
+        seen: the picture as the network sees it, (H, W, 3) uint8; None without one.
         diagnosis: where NaN or ∞ first appears; "" if all values are finite.
     """
 
     layer: str
     policy: str
-    seen: np.ndarray
+    seen: np.ndarray | None
     units: tuple[UnitView, ...]
     diagnosis: str = ""
 
@@ -60,25 +61,27 @@ class UnitViews:
 
     def figure(self) -> np.ndarray:
         """One row per unit: the picture with its receptive field, the projection (signed, in colours), close-ups."""
-        tiles, names = [], []
+        tiles, names = list[np.ndarray](), list[str]()
         for unit in self.units:
             x0, y0, x1, y1 = unit.field
             close = slice(y0, y1), slice(x0, x1)
-            tiles += [
-                draw_boxes(self.seen, [unit.field], [""]),
-                signed_view(unit.pixels, "normalised"),
-                signed_view(unit.pixels, "signed"),
-                self.seen[close],
-                signed_view(unit.pixels[close], "normalised"),
-            ]
             name = f"channel {unit.channel}" + ("" if unit.position is None else f" at {unit.place}")
-            names += [name, "projection", "signed sum", "close up", "projection, close up"]
-        return grid(tiles, names, 5, f"{self.policy} of {self.layer}")
+            drawn = {"projection": unit.pixels, "signed sum": unit.pixels, "projection, close up": unit.pixels[close]}
+            views = {n: signed_view(p, "signed" if n == "signed sum" else "normalised") for n, p in drawn.items()}
+            if self.seen is None:
+                views = {name: views.pop("projection"), **views}
+            else:
+                close_up = {"close up": self.seen[close], "projection, close up": views.pop("projection, close up")}
+                views = {name: draw_boxes(self.seen, [unit.field], [""]), **views, **close_up}
+            tiles += views.values()
+            names += views
+        title = f"{self.policy} of {self.layer}" + ("" if self.seen is not None else ", without a picture")
+        return grid(tiles, names, len(tiles) // len(self.units), title)
 
 
 def view_units(
     model: Model,
-    array: Inputs,
+    array: Inputs | None,
     preprocess: Preprocess | Feeding,
     layer: str = "auto",
     units: Sequence[str] = ("max",),
@@ -88,23 +91,28 @@ def view_units(
     """Project each of `units` back to the picture from which `preprocess` made `array`.
 
     Args:
+        array: None for no picture: see `Projector`.
         units: as for `parse_unit`.
         switches: switches of another picture; None for this picture's own.
 
     Raises:
         InputError: not a unit. NotFoundError: no such unit. UnsupportedError: a gradient rule is missing.
     """
-    feeds = model.feeds(array)
-    projector = Projector(model, sizes_of(feeds), layer, policy, switches is not None)
+    given = Feeding.of(preprocess, model.image)
+    feeds = None if array is None else model.feeds(array)
+    shapes = given.shapes(model.fixed_batch or 1, model) if feeds is None else sizes_of(feeds)
+    projector = Projector(model, shapes, layer, policy, switches is not None, feeds is None)
     places = [parse_unit(projector.units, text) for text in units]
-    fields = receptive_field(model.graph_of(feeds))
-    preprocess = Feeding.of(preprocess, model.image).preprocess
-    seen = preprocess.undo(feeds[model.image][0])
-    size = (seen.shape[0], seen.shape[1])
+    fields = receptive_field(model.graph(shapes))
+    preprocess = given.preprocess
+    seen = None if feeds is None else preprocess.undo(feeds[model.image][0])
+    size = preprocess.size if seen is None else (seen.shape[0], seen.shape[1])
+    assert size is not None
     found, said = [], ""
     for channel, position in places:
-        one = projector.run(feeds, channel, position, switches)
-        said = said or say_not_finite(model, feeds, (one.pixels, one.activation), [projector.units.name])
+        one = projector.run(feeds or {}, channel, position, switches)
+        if feeds is not None:
+            said = said or say_not_finite(model, feeds, (one.pixels, one.activation), [projector.units.name])
         unit, at = int(one.channel[0]), int(one.position[0])
         whole = at == WHOLE
         window = tuple((0, s) for s in size) if whole else projector.units.window(fields, unit, at, size)
@@ -122,7 +130,8 @@ def view_units(
 
 
 def switches_from(model: Model, preprocess: Preprocess | Feeding, source: str, layer: str) -> Switches:
-    """The switches from an .npz file, or of another picture."""
+    """The switches from an .npz file, or of another picture; of several, the mean ones."""
     if Path(source).suffix == ".npz":
         return Switches.load(source)
-    return read_switches(model, Feeding.of(preprocess, model.image).feed(source).feeds, layer)
+    feeding = Feeding.of(preprocess, model.image)
+    return mean_switches(model, (feeding.feed(each.source).feeds for each in find_pictures([source])), layer)
