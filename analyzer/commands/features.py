@@ -26,12 +26,8 @@ from analyzer.commands.options import (
 from analyzer.files import Places, make_folder
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from analyzer.attribution.features import Taps
     from analyzer.data import Sample
-    from analyzer.images import ModelCard
-    from analyzer.images.feeding import Fed
 
 
 class Features(Given):
@@ -94,7 +90,7 @@ def command(given: Features) -> int:
         said = say_not_finite(explainer, feeds, found.values(), list(found))
         if said:
             note(f"warning: {sample.id}: {said}")
-        seen = _seen(card, fed) if places else None
+        seen = card.feeds.seen(fed) if places else None
         rows = features.report(found, taps.layouts, Path(sample.id).stem, places, drawing, seen)
         return {"picture": sample.id, "diagnosis": said or None, "layers": rows}
 
@@ -104,12 +100,6 @@ def command(given: Features) -> int:
     else:
         print_results(results)
     return 5 if failed else 0
-
-
-def _seen(card: ModelCard, fed: Fed) -> np.ndarray:
-    """What the network sees of a picture; of a clip, its first frame as it was read."""
-    array = fed.main.array
-    return fed.image if card.feeds.main.stacked or array.ndim != 4 else card.preprocess.undo(array[0])
 
 
 def print_results(results: list[dict[str, Any]]) -> None:

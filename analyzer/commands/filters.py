@@ -26,12 +26,8 @@ from analyzer.commands.options import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from analyzer.analysis.filters import FilterBank
-    from analyzer.attribution import Explainer, Model
-
-PROJECTED = 9  # channels of a layer whose strongest activations are drawn
+    from analyzer.attribution import Model
 
 
 class Filters(Given):
@@ -96,7 +92,7 @@ def command(given: Filters) -> None:
     from analyzer.attribution import Explainer
     from analyzer.images import write_png
     from analyzer.images.mosaic import stacked
-    from analyzer.report.filters import FilterDrawing, architecture, describe, remarks
+    from analyzer.report.filters import FilterDrawing, architecture, describe, projected, remarks
 
     explainers = [Explainer(name) for name in (given.model, given.beside) if name]
     banks = [_banks(explainer, given.layers) for explainer in explainers]
@@ -106,7 +102,7 @@ def command(given: Filters) -> None:
         names = _titles(given)
         projections = None
         if given.data:
-            found = [_projections(e, b, given) for e, b in zip(explainers, banks, strict=True)]
+            found = [projected(e, b, given.data, given.chosen) for e, b in zip(explainers, banks, strict=True)]
             projections = dict(zip(names, found, strict=True))
         if given.beside or given.data:
             write_png(given.out, architecture(dict(zip(names, banks, strict=True)), drawing, projections))
@@ -141,23 +137,6 @@ def _titles(given: Filters) -> list[str]:
     """Of the models: the names of their files, numbered where they are the same."""
     names = [Path(name).name for name in (given.model, given.beside) if name]
     return names if len(set(names)) == len(names) else [f"{i + 1}: {name}" for i, name in enumerate(names)]
-
-
-def _projections(model: Explainer, banks: Sequence[FilterBank], given: Filters) -> list[np.ndarray | None]:
-    """Of every layer, the strongest activations of its channels that differ, projected to pixels."""
-    from analyzer.attribution.cards import read_card
-    from analyzer.data import find_pictures
-    from analyzer.mining import mine
-    from analyzer.mining.patches import collect_patches, distinct_channels
-
-    card, samples = read_card(model, None, {}, ()), find_pictures(given.data)
-    result = mine(model, samples, [bank.layer for bank in banks], card.feeds, 9)
-    figures: list[np.ndarray | None] = []
-    for bank in banks:
-        channels = list(given.chosen) or distinct_channels(result, bank.layer, PROJECTED)
-        (found,) = collect_patches(model, result, card.feeds, {bank.layer: channels}) if channels else (None,)
-        figures.append(found.figure() if found is not None and found.channels else None)
-    return figures
 
 
 def _channels(model: Model) -> str:

@@ -413,6 +413,11 @@ class Feeding:
         sizes = {n: (batch, *s[1:]) if model.counts_images(n) and s[0] == 1 else s for n, s in known.items()}
         return {self.main.slot.name: self.preprocess.shape(batch)} | sizes
 
+    def seen(self, fed: Fed) -> np.ndarray:
+        """What the network sees of a picture, (h, w, 3) uint8 RGB; of a clip, its first frame as it was read."""
+        array = fed.main.array
+        return fed.image if self.main.stacked or array.ndim != 4 else self.preprocess.undo(array[0])
+
     def grey(self, like: Fed) -> dict[str, np.ndarray]:
         """The inputs for a mid-grey picture of that size, made from one as small as it becomes in the input."""
         count, placement = len(like.main.frames), like.main.placement

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from analyzer.images.draw import PAPER, figure, number
 from analyzer.images.mosaic import BEYOND, stacked, tile, tile_square
 from analyzer.images.tiles import hatched
 from analyzer.images.views import Panel, sheet
+
+if TYPE_CHECKING:
+    from analyzer.attribution import Explainer
+
+PROJECTED = 9  # channels of a layer whose strongest activations are drawn
 
 
 @dataclass(frozen=True)
@@ -163,3 +168,26 @@ def remarks(bank: FilterBank) -> list[str]:
     if bank.reads_image and bank.bands[live].mean(axis=0)[1] < 0.15:
         lines.append(f"{bank.layer}: hardly any middle frequencies: a smaller kernel or stride may help")
     return lines
+
+
+def projected(
+    model: Explainer, banks: Sequence[FilterBank], pictures: Sequence[str], chosen: Sequence[int] = ()
+) -> list[np.ndarray | None]:
+    """Of every layer, the strongest activations of its channels that differ, projected to pixels: (H, W, 3) uint8 RGB.
+
+    Args:
+        pictures: files, folders, patterns and lists. chosen: channels, instead of those that differ.
+    """
+    from analyzer.attribution.cards import read_card
+    from analyzer.data import find_pictures
+    from analyzer.mining import mine
+    from analyzer.mining.patches import collect_patches, distinct_channels
+
+    card, samples = read_card(model, None, {}, ()), find_pictures(pictures)
+    result = mine(model, samples, [bank.layer for bank in banks], card.feeds, 9)
+    figures: list[np.ndarray | None] = []
+    for bank in banks:
+        channels = list(chosen) or distinct_channels(result, bank.layer, PROJECTED)
+        (found,) = collect_patches(model, result, card.feeds, {bank.layer: channels}) if channels else (None,)
+        figures.append(found.figure() if found is not None and found.channels else None)
+    return figures
