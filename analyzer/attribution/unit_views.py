@@ -101,7 +101,7 @@ def view_units(
     given = Feeding.of(preprocess, model.image)
     feeds = None if array is None else model.feeds(array)
     shapes = given.shapes(model.fixed_batch or 1, model) if feeds is None else sizes_of(feeds)
-    projector = Projector(model, shapes, layer, policy, switches is not None, feeds is None)
+    projector = Projector(model, shapes, layer, policy, switches is not None, blind=feeds is None)
     places = [parse_unit(projector.units, text) for text in units]
     fields = receptive_field(model.graph(shapes))
     preprocess = given.preprocess
