@@ -10,6 +10,7 @@ from analyzer.attribution.lines import Centers
 from analyzer.attribution.registry import Context
 from analyzer.errors import UnsupportedError
 from analyzer.graph import Value
+from analyzer.images.resample import product
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -113,7 +114,7 @@ def resized(maps: np.ndarray, size: Sequence[int], centers: Centers | None = Non
     if centers is not None:
         low = maps.min(axis=(-2, -1), keepdims=True)
         rows, columns = (centers.weights(axis, maps.shape[axis - 2], size[axis]) for axis in (0, 1))
-        return (low + rows @ (maps - low) @ columns.T).astype(np.float32)
+        return (low + product(product(rows, maps - low), columns.T)).astype(np.float32)
     first = maps.ndim - len(size)
     for axis, length in enumerate(size):
         old = maps.shape[first + axis]

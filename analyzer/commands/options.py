@@ -590,15 +590,20 @@ class OtherInputs(Given):
     )
 
 
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+LINEAR_ALGEBRA = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS = (*LINEAR_ALGEBRA, "OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
 def _bound_threads(context: click.Context, parameter: click.Parameter, threads: int | None) -> int | None:
     """Bounds those of NumPy and OpenCV as well, which read these when they are imported: by then it has to be known.
 
-    More threads than CPUs gain nothing, and each takes memory: there are no more than those.
+    More threads than CPUs gain nothing, and each takes memory: there are no more than those. NumPy's products of
+    matrices are small here; by default one thread computes them, because several would mostly wait for each other.
     """
-    if threads is not None:
+    if threads is None:
+        for name in LINEAR_ALGEBRA:
+            os.environ.setdefault(name, "1")
+    else:
         threads = min(threads, os.cpu_count() or 1)
         os.environ |= dict.fromkeys(THREADS, str(threads))
     return threads

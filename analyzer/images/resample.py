@@ -23,6 +23,7 @@ LARGE = 16_000_000  # pixels from which a picture is shrunk by Pillow, and decod
 
 # Outputs of one band share one small dense matrix: wide enough for BLAS, narrow enough to hold few zeros.
 BAND = 16
+ONE_THREAD = 1 << 18  # multiplications; OpenBLAS divides larger products of matrices among threads
 
 # PIL's fixed point. In float64 products of such weights with 8-bit pixels are exact, so sums are in any order.
 UNIT = 1 << 22
@@ -147,6 +148,12 @@ def sample(array: np.ndarray, rows: np.ndarray, columns: np.ndarray, steps: tupl
     return np.ascontiguousarray(np.moveaxis(result, 0, 2)).reshape(len(rows), len(columns), *array.shape[2:])
 
 
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b of (stacked) matrices, a few rows of `a` at a time, which one thread computes."""
+    rows = max(1, ONE_THREAD // max(1, b.shape[-2] * b.shape[-1]))
+    return np.concatenate([a[..., i : i + rows, :] @ b for i in range(0, a.shape[-2], rows)], axis=-2)
+
+
 def _nearest(start: int, count: int, length: int, total: int) -> np.ndarray:
     """⌊(i + ½) · length / total⌋ in integers, exact where it falls on the border of two pixels."""
     return (2 * np.arange(start, start + count) + 1) * length // (2 * total)
@@ -157,7 +164,8 @@ def _along_columns(image: np.ndarray, centres: np.ndarray, step: float, kernel: 
     height, width, channels = image.shape
     result = np.empty((channels, height, len(centres)), np.uint8)
     bands = list(_bands(centres, step, width, kernel))
-    stride = max(1, (1 << 22) // max(1, width * channels))
+    widest = max(into.stop - into.start for _, into, _ in bands)
+    stride = max(1, min((1 << 22) // max(1, width * channels), ONE_THREAD // (widest * BAND)))
     for start in range(0, height, stride):
         part = np.ascontiguousarray(image[start : start + stride].transpose(2, 0, 1), np.float64)
         for out, into, weights in bands:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+BLOCK = 8192  # elements; longer dot products are divided among threads, which wait for each other on a busy machine
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 0, ties sharing their mean."""
     flat = values.ravel()
-    order = np.argsort(flat, kind="stable")
+    order = np.argsort(flat)
     ordered = flat[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     lengths = np.diff(np.append(starts, flat.size))
@@ -35,10 +39,21 @@ def cosine_of(a: np.ndarray, b: np.ndarray) -> float:
     a, b = finite_in_both(a.ravel(), b.ravel())
     scale = max(float(np.abs(a).max(initial=0)), float(np.abs(b).max(initial=0))) or 1.0
     a, b = a / scale, b / scale  # squares of large numbers are infinite
-    norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    norms = norm(a) * norm(b)
     if norms == 0:
         return float(bool(a.size) and not a.any() and not b.any())
-    return float(a @ b) / norms
+    return dot(a, b) / norms
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> float:
+    """⟨a, b⟩ of two arrays, by one thread."""
+    a, b = a.ravel(), b.ravel()
+    return sum(float(a[start : start + BLOCK] @ b[start : start + BLOCK]) for start in range(0, a.size, BLOCK))
+
+
+def norm(a: np.ndarray) -> float:
+    """‖a‖ of an array, by one thread."""
+    return math.sqrt(dot(a, a))
 
 
 def finite_in_both(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.metrics.similarity import cosine_of, finite_in_both
+from analyzer.metrics.similarity import BLOCK, cosine_of, finite_in_both
 
-BLOCK = 8192  # elements; longer dot products are divided among threads
 SPARSE = 61  # of so many values one is looked at to find a bound
 
 
@@ -119,12 +118,17 @@ def _sum(sums: Sums, error: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
 
 def high_quantile(values: np.ndarray, q: float) -> float:
     """`np.quantile(values, q)` for q near 1: only the largest values are sorted."""
-    bound = np.quantile(values[::SPARSE], 2 * q - 1)
+    some = values[::SPARSE]
+    lowest = int((2 * q - 1) * (some.size - 1))
+    bound = np.partition(some, lowest)[lowest]
     largest = values[values >= bound]
     place = q * (values.size - 1) - (values.size - largest.size)
     if place < 0:
         return float(np.quantile(values, q))
-    return float(np.quantile(largest, min(place / max(largest.size - 1, 1), 1.0)))
+    below = int(place)
+    above = min(below + 1, largest.size - 1)
+    low, high = np.partition(largest, [below, above])[[below, above]].tolist()
+    return float(low + (place - below) * (high - low))
 
 
 def one_sided(a: np.ndarray, b: np.ndarray) -> tuple[bool, bool]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from analyzer.graph import Graph
 from analyzer.graph.through import constant
+from analyzer.metrics.similarity import norm
 from analyzer.validation.matching import match_by_activations, undecorated
 
 CHUNK = 4 << 20  # elements of a weight that are in double precision at a time
@@ -125,11 +126,11 @@ def _relative(a: np.ndarray, b: np.ndarray, folded: bool) -> float:
         rows = slice(start, start + step) if step < len(a) else slice(None)
         x, y = a[rows].astype(np.float64), b[rows].astype(np.float64)
         x = _rescaled(x, y) if folded else x
-        norms.append(float(np.linalg.norm(x)))
+        norms.append(norm(x))
         highest = max(highest, float(np.abs(y).max(initial=0)))
-        differences.append(float(np.linalg.norm(x - y)))
-    norm = math.hypot(*norms)
-    return math.hypot(*differences) / norm if norm else highest
+        differences.append(norm(x - y))
+    whole = math.hypot(*norms)
+    return math.hypot(*differences) / whole if whole else highest
 
 
 def _rescaled(a: np.ndarray, b: np.ndarray) -> np.ndarray:
