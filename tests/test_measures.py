@@ -140,13 +140,14 @@ def test_errors_of_outputs_add_up() -> None:
         part.add(x, y)
     merged = parts[0].merge(parts[1]).merge(parts[2])
     for one in (whole, merged):
-        errors, part = one.summary()
+        errors, part, largest = one.summary()
         squares = (a[:, 0] ** 2).mean(axis=1)  # of each slice along the axis of 4
         off = np.sqrt(((a - b)[:, 0] ** 2).mean(axis=1))
         scales = np.sqrt(squares.mean(axis=0))
         relative = off / np.maximum(scales, scales.max() / 10)
         assert np.allclose(errors, relative.max(axis=1))
-        assert part == f"slice {relative.mean(axis=0).argmax()} of 4, counted from 0"
+        worst = relative.mean(axis=0).argmax()
+        assert part == f"slice {worst} of 4, counted from 0" and np.isclose(largest, np.abs(a[..., worst]).max())
 
 
 def test_slices_of_probabilities_are_one_part() -> None:
@@ -156,7 +157,7 @@ def test_slices_of_probabilities_are_one_part() -> None:
     b = a.copy()
     b[..., :2] += 0.1
     error.add(a, b)
-    errors, part = error.summary()
+    errors, part, _ = error.summary()
     assert np.isclose(errors[0], 0.1 / np.sqrt((a[..., :2] ** 2).mean())) and part.startswith("slices 0 to 1 of 4")
 
 

@@ -790,3 +790,28 @@ def test_every_measure_of_predictions_is_defined():
     files = [tasks / "segmentation.py", tasks / "text.py", *tasks.glob("keypoints/*.py"), *tasks.glob("detection/*.py")]
     measures = {m for f in files for m in re.findall(r'Agreement\(\s*"([^"]+)"', f.read_text(encoding="utf-8"))}
     assert len(measures) >= 4 and measures <= set(DEFINITIONS)
+
+
+def test_one_scale_for_coordinates_and_scores_is_named():
+    """An output of coordinates and scores whose one scale is larger than any score: in INT8 all of these are 0."""
+
+    def network(scale: float | None) -> onnx.ModelProto:
+        rng = np.random.default_rng(0)
+        arrays = {"w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "wide": np.array(300, np.float32)}
+        output = "y" if scale is None else "joined"
+        nodes = [
+            node("Conv", ["x", "w"], ["c"]),
+            node("Sigmoid", ["c"], ["scores"]),
+            node("Mul", ["scores", "wide"], ["boxes"]),
+            node("Concat", ["boxes", "scores"], [output], axis=1),
+        ]
+        if scale is not None:
+            arrays |= {"scale": np.array(scale, np.float32), "zero": np.array(0, np.uint8)}
+            nodes += [node("QuantizeLinear", ["joined", "scale", "zero"], ["q"])]
+            nodes += [node("DequantizeLinear", ["q", "scale", "zero"], ["y"])]
+        return model(nodes, {"x": [1, 3, 12, 12]}, {"y": [1, 8, 10, 10]}, arrays)
+
+    found = {scale: over_noise(network(None), network(scale))[0] for scale in (300 / 255, 300 / 2550)}
+    words = next(f.words for f in found[300 / 255] if f.code == "outputs-differ")
+    assert "one scale, 1.18, quantizes the whole output, but the values there are at most" in words
+    assert not any("one scale" in f.words for f in found[300 / 2550])

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis.layouts import Layout, layouts
-from analyzer.analysis.scores import Quantisation, holds_floats, logits, quantisation
+from analyzer.analysis.scores import SQUASHING, Quantisation, holds_floats, logits, quantisation
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Node, Value, loose
 from analyzer.graph.nodes import known_shape
 from analyzer.graph.query import image_input
-from analyzer.graph.through import is_transparent
+from analyzer.graph.through import is_transparent, producer
 from analyzer.images import ModelCard
 from analyzer.tasks.base import Labels, Role, Task, quoted
 from analyzer.tasks.classification import Binary, Classification, MultiLabel
@@ -540,6 +540,8 @@ class _View:
             if "Sigmoid" in self.stripped or (_MASKS.search(self.name) and not _MAPS.search(self.name)):
                 return self.made(Mask, f"{what}, {'after a Sigmoid' if self.stripped else 'named as a mask'}")
             return self.made(Dense, what) if self._upsampled(grid) else None
+        if self._joins_scores:
+            return None
         if any("Softmax" in s for s in self.stripped) and self._softmax_axis in (None, layout.channel):
             return self.made(Segmentation, f"{what} with a Softmax over them")
         if not self._upsampled(grid) or (len(self.graph.outputs) > 1 and not _MASKS.search(self.name)):
@@ -550,6 +552,15 @@ class _View:
         if _MAPS.search(self.name) or picture or ends in ("Relu", "Tanh", "Clip", "DepthToSpace", "Mul"):
             return self.made(Dense, what)
         return self.made(Segmentation, f"{what} as fine as the picture")
+
+    @property
+    def _joins_scores(self) -> bool:
+        """Whether probabilities and other numbers are joined, as a detector joins scores and boxes."""
+        node = self.last
+        if node is None or node.op != "Concat":
+            return False
+        ends = [producer(i) for i in node.inputs]
+        return len({end is not None and end.op in SQUASHING for end in ends}) == 2
 
     @property
     def _softmax_axis(self) -> int | None:

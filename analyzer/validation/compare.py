@@ -38,7 +38,7 @@ from analyzer.validation.summaries import (
     prediction_summary,
 )
 from analyzer.validation.truths import against_boxes, against_mask
-from analyzer.validation.weights import nearest_layers, saturated_share, weight_differences
+from analyzer.validation.weights import nearest_layers, saturated_share, single_scale, weight_differences
 
 EVIDENCE = ("grad-cam", "gradient")
 COARSE = ("quantized", "half", "float")  # precisions, the coarsest first
@@ -658,13 +658,14 @@ class Comparing(Pass[dict[str, Any]]):
             drifts = [row["score_drift"] for row in part.rows if row["score_drift"] is not None]
             found.append(output_row(*self.scores, "scores", np.array(drifts), "", len(drifts)))
         for ours, theirs in pairs:
-            errors, slices = part.errors[ours].summary()
+            errors, slices, reach = part.errors[ours].summary()
             for row, error in zip(part.rows, errors, strict=True):
                 row.setdefault("outputs", {})[ours] = float(error)
             node = self.sides[1].sorted_by(theirs) or self.sides[0].sorted_by(ours)
-            found.append(
-                output_row(ours, theirs, "values", errors, slices, len(errors)) | ({"sorted": node} if node else {})
-            )
+            scale = single_scale(self.sides[1].graph, theirs)
+            coarse = {"scale": scale, "largest": reach} if scale is not None and reach < scale else {}
+            row = output_row(ours, theirs, "values", errors, slices, len(errors))
+            found.append(row | ({"sorted": node} if node else {}) | coarse)
         return found
 
 

@@ -170,8 +170,8 @@ class OutputError:
         low, high = np.minimum(self.low, later.low), np.maximum(self.high, later.high)
         return OutputError(self.squares + later.squares, self.errors + later.errors, low, high)
 
-    def summary(self) -> tuple[np.ndarray, str]:
-        """(pictures,) e, and which part is furthest off, "" where the output is one."""
+    def summary(self) -> tuple[np.ndarray, str, float]:
+        """(pictures,) e; which part is furthest off, "" where the output is one; the largest |a| of that part."""
         squares, errors = np.stack(self.squares), np.stack(self.errors)
         probable = (self.low >= 0) & (self.high <= 1) & (len(self.low) > 1)
         parts = [np.flatnonzero(probable)] if probable.any() else []
@@ -184,7 +184,9 @@ class OutputError:
         relative = np.divide(errors, scales, out=np.where(errors > 0, 1.0, 0.0), where=scales > 0)
         worst = parts[int(relative.mean(axis=0).argmax())]
         named = f"slice {worst[0]}" if len(worst) == 1 else f"slices {worst[0]} to {worst[-1]}"
-        return relative.max(axis=1), f"{named} of {len(self.low)}, counted from 0" if len(parts) > 1 else ""
+        named = f"{named} of {len(self.low)}, counted from 0" if len(parts) > 1 else ""
+        reach = float(np.maximum(np.abs(self.low[worst]), np.abs(self.high[worst])).max())
+        return relative.max(axis=1), named, reach
 
 
 def _slices(array: np.ndarray) -> np.ndarray:

@@ -284,6 +284,9 @@ def _values(report: Mapping[str, Any], row: Mapping[str, Any], limits: Threshold
     if error > limits.output_error:
         words = f"the mean error of the output {name!r} is {_share(error)} of its magnitude"
         words += f", largest in {row['part']}" if row["part"] else ""
+        if "scale" in row:
+            words += f": one scale, {row['scale']:.3g}, quantizes the whole output, "
+            words += f"but the values there are at most {row['largest']:.3g}"
         return [Finding("outputs-differ", name, error, limits.output_error, words)]
     if largest > any_picture:
         picture = max(report["rows"], key=lambda r: r.get("outputs", {}).get(name, 0.0))["picture"]

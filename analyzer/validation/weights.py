@@ -155,6 +155,27 @@ def saturated_share(graph: Graph, name: str, reference: np.ndarray) -> float | N
 
     None if no DequantizeLinear makes the layer.
     """
+    found = _quantizer(graph, name)
+    if found is None:
+        return None
+    step, zero = found
+    limits = np.iinfo(zero.dtype)
+    low, high = ((limit - int(zero.item())) * step for limit in (limits.min, limits.max))
+    flat = reference.ravel()
+    beyond = flat > high + step
+    if low < 0:
+        beyond |= flat < low - step
+    return float(beyond.mean())
+
+
+def single_scale(graph: Graph, name: str) -> float | None:
+    """The one scale that all elements of a tensor are quantized with; None if no DequantizeLinear makes it."""
+    found = _quantizer(graph, name)
+    return None if found is None else found[0]
+
+
+def _quantizer(graph: Graph, name: str) -> tuple[float, np.ndarray] | None:
+    """(scale, zero point) of a tensor that is quantized and dequantized with one of each."""
     node = graph.producer(graph[name]) if name in graph else None
     if node is None or node.op != "DequantizeLinear":
         return None
@@ -163,13 +184,4 @@ def saturated_share(graph: Graph, name: str, reference: np.ndarray) -> float | N
     zero = graph.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
     if quantize is None or quantize.op != "QuantizeLinear" or scale is None or scale.size != 1 or zero is None:
         return None
-    if zero.dtype.kind not in "iu":
-        return None
-    limits = np.iinfo(zero.dtype)
-    step, z = float(scale.item()), int(zero.item())
-    low, high = (limits.min - z) * step, (limits.max - z) * step
-    flat = reference.ravel()
-    beyond = flat > high + step
-    if low < 0:
-        beyond |= flat < low - step
-    return float(beyond.mean())
+    return None if zero.dtype.kind not in "iu" else (float(scale.item()), zero)
