@@ -196,9 +196,17 @@ def test_a_quantised_transformer_is_explained_where_its_float_file_is(kind, head
 
 
 def written_out(given: ModelProto) -> ModelProto:
-    """Softmax and LogSoftmax as onnxruntime saves them where it has no kernel for their type."""
+    """Softmax and LogSoftmax as onnxruntime saves them where it has no kernel for their type, and Sigmoid."""
     given, nodes = copied(given), []
     for one in given.graph.node:
+        if one.op_type == "Sigmoid":
+            (x,), (y,) = one.input, one.output
+            nodes += [node("Neg", [x], [f"{y}/neg"]), node("Exp", [f"{y}/neg"], [f"{y}/exp"])]
+            nodes += [
+                node("Add", [f"{y}/exp", "number one"], [f"{y}/add"]),
+                node("Div", ["number one", f"{y}/add"], [y]),
+            ]
+            continue
         if one.op_type not in ("Softmax", "LogSoftmax"):
             nodes.append(one)
             continue
@@ -215,6 +223,7 @@ def written_out(given: ModelProto) -> ModelProto:
             nodes += [node("Log", [f"{y}/sum"], [f"{y}/log"]), node("Sub", [f"{y}/sub", f"{y}/log"], [y])]
     replace_all(given.graph.node, nodes)
     given.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1], np.int64), "last axis"))
+    given.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), "number one"))
     return given
 
 
@@ -229,11 +238,13 @@ def test_a_softmax_that_is_written_out_is_one():
         assert np.allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()), method
 
 
-@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Sigmoid"])
 def test_a_softmax_at_the_end_is_left_out_however_it_is_written(op):
     """A class is explained at its logit: not at its probability, nor at the logarithm of that."""
     given = small_cnn()
     given.graph.node[-1].op_type = op
+    if op == "Sigmoid":
+        del given.graph.node[-1].attribute[:]
     ((found,), (expected,)) = (maps_of(m, ["gradient"], X[..., :12, :12]) for m in (written_out(given), given))
     assert np.allclose(found, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
 

@@ -33,7 +33,7 @@ from analyzer.graph.passes.inputs import (
 from analyzer.graph.passes.opset import lower_pass, opset_pass, restore_pass, set_aside_pass
 from analyzer.graph.passes.shapes import shapes_pass, types_missing
 from analyzer.graph.passes.unfuse import fused_left, unfuse_pass
-from analyzer.graph.passes.written_out import softmax_pass
+from analyzer.graph.passes.written_out import squashing_pass
 from analyzer.graph.protos import copied
 from analyzer.graph.source import Source
 
@@ -50,7 +50,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("restore", restore_pass),
     Pass("un-fuse", unfuse_pass, fused_left),
     Pass("lift constants", lift_constants_pass, body_constants),
-    Pass("softmax", softmax_pass),
+    Pass("squashing", squashing_pass),
     Pass("unique names", unique_names_pass),
     Pass("inference form", inference_form_pass),
     Pass("explicit pads", explicit_pads_pass, pads_left),
