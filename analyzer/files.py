@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import select
 import stat
 import tempfile
 import threading
@@ -270,6 +271,29 @@ def make_folder(path: AnyPath) -> Path:
     return folder
 
 
+# ---- Reading ----
+
+PATIENCE = 5.0  # seconds until there must be something in a pipe
+
+
+def opened(path: AnyPath) -> IO[bytes]:
+    """A file or a pipe, open for reading. A named pipe would wait forever for somebody to write to it.
+
+    Raises:
+        OSError: it cannot be opened. InputError: nothing is written to this pipe.
+    """
+    if not stat.S_ISFIFO(os.stat(path).st_mode):
+        return open(path, "rb")
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    ready = select.poll()
+    ready.register(number)
+    if not ready.poll(PATIENCE * 1000):
+        os.close(number)
+        raise InputError(f"{path}: nothing is written to this pipe")
+    os.set_blocking(number, True)
+    return open(number, "rb")
+
+
 # ---- What files hold ----
 
 
@@ -307,9 +331,12 @@ def content_hash(path: AnyPath) -> str:
     """SHA-256 of a file, read in pieces, once per process and state of the file.
 
     Raises:
-        OSError: it cannot be read. InputError: it is written to meanwhile.
+        OSError: it cannot be read. InputError: it is written to meanwhile, or is no file but a pipe or a device, which
+            can be read once only.
     """
     key = os.path.realpath(path)
+    if not stat.S_ISREG(os.stat(key).st_mode):
+        raise InputError(f"{path}: is not a regular file")
     with open(key, "rb") as file:
         state = FileState.from_stat(os.fstat(file.fileno()))
         known = _hashes.get(key)

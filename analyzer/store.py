@@ -42,10 +42,15 @@ class Store:
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays stored under `key`; None if there are none or the file is damaged."""
+        file = self._path(key)
+        if not file.is_file():  # a pipe would block
+            return None
         try:
-            with np.load(self._path(key), allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except Exception:  # missing, truncated or foreign: it is created again
+            with np.load(file, allow_pickle=False) as archive:
+                if any(entry.compress_type for entry in archive.zip.infolist()):  # not ours: could be of any size
+                    return None
+                return {name: archive[name] for name in archive.files} or None
+        except Exception:  # truncated or foreign: it is created again
             return None
 
     def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -85,7 +90,7 @@ class Cache(Store):
 
     def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep the arrays, where they take no more than an eighth of the limit and the folder can be written."""
-        if sum(a.nbytes for a in arrays.values()) > self.limit / 8:
+        if sum(a.nbytes for a in arrays.values()) > self.limit / 8 or self._path(key).is_fifo():
             return
         with suppress(InputError, OSError):
             super().put(key, arrays)

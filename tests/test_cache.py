@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 import threading
 import time
 from pathlib import Path
@@ -70,6 +71,19 @@ def test_damaged_and_foreign_files_are_made_anew(tmp_path):
     for at, file in enumerate(sorted(tmp_path.glob("*.npz"))):
         file.write_bytes(file.read_bytes()[:100] if at % 2 else b"PK nonsense")
     assert np.array_equal(Explainer(model, cache=Cache(tmp_path)).explain(array).raw, wanted.raw)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_files_that_are_not_ours_are_not_read(tmp_path):
+    """An empty archive has no arrays, a compressed one may have any size, a pipe blocks."""
+    cache, arrays = Cache(tmp_path), {"x": np.arange(5)}
+    cache.put("a", arrays)
+    assert cache.get("a") is not None
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    zipfile.ZipFile(tmp_path / "b.npz", "w").close()
+    os.mkfifo(tmp_path / "c.npz")
+    cache.put("c", arrays)
+    assert cache.get("a") is cache.get("b") is cache.get("c") is None
 
 
 def test_what_was_used_longest_ago_goes(tmp_path):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -14,8 +15,12 @@ import numpy as np
 import onnx
 import pytest
 
+from analyzer.analysis.cost import MACS
+from analyzer.analysis.moves import origins
+from analyzer.attribution.methods import METHODS, find_method
 from analyzer.commands import COMMANDS, boundary, cli, main
 from analyzer.errors import InputError, OutputError, ProviderError, UnsupportedError
+from analyzer.graph import Builder, Graph
 from analyzer.images import write_png
 from analyzer.passes.journal import Journal
 from analyzer.passes.tree import Block
@@ -132,6 +137,69 @@ def test_outputs_that_are_folders(monkeypatch, capsys, place, name):
         assert code == 0
     else:
         assert code == 2 and "Traceback" not in err
+
+
+# ---- Pipes and devices ----
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "explain m.onnx pipe.png", "explain m.onnx 0.png --labels pipe.png", "inspect pipe.png",
+        "mine m.onnx pipe.png -l r1 -o mined", "compare m.onnx m2.onnx -d pipe.png",
+        "record m.onnx -d pipe.png --store s",
+    ],
+)  # fmt: skip
+def test_a_pipe_that_nothing_is_written_to_does_not_block(monkeypatch, capsys, place, asked):
+    if not (place / "pipe.png").exists():
+        os.mkfifo(place / "pipe.png")
+    monkeypatch.setattr("analyzer.files.PATIENCE", 0.05)
+    code, _, err = call(monkeypatch, capsys, place, asked.split())
+    assert code == 2 and "nothing is written to this pipe" in err
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs devices")
+def test_devices_are_no_models_and_are_not_replaced(monkeypatch, capsys, place, tmp_path):
+    code, _, err = call(monkeypatch, capsys, place, ["inspect", "/dev/zero"])
+    assert code == 2 and "is a device" in err
+    os.mkfifo(tmp_path / "out.onnx")  # what a device is in a folder of ours
+    code, _, err = call(monkeypatch, capsys, place, ["export", "m.onnx", "-o", str(tmp_path / "out.onnx")])
+    assert code == 2 and "is a device or a pipe" in err and (tmp_path / "out.onnx").is_fifo()
+
+
+# ---- Models that break a promise ----
+
+
+def test_what_a_node_does_not_fit_names_the_node(monkeypatch):
+    graph = Graph.read(small_cnn())
+    conv = next(n for n in graph.forward_nodes() if n.op == "Conv")
+    monkeypatch.setitem(MACS.rows, ("", "Conv"), lambda op: [][1])
+    with pytest.raises(UnsupportedError, match=r"node 'conv1' \(Conv\) does not fit the table"):
+        MACS.at(graph, conv)
+    monkeypatch.setattr(Builder, "_infer", lambda *_: [][1])
+    with pytest.raises(UnsupportedError, match=f"a node Relu of '{conv.outputs[0].name}' cannot be appended"):
+        Builder(graph).Relu(conv.outputs[0])
+
+
+def test_numbers_that_move_nowhere_name_the_node():
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], "conv"),
+        node("Concat", ["c", "c"], ["j"], "joined", axis=1),
+        node("Flatten", ["j"], ["y"], "flat"),
+    ]
+    graph = Graph.read(model(nodes, {"x": [1, 3, 4, 4]}, {"y": [1, 4]}, {"w": np.ones((2, 3, 4, 4), np.float32)}))
+    assert origins(graph, graph["y"]) is not None
+    next(n for n in graph.forward_nodes() if n.op == "Concat").attrs["axis"] = 65536
+    with pytest.raises(UnsupportedError, match=r"node 'joined' \(Concat\) does not fit its inputs"):
+        origins(graph, graph["y"])
+
+
+def test_a_recipe_that_fails_names_the_layer(monkeypatch, capsys, place):
+    method = find_method("grad-cam", {})
+    monkeypatch.setitem(METHODS, "grad-cam", replace(method, recipe=lambda ctx, **_: [][1]))
+    code, _, err = call(monkeypatch, capsys, place, ["export", "m.onnx", "-m", "grad-cam", "-o", "o.onnx"])
+    assert code == 3 and "grad-cam does not fit this model at the layer 'r2': list index out of range" in err
 
 
 # ---- Whatever is raised ----

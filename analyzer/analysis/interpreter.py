@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
+from analyzer.errors import UnsupportedError, refusing
 from analyzer.graph import Graph, Node, Value
 from analyzer.graph.nodes import reads
 
@@ -22,7 +23,7 @@ Transfer: TypeAlias = Callable[..., Any]
 Shape: TypeAlias = Sequence[int | str | None] | None
 
 
-class HiddenError(Exception):
+class HiddenError(UnsupportedError):
     """Raised by a transfer function that cannot tell what its operator does here; the message says why."""
 
 
@@ -68,8 +69,13 @@ class Table(Generic[T]):
         return None if rule is None else rule(op, *inputs)
 
     def at(self, graph: Graph, node: Node) -> T | None:
-        """What the table says of a node by itself; None where it has no row."""
-        return self.tell(Site(node, graph))
+        """What the table says of a node by itself; None where it has no row.
+
+        Raises:
+            UnsupportedError: the node does not fit its row.
+        """
+        with refusing(f"{graph.name}: node {node.name!r} ({node.op}) does not fit the table {self.name!r}"):
+            return self.tell(Site(node, graph))
 
 
 def transfer(*ops: str, table: Table[Any], domain: str = "") -> Callable[[Transfer], Transfer]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from analyzer.analysis.scores import holds_floats
+from analyzer.errors import refusing
 from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.through import is_transparent
@@ -148,6 +149,9 @@ def _followed(
         deep: go on behind squashing functions.
         choices: go on behind operators that choose numbers when the model runs.
         products: go on behind a product, to the factor that has its shape.
+
+    Raises:
+        UnsupportedError: a node does not fit its inputs.
     """
     done: dict[tuple[str, str], Any] = {}
 
@@ -175,8 +179,9 @@ def _followed(
             return source(current, function)
         count = len(node.inputs) if node.op == "Concat" else 1
         inputs = [of(i, function) if at < count else i for at, i in enumerate(node.inputs)]
-        found = placed(node, inputs)
-        return found[node.outputs.index(current)] if isinstance(found, list | tuple) else found
+        with refusing(f"{graph.name}: node {node.name!r} ({node.op}) does not fit its inputs"):
+            found = placed(node, inputs)
+            return found[node.outputs.index(current)] if isinstance(found, list | tuple) else found
 
     found: T = of(value, "")
     return found

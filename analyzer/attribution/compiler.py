@@ -17,7 +17,7 @@ from analyzer.attribution.postprocess import FLOAT32, heatmap, unfolded
 from analyzer.attribution.question import Job, Question, Slot
 from analyzer.attribution.registry import Context, Method
 from analyzer.attribution.seeds import PREFIX, arrays_of, seeded
-from analyzer.errors import AnalyzerError, UnsupportedError
+from analyzer.errors import AnalyzerError, UnsupportedError, refusing
 from analyzer.gradient.idioms import idioms_for
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.query import fillings, image_input
@@ -105,8 +105,10 @@ def compile_question(
             if feature is not None:
                 compiled.located = located(model, feature, question.placement)
                 ctx.centers = compiled.located.centers
-            raw = unfolded(ctx, op.cast(method.recipe(ctx, **job.options), FLOAT32), method.kind)
-            heat = heatmap(ctx, raw, method.kind)
+            at_layer = f" at the layer {feature.name!r}" if feature else ""
+            with refusing(f"{graph.name}: {method.name} does not fit this model{at_layer}"):
+                raw = unfolded(ctx, op.cast(method.recipe(ctx, **job.options), FLOAT32), method.kind)
+                heat = heatmap(ctx, raw, method.kind)
             names = {"raw": raw, "heatmap": heat, "class": target.classes}
             if isinstance(slot, str):
                 names["value"] = op.cast(target.about, FLOAT32)

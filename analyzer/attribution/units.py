@@ -24,6 +24,7 @@ from analyzer.tasks.recognise import NOTHING
 STRONGEST = -1  # as a channel: the one with the strongest activation; as a position: that of the channel
 WHOLE = -2  # as a position: every position of the channel
 
+MOST = 1 << 31  # numbers of a tensor whose units are looked at: 8 GiB
 Window = tuple[tuple[int, int], ...]
 
 
@@ -56,7 +57,7 @@ class Units:
             declared, labels: of the model, by which its default layer is chosen.
 
         Raises:
-            NotFoundError: no such tensor. UnsupportedError: it has no channels, or a size is not fixed.
+            NotFoundError: no such tensor. UnsupportedError: it has no channels, an open size, or too many numbers.
         """
         named = find_tensors(graph, layer)[-1] if layer != "auto" else None
         if named is not None and named.shape is not None and len(named.shape) == 2 and is_float(named):
@@ -72,6 +73,8 @@ class Units:
             raise UnsupportedError(
                 f"the shape of {value.name!r} is not fixed: {value.shape}", "fix the input's sizes with --shape"
             )
+        if math.prod(shape) > MOST:
+            raise UnsupportedError(f"{value.name!r} has {math.prod(shape):,} numbers", "choose another layer")
         return cls(value, shape, layout.channel, layout.spatial, grid, layout.prefix, layout.suffix)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,10 +42,12 @@ class Sample:
 
     @property
     def content(self) -> str:
-        """A hash of the source, without annotations; "" if it cannot be read."""
+        """A hash of the source, without annotations; "" if it cannot be read, equal to no other if it may change."""
         if isinstance(self.source, bytes):
             return hashlib.sha256(self.source).hexdigest()
         try:
             return content_hash(self.source) if isinstance(self.source, Path) else str(self.source.content)
-        except (OSError, InputError):
+        except OSError:
             return ""
+        except InputError:
+            return secrets.token_hex()

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
+from analyzer.errors import refusing
 from analyzer.graph.inference import BFLOAT16, infer
 from analyzer.graph.ir import Graph
 from analyzer.graph.nodes import Node, Value, fixed_sizes, known_shape
@@ -48,7 +49,15 @@ class Builder:
         return functools.partial(self.node, op)
 
     def node(self, op: str, *inputs: Any, outputs: int = 1, **attrs: Any) -> Any:
-        """Append a node; a Value, or a tuple of them where `outputs` is above 1."""
+        """Append a node; a Value, or a tuple of them where `outputs` is above 1.
+
+        Raises:
+            UnsupportedError: the inputs do not fit the operator.
+        """
+        with refusing(f"{self.graph.name}: a node {op} of {_named(inputs)} cannot be appended"):
+            return self._appended(op, inputs, outputs, attrs)
+
+    def _appended(self, op: str, inputs: Sequence[Any], outputs: int, attrs: dict[str, Any]) -> Any:
         like = next((i for i in inputs if isinstance(i, gs.Tensor) and i.dtype != np.dtype(bool)), None)
         values = [self.value(i, like) for i in inputs]
         if op == "Pad" and attrs.get("mode", "constant") == "constant" and not self._is_positive(values[1]):
@@ -397,6 +406,10 @@ class Builder:
                 like = node.inputs[1 if node.op == "Where" else 0]
                 return [(np.dtype(bool) if node.op in _LOGICAL else like.dtype, shape)]
         return infer(node, self.graph.opset, self.graph.constant)
+
+
+def _named(inputs: Sequence[Any]) -> str:
+    return ", ".join(repr(i.name) for i in inputs if isinstance(i, gs.Tensor)) or "constants"
 
 
 def _key(op: str, outputs: int, values: Sequence[Value | None], attrs: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 
 from analyzer.errors import InputError, suggest
-from analyzer.files import FileState, protect
+from analyzer.files import FileState, opened, protect
 from analyzer.graph import wire
 from analyzer.graph.bounds import check_expansion, check_numbers
 from analyzer.graph.protos import all_nodes, captured, copied, lift_constants, replace_all
@@ -85,6 +85,8 @@ def _opened(path: Path) -> Iterator[Opened]:
         if path.is_dir():
             raise InputError(f"{path} is a folder, not an ONNX file", "name the .onnx file inside it")
         status = path.stat()
+        if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            raise InputError(f"{path} is a device, not an ONNX file")
         size = status.st_size
         if size >= MAX_FILE_BYTES:
             raise InputError(
@@ -92,8 +94,8 @@ def _opened(path: Path) -> Iterator[Opened]:
                 "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
             )
         protect(path)
-        with path.open("rb") as file:
-            yield file if stat.S_ISREG(status.st_mode) else io.BytesIO(file.read())  # a pipe
+        with opened(path) as file:
+            yield file if stat.S_ISREG(status.st_mode) else io.BytesIO(file.read(MAX_FILE_BYTES))  # a pipe
     except FileNotFoundError:
         near = suggest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         raise InputError(f"no such file: {path}", near) from None

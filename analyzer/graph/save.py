@@ -34,7 +34,7 @@ def save(
             if it raises an error, nothing is written.
 
     Raises:
-        OutputError: the folder does not exist or cannot be written to.
+        OutputError: the folder does not exist or cannot be written to, or `path` is a folder, a device or a pipe.
     """
     path = Path(path)
     proto, weights = graph.stub(outputs)
@@ -45,6 +45,8 @@ def save(
             raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
         if path.is_dir():
             raise OutputError(f"cannot write {path}: it is a folder")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"cannot write {path}: it is a device or a pipe", "write a file, or to stdout: -o -")
         check_output(path)
         with temporary_folder(path.parent) as folder:
             file = folder / path.name

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from analyzer.errors import InputError
-from analyzer.files import protect
+from analyzer.files import opened, protect
 from analyzer.images._opencv import most_pixels, opencv, quiet
 from analyzer.images.png_strips import decoded_in_strips
 from analyzer.images.resample import LARGE, strips
@@ -170,7 +170,7 @@ def read_file(path: Path) -> bytes:
     """
     protect(path)
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             start = file.read(64)
             # A model or an archive passed by mistake is not read to its end.
             known = any(re.match(magic, start, re.DOTALL) for magic, _ in _READERS)

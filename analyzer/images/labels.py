@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analyzer.errors import InputError
-from analyzer.files import protect
+from analyzer.files import opened, protect
 
 MAX_TEXT_BYTES = 16 << 20
 MAX_LABELS = 1_000_000
@@ -56,7 +56,7 @@ def read_text(path: Path) -> str:
     """
     protect(path)
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             data = file.read(MAX_TEXT_BYTES + 1)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error

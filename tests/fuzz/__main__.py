@@ -3,6 +3,7 @@
 python -m tests.fuzz --seconds 120 --seed N     as many cases as fit; exit code 1 if one goes wrong
 python -m tests.fuzz --count 20000 --keep DIR   so many; what goes wrong is made small and kept in DIR
 python -m tests.fuzz --only 17 --seed N         one case, with all that it prints
+python -m tests.fuzz --models DIR               files that are hostile already, each read by every command
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 
-from tests.fuzz.cases import made
-from tests.fuzz.finds import save
-from tests.fuzz.harness import Case, Verdict, run
+from tests.fuzz.cases import every, made
+from tests.fuzz.harness import SECONDS, Case, Verdict, run
 from tests.fuzz.minimize import minimized
+from tests.fuzz.replay import save
 
 
 def main() -> int:
@@ -30,6 +33,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=int, default=0, help="number of the first case")
     parser.add_argument("--only", type=int, help="run the case of this number")
+    parser.add_argument("--models", type=Path, help="folder with the models to read, instead of mutated ones")
+    parser.add_argument("--limit", type=float, default=SECONDS, help="seconds that a command may take")
     parser.add_argument("--keep", type=Path, help="folder for what goes wrong")
     parser.add_argument("--figures", type=Path, help="JSON file for the counts")
     given = parser.parse_args()
@@ -46,10 +51,12 @@ def _many(given: argparse.Namespace, folder: Path) -> int:
     counts: Counter[str] = Counter()
     commands: Counter[str] = Counter()
     seen: Counter[tuple[str, str]] = Counter()
-    start, number, slowest = time.monotonic(), given.start, 0.0
-    while number < given.start + given.count and time.monotonic() - start < given.seconds:
-        case = made(given.seed, number)
-        verdict = run(case, folder)
+    start, slowest, ran = time.monotonic(), 0.0, 0
+    for name, case in islice(_cases(given), given.count):
+        if time.monotonic() - start > given.seconds:
+            break
+        verdict = run(case, folder, given.limit)
+        ran += 1
         commands[case.command[0]] += 1
         counts[verdict.kind or f"exit {verdict.code}"] += 1
         counts[f"contained: {verdict.contained}"] += bool(verdict.contained)
@@ -58,12 +65,19 @@ def _many(given: argparse.Namespace, folder: Path) -> int:
             key = verdict.kind or f"contained {verdict.contained}", verdict.place
             seen[key] += 1
             if seen[key] == 1:
-                print(f"{number}: {key[0]}: {verdict.place} ({' '.join(case.command)})", flush=True)
+                print(f"{name}: {key[0]}: {verdict.place} ({' '.join(case.command)})", flush=True)
                 if given.keep:
-                    _keep(case, verdict, folder, given.keep / f"{key[0].replace(' ', '-')}-{given.seed}-{number}")
-        number += 1
-    _report(given, number - given.start, time.monotonic() - start, slowest, (counts, commands, seen))
+                    _keep(case, verdict, folder, given.keep / f"{key[0].replace(' ', '-')}-{name}")
+    _report(given, ran, time.monotonic() - start, slowest, (counts, commands, seen))
     return 1 if any(not kind.startswith("contained") for kind, _ in seen) else 0
+
+
+def _cases(given: argparse.Namespace) -> Iterator[tuple[str, Case]]:
+    """Cases, and what they are called."""
+    if given.models is None:
+        return ((f"{given.seed}-{number}", made(given.seed, number)) for number in count(given.start))
+    files = sorted(given.models.rglob("*.onnx"))
+    return ((f"{file.stem}-{at}", case) for file in files for at, case in enumerate(every(file.read_bytes())))
 
 
 def _report(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tests.fuzz.harness import Case
 from tests.fuzz.mutate import bytes_of, mutated, text_of
@@ -47,6 +47,12 @@ def made(seed: int, number: int) -> Case:
     if kind < 0.92:
         return case(command, model, model, suffix, bytes_of(picture, rng, rng.choice((1, 2, 8))))
     return case(command, model, model, suffix, picture, text_of(CARD, rng))
+
+
+def every(model: bytes) -> Iterator[Case]:
+    """Every command on a model, with a picture that is sound."""
+    for command in WHAT_READS_MODELS:
+        yield case(command, model, model, ".png", pictures()[".png"])
 
 
 def case(

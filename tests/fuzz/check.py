@@ -13,9 +13,9 @@ import pytest
 
 from analyzer.commands import boundary
 from tests.fuzz.cases import WHAT_READS_MODELS, WHAT_READS_PICTURES, case, made
-from tests.fuzz.finds import finds, load, save
 from tests.fuzz.harness import Case, run
 from tests.fuzz.minimize import minimized
+from tests.fuzz.replay import finds, load, save
 from tests.fuzz.seeds import CARD, models, pictures
 from tests.models import small_cnn
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.fuzz.harness import Case
 
-FINDS = Path(__file__).parent / "corpus"
+FINDS = Path(__file__).parent / "finds"
 COMMAND = "command"  # the file that has it
 
 
