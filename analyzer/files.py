@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -276,7 +277,7 @@ def make_folder(path: AnyPath) -> Path:
 PATIENCE = 5.0  # seconds until there must be something in a pipe
 
 
-def opened(path: AnyPath) -> IO[bytes]:
+def opened(path: AnyPath) -> BufferedReader:
     """A file or a pipe, open for reading. A named pipe would wait forever for somebody to write to it.
 
     Raises:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import zipfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
