@@ -219,3 +219,81 @@ def test_a_list_that_doubles_is_refused_before_it_is_made() -> None:
         normalize(given)
     short = small(node("Concat", ["d0", "d0"], ["d1"], axis=0), d0=numpy_helper.to_array(given.graph.initializer[1]))
     assert propagates_little(short)
+
+
+# ---- One sample of many ----
+
+LOSING = """
+import ctypes, json, os, sys, time
+from analyzer.commands.boundary import open_streams
+from analyzer.commands.supervisor import watched
+from analyzer.data import Sample
+from analyzer.errors import UnsupportedError
+from analyzer.passes import Pass, run
+
+class Names(Pass):
+    def __init__(self, batch, bad): self.batch, self.bad = batch, bad
+    @property
+    def identity(self): return {{}}
+    def load(self, sample):
+        if sample.number in self.bad.get("load", ()): ctypes.string_at(0)
+        return sample.number
+    def step(self, batch):
+        for sample, number in batch:
+            if number in self.bad.get("crash", ()): ctypes.string_at(0)
+            if number in self.bad.get("sleep", ()): time.sleep(60)
+        return {{"names": [sample.id for sample, _ in batch]}}
+
+def command():
+    open_streams()
+    each = lambda partial, failed: print("n" * 3000, [*(partial or {{"names": []}})["names"], *map(str, failed)])
+    outcome = run(Names({batch}, {bad}), [Sample(str(i), i, b"") for i in range(12)], {folder}, {workers}, each=each)
+    print(json.dumps([outcome.result, {{k: str(e) for k, e in outcome.failed.items()}}]))
+    sys.stdout.flush()
+    return 5 if outcome.failed else 0
+
+raise SystemExit(watched(command, None, {seconds}))
+"""
+
+
+def losing(bad: dict[str, list[int]], folder: Path | None = None, workers: int = 2, batch: int = 1) -> tuple:
+    script = LOSING.format(
+        bad=bad,
+        folder=repr(str(folder)) if folder else None,
+        workers=workers,
+        batch=batch,
+        seconds=3 if "sleep" in bad else None,
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+    )
+    *printed, last = done.stdout.splitlines() or [""]
+    return done.returncode, printed, json.loads(last) if done.returncode in (0, 5) else None, done.stderr
+
+
+@forks
+@pytest.mark.parametrize(
+    ("bad", "workers", "batch"),
+    [
+        ({"crash": [3]}, 1, 1),
+        ({"crash": [3, 4, 11]}, 2, 1),
+        ({"load": [0], "crash": [7]}, 2, 4),
+        ({"sleep": [5]}, 2, 1),
+    ],
+)
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_crash_costs_one_sample(bad: dict, workers: int, batch: int, kept: bool, tmp_path: Path) -> None:
+    lost = sorted(str(number) for numbers in bad.values() for number in numbers)
+    code, printed, found, err = losing(bad, tmp_path if kept else None, workers, batch)
+    assert code == 5, err
+    assert found is not None and found[0]["names"] == [str(i) for i in range(12) if str(i) not in lost]
+    assert sorted(found[1]) == lost
+    words = "nothing was finished within 3 s" if "sleep" in bad else "native code crashed (SIGSEGV)"
+    assert all(why.startswith(words) for why in found[1].values())
+    assert len(printed) == 12 // batch and all(line.startswith("n" * 3000 + " [") for line in printed)
+
+
+@forks
+def test_what_crashes_on_every_sample_ends_soon() -> None:
+    code, _, _, err = losing({"crash": list(range(12))})
+    assert code == 3 and err.startswith("error: native code crashed (SIGSEGV)")

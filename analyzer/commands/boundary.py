@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from analyzer import native
+from analyzer import heartbeat, native
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -250,9 +250,10 @@ class Stream(io.TextIOWrapper):
     """
 
     def __init__(self, stream: TextIO, number: int) -> None:
-        super().__init__(
-            cast(Any, stream).buffer, stream.encoding, SPELLED, line_buffering=stream.isatty() or number == 2
-        )
+        buffer = cast(Any, stream).buffer
+        if number == 1 and heartbeat.is_watched():
+            buffer = io.BufferedWriter(_Counted(number, "w", closefd=False))
+        super().__init__(buffer, stream.encoding, SPELLED, line_buffering=stream.isatty() or number == 2)
         self.number = number
         self._keep = stream  # it would close the buffer that both write to
 
@@ -285,6 +286,21 @@ class Stream(io.TextIOWrapper):
         _to_nowhere(self.number)
         if self.number == 1 and error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL: a closed pipe of Windows
             _raise_refused(error)
+
+
+class _Counted(io.FileIO):
+    """A file descriptor. What a process before this one has written there, before it crashed, is not written again."""
+
+    _skipped = 0
+
+    def write(self, data: Any) -> int:
+        left = heartbeat.past.written - self._skipped
+        if left > 0:
+            self._skipped += min(left, len(data))
+            return min(left, len(data))
+        count = super().write(data) or 0
+        heartbeat.wrote(count)
+        return count
 
 
 ASCII = ("ascii", "usascii", "646", "ansi_x3.41968")

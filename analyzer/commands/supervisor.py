@@ -1,8 +1,9 @@
 """The command line runs in a child process: what crashes there, or takes too much, ends in a sentence and exit code 3.
 
 Models are untrusted, and what reads them (protobuf, onnx, onnxruntime) is native code that a malformed file can crash,
-or make fill the memory. The parent forks before anything heavy is imported, waits, and passes signals on. Where there
-is no fork (Windows), or with --no-sandbox, the command runs in this process.
+or make fill the memory. The parent forks before anything heavy is imported, waits, and passes signals on. If a command
+works through many pictures, a second child leaves out the one that the first crashed on. Where there is no fork
+(Windows), or with --no-sandbox, the command runs in this process.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from analyzer.heartbeat import report_to
+from analyzer.heartbeat import Past, report_to
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 CRASHED = 3  # exit code, that of models that are not supported
 POLL = 0.05  # seconds between two looks at the child's memory
 RESERVE = 0.05  # share of the machine's free memory that is left to others
+BARREN = 2  # children in a row that may crash without having finished a further sample
 ENDING = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
 TWICE = 0.2  # seconds within which the same signal is one that was sent to all processes of a group
 
@@ -41,29 +44,51 @@ def supervised(run: Callable[[], int]) -> int:
 
 
 def watched(run: Callable[[], int], gibibytes: float | None = None, seconds: float | None = None) -> int:
-    """The exit code of `run` in a child process, or that of what it is ended for; the limits are of the child."""
+    """The exit code of `run` in a child process, or that of what it is ended for; the limits are of the child.
+
+    Where the child works through many samples, one that crashes it is left out, and another child does the rest.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ENDING, signal.SIGCHLD})
+    past, finished, barren = Past(), set[bytes](), 0
     try:
-        try:
-            reading, writing = _pipe()
-            parent, child = os.getpid(), os.fork()
-        except OSError:  # no more files or processes are to be had
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            return run()
-        if child == 0:
-            os.close(reading)
-            report_to(writing)
-            _become_child(parent)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            _leave(run())
-        os.close(writing)
-        os.set_blocking(reading, False)
-        try:
-            return _Watch(child, reading, gibibytes, seconds).wait()
-        finally:
-            os.close(reading)
+        while True:
+            try:
+                reading, writing = _pipe()
+                parent, child = os.getpid(), os.fork()
+            except OSError:  # no more files or processes are to be had
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                return run()
+            if child == 0:
+                os.close(reading)
+                report_to(writing, past)
+                _become_child(parent)
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                _leave(run())
+            os.close(writing)
+            os.set_blocking(reading, False)
+            try:
+                watch = _Watch(child, reading, gibibytes, seconds)
+                ended = watch.wait()
+            finally:
+                os.close(reading)
+            if isinstance(ended, int):
+                return ended
+            barren = 0 if watch.finished - finished else barren + (not past.careful)
+            finished |= watch.finished
+            if not watch.at_work or barren > BARREN or (past.careful and len(watch.at_work) > 1):
+                return _told(*ended)
+            past = _after(past, watch, ended)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _after(past: Past, watch: _Watch, ended: tuple[str, str]) -> Past:
+    """What the next child hears: the sample that was at work is lost; one of several has to be found."""
+    names = [name.decode(errors="surrogateescape") for name in watch.at_work]
+    written = past.written + watch.written
+    if len(names) > 1:
+        return Past(past.lost, True, written)
+    return Past({**past.lost, names[0]: ended}, False, written)
 
 
 def _pipe() -> tuple[int, int]:
@@ -128,10 +153,13 @@ class _Watch:
         self.alive = time.monotonic()  # when the child last said something
         self.files: set[bytes] = set()
         self.rest = b""
+        self.at_work: Counter[bytes] = Counter()  # samples that were begun and are not finished
+        self.finished: set[bytes] = set()
+        self.written = 0  # bytes, to stdout
         self.passed: dict[int, float] = {}
 
-    def wait(self) -> int:
-        """Until the child ends: its exit code, or that of what it is ended for."""
+    def wait(self) -> int | tuple[str, str]:
+        """Until the child ends: its exit code, or what it is ended for, and a hint."""
         while True:
             received = signal.sigtimedwait({*ENDING, signal.SIGCHLD}, POLL)
             if received is not None and received.si_signo in ENDING:
@@ -163,43 +191,55 @@ class _Watch:
                 self.alive = time.monotonic()
                 *lines, self.rest = (self.rest + data).split(b"\0")
                 for line in lines:
-                    if line[:1] == b"+":
-                        self.files.add(line[1:])
-                    elif line[:1] == b"-":
-                        self.files.discard(line[1:])
+                    self._hear(line[:1], line[1:])
 
-    def _end(self, why: str, hint: str) -> int:
+    def _hear(self, kind: bytes, said: bytes) -> None:
+        match kind:
+            case b"+":
+                self.files.add(said)
+            case b"-":
+                self.files.discard(said)
+            case b">":
+                self.at_work[said] += 1
+            case b"<":
+                self.at_work -= Counter([said])
+            case b"=":
+                self.finished.add(said)
+            case b"w":
+                self.written += int(said)
+
+    def _end(self, why: str, hint: str) -> tuple[str, str]:
         with suppress(ProcessLookupError):
             os.kill(self.child, signal.SIGKILL)
         os.waitpid(self.child, 0)
         self._listen()
         self._remove_files()
-        return self._told(why, hint)
+        return why, hint
 
     def _remove_files(self) -> None:
         """Those that were half written when the child ended, by any of its threads."""
         for file in self.files:
             _remove(file)
 
-    def _ended(self, code: int) -> int:
+    def _ended(self, code: int) -> int | tuple[str, str]:
         self._remove_files()
         if code >= 0:
             return code
-        name = signal.Signals(-code).name
-        if -code == signal.SIGKILL:
-            return self._told("the command was killed (SIGKILL)", "was the machine out of memory?")
-        return self._told(
-            f"native code crashed ({name}) on this input",
+        if -code == signal.SIGKILL:  # by somebody who wants an end of it
+            return _told("the command was killed (SIGKILL)", "was the machine out of memory?")
+        return (
+            f"native code crashed ({signal.Signals(-code).name}) on this input",
             "the file may be malformed: check it with `python -m onnx.checker`, or report it with the file",
         )
 
-    def _told(self, why: str, hint: str) -> int:
-        from analyzer.commands.boundary import open_streams, tell
-        from analyzer.errors import UnsupportedError
 
-        open_streams()
-        tell(UnsupportedError(why, hint))
-        return CRASHED
+def _told(why: str, hint: str) -> int:
+    from analyzer.commands.boundary import open_streams, tell
+    from analyzer.errors import UnsupportedError
+
+    open_streams()
+    tell(UnsupportedError(why, hint))
+    return CRASHED
 
 
 def _remove(path: bytes) -> None:

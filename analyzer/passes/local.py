@@ -6,13 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
+from analyzer import heartbeat
 from analyzer.data import Sample
-from analyzer.errors import AnalyzerError, OutputError
+from analyzer.errors import AnalyzerError, OutputError, UnsupportedError
 from analyzer.passes.base import Loaded, Pass
 from analyzer.passes.tree import Block, chained
 from analyzer.plain import as_json
@@ -38,6 +39,9 @@ class Steps:
 
     def blocks(self, left: Iterable[int], workers: int) -> Iterator[Block]:
         """Blocks of one batch each, about in their order."""
+        if heartbeat.past.careful:
+            yield from map(self._carefully, left)
+            return
         loaders, coming = ThreadPoolExecutor(workers, "load"), iter(left)
         steppers = ThreadPoolExecutor(workers, "step")
         loading: deque[_Coming] = deque()
@@ -71,17 +75,35 @@ class Steps:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, index: int) -> list[_Loading]:
-        return [self._loaded(sample) for sample in self.batch(index)]
+        return [self.loaded(sample) for sample in self.batch(index)]
 
-    def _loaded(self, sample: Sample) -> _Loading:
+    def loaded(self, sample: Sample) -> _Loading:
         """(a hash of what the sample holds, what `load` made of it, or why there is nothing)"""
         content = ""
         try:
             sample = sample.fetched()
             content = sample.content if self.kept else ""
-            return content, self.work.load(sample), None
+            if why := heartbeat.past.lost.get(_name(sample)):
+                raise UnsupportedError(*why)
+            with self.at_work([Loaded(sample, None)]):
+                return content, self.work.load(sample), None
         except AnalyzerError as error:
             return content, None, error
+
+    def at_work(self, batch: Iterable[Loaded]) -> AbstractContextManager[None]:
+        """Inside, a crash is one of these samples."""
+        return heartbeat.at_work(*(_name(each.sample) for each in batch if not self.alone))
+
+    def _carefully(self, index: int) -> Block:
+        """A batch with nothing else at work, after its samples were tried one by one: one of them ends this process."""
+        ready = _Ready(self.batch(index), self._load(index))
+        for each in ready.batch if len(ready.batch) > 1 else ():
+            with self.at_work([each]), suppress(AnalyzerError):
+                self.work.step([each])
+        with self.at_work(ready.batch):
+            block = self._block(index, ready, None)
+        heartbeat.done(*(_name(each.sample) for each in ready.batch))
+        return block
 
     def _blocks(self, group: Sequence[_Coming]) -> list[Block]:
         """Batches, done: all at once, or one by one where there is an error among them."""
@@ -89,10 +111,12 @@ class Steps:
         batches = [one.batch for one in ready if one.batch]
         start = time.perf_counter()
         partials: Iterator[Any] | None = None
-        if len(batches) > 1:
-            with suppress(AnalyzerError):
-                partials = iter(self.work.step_all(batches))
-        blocks = [self._block(index, one, partials) for (index, _), one in zip(group, ready, strict=True)]
+        with self.at_work(chain.from_iterable(batches)):
+            if len(batches) > 1:
+                with suppress(AnalyzerError):
+                    partials = iter(self.work.step_all(batches))
+            blocks = [self._block(index, one, partials) for (index, _), one in zip(group, ready, strict=True)]
+        heartbeat.done(*(_name(each.sample) for batch in batches for each in batch))
         each = (time.perf_counter() - start) / len(group)
         self.together = max(1, min(self.work.together, int(TURN / max(each, 1e-9))))
         return blocks
@@ -113,6 +137,11 @@ class Steps:
             raise next(iter(errors.values()))
         failed = {number: (error.message, error.hint) for number, error in errors.items()}
         return Block(0, index, partial, failed, ready.content if self.kept else "")
+
+
+def _name(sample: Sample) -> str:
+    """The same in another process that does the same."""
+    return f"{sample.number} {sample.id}"
 
 
 class _Ready:

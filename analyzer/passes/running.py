@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +114,8 @@ class _Running:
         self.tree, self.kept = Tree(work.merge), kept
         self.done: set[int] = set()
         self.each, self.waiting, self.next = each, dict[int, Block](), self.wanted.start
+        self.alone = len(samples) == 1
+        self.steps = Steps(work, self.batch, kept, self.alone)
         self.first = next(self._loadable(), None) if work.anchored else None
 
     @property
@@ -125,8 +126,9 @@ class _Running:
 
     def _loadable(self) -> Iterator[Loaded]:
         for sample in self.samples:
-            with suppress(AnalyzerError):
-                yield Loaded(sample, self.work.load(sample))
+            _, item, error = self.steps.loaded(sample)
+            if error is None:
+                yield Loaded(sample, item)
 
     def batch(self, index: int) -> Sequence[Sample]:
         return self.samples[index * self.work.batch : (index + 1) * self.work.batch]
@@ -184,10 +186,9 @@ class _Running:
             self.progress(sum(len(self.batch(index)) for index in range(block.start, block.stop)))
 
     def _blocks(self, left: Sequence[int], workers: int | Ray | None) -> Iterator[Block]:
-        alone = len(self.samples) == 1
         if isinstance(workers, Ray):
             first = self.first.sample if self.first else None
-            return workers.blocks(self.work, [(i, self.batch(i)) for i in left], first, self.kept, alone)
-        self.work.setup(self.first)
-        steps = Steps(self.work, self.batch, self.kept, alone)
-        return steps.blocks(left, min(workers or default_workers(), len(left)))
+            return workers.blocks(self.work, [(i, self.batch(i)) for i in left], first, self.kept, self.alone)
+        with self.steps.at_work([self.first] if self.first else []):
+            self.work.setup(self.first)
+        return self.steps.blocks(left, min(workers or default_workers(), len(left)))
