@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,6 @@ from analyzer.images import write_png
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "digits_cnn.onnx"
 INT8 = MODEL.with_name("digits_cnn_int8.onnx")
-NOTHING: Mapping[str, str] = {}
 COMMANDS = {
     "mine": "mine {model} {pictures} -o {out} --draw 0 --batch 2",
     "explain": "explain {model} {pictures} -m grad-cam -m occlusion -o {out} --format json",
@@ -128,7 +126,7 @@ def started(command: str, place: Path, out: Path, environment: dict[str, str] | 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        env=os.environ | {"ONNX_ANALYZER_CACHE": ""} | environment,
+        env=os.environ | {"ONNX_ANALYZER_CACHE": ""} | (environment or {}),
     )
 
 
