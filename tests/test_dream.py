@@ -11,7 +11,7 @@ import pytest
 
 from analyzer import features
 from analyzer.attribution import Explainer
-from analyzer.attribution.dream import COLOURS, Dreamer, DreamOptions, Fourier
+from analyzer.attribution.dream import COLOURS, Dreamer, DreamOptions, Fourier, Phases, mean_spectrum
 from analyzer.attribution.units import STRONGEST
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.images import Preprocess
@@ -145,3 +145,59 @@ def test_the_command(tmp_path, monkeypatch, capsys) -> None:
     assert (tmp_path / "out.png").exists()
     assert call("-t", "1")[0] == 0
     assert call()[0] == call("-u", "max")[0] == call("-l", "r2", "-u", "99")[0] == 2
+
+
+# ---- Phases alone ----
+
+
+def photographs(count: int, size: tuple[int, int]) -> list[np.ndarray]:
+    rng = np.random.default_rng(9)
+    coarse = rng.integers(40, 220, (count, 3, 3, 3)).astype(np.uint8)
+    return [np.ascontiguousarray(np.kron(c, np.ones((size[0] // 3, size[1] // 3, 1), np.uint8))) for c in coarse]
+
+
+@pytest.mark.parametrize("decorrelate", [True, False])
+def test_the_spectrum_stays_while_phases_are_climbed(decorrelate: bool) -> None:
+    """By a Fourier transform of the logits of what comes out: every magnitude but those that mirror themselves."""
+    options = DreamOptions(steps=5, parametrization="maco", rate=0.1, decorrelate=decorrelate)
+    photos = photographs(4, (12, 12))
+    axes = COLOURS / np.linalg.norm(COLOURS, axis=0).max() if decorrelate else np.eye(3)
+
+    def transformed(picture: np.ndarray) -> np.ndarray:
+        logits = np.log(picture / (1 - picture))
+        return np.fft.fft2(np.linalg.solve(axes, logits.reshape(-1, 3).T).reshape(3, 12, 12))
+
+    given = np.mean([np.abs(transformed(p.astype(np.float64) / 255)) for p in photos], axis=0)
+    picture = Phases(options, (12, 12, 3), np.random.default_rng(0), mean_spectrum(photos, options))
+    for step in range(5):
+        picture.step(np.random.default_rng(step).standard_normal((12, 12, 3)).astype(np.float32), step)
+        found = np.abs(transformed(picture.pixels().astype(np.float64)))
+        np.testing.assert_allclose(found[:, :, 1:6], given[:, :, 1:6], rtol=2e-2, atol=1e-2)
+    mean = np.mean([transformed(p / 255)[:, 0, 0].real for p in photos], axis=0)
+    np.testing.assert_allclose(transformed(picture.pixels().astype(np.float64))[:, 0, 0].real, mean, rtol=1e-2)
+
+
+def test_the_gradient_of_phases_is_the_derivative() -> None:
+    rng = np.random.default_rng(0)
+    picture = Phases(DreamOptions(), (12, 12, 3), rng, mean_spectrum(photographs(3, (12, 12))))
+    along, target = rng.standard_normal(picture.state.shape), rng.standard_normal((12, 12, 3)).astype(np.float32)
+    along[:, 0, 0] = 0
+    slope = float((picture.pull(target) * along).sum())
+    before, step, values = picture.state, 1e-4, []
+    for sign in (1, -1):
+        picture.state = before + sign * step * along
+        values.append(float((picture.pixels().astype(np.float64) * target).sum()))
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=2e-2, abs=1e-2)
+
+
+def test_phases_drive_the_unit_and_need_photographs() -> None:
+    dreamer = Dreamer(Explainer(small_cnn(), threads=1), "r2", HOW)
+    options = DreamOptions(steps=60, parametrization="maco", rate=0.1)
+    spectrum = mean_spectrum(photographs(3, (12, 12)), options)
+    found, again = (dreamer.run(3, options=options, spectrum=spectrum) for _ in range(2))
+    assert np.mean(found.scores[-20:]) > 1.2 * np.mean(found.scores[:5])
+    np.testing.assert_array_equal(found.image, again.image)
+    with pytest.raises(InputError, match="photographs"):
+        dreamer.run(3, options=options)
+    with pytest.raises(InputError, match="shape"):
+        dreamer.run(3, options=options, spectrum=spectrum[:, :-1])

@@ -8,18 +8,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analyzer.api.data import File
+from analyzer.api.data import File, Pictures, listed, samples_of
 from analyzer.api.models import Asked, Names, Preprocessing, for_pictures, known_options
 from analyzer.attribution import Explainer
-from analyzer.attribution.dream import Dream, Dreamer, DreamOptions
+from analyzer.attribution.dream import Dream, Dreamer, DreamOptions, mean_spectrum
 from analyzer.attribution.units import STRONGEST, WHOLE, parse_unit
+from analyzer.data import Sample
 from analyzer.errors import InputError, UnsupportedError
-from analyzer.images import ModelCard, encode, grid, showing, write_png
+from analyzer.images import ModelCard, decode, encode, grid, showing, write_png
 from analyzer.tasks import recognise
 from analyzer.tasks.detection import Detection
 from analyzer.tasks.targets import resolve_class
 
-RATES = {"fourier": 0.05, "pixels": 1.0}  # of steps, unless one is given
+RATES = {"fourier": 0.05, "maco": 0.1, "pixels": 1.0}  # of steps, unless one is given
 
 
 @dataclass(repr=False)
@@ -90,7 +91,7 @@ def dream(
     labels: Names = None,
     steps: int = 128,
     rate: float | None = None,
-    parametrization: Literal["fourier", "pixels"] = "fourier",
+    parametrization: Literal["fourier", "maco", "pixels"] = "fourier",
     decorrelate: bool = True,
     jitter: int = 8,
     degrees: float = 5.0,
@@ -101,6 +102,7 @@ def dream(
     clip_norm: float = 0.0,
     clip_contribution: float = 0.0,
     seed: int = 0,
+    photos: Pictures = (),
     provider: str = "cpu",
     input: Mapping[str, Any] | None = None,
     preprocess: Preprocessing = None,
@@ -117,7 +119,9 @@ def dream(
             automatically.
         labels: class names, or a file of them.
         steps, rate, parametrization, decorrelate, jitter, degrees, rescale, decay, blur, blur_every, clip_norm,
-            clip_contribution, seed: see `analyzer.DreamOptions`; the rate is 0.05 for fourier and 1 for pixels.
+            clip_contribution, seed: see `analyzer.DreamOptions`; the rate is 0.05 for fourier, 0.1 for maco and 1 for
+            pixels.
+        photos: photographs whose spectrum maco keeps, in any form that `analyzer.mine` takes.
         progress: called after each step.
         provider, input, preprocess, options: as for `analyzer.explain`.
 
@@ -148,7 +152,22 @@ def dream(
     units, targets = _texts(unit), _texts(target)
     check_units(units, targets)
     explainer, card = for_pictures(model, provider, asked)
-    return maximized(explainer, card, layer, units, targets, settings, progress)
+    given = listed(photos)
+    spectrum = photographed(card, samples_of(given) if given else [], settings)
+    return maximized(explainer, card, layer, units, targets, settings, progress, spectrum)
+
+
+def photographed(card: ModelCard, photos: Sequence[Sample], options: DreamOptions) -> np.ndarray | None:
+    """The mean spectrum of photographs as the network sees them, if the parametrization needs it.
+
+    Raises:
+        InputError: there are none.
+    """
+    if options.parametrization != "maco":
+        return None
+    how = card.preprocess
+    seen = (how.undo(how.apply(decode(photo.source))[0][0]) for photo in photos)
+    return mean_spectrum(seen, options)
 
 
 def check_units(units: Sequence[str], targets: Sequence[str]) -> None:
@@ -169,6 +188,7 @@ def maximized(
     targets: Sequence[str],
     options: DreamOptions,
     progress: Callable[[], None] | None = None,
+    spectrum: np.ndarray | None = None,
 ) -> Dreams:
     """The pictures of units of a layer, or of classes."""
     name = layer or card.default_layer or "auto"
@@ -190,6 +210,6 @@ def maximized(
         names = [f"channel {text}" for text in units]
     if any(channel < 0 for channel, _ in places):
         raise InputError("-u max needs a picture, and dream starts without one", "give the number of a channel")
-    found = [dreamer.run(channel, at, options, progress) for channel, at in places]
+    found = [dreamer.run(channel, at, options, progress, spectrum) for channel, at in places]
     model = str(explainer.loaded.path or explainer.loaded.name)
     return Dreams(model, dreamer.units.name, names, [channel for channel, _ in places], found, asdict(options))

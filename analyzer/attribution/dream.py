@@ -7,7 +7,7 @@ transforms are linear maps with their adjoints, but for the sigmoid that keeps p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ from analyzer.runtime import Session
 
 # The square root of the covariance of ImageNet's colours, lucid's.
 COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]], np.float32)
+NOISE = 0.08  # standard deviation of what "maco" adds to every crop
 SCALES = (1.0, 0.975, 1.025, 0.95, 1.05)
 
 
@@ -40,9 +41,11 @@ class DreamOptions:
     """Options of the optimization; the defaults are lucid's, with fewer steps.
 
     Attributes:
-        steps, rate: number of steps and learning rate, of Adam for "fourier" and of normalized ascent for "pixels",
-            where a rate of 1 is 1/100 of the range of values.
-        parametrization: "fourier" (decorrelated frequencies, each scaled by 1/f) or "pixels".
+        steps, rate: number of steps and learning rate, of Adam for "fourier" and "maco" and of normalized ascent for
+            "pixels", where a rate of 1 is 1/100 of the range of values.
+        parametrization: "fourier" (decorrelated frequencies, each scaled by 1/f), "maco" (their phases alone; the
+            magnitudes are those of photographs, and each step looks at a random crop with noise: Fel et al. 2023,
+            2306.06805), or "pixels".
         decorrelate: use the principal axes of ImageNet's colors, so that steps are equally large along each.
         jitter: largest shift of the picture in pixels, per step.
         degrees: largest rotation, per step. rescale: scale by a random factor from 0.95 to 1.05.
@@ -120,6 +123,7 @@ class Dreamer:
         position: int = WHOLE,
         options: DreamOptions | None = None,
         progress: Callable[[], None] | None = None,
+        spectrum: np.ndarray | None = None,
     ) -> Dream:
         """Run the optimization.
 
@@ -128,6 +132,7 @@ class Dreamer:
             position: a position, WHOLE for the mean over all positions, STRONGEST for the one in the middle.
             options: see `DreamOptions`.
             progress: called after each step.
+            spectrum: of photographs, for "maco": see `mean_spectrum`.
 
         Raises:
             NotFoundError: no such unit. InputError: invalid options.
@@ -136,15 +141,18 @@ class Dreamer:
         options = options or DreamOptions()
         weights = self._weights(channel, position)
         rng = np.random.default_rng(options.seed)
-        picture = _parametrization(options, (*self.size, self.preprocess.channel_count), rng)
+        picture = _parametrization(options, (*self.size, self.preprocess.channel_count), rng, spectrum)
         scores: list[float] = []
         stopped = ""
         for step in range(options.steps):
             warp = self._transform(options, rng)
             seen = picture.pixels()
-            score, gradient = self._climb(warp.apply(seen), weights)
+            shown = warp.apply(seen)
+            if options.parametrization == "maco":
+                shown = shown + (NOISE * rng.standard_normal(shown.shape)).astype(np.float32)
+            score, gradient = self._climb(shown, weights)
             if not (np.isfinite(score) and np.isfinite(gradient).all()):
-                stopped = f"stopped at step {step}: {self._why_not_finite(warp.apply(seen))}"
+                stopped = f"stopped at step {step}: {self._why_not_finite(shown)}"
                 break
             back = warp.adjoint(gradient)
             picture.step(back, step)
@@ -178,10 +186,20 @@ class Dreamer:
         return weights / (units.positions if position == WHOLE else 1)
 
     def _transform(self, options: DreamOptions, rng: np.random.Generator) -> Warp:
+        if options.parametrization == "maco":
+            return self._crop(rng)
         shift = rng.integers(-options.jitter, options.jitter + 1, 2) if options.jitter else np.zeros(2, int)
         scale = float(rng.choice(SCALES)) if options.rescale else 1.0
         turn = float(rng.uniform(-options.degrees, options.degrees)) if options.degrees else 0.0
         return Warp.affine(self.size, (int(shift[0]), int(shift[1])), scale, turn, edge=True)
+
+    def _crop(self, rng: np.random.Generator) -> Warp:
+        """A random part, as large as the picture: its center and side are normal, as Fel et al. published them."""
+        side = float(np.clip(rng.normal(0.25, 0.1), 0.1, 0.5))
+        center = np.clip(rng.normal(0.5, 0.15, 2), side / 2, 1 - side / 2)
+        height, width = self.size
+        shift = (0.5 - center) / side * (width, height)
+        return Warp.affine(self.size, (float(shift[0]), float(shift[1])), 1 / side, edge=True)
 
     def _climb(self, pixels: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """(a, ∂a/∂pixels) for a picture (H, W, C) in 0 … 1; where every rectifier on the way blocks, the gradient that
@@ -254,26 +272,33 @@ class Fourier:
         rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
         self.scale = np.sqrt(height * width) / np.maximum(np.hypot(rows, columns), 1 / max(height, width)) / 4
         self.shape, self.options = shape, options
-        self.state = 0.01 * rng.standard_normal((2, channels, *self.scale.shape))
+        self.state: np.ndarray = 0.01 * rng.standard_normal((2, channels, *self.scale.shape))
         self.first, self.second = np.zeros_like(self.state), np.zeros_like(self.state)
-        self.mix: Any = COLOURS / np.linalg.norm(COLOURS, axis=0).max()
-        if not options.decorrelate or channels != 3:
-            self.mix = np.eye(channels, dtype=np.float32)
+        self.mix = color_axes(options, channels)
+
+    @property
+    def spectrum(self) -> np.ndarray:
+        """(C, H, W // 2 + 1) complex."""
+        return np.asarray((self.state[0] + 1j * self.state[1]) * self.scale)
 
     def pixels(self) -> np.ndarray:
         """(H, W, C) in 0 … 1."""
-        planes = np.fft.irfft2((self.state[0] + 1j * self.state[1]) * self.scale, self.shape[:2])
+        planes = np.fft.irfft2(self.spectrum, self.shape[:2])
         return (1 / (1 + np.exp(-planes.transpose(1, 2, 0) @ self.mix.T))).astype(np.float32)
 
     def pull(self, gradient: np.ndarray) -> np.ndarray:
         """∂a/∂z of ∂a/∂x, as the real and imaginary parts."""
+        spectrum = self.pulled(gradient) * self.scale
+        return np.stack([spectrum.real, spectrum.imag])
+
+    def pulled(self, gradient: np.ndarray) -> np.ndarray:
+        """∂a/∂ of the real and of the imaginary part of the spectrum, as one complex number."""
         pixels = self.pixels()
         planes = ((gradient * pixels * (1 - pixels)) @ self.mix).transpose(2, 0, 1)
         spectrum = np.fft.rfft2(planes) / (self.shape[0] * self.shape[1])
         # A frequency of the half plane also represents its mirror image, except in the columns that mirror themselves.
         spectrum[..., 1 : (self.shape[1] + 1) // 2] *= 2
-        spectrum = spectrum * self.scale
-        return np.stack([spectrum.real, spectrum.imag])
+        return spectrum
 
     def step(self, gradient: np.ndarray, step: int) -> None:
         """One step of Adam up the gradient, then the regularisers."""
@@ -284,6 +309,66 @@ class Fourier:
         spread = np.sqrt(self.second / (1 - 0.999 ** (step + 1)))
         self.state += self.options.rate * ahead / (spread + 1e-8 * (spread.max() or 1))
         self.state *= 1 - self.options.decay
+
+
+class Phases(Fourier):
+    """x = σ(D F⁻¹(r ⊙ e^{iφ})): r the spectrum of photographs, whose magnitudes and mean color stay."""
+
+    def __init__(
+        self, options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator, spectrum: np.ndarray
+    ) -> None:
+        super().__init__(options, shape, rng)
+        if spectrum.shape != (shape[2], *self.scale.shape):
+            raise InputError(f"the spectrum has the shape {spectrum.shape}, not {(shape[2], *self.scale.shape)}")
+        self.magnitude = spectrum
+        self.state = rng.uniform(-np.pi, np.pi, spectrum.shape)
+        self.state[:, 0, 0] = 0
+        self.first, self.second = np.zeros_like(self.state), np.zeros_like(self.state)
+
+    @property
+    def spectrum(self) -> np.ndarray:
+        return np.asarray(self.magnitude * np.exp(1j * self.state))
+
+    def pull(self, gradient: np.ndarray) -> np.ndarray:
+        """∂a/∂φ = Re(∂a/∂s̄ · i s), 0 for the mean color"""
+        along = self.pulled(gradient)
+        turned = 1j * self.spectrum
+        pulled = along.real * turned.real + along.imag * turned.imag
+        pulled[:, 0, 0] = 0
+        return np.asarray(pulled)
+
+
+def mean_spectrum(pictures: Iterable[np.ndarray], options: DreamOptions | None = None) -> np.ndarray:
+    """r of "maco": the mean magnitude of each frequency over photographs, and their mean color.
+
+    Args:
+        pictures: (H, W, 3) uint8 RGB, as the network sees them.
+
+    Returns:
+        (C, H, W // 2 + 1) float64, in the decorrelated colors of `options` before the sigmoid.
+
+    Raises:
+        InputError: there are no pictures.
+    """
+    axes = color_axes(options or DreamOptions(), 3)
+    found = list[np.ndarray]()
+    for picture in pictures:
+        unit = np.clip(picture.astype(np.float64) / 255, 0.02, 0.98)
+        planes = (np.log(unit / (1 - unit)) @ np.linalg.inv(axes).T).transpose(2, 0, 1)
+        spectrum = np.fft.rfft2(planes)
+        magnitude = np.abs(spectrum)
+        magnitude[:, 0, 0] = spectrum[:, 0, 0].real
+        found.append(magnitude)
+    if not found:
+        raise InputError("maco needs the spectrum of photographs", "give --photos, a folder of them")
+    return np.mean(found, axis=0)
+
+
+def color_axes(options: DreamOptions, channels: int) -> np.ndarray:
+    """(C, C) the colors in which steps are taken, as columns."""
+    if not options.decorrelate or channels != 3:
+        return np.eye(channels, dtype=np.float32)
+    return np.asarray(COLOURS / np.linalg.norm(COLOURS, axis=0).max())
 
 
 class Pixels:
@@ -314,12 +399,18 @@ class Pixels:
         self.state = np.clip(self.state, -0.5, 0.5)
 
 
-_PARAMETRIZATIONS: Mapping[str, Any] = {"fourier": Fourier, "pixels": Pixels}
+_PARAMETRIZATIONS: Mapping[str, Any] = {"fourier": Fourier, "maco": Phases, "pixels": Pixels}
 
 
-def _parametrization(options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator) -> Any:
+def _parametrization(
+    options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator, spectrum: np.ndarray | None
+) -> Any:
     if options.parametrization not in _PARAMETRIZATIONS:
-        raise InputError(f"no parametrization {options.parametrization!r}", "choose fourier or pixels")
+        raise InputError(f"no parametrization {options.parametrization!r}", "choose fourier, maco or pixels")
     if options.steps < 1:
         raise InputError(f"steps must be at least 1, not {options.steps}")
-    return _PARAMETRIZATIONS[options.parametrization](options, shape, rng)
+    if options.parametrization != "maco":
+        return _PARAMETRIZATIONS[options.parametrization](options, shape, rng)
+    if spectrum is None:
+        raise InputError("maco needs the spectrum of photographs", "give --photos, a folder of them")
+    return Phases(options, shape, rng, spectrum)

@@ -6,6 +6,7 @@ from click import Choice
 
 from analyzer.commands.common import Progress, finish, note, table
 from analyzer.commands.options import (
+    READ,
     WRITE_FILE,
     FloatRange,
     Given,
@@ -27,13 +28,13 @@ class Climb(Given):
 
     steps: int = option("--steps", "Number of gradient steps.", type=IntRange(1), default=128, metavar="N")
     rate: float | None = option(
-        "--rate", "Step size. Default: 0.05 for fourier, 1 for pixels.", type=FloatRange(), metavar="X"
+        "--rate", "Step size. Default: 0.05 for fourier, 0.1 for maco, 1 for pixels.", type=FloatRange(), metavar="X"
     )
     parametrization: str = option(
         "--parametrization",
-        "Optimize Fourier coefficients, or the pixels themselves.",
+        "Optimize Fourier coefficients, only their phases (maco, with --photos), or the pixels themselves.",
         old="--parametrisation",
-        type=Choice(["fourier", "pixels"]),
+        type=Choice(["fourier", "maco", "pixels"]),
         default="fourier",
     )
     decorrelate: bool = option(
@@ -75,6 +76,12 @@ class Dream(Given):
     targets: tuple[str, ...] = several(
         "-t --target", "Class to maximize instead, as index or label. Repeatable.", metavar="CLASS"
     )
+    photos: tuple[str, ...] = several(
+        "--photos",
+        "Photographs whose spectrum maco keeps: a file, folder or pattern. Repeatable.",
+        type=READ,
+        metavar="PATH",
+    )
     out: str = option("-o --out", "PNG file to write, or - for stdout.", required=True, type=WRITE_FILE, metavar="FILE")
     labels: str | None = labels_option
     climb: Climb = group(Climb)
@@ -95,8 +102,9 @@ def command(given: Dream) -> None:
       onnx-analyzer dream model.onnx -l conv4 -u 12 -u 40 -o dream.png
       onnx-analyzer dream model.onnx -t 281 -o cat.png
     """
-    from analyzer.api.dreaming import RATES, check_units, maximized
+    from analyzer.api.dreaming import RATES, check_units, maximized, photographed
     from analyzer.attribution.dream import DreamOptions
+    from analyzer.data import find_pictures
     from analyzer.images import write_png
 
     settings = dict(vars(given.climb))
@@ -105,8 +113,10 @@ def command(given: Dream) -> None:
     check_units(given.chosen, given.targets)
     explainer, card = given.setup.load(given.model, given.labels)
     progress = Progress(len(given.chosen or given.targets) * given.climb.steps, "dream")
-    asked = given.layer, given.chosen, given.targets, DreamOptions(**settings)
-    done = maximized(explainer, card, *asked, progress.step)
+    options = DreamOptions(**settings)
+    spectrum = photographed(card, find_pictures(given.photos) if given.photos else [], options)
+    asked = given.layer, given.chosen, given.targets, options
+    done = maximized(explainer, card, *asked, progress.step, spectrum)
     for unit, one in zip(done.units, done.dreams, strict=True):
         if one.stopped:
             note(f"warning: {unit}: {one.stopped}")
