@@ -31,7 +31,6 @@ from analyzer.runtime import Session
 
 # The square root of the covariance of ImageNet's colours, lucid's.
 COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]], np.float32)
-NOISE = 0.08  # standard deviation of what "maco" adds to every crop
 SCALES = (1.0, 0.975, 1.025, 0.95, 1.05)
 
 
@@ -44,8 +43,8 @@ class DreamOptions:
         steps, rate: number of steps and learning rate, of Adam for "fourier" and "maco" and of normalized ascent for
             "pixels", where a rate of 1 is 1/100 of the range of values.
         parametrization: "fourier" (decorrelated frequencies, each scaled by 1/f), "maco" (their phases alone; the
-            magnitudes are those of photographs, and each step looks at a random crop with noise: Fel et al. 2023,
-            2306.06805), or "pixels".
+            magnitudes are those of photographs: Fel et al. 2023, 2306.06805, but with the transforms below in place of
+            16 and more noisy crops per step), or "pixels".
         decorrelate: use the principal axes of ImageNet's colors, so that steps are equally large along each.
         jitter: largest shift of the picture in pixels, per step.
         degrees: largest rotation, per step. rescale: scale by a random factor from 0.95 to 1.05.
@@ -148,8 +147,6 @@ class Dreamer:
             warp = self._transform(options, rng)
             seen = picture.pixels()
             shown = warp.apply(seen)
-            if options.parametrization == "maco":
-                shown = shown + (NOISE * rng.standard_normal(shown.shape)).astype(np.float32)
             score, gradient = self._climb(shown, weights)
             if not (np.isfinite(score) and np.isfinite(gradient).all()):
                 stopped = f"stopped at step {step}: {self._why_not_finite(shown)}"
@@ -186,20 +183,10 @@ class Dreamer:
         return weights / (units.positions if position == WHOLE else 1)
 
     def _transform(self, options: DreamOptions, rng: np.random.Generator) -> Warp:
-        if options.parametrization == "maco":
-            return self._crop(rng)
         shift = rng.integers(-options.jitter, options.jitter + 1, 2) if options.jitter else np.zeros(2, int)
         scale = float(rng.choice(SCALES)) if options.rescale else 1.0
         turn = float(rng.uniform(-options.degrees, options.degrees)) if options.degrees else 0.0
         return Warp.affine(self.size, (int(shift[0]), int(shift[1])), scale, turn, edge=True)
-
-    def _crop(self, rng: np.random.Generator) -> Warp:
-        """A random part, as large as the picture: its center and side are normal, as Fel et al. published them."""
-        side = float(np.clip(rng.normal(0.25, 0.1), 0.1, 0.5))
-        center = np.clip(rng.normal(0.5, 0.15, 2), side / 2, 1 - side / 2)
-        height, width = self.size
-        shift = (0.5 - center) / side * (width, height)
-        return Warp.affine(self.size, (float(shift[0]), float(shift[1])), 1 / side, edge=True)
 
     def _climb(self, pixels: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """(a, ∂a/∂pixels) for a picture (H, W, C) in 0 … 1; where every rectifier on the way blocks, the gradient that
