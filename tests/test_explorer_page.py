@@ -338,6 +338,28 @@ def test_a_notebook_shows_it_in_a_frame(browser: Any, tmp_path: Path) -> None:
         urllib.request.urlopen(shown.url, timeout=10)
 
 
+def test_what_is_shown_is_downloaded(page: Any, browser: Any, tmp_path: Path) -> None:
+    """As a picture with a caption, and as a page that needs no server."""
+    with page.expect_download() as waiting:
+        page.click("#download")
+    waiting.value.save_as(tmp_path / "shown.png")
+    composed, grid = decode(tmp_path / "shown.png"), drawn(page, "grid")
+    assert composed.shape[0] > grid.shape[0] and composed.shape[1] > grid.shape[1] + 600
+    assert np.array_equal(composed[16 : 16 + grid.shape[0], 352 : 352 + grid.shape[1]], grid)
+    with page.expect_download(timeout=120_000) as waiting:
+        page.click("#page")
+    waiting.value.save_as(tmp_path / "shown.html")
+    with watched(browser, (tmp_path / "shown.html").as_uri()) as saved:
+        assert saved.inner_text("#layer-name") == page.inner_text("#layer-name")
+        assert saved.locator("#pictures button").count() == 1 and saved.locator("#tops li").count() == len(PICTURES)
+
+
+def test_both_models_explain_the_target(page: Any) -> None:
+    assert page.inner_text("#evidence-title").startswith("reference: grad-cam of")
+    assert page.inner_text("#other-title").startswith("candidate: grad-cam of")
+    assert not np.array_equal(drawn(page, "evidence"), drawn(page, "other"))
+
+
 def test_an_exported_folder_needs_any_web_server(browser: Any, export: Path) -> None:
     handler = functools.partial(QuietHandler, directory=str(export / "folder"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from analyzer.explorer.bench import POLICIES, Bench
+from analyzer.explorer.cards import Cards
 from analyzer.explorer.jobs import Progress
 from analyzer.explorer.layers import Layer, ranked
 from analyzer.explorer.pictures import Picture
@@ -38,12 +39,14 @@ class Wanted:
         units: of each layer, the strongest over the pictures in turn: with projections and card.
         targets: predictions of each picture that are explained. methods: by which; () for the default one.
         optima: work out the units' optima, too.
+        pictures: their keys; () for those of the start.
     """
 
     units: int = 12
     targets: int = 3
     methods: tuple[str, ...] = ()
     optima: bool = False
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def questions(explorer: Explorer, wanted: Wanted) -> Iterator[Question]:
     yield "model", {}
     yield "pictures", {}
     shown = shown_units(explorer, wanted)
-    for picture in explorer.pictures:
+    for picture in shown_pictures(explorer, wanted):
         yield from _of_picture(explorer, picture, wanted, shown)
     for number, units in shown.items():
         explorer.cards.collect(explorer.benches[0].layer(number), units)
@@ -124,12 +127,16 @@ def _targets(bench: Bench, picture: Picture, count: int) -> list[str]:
     return [one.target for one in bench.predictions(picture)[:count]]
 
 
+def shown_pictures(explorer: Explorer, wanted: Wanted) -> list[Picture]:
+    return [explorer.pictures[key] for key in wanted.pictures] or list(explorer.pictures)
+
+
 def shown_units(explorer: Explorer, wanted: Wanted) -> dict[int, list[int]]:
     """{number of a layer: its strongest units}: the first of each picture, the second of each, and so on."""
     bench = explorer.benches[0]
 
     def chosen(layer: Layer) -> list[int]:
-        best = [ranked(bench.one(picture, layer)) for picture in explorer.pictures]
+        best = [ranked(bench.one(picture, layer)) for picture in shown_pictures(explorer, wanted)]
         in_turn = dict.fromkeys(unit for row in zip(*best, strict=True) for unit in row)
         return sorted(list(in_turn)[: wanted.units])
 
@@ -150,6 +157,9 @@ def _kept(explorer: Explorer, path: str, query: Mapping[str, Any], wanted: Wante
     data = bytes(answer.body)
     if path == "model":
         data = _with_methods(explorer, wanted)
+    elif path == "pictures":
+        keys = {picture.key for picture in shown_pictures(explorer, wanted)}
+        data = as_json({"pictures": [one for one in explorer.pictures.as_data() if one["key"] in keys]}).encode()
     elif answer.status_code == 200:
         data = _smaller(path.partition("/")[0], data)
     return Kept(answer.status_code, answer.media_type or "application/octet-stream", data)
@@ -182,6 +192,25 @@ def _webp(data: bytes) -> bytes:
 
 
 def write_page(path: str, found: Mapping[str, Kept]) -> None:
+    atomic_write(path, page(found).encode())
+
+
+def page_of(explorer: Explorer, picture: str, number: int) -> str:
+    """A page of one picture and one layer."""
+    names = [explorer.benches[0].layer(number).name]
+    first = explorer.pictures[picture]
+    reference, *others = explorer.benches
+    bench = Bench(reference.explainer, reference.card, first, names)
+    cards = Cards(bench, explorer.cards.samples, cache=explorer.cards.cache)
+    ranking = explorer.cards.ranking(bench.layer(0))
+    ranking.finished.wait()
+    if ranking.state == "done":
+        cards.known = dict(ranking.result.rankings)
+    narrow = Explorer([bench, *others], explorer.pictures, cards, explorer.settings)
+    return page(answers(narrow, Wanted(pictures=(picture,))))
+
+
+def page(found: Mapping[str, Kept]) -> str:
     """One HTML file, which opens by a double click: scripts, style and answers are in it.
 
     Its modules find each other by an import map, since a page from a file may load none.
@@ -199,7 +228,7 @@ def write_page(path: str, found: Mapping[str, Kept]) -> None:
         f'<script type="importmap" nonce="{nonce}">{_in_script({"imports": modules})}</script>',
         f'<script type="module" nonce="{nonce}">import "explorer/main.js";</script>',
     ]
-    atomic_write(path, _page(files["index.html"], head).encode())
+    return _page(files["index.html"], head)
 
 
 def write_folder(path: str, found: Mapping[str, Kept]) -> None:

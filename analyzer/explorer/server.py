@@ -107,6 +107,7 @@ class Explorer:
             "explain/{picture}": self.explain,
             "drifts/{picture}": self.drifts,
             "patterns/{layer:int}": self.patterns,
+            "page/{picture}/{layer:int}": self.page,
             "unit/{layer:int}/{channel:int}": self.unit,
             "unit/{layer:int}/{channel:int}/{what}": self.drawn_unit,
         }
@@ -358,6 +359,13 @@ class Explorer:
         if job.state == "done":
             return _tiles(job.result, layer.channels)
         return packed(job.as_data(), b"")
+
+    def page(self, request: Request) -> Any:
+        """The picture and the layer as a page that needs no server."""
+        from analyzer.explorer.exporting import page_of
+
+        html = page_of(self, self._picture(request).key, request.path_params["layer"])
+        return Response(html, media_type="text/html", headers={"Content-Disposition": "attachment"})
 
     def drifts(self, request: Request) -> Any:
         if self.pair is None:

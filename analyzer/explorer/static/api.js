@@ -95,6 +95,9 @@ export function image(path, query, view) {
   return ask(async (answer) => bitmap(await answer.blob()), path, query, view);
 }
 
+/** @param {string} path @returns {Promise<Blob | null>} */
+export function blob(path) { return ask((answer) => answer.blob(), path); }
+
 /**
  * @param {Blob} picture @param {string} name @param {boolean} [frame] whether it is one of many, which is soon forgotten
  * @returns {Promise<{key: string, name: string, path: string}>}

@@ -3,7 +3,7 @@
 import { image, json } from "./api.js";
 import { digits, show } from "./draw.js";
 import { exported } from "./source.js";
-import { set, state, subscribe } from "./store.js";
+import { known, set, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -69,6 +69,7 @@ function said(job) {
 function row(top) {
   const item = document.createElement("li"), button = document.createElement("button");
   button.type = "button"; button.textContent = `${top.name}: ${digits(top.value)}`;
+  button.disabled = !known.pictures.some(({ key }) => key === top.picture);
   button.addEventListener("click", () => set({ picture: top.picture, y: top.place.length ? top.place[0] : -1, x: top.place.length ? top.place[1] : -1 }));
   item.append(button);
   return item;

@@ -110,18 +110,27 @@ export function title() {
   return about ? `${about.name}, unit ${state.unit}` : "";
 }
 
+/** Explains the target; with two models by both, one below the other. */
 async function evidence() {
-  const asked = { target: state.target, model: Math.min(state.model, 1), method: state.method || known.models[0].method, layer: state.at };
+  const both = known.models.length > 1;
+  $("other-side").hidden = !both;
+  await Promise.all([explain(0, "evidence"), ...(both ? [explain(1, "other")] : [])]);
+}
+
+/** @param {number} model @param {string} name of the canvas, and of its title and note */
+async function explain(model, name) {
+  const asked = { target: state.target, model, method: state.method || known.models[0].method, layer: state.at };
   try {
-    const found = await packed(bitmap, `explain/${shownPicture()}`, asked, "evidence");
+    const found = await packed(bitmap, `explain/${shownPicture()}`, asked, name);
     if (!found) return;
-    show($("evidence"), found.data);
-    $("evidence").dataset.shown = `${state.picture}/${state.target}/${asked.method}`;
-    $("evidence-title").textContent = `${asked.method} of ${found.about.title}`;
-    $("evidence-note").textContent = found.about.diagnosis || `${digits(found.about.low)} … ${digits(found.about.high)}${found.about.layer ? `, layer ${found.about.layer}` : ""}`;
+    show($(name), found.data);
+    $(name).dataset.shown = `${state.picture}/${state.target}/${asked.method}`;
+    const side = known.models.length > 1 ? `${["reference", "candidate"][model]}: ` : "";
+    $(`${name}-title`).textContent = `${side}${asked.method} of ${found.about.title}`;
+    $(`${name}-note`).textContent = found.about.diagnosis || `${digits(found.about.low)} … ${digits(found.about.high)}${found.about.layer ? `, layer ${found.about.layer}` : ""}`;
   } catch (error) {
-    show($("evidence"), null);
-    $("evidence-note").textContent = /** @type {Error} */ (error).message;
+    show($(name), null);
+    $(`${name}-note`).textContent = /** @type {Error} */ (error).message;
   }
 }
 
@@ -174,7 +183,7 @@ subscribe((changed) => {
   if (live.on) return;
   if (["picture", "layer", "model"].some((name) => changed.has(name))) spans();
   else if (changed.has("y") || changed.has("x")) outline(null);
-  if (["picture", "target", "method", "at", "model"].some((name) => changed.has(name))) evidence();
+  if (["picture", "target", "method", "at"].some((name) => changed.has(name))) evidence();
   if (changed.has("target")) { chosen(); outline(null); }
   if (changed.has("labels")) predictions();
   if (changed.has("second")) second();

@@ -1,7 +1,8 @@
 // Asks for the models and pictures, then builds the panes.
 
-import { json, whenBusy } from "./api.js";
+import { blob, json, whenBusy } from "./api.js";
 import * as card from "./card.js";
+import { composed, save } from "./download.js";
 import * as grid from "./grid.js";
 import * as input from "./input.js";
 import { help } from "./keys.js";
@@ -71,11 +72,14 @@ $("copy-command").addEventListener("click", () => copy(command(), "command"));
 $("copy-python").addEventListener("click", () => copy(python(), "Python line"));
 $("help").addEventListener("click", help);
 $("side").addEventListener("click", () => set({ model: (state.model + 1) % 3 }));
-$("download").addEventListener("click", () => {
-  const link = document.createElement("a");
-  link.download = `${(layer()?.name || "units").replace(/[^\w.-]+/g, "_")}.png`;
-  link.href = $("grid").toDataURL("image/png");
-  link.click();
+$("download").addEventListener("click", () => save(composed().toDataURL("image/png"), `${layer()?.name || "units"}.png`));
+$("page").addEventListener("click", async () => {
+  try {
+    const page = await blob(`page/${state.picture}/${state.layer}`);
+    if (page) save(URL.createObjectURL(page), `${layer()?.name || "page"}.html`);
+  } catch (error) {
+    $("busy").textContent = /** @type {Error} */ (error).message;
+  }
 });
 
 // ---- Search ----
