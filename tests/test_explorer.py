@@ -32,12 +32,12 @@ from analyzer.images import decode
 pytest.importorskip("uvicorn", reason="needs the extra explore")
 pytest.importorskip("starlette", reason="needs the extra explore")
 
+from analyzer.explorer.answers import Explorer
 from analyzer.explorer.atlas import atlas
 from analyzer.explorer.bench import Bench
 from analyzer.explorer.cards import Cards
 from analyzer.explorer.pictures import LARGEST, Pictures
 from analyzer.explorer.serve import serve
-from analyzer.explorer.server import Explorer
 
 ROOT = Path(__file__).parent.parent
 MODEL, OTHER = ROOT / "models" / "digits_cnn.onnx", ROOT / "models" / "digits_cnn_int8.onnx"

@@ -355,8 +355,10 @@ def test_what_is_shown_is_downloaded(page: Any, browser: Any, tmp_path: Path) ->
 
 
 def test_both_models_explain_the_target(page: Any) -> None:
-    assert page.inner_text("#evidence-title").startswith("reference: grad-cam of")
-    assert page.inner_text("#other-title").startswith("candidate: grad-cam of")
+    ours, theirs = page.inner_text("#evidence-title").split(), page.inner_text("#other-title").split()
+    assert ours[:3] == ["reference:", "grad-cam", "of"] and theirs[:3] == ["candidate:", "grad-cam", "of"]
+    of = [page.get_attribute(f"#{name}", "data-shown") for name in ("evidence", "other")]
+    assert of[0] == of[1] == "0/7/grad-cam"
     assert not np.array_equal(drawn(page, "evidence"), drawn(page, "other"))
 
 

@@ -24,7 +24,7 @@ from analyzer.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from analyzer.explorer.server import Explorer
+    from analyzer.explorer.answers import Explorer
 
 
 class Explore(Given):
@@ -82,8 +82,8 @@ def command(given: Explore) -> None:
     samples = given.data.samples()
     explainer, card = given.setup.load(given.model, given.labels)
     try:
+        from analyzer.explorer.answers import Explorer, Settings
         from analyzer.explorer.serve import serve
-        from analyzer.explorer.server import Explorer, Settings
     except ImportError:
         raise InputError(
             "explore needs the extra `explore`", "install it: pip install 'onnx-analyzer[explore]'"

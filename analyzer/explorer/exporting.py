@@ -15,12 +15,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from analyzer.explorer.answers import DIFFERENCE, Explorer, packed, unpacked
 from analyzer.explorer.bench import POLICIES, Bench
 from analyzer.explorer.cards import Cards
 from analyzer.explorer.jobs import Progress
 from analyzer.explorer.layers import Layer, ranked
 from analyzer.explorer.pictures import Picture
-from analyzer.explorer.server import DIFFERENCE, Explorer, packed, unpacked
 from analyzer.files import atomic_write, make_folder
 from analyzer.images import decode, encode
 from analyzer.plain import as_json
@@ -95,14 +95,15 @@ def _of_picture(
     explorer: Explorer, picture: Picture, wanted: Wanted, shown: Mapping[int, list[int]]
 ) -> Iterator[Question]:
     key, count = picture.key, len(explorer.benches)
+    targets = dict.fromkeys(one for bench in explorer.benches for one in _targets(bench, picture, wanted.targets))
     yield f"picture/{key}", {"side": 96}
     if count > 1:
         yield f"drifts/{key}", {}
-    for model, bench in enumerate(explorer.benches):
+    for model in range(count):
         yield f"picture/{key}", {"seen": 1, "model": model}
         yield f"predictions/{key}", {"model": model}
         for method in wanted.methods or (explorer.benches[0].method,):
-            for target in ("top1", *_targets(bench, picture, wanted.targets)):
+            for target in ("top1", *targets):
                 yield f"explain/{key}", {"target": target, "model": model, "method": method, "layer": -1}
     for number, units in shown.items():
         for model in range(count):

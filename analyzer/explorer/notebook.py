@@ -88,8 +88,8 @@ def explore(
         InputError: the extra `explore` is not installed; the model, a picture or the port cannot be used.
     """
     try:
+        from analyzer.explorer.answers import Explorer
         from analyzer.explorer.serve import serve
-        from analyzer.explorer.server import Explorer
     except ImportError:
         raise InputError("explore needs the extra `explore`", INSTALL) from None
     from analyzer.explorer.bench import Bench

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from analyzer.errors import InputError
-from analyzer.explorer.server import Explorer, application
+from analyzer.explorer.answers import Explorer
+from analyzer.explorer.server import application
 
 try:
     import uvicorn

@@ -114,12 +114,23 @@ export function title() {
 async function evidence() {
   const both = known.models.length > 1;
   $("other-side").hidden = !both;
-  await Promise.all([explain(0, "evidence"), ...(both ? [explain(1, "other")] : [])]);
+  try {
+    const target = both && state.target === "top1" ? await reference() : state.target;
+    if (target) await Promise.all([explain(0, target, "evidence"), ...(both ? [explain(1, target, "other")] : [])]);
+  } catch (error) {
+    $("evidence-note").textContent = /** @type {Error} */ (error).message;
+  }
 }
 
-/** @param {number} model @param {string} name of the canvas, and of its title and note */
-async function explain(model, name) {
-  const asked = { target: state.target, model, method: state.method || known.models[0].method, layer: state.at };
+/** What the reference says first, which both explain. @returns {Promise<string | null>} */
+async function reference() {
+  const said = await json(`predictions/${shownPicture()}`, { model: 0 }, "reference");
+  return said && (said.predictions.length ? said.predictions[0].target : "top1");
+}
+
+/** @param {number} model @param {string} target @param {string} name of the canvas, and of its title and note */
+async function explain(model, target, name) {
+  const asked = { target, model, method: state.method || known.models[0].method, layer: state.at };
   try {
     const found = await packed(bitmap, `explain/${shownPicture()}`, asked, name);
     if (!found) return;
