@@ -135,7 +135,7 @@ async function explain(model, target, name) {
     const found = await packed(bitmap, `explain/${shownPicture()}`, asked, name);
     if (!found) return;
     show($(name), found.data);
-    $(name).dataset.shown = `${state.picture}/${state.target}/${asked.method}`;
+    $(name).dataset.shown = `${state.picture}/${target}/${asked.method}`;
     const side = known.models.length > 1 ? `${["reference", "candidate"][model]}: ` : "";
     $(`${name}-title`).textContent = `${side}${asked.method} of ${found.about.title}`;
     $(`${name}-note`).textContent = found.about.diagnosis || `${digits(found.about.low)} … ${digits(found.about.high)}${found.about.layer ? `, layer ${found.about.layer}` : ""}`;
