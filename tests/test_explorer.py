@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -204,6 +205,26 @@ def _gradient(of: str, wrt: str, array: np.ndarray, place: tuple[int, ...]) -> n
     seed[place] = 1
     given = {session.get_inputs()[0].name: array, vjp.cotangents[of]: seed}
     return np.asarray(session.run([vjp.gradients[wrt]], given)[0][0])
+
+
+def test_heads_show_what_the_class_token_attends_to() -> None:
+    """The row of the class token of each softmax, that of onnxruntime's own run."""
+    pictures = Pictures(find_pictures([str(PICTURES[0])]))
+    bench = opened(ROOT / "models" / "digits_vit.onnx", pictures)
+    heads = [layer for layer in bench.layers if layer.heads]
+    assert len(heads) == 5 and heads[0].grid == (12, 12)
+    model = onnx.load(ROOT / "models" / "digits_vit.onnx")
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(heads[2].name))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    array = bench.card.feeds.feed(PICTURES[0]).main.array
+    (weights,) = session.run(None, {session.get_inputs()[0].name: array})
+    assert weights.shape[1:] == (heads[2].channels, 145, 145)
+    found = bench.one(pictures["0"], heads[2])
+    assert np.allclose(found.reshape(len(found), -1), weights[0, :, 0, 1:], atol=1e-6)
+    assert bench.backward(pictures["0"], heads[2], bench.origin(pictures["0"], "top1"), "gradient").any()
+    with pytest.raises(analyzer.UnsupportedError, match="attention is not projected"):
+        bench.project(pictures["0"], heads[2], 0, 0, "deconvnet")
 
 
 def test_a_picture_is_fitted_otherwise(client: Client) -> None:

@@ -23,7 +23,7 @@ from analyzer.attribution.projection import Projection, Projector
 from analyzer.attribution.result import in_picture
 from analyzer.attribution.shown import shown_outputs
 from analyzer.attribution.units import STRONGEST, rgb
-from analyzer.errors import AnalyzerError, NotFoundError
+from analyzer.errors import AnalyzerError, NotFoundError, UnsupportedError
 from analyzer.explorer.layers import Layer, chosen, find_layers, spans, stages
 from analyzer.explorer.pictures import Picture
 from analyzer.graph import Graph
@@ -235,7 +235,13 @@ class Bench:
         return self.explainer.remembered(("spans", layer.name, sizes), lambda: spans(self._graph(fed), layer, size))
 
     def project(self, picture: Picture, layer: Layer, channel: int, position: int, policy: str) -> Projection:
-        """A unit projected back to the picture; see `Projector.run`."""
+        """A unit projected back to the picture; see `Projector.run`.
+
+        Raises:
+            UnsupportedError: it is a head, or cannot be projected.
+        """
+        if layer.heads:
+            raise UnsupportedError("attention is not projected", "choose a layer of tokens")
         feeds = self._filled(self.fed(picture))
         sizes = sizes_of(feeds)
         key = ("projector", tuple(sorted(sizes.items())), layer.name, policy)

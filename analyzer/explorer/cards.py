@@ -14,7 +14,7 @@ import numpy as np
 from analyzer.attribution.dream import Dreamer, DreamOptions
 from analyzer.attribution.units import WHOLE
 from analyzer.data import Sample
-from analyzer.errors import AnalyzerError, InputError
+from analyzer.errors import AnalyzerError, InputError, UnsupportedError
 from analyzer.explorer.bench import Bench
 from analyzer.explorer.jobs import Job, Jobs, Progress
 from analyzer.explorer.layers import Layer
@@ -50,7 +50,7 @@ class Cards:
 
     def rank(self, layers: Sequence[Layer]) -> None:
         """Rank the units of several layers in one pass over the pictures, before anything is asked for."""
-        names = [layer.name for layer in layers if layer.name not in self.known]
+        names = [layer.name for layer in layers if layer.name not in self.known and not layer.heads]
         if names:
             bench = self.bench
             found = mine(bench.explainer, self.samples, names, bench.card.feeds, BEST, workers=1)
@@ -69,6 +69,8 @@ class Cards:
         return self.jobs.get(("mine", layer.name), lambda note: self._mined(layer, note))
 
     def _mined(self, layer: Layer, note: Progress) -> MiningResult:
+        if layer.heads:
+            raise UnsupportedError("heads have no patches", "choose a layer of tokens")
         if layer.name in self.known:
             return MiningResult(self.samples, {layer.name: self.known[layer.name]}, {}, {})
         done = 0
@@ -150,6 +152,8 @@ class Cards:
             done += 1
             note(done, OPTIMUM.steps)
 
+        if layer.heads:
+            raise UnsupportedError("heads have no optimum", "choose a layer of tokens")
         found = Dreamer(explainer, layer.name, card.preprocess).run(channel, WHOLE, OPTIMUM, step).image
         if self.cache is not None:
             self.cache.put(self._key(layer, channel), {"image": found})

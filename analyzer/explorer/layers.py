@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis import ReceptiveField, receptive_field
+from analyzer.analysis.attention import attentions
 from analyzer.analysis.feature_maps import feature_maps
 from analyzer.analysis.layouts import Layout, layouts
 from analyzer.analysis.scores import holds_floats
@@ -36,6 +37,8 @@ class Layer:
         layout: of its axes.
         parents: numbers of the layers that it is computed from, without others between.
         size, stride: of the receptive field, (height, width), None where it is the whole picture.
+        heads: whether it is the attention of a transformer: its channels are heads, its maps what the class token
+            attends to; without a class token the mean over all tokens.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Layer:
     parents: tuple[int, ...]
     size: tuple[int | None, ...] | None
     stride: tuple[float, ...] | None
+    heads: bool = False
 
     @property
     def numbers(self) -> int:
@@ -54,6 +58,11 @@ class Layer:
 
     def maps(self, array: np.ndarray) -> np.ndarray:
         """(channels, h, w) float32 of one picture; (channels, 1, 1) of a vector."""
+        if self.heads:
+            weights = array.reshape(-1, *array.shape[-2:])[: self.channels]
+            rows = weights[:, 0] if self.layout.prefix else weights.mean(1)
+            array = rows[:, self.layout.tokens]
+            return np.asarray(array, np.float32).reshape(self.channels, *self.grid)
         if self.grid:
             array = channels_first(array, self.layout)[0]
         return np.asarray(array, np.float32).reshape(self.channels, *(self.grid or (1, 1)))
@@ -65,6 +74,7 @@ class Layer:
             "channels": self.channels,
             "grid": list(self.grid),
             "parents": list(self.parents),
+            "heads": self.heads,
             "field": {"size": self.size, "stride": self.stride},
         }
 
@@ -78,6 +88,7 @@ def find_layers(graph: Graph, also: Sequence[str] = ()) -> list[Layer]:
     found = layouts(graph)
     maps = {m.name: m for m in feature_maps(graph) if len(m.size) == 2}
     reach = descendants(graph, [image_input(graph).name], graph.forward_nodes())
+    heads = _heads(graph, reach)
     fields = receptive_field(graph)
     layers: list[Layer] = []
     nearest: dict[str, tuple[int, ...]] = {}  # of every tensor: the layers that it is computed from
@@ -86,6 +97,12 @@ def find_layers(graph: Graph, also: Sequence[str] = ()) -> list[Layer]:
         for output in node.outputs:
             nearest[output.name] = above
             if (node.op in SAME and output.name not in also) or output.name not in reach:
+                continue
+            if output.name in heads:
+                count, layout = heads[output.name]
+                places = tuple(fixed_sizes(layout.grid) or ())
+                layers.append(Layer(output.name, node.op, count, places, layout, above, None, None, True))
+                nearest[output.name] = (len(layers) - 1,)
                 continue
             one = maps.get(output.name)
             sizes = fixed_sizes(output.shape or [None])
@@ -102,6 +119,20 @@ def find_layers(graph: Graph, also: Sequence[str] = ()) -> list[Layer]:
             layers.append(Layer(output.name, node.op, channels, places, layout, above, size, stride))
             nearest[output.name] = (len(layers) - 1,)
     return layers
+
+
+def _heads(graph: Graph, reach: Collection[str]) -> dict[str, tuple[int, Layout]]:
+    """{attention over the tokens of a grid: (heads, layout of the tokens)}"""
+    tokens: dict[int | str | None, Layout] = {}  # by their number
+    for layout in layouts(graph).values():
+        if "L" in layout.axes and len(layout.grid) == 2 and fixed_sizes(layout.grid):
+            tokens.setdefault(layout.count, layout)
+    found = {}
+    for attention in attentions(graph, reach, reach):
+        sizes = fixed_sizes(attention.weights.shape or [None])
+        if sizes and sizes[-1] == sizes[-2] and sizes[-1] in tokens:
+            found[attention.weights.name] = int(np.prod(sizes[:-2])), tokens[sizes[-1]]
+    return found
 
 
 def chosen(layers: Sequence[Layer], names: Collection[str]) -> list[Layer]:
@@ -139,7 +170,7 @@ def spans(graph: Graph, layer: Layer, size: tuple[int, int]) -> list[list[list[i
         size: (height, width) of the picture as the network sees it.
     """
     whole: list[list[list[int]]] = [[[0, s]] * g for s, g in zip(size, layer.grid or (1, 1), strict=True)]
-    if not layer.grid:
+    if not layer.grid or layer.heads:
         return whole
     try:
         found = Units.of(graph, layer.name).spans(receptive_field(graph), size)

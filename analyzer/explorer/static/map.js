@@ -13,7 +13,7 @@ export function build() {
     item.role = "option"; item.id = `layer-${number}`;
     name.textContent = short(about.name); name.title = about.name;
     const field = about.field.size && !about.field.size.includes(null) ? `, field ${about.field.size.join("×")}` : "";
-    size.textContent = `${about.op} ${[about.channels, ...about.grid].join("×")}${field}`;
+    size.textContent = `${about.heads ? "Attention" : about.op} ${[about.channels, ...about.grid].join("×")}${field}`;
     if (typeof about.drift === "number") size.textContent += `, ${about.drift >= 200 ? "equal" : `${about.drift.toFixed(1)} dB`}`;
     item.append(name, size);
     item.addEventListener("click", () => go(number));
@@ -73,7 +73,7 @@ function select() {
   if (!about) return;
   /** @type {HTMLElement} */ (document.getElementById("layer-name")).textContent = about.name;
   /** @type {HTMLElement} */ (document.getElementById("layer-about")).textContent =
-    `${about.op}, ${about.channels} unit${about.channels > 1 ? "s" : ""}${about.grid.length ? ` of ${about.grid.join("×")}` : ""}`;
+    `${about.heads ? "Attention" : about.op}, ${about.channels} ${about.heads ? "head" : "unit"}${about.channels > 1 ? "s" : ""}${about.grid.length ? ` of ${about.grid.join("×")}` : ""}`;
 }
 
 /** Colors the layers by how far the candidate drifts on the picture. */
