@@ -85,7 +85,11 @@ export async function project() {
   for (const button of $("policies").children) button.setAttribute("aria-pressed", String(button.value === state.policy));
   const where = known.models[0].layers[from.layer];
   $("projection-title").textContent = state.pin ? `Projection of unit ${from.unit} of ${where ? where.name : ""} (pinned)` : "Projection";
-  if (!state.policy || !where) { cancel("project"); show($("projection"), null); $("projection-note").textContent = ""; return; }
+  if (!state.policy || !where || where.heads) {
+    cancel("project"); show($("projection"), null);
+    $("projection-note").textContent = where?.heads ? "attention is not projected" : "";
+    return;
+  }
   try {
     const asked = { policy: state.policy, model: Math.min(state.model, 1), y: from.y, x: from.x };
     const found = await packed(bitmap, `project/${shownPicture()}/${from.layer}/${from.unit}`, asked, "project");
