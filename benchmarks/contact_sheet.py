@@ -92,7 +92,7 @@ def contact_sheet(model: Path, picture: Path, quick: bool) -> np.ndarray:
             try:
                 one = panel(given, Drawing(view), SIDE)
             except InputError:
-                row.append(Panel(np.full((40, 40, 3), 245, np.uint8), "no channels"))
+                row.append(Panel(np.full_like(given.image, 245), "no channels"))
                 continue
             row.append(Panel(one.picture, view, one.bar))
         row += peers(found, given.image)

@@ -78,7 +78,7 @@ def decode(source: str | os.PathLike[str] | bytes | Stored, max_pixels: int | No
 
 
 def rgb(header: Header, pixels: np.ndarray, name: str) -> np.ndarray:
-    """What `decode` makes of `stored_pixels`.
+    """What `decode` makes of `stored_pixels`, which may be overwritten.
 
     Raises:
         InputError: as `decode`.
@@ -261,19 +261,35 @@ def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
 def _over_white(pixels: np.ndarray, name: str, premultiplied: bool = False) -> np.ndarray:
     """OpenCV's grey, BGR or BGRA to RGB: c·a + 255·(1 − a), where c·a is what a premultiplied picture stores."""
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels in (1, 3):
-        cv2 = opencv()
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if channels == 1 else cv2.COLOR_BGR2RGB))
+    if channels == 1:
+        return np.asarray(opencv().cvtColor(pixels, opencv().COLOR_GRAY2RGB))
+    if channels == 3:
+        return swapped(pixels)
     if channels != 4:
         raise InputError(f"{name}: {channels} channels, a picture has 1, 3 or 4")
     result = np.empty((*pixels.shape[:2], 3), np.uint8)
     for rows in strips(pixels):
         colour, alpha = pixels[rows, :, 2::-1], pixels[rows, :, 3:].astype(np.uint16)
-        if premultiplied:
+        if alpha.min() == 255:
+            result[rows] = colour
+        elif premultiplied:
             result[rows] = np.minimum(colour + (255 - alpha), 255)
         else:
             result[rows] = (colour * alpha + 255 * (255 - alpha) + 127) // 255
     return result
+
+
+def swapped(pixels: np.ndarray) -> np.ndarray:
+    """OpenCV's BGR and BGRA as RGB and RGBA, in place: a few rows at a time, which stay in a core's cache."""
+    cv2 = opencv()
+    code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    known = pixels.dtype in (np.uint8, np.uint16, np.float32)
+    for rows in strips(pixels):
+        if known:  # ten times as fast
+            pixels[rows] = cv2.cvtColor(pixels[rows], code)
+        else:
+            pixels[rows, :, :3] = pixels[rows, :, 2::-1]
+    return pixels
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -29,6 +29,7 @@ from analyzer.images.decode import (
     rgb,
     stored_pixels,
     strips,
+    swapped,
     upright,
 )
 from analyzer.images.preprocess import over_white
@@ -229,8 +230,7 @@ def _ordered(pixels: np.ndarray) -> np.ndarray:
     if pixels.ndim == 2:
         return pixels[..., None]
     if pixels.shape[2] in (3, 4):
-        for rows in strips(pixels):
-            pixels[rows, :, :3] = pixels[rows, :, 2::-1]
+        return swapped(pixels)
     return pixels
 
 

@@ -407,7 +407,7 @@ def sheet(panels: Sequence[Panel | None], columns: int, title: str = "", bar: Co
 def _outlined(picture: np.ndarray) -> np.ndarray:
     """`picture` with a thin line over its border, where most of that is as white as the paper around it."""
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    if np.median(border.min(axis=1)) < 250:
+    if np.median(border.min(axis=1)) < 230:
         return picture
     lined = picture.copy()
     lined[0], lined[-1], lined[:, 0], lined[:, -1] = (RULE,) * 4
