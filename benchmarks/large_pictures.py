@@ -2,8 +2,8 @@
 
     python -m benchmarks.large_pictures [--rounds 3] [--model models/digits_cnn.onnx] [--small]
 
-Whole processes in turn, medians of wall-clock and of CPU seconds and the highest peak of resident memory. The pictures are made of
-a shipped one: a JPEG of 11,500×8,600 pixels, and PNGs of 6,000×5,000: of 8 bits, of 16, with alpha.
+Whole processes in turn, medians of wall-clock and of CPU seconds and the highest peak of resident memory. The pictures
+are made of a shipped one: a JPEG of 11,500×8,600 pixels, and PNGs of 6,000×5,000: of 8 bits, of 16, with alpha.
 """
 
 from __future__ import annotations

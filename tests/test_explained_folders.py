@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +138,51 @@ def test_a_note_has_a_line_of_its_own(capsys) -> None:
     err = capsys.readouterr().err
     bar = err.split("\r")[1]
     assert err == f"\r{bar}\r{' ' * len(bar)}\rnote: here\n" and common._bar == 0
+
+
+def screen(written: str) -> list[str]:
+    """The lines of a terminal after this was written to it."""
+    lines, column = [""], 0
+    for character in written:
+        if character == "\r":
+            column = 0
+        elif character == "\n":
+            lines.append("")
+            column = 0
+        else:
+            lines[-1] = lines[-1][:column].ljust(column) + character + lines[-1][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_warnings_do_not_land_on_the_progress_bar(place) -> None:
+    """On a terminal of its own, stdout elsewhere: an unreadable picture and doubts between the steps of the bar."""
+    import pty
+
+    (place / "p" / "1.png").write_bytes(b"no picture")
+    for at in (2, 3, 4):
+        np.save(place / "p" / f"{at}.npy", np.full((40, 60, 3), 300 + at, np.float32))
+    ours, theirs = pty.openpty()
+    root = Path(MODEL).parents[1]
+    command = [sys.executable, str(root / "cli.py"), "explain", MODEL, "p/*", "--format", "jsonl", "--workers", "1"]
+    with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        written = bytearray()
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(ours, 4096):
+                written += part
+        out = process.stdout.read() if process.stdout else b""
+    os.close(ours)
+    assert process.returncode == 5 and len(out.splitlines()) == 6
+    lines = [line for line in screen(written.decode()) if line]
+    bars = [line for line in lines if "█" in line or "·" in line]
+    assert bars == [f"explain {'█' * 24} 6/6"]
+    odd = [
+        line for line in lines if line not in bars and line.split(":")[0] not in ("error", "  hint", "note", "warning")
+    ]
+    assert not odd
+    assert any("1.png" in line for line in lines)
 
 
 def test_png_is_lossless() -> None:
