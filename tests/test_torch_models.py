@@ -17,6 +17,7 @@ from analyzer.attribution import Explainer
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
+torch.set_num_threads(1)  # for one small picture, threads mostly wait for each other
 
 # name: (where from, picture size, exporter)
 NETWORKS = {
@@ -34,11 +35,11 @@ NETWORKS = {
     "efficientnet_b0": ("torchvision", 96, "script"),
     "regnet_y_400mf": ("torchvision", 96, "script"),
     "convnext_tiny": ("torchvision", 96, "script"),
-    "vit_b_16": ("torchvision", 224, "dynamo"),
+    "vit_b_16": ("torchvision", 64, "dynamo"),
     "swin_t": ("torchvision", 96, "script"),
     "maxvit_t": ("torchvision", 224, "script"),
-    "deit_tiny_patch16_224": ("timm", 224, "dynamo"),
-    "mixer_s32_224": ("timm", 224, "script"),
+    "deit_tiny_patch16_224": ("timm", 64, "dynamo"),
+    "mixer_s32_224": ("timm", 96, "script"),
     "poolformer_s12": ("timm", 96, "script"),
     "repvgg_a0": ("timm", 96, "script"),
     "ghostnet_100": ("timm", 96, "script"),
@@ -46,13 +47,25 @@ NETWORKS = {
 }
 
 
+def narrow(head: torch.nn.Sequential) -> None:
+    """Linear layers of at most 64 units between the features and the classes."""
+    linear = [i for i, part in enumerate(head) if isinstance(part, torch.nn.Linear)]
+    for i in linear:
+        inside = head[i].in_features if i == linear[0] else 64
+        head[i] = torch.nn.Linear(inside, head[i].out_features if i == linear[-1] else 64)
+
+
 def network(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    if NETWORKS[name][0] == "timm":
-        net = timm.create_model(name, pretrained=False).eval()
+    family, size, _ = NETWORKS[name]
+    if family == "timm":
+        options = {"img_size": size} if name in ("deit_tiny_patch16_224", "mixer_s32_224") else {}
+        net = timm.create_model(name, pretrained=False, **options).eval()
     else:
-        options = {"init_weights": True} if name == "googlenet" else {}
+        options = {"googlenet": {"init_weights": True}, "vit_b_16": {"image_size": size}}.get(name, {})
         net = torchvision.models.get_model(name, weights=None, **options).eval()
+    if name in ("alexnet", "vgg11_bn"):  # linear layers of 4,096 units: 55 and 120 million weights, and nothing new
+        narrow(net.classifier)
     for parameter in net.parameters():
         if parameter.ndim > 1 and not parameter.any():  # a head that starts at zero has no gradient to compare
             torch.nn.init.normal_(parameter, std=0.02)
