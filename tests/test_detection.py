@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -393,13 +394,17 @@ def test_the_command_lists_and_explains(run, place):
     assert all(len(p["box"]) == 4 for p in result["predictions"])
     code, out, _ = run("explain", "m.onnx", "p.png", *flags, "-t", "blue")
     assert code == 0 and "nothing is detected with a score of 0.25 or more: blue" in out
+    (blue,) = re.findall(r"blue; the highest score is ([0-9.]+), of blue in the box (.+)", out)
+    scores = analyzer.explain(detector(), BOTH).scores[0].reshape(-1, 3)
+    assert float(blue[0]) == pytest.approx(scores[:, 2].max(), rel=0.01) and len(blue[1].split()) == 4
     code, out, _ = run("explain", "m.onnx", "p.png", *flags, "--format", "coco")
     found = json.loads(out)
     assert code == 0 and {c["name"] for c in found["categories"]} == {"red", "green"}
     red = next(a for a in found["annotations"] if a["category_id"] == 0)
     assert red["bbox"] == [40, 8, 8, 8]
     code, out, _ = run("explain", "m.onnx", "p.png", *flags, "--score-threshold", "0.9999", "--format", "json")
-    assert code == 0 and json.loads(out)["results"][0]["maps"] == []
+    (result,) = json.loads(out)["results"]
+    assert code == 0 and result["maps"] == [] and "of red in the box 40 8 48 16" in result["nothing"]
     code, out, _ = run("inspect", "m.onnx")
     assert code == 0 and "default layer: map8, map16" in out
     report = json.loads(run("inspect", "m.onnx", "--format", "json")[1])

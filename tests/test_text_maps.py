@@ -120,6 +120,9 @@ def test_what_is_small_or_unsure_is_no_text():
     assert len(task_of(made, score_threshold=0.55).predictions(found)) == 1
     nothing = said(made, picture())
     assert task.says_nothing(nothing) and not task.chosen(-1, nothing)
+    dimmer = task.nearest(said(made, picture(FIRST, value=0.2)))
+    left, top, right, bottom = FIRST
+    assert 0 < dimmer.score < 0.3 and left <= dimmer.box[0] < right and top <= dimmer.box[1] < bottom
 
 
 def test_a_tilted_text_has_a_tilted_box():

@@ -24,9 +24,11 @@ from analyzer.metrics.masks import rle
 from analyzer.passes.asking import Asking, shown
 from analyzer.passes.base import Loaded
 from analyzer.tasks import Prediction, Role, Task
+from analyzer.tasks.base import TOP1
 from analyzer.tasks.classification import Classification, MultiLabel
 from analyzer.tasks.keypoints import Keypoints
 from analyzer.tasks.segmentation import Segmentation
+from analyzer.tasks.targets import resolve_class
 from analyzer.tasks.text import Text
 
 SIDE = SMALLEST, LARGEST  # of the long side of a picture that is drawn alone
@@ -231,17 +233,24 @@ class Explaining(Asking):
             "top": [{"class": p.index, "label": p.label, "score": p.score} for p in shown] if classes else [],
             "predictions": [_prediction(p, fed) for p in shown],
             "heads": [self._head(role, said.get(role.output)) for role in task.others],
-            "nothing": None if len(attribution.heatmap) else self._nothing(task, shown),
+            "nothing": None if len(attribution.heatmap) else self._nothing(task, said, shown, fed),
         }
         if isinstance(task, Text):
             result["text"] = task.text(task.answer(said), labels)
         return result
 
-    def _nothing(self, task: Task, shown: Sequence[Prediction]) -> str:
-        """What to say where there is nothing to explain."""
-        if task.per_picture and shown and self.targets != ("top1",):
-            return f"{task.nothing}: {', '.join(self.targets)}"
-        return task.nothing
+    def _nothing(self, task: Task, said: Mapping[str, Any], shown: Sequence[Prediction], fed: Fed) -> str:
+        """What to say where there is nothing to explain, and what comes nearest to it."""
+        of_class = bool(task.per_picture and shown and self.targets != ("top1",))
+        text = f"{task.nothing}: {', '.join(self.targets)}" if of_class else task.nothing
+        if of_class and len(self.targets) > 1:
+            return text
+        target = resolve_class(self.targets[0], self.card.labels) if of_class else TOP1
+        near = task.nearest(task.answer(said), self.card.labels, target)
+        if near is None or near.box is None:
+            return text
+        place = " ".join(f"{at:.0f}" for at in fed.box(near.box, near.scaled))
+        return f"{text}; the highest score is {near.score:.3g}, of {near.label} in the box {place}"
 
     def _head(self, role: Role, said: np.ndarray | None) -> dict[str, Any]:
         """What another output says."""

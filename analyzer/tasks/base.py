@@ -324,6 +324,11 @@ class Task:
         """What to say where there is nothing to explain."""
         return "the model predicts nothing"
 
+    def nearest(self, output: Any, labels: Labels = None, target: int = TOP1) -> Prediction | None:
+        """What comes nearest to being a prediction (of a class), though its score is too low; None for tasks without
+        a threshold."""
+        return None
+
     def check_labels(self, labels: Labels) -> None:
         """InputError if there are more or fewer names than classes."""
         wanted = self.label_counts

@@ -191,6 +191,17 @@ class Detection(Boxed):
     def says_nothing(self, output: Any) -> bool:
         return not bool((self.decoder.scores(output) >= self.threshold).any())
 
+    def nearest(self, output: Any, labels: Labels = None, target: int = TOP1) -> Prediction | None:
+        found = self.decoder.candidates(output)
+        scores = np.where(np.isfinite(found.scores), found.scores, -np.inf)
+        if target != TOP1:
+            index = np.arange(scores.shape[1]) if found.labels is None else found.labels[:, None]
+            scores = np.where(index == self.numbered(target, labels), scores, -np.inf)
+        if not scores.size or scores.max() == -np.inf:
+            return None
+        highest = np.argwhere(scores == scores.max())[:1]
+        return self._named(output, found, highest, labels)[0]
+
     def chosen(self, target: int, output: Any, labels: Labels = None) -> list[Prediction]:
         found = self.predictions(output, labels)
         if target != TOP1:

@@ -208,6 +208,13 @@ class TextMap(Boxed):
         score = float(self.read(output, 1)[0, 0])
         return [Prediction("top1", f"all {self.label(0, labels)}", score, 0, 0, layer=self.layer)]
 
+    def nearest(self, output: Any, labels: Labels = None, target: int = TOP1) -> Prediction | None:
+        probable = self._map(output)[0]
+        y, x = np.unravel_index(np.nan_to_num(probable).argmax(), probable.shape)
+        down, across = np.array(self.size) / probable.shape
+        box = (x * across, y * down, (x + 1) * across, (y + 1) * down)
+        return Prediction("top1", self.label(0, labels), float(probable[y, x]), 0, 0, box=box)
+
     def side(self, found: Prediction, side: str) -> Prediction:
         raise InputError("a side of a text's box is no simple expression of the map", "explain its score")
 
