@@ -28,6 +28,7 @@ from analyzer.tasks.detection.parts import Part
 from analyzer.tasks.detection.pyramid import Stage
 from analyzer.tasks.detection.view import View
 from analyzer.tasks.recognise import NOTHING, Declared
+from tests import sides
 from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node
 
@@ -112,7 +113,11 @@ def decoded(net: onnx.ModelProto, family: str, declared: Declared = NOTHING) -> 
     scores = Session(graph, outputs=[compiled.name]).run({"x": picture(graph.inputs[0].shape[2:])})[compiled.name]
     assert np.allclose(scores[0], found.scores, atol=1e-5)
     assert all(level.layer == f"map{task.decoder.levels.index(level)}" for level in task.decoder.levels[:-1])
+    assert sides.follow(net, task, {"x": picture(graph.inputs[0].shape[2:])}) or family in NO_SIDES
     return found
+
+
+NO_SIDES = ("boxes and scores", "EfficientDet")  # rows of four axes; several candidates share a channel axis
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from analyzer.graph import Graph
 from analyzer.tasks import recognise
 from analyzer.tasks.detection import Detection
 from analyzer.tasks.recognise import NOTHING, Declared
+from tests import sides
 from tests.models import model, node
 
 SIDE, CLASSES = 64, 3
@@ -42,12 +43,16 @@ def conv(weights: dict[str, np.ndarray], read: str, name: str, numbers: int, sca
     return node("Conv", [read, f"w{name}"], [name])
 
 
+NO_SIDES = ("YOLOv5", "YOLOv8-obb", "FastestDet")  # several candidates share a channel axis; turned boxes; tanh
+
+
 def explained(net: onnx.ModelProto, declared: Declared = NOTHING) -> tuple[Detection, dict[str, np.ndarray]]:
     session = onnxruntime.InferenceSession(net.SerializeToString())
     names = [o.name for o in session.get_outputs()]
     explainer = Explainer(net)
     task = task_for(explainer, Question(declared=declared), explainer.feeds(X))
     assert isinstance(task, Detection), task.described()
+    assert sides.follow(net, task, {"x": X}) or task.decoder.family in NO_SIDES, task.decoder.coding
     return task, task.answer(dict(zip(names, session.run(names, {"x": X}), strict=True)))
 
 

@@ -102,7 +102,8 @@ def expression(op: Builder, text: str, arrays: Arrays | None = None) -> Value:
     `.sum() .mean() .max() .min()` reduce over all axes but the first, or over those given; + − × ÷ and numbers
     combine. For detectors, segmenters and embeddings:
 
-    - `.sigmoid()`, `.softmax(axis)`, `.argmax(axis)`, and comparisons of what they give;
+    - `.sigmoid()`, `.exp()`, `.softmax(axis)`, `.argmax(axis)`, and comparisons of what they give;
+    - `.expectation()`: Σ k · softmaxₖ over the last axis, the mean of a distribution over 0, 1, 2… (DFL, 2006.04388);
     - `.where(condition)`: zero where it does not hold: `"out"[:, 8].where("out".argmax(1) == 8)` is class 8 over the
       pixels where it wins (Vinogradova et al. 2020, 2002.11434);
     - `.iou(x0, y0, x1, y1)`: of boxes (…, 4) given by their corners with the one given, to point at a box:
@@ -230,6 +231,17 @@ class _Expression:
     def _sigmoid(self, value: Value) -> Value:
         return self.op.Sigmoid(value)
 
+    def _exp(self, value: Value) -> Value:
+        return self.op.Exp(value)
+
+    def _expectation(self, value: Value) -> Value:
+        op, last = self.op, self.op.rank(value) - 1
+        count = op.dim(value, last)
+        if not last or count is None:
+            raise InputError(f"target {self.text!r}: .expectation() needs a last axis of known size after the first")
+        steps = op.constant(np.arange(count).astype(value.dtype), "steps")
+        return op.ReduceSum(op.Mul(op.Softmax(value, axis=last), steps), [last], keepdims=0)
+
     def _softmax(self, value: Value, axis: ast.expr) -> Value:
         return self.op.Softmax(value, axis=self._axis(axis, self.op.rank(value)))
 
@@ -314,6 +326,8 @@ class _Expression:
 
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
     "sigmoid": (0, _Expression._sigmoid),
+    "exp": (0, _Expression._exp),
+    "expectation": (0, _Expression._expectation),
     "softmax": (1, _Expression._softmax),
     "argmax": (1, _Expression._argmax),
     "where": (1, _Expression._where),

@@ -121,9 +121,10 @@ class Distances(Coding):
         return visible(middle[:, None] + found * (1 if self.pixels else stride))
 
     def side(self, part: Part, place: int, side: int, level: Level, size: tuple[int, int]) -> str:
+        sign = "-" if side < 2 else ""
         if self.bins:
-            return super().side(part, place, side, level, size)
-        return f"{'-' if side < 2 else ''}{part.expression(place, side)}"
+            return f"{sign}{part.expression(place, side * self.bins, (side + 1) * self.bins)}.expectation()"
+        return f"{sign}{part.expression(place, side)}"
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,10 @@ class Exponentials(Coding):
         middle = (found[:, :2] + level.places[0]) * stride
         with np.errstate(over="ignore"):
             return corners(np.concatenate([middle, np.exp(found[:, 2:4]) * stride], axis=1))
+
+    def side(self, part: Part, place: int, side: int, level: Level, size: tuple[int, int]) -> str:
+        middle, extent = part.expression(place, side % 2), part.expression(place, side % 2 + 2)
+        return f"{middle} {'-' if side < 2 else '+'} 0.5 * {extent}.exp()"
 
     def points(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
         place = level.places[0][:, None] + numbers.astype(np.float64).reshape(len(numbers), -1, 2)
@@ -188,6 +193,11 @@ class Anchored(Coding):
         middle = anchors[:, :2] + found[:, :2] * self.variances[0] * anchors[:, 2:]
         with np.errstate(over="ignore"):
             return corners(np.concatenate([middle, np.exp(found[:, 2:4] * self.variances[1]) * anchors[:, 2:]], axis=1))
+
+    def side(self, part: Part, place: int, side: int, level: Level, size: tuple[int, int]) -> str:
+        number, (first, second) = (1 - side % 2 if self.rows_first else side % 2), self.variances
+        middle, extent = part.expression(place, number), part.expression(place, number + 2)
+        return f"{first:g} * {middle} {'-' if side < 2 else '+'} 0.5 * ({second:g} * {extent}).exp()"
 
     def points(self, numbers: np.ndarray, level: Level, size: tuple[int, int]) -> np.ndarray:
         anchors = self.anchors(level)[:, None]

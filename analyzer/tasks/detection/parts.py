@@ -23,6 +23,7 @@ class Part:
         cell: candidates that share that axis, their numbers one after the other.
         batched: whether the first axis counts pictures.
         first, last: which candidates of the output they are of; all where `last` is None.
+        grid: rows and columns of an output that is a map; (0, 0) for others.
     """
 
     output: str
@@ -33,6 +34,7 @@ class Part:
     batched: bool = True
     first: int = 0
     last: int | None = None
+    grid: tuple[int, int] = (0, 0)
 
     def read(self, array: np.ndarray) -> np.ndarray:
         """(candidates, numbers) of one picture.
@@ -73,16 +75,20 @@ class Part:
         """Of some of the candidates."""
         return replace(self, first=first, last=last)
 
-    def expression(self, place: int, number: int) -> str:
-        """One number of a candidate, as a target."""
-        name, place = quoted(self.output), place + self.first
-        if self.axis == -1 and self.cell == 1 and self.batched:
-            return f"{name}[:, {place}, {self.start + number}]"
-        if self.axis == -1 and self.cell == 1:
-            return f"{name}[{place}, {self.start + number}]"
-        if self.axis == 1 and self.cell == 1 and self.batched:
-            return f"{name}[:, {self.start + number}, {place}]"
-        raise InputError(f"the numbers of output {self.output!r} cannot be named one by one", "explain a score")
+    def expression(self, place: int, first: int, last: int | None = None) -> str:
+        """A number of a candidate, or the numbers from `first` to before `last`, as a target.
+
+        Raises:
+            InputError: the output has an order in which they cannot be named.
+        """
+        number = str(self.start + first) if last is None else f"{self.start + first}:{self.start + last}"
+        place, mapped = place + self.first, all(self.grid)
+        spot = ", ".join(map(str, divmod(place, self.grid[1]))) if mapped else str(place)
+        known = ((1, 3) if mapped else (1, 2, -1)) if self.batched else (-1,)
+        if self.cell > 1 or self.axis not in known:
+            raise InputError(f"the numbers of output {self.output!r} cannot be named one by one", "explain a score")
+        axes = [number, spot] if self.axis == 1 else [spot, number]
+        return f"{quoted(self.output)}[{', '.join([':'] * self.batched + axes)}]"
 
     def _axis(self, rank: int) -> int:
         """The axis of the numbers where there is a batch axis."""

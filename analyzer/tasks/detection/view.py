@@ -162,7 +162,14 @@ class View:
 
     def with_layers(self, levels: Sequence[Level]) -> tuple[Level, ...]:
         """The levels with the feature maps by which they are explained."""
-        return tuple(replace(level, layer=self._layer(level)) for level in levels)
+        return tuple(replace(one, layer=self._layer(one), boxes=self._on_map(one.boxes, one.grid)) for one in levels)
+
+    def _on_map(self, part: Part, grid: tuple[int, int]) -> Part:
+        """The part with the grid of its output, where that is a map."""
+        axes = [axis for axis in range(1, 4) if axis != part.axis]
+        shape = self.shapes.get(part.output, ())
+        mapped = len(shape) == 4 and part.axis in (1, 3) and tuple(shape[axis] for axis in axes) == grid
+        return replace(part, grid=grid) if mapped else part
 
     def _layer(self, level: Level) -> str:
         """The map by which a level is explained: the last one of its own grid in which the scales of the pyramid come
