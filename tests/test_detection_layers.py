@@ -60,7 +60,8 @@ def test_its_heat_lies_on_the_detection(target, square) -> None:
 def ended(end: str, surest: int = 8) -> onnx.ModelProto:
     """The detector with what is found chosen inside: by NonMaxSuppression, in three outputs and without a batch axis as
     torchvision has it, or by TopK, in one output as YOLOv10 has it. "objectness" is the former, with scores that are
-    multiplied by an objectness."""
+    multiplied by an objectness; "filled" the latter, with scores that are cut out of rows of boxes and scores, and with
+    two rows of zeros at the end, put into an array of zeros, as YOLO11 exported with its suppression has it."""
     net = onnx.ModelProto.FromString(detector(surest=surest).SerializeToString())
     del net.graph.node[-1], net.graph.output[:]
     nodes = [
@@ -93,8 +94,22 @@ def ended(end: str, surest: int = 8) -> onnx.ModelProto:
         ]  # fmt: skip
     else:
         weights |= {"rows": np.array([6], np.int64), "last": np.array([2], np.int64), "four": np.int64([1, 1, 4])}
+        filled = end == "filled"
+        if filled:
+            weights |= {
+                "four at": np.int64([4]), "seven": np.int64([7]), "two": np.int64([2]), "pads": np.int64([0, 0, 0, 0, 2, 0]),
+                "zeros": np.zeros((1, 8, 6), np.float32), "all of it": np.int64([[0]]), "none": np.float32(0),
+            }  # fmt: skip
+            nodes += [
+                node("Transpose", ["scores"], ["by place"], perm=[0, 2, 1]),
+                node("Concat", ["corners", "by place"], ["everything"], axis=2),
+                node("Slice", ["everything", "four at", "seven", "two"], ["cut out"]),
+                node("Pad", ["found", "pads", "none"], ["padded"]),
+                node("ScatterND", ["zeros", "all of it", "padded"], ["output0"]),
+            ]
+        scores, axis, found = ("cut out", 2, "found") if filled else ("scores", 1, "output0")
         nodes += [
-            node("ReduceMax", ["scores"], ["surest"], axes=[1], keepdims=0),
+            node("ReduceMax", [scores], ["surest"], axes=[axis], keepdims=0),
             node("ArgMax", ["scores"], ["kind"], axis=1, keepdims=0),
             node("TopK", ["surest", "rows"], ["best", "place"], axis=1),
             node("GatherElements", ["kind", "place"], ["label"], axis=1),
@@ -102,8 +117,9 @@ def ended(end: str, surest: int = 8) -> onnx.ModelProto:
             node("GatherElements", ["corners", "each"], ["box"], axis=1),
             node("Unsqueeze", ["best", "last"], ["best column"]),
             node("Cast", ["label"], ["label number"], to=1), node("Unsqueeze", ["label number", "last"], ["labels"]),
-            node("Concat", ["box", "best column", "labels"], ["output0"], axis=2),
+            node("Concat", ["box", "best column", "labels"], [found], axis=2),
         ]  # fmt: skip
+        nodes.sort(key=lambda one: one.op_type in ("Pad", "ScatterND"))
         kinds = {"output0": onnx.TensorProto.FLOAT}
     net.graph.node.extend(nodes)
     net.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items())
@@ -111,7 +127,7 @@ def ended(end: str, surest: int = 8) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(net)
 
 
-@pytest.mark.parametrize("end", ["NonMaxSuppression", "objectness", "TopK"])
+@pytest.mark.parametrize("end", ["NonMaxSuppression", "objectness", "TopK", "filled"])
 def test_what_the_model_chose_is_explained_at_its_own_level(end) -> None:
     found = analyzer.explain(ended(end), BOTH, "layer-cam", "all")
     sides = [round(p.box[2] - p.box[0]) for p in found.predicted()]
@@ -120,7 +136,7 @@ def test_what_the_model_chose_is_explained_at_its_own_level(end) -> None:
 
 
 @pytest.mark.parametrize("surest", [8, 16])
-@pytest.mark.parametrize("end", ["NonMaxSuppression", "TopK"])
+@pytest.mark.parametrize("end", ["NonMaxSuppression", "TopK", "filled"])
 def test_so_it_is_in_an_exported_file(end, surest, tmp_path) -> None:
     net = ended(end, surest)
     analyzer.export(net, tmp_path / "exported.onnx", "layer-cam")

@@ -109,6 +109,8 @@ def _again(op: Builder, node: Node, inputs: list[Value]) -> Any:
     """The node with other inputs; TopK chooses of them what it chose of its own."""
     if node.op == "TopK":
         return op.GatherElements(inputs[0], node.outputs[1], axis=node.attrs.get("axis", -1))
+    if node.op == "Pad" and len(inputs) > 2 and inputs[2].name:
+        inputs = [*inputs[:2], op.cast(inputs[2], inputs[0].dtype), *inputs[3:]]
     return op.node(node.op, *inputs, outputs=len(node.outputs), **node.attrs)
 
 
@@ -132,6 +134,9 @@ def ending(graph: Graph, value: Value) -> str | None:
 # Operators whose first output is some of the numbers of their first input.
 CHOOSING = ("TopK", "Gather", "GatherElements", "GatherND", "Slice", "Reshape", "ReduceMax")
 
+# Operators that put numbers among others, or repeat them, and the inputs that those numbers are of.
+FILLING = {"Pad": (0,), "Expand": (0,), "ScatterND": (0, 2), "ScatterElements": (0, 2)}
+
 
 def _followed(
     graph: Graph,
@@ -147,7 +152,7 @@ def _followed(
     Args:
         placed: what a node makes of its inputs (constants as Values), one result or several.
         deep: go on behind squashing functions.
-        choices: go on behind operators that choose numbers when the model runs.
+        choices: go on behind operators that choose or fill up numbers when the model runs.
         products: go on behind a product, to the factor that has its shape.
 
     Raises:
@@ -174,11 +179,11 @@ def _followed(
         factor = next((i for i in node.inputs if _alike(i, current)), None) if node.op == "Mul" else None
         if products and factor is not None:
             return of(factor, function)
-        chooses = choices and node.op in CHOOSING and node.outputs[0] is current
+        chooses = choices and (node.op in FILLING or (node.op in CHOOSING and node.outputs[0] is current))
         if not chooses and (node.op not in PLACING or not _constant(graph, node)):
             return source(current, function)
-        count = len(node.inputs) if node.op == "Concat" else 1
-        inputs = [of(i, function) if at < count else i for at, i in enumerate(node.inputs)]
+        read = range(len(node.inputs)) if node.op == "Concat" else FILLING.get(node.op, (0,))
+        inputs = [of(i, function) if at in read else i for at, i in enumerate(node.inputs)]
         with refusing(f"{graph.name}: node {node.name!r} ({node.op}) does not fit its inputs"):
             found = placed(node, inputs)
             return found[node.outputs.index(current)] if isinstance(found, list | tuple) else found

@@ -285,8 +285,8 @@ def _layer(view: View, scores: Value, box: Value, rows: int | None) -> str:
 
 
 def _layers(view: View, scores: Value, box: Value) -> tuple[tuple[str, str], ...]:
-    """(tensor in which scores are computed, the map by which what is chosen of it is explained); () where that is one
-    map, or not known of all."""
+    """(tensor in which scores are computed, the map by which what is chosen of it is explained): that of the tensor
+    before where it has none, such as a level of one place. () where there are no two maps."""
     boxes, found = _numbers_from(view, box) - {box.name}, []
     for source in sources(view.graph, scores):
         layout = layouts(view.graph).get(source.name)
@@ -295,8 +295,14 @@ def _layers(view: View, scores: Value, box: Value) -> tuple[tuple[str, str], ...
             among &= boxes
         grid = layout.grid if layout is not None and layout.is_map else None
         found.append((source.name, view.meeting(view.last_of(source, among, grid))))
-    known = {layer for _, layer in found}
-    return tuple(found) if len(known) > 1 and "" not in known else ()
+    known = list(dict.fromkeys(layer for _, layer in found if layer))
+    if len(known) < 2:
+        return ()
+    filled, before = [], known[0]
+    for source_name, layer in found:
+        before = layer or before
+        filled.append((source_name, before))
+    return tuple(filled)
 
 
 def _with_column(value: Value, column: int) -> Value:
