@@ -97,7 +97,8 @@ def ended(end: str, surest: int = 8) -> onnx.ModelProto:
         filled = end == "filled"
         if filled:
             weights |= {
-                "four at": np.int64([4]), "seven": np.int64([7]), "two": np.int64([2]), "pads": np.int64([0, 0, 0, 0, 2, 0]),
+                "four at": np.int64([4]), "seven": np.int64([7]), "two": np.int64([2]),
+                "pads": np.int64([0, 0, 0, 0, 2, 0]),
                 "zeros": np.zeros((1, 8, 6), np.float32), "all of it": np.int64([[0]]), "none": np.float32(0),
             }  # fmt: skip
             nodes += [

@@ -382,3 +382,27 @@ def test_each_target_has_a_file(place: Path, run: Any):
     assert found and all(len(p["points"]) == 1 and len(p["points"][0]) == 3 for p in found)
     assert run(*asked, "-o", "-")[0] == 2
     assert "keypoint" in run(*asked)[1]
+
+
+def test_a_pose_is_one_annotation_of_coco(place: Path, run: Any):
+    write_png(place / "x.png", (picture()[0].transpose(1, 2, 0) * 255).astype(np.uint8))
+    onnx.save(movenet(), place / "m.onnx")
+    asked = ("explain", "m.onnx", "x.png", "--preset", "0-1", "--format")
+    (result,) = json.loads(run(*asked, "json")[1])["results"]
+    places = {p["class"]: p["points"][0] for p in result["predictions"]}
+    least = sorted(p[2] for p in places.values())[K // 2]
+    code, out, err = run(*asked, "coco", "--score-threshold", str(least - 1e-4))
+    assert code == 0, err
+    found = json.loads(out)
+    (pose,), (category,) = found["annotations"], found["categories"]
+    points = np.array(pose["keypoints"]).reshape(K, 3)
+    kept = {i for i, (_, _, score) in places.items() if score >= least}
+    assert result["keypoints"] == category["keypoints"] == list(NAMES[K])
+    assert category["skeleton"] == [[a + 1, b + 1] for a, b in bones_of(K)]
+    assert {i for i in range(K) if points[i, 2] == 2} == kept and 0 < len(kept) == pose["num_keypoints"] < K
+    assert all(points[i, :2].tolist() == places[i][:2] for i in kept) and not points[points[:, 2] == 0].any()
+    x, y = points[points[:, 2] == 2, :2].T
+    assert np.allclose(pose["bbox"], [x.min(), y.min(), np.ptp(x), np.ptp(y)], atol=0.01)
+    assert pose["score"] == pytest.approx(np.mean([places[i][2] for i in kept]), abs=1e-3)
+    _, out, _ = run(*asked, "coco", "--score-threshold", "1")
+    assert json.loads(out)["annotations"] == []

@@ -140,8 +140,8 @@ class Explain(Given):
     )
     form: str = option(
         "--format",
-        "Output format; jsonl: a JSON document per picture, each on a line, as soon as it is done; coco: the "
-        "detections of a detector in COCO's format.",
+        "Output format; jsonl: a JSON document per picture, each on a line, as soon as it is done; coco: "
+        "detections or keypoints in COCO's format.",
         type=Choice(["text", "json", "jsonl", "coco"]),
         default="text",
     )
@@ -239,8 +239,10 @@ def command(given: Explain) -> int:
         from analyzer.report.coco import coco
 
         kinds = {result["task"]["kind"] for result in done.result}
-        if kinds - {"detection"}:
-            raise UnsupportedError(f"{given.model} is not a detector but {', '.join(kinds)}", "use --format json")
+        if kinds - {"detection", "keypoints"}:
+            raise UnsupportedError(
+                f"{given.model} finds no boxes or keypoints: it is {', '.join(kinds)}", "use --format json"
+            )
         click.echo(as_json(coco(done.result), indent=2))
     elif given.form == "text" and film and film.written:
         say_written(film.written)

@@ -237,6 +237,8 @@ class Explaining(Asking):
         }
         if isinstance(task, Text):
             result["text"] = task.text(task.answer(said), labels)
+        if isinstance(task, Keypoints):
+            result["keypoints"] = [task.label(index, labels) for index in range(task.count)]
         return result
 
     def _nothing(self, task: Task, said: Mapping[str, Any], shown: Sequence[Prediction], fed: Fed) -> str:
