@@ -497,7 +497,7 @@ def test_boxes_are_in_the_pictures_own_pixels(run, place, how, size):
         ("yunet_120x160.onnx", "zoo_ultraface_1.jpg", {"preset": "raw", "channels": "BGR"}),
         ("blazeface_front_barracuda.onnx", "coral_grace_hopper.bmp", {"preset": "-1-1", "resize": "letterbox"}),
         ("movenet_lightning_ptq.onnx", "coral_grace_hopper.bmp", {"preset": "raw"}),
-        ("ppocr_en_number_rec.onnx", "coral_mnist_nine.bmp", {"preset": "-1-1"}),
+        ("ppocr_en_number_rec.onnx", "../cases/situations/line.png", {"preset": "-1-1"}),
     ],
 )
 def test_an_exported_detector_equals_explain_on_a_photograph(tmp_path, file, picture, usual):
