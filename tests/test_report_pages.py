@@ -18,7 +18,7 @@ import pytest
 
 import analyzer
 from analyzer.images.showing import LARGEST
-from analyzer.report import plots
+from analyzer.report import comparison_page, plots
 from analyzer.report.page import figure, picture, sentence
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,3 +241,25 @@ def test_figures(value, text):
 
 def test_sentences():
     assert sentence("labels differ") == "Labels differ." and sentence("Why?") == "Why?"
+
+
+def test_the_pictures_that_speak_for_a_finding_are_beside_it(tmp_path):
+    rows = [
+        {"picture": f"{n}.png", "agree": n != 2, "score_drift": n / 10, "evidence": {"grad-cam": {"rank_correlation": 1 - n / 4}}}
+        for n in range(5)
+    ] + [{"picture": "none.png", "agree": False, "score_drift": 0.9, "evidence": {}}]  # fmt: skip
+    report = {"rows": rows}
+
+    def names(code, where=""):
+        return comparison_page.worst({"code": code, "where": where}, report)
+
+    assert names("labels-differ") == ["2.png"] and names("scores-drift") == ["4.png", "3.png", "2.png"]
+    assert names("evidence-moves", "grad-cam") == ["4.png", "3.png", "2.png"] and names("features-diverge") == []
+
+
+def test_a_comparison_shows_pictures_beside_its_findings(tmp_path):
+    file = tmp_path / "page.html"
+    model, other = (ROOT / "models" / f"digits_{kind}.onnx" for kind in ("cnn", "vit"))
+    analyzer.compare(model, other, ROOT / "examples" / "digits_coffee.png", method="grad-cam", report=file, draw=0)
+    reasons = file.read_text(encoding="utf-8").partition('class="reasons bad"')[2].partition("</ul>")[0]
+    assert re.search(r'alt="[^"]*digits_coffee.png: [^"]*" src="data:image/webp', reasons)

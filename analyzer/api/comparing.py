@@ -149,7 +149,7 @@ def compare(
     )
     shots = shots_of(done, samples, sides[0][1].feeds, draw) if shows_maps(paths) else []
     for path in paths:
-        write_comparison(path, done.as_data(), shots)
+        write_comparison(path, done.as_data(), shots, shot=functools.partial(shot_of, done))
     return done
 
 
@@ -210,14 +210,19 @@ def compared(
 
 def shots_of(done: Comparison, samples: Sequence[Sample], feeding: Feeding, count: int) -> list[Shot]:
     """All pictures of a comparison's page: those that agree least, and what makes their evidence differ."""
-    rows = {row["picture"]: row for row in done.report["rows"]}
-    shots = [Shot(agreement(rows[name]), functools.partial(done.figure, name)) for name in done.least(count)]
+    shots = [shot_of(done, name) for name in done.least(count)]
     sources = {sample.id: sample.source for sample in samples}
     for name, maps in done.differences.items():
         shots.append(
             Shot(f"{name}: the evidence difference", functools.partial(_difference, maps, feeding, sources[name]))
         )
     return shots
+
+
+def shot_of(done: Comparison, name: str) -> Shot:
+    """A picture of a comparison: itself, the maps of both sides, and their difference."""
+    row = next(row for row in done.report["rows"] if row["picture"] == name)
+    return Shot(agreement(row), functools.partial(done.figure, name))
 
 
 def _difference(maps: Mapping[str, np.ndarray], feeding: Feeding, source: Any) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,26 +154,29 @@ def command(given: Compare) -> int:
     check_endings(given.reports)
     allowed = read_thresholds(given.allowed.file("compare"), given.allowed.single)
     pictures: list[Shot] = []
+    shot: Callable[[str], Shot] | None = None
     left_out = 0
     if given.judge:
         document = saved(given.judge)
     elif given.reference is None or given.candidate is None:
         raise InputError("compare needs two models", "run: onnx-analyzer compare REFERENCE CANDIDATE --data FOLDER")
     else:
-        document, pictures, left_out = run(given.reference, given.candidate, given)
+        document, pictures, shot, left_out = run(given.reference, given.candidate, given)
     document["findings"] = as_data(judge(document["comparison"], allowed))
     document["inconclusive"] = as_data(doubts(document["comparison"], allowed))
     for path in given.reports:
-        write_comparison(path, document, pictures, command_line())
+        write_comparison(path, document, pictures, command_line(), shot)
         note(f"written: {path}")
     show(document, given.form)
     failed = document["findings"] or (given.strict and document["inconclusive"])
     return 1 if failed and not given.exit_zero else left_out
 
 
-def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any], list[Shot], int]:
-    """The comparison as data, the pictures that agree least, and 5 where some could not be read, else 0."""
-    from analyzer.api.comparing import FOLDERS, MODES, compared, shots_of
+def run(
+    reference: str, candidate: str, given: Compare
+) -> tuple[dict[str, Any], list[Shot], Callable[[str], Shot], int]:
+    """The comparison as data, the pictures that agree least, what draws others, 5 if some could not be read, else 0."""
+    from analyzer.api.comparing import FOLDERS, MODES, compared, shot_of, shots_of
     from analyzer.attribution.cards import read_card
     from analyzer.attribution.deployed import open_both, open_model
     from analyzer.data import annotated, as_said, read_classes, read_masks, read_true_boxes, with_classes
@@ -200,7 +205,7 @@ def run(reference: str, candidate: str, given: Compare) -> tuple[dict[str, Any],
     tell_left_out(done)
     document = {"comparison": done.report, "run": done.run}
     shots = shots_of(done, samples, cards[0].feeds, given.draw) if shows_maps(given.reports) else []
-    return document, shots, 5 if done.failed else 0
+    return document, shots, functools.partial(shot_of, done), 5 if done.failed else 0
 
 
 def saved(path: str) -> dict[str, Any]:

@@ -28,12 +28,49 @@ HISTOGRAMS = (  # of evidence, by method: key, title, extent, unit
 )
 
 
-def html(document: Mapping[str, Any], pictures: Iterable[Picture] = (), command: str = "") -> Iterator[str]:
+WORST, SHOWN = 3, 1  # pictures that are named for a finding; of them shown: four maps or more need the width
+
+
+def worst(found: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    """The pictures that speak most for a finding, of those whose maps can be drawn; none for one of layers."""
+    rows = {row["picture"]: row for row in report.get("rows", ()) if row["evidence"]}
+    speaks = {name: _speaks(found, row) for name, row in rows.items()}
+    return sorted((name for name, most in speaks.items() if most > 0), key=lambda name: (-speaks[name], name))[:WORST]
+
+
+def _speaks(found: Mapping[str, Any], row: Mapping[str, Any]) -> float:
+    """How much a picture speaks for a finding; not at all at 0."""
+    evidence = row["evidence"]
+    match found["code"]:
+        case "labels-differ" | "accuracy-drops":
+            return float(row.get("agree") is False)
+        case "scores-drift" | "outputs-differ":
+            return float(row.get("score_drift") or 0.0)
+        case "predictions-differ" | "evidence-moves":
+            measured = [evidence[found["where"]]] if found["where"] in evidence else list(evidence.values())
+            return 1.0 - min((each.get("rank_correlation") or 0.0 for each in measured), default=1.0)
+        case _:
+            return 0.0
+
+
+def to_show(document: Mapping[str, Any]) -> list[str]:
+    """The pictures beside the findings."""
+    names = [name for found in document["findings"] for name in worst(found, document["comparison"])[:SHOWN]]
+    return list(dict.fromkeys(names))
+
+
+def html(
+    document: Mapping[str, Any],
+    pictures: Iterable[Picture] = (),
+    command: str = "",
+    examples: Mapping[str, Picture] | None = None,
+) -> Iterator[str]:
     """One page, in parts.
 
     Args:
         pictures: those that agree least; an iterator is read while the page is written.
         command: the command line that made it.
+        examples: {name: picture} of those that speak most for a finding.
     """
     report, findings, doubts = document["comparison"], document["findings"], document.get("inconclusive", ())
     reference, candidate = (report[side]["model"] for side in ("reference", "candidate"))
@@ -60,7 +97,7 @@ def html(document: Mapping[str, Any], pictures: Iterable[Picture] = (), command:
         verdict=counted(len(findings), "finding") if findings else verdict(findings, report, doubts),
         count=report["pictures"],
         sections=[(name, title) for name, (title, there) in shown.items() if there],
-        findings=[_explained(found) for found in findings],
+        findings=[_explained(found) | _shown(found, report, examples or {}) for found in findings],
         doubts=[_explained(doubt) | {"advice": _more_pictures(doubt)} for doubt in doubts],
         tiles=_tiles(report),
         coverage=_coverage(report),
@@ -87,6 +124,11 @@ def _explained(found: Mapping[str, Any]) -> dict[str, Any]:
     name, advice = EXPLAINED.get(found["code"], ("", ""))
     definition = f"{name}: {DEFINITIONS[name]}." if name else ""
     return {"definition": definition, "advice": advice, "worst": [], "pictures": [], **found}
+
+
+def _shown(found: Mapping[str, Any], report: Mapping[str, Any], examples: Mapping[str, Picture]) -> dict[str, Any]:
+    names = worst(found, report)
+    return {"worst": names, "pictures": [examples[name] for name in names[:SHOWN] if name in examples]}
 
 
 def _more_pictures(doubt: Mapping[str, Any]) -> str:

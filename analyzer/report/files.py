@@ -49,13 +49,23 @@ def shows_maps(paths: Iterable[str]) -> bool:
     return any(is_folder(path) or Path(path).suffix in (".html", ".htm") for path in paths)
 
 
-def write_comparison(path: str, document: Mapping[str, Any], shots: Sequence[Shot] = (), command: str = "") -> None:
+def write_comparison(
+    path: str,
+    document: Mapping[str, Any],
+    shots: Sequence[Shot] = (),
+    command: str = "",
+    shot: Callable[[str], Shot] | None = None,
+) -> None:
     """HTML with the pictures and the command line, Markdown, JUnit, SARIF, JSON, or a folder of all of them.
+
+    Args:
+        shot: draws the picture of a name, for those beside findings.
 
     Raises:
         InputError: the name has another ending.
     """
-    _write(path, document, shots, command, (comparison_page.html, comparison))
+    known = {name: shot(name) for name in comparison_page.to_show(document)} if shot else {}
+    _write(path, document, shots, command, (_with_examples(comparison_page.html, path, known), comparison))
     if is_folder(path):
         write_text(Path(path) / "node-data.json", node_data.node_data(document))
 
@@ -72,17 +82,21 @@ def write_audit(
     Args:
         examples: {name: picture} of those that are shown beside findings.
     """
-    known = dict(examples or {})
-
-    def html(document: Mapping[str, Any], pictures: Iterable[Picture], command: str) -> Iterator[str]:
-        few = list(known.values())
-        drawn = beside(Path(path), few, "finding") if is_folder(path) else inside(few)
-        return audit.html(document, pictures, command, dict(zip(known, drawn, strict=True)))
-
-    _write(path, document, shots, command, (html, audit))
+    _write(path, document, shots, command, (_with_examples(audit.html, path, examples or {}), audit))
 
 
 Page: TypeAlias = Callable[[Mapping[str, Any], Iterable[Picture], str], Iterator[str]]
+
+
+def _with_examples(html: Callable[..., Iterator[str]], path: str, examples: Mapping[str, Shot]) -> Page:
+    """A page that shows pictures beside its findings."""
+
+    def page(document: Mapping[str, Any], pictures: Iterable[Picture], command: str) -> Iterator[str]:
+        few = list(examples.values())
+        drawn = beside(Path(path), few, "finding") if is_folder(path) else inside(few)
+        return html(document, pictures, command, dict(zip(examples, drawn, strict=True)))
+
+    return page
 
 
 def _write(

@@ -287,10 +287,8 @@ CHECKS = (
     ),
     Check(
         "preprocessing", "gain of another preprocessing", "Accuracy, or without true classes the mean probability of "
-        "the top class, with the best of other preprocessings, minus that with the declared one. Tried are the common "
-        "presets, the other order of channels, other ways to fit a picture to the input and, where the model takes "
-        "them, other sizes; gains whose 95 % interval contains 0 do not count. Without true classes, only inputs of "
-        "the same size with values of similar magnitude count, because others change the confidence by themselves.",
+        "the top class, with the best of other presets, channel orders, ways to fit a picture to the input, and sizes, "
+        "minus that with the declared preprocessing. Gains whose 95 % interval contains 0 do not count.",
         _preprocessing, "preprocessing-doubtful", 0.1, "above",
         "{figure} is {with_it:.2f} with {best!r} and {declared:.2f} with the declared preprocessing (+{value:.2f})",
         "Compare the preprocessing with that of the training, and try {try}.",
