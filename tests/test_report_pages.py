@@ -243,11 +243,17 @@ def test_sentences():
     assert sentence("labels differ") == "Labels differ." and sentence("Why?") == "Why?"
 
 
-def test_the_pictures_that_speak_for_a_finding_are_beside_it(tmp_path):
+def test_the_pictures_that_speak_most_for_a_finding():
     rows = [
-        {"picture": f"{n}.png", "agree": n != 2, "score_drift": n / 10, "evidence": {"grad-cam": {"rank_correlation": 1 - n / 4}}}
+        {
+            "picture": f"{n}.png",
+            "agree": n != 2,
+            "score_drift": n / 10,
+            "evidence": {"grad-cam": {"rank_correlation": 1 - n / 4}},
+        }
         for n in range(5)
-    ] + [{"picture": "none.png", "agree": False, "score_drift": 0.9, "evidence": {}}]  # fmt: skip
+    ]
+    rows.append({"picture": "none.png", "agree": False, "score_drift": 0.9, "evidence": {}})
     report = {"rows": rows}
 
     def names(code, where=""):
