@@ -367,6 +367,17 @@ def test_pictures_are_dropped_within_bounds(client: Client) -> None:
     assert status == 413 and client.get("/api/pictures")[0].status == 200
 
 
+def test_frames_are_seen_but_not_listed(client: Client, number: int) -> None:
+    """A frame reads the one layer that is shown, with the numbers of any other picture."""
+    answer, data = client.get("/api/pictures?name=webcam&frame=1", "POST", PICTURES[3].read_bytes())
+    key = json.loads(data)["key"]
+    assert answer.status == 200 and key not in {p["key"] for p in client.json("/api/pictures")["pictures"]}
+    found, expected = (client.npy(f"/api/activations/{picture}/{number}") for picture in (key, 3))
+    assert np.allclose(found, expected, rtol=0, atol=1e-6 * expected.max())
+    client.get("/api/pictures?name=webcam", "POST", PICTURES[3].read_bytes())
+    assert key in {p["key"] for p in client.json("/api/pictures")["pictures"]}
+
+
 def test_fifty_at_once_are_served(client: Client, number: int) -> None:
     found: list[int] = []
     threads = [

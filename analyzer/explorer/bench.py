@@ -208,7 +208,7 @@ class Bench:
 
     def one(self, picture: Picture, layer: Layer) -> np.ndarray:
         """The same of a layer that need not be one of `layers`."""
-        if layer in self.layers and sum(one.numbers for one in self.layers) * 4 <= TOGETHER:
+        if not picture.frame and layer in self.layers and sum(one.numbers for one in self.layers) * 4 <= TOGETHER:
             return self.read(picture, self.layers)[self.layers.index(layer)]
         return self.read(picture, [layer])[0]
 

@@ -25,12 +25,14 @@ class Picture:
 
     Attributes:
         fit: how it is brought to the input's size, as `Preprocess.resize`; "" as the model's card says.
+        frame: whether it is one of many of a camera, of which little is asked.
     """
 
     key: str
     name: str
     source: Any
     fit: str = ""
+    frame: bool = False
 
 
 class Pictures:
@@ -82,7 +84,7 @@ class Pictures:
             raise InputError(f"a picture of {len(data)} bytes is larger than {LARGEST >> 20} MiB")
         decode(data)
         key = "d" + hashlib.sha256(data).hexdigest()[:16]
-        made = Picture(key, name[:120], data)
+        made = Picture(key, name[:120], data, frame=frame)
         kept, most = (self._frames, FRAMES) if frame else (self._dropped, DROPPED)
         with self._lock:
             kept.pop(key, None)
