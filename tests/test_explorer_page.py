@@ -415,6 +415,16 @@ def test_the_lines_that_are_copied_run(page: Any, tmp_path: Path) -> None:
     assert "token" not in copied(page, "link")
 
 
+def test_it_is_dark_where_the_system_is(page: Any) -> None:
+    """Paper and ink change places; values keep their colors."""
+    before = drawn(page, "grid")
+    paper = "getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)"
+    assert min(page.evaluate(paper)) > 200
+    page.emulate_media(color_scheme="dark")
+    assert max(page.evaluate(paper)) < 60
+    assert np.array_equal(drawn(page, "grid"), before)
+
+
 @pytest.mark.parametrize("size", [(390, 844), (820, 1180), (1920, 1080)])
 def test_nothing_is_cut_off(page: Any, size: tuple[int, int]) -> None:
     page.set_viewport_size({"width": size[0], "height": size[1]})
