@@ -19,7 +19,17 @@ from analyzer.errors import UnsupportedError
 from analyzer.images import decode, model_card
 from analyzer.validation import Side
 from analyzer.validation.gates import Site
-from analyzer.validation.sensitivity import Gates, drawn, drift, ordered, refined, sensitivity, share_of, squares
+from analyzer.validation.sensitivity import (
+    Gates,
+    drawn,
+    drift,
+    is_stable,
+    ordered,
+    refined,
+    sensitivity,
+    share_of,
+    squares,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOAT = ROOT / "models" / "digits_cnn.onnx"
@@ -147,6 +157,27 @@ def test_the_error_of_a_share_is_that_of_a_ratio_of_means():
     assert share == pytest.approx(gains.sum() / parts.sum())
     assert error == pytest.approx(np.sqrt(199 / 200 * ((without - without.mean()) ** 2).sum()), rel=0.01)
     assert share_of(parts[:1], gains[:1])[1] is None
+
+
+def test_a_ranking_is_stable_where_two_halves_of_the_pictures_agree():
+    rng = np.random.default_rng(0)
+    layers = rng.random(40)
+    noise = rng.standard_normal((32, 40))
+    assert is_stable(layers + 0.1 * noise) and not is_stable(layers + 3 * noise) and not is_stable(-noise)
+
+
+def test_no_more_pictures_are_run_than_the_ranking_needs(builds, arrays, monkeypatch):
+    for name, value in {"FIRST": 4, "MORE": 2, "MEASURED": 3}.items():
+        monkeypatch.setattr(f"analyzer.validation.sensitivity.{name}", value)
+    reference, quantized = builds
+    ours, theirs = sides(reference, quantized("all", []), arrays)
+    pairs = [(arrays[i % len(arrays)],) * 2 for i in range(9)]
+    drift_of_few = sensitivity(ours, theirs, pairs[:3], 0)["drift"]
+    for stable, pictures in ((-1, 4), (2, 9)):
+        monkeypatch.setattr("analyzer.validation.sensitivity.STABLE", stable)
+        found = sensitivity(ours, theirs, pairs, 0)
+        assert (found["pictures"], found["measured"]) == (pictures, 3) and found["layers"][0]["layer"] == SPOILED
+        assert found["drift"] == pytest.approx(drift_of_few, rel=0.5)
 
 
 def test_pictures_are_drawn_without_a_period():

@@ -66,6 +66,8 @@ class Session:
         trace: what the file of onnxruntime's trace begins with; it is written when `end_trace` is called.
         weight_bytes: size of the weights of a file as it is.
         custom_ops: paths of libraries with the custom operators of the model.
+        integers: let integer kernels compute what is quantized; otherwise it is rounded and computed in floating point,
+            and weights are dequantized once.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Session:
         trace: str | Path | None = None,
         weight_bytes: int = 0,
         custom_ops: Sequence[str] = (),
+        integers: bool = True,
     ) -> None:
         import onnxruntime as ort
 
@@ -99,6 +102,8 @@ class Session:
         self.nbytes = weight_bytes + held(proto, weights, packed=not mapped)
         options = _options(ort, threads, level or "all", 4 * weight_bytes + size)
         register(options, custom_ops)
+        if not integers:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if plan_file is not None:
             options.optimized_model_filepath = str(plan_file)
             options.add_session_config_entry(_PLAN_WEIGHTS, f"{Path(plan_file).name}.weights")

@@ -22,16 +22,18 @@ from analyzer.gradient.reverse import pullback
 from analyzer.graph import Builder, Graph, Node, Value
 from analyzer.graph.through import constant, dequantized, producer, readers
 from analyzer.images import Feeding
+from analyzer.metrics.similarity import cosine_of, spearman
 from analyzer.runtime import Session
 from analyzer.validation.gates import GATES, Site, gated, halved, opened
 from analyzer.validation.matching import ALIKE, match_by_activations
-from analyzer.validation.metrics import cosine_of
 from analyzer.validation.side import Inputs, Side
 
 PICTURES = 128  # that shares are estimated on, at most
 MEASURED = 16  # of them, that the steps of the list are measured on
 ELEMENTS = 2**27  # of the inputs of both sides, that are kept; of `MEASURED` pictures in any case
 STEPS = 8  # of the list that are measured
+FIRST, MORE = 32, 16  # pictures after which it is asked whether they are enough
+STABLE = 0.9  # reliability of the ranking from which they are
 QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # in their second input
 MOVING = frozenset({"Cast", "DequantizeLinear", "Identity", "Dropout", *QUANTIZERS})
@@ -97,7 +99,13 @@ def sensitivity(
     gates = Gates(reference, candidate)
     known = [(ours if gates.base is reference else theirs, gates.expected(ours)) for ours, theirs in pictures]
     sizes = [squares(each) for each in zip(*(expected for _, expected in known), strict=True)]
-    found = [gates.gradient(given, expected, sizes) for given, expected in known]
+    known = [known[at] for at in np.random.default_rng(0).permutation(len(known))]
+    alone = np.stack([opened(gates.sites, {layer}) for layer in gates.layers], axis=1)
+    found: list[tuple[float, np.ndarray]] = []
+    for given, expected in known:
+        found.append(gates.gradient(given, expected, sizes))
+        if len(found) >= FIRST and not len(found) % MORE and is_stable(np.array([g for _, g in found]) @ alone):
+            break
     parts, gradients = np.array([value for value, _ in found]), np.array([gradient for _, gradient in found])
     whole, values = float(parts.sum()), gradients.sum(axis=0)
     if not np.isfinite(whole) or not np.isfinite(values).all():
@@ -106,7 +114,7 @@ def sensitivity(
             "find the tensors with `audit --fp16` of the reference" if gates.base is reference else "",
         )
 
-    few = drawn(range(len(known)), MEASURED)
+    few = range(min(len(found), MEASURED))
     before = float(parts[few].sum()) or 1.0
 
     def left(layers: Iterable[str]) -> float:
@@ -124,9 +132,9 @@ def sensitivity(
         for new, rest in chosen
     ]
     return {
-        "pictures": len(known),
+        "pictures": len(found),
         "measured": len(few),
-        "drift": whole,
+        "drift": whole * len(known) / len(found),
         "layers": [
             {
                 "layer": gates.names.get(layer, layer),
@@ -140,6 +148,17 @@ def sensitivity(
         "nodes_to_exclude": [name for row in exclude for name in row["layers"]],
         "unnamed": len(set(gates.layers) - set(gates.names)),
     }
+
+
+def is_stable(gains: np.ndarray) -> bool:
+    """Whether more pictures would hardly change the ranking: its reliability 2 r / (1 + r), r the rank correlation of
+    what two halves of the pictures say (Spearman 1910, Brown 1910).
+
+    Args:
+        gains: (pictures, layers), what each layer takes off the drift of each picture.
+    """
+    r = spearman(gains[::2].sum(axis=0), gains[1::2].sum(axis=0))
+    return r > 0 and 2 * r / (1 + r) >= STABLE
 
 
 def share_of(parts: np.ndarray, gains: np.ndarray) -> tuple[float, float | None]:
@@ -459,7 +478,7 @@ class Gates:
             raise UnsupportedError(f"{self.candidate.name}: no output depends on a rounded tensor by a gradient")
         parts = [_tangent(op, slopes[of.name], by) for of, by in moves]
         result = graph.add_output(op.Concat(*parts, axis=0), "tangents").name
-        return self.base.explainer.session(graph, [*read, result]), read, given, result
+        return self.base.explainer.session(graph, [*read, result], integers=False), read, given, result
 
     def expected(self, given: Inputs) -> list[np.ndarray]:
         """The reference's values of the targets for one picture."""
