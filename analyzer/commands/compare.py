@@ -243,10 +243,9 @@ def text_of(document: dict[str, Any]) -> str:
         lines += [table(rows, ("code", "where", "value", "limit", "explanation")), ""]
     lines += [f"inconclusive: {placed(doubt)}" for doubt in document["inconclusive"][0 if findings else 1 :]]
     judged = outputs.get("judged", comparison["pictures"])  # missing in early saved reports
-    lines.append(
-        f"outputs: {percent(outputs['label_agreement'])} of {judged} labels agree, "
-        f"scores drift by {percent(outputs['score_drift_mean'], 2)}"
-    )
+    rate = outputs["label_agreement"]  # None of what has no labels, such as detections
+    agree = "" if rate is None else f"{percent(rate)} of {judged} labels agree, "
+    lines.append(f"outputs: {agree}scores drift by {percent(outputs['score_drift_mean'], 2)}")
     lines += coverage(comparison)
     if comparison["layers"]:
         worst = min(comparison["layers"], key=lambda r: r["cosine"])
