@@ -4,7 +4,8 @@
 
 The file has Conv, Relu, MaxPool, Concat and pools alone before its last feature map, as SqueezeNet has. Both start from
 their own random coefficients, take as many steps, and end with a picture whose objective, the mean of a channel, is
-computed by onnxruntime. Prints a Markdown table: per channel the mean objective over seeds of both, their ratio, and
+computed by onnxruntime. Lucid's redirection of gradients at ReLUs that block is not part of the rerun: a channel that no
+gradient reaches stays gray there. Prints a Markdown table: per channel the mean objective over seeds of both, their ratio, and
 seconds of processor time per picture.
 """
 
@@ -142,7 +143,7 @@ def main() -> None:
             theirs.append(dreamer._climb(found.astype(np.float32), weights)[0])
         a, b = float(np.mean(ours)), float(np.mean(theirs))
         seconds = [s / given.seeds for s in spent]
-        cells = [layer, channel, f"{a:.4g}", f"{b:.4g}", f"{a / b:.2f}", *(f"{s:.1f}" for s in seconds)]
+        cells = [layer, channel, f"{a:.4g}", f"{b:.4g}", f"{a / b:.2f}" if b else "–", *(f"{s:.1f}" for s in seconds)]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
