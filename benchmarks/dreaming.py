@@ -4,9 +4,9 @@
 
 The file has Conv, Relu, MaxPool, Concat and pools alone before its last feature map, as SqueezeNet has. Both start from
 their own random coefficients, take as many steps, and end with a picture whose objective, the mean of a channel, is
-computed by onnxruntime. Lucid's redirection of gradients at ReLUs that block is not part of the rerun: a channel that no
-gradient reaches stays gray there. Prints a Markdown table: per channel the mean objective over seeds of both, their ratio, and
-seconds of processor time per picture.
+computed by onnxruntime. The rerun does not redirect gradients at ReLUs that block, as lucid does: a channel that no
+gradient reaches stays gray there. Prints a Markdown table: per channel the mean objective of both over seeds, their
+ratio, and seconds of processor time per picture.
 """
 
 from __future__ import annotations
