@@ -400,6 +400,58 @@ def test_nanodet_plus():
     assert np.allclose(found.scores, whole[:, :CLASSES], atol=1e-6)
 
 
+def test_yolo_nas():
+    """Its export (super-gradients 3.7, NDFLHeads): corners in pixels from the mean of a softmax over 17 distances, by a
+    convolution, and scores behind a sigmoid."""
+    nodes, weights = backbone()
+    weights |= {
+        "steps": np.arange(17, dtype=np.float32).reshape(1, 17, 1, 1),
+        "one": np.int64([1]),
+        "two": np.int64([2, 2]),
+    }
+    middles, strides = [], []
+    for stride in STRIDES:
+        side = SIDE // stride
+        weights[f"four{stride}"] = np.array([-1, 4, 17, side * side])
+        weights[f"each{stride}"] = np.array([1, CLASSES, side * side])
+        nodes += [
+            conv(weights, f"map{stride}", f"b{stride}", 4 * 17),
+            conv(weights, f"map{stride}", f"c{stride}", CLASSES),
+            node("Reshape", [f"b{stride}", f"four{stride}"], [f"sides{stride}"]),
+            node("Transpose", [f"sides{stride}"], [f"bins{stride}"], perm=[0, 2, 3, 1]),
+            node("Softmax", [f"bins{stride}"], [f"shares{stride}"], axis=1),
+            node("Conv", [f"shares{stride}", "steps"], [f"mean{stride}"]),
+            node("Squeeze", [f"mean{stride}", "one"], [f"far{stride}"]),
+            node("Reshape", [f"c{stride}", f"each{stride}"], [f"logits{stride}"]),
+        ]
+        y, x = np.indices((side, side)).reshape(2, -1) + 0.5
+        middles.append(np.stack([x, y], axis=1))
+        strides.append(np.full((side * side, 1), stride))
+    weights["middles"], weights["strides"] = (np.concatenate(a).astype(np.float32) for a in (middles, strides))
+    nodes += [
+        node("Concat", [f"logits{s}" for s in STRIDES], ["logits"], axis=2),
+        node("Transpose", ["logits"], ["by place"], perm=[0, 2, 1]),
+        node("Sigmoid", ["by place"], ["pred_scores"]),
+        node("Concat", [f"far{s}" for s in STRIDES], ["far"], axis=1),
+        node("Split", ["far", "two"], ["low", "high"], axis=2),
+        node("Sub", ["middles", "low"], ["first"]),
+        node("Add", ["high", "middles"], ["second"]),
+        node("Concat", ["first", "second"], ["corners"], axis=2),
+        node("Mul", ["corners", "strides"], ["pred_bboxes"]),
+    ]
+    count = len(weights["strides"])
+    outputs = {"pred_bboxes": [1, count, 4], "pred_scores": [1, count, CLASSES], "far": [1, count, 4]}
+    net = model(nodes, {"x": [1, 3, SIDE, SIDE]}, outputs, weights)
+    (far,) = onnxruntime.InferenceSession(net.SerializeToString()).run(["far"], {"x": X})
+    del net.graph.output[2]
+    task, said = explained(net)
+    points, steps = weights["middles"], weights["strides"]
+    expected = np.concatenate([points - far[0, :, :2], points + far[0, :, 2:]], axis=1) * steps
+    found = task.decoder.candidates(said)
+    assert np.allclose(found.boxes, expected, atol=1e-3) and np.array_equal(found.scores, said["pred_scores"][0])
+    assert task.layers == ("map8", "map16", "map32")
+
+
 def test_fastest_det():
     """x = (tanh t + column) · 16, w = σ(t) · side, score = objectness^0.6 · class^0.4."""
     nodes, weights = backbone()
