@@ -15,7 +15,7 @@ from analyzer.analysis.cost import cost
 from analyzer.attribution import Explainer
 from analyzer.commands import main
 from analyzer.graph import Graph
-from analyzer.images import decode, model_card
+from analyzer.images import Preprocess, decode, model_card
 from analyzer.report import files
 from analyzer.validation.audit import Auditing, Picture, audit, shortcut_signs
 from analyzer.validation.checks import CHECKS, findings
@@ -198,3 +198,31 @@ def test_the_head_is_shuffled_without_the_other_weights_in_one_protobuf(monkeypa
     expected = np.random.default_rng(3).permutation(head.ravel()).reshape(head.shape)
     np.testing.assert_array_equal(after[changed], expected)
     assert shuffled.loaded.identity != explainer.loaded.identity
+
+
+@pytest.mark.parametrize(
+    "change", ["nothing", "weights", "a pixel", "a label", "preprocessing", "names", "seed", "code"]
+)
+def test_the_hash_of_an_audit_covers_what_it_depends_on(change, tmp_path, monkeypatch):
+    def hashed(changed: bool) -> str:
+        path = tmp_path / f"{changed}" / "m.onnx"
+        path.parent.mkdir()
+        net = small_cnn()
+        if changed and change == "weights":
+            array = numpy_helper.to_array(net.graph.initializer[0]).copy()
+            array.flat[0] += 1
+            net.graph.initializer[0].CopyFrom(numpy_helper.from_array(array, net.graph.initializer[0].name))
+        onnx.save(net, path, save_as_external_data=True, location="m.data", size_threshold=0)
+        pixels = np.random.default_rng(0).integers(0, 255, (12, 12, 3), np.uint8)
+        pixels[0, 0, 0] = 1 + (changed and change == "a pixel")
+        label = 1 + (changed and change == "a label")
+        how = Preprocess(size=(12, 12), scale=1 / 255 if changed and change == "preprocessing" else 1 / 127)
+        names = ["a", "b", "c", "e" if changed and change == "names" else "d"]
+        if changed and change == "code":
+            monkeypatch.setattr("analyzer.store.code_stamp", lambda: "another")
+        explainer = Explainer(path, labels=names)
+        given = [Picture("p", pixels, label)]
+        done = audit(explainer, how, given, probes=1, seed=1 + (changed and change == "seed"))
+        return done.report["identity"]["audit"]
+
+    assert (hashed(False) == hashed(True)) == (change == "nothing")

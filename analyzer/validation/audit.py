@@ -142,6 +142,8 @@ def audit(
         raise InputError("no pictures to audit on", "pass a folder of pictures with --data")
     work = Auditing(explainer, preprocess, method, probes, seed, placement)
     done = run(work, samples, folder, workers, progress=progress)
+    seen = [[s.id, s.content, s.annotations] for s in samples if s.id not in done.failed]
+    done.result.report["identity"]["audit"] = key_of(work.identity, explainer.labels, seen)
     return replace(done.result, failed=done.failed, doubt=done.doubt)
 
 
