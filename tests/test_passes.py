@@ -238,7 +238,9 @@ def test_files_that_are_damaged_count_as_absent(tmp_path: Path) -> None:
     run(Sums(), samples(), tmp_path)
     (state,) = tmp_path.glob("*.state")
     data = state.read_bytes()
-    for damaged in (b"", data[:50], data[: len(data) // 2], data[:-1], data[:40] + b"\x00" + data[41:], b"x" * 500):
+    endless = data[:8] + b"\xff" * 8 + data[16:]  # the length of a record
+    bad = data[:40] + b"\x00" + data[41:]
+    for damaged in (b"", data[:50], data[: len(data) // 2], data[:-1], bad, endless, b"x" * 500):
         state.write_bytes(damaged)
         assert run(Sums(), samples(), tmp_path).result == WHOLE
 

@@ -111,10 +111,18 @@ class Journal:
         self._head["had"] = samples
 
     def append(self, block: Block) -> None:
-        """Add a finished batch."""
+        """Add a finished batch.
+
+        Raises:
+            OutputError: the system refuses.
+        """
         records = [vars(block)] if self._begun else [self._head, vars(block)]
-        self._file.write(b"".join(map(_packed, records)))
-        self._file.flush()
+        try:
+            self._file.write(b"".join(map(_packed, records)))
+            self._file.flush()
+        except OSError as error:
+            hint = "make room and run again: it resumes after what is finished"
+            raise OutputError(f"{self._log}: cannot be written ({error.strerror or error})", hint) from error
         self._begun = True
 
     def save(self, blocks: Iterable[Block], now: bool = True) -> None:
@@ -149,9 +157,10 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     with path.open("rb") as file:
+        most = os.fstat(file.fileno()).st_size
         while len(header := file.read(_HEADER.size)) == _HEADER.size:
             magic, checksum, length = _HEADER.unpack(header)
-            payload = file.read(length) if magic == _MAGIC else b""
+            payload = file.read(min(length, most)) if magic == _MAGIC else b""
             if magic != _MAGIC or len(payload) < length or zlib.crc32(payload) != checksum:
                 return
             yield decode(payload)
