@@ -212,13 +212,14 @@ def digits(name: str, method: str, count: int) -> dict[str, Tally]:
 
 
 def detections(name: str) -> dict[str, Tally]:
-    """The surest three detections of each corpus photograph."""
+    """The surest three detections of each corpus photograph; none of a network that finds points, not boxes."""
     file, flags, pictures = MODELS[name]
     judge, found = Judge(CORPUS / "models" / file, flags), {p: Tally() for p in PLACEMENTS}
     for picture in pictures:
         if not judge.read(CORPUS / "images" / picture):
             return {}
-        for one in judge.task.predictions(judge.said(judge.image))[:3]:
+        found_here = judge.task.predictions(judge.said(judge.image))[:3]
+        for one in (each for each in found_here if each.box is not None):
             for placement, tally in found.items():
                 question = Question((Job("layer-cam"),), one.target, placement=placement)
                 heat = answer(judge.explainer, question, judge.feeds)[0].heatmap[0]
@@ -325,8 +326,9 @@ def table(pictures: int) -> list[str]:
     for name, measure, arguments in work:
         start = time.perf_counter()
         found = measure(*arguments)
-        lines += [row(name, found)] if found and found["effective"].hits else []
-        print(lines[-1], f"{time.perf_counter() - start:.0f} s", flush=True)
+        measured = bool(found and found["effective"].hits)
+        lines += [row(name, found)] if measured else []
+        print(lines[-1] if measured else f"{name}: nothing found", f"{time.perf_counter() - start:.0f} s", flush=True)
     return lines
 
 
