@@ -140,3 +140,26 @@ def test_a_file_that_is_no_job(text: str, words: str, tmp_path: Path) -> None:
 def test_a_job_that_is_not_there_is_one_sentence() -> None:
     done = said("run", "none.toml")
     assert done.returncode == 2 and done.stderr.startswith("error: cannot read the job none.toml: No such file")
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"), [(True, "interrupted; run the same command again to continue"), (False, "interrupted")]
+)
+def test_an_interrupt_says_whether_the_run_can_be_continued(kept: bool, words: str, tmp_path: Path) -> None:
+    script = """
+import sys
+from analyzer.commands.boundary import run
+from analyzer.passes.explaining import Explaining
+result_of, seen = Explaining.result_of, []
+def interrupted(self, picture, *args):
+    seen.append(picture)
+    if len(seen) == 3:
+        raise KeyboardInterrupt
+    return result_of(self, picture, *args)
+Explaining.result_of = interrupted
+sys.argv[1:] = ["explain", "models/digits_cnn.onnx", "examples", "--workers", "1", *sys.argv[1:]]
+raise SystemExit(run())
+"""
+    store = ["--store", str(tmp_path)] if kept else []
+    done = subprocess.run([sys.executable, "-c", script, *store], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130 and done.stderr.strip().splitlines()[-1] == words

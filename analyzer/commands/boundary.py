@@ -148,6 +148,12 @@ def _print_error(message: str, hint: str, code: int, in_a_line: bool) -> None:
     sys.stdout.flush()
 
 
+def _continued() -> str:
+    """What to do after an interrupt where the work that is done was kept."""
+    journal = sys.modules.get("analyzer.passes.journal")
+    return "; run the same command again to continue" if journal is not None and journal.unfinished else ""
+
+
 def _explained(error: BaseException) -> tuple[str, int]:
     """(what to say, exit code) of anything that can be raised."""
     import click
@@ -158,9 +164,9 @@ def _explained(error: BaseException) -> tuple[str, int]:
         case SystemExit():
             return "", error.code if isinstance(error.code, int) else 70 if error.code else 0
         case KeyboardInterrupt() | click.Abort():
-            return "interrupted", 130
+            return f"interrupted{_continued()}", 130
         case Ended():
-            return "terminated", 128 + _received[-1][1]
+            return f"terminated{_continued()}", 128 + _received[-1][1]
         case click.ClickException():
             with suppress(Exception):
                 error.show(sys.stderr)

@@ -31,6 +31,9 @@ _MAGIC = b"pass"
 KEEP_EVERY = 30.0  # seconds between two writings of the state
 
 
+unfinished: set[Path] = set()  # folders from which a run of this process can be continued
+
+
 class Journal:
     """The files of one run and shard. One process at a time may write them.
 
@@ -139,6 +142,8 @@ class Journal:
         """Give the files up; where the state holds everything, there is no journal any more."""
         if finished:
             self._log.unlink(missing_ok=True)
+        elif self._begun:
+            unfinished.add(self.folder)
         self._file.close()
 
     def remove(self) -> None:
