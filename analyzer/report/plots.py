@@ -40,7 +40,7 @@ class Plot:
 
     @property
     def bottom(self) -> int:
-        return self.height - (36 if self.x_label else 20)
+        return self.height - (38 if self.x_label else 20)
 
     def x(self, share: float) -> float:
         return round(self.left + share * (self.right - self.left), 1)
