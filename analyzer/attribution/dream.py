@@ -111,7 +111,8 @@ class Dreamer:
         self.real, self.axes = float_image(graph)
         self.quantisation = input_quantisation(graph, graph[self.image])
         sizes = fixed_sizes(self.real.shape or ())
-        assert sizes is not None  # those of the input are
+        if sizes is None:
+            raise UnsupportedError(f"the sizes of {self.real.name!r} are not fixed, although those of the input are")
         self._real_shape = sizes
         self.units = Units.of(graph, layer, model.declared, model.labels)
         self._sessions: dict[str, tuple[Session, list[str]]] = {}

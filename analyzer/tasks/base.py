@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from analyzer.analysis.scores import REAL, Quantisation
-from analyzer.errors import InputError
+from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Builder, Value
 from analyzer.graph.nodes import count
 from analyzer.metrics.masks import Mask
@@ -272,7 +272,13 @@ class Task:
         return output.reshape(count if self.batched else 1, -1)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
-        """(N,) the class that TOP1 stands for, the first of several."""
+        """(N,) the class that TOP1 stands for, the first of several.
+
+        Raises:
+            UnsupportedError: there are no scores.
+        """
+        if not scores.size:
+            raise UnsupportedError(f"the output {self.output.name!r} is empty for this picture: it has no scores")
         return np.asarray(scores.argmax(axis=-1))
 
     def top1(self, classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
