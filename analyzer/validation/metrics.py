@@ -117,14 +117,16 @@ def _sum(sums: Sums, error: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
 
 
 def high_quantile(values: np.ndarray, q: float) -> float:
-    """`np.quantile(values, q)` for q near 1: only the largest values are sorted."""
+    """`np.quantile(values, q)` in float64 for q near 1: of many values only the largest are sorted."""
+    if values.size < 64 * SPARSE:
+        return float(np.quantile(values.astype(np.float64), q))
     some = values[::SPARSE]
     lowest = int((2 * q - 1) * (some.size - 1))
     bound = np.partition(some, lowest)[lowest]
     largest = values[values >= bound]
     place = q * (values.size - 1) - (values.size - largest.size)
     if place < 0:
-        return float(np.quantile(values, q))
+        return float(np.quantile(values.astype(np.float64), q))
     below = int(place)
     above = min(below + 1, largest.size - 1)
     low, high = np.partition(largest, [below, above])[[below, above]].tolist()
