@@ -388,7 +388,7 @@ def of_type(annotation: object) -> str:
 
 
 def _default(value: object) -> str:
-    return "…" if "<" in repr(value) else repr(value)
+    return "..." if "<" in repr(value) else repr(value)
 
 
 def members_of(kind: type) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -78,11 +79,30 @@ def test_the_example_of_the_readme_runs(tmp_path):
     assert (tmp_path / "heatmap.png").exists()
 
 
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("sphinx", "myst_parser", "furo"))), reason="needs the extra `docs`"
+)
+def test_the_site_is_built_and_loads_nothing_from_a_network(tmp_path):
+    """Warnings, such as a link or a heading that leads nowhere or a page in no list, are errors."""
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(tmp_path / "kept")]
+    done = subprocess.run([*command, "docs", str(tmp_path / "site")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = re.compile(
+        r"<(?:script|img|iframe|source)[^>]*\ssrc=\"(\w+:)?//|<link[^>]*\shref=\"(\w+:)?//|@import|url\(.?http"
+    )
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").with_suffix(".html")
+        assert not loaded.findall((tmp_path / "site" / name).read_text(encoding="utf-8")), name
+    assert "Grad-CAM" in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+
+
 def test_ci_runs_the_tests_that_the_readme_names():
     ci = (ROOT / ".ci" / "run").read_text()
     line = "python3 -m venv .venv && . .venv/bin/activate && pip install '.[dev]' && python -m pytest"
     assert f"\n{line}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert (
-        re.search(r"pip install .*'\.\[browser,custom-ops,dev,explore,litert,openvino,plot,ray,remote,torch\]'", ci)
+        re.search(
+            r"pip install .*'\.\[browser,custom-ops,dev,docs,explore,litert,openvino,plot,ray,remote,torch\]'", ci
+        )
         and "\npython -m pytest\n" in ci
     )
