@@ -44,6 +44,7 @@ CALLS = {
     f"--labels labels.txt -o out/several {PLAIN}",
     "localize": f"localize model.onnx a.png b.png --boxes boxes.json --labels labels.txt --top-channels 2 {PLAIN}",
     "features": f"features model.onnx a.png -l relu2 -o out/features {PLAIN}",
+    "features-summary": f"features model.onnx a.png b.png bad.png -l 'relu*' --summary -o out/summary {PLAIN}",
     "receptive-field": "receptive-field model.onnx --verify --shape 1x3x12x12",
     "receptive-field-effective": "receptive-field model.onnx --effective a.png b.png bad.png --positions 2 "
     f"-o out/field.png --raw out/field.npz {PLAIN}",

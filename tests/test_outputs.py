@@ -134,7 +134,8 @@ def test_options_tested_are_all_there_are():
     known["--export"] = "export"
     tested = {(name, known[option]) for name, (_, options) in CALLS.items() for option in options}
     folders = {("localize", "masks"), ("features", "out"), ("mine", "out"), ("merge", "out")}
-    stores = {(name, "store") for name in ("explain", "localize", "compare", "audit", "record", "receptive-field")}
+    going = "explain", "localize", "features", "compare", "audit", "record", "receptive-field"
+    stores = {(name, "store") for name in going}
     assert {(n, p.name) for n, p in parameters() if isinstance(p.type, OutputPath)} == tested | folders | stores
 
 

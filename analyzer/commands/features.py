@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from analyzer.commands import complete
-from analyzer.commands.common import each_picture, note, print_json, say_written, table, tell_remark
+from analyzer.commands.common import (
+    Progress,
+    each_picture,
+    failed_as_data,
+    note,
+    print_json,
+    say_written,
+    table,
+    tell_left_out,
+    tell_remark,
+)
 from analyzer.commands.options import (
     WRITE_FOLDER,
     Channel,
     Given,
     IntRange,
+    OverPictures,
     Pictures,
     Setup,
     colormap_option,
@@ -26,8 +38,10 @@ from analyzer.commands.options import (
 from analyzer.files import Places, make_folder
 
 if TYPE_CHECKING:
+    from analyzer.attribution import Model
     from analyzer.attribution.features import Taps
     from analyzer.data import Sample
+    from analyzer.images import Feeding
 
 
 class Features(Given):
@@ -54,6 +68,13 @@ class Features(Given):
     )
     strongest: bool = option("--strongest", "Draw the channels with the highest values, in order.", is_flag=True)
     colormap: str = colormap_option("Color map.", default="viridis")
+    summary: bool = option(
+        "--summary",
+        "Print statistics over all pictures together, instead of those of each picture; with --out, write them as "
+        "statistics.csv, a row per channel.",
+        is_flag=True,
+    )
+    over: OverPictures = group(OverPictures)
     setup: Setup = group(Setup)
     form: str = format_option
 
@@ -62,17 +83,25 @@ class Features(Given):
 def command(given: Features) -> int:
     """Print statistics of a layer's channels on PICTURES; write the feature maps as grids and arrays.
 
+    With --summary, the statistics are those of all pictures together: which channels are dead in a whole data set.
+
     \b
-    Example:
+    Examples:
       onnx-analyzer features model.onnx cat.jpg -l conv1 -l 'layer4*' -o maps/
+      onnx-analyzer features model.onnx photos/ -l 'layer4*' --summary
     """
     from analyzer.attribution.features import Taps, chosen_tensors
     from analyzer.attribution.finite import say_not_finite
+    from analyzer.errors import InputError
     from analyzer.report import features
 
+    if given.over.is_given and not given.summary:
+        raise InputError("--workers, --engine, --address and --store are for --summary", "add --summary")
     samples = given.inputs.samples()
-    explainer, card = given.setup.load(given.model)
+    explainer, card = given.setup.load(given.model, many=given.summary)
     samples, _ = given.inputs.opened(samples, card.feeds)
+    if given.summary:
+        return _summed(given, explainer, card.feeds, samples)
     places = Places(make_folder(given.out)) if given.out else None
     drawing = features.ChannelDrawing(given.chosen, given.max_channels, given.strongest, given.colormap)
     taps: Taps | None = None
@@ -100,6 +129,39 @@ def command(given: Features) -> int:
     else:
         print_results(results)
     return 5 if failed else 0
+
+
+def _summed(given: Features, model: Model, feeding: Feeding, samples: Sequence[Sample]) -> int:
+    """Statistics over all pictures."""
+    from analyzer.files import write_text
+    from analyzer.passes import run
+    from analyzer.passes.channels import MeasuringChannels
+    from analyzer.report import features
+
+    folder = make_folder(given.out) if given.out else None
+    progress = Progress(len(samples), "features")
+    work = MeasuringChannels(model, feeding, given.layers)
+    done = run(work, samples, **given.over.keywords(given.out, progress))
+    tell_left_out(done)
+    rows = features.summary(done.result)
+    written = []
+    if folder is not None and rows:
+        written.append(str(folder / "statistics.csv"))
+        write_text(written[0], features.as_csv(rows))
+    if given.form == "json":
+        failed = failed_as_data(done.failed)
+        print_json(
+            "features", {"model": given.model, "results": [], "summary": rows, "failed": failed, "written": written}
+        )
+        return 5 if failed else 0
+    cells = [
+        (r["tensor"], r["pictures"], f"{len(r['dead'])}/{r['channels']}", "{:.3g} … {:.3g}".format(*r["range"]))
+        for r in rows
+    ]
+    click.echo(table(cells, ("tensor", "pictures", "dead channels", "range")))
+    for place in written:
+        say_written(place)
+    return 5 if done.failed else 0
 
 
 def print_results(results: list[dict[str, Any]]) -> None:

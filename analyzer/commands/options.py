@@ -729,6 +729,12 @@ class OverPictures(Given):
     engine: Engine = group(Engine)
     store: str | None = store_option
 
+    @property
+    def is_given(self) -> bool:
+        """Whether any of these options was."""
+        chosen = self.engine.count, self.engine.address, self.store
+        return self.engine.engine != "local" or any(option is not None for option in chosen)
+
     def keywords(self, out: str | None, progress: Progress) -> dict[str, Any]:
         """Of `passes.run`: without a store, what is done is kept in the folder of the results until all is done."""
         kept = self.store or (out if out and Path(out).is_dir() else None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.analysis.layouts import Layout
+from analyzer.attribution.channel_sums import ChannelSums
 from analyzer.attribution.features import channel_statistics, channels_first
 from analyzer.errors import NotFoundError
 from analyzer.files import Places
@@ -63,6 +66,38 @@ def describe(array: np.ndarray, layout: Layout) -> dict[str, Any]:
             "active": statistics.active.tolist(),
         },
     }
+
+
+STATISTICS = ("min", "max", "mean", "std", "active")
+
+
+def summary(found: Mapping[str, ChannelSums]) -> list[dict[str, Any]]:
+    """A row per layer: its channels over all pictures."""
+    rows = []
+    for name, one in found.items():
+        values = zip(STATISTICS, (one.low, one.high, one.mean, one.std, one.active), strict=True)
+        rows.append(
+            {
+                "tensor": name,
+                "pictures": one.pictures,
+                "channels": len(one.low),
+                "dead": one.dead.nonzero()[0].tolist(),
+                "range": [float(one.low.min()), float(one.high.max())],
+                "per_channel": {statistic: array.tolist() for statistic, array in values},
+            }
+        )
+    return rows
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Of `summary`, a row per channel."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["tensor", "channel", *STATISTICS])
+    for row in rows:
+        columns = [row["per_channel"][statistic] for statistic in STATISTICS]
+        writer.writerows([row["tensor"], channel, *values] for channel, values in enumerate(zip(*columns, strict=True)))
+    return text.getvalue()
 
 
 def report(
