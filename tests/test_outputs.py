@@ -84,7 +84,7 @@ def test_every_path_is_an_input_or_an_output():
     """A command whose author used click.Path itself would escape the guard."""
     assert {(n, p.name) for n, p in parameters() if not isinstance(p.type, InputPath | OutputPath)} == set()
     outputs = {p.name for _, p in parameters() if isinstance(p.type, OutputPath)}
-    assert outputs == {"export", "out", "raw", "masks", "reports", "maps", "store", "save_switches"}
+    assert outputs == {"export", "out", "raw", "masks", "reports", "maps", "store", "rows", "save_switches"}
 
 
 # {command: (arguments, {option: names it may take where an input lies})}
@@ -133,7 +133,7 @@ def test_options_tested_are_all_there_are():
     known = {"-o": "out", "--raw": "raw", "--report": "reports", "--maps": "maps", "--save-switches": "save_switches"}
     known["--export"] = "export"
     tested = {(name, known[option]) for name, (_, options) in CALLS.items() for option in options}
-    folders = {("localize", "masks"), ("features", "out"), ("mine", "out"), ("merge", "out")}
+    folders = {("explain", "rows"), ("localize", "masks"), ("features", "out"), ("mine", "out"), ("merge", "out")}
     going = "explain", "localize", "features", "compare", "audit", "record", "receptive-field"
     stores = {(name, "store") for name in going}
     assert {(n, p.name) for n, p in parameters() if isinstance(p.type, OutputPath)} == tested | folders | stores

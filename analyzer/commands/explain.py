@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from analyzer.commands.common import (
     Progress,
     RunProgress,
     Warnings,
+    command_line,
     end_bar,
     failed_as_data,
     note,
@@ -27,6 +29,7 @@ from analyzer.commands.options import (
     METHOD,
     READ,
     WRITE,
+    WRITE_FOLDER,
     FloatRange,
     Given,
     IntRange,
@@ -47,10 +50,13 @@ from analyzer.commands.options import (
 )
 from analyzer.commands.places import destinations
 from analyzer.commands.stdout import ToStdout
+from analyzer.version import __version__
 
 if TYPE_CHECKING:
     from analyzer.attribution import Model
     from analyzer.errors import AnalyzerError
+    from analyzer.images import ModelCard
+    from analyzer.report.results_table import ResultsTable
 
 IMAGE_FORMATS = {None: ".png", "png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
@@ -91,6 +97,13 @@ class Explain(Given):
         "array has the name of its method. For several pictures: a folder.",
         type=WRITE,
         metavar="PATH",
+    )
+    rows: str | None = option(
+        "--table",
+        "Also write a table, a row per map: results.parquet in this folder, and manifest.json, which says what was "
+        "run. Needs the extra `remote`.",
+        type=WRITE_FOLDER,
+        metavar="FOLDER",
     )
     view: str | None = option(
         "--view",
@@ -211,9 +224,10 @@ def command(given: Explain) -> int:
         model, question, card, targets, overlays, raws, given.top, drawing, single, film is not None, given.each,
         side, given.size_out,
     )  # fmt: skip
-    printer = Printer(given, len(samples) > 1, film is not None)
     keywords = given.over.keywords(None if film else given.out, Progress(len(samples), "explain"))
-    done = run(work, samples, **keywords, each=printer)
+    with _table(given, model, card) as rows:
+        printer = Printer(given, len(samples) > 1, film is not None, rows)
+        done = run(work, samples, **keywords, each=printer)
     if film:
         film.write(done.result, given.inputs.every)
     printer.warnings.sum_up()
@@ -244,24 +258,50 @@ def command(given: Explain) -> int:
                 f"{given.model} finds no boxes or keypoints: it is {', '.join(kinds)}", "use --format json"
             )
         click.echo(as_json(coco(done.result), indent=2))
-    elif given.form == "text" and film and film.written:
-        say_written(film.written)
+    elif given.form == "text":
+        for place in [film.written if film else None, *((rows.path, rows.manifest) if rows else ())]:
+            if place:
+                say_written(place)
     return 5 if done.failed else 0
 
 
-class Printer:
-    """Prints what was found in each picture as soon as it is done, and what is wrong with it."""
+def _table(given: Explain, model: Model, card: ModelCard) -> AbstractContextManager[ResultsTable | None]:
+    """What --table asks for."""
+    if given.rows is None:
+        return nullcontext()
+    from analyzer.report.results_table import ResultsTable
 
-    def __init__(self, given: Explain, many: bool, film: bool) -> None:
-        self.given, self.many, self.film = given, many, film
+    about = {
+        "command": command_line(),
+        "onnx_analyzer": __version__,
+        "model": given.model,
+        "identity": model.loaded.identity,
+        "environment": model.environment,
+        "preprocessing": repr(card.preprocess),
+    }
+    return ResultsTable(given.rows, about)
+
+
+class Printer:
+    """Prints what was found in each picture as soon as it is done, and what is wrong with it.
+
+    Args:
+        rows: a table that gets it as well.
+    """
+
+    def __init__(self, given: Explain, many: bool, film: bool, rows: ResultsTable | None = None) -> None:
+        self.given, self.many, self.film, self.rows = given, many, film, rows
         self.warnings, self.doubt = Warnings(), ""
 
     def __call__(self, found: list[dict[str, Any]] | None, failed: dict[str, AnalyzerError]) -> None:
         from analyzer.passes.asking import shown
 
+        results = shown(found)
+        if self.rows is not None:
+            self.rows.add(results, failed)
         for picture, error in failed.items():
             tell_failed(picture, error)
-        for result in shown(found):
+        for result in results:
             self._warn(result)
             if self.film:
                 result.pop("written", None)
