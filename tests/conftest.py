@@ -1,4 +1,4 @@
-"""Every test run has a cache of its own; `run` calls the command line."""
+"""Every test run has a cache of its own, and models are not tried in another process; `run` calls the command line."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from analyzer.commands import main
 def cache_of_the_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONNX_ANALYZER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("ONNX_ANALYZER_SANDBOX", "0")
         yield
 
 

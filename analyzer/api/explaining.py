@@ -80,7 +80,7 @@ def explain(
             (evenly spaced) or "theoretical" (the middles of receptive fields).
         options: options of the method; of the preprocessing, called as for the command (preset, mean, std, scale,
             layout, channels, white, size, resize, score_threshold, iou_threshold); and of the session: threads, level,
-            allow_fallback, memory_limit, custom_ops, cache.
+            allow_fallback, memory_limit, custom_ops, cache, sandbox.
 
     Returns:
         Attribution: `.raw`, `.heatmap`, `.scores`, `.target`, `.value`, `.layer`, `.method`, `.diagnosis`, `.task`,

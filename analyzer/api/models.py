@@ -26,7 +26,7 @@ from analyzer.tasks import Declared
 Preprocessing: TypeAlias = "Preprocess | Mapping[str, Any] | None"
 Names: TypeAlias = "Sequence[str] | str | os.PathLike[str] | None"
 
-SESSION = ("threads", "level", "allow_fallback", "memory_limit", "custom_ops", "cache")
+SESSION = ("threads", "level", "allow_fallback", "memory_limit", "custom_ops", "cache", "sandbox")
 THRESHOLDS = ("score_threshold", "iou_threshold")
 FLAGS = (*(key.replace("-", "_") for key in PREPROCESS_KEYS), *THRESHOLDS)
 

@@ -28,7 +28,7 @@ class Facade(Explainer):
     """A model of which only the ends are known: its ports."""
 
     def __init__(self, inputs: Sequence[Port], outputs: Sequence[Port], layers: Sequence[Port] = ()) -> None:
-        super().__init__(facade(inputs, outputs, layers))
+        super().__init__(facade(inputs, outputs, layers), sandbox=False)
 
     def _types(self, sizes: dict[str, tuple[int, ...]]) -> tuple[onnx.ValueInfoProto, ...]:
         return tuple(self.loaded.proto.graph.value_info)

@@ -19,7 +19,7 @@ class Explainer(Model):
     """A model for repeated explanations: normalized once, with sessions cached per question and shape.
 
     Args:
-        model, provider, cache, options: as for `Model`.
+        model, provider, cache, options (sandbox among them): as for `Model`.
         labels: class names for targets given by label; those that the file carries unless given. A question's own
             labels take precedence.
     """

@@ -14,6 +14,7 @@ import onnx
 from analyzer.analysis.scores import is_quantised
 from analyzer.attribution.cache import GraphCache
 from analyzer.attribution.custom import measured
+from analyzer.attribution.trial import check
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import inlined_operators
 from analyzer.gradient.reverse import is_float
@@ -44,7 +45,13 @@ class Model:
         cache: cache of rewritten graphs on disk; None for no cache.
         custom_ops: libraries with custom operators of the model: paths, or "onnxruntime-extensions". None are loaded
             unless they are given here.
+        sandbox: try a model that is not known yet in a process of its own first, so that one which crashes native code
+            is an error; a number: for at most so many seconds. False for files that you trust; for all of them, set
+            the environment variable ONNX_ANALYZER_SANDBOX=0.
         options: passed on to `runtime.Session` (threads, level, allow_fallback, memory_limit).
+
+    Raises:
+        As `graph.load`. UnsupportedError: native code crashes on the model, or takes too much memory or time.
 
     Attributes:
         chosen: the input that is explained, if another one than `image_input` takes by itself; see `about`.
@@ -59,12 +66,14 @@ class Model:
         provider: str = "cpu",
         cache: Cache | None = None,
         custom_ops: Libraries | None = None,
+        sandbox: bool | float = True,
         **options: Any,
     ) -> None:
         self.loaded = load(model)
         self.provider = provider
         if custom_ops:
             options["custom_ops"] = libraries(custom_ops)
+        check(self.loaded, sandbox, cache, options)
         self.session_options = options
         # Of a model with custom operators nothing is kept: its graphs depend on the libraries as well.
         self.cache = GraphCache(cache, self.loaded) if cache is not None and not custom_ops else None
@@ -79,7 +88,7 @@ class Model:
             weakref.finalize(self, LIVE.drop, owner)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process loads it from its path.
+        """Another process loads it from its path, and does not try it again.
 
         Raises:
             InputError: it has none.
@@ -319,7 +328,7 @@ class Model:
 def _loaded_again(
     kind: type[Model], path: Path, provider: str, options: dict[str, Any], chosen: str | None = None
 ) -> Model:
-    return kind(path, provider, **options).about(chosen)
+    return kind(path, provider, sandbox=False, **options).about(chosen)
 
 
 def _sizes(given: Value) -> str:

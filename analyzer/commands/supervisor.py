@@ -21,13 +21,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from analyzer.heartbeat import Past, report_to
+from analyzer.limits import MALFORMED, POLL, SANDBOX_VARIABLE, bytes_allowed, crashed, resident, too_much
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
 CRASHED = 3  # exit code, that of models that are not supported
-POLL = 0.05  # seconds between two looks at the child's memory
-RESERVE = 0.05  # share of the machine's free memory that is left to others
 BARREN = 2  # children in a row that may crash without having finished a further sample
 ENDING = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
 TWICE = 0.2  # seconds within which the same signal is one that was sent to all processes of a group
@@ -37,6 +36,7 @@ def supervised(run: Callable[[], int]) -> int:
     """What `run` gives: the exit code of the command, in a child process where there can be one."""
     if "--no-sandbox" in sys.argv[1:]:
         sys.argv.remove("--no-sandbox")
+        os.environ[SANDBOX_VARIABLE] = "0"
         return run()
     if not hasattr(os, "fork") or not hasattr(signal, "sigtimedwait") or "numpy" in sys.modules:
         return run()  # who has imported that calls us from a program of their own, which must not be doubled
@@ -147,8 +147,7 @@ class _Watch:
 
     def __init__(self, child: int, channel: int, gibibytes: float | None, seconds: float | None) -> None:
         self.child, self.channel = child, channel
-        free = _free_memory()
-        self.bytes = int(gibibytes * 2**30) if gibibytes else None if free is None else int(free * (1 - RESERVE))
+        self.bytes = bytes_allowed(gibibytes)
         self.seconds = seconds
         self.alive = time.monotonic()  # when the child last said something
         self.files: set[bytes] = set()
@@ -168,10 +167,9 @@ class _Watch:
             self._listen()
             if pid:
                 return self._ended(os.waitstatus_to_exitcode(status))
-            if self.bytes is not None and (used := _resident(self.child)) > self.bytes:
-                size = f"{self.bytes / 2**30:.1f} GiB"
+            if self.bytes is not None and (used := resident(self.child)) > self.bytes:
                 return self._end(
-                    f"more than {size} of memory is needed ({used / 2**30:.1f} GiB so far)",
+                    too_much(self.bytes, used),
                     "use a smaller picture or model, or raise --memory-limit on a machine with more memory",
                 )
             if self.seconds is not None and time.monotonic() - self.alive > self.seconds:
@@ -227,10 +225,7 @@ class _Watch:
             return code
         if -code == signal.SIGKILL:  # by somebody who wants an end of it
             return _told("the command was killed (SIGKILL)", "was the machine out of memory?")
-        return (
-            f"native code crashed ({signal.Signals(-code).name}) on this input",
-            "the file may be malformed: check it with `python -m onnx.checker`, or report it with the file",
-        )
+        return f"{crashed(code)} on this input", MALFORMED
 
 
 def _told(why: str, hint: str) -> int:
@@ -248,27 +243,3 @@ def _remove(path: bytes) -> None:
 
     with suppress(OSError):
         shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
-
-
-def _resident(pid: int) -> int:
-    """Bytes of memory that a process holds for itself, 0 where that is not known."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            _, resident, shared, *_ = file.read().split()
-    except (OSError, ValueError):
-        return 0
-    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _free_memory() -> int | None:
-    """Bytes that can be had: of the machine, and of the control group; None where that is not known."""
-    found = []
-    with suppress(OSError, ValueError, IndexError), open("/proc/meminfo", "rb") as file:
-        found += [int(line.split()[1]) * 1024 for line in file if line.startswith(b"MemAvailable")]
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        with suppress(OSError, ValueError), open(limit, "rb") as most, open(used, "rb") as now:
-            found.append(int(most.read()) - int(now.read()))
-    return min(found, default=None)

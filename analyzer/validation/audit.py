@@ -206,7 +206,10 @@ class Auditing(InputPass[dict[str, Any]]):
         if not why_not("preprocessing", self.answers.kind):
             self._sides = self._resized(first.item)
         self.randomised = Explainer(
-            randomised_head(self.explainer, self.seed), self.explainer.provider, **self.explainer.session_options
+            randomised_head(self.explainer, self.seed),
+            self.explainer.provider,
+            sandbox=False,
+            **self.explainer.session_options,
         )
 
     def _fed(self, picture: Picture) -> Fed:
