@@ -147,6 +147,20 @@ def test_a_random_sample_keeps_its_order_and_its_seed(tmp_path: Path) -> None:
     assert first == again == sorted(first) and len(first) == 10 and first != other
 
 
+@pytest.mark.parametrize(("command", "options"), [("explain", []), ("localize", []), ("features", ["-l", "*Relu*"])])
+def test_a_command_about_pictures_chooses_rows(folder: Path, tmp_path: Path, command: str, options: list[str]) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
+    rows = {"path": [str(folder / f"{name}.png") for name in NAMES], "split": ["x", "y", "x"]}
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+    words = [command, str(CNN), str(tmp_path / "t.parquet"), *options, "--format", "json"]
+    found = {}
+    for chosen in ("--where split=x", "--sample 2:5", "--sample 2:5 --where split=y"):
+        document = json.loads(CliRunner().invoke(cli, [*words, *chosen.split()]).stdout)
+        found[chosen] = [result["picture"] for result in document["results"]]
+    assert [len(pictures) for pictures in found.values()] == [2, 2, 1]
+    assert found["--where split=x"] == [s.id for s in find_pictures([tmp_path / "t.parquet"], where="split=x")]
+
+
 def test_what_a_data_set_says_counts_where_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
     samples = find_pictures([packed(folder, tmp_path / "shard.tar")])
     assert [set(s.annotations) for s in as_said(samples, None, "boxes.json")] == [{"dataset"}] * 3

@@ -164,7 +164,8 @@ class Explain(Given):
 def command(given: Explain) -> int:
     """Show what MODEL looks at in PICTURES: print the top classes and draw a heatmap over each picture.
 
-    PICTURES are files, folders, glob patterns, text files with one path per line, or - for stdin.
+    PICTURES are files, folders, glob patterns, tar archives, Parquet files, addresses, text files with one path per
+    line, or - for stdin.
 
     \b
     Examples:

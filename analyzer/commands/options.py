@@ -418,6 +418,8 @@ class Pictures(Given):
 
     pictures: tuple[str, ...] = argument(nargs=-1, required=True, type=READ)
     limit: int | None = limit_option
+    sample: tuple[int, int] | None = sample_option
+    where: str | None = where_option
     every: int = every_option
 
     def opened(self, samples: Sequence[Sample], feeding: Feeding) -> tuple[list[Sample], list[str]]:
@@ -430,7 +432,7 @@ class Pictures(Given):
         """The pictures in the files, folders, patterns and lists; `-` is the one on stdin."""
         from analyzer.data import find_pictures
 
-        return find_pictures(self.pictures, self.limit, annotations)
+        return find_pictures(self.pictures, self.limit, annotations, self.sample, self.where)
 
 
 class DataSet(Given):
