@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import analyzer
 from analyzer.attribution.export import read_record
 from analyzer.errors import NotFoundError, UnsupportedError
 from analyzer.graph import Builder, Graph
+from analyzer.graph.opencv import avoid_faults
 from analyzer.graph.protos import opsets
 from analyzer.runtime.elsewhere import run_in, version_in
 from tests.models import model, node, small_cnn
@@ -250,6 +252,58 @@ def test_a_file_is_run_in_the_runtime_it_is_for(tmp_path):
         pytest.skip("needs OpenCV 5")
     path = analyzer.export(small_cnn(batch=1), tmp_path / "m.onnx", "gradient", runtime="opencv", check=True)
     assert read_record(path)["checked"] < 1e-4
+
+
+def written_for_opencv(proto: onnx.ModelProto, path: Path, feeds: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """What is written computes in onnxruntime what the model does, and in OpenCV too."""
+    expected = run(proto, feeds)
+    avoid_faults(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
+    for name, array in run(proto, feeds).items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)
+    if int(str(version_in("opencv")).partition(".")[0]) >= 5:
+        for name, array in run_in("opencv", path, feeds).items():
+            np.testing.assert_allclose(array.reshape(expected[name].shape), expected[name], rtol=1e-4, atol=1e-5)
+    return proto
+
+
+@pytest.mark.parametrize("opset", [12, 18])
+def test_opencv_reduces_two_axes_at_a_time(tmp_path, opset):
+    """It gives other numbers for three of five."""
+    x = RNG.standard_normal((2, 3, 4, 5, 6)).astype(np.float32)
+    nodes, weights, outputs = [], {}, {}
+    for kind in ("Mean", "Sum", "Max", "Min", "Prod", "L1", "L2"):
+        for axes in ([1, 2, 4], [-1, -3, -4], [4, 0, 3, 1], [2, 3]):
+            for keep in (False, True):
+                y = f"{kind} of {axes}, {keep}"
+                given = {"axes": axes} if opset < 13 else {}
+                weights |= {} if given else {f"axes of {y}": np.array(axes)}
+                nodes.append(
+                    node(f"Reduce{kind}", ["x", *([] if given else [f"axes of {y}"])], [y], keepdims=int(keep), **given)
+                )
+                outputs[y] = list(x.sum(tuple(axes), keepdims=keep).shape)
+    found = written_for_opencv(model(nodes, {"x": [*x.shape]}, outputs, weights, opset), tmp_path / "m.onnx", {"x": x})
+    assert len(found.graph.node) == 7 * 2 * (3 * 2 + 1)
+    assert {t.name for t in found.graph.initializer} == {n for node in found.graph.node for n in node.input[1:]}
+
+
+def test_opencv_does_not_die_of_gelu(tmp_path):
+    """Whichever way it is written; the way that it fuses stays as it is."""
+    weights = {"r": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+    nodes, outputs = [], {}
+    for turn in itertools.product([1, -1], repeat=3):
+        first, second, third = turn
+        for k, (left, right) in enumerate([(["x", "a"], ["b", "half"]), (["half", "a"], ["x", "b"])]):
+            d, e, a, b, y = (f"{name}{k}{turn}" for name in "deaby")
+            left, right = ([{"a": a, "b": b}.get(i, i) for i in names] for names in (left, right))
+            nodes += [node("Div", ["x", "r"], [d]), node("Erf", [d], [e]), node("Add", [e, "one"][::first], [a])]
+            nodes += [node("Mul", left[::second], [b]), node("Mul", right[::third], [y])]
+            outputs[y] = [2, 5, 8]
+    x = RNG.standard_normal((2, 5, 8)).astype(np.float32)
+    found = written_for_opencv(model(nodes, {"x": [*x.shape]}, outputs, weights), tmp_path / "m.onnx", {"x": x})
+    held = [n for n in found.graph.node if n.op_type == "Identity"]
+    assert len(held) == 8
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "tract", "web"])

@@ -28,6 +28,7 @@ from analyzer.gradient.idioms import RUNTIMES
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.older import return_to
+from analyzer.graph.opencv import avoid_faults
 from analyzer.graph.passes.newer import OPSET
 from analyzer.graph.portable import make_portable
 from analyzer.graph.protos import opsets
@@ -141,6 +142,8 @@ def export(
         if record["opset"] < OPSET:
             make_portable(proto)
         separate_roles(proto, weights)
+        if runtime == "opencv":
+            avoid_faults(proto)
         if runtime == "tract":  # which cannot unify the symbols of sizes there with the sizes that it is given
             del proto.graph.value_info[:]
 

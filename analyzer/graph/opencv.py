@@ -1,0 +1,100 @@
+"""Writes a model so that OpenCV's dnn module computes what it says.
+
+The rewrites are exact up to rounding, and each answers one fault that was measured in OpenCV 5.0.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from analyzer.graph.protos import Names, all_nodes, attribute, copied, replace_all
+
+# Operators that may be applied to some axes first, and then to the others.
+_REDUCTIONS = frozenset(f"Reduce{kind}" for kind in ("L1", "L2", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum"))
+_AXES = 2  # at a time
+
+
+def avoid_faults(proto: onnx.ModelProto) -> None:
+    """Rewrites the graph in place: see the functions below. OpenCV runs no bodies."""
+    names, constants = Names(proto.graph), {t.name: t for t in proto.graph.initializer}
+    _reduce_few_axes(proto.graph, names, constants)
+    _hold_gelus(proto.graph, names, constants)
+
+
+def _reduce_few_axes(graph: onnx.GraphProto, names: Names, constants: dict[str, onnx.TensorProto]) -> None:
+    """Replaces Reduce over three axes or more, which gives wrong numbers for tensors of five axes, with a chain."""
+    written: list[onnx.NodeProto] = []
+    for node in graph.node:
+        axes = _axes(node, constants) if node.op_type in _REDUCTIONS else ()
+        if len(axes) <= _AXES or min(axes) < 0 <= max(axes):
+            written.append(node)
+            continue
+        # From the outer end that the axes are counted from, so that no axis moves where sizes are dropped.
+        axes = sorted(axes, reverse=axes[0] >= 0)
+        x = node.input[0]
+        for start in range(0, len(axes), _AXES):
+            step, some = copied(node), axes[start : start + _AXES]
+            if start + _AXES < len(axes):
+                step.name = names.fresh(f"{node.name}/some")
+                step.output[0] = names.fresh(f"{node.output[0]}/some")
+            step.input[0] = x
+            x = step.output[0]
+            if len(node.input) > 1:
+                step.input[1] = names.constant(np.array(some), f"{node.name}/axes")
+            else:
+                next(a for a in step.attribute if a.name == "axes").ints[:] = some
+            written.append(step)
+    if len(written) > len(graph.node):
+        before = {node.input[1] for node in graph.node if node.op_type in _REDUCTIONS and len(node.input) > 1}
+        replace_all(graph.node, written)
+        unused = before.difference(*(node.input for node in all_nodes(graph)))
+        replace_all(graph.initializer, [t for t in graph.initializer if t.name not in unused])
+
+
+def _axes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Sequence[int]:
+    """The axes that the file names; none where it does not, or computes them."""
+    if len(node.input) > 1:
+        return numpy_helper.to_array(constants[node.input[1]]).tolist() if node.input[1] in constants else ()
+    found: Sequence[int] = attribute(node, "axes", ())
+    return found
+
+
+def _hold_gelus(graph: onnx.GraphProto, names: Names, constants: dict[str, onnx.TensorProto]) -> None:
+    """Puts constants second in x / c → Erf → Add(c) → Mul → Mul, and an Identity before an Add whose reader multiplies
+    by a constant first.
+
+    OpenCV's fusion of GELU matches these in any order and then crashes, except for one: Mul(Mul(x, Add(…, c)), c).
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def constants_last(node: onnx.NodeProto) -> bool:
+        """Whether the node adds or multiplies a constant, which is then its second input."""
+        if node.op_type not in ("Add", "Mul") or not constants.keys() & set(node.input):
+            return False
+        node.input[:] = sorted(node.input, key=constants.__contains__)
+        return True
+
+    written: list[onnx.NodeProto] = []
+    for node in graph.node:
+        written.append(node)
+        divided = makers.get(node.input[0]) if node.op_type == "Erf" else None
+        if divided is None or divided.op_type != "Div" or divided.input[1] not in constants:
+            continue
+        for add in filter(constants_last, readers.get(node.output[0], ())):
+            products = [n for n in readers.get(add.output[0], ()) if n.op_type == "Mul"]
+            for last in (n for product in products for n in readers.get(product.output[0], ())):
+                constants_last(last)
+            if any(map(constants_last, products)):
+                held = names.fresh(f"{node.output[0]}/held")
+                written.append(onnx.helper.make_node("Identity", [node.output[0]], [held], f"{held}/Identity"))
+                add.input[0] = held
+    if len(written) > len(graph.node):
+        replace_all(graph.node, written)
