@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import analyzer
 from analyzer.images import (
@@ -29,7 +31,8 @@ from analyzer.images.read import as_rgb
 from analyzer.images.resample import resize as resized
 from analyzer.images.resample import strips
 
-decoding = importlib.import_module("analyzer.images.decode")  # the package's name is that of the function
+# The package's names are those of the functions.
+decoding, reading = (importlib.import_module(f"analyzer.images.{name}") for name in ("decode", "read"))
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models/digits_cnn.onnx"
 RNG = np.random.default_rng(0)
@@ -74,7 +77,7 @@ def decoded(data: bytes) -> np.ndarray | None:
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("strip", [1, 5000, 1 << 22])
 def test_a_png_in_strips_is_the_whole_png(
     kind: type, channels: int, strip: int, monkeypatch: pytest.MonkeyPatch
@@ -84,7 +87,19 @@ def test_a_png_in_strips_is_the_whole_png(
     pixels = (small.astype(kind) * (257 if kind == np.uint16 else 1))[..., [0, 1, 2, 0][:channels]]
     pixels += RNG.integers(0, 5, pixels.shape).astype(kind)
     found = png_strips.decoded_in_strips(png(pixels), decoded)
-    assert found is not None and found.dtype == kind and np.array_equal(found, pixels)
+    assert found is not None and found.dtype == kind and np.array_equal(found, pixels.squeeze())
+    means = png_strips.decoded_in_strips(png(pixels), decoded, 4)
+    exact = [[pixels[y : y + 4, x : x + 4].mean(axis=(0, 1)) for x in range(0, 90, 4)] for y in range(0, 61, 4)]
+    assert means is not None and means.dtype == kind and means.shape[:2] == (16, 23)
+    assert np.abs(means - np.squeeze(exact)).max() <= 0.51
+
+
+def test_a_gray_png_with_alpha_in_strips_is_the_whole_png(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(png_strips, "STRIP", 1000)
+    file = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (40, 30, 2)).astype(np.uint8), "LA").save(file, "PNG")
+    found, whole = png_strips.decoded_in_strips(file.getvalue(), decoded), decoded(file.getvalue())
+    assert found is not None and whole is not None and np.array_equal(found, whole)
 
 
 def test_a_large_png_is_decoded_in_strips(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -100,13 +115,46 @@ def test_a_large_png_is_decoded_in_strips(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert np.array_equal(whole.pixels[0], given[..., ::-1])
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((9, 8), np.uint8), np.zeros((9, 8), np.uint16)])
-def test_other_png_files_are_left_to_the_decoder(pixels: np.ndarray) -> None:
-    assert png_strips.decoded_in_strips(png(pixels), decoded) is None
+@pytest.mark.parametrize("mode", ["1", "P"])
+def test_other_png_files_are_left_to_the_decoder(mode: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "other.png"
+    Image.fromarray(RNG.integers(0, 256, (90, 80, 3)).astype(np.uint8)).convert(mode).save(path)
+    assert png_strips.decoded_in_strips(path.read_bytes(), decoded) is None
+    whole = read(path)
+    for where in (decoding, reading):
+        monkeypatch.setattr(where, "LARGE", 1000)
+    found = read(path, enough=20)
+    assert np.array_equal(found.pixels, whole.pixels) and found.size is None
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("white", [None, 4095.0])
+@pytest.mark.parametrize("takes", [3, 4])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_large_png_is_decoded_reduced_where_that_suffices(
+    kind: type, channels: int, takes: int, white: float | None, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Means of blocks of what the whole picture is: alpha over white before that, never after."""
+    pixels = RNG.integers(0, 256 if kind == np.uint8 else 4096, (64, 96, channels)).astype(kind)
+    data = png(pixels)
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation]) + b"\0\0" + b"\0" * 4
+    data = data[:33] + png_strips._chunk(b"eXIf", exif) + data[33:]
+    whole = read(data, white, takes)
+    for where in (decoding, reading):
+        monkeypatch.setattr(where, "LARGE", 1000)
+    monkeypatch.setattr(png_strips, "STRIP", 3000)
+    found = read(data, white, takes, enough=16)
+    _, height, width, _ = whole.pixels.shape
+    blocks = whole.pixels[0].reshape(height // 4, 4, width // 4, 4, -1).mean(axis=(1, 3))
+    assert found.pixels.dtype == whole.pixels.dtype and found.size == (height, width)
+    assert np.abs(found.pixels[0] - blocks).max() <= 0.51
+    assert (found.white, found.remark) == (whole.white, whole.remark)
 
 
 def test_a_damaged_large_png_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "LARGE", 1000)
+    monkeypatch.setattr(png_strips, "STRIP", 1000)
     data = png(RNG.integers(0, 256, (40, 30, 3)).astype(np.uint8))
     at = data.index(b"IDAT")
     length = int.from_bytes(data[at - 4 : at], "big")

@@ -104,16 +104,21 @@ def bounded(header: Header, name: str, max_pixels: int | None = None) -> Header:
     return header
 
 
-def stored_pixels(header: Header, name: str, reduced: int = 1) -> np.ndarray:
+Ready = Callable[[np.ndarray], np.ndarray]
+
+
+def stored_pixels(header: Header, name: str, reduced: int = 1, ready: Ready | None = None) -> np.ndarray:
     """What OpenCV makes of a file: (H, W) or (H, W, C) of the file's own depth, BGR.
 
     Args:
-        reduced: of a JPEG, by which its sides are divided: 1, 2, 4 or 8. Decoding is then several times as fast.
+        reduced: what the sides of a JPEG are divided by, and those of a large PNG where its rows can be read one after
+            the other: 1, 2, 4 or 8. Decoding a JPEG is then several times as fast.
+        ready: is applied to the rows of such a PNG, some at a time, before they are reduced.
 
     Raises:
         InputError: it cannot decode it.
     """
-    pixels = _imdecode(header, reduced)
+    pixels = _imdecode(header, reduced, ready)
     if pixels is None:
         version = opencv().__version__
         raise InputError(
@@ -175,6 +180,9 @@ def read_file(path: Path) -> bytes:
             # A model or an archive passed by mistake is not read to its end.
             known = any(re.match(magic, start, re.DOTALL) for magic, _ in _READERS)
             size = os.fstat(file.fileno()).st_size  # 0 of what is no plain file; reading sets memory aside first
+            if known and file.seekable():  # without a copy of the whole
+                file.seek(0)
+                start = b""
             data = start + file.read(min(size or MAX_FILE_BYTES, MAX_FILE_BYTES) if known else 512)
     except FileNotFoundError as error:
         _refuse_address(path)
@@ -230,18 +238,18 @@ def _what_is(data: bytes) -> str:
 # ---- from bytes to pixels ------------------------------------------------------------------------------------
 
 
-def _imdecode(header: Header, reduced: int = 1) -> np.ndarray | None:
+def _imdecode(header: Header, reduced: int = 1, ready: Ready | None = None) -> np.ndarray | None:
     with quiet() as cv2:
         try:
             flags = cv2.IMREAD_COLOR if header.colour_only else cv2.IMREAD_UNCHANGED
-            if reduced > 1:
+            if reduced > 1 and header.format == "JPEG":
                 flags = getattr(cv2, f"IMREAD_REDUCED_COLOR_{reduced}") | cv2.IMREAD_IGNORE_ORIENTATION
 
             def decoded(data: bytes) -> np.ndarray | None:
                 return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
 
             large = header.format == "PNG" and header.width * header.height >= LARGE
-            pixels = decoded_in_strips(header.data, decoded) if large else None
+            pixels = decoded_in_strips(header.data, decoded, reduced, ready) if large else None
             return decoded(header.data) if pixels is None else pixels
         except cv2.error:
             return None
@@ -327,7 +335,8 @@ def _png(data: bytes) -> Header:
         if kind == b"tRNS" and colour == 0:
             grey = struct.unpack(">H", body)[0] * {1: 255, 2: 85, 4: 17}.get(depth, 1)
         if kind == b"IEND":
-            return Header("PNG", width, height, b"".join(kept), orientation, grey, bits=bits)
+            left_out = sum(map(len, kept)) < len(data)
+            return Header("PNG", width, height, b"".join(kept) if left_out else data, orientation, grey, bits=bits)
         at += 12 + length
 
 

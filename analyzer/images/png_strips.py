@@ -1,7 +1,8 @@
 """Large PNG files, a few rows at a time: OpenCV 5 decodes a PNG into two arrays of the whole picture.
 
 The rows are inflated here and given to the decoder as small PNG files, each after the last row of the one before it,
-which is what PNG's filters refer to. So every pixel is what the decoder would have made of the whole file.
+which is what PNG's filters refer to. So every pixel is what the decoder would have made of the whole file. Where a
+smaller picture suffices, rows are reduced as they come, and the whole picture is never in memory.
 """
 
 from __future__ import annotations
@@ -13,40 +14,60 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from analyzer.images.resample import reduced
+
 STRIP = 1 << 18  # bytes of the rows that are decoded at once: they stay in a core's cache
 _INFLATED_AT_ONCE = 1 << 16
 _BLOCK = 0xFFFF  # bytes of a block of deflate that is not compressed, at most
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CHANNELS = {2: 3, 6: 4}  # of the color types RGB and RGBA
+# Of the color types gray, RGB, gray with alpha and RGBA: which channels of the decoder's gray, BGR or BGRA a file has.
+_STORED = {0: [0], 2: [2, 1, 0], 4: [2, 3], 6: [2, 1, 0, 3]}
 
 
-def decoded_in_strips(data: bytes, decode: Callable[[bytes], np.ndarray | None]) -> np.ndarray | None:
-    """(H, W, C) uint8 or uint16, BGR or BGRA, of a PNG whose checksums have been verified.
+def decoded_in_strips(
+    data: bytes,
+    decode: Callable[[bytes], np.ndarray | None],
+    by: int = 1,
+    ready: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray | None:
+    """(H, W) or (H, W, C) uint8 or uint16, gray, BGR or BGRA, of a PNG whose checksums have been verified.
 
     Args:
         decode: a PNG to its pixels; None where it cannot.
+        by: what the sides are divided by, rounded up: each pixel is the mean of a block.
+        ready: is applied to some rows at a time before they are reduced.
 
     Returns:
-        None if the file is not plain RGB or RGBA of 8 or 16 bits, or is damaged.
+        None if the file is interlaced, has a palette, a transparent color or fewer than 8 bits, or is damaged.
     """
-    width, height, depth, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
-    if color not in _CHANNELS or interlaced or any(kind == b"tRNS" for kind, _ in _chunks(data)):
+    depth, color, _, _, interlaced = struct.unpack_from("BBBBB", data, 24)
+    if color not in _STORED or depth < 8 or interlaced or any(kind == b"tRNS" for kind, _ in _chunks(data)):
         return None
-    result = np.empty((height, width, _CHANNELS[color]), f"u{depth // 8}")
-    long = 1 + result[0].nbytes
-    done, above = 0, b""
-    for rows in _ahead(_strips(data, long, height)):
+    (height,) = struct.unpack_from(">I", data, 20)
+    result, done = None, 0
+    for rows in _rows(data, decode, by):
+        rows = reduced(rows if ready is None else ready(rows), by)
+        if result is None:
+            result = np.empty((-(-height // by), *rows.shape[1:]), rows.dtype)
+        result[done : done + len(rows)] = rows
+        done += len(rows)
+    return result if result is not None and done == len(result) else None
+
+
+def _rows(data: bytes, decode: Callable[[bytes], np.ndarray | None], by: int) -> Iterator[np.ndarray]:
+    """Pixels of some rows at a time, a multiple of `by` except at the end; fewer in all if the file is damaged."""
+    width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
+    long, above = 1 + width * len(_STORED[color]) * depth // 8, b""
+    for rows in _ahead(_strips(data, long, height, by)):
         count = len(rows) // long
         size = struct.pack(">IIBBBBB", width, count + bool(above), depth, color, 0, 0, 0)
         small = _chunk(b"IHDR", size) + _chunk(b"IDAT", _stored(above + rows)) + _chunk(b"IEND", b"")
         pixels = decode(_SIGNATURE + small)
-        if pixels is None or pixels.shape[1:] != result.shape[1:] or pixels.dtype != result.dtype:
-            return None
-        result[done : done + count] = pixels[-count:]
-        last = result[done + count - 1]
-        last = np.concatenate([last[:, 2::-1], last[:, 3:]], axis=1)
-        done, above = done + count, b"\0" + last.astype(last.dtype.newbyteorder(">")).tobytes()
-    return result if done == height else None
+        if pixels is None or pixels.shape[:2] != (count + bool(above), width) or pixels.itemsize != depth // 8:
+            return
+        last = pixels[-1].reshape(width, -1)[:, _STORED[color]]
+        above = b"\0" + last.astype(last.dtype.newbyteorder(">")).tobytes()
+        yield pixels[-count:]
 
 
 def _ahead(strips: Iterator[bytes]) -> Iterator[bytes]:
@@ -58,9 +79,9 @@ def _ahead(strips: Iterator[bytes]) -> Iterator[bytes]:
             yield rows
 
 
-def _strips(data: bytes, long: int, height: int) -> Iterator[bytes]:
+def _strips(data: bytes, long: int, height: int, by: int) -> Iterator[bytes]:
     """The filtered rows of `long` bytes, several at a time; fewer than `height` in all where the file is damaged."""
-    at_once = max(1, STRIP // long)
+    at_once = max(1, STRIP // (by * long)) * by
     left, ready = height, bytearray()
     for part in _inflated(data):
         ready += part

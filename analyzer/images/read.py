@@ -76,8 +76,8 @@ def read(
             these.
         white: the pixel value of white; see above.
         channels: how many the model takes. With 1 or 3, alpha is composited on white.
-        enough: pixels of the sides that suffice: a JPEG of 16 megapixels or more is decoded at a half, a quarter or an
-            eighth of its size where both of its sides stay longer than that. All of it unless given.
+        enough: pixels of the sides that suffice: a JPEG or PNG of 16 megapixels or more is decoded at a half, a quarter
+            or an eighth of its size where both of its sides stay longer than that. All of it unless given.
 
     Raises:
         InputError: as `decode`.
@@ -101,12 +101,36 @@ def read(
         pages = _pages(header.data)
         if len(pages) > 1:
             return scaled(np.stack([_ordered(page) for page in pages]), white, name)
-    reduced = _reduced(header, enough)
-    pixels = stored_pixels(header, name, reduced)
+    said = float(2**header.bits - 1) if header.bits else None  # white of 16 bits
+    most = 0
+
+    def opaque(rows: np.ndarray) -> np.ndarray:
+        nonlocal most
+        deep = rows.dtype == np.uint16
+        most = max(most, int(rows.max())) if deep else 0
+        if rows.shape[2:] != (4,) or channels not in (1, 3):
+            return rows
+        return over_white(rows, (white or said or 65535.0) if deep else 255.0)
+
+    by = _reduced(header, enough)
+    pixels = stored_pixels(header, name, by, opaque)
     header, data = replace(header, data=b""), b""  # the file itself need not stay in memory
-    if reduced > 1:
-        size = (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
-        return Picture(rgb(header, pixels, name)[None], size=size)
+    picture = _picture(header, pixels, name, white, said, channels, most)
+    sides = (header.height, header.width)
+    if by == 1 or pixels.shape[:2] == sides:
+        return picture
+    return replace(picture, size=sides[::-1] if header.orientation >= 5 else sides)
+
+
+def _picture(
+    header: Header, pixels: np.ndarray, name: str, white: float | None, said: float | None, channels: int, most: int
+) -> Picture:
+    """`read` of what OpenCV made of a file.
+
+    Args:
+        said: white of 16 bits as the file has it.
+        most: the largest value of 16 bits, 0 where it is not known.
+    """
     if header.format not in ("PNG", "TIFF", "PNM") or (pixels.dtype == np.uint8 and channels in (1, 3)):
         return Picture(rgb(header, pixels, name)[None])
     found = _ordered(pixels)
@@ -117,8 +141,7 @@ def read(
             found[rows, :, :3] = np.minimum(colour, full)
     if header.format != "TIFF":  # OpenCV turns these itself
         found = upright(found, header.orientation)
-    said = float(2**header.bits - 1) if header.bits and found.dtype == np.uint16 else None
-    picture = scaled(found[None], white or said, name)
+    picture = scaled(found[None], white or (said if found.dtype == np.uint16 else None), name, most)
     if picture.pixels.shape[3] in (2, 4) and channels in (1, 3):
         return replace(picture, pixels=over_white(picture.pixels[0], picture.white)[None])
     return picture
@@ -127,7 +150,7 @@ def read(
 def _reduced(header: Header, enough: int | None) -> int:
     """By how much the sides of a picture may be divided."""
     sides = header.height, header.width
-    if enough is None or header.format != "JPEG" or sides[0] * sides[1] < LARGE:
+    if enough is None or header.format not in ("JPEG", "PNG") or sides[0] * sides[1] < LARGE:
         return 1
     return next((by for by in (8, 4, 2) if min(sides) // by >= enough), 1)
 
@@ -199,8 +222,8 @@ def arranged(array: np.ndarray, channels: int, name: str = "the array") -> np.nd
     )
 
 
-def scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
-    """Pixels and their white, and a remark where that may be wrong."""
+def scaled(pixels: np.ndarray, white: float | None, name: str, most: int = 0) -> Picture:
+    """Pixels and their white, and a remark where that may be wrong. `most`: their largest value, 0 if not known."""
     if pixels.shape[1] * pixels.shape[2] > most_pixels():
         raise InputError(f"{name}: {pixels.shape[1]}×{pixels.shape[2]} pixels is over the limit")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
@@ -210,7 +233,7 @@ def scaled(pixels: np.ndarray, white: float | None, name: str) -> Picture:
     if pixels.dtype == np.uint8 or pixels.dtype.kind == "b":
         return Picture(np.ascontiguousarray(pixels if pixels.dtype == np.uint8 else pixels * np.uint8(255)))
     if pixels.dtype == np.uint16:
-        most = int(pixels.max())
+        most = most or int(pixels.max())
         remark = ""
         if most < 1 << 15:
             level = (1 << max(8, most.bit_length())) - 1

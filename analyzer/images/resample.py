@@ -16,6 +16,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from analyzer.images._opencv import opencv
+
 Filter = tuple[Callable[[np.ndarray], np.ndarray], float]
 _Band = tuple[slice, slice, np.ndarray]
 
@@ -106,6 +108,21 @@ def _by_pillow(image: np.ndarray, size: tuple[int, int], interpolation: str) -> 
             part = Image.fromarray(np.ascontiguousarray(image[rows, :, channel], kind))
             plane[rows] = part.resize((size[1], part.height), kernel)
     return np.stack([np.asarray(Image.fromarray(plane).resize(size[::-1], kernel)) for plane in narrow], axis=2)
+
+
+def reduced(pixels: np.ndarray, by: int) -> np.ndarray:
+    """Means of blocks of `by` × `by` pixels, (⌈H / by⌉, ⌈W / by⌉, …); those at the end are of what is left."""
+    if by == 1:
+        return pixels
+    height, width = pixels.shape[:2]
+    result = np.empty((-(-height // by), -(-width // by), *pixels.shape[2:]), pixels.dtype)
+    for top, bottom in ((0, height - height % by), (height - height % by, height)):
+        for left, right in ((0, width - width % by), (width - width % by, width)):
+            block = result[top // by : -(-bottom // by), left // by : -(-right // by)]
+            if block.size:
+                part = pixels[top:bottom, left:right]
+                block[:] = opencv().resize(part, block.shape[1::-1], interpolation=opencv().INTER_AREA)
+    return result
 
 
 def strips(pixels: np.ndarray) -> list[slice]:
