@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,33 @@ def test_a_line_of_json_per_picture_and_one_for_what_failed(run, place) -> None:
     ]  # fmt: skip
     assert {line["kind"] for line in lines} == {"explain"} and "remark" not in lines[0]["results"][0]
     assert "1.png" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+@pytest.mark.parametrize("form", ["text", "jsonl"])
+def test_results_come_out_while_later_pictures_are_awaited(form: str, place) -> None:
+    """The second picture is a pipe, the end of which is written only after the first result was read."""
+    whole, late = (place / "p" / "1.png").read_bytes(), place / "p" / "late.png"
+    os.mkfifo(late)
+    end = os.open(late, os.O_RDWR)
+    os.write(end, whole[:100])
+    root = Path(MODEL).parents[1]
+    command = [sys.executable, str(root / "cli.py"), "explain", MODEL, "p/0.png", "p/late.png", "--format", form, "-q"]
+    with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        out = b""
+        while b'"maximum"' not in out and b"maximum at" not in out:
+            ready, _, _ = select.select([process.stdout], [], [], 60)
+            part = os.read(process.stdout.fileno(), 1 << 16) if ready else b""
+            if not part:
+                process.kill()
+                pytest.fail("nothing was printed before the last picture")
+            out += part
+        assert b"0.png" in out and b"late.png" not in out
+        os.write(end, whole[100:])
+        os.close(end)
+        rest = process.stdout.read()
+    assert process.returncode == 0 and b"late.png" in rest
 
 
 @pytest.mark.parametrize(("form", "suffix"), [(None, ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])
