@@ -19,11 +19,13 @@ class Past(NamedTuple):
         lost: {name of a sample: what went wrong with it, and a hint}.
         careful: one sample at a time, as it is not known which of several the last process crashed on.
         written: bytes that are on stdout already.
+        serving: where the last process served, see `serving`; "" if it did not.
     """
 
     lost: Mapping[str, tuple[str, str]] = {}
     careful: bool = False
     written: int = 0
+    serving: str = ""
 
 
 past = Past()
@@ -65,6 +67,11 @@ def gone(path: str | os.PathLike[str]) -> None:
 def wrote(count: int) -> None:
     """So many bytes were written to stdout."""
     _say(b"w%d" % count)
+
+
+def serving(where: str) -> None:
+    """This process is a server and answers there: if it crashes, another one goes on in its place."""
+    _say(b"s" + where.encode())
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +439,29 @@ def test_the_command_prints_its_url_and_ends_with_ctrl_c() -> None:
     started = time.monotonic()
     out, err = run.communicate(timeout=20)
     assert (run.returncode, out, err) == (0, "", "") and time.monotonic() - started < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_crash_of_native_code_costs_no_more_than_the_question() -> None:
+    run = subprocess.Popen(
+        [sys.executable, "cli.py", "explore", str(MODEL), "--data", *map(str, PICTURES[:1]), "--no-browser"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert run.stdout is not None
+    client = Client(run.stdout.readline().strip())
+    before = client.json("/api/model")
+    (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGSEGV)
+    for _ in range(600):
+        with suppress(OSError):
+            assert client.json("/api/model") == before  # at the same place, with the same token
+            break
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=20)
+    assert (run.returncode, out) == (0, "") and err == (
+        "warning: native code crashed (SIGSEGV) on this input; started again\n"
+    )
 
 
 def test_the_port_is_taken(client: Client) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import functools
 import http.server
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -432,3 +434,31 @@ def test_nothing_is_cut_off(page: Any, size: tuple[int, int]) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     box = page.locator("#grid").bounding_box()
     assert box["width"] > 0.4 * min(size[0], 800) and box["height"] > 150
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_page_goes_on_after_a_crash_of_the_server(browser: Any, tmp_path: Path) -> None:
+    """Also with a picture that was dropped on it."""
+    asked = [sys.executable, "cli.py", "explore", "models/digits_cnn.onnx", *PICTURES[:1], "--no-browser"]
+    run = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+    assert run.stdout is not None
+    page = browser.new_page()
+    page.goto(run.stdout.readline().strip())
+    quiet(page)
+    write_png(tmp_path / "dropped.png", np.zeros((64, 64, 3), np.uint8))
+    page.set_input_files("#files", str(tmp_path / "dropped.png"))
+    page.locator("#picture-name", has_text="dropped.png").wait_for()
+    quiet(page)
+    (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGSEGV)
+    before = drawn(page, "grid")
+    page.keyboard.press("ArrowUp")
+    page.locator("#gone").wait_for(state="visible", timeout=60_000)
+    page.locator("#gone").wait_for(state="hidden", timeout=60_000)
+    quiet(page)
+    assert not np.array_equal(drawn(page, "grid"), before) and page.inner_text("#picture-name") == "dropped.png"
+    served = page.evaluate("fetch('api/pictures').then((answer) => answer.json())")["pictures"]
+    assert [one["name"] for one in served] == [Path(PICTURES[0]).name, "dropped.png"]
+    page.close()
+    run.terminate()
+    assert run.wait(20) == 0

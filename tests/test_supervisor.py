@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from analyzer.commands.supervisor import RESTARTS
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph.bounds import propagates_little
 from analyzer.graph.load import load
@@ -61,6 +62,20 @@ def test_a_crash_is_a_sentence(name: str, tmp_path: Path) -> None:
     code, out, err = ran(body, "--format", "json")
     assert code == 3 and err.startswith(f"error: native code crashed ({name}) on this input\n  hint: ")
     assert json.loads(out)["exit_code"] == 3 and not left.exists()
+
+
+@forks
+def test_a_server_that_crashes_is_started_again_in_its_place() -> None:
+    body = (
+        "def run():\n    print('at', heartbeat.past.serving, file=sys.stderr, flush=True)\n"
+        "    heartbeat.serving('80 token')\n    {}os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    code, _, err = ran(body.format("if heartbeat.past.serving: return 0\n    "))
+    assert (code, err) == (0, "at \nwarning: native code crashed (SIGSEGV) on this input; started again\nat 80 token\n")
+    code, _, err = ran(body.format(""))
+    assert code == 3 and err.count("at 80 token") == RESTARTS and "error: native code crashed" in err
+    code, _, err = ran(body.format("pass; ").replace("heartbeat.serving", "str"))  # it never served
+    assert code == 3 and err.count("at ") == 1
 
 
 @forks

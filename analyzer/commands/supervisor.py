@@ -2,8 +2,8 @@
 
 Models are untrusted, and what reads them (protobuf, onnx, onnxruntime) is native code that a malformed file can crash,
 or make fill the memory. The parent forks before anything heavy is imported, waits, and passes signals on. If a command
-works through many pictures, a second child leaves out the one that the first crashed on. Where there is no fork
-(Windows), or with --no-sandbox, the command runs in this process.
+works through many pictures, a second child leaves out the one that the first crashed on. A server is started again in
+its place. Where there is no fork (Windows), or with --no-sandbox, the command runs in this process.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CRASHED = 3  # exit code, that of models that are not supported
 BARREN = 2  # children in a row that may crash without having finished a further sample
+SHORT, RESTARTS = 60.0, 5  # a server that lives shorter, in seconds, is started again so many times in a row
 ENDING = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
 TWICE = 0.2  # seconds within which the same signal is one that was sent to all processes of a group
 
@@ -46,10 +47,11 @@ def supervised(run: Callable[[], int]) -> int:
 def watched(run: Callable[[], int], gibibytes: float | None = None, seconds: float | None = None) -> int:
     """The exit code of `run` in a child process, or that of what it is ended for; the limits are of the child.
 
-    Where the child works through many samples, one that crashes it is left out, and another child does the rest.
+    Where the child works through many samples, one that crashes it is left out, and another child does the rest. A
+    server that crashes is started again in its place.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ENDING, signal.SIGCHLD})
-    past, finished, barren = Past(), set[bytes](), 0
+    past, finished, barren, short = Past(), set[bytes](), 0, 0
     try:
         while True:
             try:
@@ -73,6 +75,13 @@ def watched(run: Callable[[], int], gibibytes: float | None = None, seconds: flo
                 os.close(reading)
             if isinstance(ended, int):
                 return ended
+            if watch.serving:
+                short = short + 1 if watch.lived < SHORT else 1
+                if short > RESTARTS:
+                    return _told(*ended)
+                _warn(f"{ended[0]}; started again")
+                past = Past(serving=watch.serving)
+                continue
             barren = 0 if watch.finished - finished else barren + (not past.careful)
             finished |= watch.finished
             if not watch.at_work or barren > BARREN or (past.careful and len(watch.at_work) > 1):
@@ -149,13 +158,19 @@ class _Watch:
         self.child, self.channel = child, channel
         self.bytes = bytes_allowed(gibibytes)
         self.seconds = seconds
-        self.alive = time.monotonic()  # when the child last said something
+        self.start = self.alive = time.monotonic()  # when the child began, and when it last said something
         self.files: set[bytes] = set()
         self.rest = b""
         self.at_work: Counter[bytes] = Counter()  # samples that were begun and are not finished
         self.finished: set[bytes] = set()
         self.written = 0  # bytes, to stdout
+        self.serving = ""
         self.passed: dict[int, float] = {}
+
+    @property
+    def lived(self) -> float:
+        """Seconds since the child began."""
+        return time.monotonic() - self.start
 
     def wait(self) -> int | tuple[str, str]:
         """Until the child ends: its exit code, or what it is ended for, and a hint."""
@@ -205,6 +220,8 @@ class _Watch:
                 self.finished.add(said)
             case b"w":
                 self.written += int(said)
+            case b"s":
+                self.serving = said.decode()
 
     def _end(self, why: str, hint: str) -> tuple[str, str]:
         with suppress(ProcessLookupError):
@@ -235,6 +252,13 @@ def _told(why: str, hint: str) -> int:
     open_streams()
     tell(UnsupportedError(why, hint))
     return CRASHED
+
+
+def _warn(what: str) -> None:
+    from analyzer.commands.boundary import open_streams
+
+    open_streams()
+    print(f"warning: {what}", file=sys.stderr)
 
 
 def _remove(path: bytes) -> None:

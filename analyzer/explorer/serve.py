@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from analyzer import heartbeat
 from analyzer.errors import InputError
 from analyzer.explorer.answers import Explorer
 from analyzer.explorer.server import application
@@ -73,16 +74,18 @@ def serve(
     ancestors: str = "'none'",
     stop: threading.Event | None = None,
 ) -> None:
-    """Serve until SIGINT, SIGTERM or `stop`.
+    """Serve until SIGINT, SIGTERM or `stop`; in the place of a process that crashed, with its port and token.
 
     Args:
-        ready: called with the URL as soon as it can be opened.
-        browser: open it.
+        ready: called with the URL as soon as it can be opened, by the first process.
+        browser: open it, the same.
         ancestors: who may show the page in a frame.
     """
-    listening = bound(host, port)
+    before = heartbeat.past.serving
+    listening = bound(host, int(before.partition(" ")[0]) if before else port)
     number = listening.getsockname()[1]
-    token = secrets.token_urlsafe(24)
+    token = before.partition(" ")[2] or secrets.token_urlsafe(24)
+    heartbeat.serving(f"{number} {token}")
     shown = f"[{host}]" if ":" in host else host
     hosts = frozenset(f"{name}:{number}" for name in {shown, *LOCAL})
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else shown}:{number}/?token={token}"
@@ -93,9 +96,9 @@ def serve(
     server = _Server(config)
     if stop is not None:
         threading.Thread(target=_end, args=(server, stop), daemon=True).start()
-    if ready is not None:
+    if ready is not None and not before:
         ready(url)
-    if browser:
+    if browser and not before:
         webbrowser.open(url)
     try:
         asyncio.run(server.serve(sockets=[listening]))

@@ -1,6 +1,6 @@
 // Questions to the server. Of the questions of one view only the latest counts: an earlier one is dropped.
 
-import { answer as answered, headers } from "./source.js";
+import { answer as answered, dropped, post } from "./source.js";
 
 const TAB = Math.random().toString(36).slice(2);
 /** @type {Map<string, {n: number, stop: AbortController}>} */
@@ -103,9 +103,9 @@ export function blob(path) { return ask((answer) => answer.blob(), path); }
  * @returns {Promise<{key: string, name: string, path: string}>}
  */
 export async function drop(picture, name, frame = false) {
-  const asked = new URLSearchParams(frame ? { name, frame: "1" } : { name });
-  const answer = await fetch(`api/pictures?${asked}`, { method: "POST", body: picture, headers });
+  const answer = await post(picture, frame ? { name, frame: "1" } : { name });
   const said = await answer.json();
   if (!answer.ok) throw new Error(said.hint ? `${said.error}: ${said.hint}` : said.error);
+  if (!frame) dropped.set(said.key, [picture, name]);
   return said;
 }

@@ -8,7 +8,7 @@ import * as input from "./input.js";
 import { help } from "./keys.js";
 import * as map from "./map.js";
 import * as rank from "./rank.js";
-import { framed } from "./source.js";
+import { framed, whenGone } from "./source.js";
 import { layer, known, possible, set, start as started, state, subscribe } from "./store.js";
 import * as strip from "./strip.js";
 import * as unit from "./unit.js";
@@ -25,6 +25,7 @@ whenBusy((count) => {
   else $("busy").textContent = "";
   document.body.dataset.idle = String(count === 0);
 });
+whenGone((gone) => { $("gone").hidden = !gone; });
 
 /** @param {string} text @param {string} name */
 async function copy(text, name) {

@@ -17,6 +17,55 @@ export const framed = window.top !== window;
 /** What every question to the server has. */
 export const headers = /** @type {Record<string, string>} */ (token ? { "X-Explorer-Token": token } : {});
 
+/** Pictures that were dropped, by key: a server that was started again gets them again. @type {Map<string, [Blob, string]>} */
+export const dropped = new Map();
+const PATIENCE = 60_000, PAUSE = 250; // milliseconds
+
+/** @param {Blob} picture @param {Record<string, string>} about @returns {Promise<Response>} */
+export function post(picture, about) {
+  return fetch(`api/pictures?${new URLSearchParams(about)}`, { method: "POST", body: picture, headers });
+}
+
+/** Called with whether the server is gone, whenever that changes. @type {(gone: boolean) => void} */
+let onGone = () => {};
+/** @param {(gone: boolean) => void} call */
+export function whenGone(call) { onGone = call; }
+
+/** Ends when a server that crashed answers again. @type {Promise<void> | null} */
+let back = null;
+function returned() {
+  back ??= (async () => {
+    onGone(true);
+    for (const until = Date.now() + PATIENCE; Date.now() < until;) {
+      await new Promise((done) => { setTimeout(done, PAUSE); });
+      const answer = await fetch("api/pictures", { headers }).catch(() => null);
+      if (!answer?.ok) continue;
+      for (const [picture, name] of dropped.values()) await post(picture, { name }).catch(() => null);
+      break;
+    }
+    onGone(false);
+    back = null;
+  })();
+  return back;
+}
+
+/** Asks, and where the server crashes meanwhile, once more when it is back. @param {() => Promise<Response>} send */
+async function insist(send) {
+  try {
+    return await send();
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    await returned();
+  }
+  try {
+    return await send();
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    returned();
+    throw new Error("the explorer has ended, or crashes on this question");
+  }
+}
+
 /** @param {string} path @param {Record<string, string | number>} query @returns {string} */
 function question(path, query) {
   const said = Object.keys(query).sort().map((name) => `${name}=${query[name]}`);
@@ -31,7 +80,7 @@ function question(path, query) {
 export async function answer(path, query, ticket = {}, signal) {
   if (!index) {
     const asked = new URLSearchParams(Object.entries({ ...query, ...ticket }).map(([name, value]) => [name, String(value)]));
-    return fetch(`api/${path}?${asked}`, { signal, headers });
+    return insist(() => fetch(`api/${path}?${asked}`, { signal, headers }));
   }
   const found = (await index)[question(path, query)];
   if (!found) return new Response(JSON.stringify(MISSING), { status: 404 });
