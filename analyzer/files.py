@@ -11,12 +11,14 @@ import hashlib
 import os
 import secrets
 import select
+import shutil
 import stat
+import sys
 import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -177,6 +179,85 @@ class Places:
         return self.folder / name
 
 
+MACHINE = hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:6] if hasattr(os, "uname") else ""
+OURS = f".onnx-analyzer-{MACHINE}-"  # what our temporary files begin with; folders can be shared by machines
+_swept: set[Path] = set()
+
+
+@contextmanager
+def _temporary(folder: Path, make: Callable[[Path], None], suffix: str = "") -> Iterator[Path]:
+    """What `make` makes in a folder, under a new name, locked so that no other process takes it for left over."""
+    if folder not in _swept:
+        _swept.add(folder)
+        _sweep(folder)
+    while True:
+        path = folder / f"{OURS}{secrets.token_hex(8)}{suffix}"
+        make(path)
+        lock = _locked(path, wait=True)
+        if path.exists():  # else another process took it for left over before it was locked
+            break
+    made(path)
+    try:
+        yield path
+    finally:
+        gone(path)
+        if lock is not None:
+            os.close(lock)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes temporary files and folders that processes have left there which were killed."""
+    with suppress(OSError), os.scandir(folder) as found:
+        for path in [Path(entry.path) for entry in found if entry.name.startswith(OURS)]:
+            with suppress(OSError):
+                if path.lstat().st_uid == os.geteuid() and (lock := _locked(path)) is not None:
+                    _remove(path)
+                    os.close(lock)
+
+
+def _locked(path: Path, wait: bool = False) -> int | None:
+    """A file descriptor that holds a lock on a file or folder, as long as this process lives.
+
+    None if another process holds it, or where there are no such locks, as on Windows: nothing is left over there.
+
+    Args:
+        wait: for another process that holds it.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def destination(path: AnyPath) -> Path:
+    """Where `path` is: links are followed, and stay.
+
+    Raises:
+        OutputError: a link leads to itself.
+    """
+    target = Path(os.path.realpath(path))
+    if os.path.islink(target):
+        raise OutputError(f"{path}: cannot be written (a link that leads to itself)")
+    return target
+
+
 @contextmanager
 def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
     """A binary file that takes the name `path` when the block ends well, and vanishes when it does not.
@@ -188,8 +269,7 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
         OutputError: `path` is an input or a folder, its folder is missing, or the system refuses.
     """
     check_output(path)
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    target = destination(path)
     try:
         mode = target.stat().st_mode if target.exists() else stat.S_IFREG
         if stat.S_ISDIR(mode):
@@ -198,17 +278,17 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
             with target.open("wb") as file:
                 yield file
             return
-        made(temporary)
-        try:
-            with open(temporary, "xb") as file:
-                yield file
-            os.replace(temporary, target)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
-            gone(temporary)
+        with _temporary(target.parent, lambda new: new.touch(exist_ok=False), ".part") as temporary:
+            try:
+                with open(temporary, "wb") as file:
+                    yield file
+                os.replace(temporary, target)
+            finally:
+                with suppress(OSError):
+                    temporary.unlink()
     except OSError as error:
-        if error.filename not in (None, str(temporary), str(target)):
+        name = str(error.filename or target)
+        if name != str(target) and not name.startswith(str(target.parent / OURS)):
             raise
         if isinstance(error, FileNotFoundError):
             raise OutputError(f"{path}: the folder {str(target.parent)!r} does not exist", "create it first") from error
@@ -219,17 +299,16 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
 def temporary_folder(beside: AnyPath | None = None) -> Iterator[Path]:
     """A folder that is removed when the block ends, or by the supervisor if this process crashes in it.
 
+    What was left by processes that were killed themselves, with their supervisor, is removed by the next one.
+
     Args:
         beside: a folder that it is made in, hidden; else that of the system.
     """
-    with tempfile.TemporaryDirectory(
-        prefix=".onnx-analyzer-" if beside else "onnx-analyzer-", dir=beside, ignore_cleanup_errors=True
-    ) as name:
-        made(name)
+    with _temporary(Path(beside or tempfile.gettempdir()), lambda new: new.mkdir(0o700)) as folder:
         try:
-            yield Path(name)
+            yield folder
         finally:
-            gone(name)
+            _remove(folder)
 
 
 def atomic_write(path: AnyPath, data: bytes) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -158,3 +160,52 @@ def test_a_model_in_memory_is_compiled_once(given, monkeypatch):
         )
     )
     assert not np.array_equal(analyzer.explain(given(network), image).scores, first.scores) and loads == [1, 1]
+
+
+SHARING = """
+import sys
+import numpy as np
+from analyzer.errors import InputError
+from analyzer.passes.journal import Journal
+from analyzer.store import Cache
+cache, wrong = Cache("cache", limit=200_000), 0
+print("ready", flush=True)
+sys.stdin.readline()
+for turn in range(60):
+    key, array = str(turn % 20), np.full(2_000, turn % 20)
+    found = cache.get(key)
+    wrong += found is not None and not np.array_equal(found["x"], array)
+    cache.put(key, {"x": array})
+try:
+    journal = Journal("mined", "mine", {})
+    print("alone", wrong, flush=True)
+except InputError:
+    print("refused", wrong, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_eight_processes_share_a_cache_and_one_of_them_a_folder_of_mine(tmp_path):
+    (tmp_path / "mined").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SHARING]
+    how = {"cwd": tmp_path, "env": environment, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, **how) for _ in range(8)]
+
+    def said() -> list[str]:
+        return [process.stdout.readline().strip() for process in started]
+
+    def go_on() -> None:
+        for process in started:
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+    assert said() == ["ready"] * 8
+    go_on()
+    assert sorted(said()) == ["alone 0", *["refused 0"] * 7]
+    go_on()
+    assert all(process.wait(60) == 0 for process in started)
+    left = [path.name for path in (tmp_path / "cache").iterdir()]
+    assert left and all(name.endswith(".npz") and not name.startswith(".") for name in left)
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) <= 240_000

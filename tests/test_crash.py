@@ -15,11 +15,13 @@ import numpy as np
 import onnx
 import pytest
 
+from analyzer import files
 from analyzer.analysis.cost import MACS
 from analyzer.analysis.moves import origins
 from analyzer.attribution.methods import METHODS, find_method
 from analyzer.commands import COMMANDS, boundary, cli, main
 from analyzer.errors import InputError, OutputError, ProviderError, UnsupportedError
+from analyzer.files import OURS, atomic_write
 from analyzer.graph import Builder, Graph
 from analyzer.images import write_png
 from analyzer.passes.journal import Journal
@@ -107,6 +109,54 @@ def test_outputs_that_cannot_be_written(monkeypatch, capsys, place, name, kind):
     assert not list(place.rglob(".*.part"))
 
 
+KILLED = """
+import os, signal, sys
+from analyzer.files import atomic_file, temporary_folder
+with temporary_folder(".") as folder, atomic_file("result") as file, atomic_file(folder / "inner"):
+    file.write(b"half")
+    file.flush()
+    if sys.argv[1:]:
+        print("ready", flush=True)
+        sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """By the next one that writes there; what a living process is writing, and what is not ours, stays."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
+    orphans = set(os.listdir(tmp_path))
+    assert len(orphans) == 2 and all(name.startswith(OURS) for name in orphans)
+    (tmp_path / f"{OURS}link").symlink_to(tmp_path / "other")
+    (tmp_path / ".other.part").touch()
+    command = [sys.executable, "-c", KILLED, "wait"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=-1, stdout=-1) as living:
+        assert living.stdout is not None and living.stdout.readline() == b"ready\n"
+        held = set(os.listdir(tmp_path)) - {f"{OURS}link", ".other.part"}
+        assert len(held) == 2 and not held & orphans
+        atomic_write(tmp_path / "result", b"whole")
+        assert set(os.listdir(tmp_path)) == held | {f"{OURS}link", ".other.part", "result"}
+    files._swept.clear()
+    atomic_write(tmp_path / "result", b"whole")
+    assert set(os.listdir(tmp_path)) == {f"{OURS}link", ".other.part", "result"}
+
+
+def test_a_temporary_file_that_is_taken_for_left_over_is_made_again(tmp_path, monkeypatch):
+    locked, taken = files._locked, []
+
+    def late(path: Path, wait: bool = False) -> int | None:
+        if not taken:
+            taken.append(path)
+            path.unlink()
+        return locked(path, wait)
+
+    monkeypatch.setattr(files, "_locked", late)
+    atomic_write(tmp_path / "result", b"whole")
+    assert taken and [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("result", b"whole")]
+
+
 @pytest.mark.parametrize("size", [0, 4096])
 @pytest.mark.parametrize("name", WRITES)
 def test_a_full_disk(monkeypatch, capsys, place, name, size):
@@ -125,6 +175,43 @@ def test_a_full_disk(monkeypatch, capsys, place, name, size):
     assert not list(place.rglob(".*.part"))
     whole = [p for p in place.rglob(f"full-{name}-{size}*") if p.is_file()]
     assert not whole or name == "invariance", whole  # of several outputs the first may be there, whole
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no modes there")
+@pytest.mark.parametrize("kind", ["read-only", "of another user"])
+@pytest.mark.parametrize("name", ["explain", "mine", "export"])
+def test_folders_without_the_right_to_write(monkeypatch, capsys, place, tmp_path, name, kind):
+    folder = tmp_path
+    if os.geteuid() == 0 or kind == "of another user":
+        folder = Path("/sys" if os.geteuid() == 0 else "/")  # root may write everywhere but there
+    if not folder.is_dir():
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o555)
+    before = os.listdir(folder)
+    code, _, err = call(monkeypatch, capsys, place, arguments(name, str(folder / "out")))
+    tmp_path.chmod(0o755)
+    assert code == 2 and "Traceback" not in err and "rror: " in err
+    assert "denied" in err or "permitted" in err, err
+    assert os.listdir(folder) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="only some users may make links there")
+@pytest.mark.parametrize("name", ["explain", "mine", "export"])
+def test_links_as_outputs(monkeypatch, capsys, place, tmp_path, name):
+    """They are followed, and stay; a link to nowhere or to itself is a sentence."""
+    suffix = Path(next(a for a in CALLS[name] if "{out}" in a)).suffix
+    places = [tmp_path / f"{kind}{suffix}" for kind in ("good", "nowhere", "circle", "file")]
+    good, nowhere, circle, file = places
+    (file.write_bytes if suffix else lambda _: file.mkdir())(b"old")
+    good.symlink_to(file)
+    nowhere.symlink_to(tmp_path / "missing" / "folder")
+    circle.symlink_to(circle)
+    for link, expected in ((good, 0), (nowhere, 2), (circle, 2)):
+        code, _, err = call(monkeypatch, capsys, place, arguments(name, str(link.with_suffix(""))))
+        assert code == expected or (link == nowhere and not suffix), (link, err)
+        assert "Traceback" not in err and link.is_symlink()
+    assert list(file.iterdir()) if file.is_dir() else file.read_bytes() != b"old"
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize("name", [n for n in WRITES if "{out}" not in CALLS[n]])

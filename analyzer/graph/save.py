@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from analyzer.errors import OutputError
-from analyzer.files import check_output, temporary_folder
+from analyzer.files import check_output, destination, temporary_folder
 from analyzer.graph.ir import PROTOBUF_LIMIT, Graph
 
 _ALIGNMENT = 4096  # memory maps start at page boundaries
@@ -34,31 +34,32 @@ def save(
             if it raises an error, nothing is written.
 
     Raises:
-        OutputError: the folder does not exist or cannot be written to, or `path` is a folder, a device or a pipe.
+        OutputError: the folder does not exist or cannot be written to, or `path` is a folder, a device, a pipe or a
+            link to itself.
     """
-    path = Path(path)
+    path, target = Path(path), destination(path)
     proto, weights = graph.stub(outputs)
     if rewrite is not None:
         rewrite(proto, weights)
     try:
-        if not path.parent.is_dir():
-            raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist")
-        if path.is_dir():
+        if not target.parent.is_dir():
+            raise OutputError(f"cannot write {path}: the folder {target.parent} does not exist")
+        if target.is_dir():
             raise OutputError(f"cannot write {path}: it is a folder")
-        if path.exists() and not path.is_file():
+        if target.exists() and not target.is_file():
             raise OutputError(f"cannot write {path}: it is a device or a pipe", "write a file, or to stdout: -o -")
         check_output(path)
-        with temporary_folder(path.parent) as folder:
-            file = folder / path.name
+        with temporary_folder(target.parent) as folder:
+            file = folder / target.name
             data = _add_weights(proto, weights, file)
             _write(file, proto)
             if check is not None:
                 onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | check(file))
                 _write(file, proto)
             for written in data:
-                check_output(path.with_name(written.name))
+                check_output(target.with_name(written.name))
             for written in [*data, file]:
-                os.replace(written, path.with_name(written.name))
+                os.replace(written, target.with_name(written.name))
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
     return path
