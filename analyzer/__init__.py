@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from analyzer.attribution import METHODS, Attribution, Explainer
     from analyzer.attribution.class_maps import class_maps
     from analyzer.attribution.correspondence import correspondence
-    from analyzer.attribution.dream import Dreamer, DreamOptions
+    from analyzer.attribution.dream import Dreamer
     from analyzer.attribution.export import export
     from analyzer.attribution.features import FeatureMaps
     from analyzer.attribution.field_views import EffectiveFields
     from analyzer.attribution.invariance import invariance
     from analyzer.attribution.occlusion import Occlusion, occlusion
+    from analyzer.attribution.parametrizations import DreamOptions
     from analyzer.attribution.projection import Projector, Switches, project, read_switches
     from analyzer.data import Sample, find_pictures
     from analyzer.errors import AnalyzerError, InputError, NotFoundError, ProviderError, UnsupportedError
@@ -64,7 +65,8 @@ _NAMES = {
     "attribution": ("METHODS", "Attribution", "Explainer"),
     "attribution.class_maps": ("class_maps",),
     "attribution.correspondence": ("correspondence",),
-    "attribution.dream": ("DreamOptions", "Dreamer"),
+    "attribution.dream": ("Dreamer",),
+    "attribution.parametrizations": ("DreamOptions",),
     "analysis.effective_field": ("EffectiveField",),
     "attribution.field_views": ("EffectiveFields",),
     "attribution.export": ("export",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,7 +12,8 @@ import pytest
 
 from analyzer import features
 from analyzer.attribution import Explainer
-from analyzer.attribution.dream import COLOURS, Dreamer, DreamOptions, Fourier, Phases, mean_spectrum
+from analyzer.attribution.dream import Dreamer, alike
+from analyzer.attribution.parametrizations import COLOURS, DreamOptions, Fourier, Phases, falloff_of, mean_spectrum
 from analyzer.attribution.units import STRONGEST
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.images import Preprocess
@@ -36,6 +38,20 @@ def test_the_fourier_gradient_is_the_derivative(size: tuple[int, int]) -> None:
         picture.state = before + sign * step * along
         values.append(float((picture.pixels().astype(np.float64) * target).sum()))
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=2e-2, abs=1e-2)
+
+
+def test_high_frequencies_are_damped_for_layers_of_large_stride() -> None:
+    assert [falloff_of(stride) for stride in (1, 4, 8, 16, 64)] == [1, 1, 1.25, 1.5, 1.5]
+    scales = {p: Fourier(DreamOptions(falloff=p), (64, 64, 3), RNG).scale for p in (None, 1.0, 1.5)}
+    np.testing.assert_array_equal(scales[None], scales[1.0])
+    frequencies = np.arange(1, 33) / 64
+    np.testing.assert_allclose(scales[1.0][0, 1:], 64 / 4 / frequencies)  # lucid's
+    np.testing.assert_allclose(scales[1.5][0, 1:] / scales[1.0][0, 1:], (16 * frequencies) ** -0.5)
+    explainer, asked = Explainer(small_cnn(), threads=1), DreamOptions(steps=3)
+    for layer, falloff in (("r2", 1.0), ("logits", falloff_of(12))):
+        dreamer = Dreamer(explainer, layer, HOW)
+        found = [dreamer.run(1, options=replace(asked, falloff=p)).image for p in (None, falloff, 2.0)]
+        assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
 
 
 def test_the_axes_of_colours_are_principal_ones() -> None:
@@ -106,9 +122,8 @@ def test_integer_inputs_that_are_converted_twice_are_refused() -> None:
         Dreamer(Explainer(given), "y", Preprocess(size=(8, 8), scale=1.0, dtype="uint8"))
 
 
-@pytest.mark.parametrize("edge", [True, False])
-def test_warps_have_exact_adjoints(edge: bool) -> None:
-    warp = Warp.affine((11, 14), (2.3, -1.7), 1.2, 23.0, edge)
+def test_warps_have_exact_adjoints() -> None:
+    warp = Warp.affine((11, 14), (2.3, -1.7), 1.2, 23.0)
     x, y = (RNG.standard_normal((11, 14, 3)).astype(np.float32) for _ in range(2))
     assert float((warp.apply(x) * y).sum()) == pytest.approx(float((x * warp.adjoint(y)).sum()), rel=1e-3)
 
@@ -145,6 +160,81 @@ def test_the_command(tmp_path, monkeypatch, capsys) -> None:
     assert (tmp_path / "out.png").exists()
     assert call("-t", "1")[0] == 0
     assert call()[0] == call("-u", "max")[0] == call("-l", "r2", "-u", "99")[0] == 2
+
+    np.save(tmp_path / "along.npy", np.eye(16)[3])
+    larger = "-l", "r2", "--picture-size", "12x20", "--variants", "2", "--raw", "raw.npy", "--format", "json"
+    code, out = call("--direction", "along.npy", *larger)
+    rows = json.loads(out)["units"]
+    assert code == 0 and [row["unit"] for row in rows] == ["along.npy, 1 of 2", "along.npy, 2 of 2"]
+    assert all(row["channel"] is None and 0 < row["similarity"] <= 1 for row in rows)
+    code, out = call("-u", "3", *larger)
+    assert [row["score"] for row in json.loads(out)["units"]] == [row["score"] for row in rows]  # e₃ is channel 3
+    assert np.load(tmp_path / "raw.npy").shape == (2, 12, 20, 3)
+    np.save(tmp_path / "along.npy", np.ones(5))
+    for wrong in (["--direction", "along.npy"], ["-u", "3", "-t", "1"], ["-u", "3", "--picture-size", "11x20"]):
+        assert call("-l", "r2", *wrong)[0] == 2
+    assert call("-u", "3", "--picture-size", "wide")[0] == 2
+    assert call("-t", "1", "--variants", "2")[0] == 2  # a class has no feature maps
+    assert call("-t", "1", "--variants", "2", "--diversity", "0")[0] == 0
+
+
+# ---- Larger than the input ----
+
+
+def test_tiles_cover_the_picture_at_every_offset() -> None:
+    dreamer = Dreamer(Explainer(small_cnn(), threads=1), "r2", HOW)
+    views = dreamer._moved((20, 24), DreamOptions(), np.random.default_rng(1))
+    assert len(views) == 4
+    seen = np.zeros((20, 24), int)
+    for view in views:
+        seen[np.ix_(view.rows, view.columns)] += 1
+    assert seen.min() == 1 and (seen[:, :12] > 0).all()
+    x, y = RNG.standard_normal((20, 24, 3)).astype(np.float32), RNG.standard_normal((12, 12, 3)).astype(np.float32)
+    inside = replace(views[0], warp=replace(views[0].warp, outside=np.zeros(144, bool)))  # gray is no linear part
+    back = np.zeros_like(x)
+    inside.add(y, back)
+    assert float((inside.of(x) * y).sum()) == pytest.approx(float((x * back).sum()), rel=1e-3)
+
+
+def test_a_larger_picture_drives_the_unit_everywhere_without_seams() -> None:
+    dreamer = Dreamer(Explainer(small_cnn(), threads=1), "r2", HOW)
+    options = DreamOptions(steps=80, jitter=1, degrees=0, picture_size=(36, 24))
+    found = dreamer.run(3, options=options)
+    assert found.image.shape == (36, 24, 3) and found.score > 2 * found.scores[0]
+    lines = np.abs(np.diff(found.image.astype(float), axis=0)).mean(axis=(1, 2))
+    seams = lines[[11, 23]]
+    assert seams.mean() < 1.5 * lines.mean()
+    with pytest.raises(InputError, match="11×24 is smaller than the model's input, 12×12"):
+        dreamer.run(3, options=DreamOptions(picture_size=(11, 24)))
+
+
+# ---- Several optima ----
+
+
+def test_likeness_is_the_cosine_of_gram_matrices_and_its_gradient_the_derivative() -> None:
+    maps = [RNG.standard_normal((4, 9)) for _ in range(3)]
+    found, slopes = alike(maps)
+    cosines = np.array([[np.vdot(a @ a.T, b @ b.T) for b in maps] for a in maps])
+    cosines /= np.sqrt(np.outer(np.diag(cosines), np.diag(cosines)))
+    np.testing.assert_allclose(found, (cosines.sum(axis=0) - 1) / 2)
+    along, step = RNG.standard_normal((4, 9)), 1e-5
+    ahead, behind = (alike([maps[0] + sign * step * along, *maps[1:]])[0][0] for sign in (1, -1))
+    assert (ahead - behind) / (2 * step) == pytest.approx(float((slopes[0] * along).sum()), rel=1e-5)
+    silent = alike([np.zeros((4, 9), np.float32), np.ones((4, 9), np.float32)])
+    assert np.isfinite(silent[0]).all() and all(np.isfinite(slope).all() for slope in silent[1])
+
+
+def test_variants_differ_more_with_diversity() -> None:
+    dreamer = Dreamer(Explainer(small_cnn(), threads=1), "r2", HOW)
+    likeness = {}
+    for diversity in (0.0, 3.0):
+        options = DreamOptions(steps=60, jitter=1, variants=3, diversity=diversity)
+        found = dreamer.runs(3, options=options)
+        assert all(each.score > 2 * max(each.scores[0], 0.01) for each in found)
+        likeness[diversity] = float(np.mean([each.similarity for each in found if each.similarity is not None]))
+    assert likeness[3.0] < likeness[0.0] - 0.02
+    alone = dreamer.run(3, options=options)
+    assert alone.similarity is None
 
 
 # ---- Phases alone ----

@@ -70,12 +70,17 @@ def test_the_command(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:
 
     files = [str(place / f"step{i}.onnx") for i in range(3)]
     command = ["evolution", *files, "-i", str(place / "pictures"), "-l", "r2", "--size", "12x12", "--preset", "0-1"]
-    monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *command, "-o", str(tmp_path / "out.png"), "--format", "json"])
+    written = ["-o", str(tmp_path / "out.png"), "--raw", str(tmp_path / "raw.npz")]
+    monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *command, *written, "--format", "json"])
     with pytest.raises(SystemExit) as stopped:
         main()
     channels = json.loads(capsys.readouterr().out)["channels"]
     assert not stopped.value.code and len(channels) == 6 and len(channels[0]["values"]) == 3
     assert decode(tmp_path / "out.png").shape[0] > 200
+    arrays, first = np.load(tmp_path / "raw.npz"), channels[0]
+    steps = [step for step, value in enumerate(first["values"]) if value is not None]
+    names = [f"{first['channel']}/{step}/{kind}" for step in steps for kind in ("patch", "projection")]
+    assert steps and set(names) <= set(arrays) and arrays[names[0]].shape == arrays[names[1]].shape
 
 
 def test_channels_that_are_drawn_differ(place: Path, tmp_path: Path) -> None:

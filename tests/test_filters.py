@@ -147,7 +147,8 @@ def test_two_models_stand_side_by_side(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     widths = {}
     for name, more in (("alone", []), ("both", ["--beside", "1.onnx"]), ("data", ["--beside", "1.onnx", "-d", "."])):
-        arguments = ["filters", "0.onnx", "-l", "conv1", "-l", "conv2", "-o", f"{name}.jpg", "--format", "json", *more]
+        written = ["-o", f"{name}.jpg", "--raw", f"{name}.npz"]
+        arguments = ["filters", "0.onnx", "-l", "conv1", "-l", "conv2", *written, "--format", "json", *more]
         monkeypatch.setattr(sys, "argv", ["onnx-analyzer", *arguments])
         with pytest.raises(SystemExit) as stopped:
             main()
@@ -160,4 +161,10 @@ def test_two_models_stand_side_by_side(tmp_path, monkeypatch, capsys) -> None:
         for row, name in zip(rows, ("w1", "w2"), strict=True):
             norms = np.linalg.norm(truth[name].reshape(len(truth[name]), -1), axis=1)
             np.testing.assert_allclose(row["per_filter"]["norm"], norms, rtol=1e-5)
+            arrays = np.load("both.npz")
+            np.testing.assert_array_equal(arrays[f"{seed}.onnx/{row['layer']}/kernels"], truth[name])
+            power = arrays[f"{seed}.onnx/{row['layer']}/power"]
+            energy = power.mean(axis=(1, 2)), (truth[name].astype(np.float64) ** 2).sum(axis=(1, 2, 3))
+            np.testing.assert_allclose(*energy, rtol=1e-6)  # Parseval
+    assert set(np.load("alone.npz")) == {f"{row['layer']}/{key}" for row in first for key in ("kernels", "power")}
     assert widths["both"][1] > 1.5 * widths["alone"][1] and widths["data"][0] > widths["both"][0]

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from analyzer.analysis.scores import input_quantisation
 from analyzer.attribution import Explainer
-from analyzer.attribution.dream import Dreamer, DreamOptions
+from analyzer.attribution.dream import Dreamer
+from analyzer.attribution.parametrizations import DreamOptions
 from analyzer.attribution.probes import Probe
 from analyzer.images import Preprocess, decode, file_name, model_card, write_png
 from analyzer.validation.side import Side

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from analyzer import explain, features
+from analyzer.api.features import features as pictured
 from analyzer.attribution import Explainer
+from analyzer.attribution.drawn import maps_of
 from analyzer.attribution.localization import (
     THRESHOLDS,
     box_iou,
@@ -140,6 +142,28 @@ def test_the_command(run, tmp_path):
     assert code == 0 and document["kind"] == "localize" and document["summary"]["compared"] == 12
     first = document["results"][0]["targets"][0]
     assert first["iou"] == pytest.approx(box_iou(first["boxes"][0], first["given"]))
+
+
+def test_the_picture_has_the_overlap_and_the_channels_that_speak_for_the_class(run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "analyzer.passes.localizing.channel_grid", lambda maps, labels, **_: drawn.append((maps, labels))
+    )
+    monkeypatch.setattr("analyzer.passes.localizing.stacked", lambda pictures: pictures[0])
+    titles = []
+    kept = maps_of
+    monkeypatch.setattr("analyzer.passes.localizing.maps_of", lambda *a: titles.append(a[4]) or kept(*a))
+    picture, boxes = ROOT / "examples" / "digits_chelsea.png", ROOT / "examples" / "boxes.json"
+    asked = ("localize", CNN, picture, "--boxes", boxes, "--top-channels", "3", "-o", tmp_path / "out.png")
+    code, out, _ = run(*asked, "--format", "json")
+    targets = json.loads(out)["results"][0]["targets"]
+    assert code == 0 and len(targets) == len(titles) == len(drawn)
+    for target, title, (maps, labels) in zip(targets, titles, drawn, strict=True):
+        assert title.endswith(f"IoU {target['iou']:.2f}")
+        channels = target["units"]["channels"]
+        assert [label.split()[0] for label in labels] == [str(channel) for channel in channels]
+        array = pictured(CNN, decode(picture), target["units"]["layer"])[target["units"]["layer"]]
+        np.testing.assert_allclose(maps, array[0][channels], rtol=1e-5, atol=1e-6)
 
 
 def test_the_command_without_boxes(run):

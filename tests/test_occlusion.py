@@ -92,6 +92,7 @@ def test_a_uint8_model_reads_the_probabilities_of_the_float_one() -> None:
     truth = occlusion(Explainer(net()), dark, HOW, 0, "relu", side=5, stride=4)
     assert found.channel == truth.channel and np.ptp(truth.probability) > 0.02
     np.testing.assert_allclose(found.probability, truth.probability, atol=0.5 / 128 + 1e-6)
+    assert found.probability.min() >= 0 and found.probability.max() <= 1
     np.testing.assert_allclose(found.activation, truth.activation, rtol=1e-5)
 
 

@@ -12,10 +12,11 @@ from analyzer import explain, features
 from analyzer.analysis.layouts import Layout
 from analyzer.attribution import Explainer, finite
 from analyzer.attribution.correspondence import correspondence
-from analyzer.attribution.dream import Dreamer, DreamOptions
+from analyzer.attribution.dream import Dreamer
 from analyzer.attribution.evaluator import channel_mask, position_mask
 from analyzer.attribution.export import _difference
 from analyzer.attribution.invariance import TRANSFORMS
+from analyzer.attribution.parametrizations import DreamOptions
 from analyzer.attribution.result import Attribution, joined
 from analyzer.attribution.units import Units
 from analyzer.errors import InputError

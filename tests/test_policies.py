@@ -71,6 +71,19 @@ CASES = {name: ([node(name, ["x"], ["y"], **attrs)], {}) for name, attrs in SING
 CASES["PRelu"] = ([node("PRelu", ["x", "s"], ["y"])], {"s": np.full(33, 0.2, np.float32)})
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_rectifier_that_blocks_everything_passes_what_would_open_it(sign: int) -> None:
+    """lucid's truth table, test_gradient_override.py: only where nothing passes, and then only what is pushed up."""
+    result = append_vjp(build([node("Relu", ["x"], ["y"])]), ["y"], ["x"], "redirected")
+
+    def pulled(x: np.ndarray) -> np.ndarray:
+        return Session(result.model).run({"x": x, result.cotangents["y"]: SEED * sign})[result.gradients["x"]]
+
+    np.testing.assert_array_equal(pulled(np.full_like(X, -1)), np.maximum(SEED * sign, 0))
+    one = np.where(np.arange(33) == 5, 1, -1).astype(np.float32)
+    np.testing.assert_array_equal(pulled(one), np.where(one > 0, SEED * sign, 0))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_all_activations(name):
     """Guided: f′(x) ⊙ 1[x > 0] ⊙ max(ȳ, 0), f′ the gradient; deconvnet: max(ȳ, 0)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +12,13 @@ import numpy as np
 from analyzer.api.data import File, Pictures, listed, samples_of
 from analyzer.api.models import Asked, Names, Preprocessing, for_pictures, known_options
 from analyzer.attribution import Explainer
-from analyzer.attribution.dream import Dream, Dreamer, DreamOptions, mean_spectrum
+from analyzer.attribution.dream import Dream, Dreamer
+from analyzer.attribution.parametrizations import DreamOptions, mean_spectrum
 from analyzer.attribution.units import STRONGEST, WHOLE, parse_unit
 from analyzer.data import Sample
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.images import ModelCard, decode, encode, grid, showing, write_png
+from analyzer.images.read import read_array
 from analyzer.tasks import recognise
 from analyzer.tasks.detection import Detection
 from analyzer.tasks.targets import resolve_class
@@ -28,14 +31,15 @@ class Dreams:
     """Pictures that maximize units of one layer. In a notebook they show themselves.
 
     Attributes:
-        units: what each picture maximizes, as it was asked for. channels: the channel, or class, of each.
-        dreams: for each `.image`, (H, W, 3) uint8 RGB, `.score` and `.scores`.
+        units: what each picture maximizes, as it was asked for. channels: the channel, or class, of each; None for a
+            direction.
+        dreams: for each `.image`, (H, W, 3) uint8 RGB, `.score`, `.scores` and, of several variants, `.similarity`.
     """
 
     model: str
     layer: str
     units: list[str]
-    channels: list[int]
+    channels: list[int | None]
     dreams: list[Dream]
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -43,6 +47,10 @@ class Dreams:
     def images(self) -> list[np.ndarray]:
         """The pictures, (H, W, 3) uint8 RGB each."""
         return [dream.image for dream in self.dreams]
+
+    def stacked(self) -> np.ndarray:
+        """The pictures as one array, (pictures, H, W, 3) uint8 RGB, as `dream --raw` writes them."""
+        return np.stack(self.images)
 
     def as_data(self) -> dict[str, Any]:
         """What `dream --format json` prints, as plain data."""
@@ -52,6 +60,7 @@ class Dreams:
                 "channel": channel,
                 "first": dream.scores[0] if dream.scores else None,
                 "score": dream.score,
+                "similarity": dream.similarity,
                 "stopped": dream.stopped or None,
             }
             for unit, channel, dream in zip(self.units, self.channels, self.dreams, strict=True)
@@ -88,13 +97,14 @@ def dream(
     target: int | str | Iterable[int | str] = (),
     layer: str | None = None,
     *,
+    direction: File | np.ndarray | Sequence[File | np.ndarray] = (),
     labels: Names = None,
     steps: int = 128,
     rate: float | None = None,
     parametrization: Literal["fourier", "maco", "pixels"] = "fourier",
     decorrelate: bool = True,
     jitter: int = 8,
-    degrees: float = 5.0,
+    degrees: float = 10.0,
     rescale: bool = True,
     decay: float = 0.0,
     blur: float = 0.0,
@@ -102,6 +112,10 @@ def dream(
     clip_norm: float = 0.0,
     clip_contribution: float = 0.0,
     seed: int = 0,
+    falloff: float | None = None,
+    picture_size: tuple[int, int] | None = None,
+    variants: int = 1,
+    diversity: float = 1.0,
     photos: Pictures = (),
     provider: str = "cpu",
     input: Mapping[str, Any] | None = None,
@@ -109,7 +123,7 @@ def dream(
     progress: Callable[[], None] | None = None,
     **options: Any,
 ) -> Dreams:
-    """Generate the picture that maximizes a unit or class, by gradient ascent on the input.
+    """Generate the picture that maximizes a unit, class or direction, by gradient ascent on the input.
 
     Args:
         model: path, bytes, ModelProto or `Explainer`.
@@ -117,10 +131,12 @@ def dream(
         target: class to maximize instead, or several: index or label.
         layer: the name (or glob) of a tensor or node. Default: as the model's TOML file says, else chosen
             automatically.
+        direction: weights of the layer's channels to maximize instead, (channels,), or several: an array, or a .npy
+            file.
         labels: class names, or a file of them.
         steps, rate, parametrization, decorrelate, jitter, degrees, rescale, decay, blur, blur_every, clip_norm,
-            clip_contribution, seed: see `analyzer.DreamOptions`; the rate is 0.05 for fourier, 0.1 for maco and 1 for
-            pixels.
+            clip_contribution, seed, falloff, picture_size, variants, diversity: see `analyzer.DreamOptions`; the rate
+            is 0.05 for fourier, 0.1 for maco and 1 for pixels.
         photos: photographs whose spectrum maco keeps, in any form that `analyzer.mine` takes.
         progress: called after each step.
         provider, input, preprocess, options: as for `analyzer.explain`.
@@ -129,32 +145,37 @@ def dream(
         Dreams: `.images`, `.dreams`, `.figure()`, `.save()`.
 
     Raises:
-        InputError: neither units nor classes, or both. NotFoundError: no such layer, unit or label.
+        InputError: not either units, classes or directions. NotFoundError: no such layer, unit or label.
         UnsupportedError: the model has no score per class.
     """
     asked = Asked.of(options, preprocess, labels=labels, input=input)
     known_options(options, "dream")
     settings = DreamOptions(
-        steps,
-        RATES.get(parametrization, 0.05) if rate is None else rate,
-        parametrization,
-        decorrelate,
-        jitter,
-        degrees,
-        rescale,
-        decay,
-        blur,
-        blur_every,
-        clip_norm,
-        clip_contribution,
-        seed,
+        steps=steps,
+        rate=RATES.get(parametrization, 0.05) if rate is None else rate,
+        parametrization=parametrization,
+        decorrelate=decorrelate,
+        jitter=jitter,
+        degrees=degrees,
+        rescale=rescale,
+        decay=decay,
+        blur=blur,
+        blur_every=blur_every,
+        clip_norm=clip_norm,
+        clip_contribution=clip_contribution,
+        seed=seed,
+        falloff=falloff,
+        picture_size=picture_size,
+        variants=variants,
+        diversity=diversity,
     )
     units, targets = _texts(unit), _texts(target)
-    check_units(units, targets)
+    directions = [direction] if isinstance(direction, str | PathLike | np.ndarray) else list(direction)
+    check_units(units, targets, directions)
     explainer, card = for_pictures(model, provider, asked)
     given = listed(photos)
     spectrum = photographed(card, samples_of(given) if given else [], settings)
-    return maximized(explainer, card, layer, units, targets, settings, progress, spectrum)
+    return maximized(explainer, card, layer, units, targets, directions, settings, progress, spectrum)
 
 
 def photographed(card: ModelCard, photos: Sequence[Sample], options: DreamOptions) -> np.ndarray | None:
@@ -165,15 +186,18 @@ def photographed(card: ModelCard, photos: Sequence[Sample], options: DreamOption
     """
     if options.parametrization != "maco":
         return None
-    how = card.preprocess
+    how = card.preprocess if options.picture_size is None else card.preprocess.replace(size=options.picture_size)
     seen = (how.undo(how.apply(decode(photo.source))[0][0]) for photo in photos)
     return mean_spectrum(seen, options)
 
 
-def check_units(units: Sequence[str], targets: Sequence[str]) -> None:
-    """Raise InputError unless there are either units or classes."""
-    if bool(units) == bool(targets):
-        raise InputError("give either units or classes to maximize", "-u CHANNEL with -l LAYER, or -t CLASS")
+def check_units(units: Sequence[str], targets: Sequence[str], directions: Sequence[Any] = ()) -> None:
+    """Raise InputError unless there are either units, classes or directions."""
+    if sum(map(bool, (units, targets, directions))) != 1:
+        raise InputError(
+            "give either units or classes to maximize, or directions",
+            "-u CHANNEL with -l LAYER, -t CLASS, or --direction FILE with -l LAYER",
+        )
 
 
 def _texts(given: int | str | Iterable[int | str]) -> list[str]:
@@ -186,11 +210,12 @@ def maximized(
     layer: str | None,
     units: Sequence[str],
     targets: Sequence[str],
+    directions: Sequence[File | np.ndarray],
     options: DreamOptions,
     progress: Callable[[], None] | None = None,
     spectrum: np.ndarray | None = None,
 ) -> Dreams:
-    """The pictures of units of a layer, or of classes."""
+    """The pictures of units of a layer, of classes, or of directions: `options.variants` of each."""
     name = layer or card.default_layer or "auto"
     if targets:
         graph = explainer.graph({explainer.image: card.preprocess.shape(explainer.fixed_batch or 1)})
@@ -201,15 +226,21 @@ def maximized(
             )
         name = task.logits.name
     dreamer = Dreamer(explainer, name, card.preprocess)
+    places: list[tuple[int | np.ndarray, int]]
     if targets:
-        places = [(resolve_class(target, card.labels), WHOLE) for target in targets]
-        names = [card.label(channel) for channel, _ in places]
+        classes = [resolve_class(target, card.labels) for target in targets]
+        names, places = [card.label(channel) for channel in classes], [(channel, WHOLE) for channel in classes]
+    elif directions:
+        names = [f"direction {n}" if isinstance(d, np.ndarray) else str(d) for n, d in enumerate(directions)]
+        places = [(np.asarray(d if isinstance(d, np.ndarray) else read_array(d)), WHOLE) for d in directions]
     else:
         parsed = [parse_unit(dreamer.units, text) for text in units]
-        places = [(channel, WHOLE if at == STRONGEST else at) for channel, at in parsed]
         names = [f"channel {text}" for text in units]
-    if any(channel < 0 for channel, _ in places):
+        places = [(channel, WHOLE if at == STRONGEST else at) for channel, at in parsed]
+    if any(isinstance(channel, int) and channel < 0 for channel, _ in places):
         raise InputError("-u max needs a picture, and dream starts without one", "give the number of a channel")
-    found = [dreamer.run(channel, at, options, progress, spectrum) for channel, at in places]
-    model = str(explainer.loaded.path or explainer.loaded.name)
-    return Dreams(model, dreamer.units.name, names, [channel for channel, _ in places], found, asdict(options))
+    found = [dreamer.runs(channel, at, options, progress, spectrum) for channel, at in places]
+    model, count = str(explainer.loaded.path or explainer.loaded.name), options.variants
+    titles = [name if count == 1 else f"{name}, {n + 1} of {count}" for name in names for n in range(count)]
+    channels = [channel if isinstance(channel, int) else None for channel, _ in places for _ in range(count)]
+    return Dreams(model, dreamer.units.name, titles, channels, [d for each in found for d in each], asdict(options))

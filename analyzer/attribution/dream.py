@@ -1,14 +1,17 @@
-"""Activation maximisation by gradient ascent: the input that activates a unit, channel, class or direction most.
+"""Activation maximization by gradient ascent: the input that activates a unit, channel, class or direction most.
 
 max_z  a(T(x(z))) − R(x), with x(z) a parametrization of the picture, T a random transform per step and R what
 Yosinski et al. 2015 (1506.06579) apply between steps. The gradient is that of the appended graph; parametrization and
 transforms are linear maps with their adjoints, but for the sigmoid that keeps pixels in range (Olah et al. 2017).
+A picture larger than the input is seen as tiles at random offsets (Mordvintsev et al. 2015), several pictures of one
+unit are kept apart by their Gram matrices (lucid's `diversity`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,74 +20,69 @@ from analyzer.analysis.scores import input_quantisation
 from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.layers import float_image
 from analyzer.attribution.model import Model
+from analyzer.attribution.parametrizations import DreamOptions, falloff_of, parametrized
 from analyzer.attribution.units import STRONGEST, WHOLE, Units
-from analyzer.deprecated import renamed_argument, renamed_attribute
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
-from analyzer.graph import Builder
+from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.cut import behind
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.images import Preprocess
 from analyzer.images.preprocess import cast
-from analyzer.images.warp import Warp, blur
+from analyzer.images.warp import Warp
 from analyzer.runtime import Session
 
-# The square root of the covariance of ImageNet's colours, lucid's.
-COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]], np.float32)
-SCALES = (1.0, 0.975, 1.025, 0.95, 1.05)
-
-
-@renamed_argument("parametrisation", "parametrization")
-@dataclass(frozen=True)
-class DreamOptions:
-    """Options of the optimization; the defaults are lucid's, with fewer steps.
-
-    Attributes:
-        steps, rate: number of steps and learning rate, of Adam for "fourier" and "maco" and of normalized ascent for
-            "pixels", where a rate of 1 is 1/100 of the range of values.
-        parametrization: "fourier" (decorrelated frequencies, each scaled by 1/f), "maco" (their phases alone; the
-            magnitudes are those of photographs: Fel et al. 2023, 2306.06805, but with the transforms below in place of
-            16 and more noisy crops per step), or "pixels".
-        decorrelate: use the principal axes of ImageNet's colors, so that steps are equally large along each.
-        jitter: largest shift of the picture in pixels, per step.
-        degrees: largest rotation, per step. rescale: scale by a random factor from 0.95 to 1.05.
-        decay: share of x − ½ that is subtracted per step (Yosinski's θ_decay).
-        blur: sigma of the Gaussian applied every `blur_every` steps (θ_b_width, θ_b_every).
-        clip_norm: percentage of pixels, those with the smallest norm, that are set to ½ (θ_n_pct).
-        clip_contribution: percentage of pixels, those with the smallest |Σ x ⊙ ∂a/∂x|, that are set to ½ (θ_c_pct).
-        seed: seed of all random numbers.
-    """
-
-    steps: int = 128
-    rate: float = 0.05
-    parametrization: str = "fourier"
-    decorrelate: bool = True
-    jitter: int = 8
-    degrees: float = 5.0
-    rescale: bool = True
-    decay: float = 0.0
-    blur: float = 0.0
-    blur_every: int = 4
-    clip_norm: float = 0.0
-    clip_contribution: float = 0.0
-    seed: int = 0
-
-    parametrisation = renamed_attribute("parametrisation", "parametrization")
+SCALES = np.linspace(0.9, 1.1, 11)
+GRAY = 0.5  # comes in where the picture is moved away, and is where it starts
 
 
 @dataclass
 class Dream:
-    """The result of an optimisation.
+    """The result of an optimization.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        score: activation of the unit (or its mean over the positions) for the image without a random transform.
+        score: activation of the unit (or its mean over the positions) for the image without a random transform; of a
+            picture larger than the input, the mean over tiles.
         scores: the score at each step.
-        stopped: why the optimisation ended early, or "".
+        stopped: why the optimization ended early, or "".
+        similarity: to the other variants, the mean of `alike`; None for a single one.
     """
 
     image: np.ndarray
     score: float
+    scores: list[float] = field(default_factory=list)
+    stopped: str = ""
+    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What the network sees of a picture: a tile of it, wrapped around at the picture's border, then warped.
+
+    Attributes:
+        rows, columns: of the picture, none twice.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    warp: Warp
+
+    def of(self, pixels: np.ndarray) -> np.ndarray:
+        """(h, w, C) of a picture (H, W, C)."""
+        return self.warp.apply(pixels[np.ix_(self.rows, self.columns)], GRAY)
+
+    def add(self, gradient: np.ndarray, whole: np.ndarray) -> None:
+        """Add the adjoint of a gradient (h, w, C) to that of the picture."""
+        whole[np.ix_(self.rows, self.columns)] += self.warp.adjoint(gradient)
+
+
+@dataclass
+class _Ascent:
+    """A picture on its way."""
+
+    picture: Any
+    rng: np.random.Generator
     scores: list[float] = field(default_factory=list)
     stopped: str = ""
 
@@ -138,29 +136,101 @@ class Dreamer:
             NotFoundError: no such unit. InputError: invalid options.
             UnsupportedError: no gradient reaches the input.
         """
+        return self.runs(channel, position, replace(options or DreamOptions(), variants=1), progress, spectrum)[0]
+
+    def runs(
+        self,
+        channel: int | np.ndarray,
+        position: int = WHOLE,
+        options: DreamOptions | None = None,
+        progress: Callable[[], None] | None = None,
+        spectrum: np.ndarray | None = None,
+    ) -> list[Dream]:
+        """Run the optimization of `options.variants` pictures of one unit, each from its own start.
+
+        Args, Raises: as `run`; `progress` is called after each step of each picture.
+        """
         options = options or DreamOptions()
-        weights = self._weights(channel, position)
-        rng = np.random.default_rng(options.seed)
-        picture = _parametrization(options, (*self.size, self.preprocess.channel_count), rng, spectrum)
-        scores: list[float] = []
-        stopped = ""
+        if options.falloff is None:
+            options = replace(options, falloff=falloff_of(self._stride))
+        size, weights = self._size(options), self._weights(channel, position)
+        if options.variants > 1 and options.diversity and self.units.positions == 1:
+            raise InputError(
+                f"diversity compares feature maps, and {self.units.name!r} has one position",
+                "choose the unit of an earlier layer, or a diversity of 0",
+            )
+        rngs = [np.random.default_rng([options.seed, n] if n else options.seed) for n in range(options.variants)]
+        shape = (*size, self.preprocess.channel_count)
+        ascents = [_Ascent(parametrized(options, shape, rng, spectrum), rng) for rng in rngs]
         for step in range(options.steps):
-            warp = self._transform(options, rng)
-            seen = picture.pixels()
-            shown = warp.apply(seen)
-            score, gradient = self._climb(shown, weights)
-            if not (np.isfinite(score) and np.isfinite(gradient).all()):
-                stopped = f"stopped at step {step}: {self._why_not_finite(shown)}"
+            moving = [ascent for ascent in ascents if not ascent.stopped]
+            if not moving:
                 break
-            back = warp.adjoint(gradient)
-            picture.step(back, step)
-            scores.append(score)
-            if progress:
-                progress()
-        final = picture.pixels()
-        score, _ = self._climb(final, weights)
-        levels = np.clip(np.rint(255 * final), 0, 255).astype(np.uint8)
-        return Dream(np.ascontiguousarray(np.broadcast_to(levels, (*self.size, 3))), score, scores, stopped)
+            self._step(moving, weights, options, step, progress)
+        finals = [ascent.picture.pixels() for ascent in ascents]
+        views = self._views(size, Warp.affine(self.size))
+        shown = [[view.of(final) for view in views] for final in finals]
+        likeness: Sequence[float | None] = [None] * len(ascents)
+        if len(ascents) > 1:
+            likeness = [float(v) for v in alike([self._maps(tiles) for tiles in shown])[0]]
+        return [
+            Dream(_levels(final), self._score(tiles, weights), ascent.scores, ascent.stopped, similarity)
+            for ascent, final, tiles, similarity in zip(ascents, finals, shown, likeness, strict=True)
+        ]
+
+    def score(self, channel: int | np.ndarray, pixels: np.ndarray, position: int = WHOLE) -> float:
+        """The activation that the optimization maximizes, for a picture (H, W, C) in 0 … 1 as large as the input."""
+        return self._score([pixels], self._weights(channel, position))
+
+    def _step(
+        self,
+        ascents: Sequence[_Ascent],
+        weights: np.ndarray,
+        options: DreamOptions,
+        step: int,
+        progress: Callable[[], None] | None,
+    ) -> None:
+        """One step of each picture, away from where the others were before it."""
+        pixels = [ascent.picture.pixels() for ascent in ascents]
+        views = [self._moved(seen.shape[:2], options, ascent.rng) for ascent, seen in zip(ascents, pixels, strict=True)]
+        shown = [[view.of(seen) for view in each] for each, seen in zip(views, pixels, strict=True)]
+        seeds = self._seeds(weights, shown, options)
+        for ascent, each, tiles, cotangents in zip(ascents, views, shown, seeds, strict=True):
+            score, gradient = 0.0, np.zeros_like(pixels[0])
+            for view, tile, cotangent in zip(each, tiles, cotangents, strict=True):
+                value, slope = self._climb(tile, weights, cotangent)
+                score += value / len(tiles)
+                if not (np.isfinite(value) and np.isfinite(slope).all()):
+                    ascent.stopped = f"stopped at step {step}: {self._why_not_finite(tile)}"
+                    break
+                view.add(slope / len(tiles), gradient)
+            else:
+                ascent.picture.step(gradient, step)
+                ascent.scores.append(score)
+                if progress:
+                    progress()
+
+    def _score(self, tiles: Sequence[np.ndarray], weights: np.ndarray) -> float:
+        return float(np.mean([self._climb(tile, weights)[0] for tile in tiles]))
+
+    def _maps(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
+        """(K, tiles · P): the activations of tiles side by side."""
+        return np.concatenate([self._activations(tile)[0] for tile in tiles], axis=1)
+
+    def _seeds(
+        self, weights: np.ndarray, shown: Sequence[Sequence[np.ndarray]], options: DreamOptions
+    ) -> list[list[np.ndarray]]:
+        """Per picture and tile, ∂/∂A of what it climbs: a − d |a| p, with p from `alike` and |a| as it is."""
+        if len(shown) == 1 or not options.diversity:
+            return [[weights] * len(tiles) for tiles in shown]
+        maps = [self._maps(tiles) for tiles in shown]
+        seeds = []
+        for tiles, found, slope in zip(shown, maps, alike(maps)[1], strict=True):
+            count = len(tiles)
+            size = abs(float((np.tile(weights[0], count) * found).sum())) / count
+            parts = np.split(options.diversity * size * count * slope, count, axis=1)
+            seeds.append([weights - part for part in parts])
+        return seeds
 
     def _why_not_finite(self, pixels: np.ndarray) -> str:
         feeds = {self.image: self._input(pixels)}
@@ -183,23 +253,60 @@ class Dreamer:
             weights[0, channel, place[0]] = 1
         return weights / (units.positions if position == WHOLE else 1)
 
+    @property
+    def _stride(self) -> float:
+        """Pixels from one unit to the next; the side of the picture where there is one."""
+        return math.sqrt(math.prod(self.size) / self.units.positions)
+
+    def _size(self, options: DreamOptions) -> tuple[int, int]:
+        """(H, W) of the picture."""
+        size = options.picture_size or self.size
+        if any(whole < tile for whole, tile in zip(size, self.size, strict=True)):
+            given, least = ("×".join(map(str, each)) for each in (size, self.size))
+            raise InputError(f"a picture of {given} is smaller than the model's input, {least}")
+        return size
+
+    def _views(self, size: Sequence[int], warp: Warp, start: Sequence[int] = (0, 0)) -> list[View]:
+        """Evenly spaced tiles that cover a picture, the first one at `start`."""
+        rows, columns = (
+            [(begin + n * whole // count + np.arange(tile)) % whole for n in range(count)]
+            for begin, whole, tile in zip(start, size, self.size, strict=True)
+            for count in [math.ceil(whole / tile)]
+        )
+        return [View(r, c, warp) for r in rows for c in columns]
+
+    def _moved(self, size: Sequence[int], options: DreamOptions, rng: np.random.Generator) -> list[View]:
+        """The views of a step. A picture as large as the input is not wrapped around."""
+        warp = self._transform(options, rng)
+        start = [int(rng.integers(whole)) if whole > tile else 0 for whole, tile in zip(size, self.size, strict=True)]
+        return self._views(size, warp, start)
+
     def _transform(self, options: DreamOptions, rng: np.random.Generator) -> Warp:
         shift = rng.integers(-options.jitter, options.jitter + 1, 2) if options.jitter else np.zeros(2, int)
         scale = float(rng.choice(SCALES)) if options.rescale else 1.0
         turn = float(rng.uniform(-options.degrees, options.degrees)) if options.degrees else 0.0
-        return Warp.affine(self.size, (int(shift[0]), int(shift[1])), scale, turn, edge=True)
+        return Warp.affine(self.size, (int(shift[0]), int(shift[1])), scale, turn)
 
-    def _climb(self, pixels: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-        """(a, ∂a/∂pixels) for a picture (H, W, C) in 0 … 1; where every rectifier on the way blocks, the gradient that
-        goes through those it would open."""
+    def _climb(
+        self, pixels: np.ndarray, weights: np.ndarray, seed: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray]:
+        """(a, gradient at the pixels (H, W, C) in 0 … 1) of a = Σ weights ⊙ A, or of Σ seed ⊙ A.
+
+        Where every rectifier on the way blocks, the gradient is that through those it would open.
+        """
         how, given = self.preprocess, self._tensor(pixels)
         for policy in ("gradient", "redirected"):
-            score, found = self._gradient(policy, given, weights)
+            score, found = self._gradient(policy, given, weights, weights if seed is None else seed)
             if found.any():
                 break
         gradient = found.transpose(1, 2, 0) if self.axes == "NCHW" else found
         gradient = gradient * (255 * how.scale * self.quantisation.scale / np.array(how.std, np.float32))
         return score, np.ascontiguousarray(gradient[..., self._order], np.float32)
+
+    def _activations(self, pixels: np.ndarray) -> np.ndarray:
+        """A, (1, K, P), for a picture (H, W, C) in 0 … 1."""
+        session, names = self._kept("forward", self._forward)
+        return session.run({self.real.name: self._tensor(pixels)}, names)[names[0]][:1]
 
     @property
     def _order(self) -> slice:
@@ -223,182 +330,67 @@ class Dreamer:
         tensor = values.transpose(2, 0, 1) if self.preprocess.layout == "NCHW" else values
         return np.ascontiguousarray(np.broadcast_to(cast(tensor, dtype.name), self.shape))
 
-    def _gradient(self, policy: str, given: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
-        if policy not in self._sessions:
-            self._sessions[policy] = self._session(policy)
-        session, names = self._sessions[policy]
-        found = session.run({self.real.name: given, "dream/weights": weights}, names)
+    def _gradient(
+        self, policy: str, given: np.ndarray, weights: np.ndarray, seed: np.ndarray
+    ) -> tuple[float, np.ndarray]:
+        session, names = self._kept(policy, lambda: self._ascending(policy))
+        feeds = {self.real.name: given, "dream/weights": weights, "dream/seed": seed}
+        found = session.run(feeds, names)
         return float(found[names[0]].flat[0]), found[names[1]][0].astype(np.float32)
 
-    def _session(self, policy: str) -> tuple[Session, list[str]]:
+    def _kept(self, key: str, make: Callable[[], tuple[Session, list[str]]]) -> tuple[Session, list[str]]:
+        if key not in self._sessions:
+            self._sessions[key] = make()
+        return self._sessions[key]
+
+    def _ascending(self, policy: str) -> tuple[Session, list[str]]:
+        """A session of the score and the gradient, and their names."""
         graph = self.model.graph({self.image: self.shape})
         op = Builder(graph, "dream")
         units = Units.of(graph, self.units.name)
-        weights = graph.add_input("dream/weights", np.dtype(np.float32), [1, units.channels, units.positions])
-        flat = units.flat(op)
-        given = op.cast(weights, flat.dtype)
-        score = op.ReduceSum(op.Mul(flat, given), [1, 2], keepdims=0)
-        seed = units.unflat(op, op.expand_like(given, flat))
+        sizes, flat = [1, units.channels, units.positions], units.flat(op)
+        weights, seed = (
+            op.cast(graph.add_input(f"dream/{name}", np.dtype(np.float32), sizes), flat.dtype)
+            for name in ("weights", "seed")
+        )
+        score = op.ReduceSum(op.Mul(flat, weights), [1, 2], keepdims=0)
         image, _ = float_image(graph)
-        gradient = pullback(op, {units.name: seed}, [image.name], find_policy(policy))[image.name]
+        cotangent = units.unflat(op, op.expand_like(seed, flat))
+        gradient = pullback(op, {units.name: cotangent}, [image.name], find_policy(policy))[image.name]
         if gradient is None:
             raise UnsupportedError(f"{graph.name}: {units.name!r} does not depend on the image")
-        names = [graph.add_output(op.cast(v, np.dtype(np.float32))).name for v in (score, gradient)]
+        return self._session(graph, op, [score, gradient])
+
+    def _forward(self) -> tuple[Session, list[str]]:
+        """A session of the activations, (N, K, P), and its name."""
+        graph = self.model.graph({self.image: self.shape})
+        op = Builder(graph, "dream")
+        return self._session(graph, op, [Units.of(graph, self.units.name).flat(op)])
+
+    def _session(self, graph: Graph, op: Builder, values: Sequence[Value]) -> tuple[Session, list[str]]:
+        names = [graph.add_output(op.cast(value, np.dtype(np.float32))).name for value in values]
+        image, _ = float_image(graph)
         if image.name != self.image:
             graph = behind(graph, [image.name], names)
         return self.model.session(graph, names), names
 
 
-# ---- Parametrisations ----
-
-
-class Fourier:
-    """x = σ(D F⁻¹(s ⊙ z)): frequencies scaled by 1/f, colours decorrelated, climbed by Adam."""
-
-    def __init__(self, options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator) -> None:
-        height, width, channels = shape
-        rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
-        self.scale = np.sqrt(height * width) / np.maximum(np.hypot(rows, columns), 1 / max(height, width)) / 4
-        self.shape, self.options = shape, options
-        self.state: np.ndarray = 0.01 * rng.standard_normal((2, channels, *self.scale.shape))
-        self.first, self.second = np.zeros_like(self.state), np.zeros_like(self.state)
-        self.mix = color_axes(options, channels)
-
-    @property
-    def spectrum(self) -> np.ndarray:
-        """(C, H, W // 2 + 1) complex."""
-        return np.asarray((self.state[0] + 1j * self.state[1]) * self.scale)
-
-    def pixels(self) -> np.ndarray:
-        """(H, W, C) in 0 … 1."""
-        planes = np.fft.irfft2(self.spectrum, self.shape[:2])
-        return (1 / (1 + np.exp(-planes.transpose(1, 2, 0) @ self.mix.T))).astype(np.float32)
-
-    def pull(self, gradient: np.ndarray) -> np.ndarray:
-        """∂a/∂z of ∂a/∂x, as the real and imaginary parts."""
-        spectrum = self.pulled(gradient) * self.scale
-        return np.stack([spectrum.real, spectrum.imag])
-
-    def pulled(self, gradient: np.ndarray) -> np.ndarray:
-        """∂a/∂ of the real and of the imaginary part of the spectrum, as one complex number."""
-        pixels = self.pixels()
-        planes = ((gradient * pixels * (1 - pixels)) @ self.mix).transpose(2, 0, 1)
-        spectrum = np.fft.rfft2(planes) / (self.shape[0] * self.shape[1])
-        # A frequency of the half plane also represents its mirror image, except in the columns that mirror themselves.
-        spectrum[..., 1 : (self.shape[1] + 1) // 2] *= 2
-        return spectrum
-
-    def step(self, gradient: np.ndarray, step: int) -> None:
-        """One step of Adam up the gradient, then the regularisers."""
-        pulled = self.pull(gradient)
-        self.first = 0.9 * self.first + 0.1 * pulled
-        self.second = 0.999 * self.second + 0.001 * pulled**2
-        ahead = self.first / (1 - 0.9 ** (step + 1))
-        spread = np.sqrt(self.second / (1 - 0.999 ** (step + 1)))
-        self.state += self.options.rate * ahead / (spread + 1e-8 * (spread.max() or 1))
-        self.state *= 1 - self.options.decay
-
-
-class Phases(Fourier):
-    """x = σ(D F⁻¹(r ⊙ e^{iφ})): r the spectrum of photographs, whose magnitudes and mean color stay."""
-
-    def __init__(
-        self, options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator, spectrum: np.ndarray
-    ) -> None:
-        super().__init__(options, shape, rng)
-        if spectrum.shape != (shape[2], *self.scale.shape):
-            raise InputError(f"the spectrum has the shape {spectrum.shape}, not {(shape[2], *self.scale.shape)}")
-        self.magnitude = spectrum
-        self.state = rng.uniform(-np.pi, np.pi, spectrum.shape)
-        self.state[:, 0, 0] = 0
-        self.first, self.second = np.zeros_like(self.state), np.zeros_like(self.state)
-
-    @property
-    def spectrum(self) -> np.ndarray:
-        return np.asarray(self.magnitude * np.exp(1j * self.state))
-
-    def pull(self, gradient: np.ndarray) -> np.ndarray:
-        """∂a/∂φ = Re(∂a/∂s̄ · i s), 0 for the mean color"""
-        along = self.pulled(gradient)
-        turned = 1j * self.spectrum
-        pulled = along.real * turned.real + along.imag * turned.imag
-        pulled[:, 0, 0] = 0
-        return np.asarray(pulled)
-
-
-def mean_spectrum(pictures: Iterable[np.ndarray], options: DreamOptions | None = None) -> np.ndarray:
-    """r of "maco": the mean magnitude of each frequency over photographs, and their mean color.
+def alike(maps: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """p_i, the mean over j ≠ i of ⟨G_i, G_j⟩ / (‖G_i‖ ‖G_j‖), and ∂p_i/∂A_i   (lucid's `diversity`)
 
     Args:
-        pictures: (H, W, 3) uint8 RGB, as the network sees them.
-
-    Returns:
-        (C, H, W // 2 + 1) float64, in the decorrelated colors of `options` before the sigmoid.
-
-    Raises:
-        InputError: there are no pictures.
+        maps: A_i, (K, P) each; G_i = A_i A_iᵀ is its Gram matrix, the texture that the layer sees.
     """
-    axes = color_axes(options or DreamOptions(), 3)
-    found = list[np.ndarray]()
-    for picture in pictures:
-        unit = np.clip(picture.astype(np.float64) / 255, 0.02, 0.98)
-        planes = (np.log(unit / (1 - unit)) @ np.linalg.inv(axes).T).transpose(2, 0, 1)
-        spectrum = np.fft.rfft2(planes)
-        magnitude = np.abs(spectrum)
-        magnitude[:, 0, 0] = spectrum[:, 0, 0].real
-        found.append(magnitude)
-    if not found:
-        raise InputError("maco needs the spectrum of photographs", "give --photos, a folder of them")
-    return np.mean(found, axis=0)
+    grams = np.stack([each @ each.T for each in maps])
+    norms = np.maximum(np.linalg.norm(grams, axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+    units = grams / norms
+    others = (units.sum(axis=0) - units) / (len(maps) - 1)
+    found = (units * others).sum(axis=(1, 2), keepdims=True)
+    slopes = 2 * (others - found * units) / norms
+    return found[:, 0, 0], [slope @ each for slope, each in zip(slopes, maps, strict=True)]
 
 
-def color_axes(options: DreamOptions, channels: int) -> np.ndarray:
-    """(C, C) the colors in which steps are taken, as columns."""
-    if not options.decorrelate or channels != 3:
-        return np.eye(channels, dtype=np.float32)
-    return np.asarray(COLOURS / np.linalg.norm(COLOURS, axis=0).max())
-
-
-class Pixels:
-    """x itself, around ½, with Yosinski's regularisers."""
-
-    def __init__(self, options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator) -> None:
-        self.options = options
-        self.state: np.ndarray = (0.02 * rng.standard_normal(shape)).astype(np.float32)
-
-    def pixels(self) -> np.ndarray:
-        """(H, W, C) in 0 … 1."""
-        return np.clip(0.5 + self.state, 0, 1)
-
-    def step(self, gradient: np.ndarray, step: int) -> None:
-        """x ← r(x + η ∂a/∂x / mean |∂a/∂x|)"""
-        options = self.options
-        size = float(np.abs(gradient).mean()) or 1.0
-        self.state = self.state + np.float32(0.01 * options.rate / size) * gradient
-        self.state *= np.float32(1 - options.decay)
-        if options.blur and (step + 1) % options.blur_every == 0:
-            self.state = blur(self.state, options.blur)
-        for percent, value in (
-            (options.clip_norm, np.linalg.norm(self.state, axis=2)),
-            (options.clip_contribution, np.abs((self.state * gradient).sum(axis=2))),
-        ):
-            if percent:
-                self.state[value < np.percentile(value, percent)] = 0
-        self.state = np.clip(self.state, -0.5, 0.5)
-
-
-_PARAMETRIZATIONS: Mapping[str, Any] = {"fourier": Fourier, "maco": Phases, "pixels": Pixels}
-
-
-def _parametrization(
-    options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator, spectrum: np.ndarray | None
-) -> Any:
-    if options.parametrization not in _PARAMETRIZATIONS:
-        raise InputError(f"no parametrization {options.parametrization!r}", "choose fourier, maco or pixels")
-    if options.steps < 1:
-        raise InputError(f"steps must be at least 1, not {options.steps}")
-    if options.parametrization != "maco":
-        return _PARAMETRIZATIONS[options.parametrization](options, shape, rng)
-    if spectrum is None:
-        raise InputError("maco needs the spectrum of photographs", "give --photos, a folder of them")
-    return Phases(options, shape, rng, spectrum)
+def _levels(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 of (H, W, C) in 0 … 1."""
+    levels = np.clip(np.rint(255 * pixels), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)))

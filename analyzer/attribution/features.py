@@ -39,24 +39,28 @@ class FeatureMaps(dict[str, np.ndarray]):
             InputError: it is no feature map of two axes.
         """
         name = self._first if name is None else name
-        if name not in self or name not in self._drawable:
-            known = ", ".join(self._drawable) or "none"
+        if name not in self.drawable:
+            known = ", ".join(self.drawable) or "none"
             raise InputError(f"{name or 'there'} is no feature map of two axes", f"those that can be drawn: {known}")
-        maps = channels_first(self[name], self.layouts[name])[image].astype(np.float32)
-        return channel_grid(maps, title=name, **drawing)
+        return channel_grid(self.planes(name, image), **{"title": name} | drawing)
+
+    def planes(self, name: str, image: int = 0) -> np.ndarray:
+        """(channels, h, w) float32 of a feature map of two axes, whatever its layout."""
+        return np.asarray(channels_first(self[name], self.layouts[name])[image], np.float32)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all arrays as .npz, each under its name."""
         write_npz(path, self)
 
     @property
-    def _drawable(self) -> list[str]:
+    def drawable(self) -> list[str]:
+        """Names of the feature maps of two axes."""
         known = ((name, self.layouts.get(name)) for name in self)
         return [name for name, layout in known if layout is not None and layout.is_map and len(layout.grid) == 2]
 
     @property
     def _first(self) -> str | None:
-        return next(iter(self._drawable), None)
+        return next(iter(self.drawable), None)
 
     def __repr__(self) -> str:
         """«FeatureMaps(r1: 1×16×24×24, logits: 1×10)»"""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import click
 from click import Choice
 
 from analyzer.commands.common import Progress, finish, note, table
@@ -23,6 +26,18 @@ from analyzer.commands.options import (
 )
 
 
+class Size(click.ParamType):
+    """HEIGHTxWIDTH in pixels."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        sides = str(value).lower().split("x")
+        if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+            self.fail(f"{value!r} is not HEIGHTxWIDTH", param, ctx)
+        return int(sides[0]), int(sides[1])
+
+
 class Climb(Given):
     """Options of the ascent, as `DreamOptions`."""
 
@@ -42,7 +57,7 @@ class Climb(Given):
     )
     jitter: int = option("--jitter", "Maximum random shift, in pixels.", type=IntRange(0), default=8, metavar="PIXELS")
     degrees: float = option(
-        "--degrees", "Maximum random rotation, in degrees.", type=FloatRange(0), default=5.0, metavar="X"
+        "--degrees", "Maximum random rotation, in degrees.", type=FloatRange(0), default=10.0, metavar="X"
     )
     rescale: bool = option("--rescale/--no-rescale", "Scale randomly in each step.", default=True)
     decay: float = option("--decay", "L2 decay per step.", type=FloatRange(0, 1), default=0.0, metavar="0..1")
@@ -65,6 +80,27 @@ class Climb(Given):
         metavar="PERCENT",
     )
     seed: int = seed_option
+    falloff: float | None = option(
+        "--falloff",
+        "Exponent by which the steps of fourier get smaller with frequency; lucid's is 1. Default: 1 for layers of "
+        "stride up to 4 pixels, to 1.5 for 16 and more.",
+        type=FloatRange(0),
+        metavar="X",
+    )
+    picture_size: tuple[int, int] | None = option(
+        "--picture-size",
+        "Size of the picture, if larger than the model's input: tiles of it are optimized at random offsets.",
+        type=Size(),
+        metavar="HEIGHTxWIDTH",
+    )
+    variants: int = option("--variants", "Pictures of each unit.", type=IntRange(1), default=1, metavar="N")
+    diversity: float = option(
+        "--diversity",
+        "How strongly variants avoid each other's textures.",
+        type=FloatRange(0),
+        default=1.0,
+        metavar="X",
+    )
 
 
 class Dream(Given):
@@ -76,6 +112,12 @@ class Dream(Given):
     targets: tuple[str, ...] = several(
         "-t --target", "Class to maximize instead, as index or label. Repeatable.", metavar="CLASS"
     )
+    directions: tuple[str, ...] = several(
+        "--direction",
+        "Direction to maximize instead: a .npy file of one weight per channel of the layer. Repeatable.",
+        type=READ,
+        metavar="FILE",
+    )
     photos: tuple[str, ...] = several(
         "--photos",
         "Photographs whose spectrum maco keeps: a file, folder or pattern. Repeatable.",
@@ -83,6 +125,12 @@ class Dream(Given):
         metavar="PATH",
     )
     out: str = option("-o --out", "PNG file to write, or - for stdout.", required=True, type=WRITE_FILE, metavar="FILE")
+    raw: str | None = option(
+        "--raw",
+        "Also write the pictures as .npy, with shape (pictures, H, W, 3) and uint8 values.",
+        type=WRITE_FILE,
+        metavar="FILE",
+    )
     labels: str | None = labels_option
     climb: Climb = group(Climb)
     setup: Setup = group(Setup)
@@ -91,38 +139,51 @@ class Dream(Given):
 
 @Dream.command("dream")
 def command(given: Dream) -> None:
-    """Generate the picture that maximizes a unit or class, by gradient ascent on the input.
+    """Generate the picture that maximizes a unit, class or direction, by gradient ascent on the input.
 
     The default settings follow lucid: Fourier parametrization, decorrelated colors and random transforms. To
     reproduce Yosinski et al. 2015, use --parametrization pixels, with --decay, --blur and the clip options. The same
-    seed gives the same picture.
+    seed gives the same picture. With --variants, each picture avoids the textures of the others.
 
     \b
     Examples:
       onnx-analyzer dream model.onnx -l conv4 -u 12 -u 40 -o dream.png
       onnx-analyzer dream model.onnx -t 281 -o cat.png
+      onnx-analyzer dream model.onnx -l conv4 -u 12 --variants 4 -o facets.png
+      onnx-analyzer dream model.onnx -l conv4 -u 12 --picture-size 512x768 -o large.png
     """
     from analyzer.api.dreaming import RATES, check_units, maximized, photographed
-    from analyzer.attribution.dream import DreamOptions
+    from analyzer.attribution.parametrizations import DreamOptions
     from analyzer.data import find_pictures
-    from analyzer.images import write_png
+    from analyzer.images import write_npy, write_png
 
     settings = dict(vars(given.climb))
     if given.climb.rate is None:
         settings["rate"] = RATES[given.climb.parametrization]
-    check_units(given.chosen, given.targets)
+    check_units(given.chosen, given.targets, given.directions)
     explainer, card = given.setup.load(given.model, given.labels)
-    progress = Progress(len(given.chosen or given.targets) * given.climb.steps, "dream")
+    pictures = len(given.chosen or given.targets or given.directions) * given.climb.variants
+    progress = Progress(pictures * given.climb.steps, "dream")
     options = DreamOptions(**settings)
     spectrum = photographed(card, find_pictures(given.photos) if given.photos else [], options)
-    asked = given.layer, given.chosen, given.targets, options
+    asked = given.layer, given.chosen, given.targets, given.directions, options
     done = maximized(explainer, card, *asked, progress.step, spectrum)
     for unit, one in zip(done.units, done.dreams, strict=True):
         if one.stopped:
             note(f"warning: {unit}: {one.stopped}")
     write_png(given.out, done.figure())
+    if given.raw:
+        write_npy(given.raw, done.stacked())
     document = done.as_data() | {"model": given.model}
     cells = [
-        (r["unit"], "–" if r["first"] is None else f"{r['first']:.4g}", f"{r['score']:.4g}") for r in document["units"]
+        (
+            r["unit"],
+            "–" if r["first"] is None else f"{r['first']:.4g}",
+            f"{r['score']:.4g}",
+            *([] if r["similarity"] is None else [f"{r['similarity']:.2f}"]),
+        )
+        for r in document["units"]
     ]
-    finish(given.form, "dream", document, [table(cells, ("unit", "first step", "last step"))], [given.out])
+    columns = ("unit", "first step", "last step", *(["similarity"] if given.climb.variants > 1 else []))
+    written = [place for place in (given.out, given.raw) if place]
+    finish(given.form, "dream", document, [table(cells, columns)], written)

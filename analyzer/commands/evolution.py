@@ -47,6 +47,12 @@ class Evolution(Given):
     )
     policy: str = policy_option
     out: str = option("-o --out", "PNG file to write, or - for stdout.", required=True, type=WRITE_FILE, metavar="FILE")
+    raw: str | None = option(
+        "--raw",
+        "Also write patches and projections as .npz, under CHANNEL/CHECKPOINT/patch and …/projection.",
+        type=WRITE_FILE,
+        metavar="FILE",
+    )
     provider: str = provider_option
     preprocess: Preprocessing = group(Preprocessing)
     others: OtherInputs = group(OtherInputs)
@@ -68,7 +74,7 @@ def command(given: Evolution) -> None:
     from analyzer.attribution import Explainer
     from analyzer.attribution.cards import read_card
     from analyzer.data import find_pictures
-    from analyzer.images import write_png
+    from analyzer.images import write_npz, write_png
     from analyzer.mining.evolution import evolution
 
     checkpoints = given.checkpoints
@@ -94,6 +100,8 @@ def command(given: Evolution) -> None:
     if not found.patches:
         note(f"warning: no picture activates a channel of {found.layer!r}: the strip is empty")
     write_png(given.out, found.figure())
+    if given.raw:
+        write_npz(given.raw, found.arrays)
     rows = [
         {
             "channel": channel,
@@ -111,4 +119,4 @@ def command(given: Evolution) -> None:
         cells.append([channel, *(f"{v} {m}".strip() for v, m in zip(values, marks, strict=True))])
     lines = [table(cells, ("channel", *found.checkpoints))]
     lines.append("*: the strongest activation comes from a different picture than at the checkpoint before")
-    finish(given.form, "evolution", document, lines, [given.out])
+    finish(given.form, "evolution", document, lines, [place for place in (given.out, given.raw) if place])

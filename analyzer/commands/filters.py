@@ -71,6 +71,13 @@ class Filters(Given):
         type=READ,
         metavar="PATH",
     )
+    raw: str | None = option(
+        "--raw",
+        "Write kernels and power spectra as .npz, under LAYER/kernels and LAYER/power; with --beside, after the name "
+        "of the model.",
+        type=WRITE_FILE,
+        metavar="FILE",
+    )
     resources: Resources = group(Resources)
     form: str = format_option
 
@@ -90,7 +97,7 @@ def command(given: Filters) -> None:
       onnx-analyzer filters a.onnx --beside b.onnx -d photos/ -o both.png
     """
     from analyzer.attribution import Explainer
-    from analyzer.images import write_png
+    from analyzer.images import write_npz, write_png
     from analyzer.images.mosaic import stacked
     from analyzer.report.filters import FilterDrawing, architecture, describe, projected, remarks
 
@@ -108,6 +115,8 @@ def command(given: Filters) -> None:
             write_png(given.out, architecture(dict(zip(names, banks, strict=True)), drawing, projections))
         else:
             write_png(given.out, stacked([drawing.picture(bank) for bank in banks[0]]))
+    if given.raw:
+        write_npz(given.raw, _arrays(_titles(given), banks))
     rows = [[describe(bank) for bank in each] for each in banks]
     header = ("filters", "kernel", "stride", "low", "middle", "high", "folded", "dead", "duplicates", "layer")
     lines = [table([_cells(row) for each in rows for row in each], header)]
@@ -115,7 +124,7 @@ def command(given: Filters) -> None:
     document: dict[str, Any] = {"model": given.model, "layers": rows[0]}
     if given.beside:
         document["beside"] = {"model": given.beside, "layers": rows[1]}
-    finish(given.form, "filters", document, lines, [given.out] if given.out else [])
+    finish(given.form, "filters", document, lines, [place for place in (given.out, given.raw) if place])
 
 
 def _banks(model: Model, layers: Sequence[str]) -> list[FilterBank]:
@@ -131,6 +140,17 @@ def _banks(model: Model, layers: Sequence[str]) -> list[FilterBank]:
             found = [n for n in found if (p := graph.producer(graph[n])) is not None and p.op in CONVOLUTIONS] or found
         names += found
     return [filter_bank(graph, name) for name in names]
+
+
+def _arrays(names: Sequence[str], banks: Sequence[Sequence[FilterBank]]) -> dict[str, Any]:
+    """Kernels and their spectra; of two models with their names before."""
+    prefixes = [f"{name}/" for name in names] if len(names) > 1 else [""]
+    return {
+        f"{prefix}{bank.layer}/{key}": array
+        for prefix, each in zip(prefixes, banks, strict=True)
+        for bank in each
+        for key, array in (("kernels", bank.weights), ("power", bank.power))
+    }
 
 
 def _titles(given: Filters) -> list[str]:

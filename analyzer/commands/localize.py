@@ -78,7 +78,7 @@ class Localize(Given):
     )
     units: int = option(
         "--top-channels",
-        "Print the N channels that contribute most to the target.",
+        "Print and draw the N channels that contribute most to the target.",
         old="--units",
         type=IntRange(0),
         default=0,

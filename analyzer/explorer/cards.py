@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.attribution.dream import Dreamer, DreamOptions
+from analyzer.attribution.dream import Dreamer
+from analyzer.attribution.parametrizations import DreamOptions
 from analyzer.attribution.units import WHOLE
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError, UnsupportedError

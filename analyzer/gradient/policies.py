@@ -60,11 +60,14 @@ def _deconvnet_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: int
 
 
 def _redirected_vjp(op: Builder, node: Primal, plain: Rule, ct: Value, index: int) -> Any:
-    """x̄ = ȳ ⊙ 1[x > 0 or ȳ > 0]   (lucid, Olah et al. 2017)"""
+    """x̄ = f′(x) ⊙ ȳ; where that is 0 everywhere, ȳ ⊙ 1[x > 0 or ȳ > 0]   (lucid, Olah et al. 2017)"""
+    result = plain(op, node, ct)
     if node.op == "QuantizeLinear":
-        return plain(op, node, ct)
+        return result
+    given = result[index] if isinstance(result, tuple | list) else result
+    blocked = op.Equal(op.ReduceMax(op.Abs(given), keepdims=0), op.scalar(0, given))
     open_ = op.Or(op.Greater(node.inputs[index], 0.0), op.Greater(ct, 0.0))
-    return op.Where(open_, ct, op.scalar(0, ct))
+    return op.Where(blocked, op.Where(open_, ct, op.scalar(0, ct)), given)
 
 
 def _activation_rows(guided: bool) -> dict[str, Rule]:
@@ -112,7 +115,7 @@ GUIDED = _at_rectifiers("guided", "Guided backpropagation.", _guided_vjp)
 DECONVNET = _at_rectifiers("deconvnet", "The deconvolutional network.", _deconvnet_vjp)
 REDIRECTED = _at_rectifiers(
     "redirected",
-    "The gradient that also passes closed rectifiers it would open; for gradient ascent from inactive units.",
+    "The gradient; a rectifier that blocks all of it passes what would open it. For ascent from inactive units.",
     _redirected_vjp,
 )
 GUIDED_ALL = _at_activations(GUIDED, guided=True)

@@ -20,7 +20,7 @@ class Warp:
     Attributes:
         size: (height, width) of the pictures, before and after.
         indices, weights: (pixels, 4) the pixels that each output pixel is a mean of.
-        outside: (pixels,) output pixels that lie beyond the picture, where it is not continued by its border.
+        outside: (pixels,) output pixels that lie beyond the picture.
     """
 
     size: tuple[int, int]
@@ -35,13 +35,8 @@ class Warp:
         shift: tuple[float, float] = (0.0, 0.0),
         scale: float = 1.0,
         degrees: float = 0.0,
-        edge: bool = False,
     ) -> Warp:
-        """The picture scaled about its centre, turned anticlockwise, and then moved by `shift` (right, down) pixels.
-
-        Args:
-            edge: continue the picture by its border pixels; else what lies beyond is filled.
-        """
+        """The picture scaled about its centre, turned anticlockwise, and then moved by `shift` (right, down) pixels."""
         if scale <= 0 or not math.isfinite(scale):
             raise InputError(f"the scale must be above 0, not {scale}")
         height, width = size
@@ -53,14 +48,13 @@ class Warp:
         slack = 1e-6
         beyond = (rows < -0.5 - slack) | (rows > height - 0.5 + slack)
         beyond |= (columns < -0.5 - slack) | (columns > width - 0.5 + slack)
-        outside = np.zeros(height * width, bool) if edge else beyond.ravel()
         rows, columns = np.clip(rows, 0, height - 1).ravel(), np.clip(columns, 0, width - 1).ravel()
         top, left = np.floor(rows + 1e-9).astype(np.int64), np.floor(columns + 1e-9).astype(np.int64)
         down, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
         low, near = (rows - top).clip(0), (columns - left).clip(0)
         indices = np.stack([top * width + left, top * width + right, down * width + left, down * width + right], 1)
         weights = np.stack([(1 - low) * (1 - near), (1 - low) * near, low * (1 - near), low * near], 1)
-        return cls((height, width), indices, weights.astype(np.float32), outside)
+        return cls((height, width), indices, weights.astype(np.float32), beyond.ravel())
 
     def apply(self, image: np.ndarray, fill: float = 0.0) -> np.ndarray:
         """(H, W, C) warped; `fill` beyond the picture. uint8 is rounded, other types are kept as float32."""

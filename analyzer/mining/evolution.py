@@ -43,6 +43,21 @@ class Evolution:
         pictures = [None if p is None else p.picture for p in self.patches[channel]]
         return [False, *(a != b for a, b in itertools.pairwise(pictures))]
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What the figure shows: {"channel/checkpoint/patch", "channel/checkpoint/projection"}: (h, w, 3) uint8 RGB.
+
+        Checkpoints are counted from 0. Where nothing activates a channel, there is none.
+        """
+        return {
+            f"{channel}/{step}/{name}": tile
+            for channel, patches in self.patches.items()
+            for step, patch in enumerate(patches)
+            if patch is not None
+            for name, tile in (("patch", patch.pixels), ("projection", patch.projection))
+            if tile is not None
+        }
+
     def figure(self) -> np.ndarray:
         """A row per channel: projections over patches, framed in red where the picture jumps."""
         rows = []

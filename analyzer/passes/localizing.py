@@ -11,6 +11,7 @@ import numpy as np
 
 from analyzer.attribution import Attribution, Question, answer
 from analyzer.attribution.drawn import maps_of
+from analyzer.attribution.features import features
 from analyzer.attribution.localization import (
     THRESHOLDS,
     box_iou,
@@ -23,8 +24,9 @@ from analyzer.data import Sample
 from analyzer.data.archives import DATASET
 from analyzer.errors import UnsupportedError
 from analyzer.files import Places
-from analyzer.images import Drawing, Fed, Found, Map, file_name, write_png
+from analyzer.images import Drawing, Fed, Found, Map, channel_grid, file_name, write_png
 from analyzer.images.draw import LARGEST, SMALLEST
+from analyzer.images.mosaic import stacked
 from analyzer.images.views import one, several
 from analyzer.metrics.energy import energy_inside
 from analyzer.metrics.pointing_game import points_inside
@@ -135,13 +137,28 @@ class Localizing(Asking):
         return self._drawn(fed, self._answer(sample, fed)[1], targets)
 
     def _drawn(self, fed: Fed, found: Attribution, targets: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """A map per target as its method is drawn, with the boxes of all targets, its own with thicker lines."""
+        """A map per target as its method is drawn, with the boxes of all targets, its own with thicker lines; below,
+        the channels that contribute most."""
         order, maps = self.feeding.preprocess.channels, list[Map]()
         for row, entry in enumerate(targets):
-            title = f"{found.method}: {entry['target']}, heat above {self.threshold:g}"
+            fit = f", IoU {entry['iou']:.2f}" if "iou" in entry else ""
+            title = f"{found.method}: {entry['target']}, heat above {self.threshold:g}{fit}"
             boxes = [box for other in targets for box in _to_draw(other, other is entry)]
             maps += maps_of(found, row, fed, order, title, boxes)
-        return one(maps[0], Drawing(), (SMALLEST, LARGEST)) if len(maps) == 1 else several(maps, Drawing())
+        drawn = one(maps[0], Drawing(), (SMALLEST, LARGEST)) if len(maps) == 1 else several(maps, Drawing())
+        return stacked([drawn, *(grid for entry in targets for grid in self._speaking(fed, entry))])
+
+    def _speaking(self, fed: Fed, entry: Mapping[str, Any]) -> list[np.ndarray]:
+        """The feature maps of the channels of an entry, each with what it adds to the target."""
+        if "units" not in entry:
+            return []
+        units = entry["units"]
+        found = features(self.model, fed.feeds, units["layer"])
+        if units["layer"] not in found.drawable:
+            return []
+        maps, title = found.planes(units["layer"]), f"{units['layer']}: what adds most to {entry['target']}"
+        labels = [f"{c} ({v:+.3g})" for c, v in zip(units["channels"], units["contributions"], strict=True)]
+        return [channel_grid(maps[units["channels"]], labels, title=title, total=len(maps))]
 
     def _boxes(self, name: str, heat: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
         """Boxes of one target as data, and their mask (H, W)."""
