@@ -13,7 +13,7 @@ import pytest
 from analyzer import features
 from analyzer.attribution import Explainer
 from analyzer.attribution.dream import Dreamer, alike
-from analyzer.attribution.parametrizations import COLOURS, DreamOptions, Fourier, Phases, falloff_of, mean_spectrum
+from analyzer.attribution.parametrizations import COLOURS, DreamOptions, Fourier, Phases, mean_spectrum
 from analyzer.attribution.units import STRONGEST
 from analyzer.errors import InputError, NotFoundError, UnsupportedError
 from analyzer.images import Preprocess
@@ -38,20 +38,6 @@ def test_the_fourier_gradient_is_the_derivative(size: tuple[int, int]) -> None:
         picture.state = before + sign * step * along
         values.append(float((picture.pixels().astype(np.float64) * target).sum()))
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=2e-2, abs=1e-2)
-
-
-def test_high_frequencies_are_damped_for_layers_of_large_stride() -> None:
-    assert [falloff_of(stride) for stride in (1, 4, 8, 16, 64)] == [1, 1, 1.25, 1.5, 1.5]
-    scales = {p: Fourier(DreamOptions(falloff=p), (64, 64, 3), RNG).scale for p in (None, 1.0, 1.5)}
-    np.testing.assert_array_equal(scales[None], scales[1.0])
-    frequencies = np.arange(1, 33) / 64
-    np.testing.assert_allclose(scales[1.0][0, 1:], 64 / 4 / frequencies)  # lucid's
-    np.testing.assert_allclose(scales[1.5][0, 1:] / scales[1.0][0, 1:], (16 * frequencies) ** -0.5)
-    explainer, asked = Explainer(small_cnn(), threads=1), DreamOptions(steps=3)
-    for layer, falloff in (("r2", 1.0), ("logits", falloff_of(12))):
-        dreamer = Dreamer(explainer, layer, HOW)
-        found = [dreamer.run(1, options=replace(asked, falloff=p)).image for p in (None, falloff, 2.0)]
-        assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
 
 
 def test_the_axes_of_colours_are_principal_ones() -> None:

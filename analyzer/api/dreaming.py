@@ -112,7 +112,6 @@ def dream(
     clip_norm: float = 0.0,
     clip_contribution: float = 0.0,
     seed: int = 0,
-    falloff: float | None = None,
     picture_size: tuple[int, int] | None = None,
     variants: int = 1,
     diversity: float = 1.0,
@@ -135,7 +134,7 @@ def dream(
             file.
         labels: class names, or a file of them.
         steps, rate, parametrization, decorrelate, jitter, degrees, rescale, decay, blur, blur_every, clip_norm,
-            clip_contribution, seed, falloff, picture_size, variants, diversity: see `analyzer.DreamOptions`; the rate
+            clip_contribution, seed, picture_size, variants, diversity: see `analyzer.DreamOptions`; the rate
             is 0.05 for fourier, 0.1 for maco and 1 for pixels.
         photos: photographs whose spectrum maco keeps, in any form that `analyzer.mine` takes.
         progress: called after each step.
@@ -164,7 +163,6 @@ def dream(
         clip_norm=clip_norm,
         clip_contribution=clip_contribution,
         seed=seed,
-        falloff=falloff,
         picture_size=picture_size,
         variants=variants,
         diversity=diversity,

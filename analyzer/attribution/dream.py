@@ -20,7 +20,7 @@ from analyzer.analysis.scores import input_quantisation
 from analyzer.attribution.finite import find_origins, not_finite
 from analyzer.attribution.layers import float_image
 from analyzer.attribution.model import Model
-from analyzer.attribution.parametrizations import DreamOptions, falloff_of, parametrized
+from analyzer.attribution.parametrizations import DreamOptions, parametrized
 from analyzer.attribution.units import STRONGEST, WHOLE, Units
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
@@ -151,8 +151,6 @@ class Dreamer:
         Args, Raises: as `run`; `progress` is called after each step of each picture.
         """
         options = options or DreamOptions()
-        if options.falloff is None:
-            options = replace(options, falloff=falloff_of(self._stride))
         size, weights = self._size(options), self._weights(channel, position)
         if options.variants > 1 and options.diversity and self.units.positions == 1:
             raise InputError(
@@ -252,11 +250,6 @@ class Dreamer:
             units.check(channel, position)
             weights[0, channel, place[0]] = 1
         return weights / (units.positions if position == WHOLE else 1)
-
-    @property
-    def _stride(self) -> float:
-        """Pixels from one unit to the next; the side of the picture where there is one."""
-        return math.sqrt(math.prod(self.size) / self.units.positions)
 
     def _size(self, options: DreamOptions) -> tuple[int, int]:
         """(H, W) of the picture."""

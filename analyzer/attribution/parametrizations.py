@@ -16,18 +16,17 @@ COLOURS = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]
 
 
 START = 0.2  # standard deviation of the coefficients at the start; lucid's 0.01 is so gray that deep units are silent
-PERIOD = 16  # pixels; frequencies of this period are scaled alike for every falloff
 
 
 @renamed_argument("parametrisation", "parametrization")
 @dataclass(frozen=True)
 class DreamOptions:
-    """Options of the optimization; the defaults are lucid's, with fewer steps and a steeper falloff.
+    """Options of the optimization; the defaults are lucid's, with fewer steps and stronger noise at the start.
 
     Attributes:
         steps, rate: number of steps and learning rate, of Adam for "fourier" and "maco" and of normalized ascent for
             "pixels", where a rate of 1 is 1/100 of the range of values.
-        parametrization: "fourier" (decorrelated frequencies, each scaled by 1/f^falloff), "maco" (their phases; the
+        parametrization: "fourier" (decorrelated frequencies, each scaled by 1/f), "maco" (their phases; the
             magnitudes are those of photographs: Fel et al. 2023, 2306.06805, but with the transforms below in place of
             16 and more noisy crops per step), or "pixels".
         decorrelate: use the principal axes of ImageNet's colors, so that steps are equally large along each.
@@ -38,8 +37,6 @@ class DreamOptions:
         clip_norm: percentage of pixels, those with the smallest norm, that are set to ½ (θ_n_pct).
         clip_contribution: percentage of pixels, those with the smallest |Σ x ⊙ ∂a/∂x|, that are set to ½ (θ_c_pct).
         seed: seed of all random numbers.
-        falloff: how fast steps get smaller with frequency, for "fourier"; None for 1 where units are up to 4 pixels
-            apart, to 1.5 where they are 16 or more: see `falloff_of`.
         picture_size: (height, width) of the picture, if larger than the model's input: tiles of it are seen, at an
             offset that is random per step. It continues at its opposite border.
         variants: number of pictures of each unit.
@@ -60,7 +57,6 @@ class DreamOptions:
     clip_norm: float = 0.0
     clip_contribution: float = 0.0
     seed: int = 0
-    falloff: float | None = None
     picture_size: tuple[int, int] | None = None
     variants: int = 1
     diversity: float = 1.0
@@ -68,25 +64,13 @@ class DreamOptions:
     parametrisation = renamed_attribute("parametrisation", "parametrization")
 
 
-def falloff_of(stride: float) -> float:
-    """The falloff for a layer whose units are `stride` pixels apart: 1 up to 4 pixels, 1.5 from 16 on.
-
-    1 is lucid's, with which every frequency of a natural picture is reached in as many steps. What units far apart
-    respond to is large, and high frequencies drive them as adversarial noise does: with 1, their pictures are gray and
-    speckled after few steps.
-    """
-    return float(np.clip(1 + np.log2(stride / 4) / 4, 1, 1.5))
-
-
 class Fourier:
-    """x = σ(D F⁻¹(s ⊙ z)): frequencies scaled by 1/f^falloff, colors decorrelated, climbed by Adam."""
+    """x = σ(D F⁻¹(s ⊙ z)): frequencies scaled by 1/f, colors decorrelated, climbed by Adam."""
 
     def __init__(self, options: DreamOptions, shape: tuple[int, int, int], rng: np.random.Generator) -> None:
         height, width, channels = shape
         rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
-        falloff = 1.0 if options.falloff is None else options.falloff
-        frequencies = np.maximum(np.hypot(rows, columns), 1 / max(height, width))
-        self.scale = np.sqrt(height * width) / 4 / frequencies / (PERIOD * frequencies) ** (falloff - 1)
+        self.scale = np.sqrt(height * width) / np.maximum(np.hypot(rows, columns), 1 / max(height, width)) / 4
         self.shape, self.options = shape, options
         self.state: np.ndarray = START * rng.standard_normal((2, channels, *self.scale.shape))
         self.first, self.second = np.zeros_like(self.state), np.zeros_like(self.state)

@@ -80,13 +80,6 @@ class Climb(Given):
         metavar="PERCENT",
     )
     seed: int = seed_option
-    falloff: float | None = option(
-        "--falloff",
-        "Exponent by which the steps of fourier get smaller with frequency; lucid's is 1. Default: 1 for layers of "
-        "stride up to 4 pixels, to 1.5 for 16 and more.",
-        type=FloatRange(0),
-        metavar="X",
-    )
     picture_size: tuple[int, int] | None = option(
         "--picture-size",
         "Size of the picture, if larger than the model's input: tiles of it are optimized at random offsets.",
