@@ -122,8 +122,9 @@ def ending(graph: Graph, value: Value) -> str | None:
         return ""
     if node.op in SQUASHING:
         return node.op
-    if node.op == "Concat":
-        found = {ending(graph, i) for i in node.inputs}
+    if node.op == "Concat" or (node.op in FILLING and node.outputs[0] is value):
+        read = range(len(node.inputs)) if node.op == "Concat" else FILLING[node.op]
+        found = {ending(graph, node.inputs[i]) for i in read if not _fills(graph, node.inputs[i])}
         return found.pop() if len(found) == 1 else None
     chosen = node.op in CHOOSING and node.outputs[0] is value
     if is_transparent(node, PLACING) or chosen:
@@ -136,6 +137,12 @@ CHOOSING = ("TopK", "Gather", "GatherElements", "GatherND", "Slice", "Reshape", 
 
 # Operators that put numbers among others, or repeat them, and the inputs that those numbers are of.
 FILLING = {"Pad": (0,), "Expand": (0,), "ScatterND": (0, 2), "ScatterElements": (0, 2)}
+
+
+def _fills(graph: Graph, value: Value) -> bool:
+    """Whether a tensor is the same for every picture, as what fills up rows is."""
+    node = graph.producer(value)
+    return graph.constant(value) is not None or (node is not None and node.op == "ConstantOfShape")
 
 
 def _followed(

@@ -1,6 +1,6 @@
 """Looking through nodes that hand a tensor on: its numbers, up to rounding, under another name.
 
-Transparent are Identity, Cast to a number, Dropout at inference, QuantizeLinear (dynamic too) and DequantizeLinear:
+Transparent are Identity, Cast and CastLike to a number, Dropout at inference, QuantizeLinear (dynamic too) and DequantizeLinear:
 where a float file has one tensor, its half-precision or quantised build has several with such nodes between them.
 Whoever looks for a pattern of operators asks here for the neighbours, so that it finds the pattern in all builds or in
 none. Where the order of the elements does not matter either, it adds `MOVING`.
@@ -16,7 +16,9 @@ import onnx
 from analyzer.graph.ir import Graph
 from analyzer.graph.nodes import Node, Value, fixed_sizes
 
-KEEPING = frozenset({"Identity", "Cast", "Dropout", "QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"})
+KEEPING = frozenset(
+    {"Identity", "Cast", "CastLike", "Dropout", "QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"}
+)
 MOVING = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
 
 
@@ -26,6 +28,8 @@ def is_transparent(node: Node, also: Collection[str] = ()) -> bool:
         return False
     if node.op == "Cast":
         return node.attrs.get("to") not in (onnx.TensorProto.BOOL, np.dtype(bool))
+    if node.op == "CastLike":
+        return bool(node.outputs[0].dtype != np.dtype(bool))
     return node.op != "Dropout" or len(node.inputs) < 3 or not node.inputs[2].name
 
 

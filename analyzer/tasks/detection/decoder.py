@@ -227,7 +227,7 @@ class Decoder:
         for level in self.levels:
             at = {tensor: layers.index(layer) for tensor, layer in level.layers}
             found = numbered(op, _real(op, level.scores), at)
-            rows.append(op.Reshape(level.scores.of(op, found), [0, -1], allowzero=0))
+            rows.append(op.Squeeze(op.Slice(level.scores.of(op, found), [0], [1], [2]), [2]))
         return op.Concat(*rows, axis=1)
 
     def _squashed_in(self, op: Builder, part: Part, function: str) -> Value:

@@ -67,7 +67,7 @@ class Detection(Boxed):
         layers = self.layers_in(op)
         if layers is not None:
             layers = op.Pad(layers, [0, 0, 0, 1])  # there may be none
-            row = op.Unsqueeze(op.Max(chosen, np.int64(0)), [1])
+            row = op.Unsqueeze(op.Div(op.Max(chosen, np.int64(0)), np.int64(self.decoder.classes)), [1])
             return op.Squeeze(op.GatherElements(layers, row, axis=1), [1])
         at = [self.layers.index(level.layer) for level in self.decoder.levels]
         counts = [level.count for level in self.decoder.levels]

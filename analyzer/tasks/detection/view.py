@@ -48,7 +48,7 @@ class View:
         graph: the model.
         labels: number of labels that are given; None for none.
         declared: the format that the model's card names; None for none.
-        run: what the model gives for an example input, by names of outputs; None where it cannot be run.
+        run: what the model gives for an example input, by names of tensors; None where it cannot be run.
         anchors: those that the model's card gives; None for none.
     """
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from analyzer.graph.passes.contract import Request
-from analyzer.graph.passes.unfuse import attention, layers, packed, quantized
+from analyzer.graph.passes.unfuse import attention, layers, packed, quantized, suppression
 from analyzer.graph.passes.unfuse.blocked import NCHWC, unblock
 from analyzer.graph.passes.unfuse.pairs import pair
 from analyzer.graph.passes.unfuse.table import LEFT, MS, TABLE, unfuse_model
 from analyzer.graph.protos import captured, own_names, replace_all
 from analyzer.graph.source import Source
 
-CHAPTERS = (layers, quantized, attention, packed)  # they fill the table
+CHAPTERS = (layers, quantized, attention, packed, suppression)  # they fill the table
 
 __all__ = ["CHAPTERS", "LEFT", "MS", "TABLE", "fused_left", "unfuse_pass"]
 

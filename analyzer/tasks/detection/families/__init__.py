@@ -18,6 +18,7 @@ FAMILIES: tuple[Family, ...] = (
     movenet.people,
     ends.apart,
     ends.joined,
+    ends.indexed,
     faces.strided,
     faces.mediapipe,
     strided.together,

@@ -15,7 +15,7 @@ from analyzer.analysis.moves import CHOOSING, SQUASHING, ending, sources
 from analyzer.analysis.scores import holds_floats
 from analyzer.graph import Node, Value
 from analyzer.graph.query import ancestors, descendants, image_input
-from analyzer.graph.through import is_transparent, producer
+from analyzer.graph.through import is_transparent, origin, producer
 from analyzer.graph.values import PLACING
 from analyzer.tasks.detection.codings import Corners, Rotated, WithPoints
 from analyzer.tasks.detection.decoder import Decoder
@@ -33,7 +33,7 @@ _SURE = -2.0  # biases of focal-loss heads begin at log(0.01 / 0.99) = -4.6
 
 def apart(view: View) -> tuple[Decoder, str] | None:
     """Boxes (rows, 4), their scores and their classes (rows), with or without a batch axis: RT-DETR, torchvision…"""
-    boxes = [v for v in view.graph.outputs if _rank(v) in (2, 3) and _of_four(v) and holds_floats(v)]
+    boxes = [v for v in view.graph.outputs if _rank(v) in (2, 3) and holds_floats(v) and _of_four(view, v)]
     if len(boxes) != 1 or not all(view.size):
         return None
     box, batched = boxes[0], _rank(boxes[0]) == 3
@@ -41,7 +41,7 @@ def apart(view: View) -> tuple[Decoder, str] | None:
     if not any(_end(view, v) for v in others if holds_floats(v)):
         return None
     numbers = {v.name: view.example(Part(v.name, axis=None, batched=batched)) for v in others}
-    classes = [v for v in others if not holds_floats(v)]
+    classes = [v for v in others if not holds_floats(v) or producer_of_whole(view, v)]
     if not classes:
         classes = [v for v in others if _whole(numbers[v.name]) and _CLASSES.search(v.name.lower())]
     if len(classes) > 1:
@@ -100,6 +100,49 @@ def joined(view: View) -> tuple[Decoder, str] | None:
         said = f"{value.name} {_shape(value)} is rows of box, score and class that {end} has chosen"
         return decoder, said
     return None
+
+
+def indexed(view: View) -> tuple[Decoder, str] | None:
+    """Every candidate, boxes (N, B, 4) and scores (N, C, B), and the indices (rows, 3) of those that a non-maximum
+    suppression keeps: YOLOv3 of Keras."""
+    floats = [v for v in view.graph.outputs if _rank(v) == 3 and holds_floats(v)]
+    for value in view.graph.outputs:
+        end = _suppression(view, value) if not holds_floats(value) and _rank(value) in (2, 3) else None
+        read = {origin(i).name for i in end.inputs[:2]} if end is not None else set()
+        found = [v for v in floats if origin(v).name in read]
+        if end is None or len(found) != 2 or not all(view.size):
+            continue
+        box, scores = found if origin(found[0]) is origin(end.inputs[0]) else found[::-1]
+        shape = view.shapes.get(scores.name)
+        if shape is None:
+            continue
+        level = Level(
+            Part(scores.name, axis=1, last=shape[2]),
+            Part(box.name),
+            layer=_layer(view, scores, box, None),
+            layers=_layers(view, scores, box),
+        )
+        decoder = _chosen(view, level, box, "NonMaxSuppression")
+        overlap, least = (_constant_input(view, end, at) for at in (3, 4))
+        decoder = replace(
+            decoder, classes=shape[1], named=0, traced=bool(ending(view.graph, scores)), iou=overlap or 0.0,
+            threshold=decoder.threshold if least is None else least,
+        )  # fmt: skip
+        return decoder, f"{scores.name}, {box.name} are {shape[2]} candidates, {value.name} which of them are kept"
+    return None
+
+
+def _suppression(view: View, value: Value) -> Node | None:
+    """The NonMaxSuppression whose indices an output holds."""
+    node = view.graph.producer(value)
+    while node is not None and node.op != "NonMaxSuppression" and (_moves(node) or node.op == "Cast"):
+        node = view.graph.producer(node.inputs[0])
+    return node if node is not None and node.op == "NonMaxSuppression" else None
+
+
+def _constant_input(view: View, node: Node, index: int) -> float | None:
+    known = view.graph.constant(node.inputs[index]) if index < len(node.inputs) else None
+    return None if known is None else float(known.reshape(-1)[0])
 
 
 def _with_more(view: View, decoder: Decoder, value: Value, more: Part) -> Decoder:
@@ -227,6 +270,8 @@ def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
     scaled, example = _scale(view, box), view.example(level.boxes)
     if example is not None:
         example = example[example.any(axis=1)]  # the others fill up
+    if example is not None and not example.size:
+        example = _candidates(view, box)[1]
     unit = not scaled and example is not None and example.size > 0 and float(np.abs(example).max()) < 3
     ordered = example is None or bool((example[:, 2:4] >= example[:, :2]).all())
     score = view.graph[level.scores.output]
@@ -234,7 +279,7 @@ def _chosen(view: View, level: Level, box: Value, end: str) -> Decoder:
     return Decoder(
         "RT-DETR" if scaled else "chosen by " + end,
         (level,),
-        Corners(centred=not ordered, unit=unit, rows_first=_named(box)),
+        Corners(centred=not ordered, unit=unit, rows_first=_rows_first(view, box)),
         view.size,
         1,
         traced=traced,
@@ -291,6 +336,8 @@ def _layers(view: View, scores: Value, box: Value) -> tuple[tuple[str, str], ...
     for source in sources(view.graph, scores):
         layout = layouts(view.graph).get(source.name)
         among = ancestors(view.graph, [source.name]) - {source.name}
+        if image_input(view.graph).name not in among:  # what fills up
+            continue
         if image_input(view.graph).name in boxes:
             among &= boxes
         grid = layout.grid if layout is not None and layout.is_map else None
@@ -342,13 +389,17 @@ _READ: dict[str, tuple[int, ...]] = dict.fromkeys((*CHOOSING, "Expand", "RoiAlig
 }  # fmt: skip
 
 
+# The input with the numbers that are chosen, where it is not the first; others fill up.
+_NUMBERS = {"Where": 1, "ScatterND": 2, "ScatterElements": 2}
+
+
 def _sources(view: View, value: Value) -> list[Value]:
     """The tensors in which the numbers of an output were computed, before a squashing function."""
     node = view.graph.producer(value)
     if node is None or node.domain or not (_moves(node) or node.op in (*CHOOSING, *SQUASHING)):
         return [value]
-    read = node.inputs if node.op == "Concat" else node.inputs[:1]
-    return [found for one in read for found in _sources(view, one)]
+    read = node.inputs if node.op == "Concat" else [node.inputs[at] for at in _READ.get(node.op, (0,))]
+    return [found for one in read for found in _sources(view, one) if found.inputs]
 
 
 def _computed(view: View, value: Value) -> Value:
@@ -359,8 +410,38 @@ def _computed(view: View, value: Value) -> Value:
     return value
 
 
-def _named(box: Value) -> bool:
+def _rows_first(view: View, box: Value) -> bool:
+    """Whether y comes before x: where boxes are suppressed, by the order of the candidates, which lie row by row, so
+    that x changes faster than y; else by the name."""
+    end, boxes = _candidates(view, box)
+    if end is not None and boxes is not None and len(boxes) > 1:
+        middles = boxes[:, :2] if end.attrs.get("center_point_box") else boxes[:, :2] + boxes[:, 2:4]
+        first, second = np.abs(np.diff(middles, axis=0)).sum(axis=0)
+        if max(first, second) > 2 * min(first, second):
+            return bool(second > first)
     return bool(_ROWS_FIRST.search(box.name.lower()))
+
+
+def _candidates(view: View, box: Value) -> tuple[Node | None, np.ndarray | None]:
+    """The NonMaxSuppression that chose boxes, and the (candidates, 4) that it has for an example; None for both where
+    it suppresses others, such as boxes that are shifted by their class."""
+    own = _rows_of(view, box)
+    for node in view.graph.forward_nodes():
+        if node.op == "NonMaxSuppression" and not own.isdisjoint(_rows_of(view, node.inputs[0])):
+            return node, view.example(Part(node.inputs[0].name))
+    return None, None
+
+
+def _rows_of(view: View, value: Value) -> set[str]:
+    """The tensors back from boxes whose rows are the same boxes, at other places."""
+    found, current = {value.name}, value
+    while (node := view.graph.producer(current)) is not None and _moves(node):
+        columns = node.op == "Gather" and node.attrs.get("axis", 0) in (-1, len(_shape(node.inputs[0])) - 1)
+        if node.op in ("Concat", "Slice", "Split", "Transpose", "ScatterND", "ScatterElements") or columns:
+            break
+        current = node.inputs[_NUMBERS.get(node.op, 0)]
+        found.add(current.name)
+    return found
 
 
 def _scale(view: View, box: Value) -> str:
@@ -432,9 +513,10 @@ def producer_of_whole(view: View, value: Value) -> bool:
     """Whether a tensor is made of whole numbers."""
     node = view.graph.producer(value)
     while node is not None and _moves(node):
-        if not holds_floats(node.inputs[0]):
+        read = node.inputs[_NUMBERS.get(node.op, 0)]
+        if not holds_floats(read):
             return True
-        node = view.graph.producer(node.inputs[0])
+        node = view.graph.producer(read)
     return False
 
 
@@ -449,10 +531,13 @@ def _shape(value: Value) -> list[Any]:
     return list(value.shape or ())
 
 
-def _of_four(value: Value) -> bool:
-    """Whether rows have four numbers; where inference lost how many, by the name."""
+def _of_four(view: View, value: Value) -> bool:
+    """Whether rows have four numbers; where inference lost how many, for an example input, else by the name."""
     last = _shape(value)[-1]
-    return last == 4 or (not isinstance(last, int) and "box" in value.name.lower())
+    if isinstance(last, int):
+        return last == 4
+    example = view.example(Part(value.name, batched=_rank(value) == 3))
+    return "box" in value.name.lower() if example is None else example.shape[1] == 4
 
 
 def _rank(value: Value) -> int:
