@@ -1,9 +1,9 @@
 """Looking through nodes that hand a tensor on: its numbers, up to rounding, under another name.
 
-Transparent are Identity, Cast and CastLike to a number, Dropout at inference, QuantizeLinear (dynamic too) and DequantizeLinear:
-where a float file has one tensor, its half-precision or quantised build has several with such nodes between them.
-Whoever looks for a pattern of operators asks here for the neighbours, so that it finds the pattern in all builds or in
-none. Where the order of the elements does not matter either, it adds `MOVING`.
+Transparent are Identity, Cast and CastLike to a number, Dropout at inference, QuantizeLinear (dynamic too) and
+DequantizeLinear: where a float file has one tensor, its half-precision or quantised build has several with such nodes
+between them. Whoever looks for a pattern of operators asks here for the neighbours, so that it finds the pattern in all
+builds or in none. Where the order of the elements does not matter either, it adds `MOVING`.
 """
 
 from __future__ import annotations

@@ -105,7 +105,9 @@ def _kept(
         rows = e.Reshape(boxes, [0, -1, 4])
         boxes = e.Reshape(boxes, e.Concat([-1], places, [4], axis=0))
         apart = e.Reshape(scores, e.Concat([-1], [1], places, axis=0))
-    chosen = e.NonMaxSuppression(boxes, apart, [per_class], np.float32([overlap]), np.float32([least]))
+    chosen = e.NonMaxSuppression(
+        boxes, apart, [per_class], np.array([overlap], np.float32), np.array([least], np.float32)
+    )
     sure = e.ScatterND(e.ConstantOfShape(e.Shape(apart)), chosen, e.GatherND(apart, chosen))
     sure = e.Reshape(e.Reshape(sure, e.Shape(scores)) if each else sure, [0, -1])
     best, index = e.node("TopK", [e.Pad(sure, [0, 0, 0, keep]), [keep]], 2, axis=1)
@@ -133,7 +135,7 @@ def _corners(e: Emit, boxes: str) -> str:
 
 
 def _from_anchors(e: Emit, boxes: str, anchors: str) -> str:
-    """Center and size of boxes (…, 4) whose center is in sizes of an anchor, and whose size is the logarithm of such."""
+    """Center and size of boxes (…, 4) given by a center in sizes of an anchor and the logarithm of a size in these."""
     (center, size), (middle, extent) = _halves(e, boxes), _halves(e, anchors)
     return e.Concat(e.Add(e.Mul(center, extent), middle), e.Mul(e.Exp(size), extent), axis=-1)
 
