@@ -119,12 +119,12 @@ def resized(maps: np.ndarray, size: Sequence[int], centers: Centers | None = Non
     for axis, length in enumerate(size):
         old = maps.shape[first + axis]
         if old != length:
-            maps = np.moveaxis(np.tensordot(maps, _linear(old, length), ([first + axis], [1])), -1, first + axis)
+            maps = np.moveaxis(np.tensordot(maps, linear_weights(old, length), ([first + axis], [1])), -1, first + axis)
     return maps.astype(np.float32)
 
 
-def _linear(old: int, new: int) -> np.ndarray:
-    """(new, old) weights."""
+def linear_weights(old: int, new: int) -> np.ndarray:
+    """(new, old) weights of `resized` along an axis: half-pixel centers, edges repeated."""
     centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
     low = np.minimum(centre.astype(int), max(old - 2, 0))
     weights = np.zeros((new, old))

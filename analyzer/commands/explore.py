@@ -58,6 +58,12 @@ class Explore(Given):
         metavar="N",
     )
     optima: bool = option("--optima", "Synthesize the optima of these units, too.", is_flag=True)
+    with_model: bool = option(
+        "--with-model",
+        "Put the model into an exported page: pictures that are dropped on the page are explained there, without a "
+        "server. Classifiers only; needs npm, which brings onnxruntime-web.",
+        is_flag=True,
+    )
     host: str = option(
         "--host", "Address to listen on. Any but 127.0.0.1 lets other machines connect.", default="127.0.0.1"
     )
@@ -93,6 +99,8 @@ def command(given: Explore) -> None:
     from analyzer.explorer.pictures import Pictures
     from analyzer.store import user_cache
 
+    if given.with_model and (given.against or not given.export):
+        raise InputError("--with-model puts one model into a page", "give --export, and no --against")
     pictures = Pictures(given.data.opened(samples, card.feeds))
     benches = [Bench(explainer, card, pictures.first, given.layers)]
     if given.against:
@@ -109,6 +117,7 @@ def command(given: Explore) -> None:
 
 def _export(given: Explore, explorer: Explorer) -> None:
     from analyzer.attribution.methods import find_method
+    from analyzer.explorer.embedding import embedded
     from analyzer.explorer.exporting import Wanted, answers, write_folder, write_page
     from analyzer.report.files import is_folder
 
@@ -118,9 +127,10 @@ def _export(given: Explore, explorer: Explorer) -> None:
     bench = explorer.benches[0]
     if not given.layers:
         bench.narrow()
+    model = embedded(bench, given.methods) if given.with_model else None
     found = answers(explorer, Wanted(given.units, methods=given.methods, optima=given.optima), _show)
     explorer.cards.jobs.stop()
-    (write_folder if is_folder(given.export) else write_page)(given.export, found)
+    (write_folder if is_folder(given.export) else write_page)(given.export, found, model)
     say_written(given.export)
 
 

@@ -80,7 +80,7 @@ class Bench:
 
     def __init__(self, explainer: Explainer, card: ModelCard, first: Picture, wanted: Sequence[str] = ()) -> None:
         self.explainer, self.card = explainer, card
-        self._first, self._wanted = first, tuple(wanted)
+        self.first, self._wanted = first, tuple(wanted)
         self._arrays = Pool(256, BUDGET)
 
     # ---- The model ----
@@ -102,7 +102,7 @@ class Bench:
     @property
     def graph(self) -> Graph:
         """The graph at the sizes of the first picture; for questions, not to be appended to."""
-        return self._graph(self.fed(self._first))
+        return self._graph(self.fed(self.first))
 
     def find(self, names: Sequence[str]) -> dict[str, Layer]:
         """{name: layer} of tensors by name, also of those that `layers` leaves out."""
@@ -127,7 +127,7 @@ class Bench:
     def _default(self) -> int:
         """The number of the layer that is shown first: the default one, or the last map."""
         try:
-            named = self.evidence(self._first, None, "top1").layer
+            named = self.evidence(self.first, None, "top1").layer
         except AnalyzerError:
             named = ""
         maps = [at for at, layer in enumerate(self.layers) if layer.grid] or [0]
@@ -152,7 +152,7 @@ class Bench:
     @cached_property
     def task(self) -> str:
         """What the model does: "classification", "detection", …"""
-        return task_for(self.explainer, self._question("top1"), self._filled(self.fed(self._first))).kind
+        return task_for(self.explainer, self.question("top1"), self.feeds(self.first)).kind
 
     # ---- A picture ----
 
@@ -182,8 +182,11 @@ class Bench:
         feeds = self.fed(picture).feeds
         return self.card.feeds.preprocess.undo(feeds[self.explainer.image][0])
 
+    def feeds(self, picture: Picture) -> dict[str, np.ndarray]:
+        """The inputs of a run for a picture, repeated to the batch that the file fixes."""
+        return self._filled(self.fed(picture))
+
     def _filled(self, fed: Fed) -> dict[str, np.ndarray]:
-        """The inputs of a run, of the batch that the file fixes."""
         return dict(filled(self.explainer, self.explainer.feeds(fed.feeds)))
 
     def _graph(self, fed: Fed) -> Graph:
@@ -194,9 +197,8 @@ class Bench:
         return list(self._kept("predictions", picture, make=lambda: self._predicted(picture)))
 
     def _predicted(self, picture: Picture) -> tuple[Prediction, ...]:
-        fed = self.fed(picture)
-        feeds = self._filled(fed)
-        task = task_for(self.explainer, self._question("top1"), feeds)
+        fed, feeds = self.fed(picture), self.feeds(picture)
+        task = task_for(self.explainer, self.question("top1"), feeds)
         count = len(feeds[self.explainer.image])
         said = task.answer(shown_outputs(self.explainer, feeds, task.reading), 0, count)
         found = task.predictions(said, self.card.labels, SHOWN)
@@ -218,7 +220,7 @@ class Bench:
         return self._kept("maps", picture, names, make=lambda: self._read(picture, layers))
 
     def _read(self, picture: Picture, wanted: Sequence[Layer]) -> tuple[np.ndarray, ...]:
-        feeds = self._filled(self.fed(picture))
+        feeds = self.feeds(picture)
         names = [layer.name for layer in wanted]
         sizes = tuple(sorted(sizes_of(feeds).items()))
         key = ("explorer", sizes, *names)
@@ -242,7 +244,7 @@ class Bench:
         """
         if layer.heads:
             raise UnsupportedError("attention is not projected", "choose a layer of tokens")
-        feeds = self._filled(self.fed(picture))
+        feeds = self.feeds(picture)
         sizes = sizes_of(feeds)
         key = ("projector", tuple(sorted(sizes.items())), layer.name, policy)
         projector = self.explainer.kept(key, lambda: Projector(self.explainer, sizes, layer.name, policy))
@@ -250,7 +252,7 @@ class Bench:
 
     def backward(self, picture: Picture, layer: Layer, origin: Origin, policy: str) -> np.ndarray:
         """∂(a unit)/∂(a layer before it), (channels, h, w) float32, by the rules of a policy."""
-        feeds = self._filled(self.fed(picture))
+        feeds = self.feeds(picture)
         sizes = sizes_of(feeds)
         key = ("backward", tuple(sorted(sizes.items())), origin.layer, policy, layer.name)
         made = self.explainer.kept(key, lambda: Projector(self.explainer, sizes, origin.layer, policy, wrt=layer.name))
@@ -262,8 +264,8 @@ class Bench:
         Raises:
             NotFoundError: the target is no class.
         """
-        feeds = self._filled(self.fed(picture))
-        task = task_for(self.explainer, self._question("top1"), feeds)
+        feeds = self.feeds(picture)
+        task = task_for(self.explainer, self.question("top1"), feeds)
         known = self.predictions(picture)
         number = next((one.index for one in known if one.target == target or target == "top1"), None)
         if number is None and target.isdecimal():
@@ -287,7 +289,7 @@ class Bench:
         if layer == "auto" and self.card.default_layer:
             layer = self.card.default_layer
         method = method or self.method
-        question = self._question(target, Job(method, layer))
+        question = self.question(target, Job(method, layer))
 
         def made() -> tuple[Any, ...]:
             work = Explaining(self.explainer, question, self.card, (target,))
@@ -313,8 +315,8 @@ class Bench:
         values = np.asarray(found.in_units(0), np.float32)
         return Evidence(values, drawn, found.title(0), found.diagnosis[0], found.layer)
 
-    def _question(self, target: str, job: Job | None = None) -> Question:
-        return Question((job or Job(),), target, labels=self.explainer.labels, declared=Declared.of(self.card))
+    def question(self, target: str, *jobs: Job) -> Question:
+        return Question(jobs or (Job(),), target, labels=self.explainer.labels, declared=Declared.of(self.card))
 
     def _kept(self, *key: Hashable, make: Any) -> Any:
         owner, *rest = key

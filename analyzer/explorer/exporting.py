@@ -7,6 +7,7 @@ pictures, layers and units, answered by the same functions.
 from __future__ import annotations
 
 import base64
+import gzip
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 from analyzer.explorer.answers import DIFFERENCE, Explorer, packed, unpacked
 from analyzer.explorer.bench import POLICIES, Bench
 from analyzer.explorer.cards import Cards
+from analyzer.explorer.embedding import Embedded
 from analyzer.explorer.jobs import Progress
 from analyzer.explorer.layers import Layer, ranked
 from analyzer.explorer.pictures import Picture
@@ -192,8 +194,8 @@ def _webp(data: bytes) -> bytes:
 # ---- Files ----
 
 
-def write_page(path: str, found: Mapping[str, Kept]) -> None:
-    atomic_write(path, page(found).encode())
+def write_page(path: str, found: Mapping[str, Kept], model: Embedded | None = None) -> None:
+    atomic_write(path, page(found, model).encode())
 
 
 def page_of(explorer: Explorer, picture: str, number: int) -> str:
@@ -211,8 +213,8 @@ def page_of(explorer: Explorer, picture: str, number: int) -> str:
     return page(answers(narrow, Wanted(pictures=(picture,))))
 
 
-def page(found: Mapping[str, Kept]) -> str:
-    """One HTML file, which opens by a double click: scripts, style and answers are in it.
+def page(found: Mapping[str, Kept], model: Embedded | None = None) -> str:
+    """One HTML file, which opens by a double click: scripts, style, answers and the model are in it.
 
     Its modules find each other by an import map, since a page from a file may load none.
     """
@@ -220,30 +222,53 @@ def page(found: Mapping[str, Kept]) -> str:
     files = _static()
     modules = {f"explorer/{name}": _data(text) for name, text in files.items() if name.endswith(".js")}
     data = {key: [one.status, one.type, base64.b64encode(one.data).decode()] for key, one in found.items()}
-    policy = POLICY.format(img="blob: data:", own=f"'nonce-{nonce}'")
+    if model is not None:
+        modules["explorer/ort.js"] = _data(model.script.decode())
+    policy = _policy("blob: data:", f"'nonce-{nonce}'", model)
     head = [
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         f'<link rel="icon" href="data:image/svg+xml;base64,{base64.b64encode(files["icon.svg"].encode()).decode()}">',
         f'<style nonce="{nonce}">{files["style.css"]}</style>',
         f'<script type="application/json" id="answers">{_in_script(data)}</script>',
         f'<script type="importmap" nonce="{nonce}">{_in_script({"imports": modules})}</script>',
+        *_scripts(model),
         f'<script type="module" nonce="{nonce}">import "explorer/main.js";</script>',
     ]
     return _page(files["index.html"], head)
 
 
-def write_folder(path: str, found: Mapping[str, Kept]) -> None:
-    """The page as files, for any web server: scripts, style, and answers one by one."""
+def _scripts(model: Embedded | None) -> list[str]:
+    """The model in a page: what is to be known of it, and its parts, compressed, in base64."""
+    if model is None:
+        return []
+    parts = {"model-file": model.model, "wasm": model.wasm}
+    zipped = {name: base64.b64encode(gzip.compress(data, 6, mtime=0)).decode() for name, data in parts.items()}
+    files = [f'<script type="application/gzip" id="{name}">{data}</script>' for name, data in zipped.items()]
+    return [_about(model, "explorer/ort.js"), *files]
+
+
+def _about(model: Embedded, runtime: str) -> str:
+    """What is to be known of the model. runtime: the module that runs it, as local.js imports it."""
+    return f'<script type="application/json" id="model-about">{_in_script(model.about | {"runtime": runtime})}</script>'
+
+
+def write_folder(path: str, found: Mapping[str, Kept], model: Embedded | None = None) -> None:
+    """The page as files, for any web server: scripts, style, answers one by one, and the model."""
     folder, files = make_folder(path), _static()
     static, data = make_folder(folder / "static"), make_folder(folder / "answers")
-    policy = POLICY.format(img="'self' blob: data:", own="'self'") + "; connect-src 'self'"
+    policy = _policy("'self' blob: data:", "'self'", model) + "; connect-src 'self'"
     head = [
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<link rel="icon" href="static/icon.svg">',
         '<link rel="stylesheet" href="static/style.css">',
         '<link rel="alternate" type="application/json" id="answers" href="answers/index.json">',
+        *_links(model),
         '<script type="module" src="static/main.js"></script>',
     ]
+    if model is not None:
+        atomic_write(static / "ort.js", _without_map(model.script.decode()).encode())
+        atomic_write(folder / "model.onnx", model.model)
+        atomic_write(folder / "ort.wasm", model.wasm)
     index = {}
     for number, (key, one) in enumerate(found.items()):
         atomic_write(data / f"{number:05}.bin", one.data)
@@ -253,6 +278,22 @@ def write_folder(path: str, found: Mapping[str, Kept]) -> None:
         if name != "index.html":
             atomic_write(static / name, text.encode())
     atomic_write(folder / "index.html", _page(files["index.html"], head).encode())
+
+
+def _links(model: Embedded | None) -> list[str]:
+    if model is None:
+        return []
+    return [
+        _about(model, "./ort.js"),
+        '<link rel="alternate" type="application/octet-stream" id="model-file" href="model.onnx">',
+        '<link rel="alternate" type="application/wasm" id="wasm" href="ort.wasm">',
+    ]
+
+
+def _policy(images: str, scripts: str, model: Embedded | None) -> str:
+    """The Content-Security-Policy of a page; with a model WebAssembly may be compiled."""
+    policy = POLICY.format(img=images, own=scripts)
+    return policy.replace("script-src", "script-src 'wasm-unsafe-eval'") if model is not None else policy
 
 
 def _static() -> dict[str, str]:
@@ -268,8 +309,13 @@ def _page(html: str, head: Iterable[str]) -> str:
 
 def _data(script: str) -> str:
     """A module as a data URL; it imports the others by name."""
-    script = re.sub(r'from "\./([\w-]+\.js)"', r'from "explorer/\1"', script)
+    script = re.sub(r'"\./([\w-]+\.js)"', r'"explorer/\1"', _without_map(script))
     return "data:text/javascript;base64," + base64.b64encode(script.encode()).decode()
+
+
+def _without_map(script: str) -> str:
+    """Without the name of a file that is not there, which the browser's tools would ask for."""
+    return re.sub(r"\n//# sourceMappingURL=.*", "", script)
 
 
 def _in_script(data: Any) -> str:

@@ -1,6 +1,6 @@
 // Questions to the server. Of the questions of one view only the latest counts: an earlier one is dropped.
 
-import { answer as answered, dropped, post } from "./source.js";
+import { answer as answered, dropped, exported, post, runs } from "./source.js";
 
 const TAB = Math.random().toString(36).slice(2);
 /** @type {Map<string, {n: number, stop: AbortController}>} */
@@ -103,6 +103,8 @@ export function blob(path) { return ask((answer) => answer.blob(), path); }
  * @returns {Promise<{key: string, name: string, path: string}>}
  */
 export async function drop(picture, name, frame = false) {
+  if (runs) return (await import("./local.js")).add(picture, name);
+  if (exported) throw new Error("this page has no model: export it with --with-model");
   const answer = await post(picture, frame ? { name, frame: "1" } : { name });
   const said = await answer.json();
   if (!answer.ok) throw new Error(said.hint ? `${said.error}: ${said.hint}` : said.error);

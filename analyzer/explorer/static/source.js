@@ -8,7 +8,9 @@ const index = !here ? null
 
 /** Whether there is no server. */
 export const exported = index !== null;
-if (exported) document.body.dataset.exported = "true";
+/** Whether the model is in the exported page. */
+export const runs = exported && document.getElementById("model-about") !== null;
+if (exported) document.body.dataset.exported = runs ? "model" : "answers";
 const MISSING = { error: "not in this page", hint: "units with a dot are in it" };
 
 /** Of the URL; in a frame of another site there is no cookie. */
@@ -83,7 +85,7 @@ export async function answer(path, query, ticket = {}, signal) {
     return insist(() => fetch(`api/${path}?${asked}`, { signal, headers }));
   }
   const found = (await index)[question(path, query)];
-  if (!found) return new Response(JSON.stringify(MISSING), { status: 404 });
+  if (!found) return (runs && await (await import("./local.js")).answer(path, query)) || Response.json(MISSING, { status: 404 });
   const [status, type, data] = found, about = { status, headers: { "Content-Type": type } };
   if (here instanceof HTMLLinkElement) return new Response((await fetch(new URL(data, here.href))).body, about);
   return new Response(Uint8Array.from(atob(data), (c) => c.charCodeAt(0)), about);
