@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import itertools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from analyzer.attribution.cards import read_card
 from analyzer.attribution.projection import project
 from analyzer.data import find_pictures
 from analyzer.images import decode
+from analyzer.images.preprocess import INTERPOLATIONS, PRESETS, RESIZES, Preprocess
 
 pytest.importorskip("uvicorn", reason="needs the extra explore")
 pytest.importorskip("starlette", reason="needs the extra explore")
@@ -418,6 +421,46 @@ def test_the_scripts_have_no_errors_of_type() -> None:
         pytest.skip("tsc is not installed (npm install typescript)")
     done = subprocess.run([compiler, "-p", str(ROOT / "analyzer" / "explorer")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_pages_prepare_pictures_to_the_bit(tmp_path: Path) -> None:
+    """prepare.js in node gives the tensors of `Preprocess`, and where their pixels came from."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    shutil.copy(ROOT / "analyzer" / "explorer" / "static" / "prepare.js", tmp_path / "prepare.mjs")
+    cases, noise = [], np.random.default_rng(0)
+    colors = {
+        "RGB": ("imagenet", "NCHW", "float32"),
+        "BGR": ("caffe", "NHWC", "float32"),
+        "GRAY": ("raw", "NHWC", "uint8"),
+    }
+    for number, (resize, filtering, (channels, (preset, layout, dtype))) in enumerate(
+        itertools.product(RESIZES, INTERPOLATIONS, colors.items())
+    ):
+        size = [(37, 53), (120, 100), (64, 48), (20, 31)][number % 4]
+        image = noise.integers(0, 256, (*size, 3), dtype=np.uint8)
+        given = {"channels": channels, "layout": layout, "dtype": dtype, "resize": resize, "interpolation": filtering}
+        how = Preprocess(**(PRESETS[preset] | given), size=(64, 48), antialias=number % 2 == 0)
+        tensor, placement = how.apply(image)
+        (tmp_path / f"{number}").write_bytes(image.tobytes())
+        (tmp_path / f"{number}.tensor").write_bytes(tensor.tobytes())
+        cases.append({"size": size, "how": asdict(how), "placement": [*placement.scale, *placement.offset]})
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    (tmp_path / "run.mjs").write_text("""
+        import { readFileSync } from "fs";
+        import { prepared, typed } from "./prepare.mjs";
+        JSON.parse(readFileSync("cases.json")).forEach(({ size, how, placement }, number) => {
+            const [height, width] = size, data = new Uint8Array(readFileSync(`${number}`));
+            const image = { data, height, width, channels: 3 };
+            const found = prepared(image, how), { scale, offset } = found.placement;
+            const same = Buffer.from(typed(found.values, how.dtype, 1).buffer).equals(readFileSync(`${number}.tensor`));
+            const off = [...scale, ...offset].some((value, at) => value !== placement[at]);
+            if (!same || off) { console.log(number, JSON.stringify(how)); process.exitCode = 1; }
+        });
+    """)
+    done = subprocess.run([node, "run.mjs"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_page_is_light() -> None:

@@ -27,7 +27,21 @@ import analyzer
 from analyzer.images import decode, encode, write_png
 
 pytest.importorskip("uvicorn", reason="needs the extra explore")
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
+pytest.importorskip("playwright.sync_api", reason="needs the extra browser")
+
+from playwright import sync_api
+
+from analyzer.attribution import Explainer
+from analyzer.attribution.cards import read_card
+from analyzer.data import find_pictures
+from analyzer.explorer.answers import Explorer
+from analyzer.explorer.bench import SIDES, Bench
+from analyzer.explorer.cards import Cards
+from analyzer.explorer.embedding import Embedded, model_of, web_runtime
+from analyzer.explorer.exporting import Wanted, answers, write_folder, write_page
+from analyzer.explorer.pictures import Pictures
+from analyzer.images import Drawing
+from analyzer.images.views import one
 
 ROOT = Path(__file__).parent.parent
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -372,6 +386,64 @@ def test_an_exported_folder_needs_any_web_server(browser: Any, export: Path) -> 
             assert page.locator("#layers [role=option]").count() == 2
             assert page.locator("#tops li").count() == 2
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def with_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page that has the model, in one file and as a folder."""
+    try:
+        runtime = web_runtime()
+    except analyzer.InputError as error:
+        pytest.skip(error.message)
+    place, explainer = tmp_path_factory.mktemp("with-model"), Explainer("models/digits_cnn.onnx")
+    samples = find_pictures(PICTURES[:1])
+    pictures, card = Pictures(samples), read_card(explainer, None, {"resize": "letterbox"})
+    bench = Bench(explainer, card, pictures.first, ["*/stage3/Relu_output_0"])
+    model = Embedded(*model_of(bench, ["grad-cam"]), *runtime)
+    found = answers(Explorer([bench], pictures, Cards(bench, samples)), Wanted(units=0, targets=1))
+    write_page(str(place / "page.html"), found, model)
+    write_folder(f"{place}/folder/", found, model)
+    return place
+
+
+def test_a_page_with_the_model_explains_a_dropped_picture(browser: Any, with_model: Path, tmp_path: Path) -> None:
+    """Class, map and activations are those of the library; nothing is asked of a server."""
+    layer, picture = "/network/stage3/Relu_output_0", tmp_path / "mine.png"
+    write_png(picture, decode(PICTURES[2])[5:, 20:80].copy())
+    asked = "models/digits_cnn.onnx", picture, "grad-cam"
+    first = analyzer.explain(*asked, resize="letterbox")
+    second = analyzer.explain(*asked, first.predictions[1].target, resize="letterbox")
+    assert first.view is not None
+    drawn_by_us = one(first.view.map(first, 0), Drawing(), SIDES, bare=True)
+    maps = analyzer.features("models/digits_cnn.onnx", picture, [layer], resize="letterbox")[layer][0]
+    handler = functools.partial(QuietHandler, directory=str(with_model / "folder"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        served = f"http://127.0.0.1:{server.server_port}/"
+        for url, module in [((with_model / "page.html").as_uri(), "explorer/local.js"), (served, "/static/local.js")]:
+            with watched(browser, url) as page:
+                page.set_input_files("#files", str(picture))
+                page.locator("#evidence[data-shown='d0/top1/grad-cam']").wait_for(timeout=60_000)
+                quiet(page)
+                assert page.inner_text("#evidence-title") == f"grad-cam of {first.title(0)}"
+                shown = [one.inner_text() for one in page.locator("#predictions button span:first-child").all()]
+                assert shown == [one.label for one in first.predictions]
+                assert np.abs(drawn(page, "evidence").astype(float) - drawn_by_us).mean() < 3
+                page.click("#predictions button >> nth=1")
+                quiet(page)
+                assert page.inner_text("#evidence-title") == f"grad-cam of {second.title(0)}"
+                for target, expected in [("top1", first), (second.predictions[1].target, second)]:
+                    found = page.evaluate(MAP_OF, [module, target])
+                    assert np.abs(np.array(found["scores"]) - expected.scores[0]).max() < 1e-3
+                    assert np.abs(np.array(found["values"]) - expected.in_units(0).ravel()).max() < 1e-3
+                    assert np.abs(np.array(found["maps"]) - maps.ravel()).max() < 1e-3 * maps.max()
+        server.shutdown()
+
+
+MAP_OF = """async ([module, target]) => {
+    const local = await import(module), { run, values } = await local.map("d0", target, "grad-cam");
+    return { values: [...values], scores: [...run.scores], maps: [...run.maps["xai/maps_0"].data] };
+}"""
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

@@ -6,15 +6,16 @@ import { answer as known } from "./source.js";
 
 const SHOWN = 12;  // predictions
 const SIDES = [256, 768];  // of a picture that is drawn: its longer side in pixels, at least and at most
-const TILE = 96, TILES = 4096, ALPHA = 0.6, UNSEEN = 0.65;
-const ABSENT = "only what one run of the model gives is in this page";
+const TILE = 96, TILES = 4096, ALPHA = 0.6, UNSEEN = 0.65, PALE = [214, 217, 220];
+const ABSENT = "for dropped pictures this takes `onnx-analyzer explore`";
 
 /** As embedding.py wrote it. */
 const about = JSON.parse(document.getElementById("model-about")?.textContent || "{}");
 
 /** @typedef {import("./prepare.js").Pixels} Pixels */
 /** @typedef {{scores: Float32Array, chosen: number, maps: Record<string, any>, prepared: ReturnType<typeof prepared>}} Run */
-/** @type {Map<string, {blob: Blob, pixels: Pixels}>} */
+/** @typedef {{blob: Blob, bitmap: ImageBitmap, pixels: Pixels}} Picture */
+/** @type {Map<string, Picture>} */
 const pictures = new Map();
 /** Of a picture and a target; the last ones. @type {Map<string, Promise<Run>>} */
 const runs = new Map();
@@ -39,16 +40,23 @@ async function opened() {
 
 /** @param {Blob} blob @param {string} name @returns {Promise<{key: string, name: string, path: string}>} */
 export async function add(blob, name) {
-  const picture = await createImageBitmap(blob, { colorSpaceConversion: "none" }).catch(() => { throw new Error(`${name} is no picture that this browser knows`); });
-  const context = canvas(picture.width, picture.height);
-  context.fillStyle = "white";
-  context.fillRect(0, 0, picture.width, picture.height);
-  context.drawImage(picture, 0, 0);
-  const { data } = context.getImageData(0, 0, picture.width, picture.height), rgb = new Uint8Array(data.length / 4 * 3);
+  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" })
+    .catch(() => { throw new Error(`${name} is no picture that this browser knows`); });
+  const { width, height } = bitmap, { data } = onWhite(bitmap, width, height), rgb = new Uint8Array(data.length / 4 * 3);
   for (let at = 0; at < data.length / 4; at++) rgb.set(data.subarray(4 * at, 4 * at + 3), 3 * at);
   const key = `d${pictures.size}`;
-  pictures.set(key, { blob, pixels: { data: rgb, height: picture.height, width: picture.width, channels: 3 } });
+  pictures.set(key, { blob, bitmap, pixels: { data: rgb, height, width, channels: 3 } });
   return { key, name, path: "" };
+}
+
+/** @param {ImageBitmap} bitmap @param {number} width @param {number} height @returns {ImageData} at that size */
+function onWhite(bitmap, width, height) {
+  const context = canvas(width, height);
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, width, height);
+  return context.getImageData(0, 0, width, height);
 }
 
 /** @param {number} width @param {number} height @returns {OffscreenCanvasRenderingContext2D} */
@@ -121,8 +129,8 @@ const ANSWERS = {
     if (!names || !(query.target === "top1" || /^\d+$/.test(query.target))) return missing(ABSENT);
     const { run: found, values, low, high } = await map(key, query.target, query.method);
     const title = `${label(found.chosen)} (${Number(found.scores[found.chosen].toPrecision(3))})`;
-    const picture = /** @type {Pixels} */ (pictures.get(key.split("~")[0])?.pixels);
-    return packed({ low, high, title, diagnosis: "", layer: names.layer }, await blob(overlay(picture, values, found.prepared.placement)));
+    const { bitmap } = /** @type {Picture} */ (pictures.get(key.split("~")[0]));
+    return packed({ low, high, title, diagnosis: "", layer: names.layer }, await blob(overlay(bitmap, values, found.prepared.placement)));
   },
   activations: async (key, query, layer) => {
     const { data, dims } = (await run(key)).maps[about.maps[layer]], { pixels, ...said } = atlas(data, dims);
@@ -168,28 +176,27 @@ function seen({ data, height, width, channels }) {
 
 /**
  * The picture, its colors subdued, with a map over it, the more opaque the higher: `overlay` of analyzer/images/views.py.
- * @param {Pixels} picture @param {Float32Array} values @param {import("./prepare.js").Placement} placement @returns {ImageData}
+ * @param {ImageBitmap} bitmap @param {Float32Array} values @param {import("./prepare.js").Placement} placement @returns {ImageData}
  */
-function overlay(picture, values, { scale, offset }) {
-  const long = Math.max(picture.height, picture.width), factor = Math.max(SIDES[0], Math.min(SIDES[1], long)) / long;
-  const height = Math.max(1, Math.round(picture.height * factor)), width = Math.max(1, Math.round(picture.width * factor));
+function overlay(bitmap, values, { scale, offset }) {
+  const long = Math.max(bitmap.height, bitmap.width), factor = Math.max(SIDES[0], Math.min(SIDES[1], long)) / long;
+  const [height, width] = [bitmap.height, bitmap.width].map((side) => Math.max(1, Math.round(side * factor)));
+  const drawn = onWhite(bitmap, width, height), { data } = drawn, [rows, columns] = about.how.size;
   const turbo = Uint8Array.from(atob(about.colors), (c) => c.charCodeAt(0)), high = values.reduce((a, b) => Math.max(a, b), 0);
-  const rgba = new Uint8ClampedArray(4 * height * width).fill(255), [rows, columns] = about.how.size;
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
-      const at = Math.min(picture.height - 1, Math.floor((y + 0.5) * picture.height / height)) * picture.width + Math.min(picture.width - 1, Math.floor((x + 0.5) * picture.width / width));
-      const [r, g, b] = picture.data.subarray(3 * at, 3 * at + 3), gray = 0.299 * r + 0.587 * g + 0.114 * b;
-      const row = (y + 0.5) * picture.height / height * scale[0] + offset[0], column = (x + 0.5) * picture.width / width * scale[1] + offset[1];
+      const at = 4 * (y * width + x), gray = 0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2];
+      const row = (y + 0.5) * bitmap.height / height * scale[0] + offset[0], column = (x + 0.5) * bitmap.width / width * scale[1] + offset[1];
       const within = row >= 0 && row < rows && column >= 0 && column < columns;
       const unit = within && high > 0 ? Math.max(0, sampled(values, row, column) / high) : 0;
       const opacity = ALPHA * Math.sqrt(unit), color = 3 * Math.min(255, Math.round(255 * unit));
       for (let c = 0; c < 3; c++) {
-        const below = within ? 0.6 * gray + 0.4 * picture.data[3 * at + c] : (1 - UNSEEN) * gray + UNSEEN * 216;
-        rgba[4 * (y * width + x) + c] = below + opacity * (turbo[color + c] - below);
+        const below = within ? 0.6 * gray + 0.4 * data[at + c] : (1 - UNSEEN) * gray + UNSEEN * PALE[c];
+        data[at + c] = below + opacity * (turbo[color + c] - below);
       }
     }
   }
-  return new ImageData(rgba, width);
+  return drawn;
 }
 
 /** Bilinear; pixel i of the map spans [i, i + 1). @param {Float32Array} values @param {number} row @param {number} column */
