@@ -19,7 +19,7 @@ import pytest
 import analyzer
 from analyzer.images.showing import LARGEST
 from analyzer.report import comparison_page, plots
-from analyzer.report.page import figure, picture, sentence
+from analyzer.report.page import breakable, figure, picture, sentence
 
 ROOT = Path(__file__).resolve().parents[1]
 CNN, INT8 = ROOT / "models" / "digits_cnn.onnx", ROOT / "models" / "digits_cnn_int8.onnx"
@@ -66,7 +66,7 @@ def test_pictures_of_a_page_are_small_and_have_names(pages, name):
 class Structure(HTMLParser):
     """Whether every link within the page leads somewhere, and tags are closed."""
 
-    VOID = frozenset({"meta", "img", "br", "link", "input"})
+    VOID = frozenset({"meta", "img", "br", "link", "input", "wbr"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -122,6 +122,23 @@ def test_a_browser_shows_a_page_without_a_message_and_sorts_its_tables(pages, na
     # The browser's own requests, for updates and dictionaries, are not the page's.
     asked = {url for url in re.findall(r'"url":"(https?://[^"]*)"', text) if "google" not in url and "gvt1" not in url}
     assert not asked, asked
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
+def test_pages_are_no_wider_than_a_telephone(pages, tmp_path):
+    """In frames, because a window of Chromium has a least width; wide tables scroll by themselves."""
+    said = "const e = document.documentElement; onload = () => parent.postMessage(e.scrollWidth - e.clientWidth, '*');"
+    for name in NAMES:
+        page = pages[name].read_text(encoding="utf-8")
+        page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+        (tmp_path / f"{name}.html").write_text(page.replace("</body>", f"<script>{said}</script></body>"), "utf-8")
+    frames = "".join(f'<iframe src="{name}.html" width="390" height="800" frameborder="0"></iframe>' for name in NAMES)
+    script = "const w = []; onmessage = (e) => { w.push(e.data); document.title = w.join(); };"
+    (tmp_path / "all.html").write_text(f"<script>{script}</script>{frames}", "utf-8")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    flags += ["--virtual-time-budget=20000", "--dump-dom", (tmp_path / "all.html").as_uri()]
+    done = subprocess.run([BROWSER, *flags], capture_output=True, text=True, timeout=120, check=True)
+    assert "<title>0,0,0</title>" in done.stdout
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium is installed")
@@ -239,6 +256,12 @@ def test_figures(value, text):
     assert figure(value) == text
 
 
+def test_long_names_may_be_broken_and_are_escaped():
+    assert breakable("<b> short/name") == "&lt;b&gt; short/name"
+    broken = breakable("at /network/stem/stem.0/Relu_output_0&")
+    assert broken == "at /<wbr>network/<wbr>stem/<wbr>stem.<wbr>0/<wbr>Relu_<wbr>output_<wbr>0&amp;"
+
+
 def test_sentences():
     assert sentence("labels differ") == "Labels differ." and sentence("Why?") == "Why?"
 
@@ -267,5 +290,9 @@ def test_a_comparison_shows_pictures_beside_its_findings(tmp_path):
     file = tmp_path / "page.html"
     model, other = (ROOT / "models" / f"digits_{kind}.onnx" for kind in ("cnn", "vit"))
     analyzer.compare(model, other, ROOT / "examples" / "digits_coffee.png", method="grad-cam", report=file, draw=0)
-    reasons = file.read_text(encoding="utf-8").partition('class="reasons bad"')[2].partition("</ul>")[0]
+    page = file.read_text(encoding="utf-8")
+    reasons = page.partition('class="reasons finding"')[2].partition("</ul>")[0]
     assert re.search(r'alt="[^"]*digits_coffee.png: [^"]*" src="data:image/webp', reasons)
+    assert "threshold at least 0.8" in reasons and "threshold at most 0" in reasons
+    listed = page.partition('class="listed"')[2].partition("</ul>")[0]  # in the verdict, each leading to its reasons
+    assert re.findall(r'href="#([^"]*)"', listed) == re.findall(r'<li id="([^"]*)"', reasons) != []

@@ -44,7 +44,7 @@ from analyzer.report.files import (
     write_audit,
     write_comparison,
 )
-from analyzer.report.page import Shot
+from analyzer.report.page import Shot, ran_on
 from analyzer.tasks.detection.boxed import Boxed
 from analyzer.validation import SAMPLE, Comparison, Store, as_data, doubts, judge, read_thresholds
 from analyzer.validation import compare as compare_sides
@@ -194,8 +194,8 @@ def compared(
         report=rounded(report),
         differences=drawn,
         run={
-            "reference ran on": ran_on(ours.receipt),
-            "candidate ran on": ran_on(theirs.receipt),
+            "reference ran on": receipt_of(ours.receipt),
+            "candidate ran on": receipt_of(theirs.receipt),
             "optimisation": session.get("level") or "all",
             "threads": str(session.get("threads")),
             "TF32": "off",
@@ -239,15 +239,14 @@ def agreement(row: Mapping[str, Any]) -> str:
     return f"{row['picture']}: {', '.join(said)}" if said else str(row["picture"])
 
 
-def ran_on(receipt: dict[str, Any]) -> str:
+def receipt_of(receipt: dict[str, Any]) -> str:
     """A side's receipt in words."""
     if "runs" in receipt:
         return f"{receipt['runs']}, Python {receipt['python']}"
     fallbacks = receipt.get("fallbacks", receipt.get("fell to the CPU", ()))  # as older recordings call it
     fell = ", ".join(fallbacks) or "nothing"
     scores = f"; scores of {receipt['scores']}" if "scores" in receipt else ""
-    where = f"{receipt['provider']} of onnxruntime {receipt['onnxruntime']}"
-    return f"{where}, {receipt['machine']}, Python {receipt['python']}; fell to the CPU: {fell}{scores}"
+    return f"{ran_on(receipt)}; fell to the CPU: {fell}{scores}"
 
 
 def audit(
@@ -380,7 +379,7 @@ def audited(
         done,
         report=content,
         findings=rounded(as_data(findings(content))),
-        run={"provider": provider, "preprocessing": card.description, "seed": seed, "probes": probes},
+        run=_run(explainer, card, provider) | {"seed": seed, "probes": probes},
         draw=lambda: mean_maps(done.maps, method, card.label),
     )
 
@@ -398,7 +397,11 @@ def audited_half(
     done = half_precision(explainer, card.feeds, samples, store, workers, progress)
     content = rounded(done.report)
     found = rounded(as_data(half_findings(content)))
-    return replace(done, report=content, findings=found, run={"provider": provider, "preprocessing": card.description})
+    return replace(done, report=content, findings=found, run=_run(explainer, card, provider))
+
+
+def _run(explainer: Explainer, card: ModelCard, provider: str) -> dict[str, Any]:
+    return {"provider": provider, "ran on": ran_on(explainer.environment), "preprocessing": card.description}
 
 
 def _many(options: dict[str, Any], preprocess: Preprocessing, level: str | None = None, **more: Any) -> Asked:

@@ -23,6 +23,10 @@ FP16 = {
     "tensor": "tensor", "kind": "kind", "node": "node", "operator": "operator", "largest": "largest magnitude",
     "overflow": "share that overflows", "vanishing": "share that vanishes", "pictures": "pictures",
 }  # fmt: skip
+CONTRACT = {  # {key of a preprocessing's figures: heading}
+    "accuracy": "accuracy", "confidence": "confidence", "gain": "gain", "gain_low": "95 % interval", "size": "size",
+    "options": "options",
+}  # fmt: skip
 SHOWN = 3  # pictures beside a finding
 CURVES = (
     {"deletion": "map", "deletion_random": "random cells"},
@@ -47,10 +51,11 @@ def html(
     report = document["audit"]
     identity, checks, found = report["identity"], report.get("checks", []), document["findings"]
     contract = report["contract"]
-    keys = sorted({key for row in contract.values() for key in row})
+    keys = [key for key in CONTRACT if any(key in row for row in contract.values())]
     layers, rows = report["layers"], report.get("rows", [])
     columns = [key for key in ROW if any(row.get(key) not in (None, "") for row in rows)]
     shown = {
+        "findings": ("Findings", bool(found)),
         "checks": ("Checks", bool(checks)),
         "fp16": ("Values that float16 cannot represent", bool(report.get("fp16"))),
         "distributions": ("Distributions", bool(rows)),
@@ -74,8 +79,11 @@ def html(
         left_out=[(", ".join(titles), why) for why, titles in left_out(report)],
         plots=_plots(rows, checks),
         pictures=pictures,
-        contract=[[name, *(row.get(key) for key in keys)] for name, row in contract.items()],
-        contract_header=["preprocessing", *keys],
+        contract=[
+            [name, *(_bounds(row, "gain_") if key == "gain_low" else row.get(key) for key in keys)]
+            for name, row in contract.items()
+        ],
+        contract_header=["preprocessing", *(CONTRACT[key] for key in keys)],
         layers=[_layer(row) for row in layers],
         layer_plots=_layer_plots(layers, checks),
         rows=[[row.get(key) for key in columns] for row in rows],
@@ -169,13 +177,18 @@ def _check_rows(checks: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
         sign = 1 if figures[0]["worse"] == "above" else -1
         worst = max(figures, key=lambda row: sign * (row["value"] or 0.0))
         title = worst["title"] + (f" (highest: {worst['where']})" if len(figures) > 1 and worst["value"] else "")
-        bounds = f"{figure(worst['low'])} to {figure(worst['high'])}" if "low" in worst else "–"
         judged = worst["limit"] is not None
         side = "at most" if sign > 0 else "at least"
         result = ("finding" if worst["found"] else "pass") if judged else "–"
         limit = f"{side} {figure(worst['limit'])}" if judged else "–"
-        rows.append([title, worst["value"], bounds, limit, result, worst["definition"]])
+        rows.append([title, worst["value"], _bounds(worst), limit, result, worst["definition"]])
     return rows
+
+
+def _bounds(row: Mapping[str, Any], prefix: str = "") -> str:
+    """Of an interval; "–" where there is none."""
+    low, high = (row.get(f"{prefix}{end}") for end in ("low", "high"))
+    return "–" if low is None else f"{figure(low)} to {figure(high)}"
 
 
 def _plots(rows: Sequence[Mapping[str, Any]], checks: Sequence[Mapping[str, Any]]) -> list[plots.Plot]:

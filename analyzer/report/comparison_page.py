@@ -28,6 +28,7 @@ HISTOGRAMS = (  # of evidence, by method: key, title, extent, unit
 )
 
 
+PAIRED = {"candidate": "candidate layer", "rule": "matched by"}  # columns where layers have other names
 WORST, SHOWN = 3, 1  # pictures that are named for a finding; of them shown: four maps or more need the width
 
 
@@ -77,7 +78,10 @@ def html(
     rows, row_header = _rows(report.get("rows", ()))
     left_out = [(row["layer"], row["why"]) for row in report.get("layers_not_compared", ())]
     distributions = _plots(report.get("rows", ()))
+    renamed = any(row["candidate"] != row["layer"] for row in report["layers"])
     shown = {
+        "findings": ("Findings", bool(findings)),
+        "inconclusive": ("Inconclusive", bool(doubts)),
         "summary": ("Summary", True),
         "distributions": ("Distributions", bool(distributions)),
         "pictures": ("Least agreement", bool(pictures)),
@@ -106,8 +110,8 @@ def html(
         sensitivity=sensitivity.section(report["sensitivity"]) if report.get("sensitivity") else None,
         jump=_jump(report),
         layer_plots=_layer_plots(report["layers"], findings),
-        layer_header=("layer", "candidate layer", "matched by", *COLUMNS.values()),
-        layers=[[row["layer"], row["candidate"], row["rule"], *(float(row[k]) for k in COLUMNS)]
+        layer_header=("layer", *PAIRED.values(), *COLUMNS.values()) if renamed else ("layer", *COLUMNS.values()),
+        layers=[[row["layer"], *(row[k] for k in PAIRED if renamed), *(float(row[k]) for k in COLUMNS)]
                 for row in report["layers"]],
         layers_left_out=left_out,
         rows=rows,

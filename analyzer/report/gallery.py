@@ -18,7 +18,7 @@ from analyzer.mining.described import describe
 from analyzer.mining.patches import LayerPatches, Patch, collect_patches, strongest_channels
 from analyzer.plain import as_json
 from analyzer.report import plots
-from analyzer.report.page import counted, figure, identity_rows, picture, render
+from analyzer.report.page import counted, figure, identity_rows, picture, ran_on, render
 
 SIDE = 96  # pixels of a patch on the page
 LISTED = 20  # dead channels and pairs that are named
@@ -59,7 +59,9 @@ def write_results(
             place = places.place(file_name(patches.layer), ".png")
             write_png(place, patches.figure())
             written.append(str(place))
-    run = {"model": title, "SHA-256": explainer.loaded.identity, "projections": policy or "none"}
+    feeding = preprocess.main.preprocess if isinstance(preprocess, Feeding) else preprocess
+    run = {"model": title, "SHA-256": explainer.loaded.identity, "ran on": ran_on(explainer.environment)}
+    run |= {"preprocessing": feeding.describe(), "projections": policy or "none"}
     write_parts(folder / "index.html", html(title, result, layers, run, command))
     write_text(folder / "top.json", as_json(describe(result), indent=1, ensure_ascii=False) + "\n")
     return [*written, str(folder / "index.html"), str(folder / "top.json")]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import platform
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from analyzer.files import atomic_write, make_folder
 from analyzer.images.showing import LARGEST, compressed, inline
 from analyzer.version import __version__
 
 WHOLE = 50_000_000  # bytes of all pictures inside one page, before base64
+LONG, BREAK = re.compile(r"\S{24,}"), re.compile(r"(?<=[/._:])(?=\w)")  # a name, and where it may be broken
 SMALL = 20_000  # bytes that each of them may have however many there are
 
 
@@ -88,17 +91,29 @@ def sentence(words: str) -> str:
     return words if words.endswith((".", "!", "?")) else words + "."
 
 
+def breakable(text: str) -> Markup:
+    """With places where long names may be broken: after their slashes, dots and underscores."""
+    return Markup(LONG.sub(lambda name: BREAK.sub("<wbr>", name[0]), escape(text)))
+
+
 def counted(count: int, thing: str) -> str:
     """«1 finding», «2 findings»"""
     return f"{count} {thing}{'s' * (count != 1)}"
 
 
 def identity_rows(pairs: Sequence[tuple[str, Any]]) -> list[tuple[str, str]]:
-    """Names and values for a table; of a dictionary its entries in a line."""
+    """Names and values for a table, this program's version first; of a dictionary its entries in a line."""
     return [
         (name, ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
-        for name, value in pairs
+        for name, value in (("onnx-analyzer", __version__), *pairs)
     ]
+
+
+def ran_on(environment: Mapping[str, Any]) -> str:
+    """Where a model ran, in words; see `runtime.environment`."""
+    python = environment.get("python", platform.python_version())
+    where = f"{environment['provider']} of onnxruntime {environment['onnxruntime']}"
+    return f"{where}, {environment['machine']}, Python {python}"
 
 
 @cache
@@ -113,7 +128,7 @@ def _templates() -> Environment:
         "base-uri 'none'; form-action 'none'"
     )
     found.globals.update(version=__version__, style=Markup(style), script=Markup(script), policy=policy)
-    found.filters.update(figure=figure, sentence=sentence, counted=counted)
+    found.filters.update(figure=figure, sentence=sentence, counted=counted, breakable=breakable)
     return found
 
 

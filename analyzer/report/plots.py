@@ -35,6 +35,10 @@ class Plot:
     top: int = 14
 
     @property
+    def wide(self) -> bool:
+        return self.width > NARROW[0]
+
+    @property
     def right(self) -> int:
         return self.width - 10
 
