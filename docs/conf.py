@@ -30,13 +30,16 @@ def read(app: Sphinx, name: str, source: list[str]) -> None:
     if name == "index":
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
         text = readme.replace("](docs/", "](") + "\n" + text
-    here = Path(app.srcdir)
+    here = (Path(app.srcdir) / name).parent
 
     def link(match: re.Match[str]) -> str:
         file = match[2].partition("#")[0]
-        kept = not file or "://" in file or ((here / file).exists() and file.partition("/")[0] != "..")
+        target = (here / file).resolve()
+        kept = not file or "://" in file or (target.exists() and Path(app.srcdir).resolve() in target.parents)
         return match[0] if kept else match[1]
 
+    if name == "figures":  # its own pages lie below it, in the order of its links
+        text += "\n".join(["", "```{toctree}", ":hidden:", "", *re.findall(r"\((figures/\w+)\.md\)", text), "```", ""])
     source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", link, text)
 
 
