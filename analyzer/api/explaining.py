@@ -152,6 +152,8 @@ def as_given(model: Explainer, inputs: Given) -> Picture | np.ndarray | Mapping[
     slot = Slot(taken.name, tuple(taken.shape or ()), str(taken.dtype))
     if slot.fits(array):
         return array
+    if taken.name in model.without_batch and slot.fits(array[None]):
+        return array[None]
     if pixels is not None:
         return Picture(pixels)
     if array.dtype == np.uint8 and array.ndim == len(slot.shape) == 4:

@@ -311,7 +311,8 @@ class Trial:
             return []
         for feeds in self._feeds(before, seed):
             try:
-                answers.append((feeds, before.run(feeds)))
+                alone = self.explainer.without_batch
+                answers.append((feeds, before.run({n: a[0] if n in alone else a for n, a in feeds.items()})))
             except Exception as error:
                 reasons.append(_sentence(error))
             if len(answers) == 2:

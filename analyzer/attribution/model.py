@@ -20,6 +20,7 @@ from analyzer.gradient import inlined_operators
 from analyzer.gradient.reverse import is_float
 from analyzer.graph import Graph, Source, Value, load, normalize
 from analyzer.graph.metadata import class_names
+from analyzer.graph.passes.inputs import pictures_without_batch
 from analyzer.graph.query import image_input
 from analyzer.runtime import Session, environment
 from analyzer.runtime.custom_ops import Libraries, libraries
@@ -182,6 +183,11 @@ class Model:
         """Name of the input that holds the image."""
         return str(image_input(self.plain).name)
 
+    @cached_property
+    def without_batch(self) -> frozenset[str]:
+        """The input that has no batch axis in the file, and one of size 1 here; see `batch_axis_pass`."""
+        return frozenset(v.name for v in pictures_without_batch(self.loaded.proto))
+
     # ---- Sessions ----
 
     def session(self, graph: Runnable, outputs: Sequence[str] | None = None, **options: Any) -> Session:
@@ -220,10 +226,13 @@ class Model:
 
     @property
     def deployed(self) -> Session | None:
-        """The file as it is in stock onnxruntime, every optimizer on; None where that does not load it."""
+        """The file as it is in stock onnxruntime, every optimizer on; None where that does not load it, or where
+        it takes a picture without a batch axis."""
         return self.kept("deployed", self._deployed)
 
     def _deployed(self) -> Session | None:
+        if self.without_batch:
+            return None
         path = self.loaded.path
         try:
             unchanged = path is not None and self._stamp is not None and _stamp_of(path) == self._stamp
@@ -253,7 +262,9 @@ class Model:
         for name, array in inputs.items():
             if name not in names:
                 raise InputError(f"no input {name!r}; the model's inputs are {', '.join(map(repr, names))}")
-            feeds[name] = self._checked(self.plain[name], np.asarray(array))
+            array = np.asarray(array)
+            alone = name in self.without_batch and array.ndim == 3
+            feeds[name] = self._checked(self.plain[name], array[None] if alone else array)
         missing = [n for n in names if n not in feeds]
         if missing:
             raise InputError(f"missing input {', '.join(map(repr, missing))}")

@@ -25,6 +25,7 @@ from analyzer.graph.passes.forms import (
 )
 from analyzer.graph.passes.functions import inline_functions_pass, inline_newer_pass
 from analyzer.graph.passes.inputs import (
+    batch_axis_pass,
     fold_initializer_inputs_pass,
     input_shapes_pass,
     open_sizes_pass,
@@ -39,6 +40,7 @@ from analyzer.graph.source import Source
 
 PASSES: tuple[Pass, ...] = (
     Pass("fold initializer inputs", fold_initializer_inputs_pass),
+    Pass("batch axis", batch_axis_pass),
     Pass("input shapes", input_shapes_pass),
     Pass("open sizes", open_sizes_pass, unnamed_sizes),
     Pass("inline functions", inline_functions_pass, lambda s: [f.name for f in s.proto.functions]),

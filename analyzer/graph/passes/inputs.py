@@ -6,10 +6,13 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 import onnx
+import onnx.helper
+from onnx import numpy_helper
 
 from analyzer.errors import InputError
 from analyzer.graph.passes.contract import Request
-from analyzer.graph.protos import replace_all
+from analyzer.graph.passes.newer import OPSET
+from analyzer.graph.protos import Names, all_nodes, opsets, replace_all
 from analyzer.graph.source import Source
 
 IR_VERSION = 10  # the IR that opset 21 was released with; before IR 4, initializers had to be inputs too
@@ -27,6 +30,59 @@ def fold_initializer_inputs_pass(source: Source, request: Request) -> None:
     declared = {v.name for v in [*graph.input, *graph.output]}
     if any(v.name in declared for v in graph.value_info):  # a converter's leftovers, of another type
         replace_all(graph.value_info, [v for v in graph.value_info if v.name not in declared])
+
+
+def batch_axis_pass(source: Source, request: Request) -> None:
+    """Gives a picture without a batch axis, (3, H, W) or (H, W, 3), such an axis of size 1."""
+    for value in pictures_without_batch(source.proto):
+        _with_batch(source.proto, value)
+
+
+def _with_batch(proto: onnx.ModelProto, value: onnx.ValueInfoProto) -> None:
+    graph, names = proto.graph, Names(proto.graph)
+    inner = names.fresh(f"{value.name}/picture")
+    for node in all_nodes(graph):
+        node.input[:] = [inner if name == value.name else name for name in node.input]
+    dims = value.type.tensor_type.shape.dim
+    dims.insert(0, onnx.TensorShapeProto.Dimension(dim_value=1))
+    squeeze = onnx.helper.make_node("Squeeze", [value.name], [inner], inner)
+    if opsets(proto).get("", OPSET) < 13:
+        squeeze.attribute.append(onnx.helper.make_attribute("axes", [0]))
+    else:
+        squeeze.input.append(names.fresh(f"{inner}/axes"))
+        graph.initializer.append(onnx.helper.make_tensor(squeeze.input[1], onnx.TensorProto.INT64, [1], [0]))
+    graph.node.insert(0, squeeze)
+
+
+_PER_PIXEL = ("Add", "Cast", "Clip", "Div", "Gather", "Identity", "Max", "Min", "Mul", "Sub", "Transpose")
+
+
+def pictures_without_batch(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs (3, H, W) or (H, W, 3) that get a batch axis of size 1 after operators on single pixels; none where
+    an input has four or more axes, or where there are several."""
+    sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in proto.graph.input}
+    if any(len(shape) > 3 for shape in sizes.values()):
+        return []
+    known = {t.name: t for t in proto.graph.initializer}
+    given = [v for v in proto.graph.input if len(sizes[v.name]) == 3 and 3 in (sizes[v.name][0], sizes[v.name][2])]
+    found = [v for v in given if _gets_batch(proto.graph, v.name, known)]
+    return found if len(found) == 1 else []
+
+
+def _gets_batch(graph: onnx.GraphProto, name: str, known: dict[str, onnx.TensorProto]) -> bool:
+    reached = {name}
+    for node in graph.node:
+        if not node.input or node.domain or reached.isdisjoint(node.input):
+            continue
+        if node.op_type in _PER_PIXEL:
+            reached.update(node.output)
+        elif node.op_type in ("Unsqueeze", "Reshape", "Expand") and node.input[0] in reached:
+            given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            second = known.get(node.input[1]) if len(node.input) > 1 else None
+            numbers = list(given.get("axes", [])) if second is None else numpy_helper.to_array(second).tolist()
+            if numbers == [0] if node.op_type == "Unsqueeze" else len(numbers) == 4 and numbers[0] == 1:
+                return True
+    return False
 
 
 def input_shapes_pass(source: Source, request: Request) -> None:
