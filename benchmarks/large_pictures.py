@@ -85,10 +85,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "digits_cnn.onnx")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--make", type=Path, help="Only write the pictures into this folder.")
+    parser.add_argument("--parts", type=Path, help="Only measure what happens to this PNG.")
     parser.add_argument("--small", action="store_true", help="An eighth of the sizes, to try the script.")
     given = parser.parse_args()
     if given.make:
         make(given.make, given.small)
+        return
+    if given.parts:
+        print(parts(given.parts))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -114,7 +118,10 @@ def main() -> None:
                 wall, cpu = (statistics.median(each[at] for each in record) for at in (0, 1))
                 print(f"  {who}: {wall:.2f} s, {cpu:.2f} CPU s, {max(each[2] for each in record):.2f} GB")
             if picture.suffix == ".png":
-                print(f"  CPU s of it: {parts(picture)}", flush=True)
+                own = [sys.executable, "-m", "benchmarks.large_pictures", "--parts", str(picture)]
+                print(
+                    f"  CPU s of it: {subprocess.run(own, check=True, capture_output=True, text=True).stdout.strip()}"
+                )
 
 
 if __name__ == "__main__":

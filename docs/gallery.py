@@ -1,12 +1,15 @@
 """Writes docs/gallery.md and its pictures: one real result per method and per command that draws.
 
     python docs/gallery.py
+    python docs/gallery.py --photographs squeezenet1.1.onnx --labels synset.txt
 
-Runs the commands as a reader would, on the shipped models and pictures; takes a few minutes.
+Runs the commands as a reader would, on the shipped models and pictures; takes a few minutes. With `--photographs` only
+the section of that name: photographs that scikit-image ships, explained by a SqueezeNet 1.1 that the reader has.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -56,6 +59,16 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "dream": ("What drives a channel most", ["dream", CNN, "-l", "/network/stage3/Relu_output_0", "-u", "5"], ""),
     "invariance": ("Features as a picture is turned", ["invariance", CNN, PICTURE], ""),
 }
+
+# Photographs of `skimage.data`: what they are, whose, and under which license.
+PHOTOGRAPHS = {
+    "chelsea": "Chelsea the cat, by Stéfan van der Walt, CC0",
+    "coffee": "a cup of coffee, by Rachel Michetti, courtesy of Pikolo Espresso Bar, CC0",
+    "rocket": "the launch of DSCOVR, by SpaceX, public domain",
+    "astronaut": "Eileen Collins, by NASA, public domain",
+}
+HEADING = "## Photographs"
+SHOWN = ("grad-cam", "guided-grad-cam", "smooth-grad", "occlusion")
 
 
 def run(*arguments: str) -> None:
@@ -110,26 +123,70 @@ def commands(folder: Path) -> list[str]:
     return lines
 
 
+def photographs(model: Path, labels: Path, folder: Path) -> list[str]:
+    """The section of the photographs."""
+    import skimage  # type: ignore[import-not-found]
+
+    flags = ["--preset", "imagenet", "--resize", "crop"]
+    asked = [word for name in SHOWN for word in ("-m", name)]
+    lines = [
+        HEADING,
+        "",
+        f"Photographs that scikit-image {skimage.__version__} ships (`skimage.data`), explained by a SqueezeNet 1.1",
+        "trained on ImageNet, which is not part of this repository: the most probable class by four methods.",
+        f"Made by `python docs/gallery.py --photographs {model.name} --labels {labels.name}`.",
+        "",
+        f"`onnx-analyzer explain {model.name} PHOTOGRAPH {' '.join([*flags, *asked])} --labels {labels.name} -o …`",
+        "",
+    ]
+    for name, what in PHOTOGRAPHS.items():
+        source, out = folder / f"{name}.png", folder / f"photograph-{name}.png"
+        atomic_write(source, encode(getattr(skimage.data, name)()))
+        run("explain", str(model), str(source), *flags, *asked, "--labels", str(labels), "-o", str(out))
+        keep(out, out.stem, 1600)
+        lines += [f"### {what[0].upper()}{what[1:]}", "", f"![{name}](images/gallery/{out.stem}.jpg)", ""]
+    return lines
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photographs", type=Path, metavar="MODEL", help="Only explain photographs with this model.")
+    parser.add_argument("--labels", type=Path, help="The names of its classes, one on each line.")
+    given = parser.parse_args()
+    if given.photographs and not given.labels:
+        parser.error("--photographs needs --labels")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    os.chdir(ROOT)
-    with tempfile.TemporaryDirectory() as folder:
-        page = [
-            "# Gallery",
-            "",
-            f"Every method on one picture, `{PICTURE}`, for the class *{TARGET}*, with `{CNN}`",
-            f"(rollouts: `{VIT}`; D-RISE: `{DETECTOR}`). Made by `python docs/gallery.py`.",
-            "",
-            *methods(Path(folder)),
-            "",
-            "## Other tasks",
-            "",
-            *tasks(Path(folder)),
-            "## Looking inside",
-            "",
-            *commands(Path(folder)),
-        ]
-    atomic_write(ROOT / "docs" / "gallery.md", "\n".join(page).rstrip().encode() + b"\n")
+    written = ROOT / "docs" / "gallery.md"
+    before, heading, after = written.read_text().partition(HEADING) if written.exists() else ("", "", "")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if given.photographs:
+            model, labels = given.photographs.resolve(), given.labels.resolve()
+            os.chdir(ROOT)
+            text = before.rstrip() + "\n\n" + "\n".join(photographs(model, labels, folder))
+        else:
+            os.chdir(ROOT)
+            text = "\n".join(shipped(folder)).rstrip() + "\n\n" + heading + after
+    atomic_write(written, text.rstrip().encode() + b"\n")
+
+
+def shipped(folder: Path) -> list[str]:
+    """All but the photographs."""
+    return [
+        "# Gallery",
+        "",
+        f"Every method on one picture, `{PICTURE}`, for the class *{TARGET}*, with `{CNN}`",
+        f"(rollouts: `{VIT}`; D-RISE: `{DETECTOR}`). Made by `python docs/gallery.py`.",
+        "",
+        *methods(folder),
+        "",
+        "## Other tasks",
+        "",
+        *tasks(folder),
+        "## Looking inside",
+        "",
+        *commands(folder),
+    ]
 
 
 if __name__ == "__main__":

@@ -112,6 +112,9 @@ def test_text_fits_its_width() -> None:
     assert "".join(wrap(name, 150, 14, lines=9)) == name
     short = shorten(name, 150, 14)
     assert text_width(short, 14) <= 150 and short.endswith("put_0") and short.startswith("/f")
+    titled = shorten(f"translation: {name}", 260, 14)
+    assert titled.startswith("translation: ") and "…" in titled and titled.endswith(name[-10:])
+    assert text_width(titled, 14) <= 260
     assert wrap("", 100, 14) == [] and shorten("", 10, 14) == ""
     assert len(wrap("W" * 50, 1, 14, lines=3)) == 3
 

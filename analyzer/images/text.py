@@ -109,7 +109,7 @@ def _draw_own(
 def wrap(text: str, width: int, size: int, weight: int = REGULAR, lines: int = 2) -> list[str]:
     """`text` broken into at most `lines` of `width` pixels: at spaces, else at slashes and dots, else anywhere.
 
-    What does not fit gives way to an ellipsis: at the end of a sentence, in the middle of a single name.
+    What does not fit gives way to an ellipsis: see `shorten`.
     """
     result: list[str] = []
     rest = clean(text)
@@ -126,16 +126,24 @@ def wrap(text: str, width: int, size: int, weight: int = REGULAR, lines: int = 2
 
 
 def shorten(text: str, width: int, size: int, weight: int = REGULAR) -> str:
-    """`text` within `width`, with an ellipsis where something is left out: in the middle of a name without spaces."""
+    """`text` within `width`, with an ellipsis where something is left out.
+
+    That is at the end of a sentence, but in the middle of a name that alone takes half of the width or more: layers
+    that begin alike differ at their ends.
+    """
     if text_width(text, size, weight) <= width:
         return text
     dots = clean("…")
     room = width - text_width(dots, size, weight)
-    if " " in text:
+    name = max(text.split(" "), key=len)
+    at = text.index(name)
+    before, after = text[:at], text[at + len(name) :]
+    for_name = room - text_width(before, size, weight) - text_width(after, size, weight)
+    if name != text and for_name < width // 2:
         return text[: _prefix(text, room, size, weight)].rstrip() + dots
-    head = text[: _prefix(text, room // 3, size, weight)]
-    tail = text[::-1][: _prefix(text[::-1], room - text_width(head, size, weight), size, weight)][::-1]
-    return head + dots + tail
+    head = name[: _prefix(name, for_name // 3, size, weight)]
+    tail = name[::-1][: _prefix(name[::-1], for_name - text_width(head, size, weight), size, weight)][::-1]
+    return before + head + dots + tail + after
 
 
 def _prefix(text: str, width: int, size: int, weight: int) -> int:
