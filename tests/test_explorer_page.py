@@ -105,6 +105,7 @@ def watched(browser: Any, url: str) -> Iterator[Any]:
     context = browser.new_context(
         viewport={"width": 1440, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
     )
+    context.set_default_timeout(120_000)
     page, said, asked = context.new_page(), list[str](), list[str]()
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -423,7 +424,7 @@ def test_a_page_with_the_model_explains_a_dropped_picture(browser: Any, with_mod
         for url, module in [((with_model / "page.html").as_uri(), "explorer/local.js"), (served, "/static/local.js")]:
             with watched(browser, url) as page:
                 page.set_input_files("#files", str(picture))
-                page.locator("#evidence[data-shown='d0/top1/grad-cam']").wait_for(timeout=60_000)
+                page.locator("#evidence[data-shown='d0/top1/grad-cam']").wait_for()
                 quiet(page)
                 assert page.inner_text("#evidence-title") == f"grad-cam of {first.title(0)}"
                 shown = [one.inner_text() for one in page.locator("#predictions button span:first-child").all()]
