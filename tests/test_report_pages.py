@@ -14,11 +14,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 import analyzer
 from analyzer.images.showing import LARGEST
 from analyzer.report import comparison_page, plots
+from analyzer.report.files import flattest, layer_figure, shares_of_error
 from analyzer.report.page import breakable, figure, picture, sentence
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -296,3 +299,37 @@ def test_a_comparison_shows_pictures_beside_its_findings(tmp_path):
     assert "threshold at least 0.8" in reasons and "threshold at most 0" in reasons
     listed = page.partition('class="listed"')[2].partition("</ul>")[0]  # in the verdict, each leading to its reasons
     assert re.findall(r'href="#([^"]*)"', listed) == re.findall(r'<li id="([^"]*)"', reasons) != []
+
+
+def test_findings_of_layers_show_their_channels(tmp_path):
+    model, dead, layer = onnx.load(CNN), tmp_path / "dead.onnx", "/network/stem/stem.1/stem.1.2/Relu_output_0"
+    weights = {t.name: t for t in model.graph.initializer}
+    for name in [n for n in model.graph.node if n.op_type == "Conv"][1].input[1:]:
+        array = numpy_helper.to_array(weights[name]).copy()
+        array[: len(array) // 2] = 0
+        weights[name].CopyFrom(numpy_helper.from_array(array, name))
+    onnx.save(model, dead)
+    pages = {name: tmp_path / f"{name}.html" for name in ("compare", "audit")}
+    given = {"preset": "imagenet", "draw": 0}
+    analyzer.compare(CNN, dead, PICTURES[:1], method="grad-cam", report=pages["compare"], **given)
+    analyzer.audit(dead, PICTURES[:1], probes=1, report=pages["audit"], **given)
+    for name, code in (("compare", "features-diverge"), ("audit", "dead-channels")):
+        found = pages[name].read_text(encoding="utf-8").partition('class="reasons finding"')[2].partition("</ul>")[0]
+        (reason,) = [each for each in found.split("<li ") if code in each and "Relu" in each]
+        assert re.search(rf'<img alt="{re.escape(layer)} on [^"]*" src="data:image/webp', reason)
+
+
+def test_channels_that_differ_most_come_first():
+    ours = np.random.default_rng(0).random((8, 5, 4)).astype(np.float32)
+    theirs = ours.copy()
+    theirs[5] += 2
+    theirs[2, 0] += 1
+    assert list(shares_of_error(ours, theirs).items())[:2] == [(5, pytest.approx(80 / 84)), (2, pytest.approx(4 / 84))]
+    with pytest.raises(analyzer.InputError):
+        layer_figure(ours, theirs[:7])
+
+
+def test_constant_and_saturated_channels_come_first():
+    maps = np.random.default_rng(0).random((40, 6, 6)).astype(np.float32)
+    maps[33], maps[7, :3] = 0.0, 1.0
+    assert flattest(maps)[:3] == [33, 7, 0] and len(flattest(maps)) == 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from analyzer.attribution import Explainer
 from analyzer.attribution.cards import default_method, first_shapes
 from analyzer.attribution.deployed import open_both
 from analyzer.attribution.drawn import maps_of
+from analyzer.attribution.features import channels_first, features
 from analyzer.attribution.lines import Placed
 from analyzer.attribution.methods import find_method
 from analyzer.data import (
@@ -30,6 +32,7 @@ from analyzer.data import (
     with_box_classes,
     with_classes,
 )
+from analyzer.errors import AnalyzerError, InputError
 from analyzer.images import Drawing, Feeding, ModelCard, write_png
 from analyzer.images.views import several
 from analyzer.passes import Ray
@@ -39,6 +42,8 @@ from analyzer.report.files import (
     check_endings,
     difference_figure,
     evidence_figure,
+    flat_channels,
+    layer_figure,
     mean_maps,
     shows_maps,
     write_audit,
@@ -189,6 +194,14 @@ def compared(
         maps = done.maps[name] if name in done.maps or again is None else again(by_name[name])
         return evidence_figure(maps, cards[0].feeds.feed(by_name[name].source))
 
+    def draw_layer(layer: str, name: str) -> np.ndarray | None:
+        pair = layer, next(row["candidate"] for row in report["layers"] if row["layer"] == layer)
+        with suppress(AnalyzerError):
+            return layer_figure(
+                *(_maps(*each, by_name[name].source) for each in zip(explainers, feeds, pair, strict=True))
+            )
+        return None  # no maps, or of other sizes
+
     return replace(
         done,
         report=rounded(report),
@@ -205,12 +218,13 @@ def compared(
             "preprocessing": " and ".join(dict.fromkeys(card.description for card in cards)),
         },
         draw=draw,
+        draw_layer=draw_layer,
     )
 
 
 def shots_of(done: Comparison, samples: Sequence[Sample], feeding: Feeding, count: int) -> list[Shot]:
     """All pictures of a comparison's page: those that agree least, and what makes their evidence differ."""
-    shots = [shot_of(done, name) for name in done.least(count)]
+    shots = [shot for name in done.least(count) if (shot := shot_of(done, name)) is not None]
     sources = {sample.id: sample.source for sample in samples}
     for name, maps in done.differences.items():
         shots.append(
@@ -219,9 +233,22 @@ def shots_of(done: Comparison, samples: Sequence[Sample], feeding: Feeding, coun
     return shots
 
 
-def shot_of(done: Comparison, name: str) -> Shot:
-    """A picture of a comparison: itself, the maps of both sides, and their difference."""
-    row = next(row for row in done.report["rows"] if row["picture"] == name)
+def shot_of(done: Comparison, name: str) -> Shot | None:
+    """A picture with the maps of both sides and their difference, or a layer with its channels that differ most.
+
+    None for a layer that has no maps.
+    """
+    row = next((row for row in done.report["rows"] if row["picture"] == name), None)
+    if row is None:
+        picture = next(iter(done.least(1)), "")
+        drawn = done.draw_layer(name, picture) if done.draw_layer is not None and picture else None
+        return (
+            None
+            if drawn is None
+            else Shot(
+                f"{name} on {picture}: the channels that differ most, with their share of Σ (a − b)²", lambda: drawn
+            )
+        )
     return Shot(agreement(row), functools.partial(done.figure, name))
 
 
@@ -344,10 +371,30 @@ def audit_shots(
         sure = f", confidence {rows[name]['confidence']:.2f}" if rows[name].get("confidence") is not None else ""
         return Shot(f"{name}{said}{sure}", draw)
 
+    def layer(name: str) -> Shot:
+        picture = next(iter(rows))
+        words = f"{name} on {picture}; channels with the most values at their maximum first, constant ones hatched"
+        return Shot(words, lambda: flat_channels(_maps(explainer, card.feeds, name, sources[picture])))
+
+    layers = {row["layer"] for row in done.report["layers"] if len(row["size"]) == 2 and rows}
     examples = {name: shot(name) for name in to_show(done.as_data()) if name in rows}
+    examples |= {found["where"]: layer(found["where"]) for found in done.findings or () if found["where"] in layers}
     others = sorted(rows, key=lambda name: rows[name].get("confidence") or 0.0)
     first = [Shot("Mean maps: of all pictures, and of the most frequent classes", done.figure)] if done.maps else []
     return first + [shot(name) for name in others if name not in examples][:count], examples
+
+
+def _maps(explainer: Explainer, feeding: Feeding, layer: str, source: Any) -> np.ndarray:
+    """(K, h, w) the channels of a layer on a picture.
+
+    Raises:
+        InputError: they are no maps of two axes.
+    """
+    found = features(explainer, feeding.feed(source).feeds, layer)
+    layout = found.layouts.get(layer)
+    if layout is None or not layout.is_map or len(layout.grid) != 2:
+        raise InputError(f"{layer} has no maps of two axes")
+    return channels_first(found[layer], layout)[0].astype(np.float32)
 
 
 def _explained(explainer: Explainer, card: ModelCard, method: str, placement: Placed, source: Any) -> np.ndarray:

@@ -154,7 +154,7 @@ def command(given: Compare) -> int:
     check_endings(given.reports)
     allowed = read_thresholds(given.allowed.file("compare"), given.allowed.single)
     pictures: list[Shot] = []
-    shot: Callable[[str], Shot] | None = None
+    shot: Callable[[str], Shot | None] | None = None
     left_out = 0
     if given.judge:
         document = saved(given.judge)
@@ -174,7 +174,7 @@ def command(given: Compare) -> int:
 
 def run(
     reference: str, candidate: str, given: Compare
-) -> tuple[dict[str, Any], list[Shot], Callable[[str], Shot], int]:
+) -> tuple[dict[str, Any], list[Shot], Callable[[str], Shot | None], int]:
     """The comparison as data, the pictures that agree least, what draws others, 5 if some could not be read, else 0."""
     from analyzer.api.comparing import FOLDERS, MODES, compared, shot_of, shots_of
     from analyzer.attribution.cards import read_card

@@ -150,7 +150,8 @@ def _explained(
 ) -> dict[str, Any]:
     """A finding with what its check says of it, and the pictures that speak most for it."""
     row = {"definition": "", "advice": "", "worst": [], **check_of(found, checks), **found}
-    return row | {"pictures": [examples[name] for name in row["worst"][:SHOWN] if name in examples]}
+    drawn = row["worst"][:SHOWN] or [row["where"]]  # pictures, or the layer it is about
+    return row | {"pictures": [examples[name] for name in drawn if name in examples]}
 
 
 def check_of(found: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

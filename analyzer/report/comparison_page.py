@@ -55,9 +55,16 @@ def _speaks(found: Mapping[str, Any], row: Mapping[str, Any]) -> float:
 
 
 def to_show(document: Mapping[str, Any]) -> list[str]:
-    """The pictures beside the findings."""
-    names = [name for found in document["findings"] for name in worst(found, document["comparison"])[:SHOWN]]
+    """The pictures beside the findings, and the layers whose channels are."""
+    report = document["comparison"]
+    names = [name for found in document["findings"] for name in beside(found, report)]
     return list(dict.fromkeys(names))
+
+
+def beside(found: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    """What is drawn beside a finding: pictures, or the layer it is about."""
+    layers = {row["layer"] for row in report["layers"]}
+    return worst(found, report)[:SHOWN] or ([found["where"]] if found["where"] in layers else [])
 
 
 def html(
@@ -131,8 +138,8 @@ def _explained(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(found: Mapping[str, Any], report: Mapping[str, Any], examples: Mapping[str, Picture]) -> dict[str, Any]:
-    names = worst(found, report)
-    return {"worst": names, "pictures": [examples[name] for name in names[:SHOWN] if name in examples]}
+    drawn = [examples[name] for name in beside(found, report) if name in examples]
+    return {"worst": worst(found, report), "pictures": drawn}
 
 
 def _more_pictures(doubt: Mapping[str, Any]) -> str:

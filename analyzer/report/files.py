@@ -15,13 +15,16 @@ from analyzer.attribution import METHODS
 from analyzer.attribution.drawn import drawn_as
 from analyzer.errors import InputError
 from analyzer.files import make_folder, write_parts, write_text
-from analyzer.images import Drawing, Fed, Map
+from analyzer.images import Drawing, Fed, Map, channel_grid
+from analyzer.images.colour import colourise, value_range
 from analyzer.images.draw import LARGEST, PAPER
+from analyzer.images.mosaic import Block, strip
 from analyzer.images.views import cell, fitting, limits, panel, several, sheet
 from analyzer.plain import as_json
 from analyzer.report import audit, comparison, comparison_page, node_data
 from analyzer.report.page import Picture, Shot, beside, inside
 
+CHANNELS, FLAT = 6, 32  # of a layer that are drawn: those that differ most; those that may be dead
 ENDINGS = (".html", ".htm", ".md", ".xml", ".sarif", ".json")
 
 
@@ -54,17 +57,18 @@ def write_comparison(
     document: Mapping[str, Any],
     shots: Sequence[Shot] = (),
     command: str = "",
-    shot: Callable[[str], Shot] | None = None,
+    shot: Callable[[str], Shot | None] | None = None,
 ) -> None:
     """HTML with the pictures and the command line, Markdown, JUnit, SARIF, JSON, or a folder of all of them.
 
     Args:
-        shot: draws the picture of a name, for those beside findings.
+        shot: draws the picture of a name, or a layer, for those beside findings.
 
     Raises:
         InputError: the name has another ending.
     """
-    known = {name: shot(name) for name in comparison_page.to_show(document)} if shot else {}
+    drawn = {name: shot(name) for name in comparison_page.to_show(document)} if shot else {}
+    known = {name: each for name, each in drawn.items() if each is not None}
     _write(path, document, shots, command, (_with_examples(comparison_page.html, path, known), comparison))
     if is_folder(path):
         write_text(Path(path) / "node-data.json", node_data.node_data(document))
@@ -178,6 +182,48 @@ def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.nd
             fine = METHODS[method].kind == "gradient"
             drawn.append(Map(fed.image, difference, None, fine, ("signed",), title="candidate − reference"))
     return several(drawn, Drawing(), len(drawn) // len(maps))
+
+
+def layer_figure(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The channels of a layer that differ most, (K, h, w) on both sides, and their difference: (H, W, 3) uint8.
+
+    Above each are its number and its share of Σ (a − b)².
+
+    Raises:
+        InputError: they have other sizes.
+    """
+    if ours.shape != theirs.shape:
+        raise InputError(f"channels of {ours.shape} and {theirs.shape}")
+    shares = shares_of_error(ours, theirs)
+    columns = []
+    for channel in shares:
+        pair = ours[channel], theirs[channel]
+        low, high = value_range(np.stack(pair))
+        drawn = (colourise(each, "viridis", low, high) for each in pair)
+        columns.append([*drawn, colourise(pair[1] - pair[0], signed=True)])
+    sides = zip(("reference", "candidate", "difference"), zip(*columns, strict=True), strict=True)
+    rows = [Block(side, [[each] for each in tiles]) for side, tiles in sides]
+    return strip(rows, [f"{channel} ({share:.0%})" for channel, share in shares.items()])
+
+
+def shares_of_error(ours: np.ndarray, theirs: np.ndarray) -> dict[int, float]:
+    """{channel: its share of Σ (a − b)²}, of (K, h, w), the largest first."""
+    error = np.square(theirs.astype(np.float64) - ours).sum(axis=(1, 2))
+    order = np.argsort(-error, kind="stable")[:CHANNELS]
+    return {int(channel): float(error[channel] / (error.sum() or 1.0)) for channel in order}
+
+
+def flat_channels(maps: np.ndarray) -> np.ndarray:
+    """The channels of a layer, (K, h, w), those with the most values at their maximum first: (H, W, 3) uint8."""
+    order = flattest(maps)
+    return channel_grid(maps[order], order, max_channels=FLAT, total=len(maps))
+
+
+def flattest(maps: np.ndarray) -> list[int]:
+    """Of (K, h, w), the channels with the most values at their own maximum."""
+    flat = maps.reshape(len(maps), -1)
+    share = np.mean(flat == flat.max(axis=1, keepdims=True), axis=1)
+    return list(map(int, np.argsort(-share, kind="stable")[:FLAT]))
 
 
 def difference_figure(maps: Mapping[str, np.ndarray], fed: Fed) -> np.ndarray:

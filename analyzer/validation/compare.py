@@ -89,8 +89,8 @@ class Comparison:
     `maps` has {picture: {method: (reference, candidate)}}: the pictures to show, those that agree least, (H, W) in the
     numbers of the method, or (H, W, C), the signed numbers of pixels in RGB order. `failed` and `doubt` are those of
     `passes.Outcome`. `findings` are where thresholds are passed, `inconclusive` the rates that the pictures do not
-    settle, both None where none were applied; `run` says how it was run; `draw` makes a figure of a picture; `again`
-    gives the maps of a picture that are not kept.
+    settle, both None where none were applied; `run` says how it was run; `draw` makes a figure of a picture, and
+    `draw_layer` of a layer on a picture; `again` gives the maps of a picture that are not kept.
     """
 
     report: dict[str, Any]
@@ -103,6 +103,7 @@ class Comparison:
     draw: Callable[[str], np.ndarray] | None = field(default=None, compare=False)
     differences: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     again: Callable[[Sample], Maps] | None = field(default=None, compare=False)
+    draw_layer: Callable[[str, str], np.ndarray | None] | None = field(default=None, compare=False)
 
     @property
     def passed(self) -> bool:
