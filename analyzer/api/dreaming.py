@@ -114,7 +114,7 @@ def dream(
     seed: int = 0,
     picture_size: tuple[int, int] | None = None,
     variants: int = 1,
-    diversity: float = 1.0,
+    diversity: float = 0.5,
     photos: Pictures = (),
     provider: str = "cpu",
     input: Mapping[str, Any] | None = None,

@@ -59,7 +59,7 @@ class DreamOptions:
     seed: int = 0
     picture_size: tuple[int, int] | None = None
     variants: int = 1
-    diversity: float = 1.0
+    diversity: float = 0.5
 
     parametrisation = renamed_attribute("parametrisation", "parametrization")
 

@@ -91,7 +91,7 @@ class Climb(Given):
         "--diversity",
         "How strongly variants avoid each other's textures.",
         type=FloatRange(0),
-        default=1.0,
+        default=0.5,
         metavar="X",
     )
 
