@@ -21,6 +21,7 @@ from analyzer.images import decode, model_card, write_png
 from analyzer.metrics.boxes import iou, suppressed
 from analyzer.runtime import Session
 from analyzer.tasks import Declared, recognise, task_from
+from analyzer.tasks.detection.usual import usual_of
 from tests.corpus import CORPUS, needs_corpus
 from tests.models import model, node
 
@@ -566,3 +567,11 @@ def test_names_of_another_network_are_no_error():
     net = detector()
     net.metadata_props.add(key="names", value=str({i: f"class {i}" for i in range(80)}))
     assert len(analyzer.explain(net, BOTH).heatmap) == 1
+
+
+def test_usual_sizes() -> None:
+    """Of the projects' own configurations; 640 for what is not known."""
+    for family, side in {"YOLOv8-seg": 640, "PP-OCR": 960, "DETR": 800, "PicoDet": 416, "chosen by TopK": 640}.items():
+        assert usual_of(family)[1]["size"] == (side, side)
+    assert usual_of("chosen by TopK") == ("detectors", {"size": (640, 640)})
+    assert usual_of("YOLOv8-seg")[0] == "YOLOv8-seg"

@@ -284,3 +284,17 @@ def test_the_input_is_read_from_the_file(tmp_path):
     (tmp_path / "m.onnx").write_text("not a model")
     with pytest.raises(InputError, match="not an ONNX model"):
         model_card(tmp_path / "m.onnx")
+
+
+def test_a_usual_size_is_only_that_of_open_sides() -> None:
+    usual = ("detectors", {"size": (640, 480)})
+
+    def card(*sides: int | None, **flags):
+        return model_card(None, flags, input_shape=[1, 3, *sides], input_dtype="float32", usual=usual)
+
+    assert card(None, None).preprocess.size == (640, 480)
+    assert card(320, None).preprocess.size == (320, 480)
+    assert card(224, 192).preprocess.size == (224, 192)
+    assert card(None, None, size=(96, 64)).preprocess.size == (96, 64)
+    assert card(320, None).source.startswith("the size 320×480 as is usual for detectors, normalization guessed")
+    assert "usual" not in card(224, 192).source and "usual" not in card(None, None, size=(96, 64)).source

@@ -124,6 +124,8 @@ def model_card(
     customs = _checked(dict(usual[1]), PREPROCESS_KEYS, PREPROCESS_KEYS, usual[0])
     said = in_file | asked
     merged = _over(customs, _merged(in_file, asked))
+    if "size" in customs and merged["size"] == customs["size"]:
+        merged["size"] = guess.opened(merged.get("layout", guess.layout), customs["size"])
     try:
         fields, remark = _of_integers(_fields(guess, merged), merged, *input_quantisation)
         preprocess = Preprocess(**fields)
@@ -138,7 +140,7 @@ def model_card(
         _labels(asked, None) or _labels(in_file, file),
         said.get("default-layer"),
         said.get("task"),
-        _source(guess, in_file, asked, file, usual[0]),
+        _source(guess, in_file, asked, file, usual[0], customs),
         said.get("outputs", {}),
         said.get("decode"),
         said.get("score-threshold"),
@@ -482,12 +484,17 @@ def _labels(keys: Mapping[str, Any], file: Path | None) -> tuple[str, ...] | Non
 
 
 def _source(
-    guess: InputGuess, in_file: Mapping[str, Any], asked: Mapping[str, Any], file: Path | None, usual: str
+    guess: InputGuess,
+    in_file: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    file: Path | None,
+    usual: str,
+    customs: Mapping[str, Any],
 ) -> str:
     """«from resnet.toml with the flag size, the rest from the input float32[1, 3, 224, 224]»
 
     Args:
-        usual: whose preprocessing fills in what neither says; "" for nobody's.
+        usual, customs: whose preprocessing fills in what neither says, and its keys; "" for nobody's.
     """
     keys = _merged(in_file, asked)
     flags = [key for key in asked if key in PREPROCESS_KEYS]
@@ -495,12 +502,18 @@ def _source(
     if flags:
         parts.append(f"{'with' if parts else 'from'} the flag{'s' * (len(flags) > 1)} {', '.join(flags)}")
     known = any(key in keys for key in _NORMALISATION)
-    if usual and not known:
-        parts.append(f"{'and ' if parts else ''}as is usual for {usual}")
-    guessed = [] if known or usual else ["normalization"]
+    open_size = "size" not in keys and None in guess.sides(keys.get("layout", guess.layout))
+    normal = not known and any(key in customs for key in _NORMALISATION)
+    usually = ["normalization"] if normal else []
+    if open_size and "size" in customs:
+        height, width = guess.opened(keys.get("layout", guess.layout), customs["size"])
+        usually.append(f"the size {height}×{width}")
+    if usually:
+        parts.append(f"{'and ' if parts else ''}{' and '.join(usually)} as is usual for {usual}")
+    guessed = [] if known or normal else ["normalization"]
     if "layout" not in keys and not guess.known_layout:
         guessed.append("layout")
-    if "size" not in keys and None in guess.sides(keys.get("layout", guess.layout)):
+    if open_size and "size" not in customs:
         guessed.append("size")
     rest = f"{' and '.join(guessed)} guessed" if guessed else "the rest" if parts else "all"
     return ", ".join(filter(None, (" ".join(parts), f"{rest} from the input {guess.text}")))

@@ -10,7 +10,7 @@ import numpy as np
 from analyzer.errors import InputError
 from analyzer.images.preprocess import DTYPES, Preprocess
 
-DYNAMIC_SIZE = 224
+DYNAMIC_SIZE = 224  # of classifiers; tasks that others are usual for say so (`Task.usual`)
 MOST_BANDS = 32  # an input of more channels holds features, not a picture
 
 # 3 says more than 1, which may be a size or a batch; 4 may be either axis of a tiny picture.
@@ -48,9 +48,14 @@ class InputGuess:
         """Height and width, None where dynamic."""
         return self.dims[1:] if layout == "NCHW" else self.dims[:2]
 
+    def opened(self, layout: str, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the input, those of `size` where they are dynamic."""
+        height, width = (side or given for side, given in zip(self.sides(layout), size, strict=True))
+        return height, width
+
     def geometry(self, layout: str) -> dict[str, Any]:
         """The fields of `Preprocess` that shape and type give; 224 for a dynamic side."""
-        height, width = (side or DYNAMIC_SIZE for side in self.sides(layout))
+        height, width = self.opened(layout, (DYNAMIC_SIZE, DYNAMIC_SIZE))
         count = self.channel_count(layout)
         channels = {1: "GRAY", 4: "RGBA"}.get(count or 3, "RGB")
         if count is not None and count != 3 and channels == "RGB" and count <= MOST_BANDS:

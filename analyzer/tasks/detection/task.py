@@ -186,7 +186,7 @@ class Detection(Boxed):
 
     @property
     def usual(self) -> tuple[str, Mapping[str, Any]]:
-        return self.decoder.family, usual_of(self.decoder.family)
+        return usual_of(self.decoder.family)
 
     def says_nothing(self, output: Any) -> bool:
         return not bool((self.decoder.scores(output) >= self.threshold).any())

@@ -242,7 +242,7 @@ class TextMap(Boxed):
 
     @property
     def usual(self) -> tuple[str, Mapping[str, Any]]:
-        return ("PP-OCR", usual_of("PP-OCR")) if self.form == "db" else ("", {})
+        return usual_of("PP-OCR") if self.form == "db" else ("detectors of text", {"size": (960, 960)})
 
     def described(self) -> str:
         return f"{self.kind} of text: {self.evidence}; pixels above {self._cut:g}, scores from {self.threshold:g}"
