@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,16 @@ import pytest
 import analyzer
 from analyzer.attribution.export import read_record
 from analyzer.errors import NotFoundError, UnsupportedError
+from analyzer.gradient import GRADIENT, append_vjp
 from analyzer.graph import Builder, Graph
 from analyzer.graph.opencv import avoid_faults
 from analyzer.graph.protos import opsets
+from analyzer.graph.roles import separate_roles
 from analyzer.runtime.elsewhere import run_in, version_in
 from tests.models import model, node, small_cnn
 
 RNG = np.random.default_rng(0)
+READER = Path(__file__).parent / "exports" / "reader.onnx"
 
 
 def run(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -182,6 +186,35 @@ def test_openvino_computes_the_same(tmp_path, kind):
         np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)
 
 
+def test_what_nodes_compute_of_weights_is_a_weight(tmp_path):
+    """Parts of one, as in the gradient of a GRU."""
+    w = RNG.standard_normal((8, 24)).astype(np.float32)
+    nodes = [
+        node("Split", ["w", "sizes"], ["w0", "w1"], axis=1),
+        node("MatMul", ["x", "w1"], ["y"]),
+        node("Gemm", ["x", "w1"], ["z"], transB=1),
+        node("Gemm", ["y", "w1"], ["u"], transB=1),
+    ]
+    weights = {"w": w, "sizes": np.array([16, 8])}
+    proto = model(nodes, {"x": [3, 8]}, {y: [3, 8] for y in "yzu"}, weights)
+    feeds = {"x": RNG.standard_normal((3, 8)).astype(np.float32)}
+    expected = run(proto, feeds)
+    stub = next(t for t in proto.graph.initializer if t.name == "w")
+    stub.ClearField("raw_data")
+    kept = {"w": w}
+    assert separate_roles(proto, kept) == ["w1/copy"] and [*kept] == ["w"]
+    stub.raw_data = w.tobytes()
+    onnx.checker.check_model(proto, full_check=True)
+    assert [n.input[1] for n in proto.graph.node] == ["sizes", "w1", "w1/copy", "w1/copy"]
+    found = [run(proto, feeds)]
+    if version_in("openvino") is not None:
+        onnx.save(proto, tmp_path / "m.onnx")
+        found.append(run_in("openvino", tmp_path / "m.onnx", feeds))
+    for outputs in found:
+        for name, array in expected.items():
+            np.testing.assert_allclose(outputs[name], array, rtol=1e-5, atol=1e-5)
+
+
 # ---- Opsets ----
 
 
@@ -313,6 +346,30 @@ def test_other_runtimes(tmp_path, runtime, batch):
         pytest.skip(f"{runtime} is not installed")
     path = analyzer.export(small_cnn(batch=batch), tmp_path / "m.onnx", "gradient", runtime=runtime, check=True)
     assert read_record(path)["checked"] < 1e-4
+
+
+@pytest.mark.parametrize("runtime", ["opencv", "openvino", "tract"])
+def test_recurrent_layers_are_written_out(tmp_path, runtime):
+    """A gradient of them is a Scan from the last step to the first, which these do not run."""
+    version = version_in(runtime)
+    check = version is not None and (runtime != "opencv" or int(version.partition(".")[0]) >= 5)
+    path = analyzer.export(READER, tmp_path / "m.onnx", "gradient", runtime=runtime, check=check)
+    kinds = Counter(n.op_type for n in onnx.load(path).graph.node)
+    assert not kinds.keys() & {"Scan", "Loop", "ReverseSequence"}
+    assert kinds["LSTM"] == kinds["GRU"] == 1  # the forward stays as it is
+    if check:
+        assert read_record(path)["checked"] < 1e-4
+
+
+@pytest.mark.parametrize(("steps", "why"), [("T", "the number of steps is open"), (129, "it has 129 steps")])
+def test_recurrent_layers_that_cannot_be_written_out_are_refused(steps, why):
+    weights = {"w": RNG.standard_normal((1, 4, 3)).astype(np.float32), "r": np.eye(4, dtype=np.float32)[None]}
+    proto = model(
+        [node("RNN", ["x", "w", "r"], ["y"], hidden_size=4)], {"x": [steps, 1, 3]}, {"y": None}, weights, 21, 10
+    )
+    assert append_vjp(proto, ["y"], ["x"]).model.graph.node
+    with pytest.raises(UnsupportedError, match=f"RNN .*{why}"):
+        append_vjp(proto, ["y"], ["x"], GRADIENT.on("others"))
 
 
 def test_a_runtime_that_is_not_installed_is_named(tmp_path, monkeypatch):

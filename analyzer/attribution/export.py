@@ -24,7 +24,6 @@ from analyzer.attribution.runner import answer
 from analyzer.attribution.seeds import PREFIX
 from analyzer.errors import InputError, NotFoundError, UnsupportedError, suggest
 from analyzer.files import guard
-from analyzer.gradient.idioms import RUNTIMES
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.nodes import fixed_sizes
 from analyzer.graph.older import return_to
@@ -158,15 +157,16 @@ def export(
 
 
 def _idioms_of(runtime: str) -> str:
-    """The runtime whose idioms a file for `runtime` has: those for onnxruntime are plain operators of their own kind.
+    """The name under which the idioms of a runtime are found.
 
     Raises:
         NotFoundError: there is no runtime of that name.
     """
-    names = (*RUNTIMES, *INSTALL)
+    names = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt"} | dict.fromkeys(INSTALL, "others")
+    names["web"] = "onnxruntime"  # which it is, compiled to WebAssembly
     if runtime not in names:
         raise NotFoundError(f"no runtime {runtime!r}", suggest(runtime, names) or f"choose one of {', '.join(names)}")
-    return runtime if runtime in RUNTIMES else "onnxruntime"
+    return names[runtime]
 
 
 def _checked(runtime: str, file: Path, trial: Trial) -> float | str:

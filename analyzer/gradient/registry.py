@@ -197,7 +197,7 @@ def cotangent_type(value: Value) -> Any:
 Table = dict[tuple[str, str], Entry]
 GRADIENT: Table = {}
 NOT_DIFFERENTIABLE: dict[tuple[str, str], str] = {}
-RUNTIMES = ("onnxruntime", "tensorrt")
+RUNTIMES = ("onnxruntime", "tensorrt", "others")
 IDIOMS: list[Idiom] = []  # of one equation in the order in which they are asked
 
 

@@ -7,71 +7,115 @@ and one of them computes with the form of the other, without an error. A copy co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
-from analyzer.graph.protos import Names, attribute, copied, replace_all
+from analyzer.graph.protos import Names, attribute, bodies_of, copied, replace_all
 
-Readers: TypeAlias = Mapping[str, Sequence[tuple[onnx.NodeProto, int]]]
-Path: TypeAlias = tuple[onnx.NodeProto, ...]
-# What may be between a weight and a product; runtimes carry it out before they pack the weight.
-_FOLDED = frozenset({"Cast", "DequantizeLinear", "Identity", "Transpose"})
+# What changes no element's place but by a transposition; runtimes carry it out before they pack the weight.
+_KEEPING = frozenset({"Cast", "DequantizeLinear", "Identity", "Transpose"})
 
 
 def separate_roles(proto: onnx.ModelProto, weights: dict[str, np.ndarray]) -> list[str]:
     """Gives every square weight that is read in two ways a copy for the second; the names of the copies.
 
+    A weight is also what nodes compute of constants alone, such as a part of one. Its copy holds what they compute,
+    because OpenVINO makes one of nodes that compute the same.
+
     Args:
         weights: those that are stubs in `proto`; a copy is the same array.
     """
-    graph, names, copies = proto.graph, Names(proto.graph), list[str]()
-    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    graph, names = proto.graph, Names(proto.graph)
+    tensors = {t.name: t for t in graph.initializer}
+    shapes: dict[str, Sequence[int]] = {name: tuple(t.dims) for name, t in tensors.items()}
+    for value in graph.value_info:
+        shapes.setdefault(value.name, [d.dim_value for d in value.type.tensor_type.shape.dim])
+    constants, makers = set(tensors), dict[str, onnx.NodeProto]()
+    first: dict[str, bool] = {}
+    second, copies = list[tuple[onnx.NodeProto, int]](), list[str]()
     for node in graph.node:
-        for index, name in enumerate(node.input):
-            readers.setdefault(name, []).append((node, index))
-    constants, folded = {t.name for t in graph.initializer}, list[onnx.NodeProto]()
-    for tensor in [t for t in graph.initializer if len(t.dims) > 1]:
-        uses = list(_uses(tensor.dims, tensor.name, readers, constants))
-        second = [use for use in uses if use[-1] != uses[0][-1]]
-        if not second:
-            continue
-        copy = copied(tensor)
-        copy.name = names.fresh(f"{tensor.name}/copy")
-        graph.initializer.append(copy)
-        copies.append(copy.name)
-        if tensor.name in weights:
-            weights[copy.name] = weights[tensor.name]
-        made: dict[tuple[str, ...], str] = {(): copy.name}
-        for path, node, index, _ in second:
-            for length in range(1, len(path) + 1):
-                done = tuple(n.output[0] for n in path[:length])
-                if done not in made:
-                    again = copied(path[length - 1])
-                    again.input[0], again.name = made[done[:-1]], names.fresh(f"{again.name}/copy")
-                    again.output[0] = made[done] = names.fresh(f"{done[-1]}/copy")
-                    folded.append(again)
-            node.input[index] = made[tuple(n.output[0] for n in path)]
-    if folded:
-        replace_all(graph.node, [*folded, *graph.node])
+        if node.input and not any(bodies_of(node)) and constants.issuperset(filter(None, node.input)):
+            constants.update(node.output)
+            makers.update(dict.fromkeys(node.output, node))
+        for index, turned in _reads(node, shapes):
+            name = node.input[index]
+            while name in makers and _keeps(makers[name]):
+                turned ^= makers[name].op_type == "Transpose"
+                name = makers[name].input[0]
+            if name in constants and first.setdefault(name, turned) != turned:
+                second.append((node, index))
+
+    made: dict[str, str] = {}
+    nodes: dict[str, onnx.NodeProto] = {}  # by the output of the node that each is a copy of
+
+    def computed(name: str) -> np.ndarray:
+        """A constant's values."""
+        if name in tensors:
+            return weights[name] if name in weights else numpy_helper.to_array(tensors[name])
+        given = {i: computed(i) for i in makers[name].input if i}
+        return dict(zip(makers[name].output, _evaluated(makers[name], given, proto.opset_import), strict=True))[name]
+
+    def copy_of(name: str) -> str:
+        """The same values under another name: a weight again, or one that holds what nodes compute."""
+        if name in made:
+            return made[name]
+        made[name] = names.fresh(f"{name}/copy")
+        if name in makers and _keeps(makers[name]):
+            node = nodes[name] = copied(makers[name])
+            node.name, node.output[0] = names.fresh(f"{node.name}/copy"), made[name]
+            node.input[0] = copy_of(node.input[0])
+            return made[name]
+        tensor = copied(tensors[name]) if name in tensors else numpy_helper.from_array(computed(name))
+        tensor.name = made[name]
+        graph.initializer.append(tensor)
+        copies.append(tensor.name)
+        if name in weights:
+            weights[tensor.name] = weights[name]
+        return tensor.name
+
+    for node, index in second:
+        node.input[index] = copy_of(node.input[index])
+    if nodes:
+        written = ((node, nodes.get(node.output[0])) for node in graph.node)
+        replace_all(graph.node, [n for pair in written for n in pair if n is not None])
     return copies
 
 
-def _uses(
-    dims: Sequence[int], name: str, readers: Readers, constants: set[str], path: Path = ()
-) -> Iterator[tuple[Path, onnx.NodeProto, int, bool]]:
-    """(nodes between, reader, which of its inputs, whether it reads the weight the other way round) of each product
-    that reads a weight of these sizes as a square."""
-    for node, index in readers.get(name, ()):
-        if node.domain:
-            continue
-        if node.op_type in _FOLDED and index == 0 and constants.issuperset(filter(None, node.input[1:])):
-            yield from _uses(dims, node.output[0], readers, constants, (*path, node))
-        elif node.op_type in ("Conv", "ConvTranspose") and index == 1:
-            if dims[0] == dims[1] * attribute(node, "group", 1) and dims[1] > 1:
-                yield path, node, index, node.op_type == "ConvTranspose"
-        elif node.op_type in ("Gemm", "MatMul") and index < 2 and dims[-1] == dims[-2] > 1:
-            turns = sum(n.op_type == "Transpose" for n in path) + attribute(node, ("transA", "transB")[index], 0)
-            yield path, node, index, turns % 2 == 1
+def _keeps(node: onnx.NodeProto) -> bool:
+    return node.op_type in _KEEPING and not node.domain
+
+
+def _evaluated(
+    node: onnx.NodeProto, given: dict[str, np.ndarray], opsets: Sequence[onnx.OperatorSetIdProto]
+) -> list[np.ndarray]:
+    """The outputs of a node, by ONNX's reference evaluator."""
+    from onnx.reference import ReferenceEvaluator  # which takes long to import
+
+    kinds = [
+        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in given.items()
+    ]
+    outputs = [onnx.helper.make_empty_tensor_value_info(o) for o in node.output]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "node", kinds, outputs), opset_imports=list(opsets))
+    return [np.asarray(a) for a in ReferenceEvaluator(model).run(None, given)]
+
+
+def _reads(node: onnx.NodeProto, shapes: dict[str, Sequence[int]]) -> Iterator[tuple[int, bool]]:
+    """(input, whether it is read the other way round) of the square tensors that a product reads as weights.
+
+    What has no known shape counts as square.
+    """
+    if node.domain:
+        return
+    if node.op_type in ("Conv", "ConvTranspose"):
+        dims = shapes.get(node.input[1], ())
+        if len(dims) < 2 or (dims[0] == dims[1] * attribute(node, "group", 1) and dims[1] > 1):
+            yield 1, node.op_type == "ConvTranspose"
+    elif node.op_type in ("Gemm", "MatMul"):
+        for index in (0, 1):
+            dims = shapes.get(node.input[index], ())
+            if not dims or (len(dims) > 1 and dims[-1] == dims[-2] > 1):
+                yield index, bool(attribute(node, ("transA", "transB")[index], 0))

@@ -65,7 +65,7 @@ def is_positive(op: Builder, y: Value) -> Value:
     return op.HardSigmoid(y, alpha=LARGEST, beta=-1e-30)
 
 
-@idiom(relu_vjp, "onnxruntime", "tensorrt")
+@idiom(relu_vjp)
 def relu_in_one_pass(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """The mask 1[y > 0] is a steep HardSigmoid, one pass in onnxruntime's blocked layout, not Greater and Cast."""
     if node.y.dtype != FLOAT32 or not node.finite:
@@ -73,13 +73,13 @@ def relu_in_one_pass(op: Builder, node: Primal, ct: Value) -> Cotangent:
     return op.Mul(ct, is_positive(op, node.y))
 
 
-@idiom(sigmoid_vjp, "onnxruntime", "tensorrt")
+@idiom(sigmoid_vjp)
 def sigmoid_in_one_pass(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """1 − y is a HardSigmoid, one pass in onnxruntime's blocked layout, instead of Sub."""
     return op.Mul(ct, op.Mul(node.y, complement(op, node.y)))
 
 
-@idiom(gelu_vjp, "onnxruntime", "tensorrt")
+@idiom(gelu_vjp)
 def gelu_in_one_pass(op: Builder, node: Primal, ct: Value) -> Cotangent:
     """Φ(x) = (1 + erf(x/√2)) / 2 is a HardSigmoid of erf, one pass, instead of Add and Mul."""
     if node.attr("approximate") == "tanh":
@@ -89,7 +89,7 @@ def gelu_in_one_pass(op: Builder, node: Primal, ct: Value) -> Cotangent:
     return op.Mul(ct, op.Add(distribution, op.Mul(node.x, density)))
 
 
-@idiom(clip_vjp, "onnxruntime", "tensorrt")
+@idiom(clip_vjp)
 def relu6_behind_convolution(op: Builder, node: Primal, ct: Value) -> tuple[Cotangent, ...]:
     """The mask of a ReLU6 directly after a convolution is read off y instead of x, so that onnxruntime still computes
     both in one pass and never stores x. Bounds are excluded, as in the frameworks' own ReLU6."""

@@ -112,10 +112,9 @@ def _through(
 def _layer(op: Builder, node: Primal, inputs: list[Any], step_of: Callable[..., Step], usual: list[str]) -> list[Value]:
     """Y (T, D, B, H), Y_h and, of an LSTM, Y_c (D, B, H)."""
     batch_first, states_at = node.attr("layout", 0), ([5, 6] if node.op == "LSTM" else [5])
-    x, lengths = inputs[0], inputs[4]
+    x, lengths = inputs[0], inputs[4] and op.cast(inputs[4], np.dtype(np.int64))
     swapped = {i: inputs[i] and op.Transpose(inputs[i], perm=[1, 0, 2]) for i in (0, 5, 6)} if batch_first else {}
     x = swapped.get(0, x)
-    turn = op.Expand(op.shape(x, 0, 1), op.shape(x, 1, 2)) if lengths is None else op.cast(lengths, np.dtype(np.int64))
     directions = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[node.attr("direction")]
     every, last = [], []
     for d, backward in enumerate(directions):
@@ -124,15 +123,17 @@ def _layer(op: Builder, node: Primal, inputs: list[Any], step_of: Callable[..., 
             for i, v in enumerate(inputs)
         ]
         own[2] = op.Transpose(own[2], perm=[1, 0])
-        read = op.ReverseSequence(x, turn, batch_axis=1, time_axis=0) if backward else x
+        turned = backward and lengths is not None  # each sequence by itself, so that it begins with its last step
+        read = op.ReverseSequence(x, lengths, batch_axis=1, time_axis=0) if turned else x
         z = op.MatMul(read, op.Transpose(own[1], perm=[1, 0]))
         bias = _bias(op, node, own[3])
         z = z if bias is None else op.Add(z, bias)
         none = op.Expand(op.scalar(0, x), op.Concat(op.shape(x, 1, 2), op.value([node.attr("hidden_size")]), axis=0))
         starts = [none if own[i] is None else own[i] for i in states_at]
         step = step_of(own, _activations(node, d, usual))
-        steps, ends = run(op, node, step, z, starts, None if lengths is None else _running(op, z, turn))
-        every.append(op.ReverseSequence(steps, turn, batch_axis=1, time_axis=0) if backward else steps)
+        running = None if lengths is None else _running(op, z, lengths)
+        steps, ends = run(op, node, step, z, starts, running, backward and not turned)
+        every.append(op.ReverseSequence(steps, lengths, batch_axis=1, time_axis=0) if turned else steps)
         last.append(ends)
     outputs = [op.Concat(*(op.Unsqueeze(y, [1]) for y in every), axis=1)]
     outputs += [op.Concat(*(op.Unsqueeze(v, [0]) for v in ends), axis=0) for ends in zip(*last, strict=True)]
@@ -161,9 +162,12 @@ def _running(op: Builder, z: Value, lengths: Value) -> Value:
 
 @part("RNN", "GRU", "LSTM")
 def run(
-    op: Builder, node: Primal, step: Step, z: Value, states: Sequence[Value], running: Value | None
+    op: Builder, node: Primal, step: Step, z: Value, states: Sequence[Value], running: Value | None, backward: bool
 ) -> tuple[Value, Sequence[Value]]:
-    """All hₜ, (T, B, H), and the states at the end; a sequence that is over keeps them and gives zeros."""
+    """All hₜ, (T, B, H), and the states at the end; a sequence that is over keeps them and gives zeros.
+
+    `backward`: from the last step to the first.
+    """
     body = Body(op.graph)
     inner = Builder(body, op.prefix)
     held = [body.add_input("state", v.dtype, v.shape) for v in states]
@@ -172,9 +176,10 @@ def run(
     after = [inner.shaped_as(a, b) for a, b in zip(after, states, strict=True)]
     kinds = [*((v.dtype, v.shape) for v in states), (z.dtype, [known_shape(z)[0], *known_shape(states[0])])]
     series = [z] if running is None else [z, running]
-    outputs = op.control(
-        "Scan", [*states, *series], kinds, body=body.close([*after, result]), num_scan_inputs=len(series)
-    )
+    attrs: dict[str, Any] = {"num_scan_inputs": len(series)}
+    if backward:
+        attrs |= {"scan_input_directions": [1] * len(series), "scan_output_directions": [1]}
+    outputs = op.control("Scan", [*states, *series], kinds, body=body.close([*after, result]), **attrs)
     return outputs[-1], outputs[:-1]
 
 
