@@ -276,3 +276,24 @@ def test_scales_behind_a_cast_are_known():
     weights = {"scales": np.array([1, 1, 0.5, 0.5], np.float16)}
     graph = Graph.read(model(nodes, {"x": ["N", 3, 8, 6]}, {"y": None}, weights))
     assert graph["half"].shape[1:] == [3, 4, 3] and graph["y"].shape[1:] == [3, 8, 6]
+
+
+def test_empty_names_at_the_end_of_the_inputs_are_none():
+    """onnxruntime 1.31 crashes on a LayerNormalization that has one for its bias; those that are needed stay."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    with_none, without = (
+        model(
+            [node("LayerNormalization", ["x", "s", *bias], ["y"])],
+            {"x": [2, 3, 4]},
+            {"y": None},
+            {"s": np.ones(4, "f")},
+        )
+        for bias in ([""], [])
+    )
+    graph = Graph.read(with_none)
+    assert [n.input for n in load(with_none).proto.graph.node] == [n.input for n in load(without).proto.graph.node]
+    assert np.array_equal(Session(graph).run({"x": x})["y"], Session(without).run({"x": x})["y"])
+    loop = node("Loop", ["count", ""], ["y"], body=onnx.helper.make_graph([], "body", [], []))
+    clip = node("Clip", ["x", "", ""], ["z"])
+    found = load(model([clip, loop], {"x": [1], "count": []}, {"y": None, "z": None}))
+    assert [list(n.input) for n in found.proto.graph.node] == [["x"], ["count", ""]]

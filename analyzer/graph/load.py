@@ -27,7 +27,8 @@ from analyzer.errors import InputError, suggest
 from analyzer.files import FileState, opened, protect
 from analyzer.graph import wire
 from analyzer.graph.bounds import check_expansion, check_numbers
-from analyzer.graph.protos import all_nodes, captured, copied, lift_constants, replace_all
+from analyzer.graph.protos import all_nodes, captured, copied, lift_constants, opsets, replace_all
+from analyzer.graph.schemas import lookup
 from analyzer.graph.source import (
     DETACH_BYTES,
     DETACHABLE,
@@ -71,6 +72,7 @@ def load(model: str | os.PathLike | bytes | onnx.ModelProto | Source) -> Source:
     lift_constants(proto.graph)
     check_numbers(proto, str(path or "the model"))
     check_expansion(proto, str(path or "the model"))
+    _trim_inputs(proto)
     embed(source)
     detach(source)
     _sort(proto.graph, str(path or "model"))
@@ -207,6 +209,18 @@ def _name_domains(proto: onnx.ModelProto) -> None:
         for node in all_nodes(graph):
             if node.domain == "ai.onnx":
                 node.domain = ""
+
+
+def _trim_inputs(proto: onnx.ModelProto) -> None:
+    """Drops empty names at the end of a node's inputs, which mean the same as none.
+
+    onnxruntime 1.31 crashes where it optimizes a LayerNormalization whose bias is one.
+    """
+    version = opsets(proto).get("", 1)
+    for node in all_nodes(proto.graph):
+        schema = None if node.domain else lookup(node.op_type, version)
+        while schema is not None and len(node.input) > schema.min_input and not node.input[-1]:
+            del node.input[-1]
 
 
 def _sort(graph: onnx.GraphProto, where: str) -> None:
