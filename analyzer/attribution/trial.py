@@ -36,6 +36,7 @@ READY = b"ready\n"  # what a worker says first
 _OPTIONS = ("threads", "level", "custom_ops")
 _TRUSTING = "if you trust the file, sandbox=False leaves this out"
 _KNOWN = 4096  # models that are remembered
+_STARTS = 3  # workers for one model: one that nobody needed for long may end just when it is asked
 
 _lock = threading.Lock()
 _known: set[str] = set()
@@ -95,7 +96,7 @@ def identity(loaded: Source) -> str:
 def _answer(name: str, request: bytes, seconds: float | None) -> str | None:
     """What the worker says of the model that it was asked to try; None where there can be no worker."""
     global _worker
-    while True:
+    for _ in range(_STARTS):
         worker, _worker = _worker or _Worker(), None  # kept again once it has answered
         try:
             ended = worker.ask(request, seconds)
@@ -106,15 +107,16 @@ def _answer(name: str, request: bytes, seconds: float | None) -> str | None:
             _worker = worker
             return ended
         if not worker.ready:
-            warnings.warn(
-                "models are not tried in a process of their own first, as Python cannot be started again",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return None
+            break
         why, hint = ended if isinstance(ended, tuple) else _death(ended)
         if why:
             raise UnsupportedError(f"{name}: {why}, when it was tried in a process of its own", hint)
+    warnings.warn(
+        "models are not tried in a process of their own first, as Python cannot be started again",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
 
 
 def _death(code: int) -> tuple[str, str]:
