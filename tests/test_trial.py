@@ -226,7 +226,7 @@ def test_the_worker_ends_with_the_process(tmp_path: Path) -> None:
     time.sleep(0.5)
     process.kill()
     process.wait()
-    for _ in range(100):
+    for _ in range(600):
         if not Path(f"/proc/{worker}").exists():
             return
         time.sleep(0.1)
