@@ -19,9 +19,10 @@ import pytest
 from onnx import numpy_helper
 
 import analyzer
+from analyzer.images import Feeding, Preprocess
 from analyzer.images.showing import LARGEST
 from analyzer.report import comparison_page, plots
-from analyzer.report.files import flattest, layer_figure, shares_of_error
+from analyzer.report.files import evidence_figure, flattest, layer_figure, shares_of_error
 from analyzer.report.page import breakable, figure, picture, sentence
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -212,6 +213,15 @@ def test_a_picture_that_was_not_kept_is_drawn_again(folder):
     name, kept = done.least(1)[0], done.figure()
     done.maps.clear()
     assert np.array_equal(done.figure(name), kept)
+
+
+def test_both_maps_of_a_comparison_have_one_scale():
+    fed = Feeding.of(Preprocess(size=(32, 32)), "x").feed(np.full((32, 32, 3), 255, np.uint8))
+    heat = np.ones((32, 32), np.float32)
+    drawn = evidence_figure(dict.fromkeys(("grad-cam", "occlusion"), (heat, heat / 2)), fed)
+    _, counts = np.unique(drawn.reshape(-1, 3), axis=0, return_counts=True)
+    # White, and for each method what is 1 and what is ½; their difference is the same for both.
+    assert (counts > drawn.size / 3 / 20).sum() == 6
 
 
 def test_node_data_has_every_layer_under_the_name_of_its_tensor(folder):

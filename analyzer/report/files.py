@@ -164,6 +164,7 @@ def _json(document: Mapping[str, Any]) -> str:
 
 def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.ndarray:
     """The maps of reference and candidate over one picture, and their difference, a row per method: (H, W, 3) uint8.
+    Both maps have one scale, so that what has the same color has the same number.
 
     Args:
         maps: {method: (the reference's, the candidate's)}, (H, W) in the numbers of the method; or (H, W, C) of pixels.
@@ -180,8 +181,9 @@ def evidence_figure(maps: Mapping[str, Sequence[np.ndarray]], fed: Fed) -> np.nd
         if alike:
             difference = fed.laid(theirs - ours, LARGEST)
             fine = METHODS[method].kind == "gradient"
-            drawn.append(Map(fed.image, difference, None, fine, ("signed",), title="candidate − reference"))
-    return several(drawn, Drawing(), len(drawn) // len(maps))
+            title, own = "candidate − reference", f"{method}: difference"
+            drawn.append(Map(fed.image, difference, None, fine, ("signed",), title=title, group=own))
+    return several(drawn, Drawing(range="shared"), len(drawn) // len(maps))
 
 
 def layer_figure(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
