@@ -25,7 +25,7 @@ from analyzer.images import atomic_write, decode, encode, fit  # noqa: E402
 FOLDER = ROOT / "docs" / "images" / "gallery"
 CNN, VIT = "models/digits_cnn.onnx", "models/digits_vit.onnx"
 SEGMENTER, READER = "models/digits_segmenter.onnx", "models/digits_reader.onnx"
-DETECTOR = "models/digits_detector.onnx"
+DETECTOR, QUANTIZED = "models/digits_detector.onnx", "models/digits_cnn_int8.onnx"
 PICTURE, TARGET = "examples/digits_coffee.png", "eight"
 MODELS = {"attention-rollout": VIT, "gradient-rollout": VIT, "d-rise": DETECTOR}  # others: CNN
 RELU = "/network/stage1/stage1.0/Relu_output_0"
@@ -34,6 +34,10 @@ TASKS: dict[str, tuple[str, list[str]]] = {
     "detector": ("Detections", ["explain", DETECTOR, PICTURE, "-t", "all"]),
     "keypoints": ("Keypoints", ["explain", "models/digits_keypoints.onnx", PICTURE, "-t", "all"]),
     "segmenter": ("Classes of a segmenter", ["explain", SEGMENTER, PICTURE, "-t", "all"]),
+    "quantized": (
+        "A class of a quantized network",
+        ["explain", QUANTIZED, PICTURE, "-m", "grad-cam", "-m", "guided-backprop", "-m", "occlusion", "-t", TARGET],
+    ),
     "reader": ("Characters of a text recognizer", ["explain", READER, "examples/line.png", "-t", "all"]),
 }
 # What draws besides `explain`: title, arguments before the output, the file to show (in the output folder, or itself).
@@ -57,6 +61,9 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
         "**/*.png",
     ),
     "dream": ("What drives a channel most", ["dream", CNN, "-l", "/network/stage3/Relu_output_0", "-u", "5"], ""),
+    "localize": ("Boxes around the hottest parts", ["localize", CNN, PICTURE, "-t", TARGET], ""),
+    "occlusion-figure": ("What changes while a part is hidden", ["occlusion", CNN, PICTURE, "-t", TARGET], ""),
+    "correspondence": ("Whether a layer recognizes parts", ["correspondence", CNN, "examples/boxes.json"], ""),
     "invariance": ("Features as a picture is turned", ["invariance", CNN, PICTURE], ""),
 }
 
