@@ -176,6 +176,15 @@ def test_tiles_cover_the_picture_at_every_offset() -> None:
         seen[np.ix_(view.rows, view.columns)] += 1
     assert seen.min() == 1 and (seen[:, :12] > 0).all()
     x, y = RNG.standard_normal((20, 24, 3)).astype(np.float32), RNG.standard_normal((12, 12, 3)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    starts = {
+        (int(v.rows[0]), int(v.columns[0])) for _ in range(200) for v in dreamer._moved((12, 14), DreamOptions(), rng)
+    }
+    assert {start for _, start in starts} == set(range(14)) and {start for start, _ in starts} == {0}
+    moved = DreamOptions(jitter=3, degrees=0, rescale=False)
+    (white,) = dreamer._moved((12, 12), moved, np.random.default_rng(0))
+    shown = np.unique(white.of(np.ones((12, 12, 3), np.float32)))
+    assert shown.tolist() == [0.5, 1.0]  # gray comes in
     inside = replace(views[0], warp=replace(views[0].warp, outside=np.zeros(144, bool)))  # gray is no linear part
     back = np.zeros_like(x)
     inside.add(y, back)
