@@ -63,6 +63,11 @@ COMMANDS: dict[str, tuple[str, list[str], str]] = {
     "dream": ("What drives a channel most", ["dream", CNN, "-l", "/network/stage3/Relu_output_0", "-u", "5"], ""),
     "localize": ("Boxes around the hottest parts", ["localize", CNN, PICTURE, "-t", TARGET], ""),
     "occlusion-figure": ("What changes while a part is hidden", ["occlusion", CNN, PICTURE, "-t", TARGET], ""),
+    "compare": (
+        "A quantized network beside the original",
+        ["compare", CNN, QUANTIZED, PICTURE],
+        "pictures/picture-*.webp",
+    ),
     "correspondence": ("Whether a layer recognizes parts", ["correspondence", CNN, "examples/boxes.json"], ""),
     "invariance": ("Features as a picture is turned", ["invariance", CNN, PICTURE], ""),
 }
@@ -115,7 +120,12 @@ def tasks(folder: Path) -> list[str]:
 
 def section(name: str, title: str, arguments: list[str]) -> list[str]:
     picture = f"![{title}](images/gallery/{name}.jpg)"
-    return [f"### {title}", "", f"`onnx-analyzer {' '.join(arguments)} -o …`", "", picture, ""]
+    return [f"### {title}", "", f"`onnx-analyzer {' '.join(arguments)} {out_option(arguments)} …`", "", picture, ""]
+
+
+def out_option(arguments: list[str]) -> str:
+    """The option that says where a command writes."""
+    return "--report" if arguments[0] == "compare" else "-o"
 
 
 def commands(folder: Path) -> list[str]:
@@ -123,7 +133,7 @@ def commands(folder: Path) -> list[str]:
     lines = []
     for name, (title, arguments, shown) in COMMANDS.items():
         out = folder / (name if shown else f"{name}.png")
-        run(*arguments, "-o", str(out))
+        run(*arguments, out_option(arguments), f"{out}/" if shown else str(out))
         source = sorted(out.glob(shown))[0] if shown else out
         keep(source, name, 1000)
         lines += section(name, title, arguments)
