@@ -339,6 +339,23 @@ def test_opencv_does_not_die_of_gelu(tmp_path):
     assert len(held) == 8
 
 
+@pytest.mark.parametrize("mode", ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"])
+def test_opencv_does_not_read_behind_a_single_row(tmp_path, mode):
+    """As in the Grad-CAM of a line of text."""
+    weights = {"sizes": np.array([2, 3, 24, 64]), "scales": np.array([1, 1, 12, 4], np.float32)}
+    how = {"mode": "linear", "coordinate_transformation_mode": mode}
+    nodes = [
+        node("Resize", ["x", "", "", "sizes"], ["y"], **how),
+        node("Resize", ["x", "", "scales"], ["z"], **how),
+        node("Resize", ["y", "", "scales"], ["u"], **how),
+    ]
+    outputs = {"y": [2, 3, 24, 64], "z": [2, 3, 12, 64], "u": [2, 3, 288, 256]}
+    feeds = {"x": RNG.standard_normal((2, 3, 1, 16)).astype(np.float32)}
+    proto = onnx.shape_inference.infer_shapes(model(nodes, {"x": [2, 3, 1, 16]}, outputs, weights))
+    found = written_for_opencv(proto, tmp_path / "m.onnx", feeds)
+    assert [n.op_type for n in found.graph.node] == ["Concat", "Resize", "Concat", "Resize", "Resize"]
+
+
 @pytest.mark.parametrize("runtime", ["openvino", "tract", "web"])
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_other_runtimes(tmp_path, runtime, batch):

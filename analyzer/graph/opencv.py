@@ -23,6 +23,7 @@ def avoid_faults(proto: onnx.ModelProto) -> None:
     names, constants = Names(proto.graph), {t.name: t for t in proto.graph.initializer}
     _reduce_few_axes(proto.graph, names, constants)
     _hold_gelus(proto.graph, names, constants)
+    _double_single_rows(proto.graph, names, constants)
 
 
 def _reduce_few_axes(graph: onnx.GraphProto, names: Names, constants: dict[str, onnx.TensorProto]) -> None:
@@ -96,5 +97,26 @@ def _hold_gelus(graph: onnx.GraphProto, names: Names, constants: dict[str, onnx.
                 held = names.fresh(f"{node.output[0]}/held")
                 written.append(onnx.helper.make_node("Identity", [node.output[0]], [held], f"{held}/Identity"))
                 add.input[0] = held
+    if len(written) > len(graph.node):
+        replace_all(graph.node, written)
+
+
+def _double_single_rows(graph: onnx.GraphProto, names: Names, constants: dict[str, onnx.TensorProto]) -> None:
+    """Puts a row twice before a linear Resize of pictures of one row, which reads memory behind it."""
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*graph.value_info, *graph.input]}
+    written: list[onnx.NodeProto] = []
+    for node in graph.node:
+        linear = node.op_type == "Resize" and attribute(node, "mode") == b"linear" and not attribute(node, "axes")
+        scales = constants.get(node.input[2]) if linear and len(node.input) > 2 else None
+        sized = linear and len(node.input) > 3 and bool(node.input[3])
+        shape = shapes.get(node.input[0], []) if sized or scales is not None else []
+        if len(shape) == 4 and shape[2] == 1:
+            x, twice = node.input[0], names.fresh(f"{node.input[0]}/twice")
+            written.append(onnx.helper.make_node("Concat", [x, x], [twice], f"{twice}/Concat", axis=2))
+            node.input[0] = twice
+            if not sized and scales is not None:
+                halved = numpy_helper.to_array(scales) / np.array([1, 1, 2, 1], np.float32)
+                node.input[2] = names.constant(halved, f"{node.name}/scales")
+        written.append(node)
     if len(written) > len(graph.node):
         replace_all(graph.node, written)
