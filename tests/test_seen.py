@@ -594,6 +594,9 @@ def test_an_audit_shows_eight_classes_and_probes_sixteen_pictures() -> None:
     shown = ["class 9 (6)", "class 8 (3)", "class 7 (2)", *(f"class {c} (1)" for c in range(5))]
     assert list(found.maps) == ["all pictures", *shown]
     assert [i for i, row in enumerate(found.report["rows"]) if "sanity" in row] == list(range(16))
+    sure = [row["confidence"] for row in found.report["rows"]]
+    tried = audit(explainer, Preprocess(size=(4, 4)), pictures, probes=4).report["contract"]["declared"]["confidence"]
+    assert np.isclose(tried, np.mean(sure[:16])) and not np.isclose(tried, np.mean(sure))
 
 
 def test_a_picture_whose_overlay_is_gone_is_explained_again(run: Run, place: Path) -> None:

@@ -41,6 +41,7 @@ from analyzer.validation.side import Inputs, Side
 BORDER = 0.1  # of the width and height, on each side
 CELLS = 8  # of the random order, along each axis
 STEPS = 12  # of a deletion or insertion curve
+TRIED = 4  # times the probes: the pictures on which other preprocessings are tried, which costs less
 
 
 @dataclass
@@ -131,7 +132,8 @@ def audit(
     Args:
         pictures: in memory, or samples, whose annotations may hold a `label`, and `boxes` in pixels.
         method: the map that is audited.
-        probes: number of pictures for the expensive checks (presets, sanity checks, deletion and insertion).
+        probes: number of pictures for the expensive checks (sanity checks, deletion and insertion); other
+            preprocessings are tried on four times as many.
         folder, workers, progress: see `passes.run`. placement: as for `Explainer.explain`.
 
     Raises:
@@ -155,7 +157,7 @@ class Auditing(InputPass[dict[str, Any]]):
         mean: (H, W) sum of the maps, None where no map is legible. classes: {top class: [maps, their sum]}.
         channels: {layer: (3, K) lowest and highest value of each channel, least share of its values at the layer's
             highest}.
-        contract: {alternative preprocessing: [(confidence, right or None)]}, of the probes.
+        contract: {alternative preprocessing: [(confidence, right or None)]}, of `TRIED` times the probes.
         shape: of the input.
     """
 
@@ -259,7 +261,7 @@ class Auditing(InputPass[dict[str, Any]]):
         if len(found.heatmap) and (why := _not_finite(found)):
             return part | {"rows": [{"picture": picture.name, "top": None, "not_finite": why}]}
         part["channels"] = self._bounds(array)
-        if number < self.probes and not why_not("preprocessing", self.answers.kind):
+        if number < TRIED * self.probes and not why_not("preprocessing", self.answers.kind):
             part["contract"] = {name: [seen] for name, seen in self._alternatives(picture).items()}
         if not len(found.heatmap):
             return part | {"rows": [{"picture": picture.name, "top": None, "nothing": self.side.task.nothing}]}
