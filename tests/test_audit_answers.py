@@ -13,6 +13,7 @@ from analyzer.images import write_png
 from analyzer.metrics.detections import Detections
 from analyzer.metrics.text import edit_distance, text_similarity
 from analyzer.tasks import Task
+from analyzer.tasks.base import Prediction
 from analyzer.tasks.detection.boxed import Boxed
 from analyzer.validation.answers import Found, Masks, answers_of, shrunk
 from analyzer.validation.checks import CHECKS, CLASSES, DETECTIONS, EMBEDDINGS, MASKS, TEXTS, why_not
@@ -40,6 +41,10 @@ class Boxes(Boxed):
     def judged(self, output):
         return output
 
+    def predictions(self, answer, labels=None, limit=None):
+        boxes = zip(answer.boxes.tolist(), answer.scores.tolist(), strict=True)
+        return [Prediction(f"detection:{n}", "it", score, 0, n, tuple(box)) for n, (box, score) in enumerate(boxes)]
+
 
 def found(boxes, scores=None) -> Detections:
     boxes = np.array(boxes, np.float64).reshape(-1, 4)
@@ -56,6 +61,26 @@ def steady(read, array=None) -> dict[str, float]:
     array = picture(20, 30) if array is None else array
     task = Boxes.__new__(Boxes)  # no output of a graph is read
     return Found(task, read, SPACE).steady(read(array), array)
+
+
+def disturbed(read) -> dict[str, list[Prediction]]:
+    array = picture(20, 30)
+    return Found(Boxes.__new__(Boxes), read, SPACE).disturbed(read(array), array)
+
+
+def test_detections_of_a_moved_picture_are_drawn_where_they_were():
+    shown = disturbed(bright)
+    assert [words.partition(": ")[2] for words in shown] == ["0% missed", "0% missed"]
+    for found_again in shown.values():
+        assert np.allclose(found_again[0].box, [30, 20, 50, 40], atol=1)
+
+
+def test_the_move_by_which_most_is_missed_is_drawn():
+    def blind_on_the_right(array):
+        return found([]) if bright(array).boxes[0, 0] > 32 else bright(array)
+
+    assert disturbed(blind_on_the_right)["4 pixels right: 100% missed"] == []
+    assert "4 pixels up: 100% missed" in disturbed(lambda a: found([]) if bright(a).boxes[0, 1] < 18 else bright(a))
 
 
 def test_a_detector_that_follows_the_picture_misses_nothing():

@@ -33,9 +33,12 @@ from analyzer.data import (
     with_classes,
 )
 from analyzer.errors import AnalyzerError, InputError
-from analyzer.images import Drawing, Feeding, ModelCard, write_png
+from analyzer.images import Drawing, Feeding, Found, ModelCard, write_png
+from analyzer.images.draw import draw_found
+from analyzer.images.mosaic import stacked
 from analyzer.images.views import several
 from analyzer.passes import Ray
+from analyzer.passes.explaining import to_draw
 from analyzer.plain import rounded
 from analyzer.report.audit import to_show
 from analyzer.report.files import (
@@ -50,10 +53,11 @@ from analyzer.report.files import (
     write_comparison,
 )
 from analyzer.report.page import Shot, ran_on
+from analyzer.tasks.base import Prediction
 from analyzer.tasks.detection.boxed import Boxed
 from analyzer.validation import SAMPLE, Comparison, Store, as_data, doubts, judge, read_thresholds
 from analyzer.validation import compare as compare_sides
-from analyzer.validation.audit import Audit
+from analyzer.validation.audit import Audit, Auditing
 from analyzer.validation.audit import audit as audit_pictures
 from analyzer.validation.checks import checked, findings, read_limits
 from analyzer.validation.evidence_difference import evidence_difference as evidence_difference_of
@@ -398,10 +402,22 @@ def _maps(explainer: Explainer, feeding: Feeding, layer: str, source: Any) -> np
 
 
 def _explained(explainer: Explainer, card: ModelCard, method: str, placement: Placed, source: Any) -> np.ndarray:
-    """A picture and its map side by side."""
+    """A picture and its map side by side; of a detector with its detections, and those when it is moved or smaller."""
     fed = card.feeds.feed(source)
     found = explainer.explain(fed.feeds, method, placement=placement)
-    return several(maps_of(found, 0, fed, card.preprocess.channels), Drawing(), 1)
+    if not isinstance(found.task, Boxed):
+        return several(maps_of(found, 0, fed, card.preprocess.channels), Drawing(), 1)
+    task, explained = found.task, found.names[0] if found.names else ""
+
+    def boxes(said: Sequence[Prediction]) -> list[Found]:
+        return to_draw(task, said, explained, fed)
+
+    drawn = [
+        several(maps_of(found, 0, fed, card.preprocess.channels, "", boxes(found.predicted(card.labels))), Drawing(), 1)
+    ]
+    disturbed = Auditing(explainer, card.feeds, method, placement=placement).disturbed(fed)
+    drawn += [draw_found(fed.image, boxes(said), title=words) for words, said in disturbed.items()]
+    return stacked(drawn, across=True)
 
 
 def audited(

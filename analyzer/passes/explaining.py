@@ -161,7 +161,7 @@ class Explaining(Asking):
         task = attribution.task
         if task is None or not task.per_picture:
             return []
-        return _to_draw(
+        return to_draw(
             task, attribution.predicted(self.card.labels), attribution.names[row].split(" ")[0].partition(".")[0], fed
         )
 
@@ -343,7 +343,7 @@ def mask_in_picture(attribution: Attribution, fed: Fed) -> np.ndarray | None:
     return mask
 
 
-def _to_draw(task: Task, said: Sequence[Prediction], explained: str, fed: Fed) -> list[Found]:
+def to_draw(task: Task, said: Sequence[Prediction], explained: str, fed: Fed) -> list[Found]:
     """Predictions in the picture's coordinates; keypoints of one person as one thing, so that lines join them.
 
     Args:

@@ -7,6 +7,7 @@ for the same picture with pixels deleted. Deletion, insertion and average drop a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -182,6 +183,32 @@ class Found(Answers):
         smaller = self._changes(own, self._judged(self.read(shrunk(array, self.space))), np.zeros(2), SMALLER)
         missed, doubled = np.mean(moved, axis=0)
         return {"missed": float(missed), "doubled": float(doubled), "missed_when_smaller": smaller[0]}
+
+    def disturbed(self, before: Any, array: np.ndarray) -> dict[str, list[Prediction]]:
+        """{what was done, and how much is missed: the detections, in pixels of `array`}: of the four moves the one by
+        which most is missed, and of the smaller picture."""
+        own, moves = self._judged(before), []
+        for pixels, at, after in self._moves(array):
+            offset = np.roll([0.0, float(pixels)], at)
+            moves.append((*self._changes(own, self._judged(after), offset, 1.0), pixels, at, offset, after))
+        missed, doubled, pixels, at, offset, after = max(moves, key=lambda move: move[:2])
+        where = (("up", "left"), ("down", "right"))[pixels > 0][at]
+        said = f"{SHIFT} pixels {where}: {missed:.0%} missed" + (f", {doubled:.0%} doubled" if doubled else "")
+        smaller = self.read(shrunk(array, self.space))
+        missed, _ = self._changes(own, self._judged(smaller), np.zeros(2), SMALLER)
+        return {
+            said: self._back(after, offset, 1.0),
+            f"at {SMALLER:.0%}: {missed:.0%} missed": self._back(smaller, np.zeros(2), SMALLER),
+        }
+
+    def _back(self, answer: Any, offset: np.ndarray, scale: float) -> list[Prediction]:
+        """The detections where they are in the picture that was moved by `offset` (x, y) and scaled."""
+        found = []
+        for one in self.task.predictions(answer, self.labels):
+            if one.box is not None and not one.scaled:
+                box = (np.array(one.box).reshape(2, 2) - offset) / scale
+                found.append(replace(one, box=tuple(box.ravel().tolist()), mask=None, points=None, corners=None))
+        return found
 
     def _judged(self, answer: Any) -> Detections:
         assert isinstance(self.task, Boxed)

@@ -31,6 +31,7 @@ from analyzer.metrics.consistency import shifted
 from analyzer.metrics.regions import coverage
 from analyzer.passes import InputPass, Loaded, Ray, run
 from analyzer.store import key_of
+from analyzer.tasks.base import Prediction
 from analyzer.validation.answers import Found, answers_of
 from analyzer.validation.assembled import assembled
 from analyzer.validation.checks import CLASSES, SHIFT, why_not
@@ -226,6 +227,13 @@ class Auditing(InputPass[dict[str, Any]]):
         self.side = Side(self.explainer, shape)
         self.side.tap([m.name for m in feature_maps(self.side.graph, self.side.scores.logits)])
         self.answers = answers_of(self.side.task, self._answer, self._space, self.explainer.labels)
+
+    def disturbed(self, fed: Fed) -> dict[str, list[Prediction]]:
+        """What a detector finds when a picture is moved or smaller, see `Found.disturbed`; nothing for other models."""
+        self._beside = {name: other for name, other in fed.feeds.items() if name != self.model.image}
+        self._look({name: other.shape for name, other in fed.feeds.items()})
+        array, answers = fed.feeds[self.model.image], self.answers
+        return answers.disturbed(self._answer(array), array) if isinstance(answers, Found) else {}
 
     def merge(self, left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
         mean = [part["mean"] for part in (left, right) if part["mean"] is not None]
