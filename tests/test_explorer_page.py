@@ -124,9 +124,9 @@ def watched(browser: Any, url: str) -> Iterator[Any]:
 
 def quiet(page: Any) -> None:
     """Waits until all is drawn."""
-    page.wait_for_selector("#grid[data-shown]", timeout=60_000)
+    page.wait_for_selector("#grid[data-shown]")
     page.wait_for_timeout(200)
-    page.wait_for_selector("body[data-idle=true]", timeout=60_000)
+    page.wait_for_selector("body[data-idle=true]")
 
 
 def press(page: Any, *keys: str) -> None:
@@ -224,6 +224,10 @@ def test_units_are_listed_and_pictures_fitted_otherwise(page: Any) -> None:
     page.click("#ranked button >> nth=0")
     quiet(page)
     assert f"Unit {page.inner_text('#ranked button >> nth=0').split()[0]}" == page.inner_text("#unit-name")
+    of_target = page.inner_text("#ranked")
+    press(page, "r")
+    page.locator("#ranked button").first.wait_for()
+    assert said(page)["rank"] == "selectivity" and page.inner_text("#ranked") != of_target
     before = drawn(page, "picture")
     press(page, "5", "0")
     assert said(page)["fit"] == "resize" and "server" in page.inner_text("#timings")
@@ -269,7 +273,7 @@ def test_the_first_divergence_is_a_click(page: Any) -> None:
 
 def test_the_card_of_a_unit(page: Any) -> None:
     press(page, "ArrowRight", "ArrowRight")
-    page.wait_for_selector("#tops li", timeout=60_000)
+    page.wait_for_selector("#tops li")
     assert page.locator("#tops li").count() == len(PICTURES)
     page.click("#tops li button >> nth=0")
     quiet(page)
@@ -336,7 +340,7 @@ def test_an_exported_page_shows_the_same_without_a_server(browser: Any, url: str
 
 def test_a_notebook_shows_it_in_a_frame(browser: Any, tmp_path: Path) -> None:
     """The notebook is another site (localhost), in whose frames the page has no cookie."""
-    shown = analyzer.explore("models/digits_cnn.onnx", PICTURES[:2], resize="letterbox", layer="*/stage3/Relu_output_0")
+    shown = analyzer.explore("models/digits_vit.onnx", PICTURES[:2], layer="softmax_2")
     (tmp_path / "index.html").write_text(f"<!doctype html><title>notebook</title>{shown._repr_html_()}")
     handler = functools.partial(QuietHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
@@ -348,6 +352,11 @@ def test_a_notebook_shows_it_in_a_frame(browser: Any, tmp_path: Path) -> None:
         assert frame.locator("#pictures img").first.evaluate("(image) => image.decode().then(() => image.naturalWidth)")
         frame.locator("#pictures button").nth(1).click()
         frame.locator("#picture[data-shown='1']").wait_for(timeout=60_000)
+        assert frame.locator("#scale").inner_text().startswith("attention of the class token")
+        box = frame.locator("#picture").bounding_box()
+        frame.locator("#picture").click(position={"x": 3.5 / 12 * box["width"], "y": 5.5 / 12 * box["height"]})
+        frame.locator("#scale", has_text="attention of the token at 5, 3").wait_for(timeout=60_000)
+        assert "query=63" in frame.locator("body").evaluate("() => location.hash")
         page.close()
         server.shutdown()
     shown.stop()

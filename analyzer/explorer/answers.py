@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
@@ -29,6 +30,7 @@ from analyzer.explorer.cards import SIDE, Cards
 from analyzer.explorer.layers import Layer, ranked
 from analyzer.explorer.pair import Pair
 from analyzer.explorer.pictures import LARGEST, Picture, Pictures
+from analyzer.explorer.selectivity import Selectivity, selectivity
 from analyzer.images import encode, encode_gray, signed_view
 from analyzer.images.mosaic import tile_square
 from analyzer.plain import as_json
@@ -75,6 +77,7 @@ class Explorer:
     ) -> None:
         self.benches, self.pictures, self.cards, self.settings = benches, pictures, cards, settings
         self.pair = Pair(benches[0], benches[1], pictures.first) if len(benches) > 1 else None
+        self.selectivity = [Selectivity(bench, pictures, cards.jobs) for bench in benches]
         self._newest: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
         self._limiter: CapacityLimiter | None = None
@@ -99,6 +102,11 @@ class Explorer:
             "unit/{layer:int}/{channel:int}": self.unit,
             "unit/{layer:int}/{channel:int}/{what}": self.drawn_unit,
         }
+
+    @cached_property
+    def _asked(self) -> list[Route]:
+        """The addresses as `ask` takes them, to be matched only."""
+        return [Route(f"/{path}", answer) for path, answer in self.answers().items()]
 
     def routes(self) -> list[Route]:
         found = [Route(f"/api/{path}", self.endpoint(answer)) for path, answer in self.answers().items()]
@@ -127,10 +135,10 @@ class Explorer:
     def ask(self, path: str, query: Mapping[str, Any]) -> Response:
         """The answer to a question of this process, as the page would get it."""
         scope = {"type": "http", "method": "GET", "path": f"/{path}", "headers": []}
-        for pattern, answer in self.answers().items():
-            match, found = Route(f"/{pattern}", answer).matches(scope)
+        for route in self._asked:
+            match, found = route.matches(scope)
             if match is Match.FULL:
-                return _work(answer, Request(scope | found | {"query_string": urlencode(query).encode()}))
+                return _work(route.endpoint, Request(scope | found | {"query_string": urlencode(query).encode()}))
         return Response("not found", 404)
 
     def _ticket(self, request: Request) -> Callable[[], bool]:
@@ -195,15 +203,31 @@ class Explorer:
         return {"rows": rows, "columns": columns}
 
     def ranking(self, request: Request) -> Any:
-        """The channels in order: of activation, or with ?by=target of Σ gradient × activation for ?target=."""
+        """The channels in order: of activation, of model 2 of the largest difference; or of what they say for ?target=.
+
+        ?by=target: Σ gradient × activation on the picture. ?by=selectivity: see `Selectivity`, over all pictures; how
+        far that is while it is worked out.
+        """
         bench, picture, layer = self._bench(request), self._picture(request), self._layer(request)
-        maps = bench.one(picture, layer)
-        if request.query_params.get("by") != "target":
-            values = np.nan_to_num(maps.reshape(len(maps), -1).max(1), nan=-np.inf)
-        else:
-            origin = bench.origin(picture, request.query_params.get("target", "top1"))
-            gradient = bench.backward(picture, layer, origin, "gradient")
+        by, target = request.query_params.get("by"), request.query_params.get("target", "top1")
+        if by == "selectivity":
+            number = bench.origin(picture, target).channel
+            job = self.selectivity[self.benches.index(bench)].job(layer, picture.fit)
+            if job.state != "done":
+                return {"channels": [], "job": job.as_data()}
+            positive = job.result.classes == number
+            if positive.all() or not positive.any():
+                said = f"{np.count_nonzero(positive)} of {len(positive)} pictures are of this class"
+                return {"channels": [], "note": f"{said}: give pictures of it and of others"}
+            values = selectivity(job.result.means, positive)
+        elif by == "target":
+            gradient = bench.backward(picture, layer, bench.origin(picture, target), "gradient")
+            maps = bench.one(picture, layer)
             values = (gradient.astype(np.float64) * maps).reshape(len(maps), -1).sum(1)
+        else:
+            maps = self._maps(request)
+            maps = np.abs(maps) if _integer(request, "model", 0) == DIFFERENCE else maps
+            values = np.nan_to_num(maps.reshape(len(maps), -1).max(1), nan=-np.inf)
         return {"channels": [[int(at), float(values[at])] for at in np.argsort(-values, kind="stable")]}
 
     def place(self, request: Request) -> Any:
@@ -243,12 +267,16 @@ class Explorer:
         return packed(about | {"diagnosis": found.diagnosis, "layer": found.layer}, encode(found.drawn))
 
     async def drop(self, request: Request) -> Response:
-        """A picture in the body of the request; its key."""
-        data = bytearray()
+        """A picture in the body of the request; its key. One that is too large is not read to its end."""
+        data, promised = bytearray(), request.headers.get("content-length", "")
+        too_large = _error(InputError(f"a picture may have {LARGEST >> 20} MiB at most"), 413)
+        too_large.headers["Connection"] = "close"
+        if promised.isdecimal() and int(promised[:12]) > LARGEST:
+            return too_large
         async for part in request.stream():
             data += part
             if len(data) > LARGEST:
-                return _error(InputError(f"a picture may have {LARGEST >> 20} MiB at most"), 413)
+                return too_large
         name, frame = request.query_params.get("name", "dropped"), "frame" in request.query_params
         try:
             picture = await to_thread.run_sync(lambda: self.pictures.add(bytes(data), name, frame))
@@ -303,11 +331,11 @@ class Explorer:
         return self.benches[number]
 
     def _layer(self, request: Request) -> Layer:
-        """The layer of the address: of the candidate the one that corresponds to it."""
+        """The layer of the address: of the candidate the one that corresponds to it; of heads, those of ?query=."""
         number = request.path_params["layer"]
-        if self.pair is not None and self._bench(request) is self.pair.candidate:
-            return self.pair.twin(number)
-        return self.benches[0].layer(number)
+        theirs = self.pair is not None and self._bench(request) is self.pair.candidate
+        found = self.pair.twin(number) if self.pair is not None and theirs else self.benches[0].layer(number)
+        return found.of_query(_integer(request, "query", -1))
 
     def _maps(self, request: Request) -> np.ndarray:
         """The activations of the layer of the address; of model 2, candidate − reference."""
@@ -318,7 +346,7 @@ class Explorer:
             bench, layer = self._bench(request), self._layer(request)
             return bench.one(picture, layer) - bench.one(self.pictures[second], layer)
         if self.pair is not None and _integer(request, "model", 0) == DIFFERENCE:
-            ours, theirs = self.pair.maps(picture, request.path_params["layer"])
+            ours, theirs = self.pair.maps(picture, request.path_params["layer"], _integer(request, "query", -1))
             return theirs - ours
         return self._bench(request).one(picture, self._layer(request))
 

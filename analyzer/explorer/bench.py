@@ -38,7 +38,7 @@ from analyzer.tasks import Declared, Prediction
 
 POLICIES = ("gradient", "guided", "deconvnet")
 SHOWN = 12  # predictions
-SIDES = 256, 768  # of a picture that is drawn: its longer side in pixels, at least and at most
+SIDES = 448, 768  # of a picture that is drawn: its longer side in pixels, at least and at most
 BUDGET = 512 << 20  # bytes of activations that are kept
 TOGETHER = 128 << 20  # bytes of all layers of a picture, up to which they are read in one run
 
@@ -204,6 +204,10 @@ class Bench:
         found = task.predictions(said, self.card.labels, SHOWN)
         return tuple(in_picture(one, fed) for one in found)
 
+    def top(self, picture: Picture) -> int:
+        """The class that the model ranks highest; -1 for none. Nothing is kept."""
+        return next((one.index for one in self._predicted(picture) if one.index is not None), -1)
+
     def maps(self, picture: Picture, number: int) -> np.ndarray:
         """The activations of a layer, (channels, h, w) float32."""
         return self.one(picture, self.layer(number))
@@ -216,7 +220,7 @@ class Bench:
 
     def read(self, picture: Picture, layers: Sequence[Layer]) -> tuple[np.ndarray, ...]:
         """The same of several layers, in one run."""
-        names = tuple(layer.name for layer in layers)
+        names = tuple((layer.name, layer.query) for layer in layers)
         return self._kept("maps", picture, names, make=lambda: self._read(picture, layers))
 
     def _read(self, picture: Picture, wanted: Sequence[Layer]) -> tuple[np.ndarray, ...]:
@@ -227,6 +231,10 @@ class Bench:
         taps = self.explainer.kept(key, lambda: Taps(self.explainer, self.explainer.graph_of(feeds), names))
         found = taps.run(feeds)
         return tuple(layer.maps(found[layer.name][:1]) for layer in wanted)
+
+    def means(self, picture: Picture, layer: Layer) -> np.ndarray:
+        """(channels,) the mean activation of each; nothing is kept."""
+        return self._read(picture, [layer])[0].mean((1, 2))
 
     def spans(self, picture: Picture, layer: Layer) -> list[list[list[int]]]:
         """See `layers.spans`."""
@@ -277,7 +285,8 @@ class Bench:
 
     def pixels(self, projection: Projection) -> np.ndarray:
         """(H, W, C) in RGB order."""
-        return rgb(projection.pixels, projection.axes, self.card.feeds.preprocess.channels)[0]
+        found = rgb(projection.pixels, projection.axes, self.card.feeds.preprocess.channels)[0]
+        return np.ascontiguousarray(found)
 
     # ---- Evidence ----
 

@@ -15,7 +15,7 @@ from analyzer.analysis.layouts import Layout, layouts
 from analyzer.analysis.scores import holds_floats
 from analyzer.attribution.layers import channels_first
 from analyzer.attribution.units import Units
-from analyzer.errors import AnalyzerError
+from analyzer.errors import AnalyzerError, NotFoundError
 from analyzer.graph import Graph
 from analyzer.graph.nodes import fixed_sizes, reads
 from analyzer.graph.query import descendants, image_input
@@ -37,8 +37,8 @@ class Layer:
         layout: of its axes.
         parents: numbers of the layers that it is computed from, without others between.
         size, stride: of the receptive field, (height, width), None where it is the whole picture.
-        heads: whether it is the attention of a transformer: its channels are heads, its maps what the class token
-            attends to; without a class token the mean over all tokens.
+        heads: whether it is the attention of a transformer: its channels are heads, its maps what a token attends to.
+        query: that token, a place of the grid; -1 for the class token, without a class token the mean over all tokens.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Layer:
     size: tuple[int | None, ...] | None
     stride: tuple[float, ...] | None
     heads: bool = False
+    query: int = -1
 
     @property
     def numbers(self) -> int:
@@ -60,12 +61,27 @@ class Layer:
         """(channels, h, w) float32 of one picture; (channels, 1, 1) of a vector."""
         if self.heads:
             weights = array.reshape(-1, *array.shape[-2:])[: self.channels]
-            rows = weights[:, 0] if self.layout.prefix else weights.mean(1)
+            if self.query >= 0:
+                rows = weights[:, self.layout.prefix + self.query]
+            else:
+                rows = weights[:, 0] if self.layout.prefix else weights.mean(1)
             array = rows[:, self.layout.tokens]
             return np.asarray(array, np.float32).reshape(self.channels, *self.grid)
         if self.grid:
             array = channels_first(array, self.layout)[0]
         return np.asarray(array, np.float32).reshape(self.channels, *(self.grid or (1, 1)))
+
+    def of_query(self, query: int) -> Layer:
+        """The same with what another token attends to; without heads, or for -1, as it is.
+
+        Raises:
+            NotFoundError: the grid has no such place.
+        """
+        if not self.heads or query < 0:
+            return self
+        if query >= (count := int(np.prod(self.grid))):
+            raise NotFoundError(f"{self.name} has no token {query}", f"its grid has {count}")
+        return replace(self, query=query)
 
     def as_data(self) -> dict[str, Any]:
         return {
@@ -75,6 +91,7 @@ class Layer:
             "grid": list(self.grid),
             "parents": list(self.parents),
             "heads": self.heads,
+            "prefix": self.layout.prefix,
             "field": {"size": self.size, "stride": self.stride},
         }
 

@@ -59,13 +59,17 @@ class Pair:
             raise NotFoundError(f"the candidate has no counterpart of {name}", "choose another layer")
         return self.twins[number]
 
-    def maps(self, picture: Picture, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def maps(self, picture: Picture, number: int, query: int = -1) -> tuple[np.ndarray, np.ndarray]:
         """The activations of both, (channels, h, w) float32 each.
+
+        Args:
+            query: of heads, see `Layer.of_query`.
 
         Raises:
             NotFoundError: they have no counterpart, or other sizes.
         """
-        ours, theirs = self.reference.maps(picture, number), self.candidate.one(picture, self.twin(number))
+        ours = self.reference.one(picture, self.reference.layer(number).of_query(query))
+        theirs = self.candidate.one(picture, self.twin(number).of_query(query))
         if ours.shape != theirs.shape:
             name = self.reference.layer(number).name
             raise NotFoundError(f"{name} is {ours.shape} in the reference and {theirs.shape} in the candidate")

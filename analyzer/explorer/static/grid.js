@@ -2,7 +2,7 @@
 
 import { bitmap, packed } from "./api.js";
 import { atlasOf, color, colored, digits, fitted, nearly, range } from "./draw.js";
-import { known, layer, set, shownPicture, state, subscribe } from "./store.js";
+import { known, layer, query, set, shownPicture, state, subscribe } from "./store.js";
 
 const canvas = /** @type {HTMLCanvasElement} */ (document.getElementById("grid"));
 const marks = /** @type {HTMLCanvasElement} */ (document.getElementById("cursor"));
@@ -50,13 +50,13 @@ async function load() {
   }
 }
 
-/** What the numbers of the tiles are, beside the activations of the picture. @returns {Record<string, string>} */
+/** What the numbers of the tiles are, beside the activations of the picture. @returns {Record<string, string | number>} */
 export function source() {
   if (state.tiles === "backward") {
     const policy = state.policy || "gradient";
-    return state.pin ? { origin: state.pin, policy } : { origin: "target", target: state.target, policy };
+    return { ...(state.pin ? { origin: state.pin } : { origin: "target", target: state.target }), policy, ...query() };
   }
-  return state.second && state.model < 2 ? { minus: shownPicture(state.second) } : {};
+  return { ...(state.second && state.model < 2 ? { minus: shownPicture(state.second) } : {}), ...query() };
 }
 
 /** What the units respond to: a picture for each in one, and where they are in it. @type {{about: any, data: ImageBitmap} | null} */
@@ -100,6 +100,9 @@ function meaning() {
   if (state.tiles === "patches") return "looking for patches…";
   const { origin, minus } = source();
   if (origin) return `gradient of ${origin === "target" ? "the explained class" : "the pinned unit"}`;
+  const { heads, grid, prefix } = layer(), at = query().query;
+  const whose = at === undefined ? (prefix ? "the class token" : "all tokens, mean") : `the token at ${Math.floor(at / grid[1])}, ${at % grid[1]}`;
+  if (heads) return `attention of ${whose}`;
   return minus ? `minus ${known.pictures.find((one) => one.key === state.second)?.name || "a picture"}` : "";
 }
 
@@ -160,7 +163,7 @@ canvas.addEventListener("click", (event) => {
 new ResizeObserver(() => paint()).observe(canvas);
 
 subscribe((changed) => {
-  const moved = ["picture", "layer", "model", "tiles", "second"].some((name) => changed.has(name));
+  const moved = ["picture", "layer", "model", "tiles", "second", "query"].some((name) => changed.has(name));
   if (moved || (state.tiles === "backward" && ["pin", "target", "policy"].some((name) => changed.has(name)))) load();
   else if (changed.has("scale") || changed.has("gamma")) paint();
   else if (["unit", "area", "pin"].some((name) => changed.has(name))) {

@@ -4,7 +4,7 @@ import { bitmap, image, json, packed } from "./api.js";
 import { color, digits, fitted, show } from "./draw.js";
 import { strongest, whenHovered } from "./grid.js";
 import { exported } from "./source.js";
-import { known, layer, live, set, shownPicture, state, subscribe } from "./store.js";
+import { known, layer, live, query, set, shownPicture, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -38,8 +38,10 @@ async function spans() {
 /** What the model says of the picture. @type {any[]} */
 let found = [];
 
-/** The target that is explained: top1 is the first prediction. @returns {string} */
-function explained() { return state.target === "top1" && found.length ? found[0].target : state.target; }
+/** The target that is explained: top1 is the first prediction, of two models that of the reference. @returns {string} */
+function explained() { return state.target === "top1" && first ? first : state.target; }
+/** The target of the first prediction. */
+let first = "";
 
 /** Frames the boxes of predictions. @param {CanvasRenderingContext2D} context @param {number} w @param {number} h */
 function boxes(context, w, h) {
@@ -57,18 +59,28 @@ function pixel(event) {
   return [event.offsetY * factor, event.offsetX * factor];
 }
 
-/** The place of the grid whose field has its middle nearest to a pixel. @param {number[][]} spans @param {number} at */
-function nearest(spans, at) {
+/**
+ * The place of the grid whose field has its middle nearest to a pixel; where all see everything, the one that lies there.
+ * @param {number[][]} spans @param {number} at @param {number} size  pixels of the picture along the axis
+ */
+function nearest(spans, at, size) {
+  if (spans.every(([a, b]) => a <= 0 && b >= size)) return Math.max(0, Math.min(spans.length - 1, Math.floor(at / size * spans.length)));
   const far = spans.map(([a, b]) => Math.abs((a + b) / 2 - at));
   return far.indexOf(Math.min(...far));
+}
+
+/** @param {MouseEvent} event @returns {{y: number, x: number}} the place of the grid under the pointer */
+function under(event) {
+  const [y, x] = pixel(event), { height, width } = $("picture");
+  return fields ? { y: nearest(fields.rows, y, height), x: nearest(fields.columns, x, width) } : { y: 0, x: 0 };
 }
 
 async function units(/** @type {MouseEvent} */ event) {
   const about = layer();
   if (!fields || !about || !about.grid.length) return;
-  const [y, x] = pixel(event), place = { y: nearest(fields.rows, y), x: nearest(fields.columns, x) };
+  const place = under(event);
   outline(place);
-  const said = exported ? { units: strongest(place.y, place.x) } : await json(`place/${shownPicture()}/${state.layer}`, { ...place, model: state.model }, "place");
+  const said = exported ? { units: strongest(place.y, place.x) } : await json(`place/${shownPicture()}/${state.layer}`, { ...place, model: state.model, ...query() }, "place");
   if (!said) return;
   const named = said.units.map((/** @type {[number, number]} */ [unit, value]) => `${unit} (${digits(value)})`).join(", ");
   $("where").textContent = `strongest units at ${place.y}, ${place.x}: ${named}`;
@@ -82,6 +94,10 @@ $("picture").addEventListener("click", (/** @type {MouseEvent} */ event) => {
   const area = (/** @type {any} */ one) => (one.seen[2] - one.seen[0]) * (one.seen[3] - one.seen[1]);
   inside.sort((a, b) => area(a) - area(b));
   if (inside.length) set({ target: inside[0].target });
+  const { heads, grid } = layer();
+  if (!heads || !fields || exported) return;
+  const place = under(event), token = place.y * grid[1] + place.x;
+  set({ query: token === state.query ? -1 : token });
 });
 
 /** Frames what a unit depends on. @param {{y: number, x: number} | null} place */
@@ -89,6 +105,7 @@ export function outline(place) {
   const context = fitted($("outline")), at = place || (state.y >= 0 ? state : null);
   const [h, w] = [context.canvas.height / $("picture").height, context.canvas.width / $("picture").width];
   boxes(context, w, h);
+  token(context);
   if (!at || !fields || !fields.rows[at.y] || !fields.columns[at.x]) return;
   const [[y0, y1], [x0, x1]] = [fields.rows[at.y], fields.columns[at.x]];
   const line = 2 * (window.devicePixelRatio || 1);
@@ -97,6 +114,15 @@ export function outline(place) {
   context.strokeStyle = color("--mark"); context.lineWidth = line;
   const [left, top] = [inside(x0 * w, context.canvas.width), inside(y0 * h, context.canvas.height)];
   context.strokeRect(left, top, inside(x1 * w, context.canvas.width) - left, inside(y1 * h, context.canvas.height) - top);
+}
+
+/** Frames the patch of the token whose attention is shown. @param {CanvasRenderingContext2D} context */
+function token(context) {
+  const at = layer() ? query().query : undefined;
+  if (at === undefined) return;
+  const [rows, columns] = layer().grid, [h, w] = [context.canvas.height / rows, context.canvas.width / columns];
+  context.strokeStyle = color("--accent"); context.lineWidth = 2 * (window.devicePixelRatio || 1);
+  context.strokeRect((at % columns) * w, Math.floor(at / columns) * h, w, h);
 }
 
 whenHovered((place) => {
@@ -150,11 +176,13 @@ async function predictions() {
   list.hidden = !state.labels;
   if (!state.labels) return;
   try {
-    const said = await json(`predictions/${shownPicture()}`, { model: Math.min(state.model, 1) }, "predictions");
-    if (!said) return;
-    found = said.predictions;
+    const all = await Promise.all(known.models.map((_, model) => json(`predictions/${shownPicture()}`, { model }, `predictions-${model}`)));
+    if (all.some((said) => !said)) return;
+    found = all[state.model === 1 ? 1 : 0].predictions;
+    first = all[0].predictions.length ? all[0].predictions[0].target : "";
     const most = Math.max(...found.map((p) => p.score), 1e-9);
-    list.replaceChildren(...found.map((p) => row(p, most)));
+    list.replaceChildren(...found.map((p) => row(p, most, all.map((said) => said.predictions.find((/** @type {any} */ one) => one.target === p.target)))));
+    $("predicted-by").textContent = all.length > 1 ? "reference, candidate" : "";
     chosen();
     outline(null);
   } catch (error) {
@@ -163,12 +191,12 @@ async function predictions() {
   }
 }
 
-/** @param {any} prediction @param {number} most @returns {HTMLElement} */
-function row(prediction, most) {
+/** @param {any} prediction @param {number} most @param {any[]} all  the same of each model @returns {HTMLElement} */
+function row(prediction, most, all) {
   const item = document.createElement("li"), button = document.createElement("button");
-  const [name, score] = [document.createElement("span"), document.createElement("span")];
-  name.textContent = prediction.label; score.textContent = digits(prediction.score);
-  button.type = "button"; button.append(name, score); button.value = prediction.target;
+  const words = [prediction.label, ...all.map((one) => (one ? digits(one.score) : "–"))];
+  button.type = "button"; button.value = prediction.target;
+  button.append(...words.map((text) => { const made = document.createElement("span"); made.textContent = text; return made; }));
   button.style.setProperty("--share", `${Math.max(0, 100 * prediction.score / most)}%`);
   button.addEventListener("click", () => set({ target: prediction.target, evidence: "method" }));
   item.append(button);
@@ -193,7 +221,7 @@ subscribe((changed) => {
   if (changed.has("picture") || changed.has("model")) { picture(); predictions(); }
   if (live.on) return;
   if (["picture", "layer", "model"].some((name) => changed.has(name))) spans();
-  else if (changed.has("y") || changed.has("x")) outline(null);
+  else if (["y", "x", "query"].some((name) => changed.has(name))) outline(null);
   if (["picture", "target", "method", "at"].some((name) => changed.has(name))) evidence();
   if (changed.has("target")) { chosen(); outline(null); }
   if (changed.has("labels")) predictions();

@@ -22,6 +22,13 @@ function move(dy, dx) {
 /** @template T @param {T[]} values @param {T} value @returns {T} the one after it */
 const after = (values, value) => values[(values.indexOf(value) + 1) % values.length];
 
+/** The place of the cursor in the grid, else the middle. @returns {number} */
+function token() {
+  const [h, w] = layer().grid;
+  if (!layer().heads) return -1;
+  return state.y >= 0 ? state.y * w + state.x : Math.floor(h / 2) * w + Math.floor(w / 2);
+}
+
 /** Other ways to bring pictures to the input's size. */
 const fits = () => ["resize", "crop", "letterbox"].filter((fit) => fit !== known.models[0].fit);
 
@@ -47,7 +54,8 @@ export const KEYS = [
   { keys: ["a"], help: "units: activations, or gradients of the pinned unit or the explained class", run: () => set({ tiles: state.tiles === "backward" ? "activations" : "backward" }) },
   { keys: ["s"], help: "units: activations, strongest patches, optima", run: () => set({ tiles: after(["activations", "patches", "optima"], state.tiles === "backward" ? "activations" : state.tiles) }) },
   { keys: ["v"], help: "two pictures: the units show how others differ from this one", run: () => set({ second: state.second ? "" : state.picture }) },
-  { keys: ["r"], help: "list the units by activation, or by gradient × activation for the explained class", run: () => set({ rank: state.rank === "activation" ? "target" : "activation" }) },
+  { keys: ["r"], help: "list the units by activation, by gradient × activation for the explained class, or by selectivity for it", run: () => set({ rank: after(["activation", "target", "selectivity"], state.rank) }) },
+  { keys: ["q"], help: "attention: of the class token, or of the token at the cursor; a click on the picture chooses another", run: () => set({ query: state.query >= 0 ? -1 : token() }) },
   { keys: ["0"], help: "pictures: as the model's card says, stretched, cropped, letterboxed", run: () => set({ fit: after(["", ...fits()], state.fit) }) },
   { keys: ["t"], help: "gamma of the units: 1, 0.7, 0.5, 0.3", run: () => set({ gamma: after([1, 0.7, 0.5, 0.3], state.gamma) }) },
   { keys: ["T"], help: "scale of each unit, or of the layer", run: () => set({ scale: state.scale === "unit" ? "layer" : "unit" }) },

@@ -5,7 +5,7 @@ import { prepared, typed } from "./prepare.js";
 import { answer as known } from "./source.js";
 
 const SHOWN = 12;  // predictions
-const SIDES = [256, 768];  // of a picture that is drawn: its longer side in pixels, at least and at most
+const SIDES = [448, 768];  // of a picture that is drawn: its longer side in pixels, at least and at most
 const TILE = 96, TILES = 4096, ALPHA = 0.6, UNSEEN = 0.65, PALE = [214, 217, 220];
 const ABSENT = "for dropped pictures this takes `onnx-analyzer explore`";
 

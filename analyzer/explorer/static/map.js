@@ -11,10 +11,9 @@ export function build() {
   list.replaceChildren(...layers().map((about, number) => {
     const item = document.createElement("div"), name = document.createElement("b"), size = document.createElement("span");
     item.role = "option"; item.id = `layer-${number}`;
-    name.textContent = short(about.name); name.title = about.name;
-    const field = about.field.size && !about.field.size.includes(null) ? `, field ${about.field.size.join("×")}` : "";
-    size.textContent = `${about.heads ? "Attention" : about.op} ${[about.channels, ...about.grid].join("×")}${field}`;
-    if (typeof about.drift === "number") size.textContent += `, ${about.drift >= 200 ? "equal" : `${about.drift.toFixed(1)} dB`}`;
+    name.append(short(about.name)); name.title = about.name;
+    const said = typeof about.drift !== "number" ? field(about) : about.drift >= 200 ? "equal" : `${about.drift.toFixed(1)} dB`;
+    size.append(element("i", said), `${about.heads ? "Attention" : about.op} ${[about.channels, ...about.grid].join("×")}`);
     item.append(name, size);
     item.addEventListener("click", () => go(number));
     return item;
@@ -23,10 +22,23 @@ export function build() {
   select();
 }
 
+/** @param {any} about @returns {string} the receptive field of a layer's units, where it is not the whole picture */
+function field(about) {
+  const { size } = about.field;
+  return size && !size.includes(null) ? `field ${size.join("×")}` : "";
+}
+
+/** @param {string} tag @param {string} text @returns {HTMLElement} */
+function element(tag, text) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  return made;
+}
+
 /** The end of a name, since the beginning is that of many. @param {string} name @returns {string} */
 function short(name) {
   const text = name.replace(/^\//, "").replace(/_output_0$/, "");
-  return text.length > 24 ? `…${text.slice(-23)}` : text;
+  return text.length > 20 ? `…${text.slice(-19)}` : text;
 }
 
 function edges() {
@@ -73,7 +85,7 @@ function select() {
   if (!about) return;
   /** @type {HTMLElement} */ (document.getElementById("layer-name")).textContent = about.name;
   /** @type {HTMLElement} */ (document.getElementById("layer-about")).textContent =
-    `${about.heads ? "Attention" : about.op}, ${about.channels} ${about.heads ? "head" : "unit"}${about.channels > 1 ? "s" : ""}${about.grid.length ? ` of ${about.grid.join("×")}` : ""}`;
+    [`${about.heads ? "Attention" : about.op}, ${about.channels} ${about.heads ? "head" : "unit"}${about.channels > 1 ? "s" : ""}${about.grid.length ? ` of ${about.grid.join("×")}` : ""}`, field(about)].filter(Boolean).join(", ");
 }
 
 /** Colors the layers by how far the candidate drifts on the picture. */

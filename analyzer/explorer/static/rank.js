@@ -4,9 +4,11 @@ import { json } from "./api.js";
 import { digits } from "./draw.js";
 import { whenDrawn } from "./grid.js";
 import { exported } from "./source.js";
-import { live, set, shownPicture, state, subscribe } from "./store.js";
+import { live, query, set, shownPicture, state, subscribe } from "./store.js";
 
 const SHOWN = 24;
+/** @type {number | undefined} */
+let timer;
 const list = /** @type {HTMLElement} */ (document.getElementById("ranked"));
 const choice = /** @type {HTMLSelectElement} */ (document.getElementById("rank"));
 
@@ -14,10 +16,18 @@ export async function load() {
   if (exported || live.on) return;
   choice.value = state.rank;
   /** @type {Record<string, string>} */
-  const asked = state.rank === "target" ? { by: "target", target: state.target } : {};
+  const asked = state.rank === "activation" ? {} : { by: state.rank, target: state.target };
+  clearTimeout(timer);
   try {
-    const found = await json(`ranking/${shownPicture()}/${state.layer}`, { model: Math.min(state.model, 1), ...asked }, "ranking");
-    if (found) list.replaceChildren(...found.channels.slice(0, SHOWN).map(item));
+    const found = await json(`ranking/${shownPicture()}/${state.layer}`, { model: state.rank === "activation" ? state.model : Math.min(state.model, 1), ...query(), ...asked }, "ranking");
+    if (!found) return;
+    if (found.note) list.textContent = found.note;
+    else if (!found.job) list.replaceChildren(...found.channels.slice(0, SHOWN).map(item));
+    else if (found.job.state === "failed") throw new Error(found.job.error);
+    else {
+      list.textContent = `looking at the pictures: ${found.job.done} of ${found.job.total}`;
+      timer = setTimeout(load, 500);
+    }
   } catch (error) {
     list.textContent = /** @type {Error} */ (error).message;
   }
@@ -43,6 +53,6 @@ if (exported) {
 }
 choice.addEventListener("change", () => set({ rank: /** @type {"activation" | "target"} */ (choice.value) }));
 subscribe((changed) => {
-  const moved = ["picture", "layer", "model", "rank"].some((name) => changed.has(name));
-  if (moved || (state.rank === "target" && changed.has("target"))) load();
+  const moved = ["picture", "layer", "model", "rank", "query"].some((name) => changed.has(name));
+  if (moved || (state.rank !== "activation" && changed.has("target"))) load();
 });

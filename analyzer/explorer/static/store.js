@@ -51,6 +51,12 @@ window.addEventListener("hashchange", () => { if (started) set(possible(stateOf(
 /** @param {string} [key] @returns {string} the picture, brought to the input's size as is chosen */
 export function shownPicture(key = state.picture) { return key + (state.fit ? `~${state.fit}` : ""); }
 
+/** The token whose attention is shown, as it is asked for; nothing for the class token. @returns {Record<string, number>} */
+export function query() {
+  const { heads, grid } = layer();
+  return heads && state.query >= 0 && state.query < grid[0] * grid[1] ? { query: state.query } : {};
+}
+
 /** @returns {any[]} the layers of the reference, by which those of the candidate are counted */
 export function layers() { return known.models[0].layers; }
 /** @returns {any} the layer that is shown */

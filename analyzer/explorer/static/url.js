@@ -21,7 +21,8 @@
  * @property {"activations"|"backward"|"patches"|"optima"} tiles  what the units show
  * @property {string} fit  how pictures are brought to the input's size; "": as the model's card says
  * @property {string} second  key of a picture whose units are taken off; "" for none
- * @property {"activation"|"target"} rank  how units are listed
+ * @property {"activation"|"target"|"selectivity"} rank  how units are listed
+ * @property {number} query  place of the grid whose attention is shown; -1: the class token
  * @property {boolean} card  whether the unit card is shown
  * @property {boolean} labels  whether predictions are shown
  */
@@ -30,7 +31,7 @@
 export const DEFAULTS = {
   picture: "0", layer: -1, unit: 0, y: -1, x: -1, area: "layers", model: 0, evidence: "method", method: "",
   target: "top1", card: true, at: -1, policy: "deconvnet", pin: "", scale: "unit", gamma: 1, zoom: 0, labels: true,
-  tiles: "activations", fit: "", second: "", rank: "activation",
+  tiles: "activations", fit: "", second: "", rank: "activation", query: -1,
 };
 
 /** @param {State} state @returns {string} the fragment, without "#" */
