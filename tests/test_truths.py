@@ -239,6 +239,18 @@ def test_true_boxes_of_every_form(place: Path) -> None:
     assert sample.annotations["box_classes"] == [0, 1, 1]
 
 
+def test_pictures_are_named_by_paths_or_files(place: Path) -> None:
+    samples = find_pictures(["photos/ant/0.png"])
+    for name in ("photos/ant/0.png", "elsewhere/0.png", "0.png", "0"):
+        (sample,) = annotated(samples, {"1.png": {"label": 2}, name: {"label": 3}})
+        assert sample.annotations["label"] == 3
+    (sample,) = annotated(samples, {"other/0.png": {"label": 2}, samples[0].id: {"label": 3}})
+    assert sample.annotations["label"] == 3  # the whole path before the name
+    with pytest.raises(InputError, match=r"none of the pictures, such as .*0.png"):
+        annotated(samples, {"1.png": {"label": 2}})
+    assert not annotated(samples, {"1.png": {"boxes": np.zeros((1, 4))}})[0].annotations  # it may hold no object
+
+
 def test_classes_of_boxes_are_no_matter_for_classifiers(place: Path, run: Run) -> None:
     """Which have no labels here."""
     Path("boxes.json").write_text(json.dumps({"0.png": {"zebra": [0, 0, 4, 4]}}))

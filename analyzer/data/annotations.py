@@ -180,16 +180,28 @@ def _class(value: Any) -> int | str:
 
 
 def annotated(samples: Sequence[Sample], *known: Mapping[str, Mapping[str, Any]]) -> list[Sample]:
-    """The samples with what is known of them, by their file names, or these without their endings."""
+    """The samples with what is known of them, by their paths as given, file names, or these without their endings.
+
+    Raises:
+        InputError: classes are known, but of none of the samples.
+    """
+    by_name = [{Path(key).name: entry for key, entry in entries.items()} for entries in known]
 
     def of(sample: Sample) -> dict[str, Any]:
         name = Path(sample.id).name
         found = dict(sample.annotations)
-        for entries in known:
-            found |= entries.get(name) or entries.get(Path(name).stem) or {}
+        for entries, others in zip(known, by_name, strict=True):
+            found |= entries.get(sample.id) or others.get(name) or others.get(Path(name).stem) or {}
         return found
 
-    return [replace(sample, annotations=of(sample)) for sample in samples]
+    found = [replace(sample, annotations=of(sample)) for sample in samples]
+    named = [name for entries in known for name, entry in entries.items() if "label" in entry]
+    if named and found and not any("label" in sample.annotations for sample in found):
+        raise InputError(
+            f"none of the pictures, such as {found[0].id!r}, has a true class",
+            f"name them as their files are; the first that has one is {named[0]!r}",
+        )
+    return found
 
 
 def as_said(samples: Sequence[Sample], classes: str | None, boxes: str | None) -> list[Sample]:
