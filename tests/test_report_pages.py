@@ -67,6 +67,15 @@ def test_pictures_of_a_page_are_small_and_have_names(pages, name):
         assert len(base64.b64decode(data)) <= LARGEST and re.search(r'alt="[^"]+"', image)
 
 
+@pytest.mark.parametrize("name", [*NAMES, "explore"])
+def test_every_figure_of_a_page_has_a_text_for_screen_readers(pages, name):
+    page = ROOT / "analyzer" / "explorer" / "static" / "index.html" if name == "explore" else pages[name]
+    figures = re.findall(r"<(?:img|svg|canvas)\b[^>]*>", page.read_text(encoding="utf-8"))
+    assert figures
+    for each in figures:
+        assert re.search(r'(?:alt|aria-label)="[^"]+"|aria-hidden="true"', each), each
+
+
 class Structure(HTMLParser):
     """Whether every link within the page leads somewhere, and tags are closed."""
 
