@@ -34,18 +34,29 @@ OUTPUTS = ["logits", "pred_boxes"]
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the package: its module and class, and the size of its input."""
+    """A network of the package: its module and class, whose image processor it has, whether its scores are those of a
+    softmax, whether it gets a small ResNet for the one that is downloaded, the opset, and the size of its input."""
 
     module: str
     name: str
+    processor: str = "rt_detr.RTDetr"
+    softmax: bool = False
+    small: bool = False
+    opset: int = 17
     size: tuple[int, int] = (192, 256)
 
 
 NETWORKS = {
+    "DETR": Network("detr", "Detr", "detr.Detr", softmax=True, small=True),
+    "Conditional DETR": Network("conditional_detr", "ConditionalDetr", "conditional_detr.ConditionalDetr", small=True),
+    "Deformable DETR": Network(
+        "deformable_detr", "DeformableDetr", "deformable_detr.DeformableDetr", small=True, opset=20
+    ),
     "RT-DETR": Network("rt_detr", "RTDetr"),
     "D-FINE": Network("d_fine", "DFine"),
     "DEIMv2": Network("deimv2", "Deimv2"),
 }
+BACKBONE = {"embedding_size": 16, "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}  # of the first three
 
 
 class Exported(torch.nn.Module):
@@ -62,26 +73,33 @@ class Exported(torch.nn.Module):
 
 def exported(network: Network, x: torch.Tensor, path: Path) -> None:
     torch.manual_seed(0)
+    from transformers import ResNetConfig
+
     root = f"transformers.models.{network.module}"
     config: Any = getattr(importlib.import_module(f"{root}.configuration_{network.module}"), f"{network.name}Config")
     kind = getattr(importlib.import_module(f"{root}.modeling_{network.module}"), f"{network.name}ForObjectDetection")
-    net = Exported(kind(config(num_labels=CLASSES, attn_implementation="eager")).eval())
+    given: dict[str, Any] = {"num_labels": CLASSES, "attn_implementation": "eager"}
+    if network.small:
+        given |= {"init_std": 0.05, "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
+        given["backbone_config"] = ResNetConfig(**BACKBONE, out_features=["stage2", "stage3", "stage4"])
+    net = Exported(kind(config(**given)).eval())
     with torch.no_grad():
         torch.onnx.export(
-            net, (x,), path, input_names=["images"], output_names=OUTPUTS, opset_version=17, dynamo=False
+            net, (x,), path, input_names=["images"], output_names=OUTPUTS, opset_version=network.opset, dynamo=False
         )  # fmt: skip
 
 
 def row(name: str, folder: Path) -> str:
-    from transformers import RTDetrImageProcessor
-
     network, path = NETWORKS[name], folder / f"{name}.onnx"
     x = torch.rand(1, 3, *network.size, generator=torch.Generator().manual_seed(5))
     exported(network, x, path)
     said = dict(zip(OUTPUTS, onnxruntime.InferenceSession(str(path)).run(OUTPUTS, {"images": x.numpy()}), strict=True))
     given = SimpleNamespace(**{name: torch.from_numpy(array) for name, array in said.items()})
-    least = float(given.logits.sigmoid().amax(-1).flatten().sort().values[-LEAST])
-    post = RTDetrImageProcessor().post_process_object_detection
+    sure = given.logits.softmax(-1)[..., :-1] if network.softmax else given.logits.sigmoid()
+    least = float(sure.amax(-1).flatten().sort().values[-LEAST])
+    folder_of, kind = network.processor.split(".")
+    module = importlib.import_module(f"transformers.models.{folder_of}.image_processing_{folder_of}")
+    post = getattr(module, f"{kind}ImageProcessor")().post_process_object_detection
     known = {key: value.numpy() for key, value in post(given, least - 1e-6, [(HEIGHT, WIDTH)])[0].items()}
     surest = np.unique(known["boxes"], axis=0, return_index=True)[1]  # of several classes of a query
     known = {key: array[surest] for key, array in known.items()}
@@ -96,6 +114,9 @@ def row(name: str, folder: Path) -> str:
     scores = np.array([[p.score, p.index] for p in found]).reshape(-1, 2)
     largest, alone = np.zeros(2), 0
     for box, score, label in zip(known["boxes"], known["scores"], known["labels"], strict=True):
+        if not len(boxes):
+            alone += 1
+            continue
         away = np.abs(boxes - box).max(axis=1) + 1e6 * (scores[:, 1] != label)
         best = int(away.argmin())
         if away[best] > 1:

@@ -353,6 +353,28 @@ def test_queries_are_decoded_as_transformers_does(softmax) -> None:
     assert np.allclose(found.boxes, np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], 1) * SIDE, atol=1e-4)
 
 
+def test_boxes_beside_points_of_reference_have_scores_of_a_sigmoid() -> None:
+    """Conditional DETR, as transformers initializes it: no bias tells of a focal loss."""
+    made = queries(False)
+    bias = next(t for t in made.graph.initializer if t.name == "class_bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.zeros(3, np.float32), "class_bias"))
+    assert task_of(made).decoder.family == "DETR"  # of two classes and no object
+    del made.graph.node[-1]
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.full((1, 6, 2), 0.1, np.float32), "point"))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 2], np.int64), "two and two"))
+    made.graph.node.extend(
+        [
+            node("Split", ["placed", "two and two"], ["middle", "size"], axis=2),
+            node("Add", ["middle", "point"], ["moved"]),
+            node("Concat", ["moved", "size"], ["all four"], axis=2),
+            node("Sigmoid", ["all four"], ["pred_boxes"]),
+        ]
+    )
+    task, outputs = task_of(made), said(made)
+    found = task.decoder.candidates(task.said(outputs))
+    assert np.allclose(found.scores, 1 / (1 + np.exp(-outputs["logits"][0])), atol=1e-6)
+
+
 def test_scores_in_the_graph_are_those_of_the_decoder() -> None:
     for made in (*(chosen(**form) for form in FORMS), queries(True), queries(False)):
         task = task_of(made)

@@ -219,7 +219,7 @@ def joined_queries(view: View) -> tuple[Decoder, str] | None:
 
 def _query(view: View, box: Value, scores: Value) -> tuple[Decoder, str]:
     function, columns = ending(view.graph, scores), int(_shape(scores)[2])
-    softmax = function == "Softmax" or (function != "Sigmoid" and _softmax(view, scores, columns))
+    softmax = function == "Softmax" or (function != "Sigmoid" and _softmax(view, scores, box, columns))
     decoder = Decoder(
         "DETR" if softmax else "RT-DETR",
         (Level(Part(scores.name, last=_rows(box)), Part(box.name), layer=_layer(view, scores, box, _rows(box))),),
@@ -251,16 +251,29 @@ def _is_query(view: View, box: Value, part: Part | None = None) -> bool:
     return "Softmax" in operators and "MatMul" in operators and (squashed or "GridSample" in operators)
 
 
-def _softmax(view: View, scores: Value, columns: int) -> bool:
+def _softmax(view: View, scores: Value, box: Value, columns: int) -> bool:
     """Whether scores without a function are of a softmax whose last class is nothing, not of a sigmoid each."""
     if view.labels in (columns, columns - 1):
         return view.labels == columns - 1
     node, above = producer(scores, PLACING), ancestors(view.graph, [scores.name])
     sampled = any(n.op == "GridSample" and n.outputs[0].name in above for n in view.graph.forward_nodes())
-    if node is None or sampled:  # those with deformable attention, 2010.04159, have a sigmoid
-        return not sampled
+    if sampled or _refined(view, box):  # with deformable attention, 2010.04159, a sigmoid
+        return False
+    if node is None:
+        return True
     biases = [view.graph.constant(i) for i in node.inputs if i.name]
     return not any(b is not None and b.size == columns and float(b.mean()) < _SURE for b in biases)
+
+
+def _refined(view: View, box: Value) -> bool:
+    """Whether boxes are added to points of reference before the sigmoid, as in Conditional DETR (2108.06152) and those
+    after it, whose scores have a sigmoid; DETR's are those of a linear layer."""
+    end = producer(box, PLACING)
+    node = producer(end.inputs[0], PLACING) if end is not None and end.op == "Sigmoid" else None
+    if node is None:
+        return False
+    before = [n.op for i in node.inputs if (n := producer(i)) is not None] if node.op == "Add" else []
+    return not {"MatMul", "Gemm"} & {node.op, *before}
 
 
 # ---- What has been chosen ----
