@@ -64,7 +64,7 @@ CALLS = {
     "compare": f"compare model.onnx later.onnx -d a.png -d b.png {PLAIN}",
     "compare-equal": f"compare model.onnx model.onnx -d a.png -d b.png {PLAIN}",
     "record": f"record model.onnx -d a.png --store out/recorded {PLAIN}",
-    "audit": f"audit model.onnx -d a.png -d b.png --classes classes.json --probes 1 {PLAIN}",
+    "audit": f"audit model.onnx -d a.png -d b.png --classes classes.json --probes 1 --threshold border=0.5 {PLAIN}",
     "export": "export model.onnx -o out/exported.onnx",
     "ops": "ops",
     "methods": "methods",
