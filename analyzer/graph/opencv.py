@@ -24,6 +24,7 @@ def avoid_faults(proto: onnx.ModelProto) -> None:
     _reduce_few_axes(proto.graph, names, constants)
     _hold_gelus(proto.graph, names, constants)
     _double_single_rows(proto.graph, names, constants)
+    _hold_norms(proto.graph, names)
 
 
 def _reduce_few_axes(graph: onnx.GraphProto, names: Names, constants: dict[str, onnx.TensorProto]) -> None:
@@ -118,5 +119,21 @@ def _double_single_rows(graph: onnx.GraphProto, names: Names, constants: dict[st
                 halved = numpy_helper.to_array(scales) / np.array([1, 1, 2, 1], np.float32)
                 node.input[2] = names.constant(halved, f"{node.name}/scales")
         written.append(node)
+    if len(written) > len(graph.node):
+        replace_all(graph.node, written)
+
+
+def _hold_norms(graph: onnx.GraphProto, names: Names) -> None:
+    """Puts an Identity behind ReduceL2.
+
+    OpenCV's fusion takes z / ReduceL2(x) for x / ReduceL2(x), whatever z is, and raises for more than one axis.
+    """
+    written: list[onnx.NodeProto] = []
+    for node in graph.node:
+        written.append(node)
+        if node.op_type == "ReduceL2":
+            y = node.output[0]
+            node.output[0] = names.fresh(f"{y}/held")
+            written.append(onnx.helper.make_node("Identity", [node.output[0]], [y], f"{node.output[0]}/Identity"))
     if len(written) > len(graph.node):
         replace_all(graph.node, written)
