@@ -204,20 +204,24 @@ def test_gradients_are_those_of_the_graph(client: Client, number: int) -> None:
     assert np.allclose(found, _gradient(LAYER, first, array, (0, 5, 4, 7)), atol=1e-5)
 
 
-def test_channels_are_ranked_by_selectivity(client: Client, explorer: Explorer, number: int) -> None:
-    """For the class of one picture: (μ₊ − μ₋) / (|μ₊| + |μ₋|) of activations that `features` gives."""
-    maps = [analyzer.features(str(MODEL), str(path), [LAYER])[LAYER][0].mean((1, 2)) for path in PICTURES]
+def test_channels_are_ranked_by_selectivity(client: Client, explorer: Explorer) -> None:
+    """For the class of one picture: (μ₊ − μ₋) / (μ₊ + μ₋) of positive activations that `features` gives."""
+    layer = "/network/stage3/Add_output_0"  # with negative values
+    number = [one.name for one in explorer.benches[0].layers].index(layer)
+    found = [analyzer.features(str(MODEL), str(path), [layer])[layer][0] for path in PICTURES]
+    assert min(map(np.min, found)) < 0
+    maps = [np.maximum(one, 0).mean((1, 2)) for one in found]
     classes = [int(analyzer.explain(str(MODEL), str(path)).target[0]) for path in PICTURES]
     target = classes[0]
     one = np.mean([m for m, c in zip(maps, classes, strict=True) if c == target], axis=0)
     rest = np.mean([m for m, c in zip(maps, classes, strict=True) if c != target], axis=0)
-    expected = (one - rest) / np.maximum(np.abs(one) + np.abs(rest), 1e-12)
+    expected = (one - rest) / np.maximum(one + rest, 1e-12)
     path = f"/api/ranking/0/{number}?by=selectivity&target={target}"
     client.json(path)
     assert explorer.selectivity[0].job(explorer.benches[0].layer(number)).finished.wait(60)
-    found = client.json(path)["channels"]
-    assert [v for _, v in found] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
-    assert found[0][0] == int(np.argmax(expected))
+    ranked = client.json(path)["channels"]
+    assert [v for _, v in ranked] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+    assert ranked[0][0] == int(np.argmax(expected))
     missing = next(c for c in range(10) if c not in classes)
     said = client.json(f"/api/ranking/0/{number}?by=selectivity&target={missing}")
     assert not said["channels"] and said["note"].startswith("0 of 4 pictures are of this class")

@@ -233,8 +233,8 @@ class Bench:
         return tuple(layer.maps(found[layer.name][:1]) for layer in wanted)
 
     def means(self, picture: Picture, layer: Layer) -> np.ndarray:
-        """(channels,) the mean activation of each; nothing is kept."""
-        return self._read(picture, [layer])[0].mean((1, 2))
+        """(channels,) the mean positive activation, max(x, 0), of each; nothing is kept."""
+        return np.maximum(self._read(picture, [layer])[0], 0).mean((1, 2))
 
     def spans(self, picture: Picture, layer: Layer) -> list[list[list[int]]]:
         """See `layers.spans`."""

@@ -17,7 +17,8 @@ class Activity:
     """Of a layer over all pictures.
 
     Attributes:
-        means: (pictures, channels) mean activation over the grid. classes: (pictures,) what the model says of each.
+        means: (pictures, channels) mean positive activation over the grid.
+        classes: (pictures,) what the model says of each.
     """
 
     means: np.ndarray
@@ -46,14 +47,14 @@ class Selectivity:
 
 
 def selectivity(means: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """(μ₊ − μ₋) / (|μ₊| + |μ₋|) of every channel: its mean activation on pictures of the class, and on all others.
+    """(μ₊ − μ₋) / (μ₊ + μ₋) of every channel: its mean activation on pictures of the class, and on all others.
 
     From −1, only on others, to 1, only on those of the class; 0 where both are 0. Morcos et al. 2018, 1803.06959,
     section A.3, for a class that is given.
 
     Args:
-        means: (pictures, channels). positive: (pictures,) which are of the class: some, not all.
+        means: (pictures, channels), none negative. positive: (pictures,) which are of the class: some, not all.
     """
     one, rest = means[positive].mean(0, dtype=np.float64), means[~positive].mean(0, dtype=np.float64)
-    size = np.abs(one) + np.abs(rest)
+    size = one + rest
     return np.divide(one - rest, size, out=np.zeros_like(size), where=size > 0)

@@ -43,6 +43,7 @@ async function draw(unit, found) {
   if (found.patches.length && shown !== unit) {
     const [patches, projections] = await Promise.all([image(`unit/${unit}/patches`), image(`unit/${unit}/projections`).catch(() => null)]);
     show($("patches"), patches); show($("projections"), projections);
+    for (const name of ["patches", "projections"]) clear($(name), found.patches.length);
     $("tops").replaceChildren(...found.patches.map((/** @type {any} */ top) => row(top)));
     shown = unit;
   } else if (!found.patches.length) {
@@ -56,6 +57,13 @@ async function draw(unit, found) {
   } else if (found.optimum?.state !== "done") {
     show($("optimum"), null); dreamt = "";
   }
+}
+
+/** Clears the places of a square of three columns that have no tile. @param {HTMLCanvasElement} canvas @param {number} count */
+function clear(canvas, count) {
+  if (canvas.hidden) return;
+  const across = canvas.width / Math.min(3, count), down = canvas.height / Math.ceil(count / 3);
+  for (let at = count; at % 3; at++) canvas.getContext("2d")?.clearRect((at % 3) * across, Math.floor(at / 3) * down, across, down);
 }
 
 /** @param {any} job @returns {string} */
