@@ -207,10 +207,11 @@ def _temporary(folder: Path, make: Callable[[Path], None], suffix: str = "") -> 
 
 def _sweep(folder: Path) -> None:
     """Removes temporary files and folders that processes have left there which were killed."""
+    user = os.geteuid() if hasattr(os, "geteuid") else None
     with suppress(OSError), os.scandir(folder) as found:
         for path in [Path(entry.path) for entry in found if entry.name.startswith(OURS)]:
             with suppress(OSError):
-                if path.lstat().st_uid == os.geteuid() and (lock := _locked(path)) is not None:
+                if path.lstat().st_uid == user and (lock := _locked(path)) is not None:
                     _remove(path)
                     os.close(lock)
 

@@ -87,3 +87,9 @@ def test_rows_of_points_are_no_picture() -> None:
     net = model([node("MatMul", ["x", "w"], ["y"])], {"x": ["N", 64, 3]}, {"y": None}, weights)
     explainer = Explainer(net)
     assert not explainer.without_batch and len(explainer.plain["x"].shape) == 3
+
+
+def test_a_gradient_that_is_appended_keeps_the_inputs() -> None:
+    vjp = analyzer.append_vjp(alone(MODELS["classifier"], "CHW"), ["probabilities"], ["x"])
+    session = onnxruntime.InferenceSession(vjp.model.SerializeToString())
+    assert [i.shape for i in session.get_inputs() if i.name == "x"] == [[3, 64, 64]]

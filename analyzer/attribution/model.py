@@ -148,7 +148,7 @@ class Model:
             found = self.cache.source(key) if self.cache else None
             if found is None:
                 sizes = dict(shapes or {})
-                found = normalize(self.loaded, inlined_operators(), sizes, self._types(sizes))
+                found = normalize(self.loaded, inlined_operators(), sizes, self._types(sizes), batch=True)
                 if self.cache:
                     self.cache.keep_source(key, found)
             return found

@@ -143,7 +143,7 @@ def command(given: Dream) -> None:
       onnx-analyzer dream model.onnx -l conv4 -u 12 -u 40 -o dream.png
       onnx-analyzer dream model.onnx -t 281 -o cat.png
       onnx-analyzer dream model.onnx -l conv4 -u 12 --variants 4 -o facets.png
-      onnx-analyzer dream model.onnx -l conv4 -u 12 --picture-size 512x768 -o large.png
+      onnx-analyzer dream model.onnx -t 281 --picture-size 512x768 -o large.png
     """
     from analyzer.api.dreaming import RATES, check_units, maximized, photographed
     from analyzer.attribution.parametrizations import DreamOptions

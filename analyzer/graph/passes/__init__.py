@@ -66,6 +66,7 @@ def normalize(
     inline: Iterable[str] = (),
     input_shapes: dict[str, tuple[int, ...]] | None = None,
     types: Iterable[onnx.ValueInfoProto] = (),
+    batch: bool = False,
 ) -> Source:
     """Rewrite `model` into the one form the rules know; outputs stay what they were.
 
@@ -74,13 +75,14 @@ def normalize(
         inline: operators to replace by the function body of their schema.
         input_shapes: sizes to fix for inputs whose dimensions are symbolic in the file.
         types: of tensors that inference cannot know, those of custom operators.
+        batch: give a picture without a batch axis such an axis.
 
     Raises:
         UnsupportedError: a node cannot be brought to opset 21, or a pass broke its promise.
     """
     given = load(model)
     source = replace(given, proto=copied(given.proto), detached=dict(given.detached))
-    request = Request(frozenset(inline), tuple((input_shapes or {}).items()), tuple(types))
+    request = Request(frozenset(inline), tuple((input_shapes or {}).items()), tuple(types), batch)
     for step in PASSES:
         with refusing(f"{source.name}: the pass {step.name!r} cannot handle this model"):
             step.run(source, request)

@@ -14,12 +14,13 @@ from analyzer.graph.source import Source
 class Request:
     """What the caller wants normalised: operators to inline by their function body, and known input shapes.
 
-    `types` are types of tensors that inference cannot know.
+    `types` are types of tensors that inference cannot know; with `batch`, a picture without a batch axis gets one.
     """
 
     inline: frozenset[str] = frozenset()
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     types: tuple[onnx.ValueInfoProto, ...] = ()
+    batch: bool = False
 
 
 @dataclass(frozen=True)

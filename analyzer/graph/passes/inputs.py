@@ -33,8 +33,8 @@ def fold_initializer_inputs_pass(source: Source, request: Request) -> None:
 
 
 def batch_axis_pass(source: Source, request: Request) -> None:
-    """Gives a picture without a batch axis, (3, H, W) or (H, W, 3), such an axis of size 1."""
-    for value in pictures_without_batch(source.proto):
+    """Gives a picture without a batch axis, (3, H, W) or (H, W, 3), such an axis of size 1, where that is wanted."""
+    for value in pictures_without_batch(source.proto) if request.batch else ():
         _with_batch(source.proto, value)
 
 
