@@ -13,7 +13,6 @@ import secrets
 import select
 import shutil
 import stat
-import sys
 import tempfile
 import threading
 import time
@@ -224,10 +223,10 @@ def _locked(path: Path, wait: bool = False) -> int | None:
     Args:
         wait: for another process that holds it.
     """
-    if sys.platform == "win32":
+    try:
+        import fcntl
+    except ImportError:
         return None
-    import fcntl
-
     try:
         lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
