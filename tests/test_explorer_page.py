@@ -436,6 +436,7 @@ def test_a_page_with_the_model_explains_a_dropped_picture(browser: Any, with_mod
                 page.locator("#evidence[data-shown='d0/top1/grad-cam']").wait_for()
                 quiet(page)
                 assert page.inner_text("#evidence-title") == f"grad-cam of {first.title(0)}"
+                assert page.inner_text("#unit-name") == "Unit 0"  # of those with a card there are none
                 shown = [one.inner_text() for one in page.locator("#predictions button span:first-child").all()]
                 assert shown == [one.label for one in first.predictions]
                 assert np.abs(drawn(page, "evidence").astype(float) - drawn_by_us).mean() < 3

@@ -43,7 +43,7 @@ export function possible(said) {
   const layer = said.layer >= 0 && said.layer < count ? said.layer : first;
   const picture = known.pictures.some((one) => one.key === said.picture) ? said.picture : known.pictures[0].key;
   const most = layers[layer].channels - 1, unit = Math.max(0, Math.min(said.unit, most));
-  return { ...said, layer, picture, unit: location.hash ? unit : (layers[layer].units || [unit])[0] };
+  return { ...said, layer, picture, unit: location.hash ? unit : layers[layer].units?.[0] ?? unit };
 }
 
 window.addEventListener("hashchange", () => { if (started) set(possible(stateOf(location.hash))); });
