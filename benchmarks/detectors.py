@@ -72,6 +72,11 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         {"preset": "imagenet", "channels": "BGR", "size": (384, 512)},
         ("coral_hot_dog.jpg", "coral_grace_hopper.bmp"),
     ),
+    "DEIMv2-atto, INT8": (
+        "../cases/real/deimv2_atto_int8.onnx",
+        {"preset": "imagenet", "resize": "resize"},
+        THINGS[:4],
+    ),
 }
 METHODS = ("layer-cam", "hires-cam", "grad-cam", "gradient", "d-rise")
 EACH, SHARE, CELL, DRAWS, SIGMA, NEAR = 3, 0.2, 16, 3, 20.0, 0.2
@@ -106,7 +111,10 @@ class Judge:
     def read(self, path: Path) -> bool:
         """The photograph, its mean and its blurred picture; False if the model is no detector."""
         batch = self.card.preprocess.apply(decode(path))[0]
-        self.feeds = self.explainer.feeds(batch)
+        height, width = batch.shape[2:] if self.axis == 0 else batch.shape[1:3]
+        sizes = {"orig_target_sizes": np.array([[width, height]])}  # so that boxes are in pixels of the input
+        named = {given.name: sizes[given.name] for given in self.graph.inputs if given.name in sizes}
+        self.feeds = self.explainer.feeds({self.given.name: batch} | named)
         self.image = batch[0].astype(np.float32)
         if self.session is None:
             self.task = task_for(self.explainer, Question(), self.feeds)
