@@ -43,6 +43,7 @@ from analyzer.explorer.answers import Explorer
 from analyzer.explorer.atlas import atlas
 from analyzer.explorer.bench import Bench
 from analyzer.explorer.cards import Cards
+from analyzer.explorer.embedding import model_of
 from analyzer.explorer.pictures import Pictures
 from analyzer.explorer.serve import serve
 
@@ -517,6 +518,37 @@ def test_pages_prepare_pictures_to_the_bit(tmp_path: Path) -> None:
     """)
     done = subprocess.run([node, "run.mjs"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "methods", "said"),
+    [
+        ("digits_detector.onnx", ["layer-cam"], "pages run classifiers, and this is detection"),
+        ("digits_cnn.onnx", [], "methods of one run that are drawn over the picture"),
+    ],
+)
+def test_pages_run_classifiers_and_class_maps(model: str, methods: list[str], said: str) -> None:
+    pictures = Pictures(find_pictures([str(PICTURES[0])]))
+    with pytest.raises(analyzer.UnsupportedError, match=said):
+        model_of(opened(ROOT / "models" / model, pictures), methods)
+
+
+@pytest.mark.parametrize("model", ["digits_vit.onnx", "digits_cnn_int8.onnx"])
+def test_the_model_of_a_page_gives_the_maps_of_all_layers(model: str) -> None:
+    """Tokens, heads and quantized layers as the bench has them, and the map of a class that is chosen."""
+    pictures = Pictures(find_pictures([str(PICTURES[0])]))
+    bench = opened(ROOT / "models" / model, pictures)
+    data, about = model_of(bench, ["grad-cam"])
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    feeds = {**bench.feeds(pictures.first), about["target"]: np.array([4])}
+    found = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
+    for layer, name in zip(bench.layers, about["maps"], strict=True):
+        expected = bench.one(pictures.first, layer)
+        assert np.allclose(found[name], expected, atol=1e-3 * np.abs(expected).max()), layer.name
+    names = about["methods"]["grad-cam"]
+    low, high = found[names["extent"]]
+    values = low + found[names["heatmap"]][0] * (high - low)
+    assert np.allclose(values, bench.evidence(pictures.first, "grad-cam", "4").values, atol=1e-3 * high)
 
 
 def test_the_page_is_light() -> None:
