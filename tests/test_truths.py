@@ -244,7 +244,7 @@ def test_pictures_are_named_by_paths_or_files(place: Path) -> None:
     for name in ("photos/ant/0.png", "elsewhere/0.png", "0.png", "0"):
         (sample,) = annotated(samples, {"1.png": {"label": 2}, name: {"label": 3}})
         assert sample.annotations["label"] == 3
-    (sample,) = annotated(samples, {"other/0.png": {"label": 2}, samples[0].id: {"label": 3}})
+    (sample,) = annotated(samples, {samples[0].id: {"label": 3}, "other/0.png": {"label": 2}})
     assert sample.annotations["label"] == 3  # the whole path before the name
     with pytest.raises(InputError, match=r"none of the pictures, such as .*0.png"):
         annotated(samples, {"1.png": {"label": 2}})
