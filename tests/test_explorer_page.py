@@ -533,10 +533,12 @@ def test_the_page_goes_on_after_a_crash_of_the_server(browser: Any, tmp_path: Pa
     page.locator("#picture-name", has_text="dropped.png").wait_for()
     quiet(page)
     (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    os.kill(int(child), signal.SIGSEGV)
     before = drawn(page, "grid")
+    seen = "new MutationObserver(() => { window.seen ||= !gone.hidden; }).observe(gone, { attributes: true })"
+    page.evaluate(f"() => {{ const gone = document.getElementById('gone'); {seen}; }}")
+    os.kill(int(child), signal.SIGSEGV)
     page.keyboard.press("ArrowUp")
-    page.locator("#gone").wait_for(state="visible", timeout=60_000)
+    page.wait_for_function("window.seen", timeout=60_000)  # it may be over before we look
     page.locator("#gone").wait_for(state="hidden", timeout=60_000)
     quiet(page)
     assert not np.array_equal(drawn(page, "grid"), before) and page.inner_text("#picture-name") == "dropped.png"
