@@ -375,14 +375,18 @@ def audit_shots(
         sure = f", confidence {rows[name]['confidence']:.2f}" if rows[name].get("confidence") is not None else ""
         return Shot(f"{name}{said}{sure}", draw)
 
-    def layer(name: str) -> Shot:
+    def layer(name: str) -> Shot | None:
         picture = next(iter(rows))
         words = f"{name} on {picture}; channels with the most values at their maximum first, constant ones hatched"
-        return Shot(words, lambda: flat_channels(_maps(explainer, card.feeds, name, sources[picture])))
+        with suppress(AnalyzerError):  # it has no maps
+            drawn = flat_channels(_maps(explainer, card.feeds, name, sources[picture]))
+            return Shot(words, lambda: drawn)
+        return None
 
-    layers = {row["layer"] for row in done.report["layers"] if len(row["size"]) == 2 and rows}
+    layers = {row["layer"] for row in done.report["layers"]} if rows else set()
+    drawn = {found["where"]: layer(found["where"]) for found in done.findings or () if found["where"] in layers}
     examples = {name: shot(name) for name in to_show(done.as_data()) if name in rows}
-    examples |= {found["where"]: layer(found["where"]) for found in done.findings or () if found["where"] in layers}
+    examples |= {name: each for name, each in drawn.items() if each is not None}
     others = sorted(rows, key=lambda name: rows[name].get("confidence") or 0.0)
     first = [Shot("Mean maps: of all pictures, and of the most frequent classes", done.figure)] if done.maps else []
     return first + [shot(name) for name in others if name not in examples][:count], examples
