@@ -38,7 +38,7 @@ class Explore(Given):
     )
     labels: str | None = labels_option
     layers: tuple[str, ...] = several(
-        "-l --layer", "Layer to show: tensor, node or glob. Repeatable. Default: all.", metavar="NAME"
+        "-l --layer", "Layer to show: tensor or node name, or a glob. Repeatable. Default: all.", metavar="LAYER"
     )
     export: str | None = option(
         "--export",
@@ -48,16 +48,16 @@ class Explore(Given):
         metavar="PATH",
     )
     methods: tuple[str, ...] = several(
-        "-m --method", "Method of the maps in an exported page. Repeatable.", metavar="NAME"
+        "-m --method", "Method of the maps in an exported page. Repeatable.", metavar="METHOD"
     )
     units: int = option(
         "--draw",
-        "Units of each layer that have projections and a card in an exported page: those that answer most strongly.",
+        "Units of each layer that have projections and a card in an exported page: those with the highest activation.",
         type=IntRange(0),
         default=12,
         metavar="N",
     )
-    optima: bool = option("--optima", "Synthesize the optima of these units, too.", is_flag=True)
+    optima: bool = option("--optima", "Also generate the pictures that maximize these units.", is_flag=True)
     with_model: bool = option(
         "--with-model",
         "Put the model into an exported page: pictures that are dropped on the page are explained there, without a "
@@ -65,9 +65,14 @@ class Explore(Given):
         is_flag=True,
     )
     host: str = option(
-        "--host", "Address to listen on. Any but 127.0.0.1 lets other machines connect.", default="127.0.0.1"
+        "--host",
+        "Address to listen on. Any but 127.0.0.1 lets other machines connect.",
+        default="127.0.0.1",
+        metavar="ADDRESS",
     )
-    port: int = option("--port", "Port to listen on; 0 for any free one.", type=IntRange(0, 65535), default=0)
+    port: int = option(
+        "--port", "Port to listen on; 0 for any free one.", type=IntRange(0, 65535), default=0, metavar="N"
+    )
     no_browser: bool = option("--no-browser", "Do not open a browser.", is_flag=True)
     setup: Setup = group(Setup)
 

@@ -36,7 +36,7 @@ class OcclusionOptions(Given):
     inputs: Pictures = group(Pictures)
     target: str = option(
         "-t --target",
-        "True class, as index or label, or a detection: detection:N. Default: what the model is surest of.",
+        "True class, as index or label, or a detection: detection:N. Default: the prediction with the highest score.",
         default="top1",
         show_default=False,
         metavar="TARGET",
