@@ -250,9 +250,9 @@ def rewrites(monkeypatch) -> list:
     calls: list = []
     real = loaded_model.normalize
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         calls.append(arguments)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(loaded_model, "normalize", counted)
     return calls

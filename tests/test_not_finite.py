@@ -291,6 +291,7 @@ def test_json_is_written_in_one_place():
     assert holders <= {
         "analyzer/plain.py",
         "analyzer/store.py",
+        "analyzer/attribution/trial.py",
         "analyzer/passes/codec.py",
         "analyzer/runtime/runners/http.py",
         "analyzer/runtime/elsewhere/__init__.py",
