@@ -3,8 +3,8 @@
 python -m benchmarks.explorer MODEL… --data PICTURES
 
 Medians over presses, in milliseconds: another unit of a layer whose activations are kept; the same with its projection
-painted, beside a bare run of the projection's graph; a hovered unit's outline. Then the first screen after the page is
-asked for, and frames of the webcam in a second.
+painted, how much of it the server took, and a bare run of the projection's graph; a hovered unit's outline. Then the
+first screen after the page is asked for, and frames of the webcam in a second.
 """
 
 from __future__ import annotations
@@ -40,14 +40,20 @@ PAINTED = """([key, name]) => new Promise((done) => {
     document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
 })"""
 
+# Milliseconds that the server took for each projection.
+SERVED = """() => performance.getEntriesByType("resource").filter((one) => one.name.includes("api/project/"))
+    .flatMap((one) => one.serverTiming.map((timing) => timing.duration))"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--data", required=True)
     given = parser.parse_args()
-    print("| model | first screen, s | unit, ms | projection, ms | its bare run, ms | outline, ms | frames/s |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| model | first screen, s | unit, ms | projection, ms | server, ms | bare run, ms | outline, ms | frames/s |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for model in given.models:
         print(f"| {Path(model).stem} | {' | '.join(f'{v:.3g}' for v in measured(model, given.data))} |", flush=True)
 
@@ -76,6 +82,7 @@ def measured(model: str, data: str) -> list[float]:
             page.wait_for_timeout(1000)
             units = [press(page, "tile", at) for at in range(PRESSES)]
             projections = [press(page, "projection", at) for at in range(PRESSES)]
+            served = page.evaluate(SERVED)[-PRESSES:]
             outlines = [hovered(page, at) for at in range(PRESSES)]
             frames = filmed(page)
             layer, picture = page.inner_text("#layer-name"), find_pictures([data])[0].source
@@ -84,7 +91,8 @@ def measured(model: str, data: str) -> list[float]:
         run.terminate()
         run.wait(20)
     numbers = [statistics.median(rows) for rows in (units, projections)]
-    return [first, *numbers, bare(model, layer, picture), statistics.median(outlines), frames]
+    numbers += [statistics.median(served), bare(model, layer, picture)]
+    return [first, *numbers, statistics.median(outlines), frames]
 
 
 def press(page: Any, name: str, at: int) -> float:
