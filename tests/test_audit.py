@@ -183,6 +183,13 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     assert code == 2 and ".pdf" in err
 
 
+def test_a_head_without_numbers_is_shuffled_as_well():
+    weights = {"v": np.ones((4, 0), np.float32), "w": np.ones((0, 4), np.float32)}
+    nodes = [node("MatMul", ["x", "v"], ["h"]), node("MatMul", ["h", "w"], ["y"])]
+    empty = randomised_head(Explainer(model(nodes, {"x": ["N", 4]}, {"y": ["N", 4]}, weights)), 3)
+    assert [list(w.dims) for w in empty.proto.graph.initializer if w.name == "w"] == [[0, 4]]
+
+
 def test_the_head_is_shuffled_without_the_other_weights_in_one_protobuf(monkeypatch):
     explainer = Explainer(small_cnn())
     monkeypatch.setattr("analyzer.graph.ir.PROTOBUF_LIMIT", 0)

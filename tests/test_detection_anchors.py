@@ -695,3 +695,8 @@ def test_faces_are_found_and_the_heat_lies_on_the_surest(name, picture_, flags, 
         points = np.array(found[0].points)[:, :2] * scale[:2]
         assert ((points > face[0, :2] - 20) & (points < face[0, 2:] + 20)).all()
         assert points[0, 0] < points[1, 0] and points[0, 1] < points[3, 1]  # eyes from left to right, above the mouth
+
+
+def test_an_output_without_numbers_has_no_candidates() -> None:
+    assert Part("boxes").read(np.zeros((1, 0), np.float32)).shape == (1, 0)
+    assert Part("boxes", cell=2).read(np.zeros((1, 3, 8), np.float32)).shape == (6, 4)

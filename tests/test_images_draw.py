@@ -56,6 +56,11 @@ def test_signed_maps_are_white_at_zero() -> None:
     assert np.all(colourise(np.zeros((2, 2)), signed=True) == 255)
 
 
+def test_colors_of_values_whose_range_float32_cannot_hold():
+    ends = np.array([[-3e38, 0.0, 3e38]], np.float32)
+    assert np.array_equal(colourise(ends), colourise(ends / 1e30))
+
+
 def test_odd_values() -> None:
     picture = colourise(np.array([[np.nan, -np.inf, 0, 1, np.inf]]), "viridis")
     table = colormap("viridis")

@@ -65,8 +65,13 @@ def colourise(
     low, high = value_range(values, vmin, vmax, signed)
     table = colormap(name if not signed or is_diverging(name) else "blue-red")
     width = high - low
+    wide = np.float32 if width <= float(np.finfo(np.float32).max) else np.float64
     with np.errstate(invalid="ignore", over="ignore"):
-        unit = np.clip((values - low) / width, 0, 1) if width > 0 else np.full(values.shape, 0.5 if signed else 0.0)
+        unit = (
+            np.clip((values.astype(wide, copy=False) - low) / width, 0, 1)
+            if width > 0
+            else np.full(values.shape, 0.5 if signed else 0.0)
+        )
     empty = np.isnan(values)
     picture = table[np.rint(np.where(empty, 0, unit) * (len(table) - 1)).astype(np.intp)]
     picture[empty] = NAN_COLOUR

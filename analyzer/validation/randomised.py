@@ -34,7 +34,7 @@ def randomised_head(explainer: Explainer, seed: int) -> Source:
     if heads:
         tensor = weights[heads[-1]]
         array = detached[tensor.name] if tensor.name in detached else numpy_helper.to_array(tensor)
-        shuffled = np.random.default_rng(seed).permutation(array.ravel()).reshape(array.shape)
+        shuffled = np.random.default_rng(seed).permutation(array.flatten()).reshape(array.shape)
         if tensor.name in detached:
             detached[tensor.name] = np.ascontiguousarray(shuffled)
         else:

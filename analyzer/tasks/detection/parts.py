@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,7 +46,7 @@ class Part:
         if self.axis is None:
             array = array[..., None]
         rows = np.moveaxis(array if self.batched else array[None], self._axis(array.ndim), -1)
-        rows = rows.reshape(-1, rows.shape[-1] // self.cell)
+        rows = rows.reshape(math.prod(rows.shape[:-1]) * self.cell, rows.shape[-1] // self.cell)
         return np.asarray(rows[self.first : self.last, self.start : self.stop])
 
     def of(self, op: Builder, value: Value) -> Value:
