@@ -65,7 +65,7 @@ def colourise(
     low, high = value_range(values, vmin, vmax, signed)
     table = colormap(name if not signed or is_diverging(name) else "blue-red")
     width = high - low
-    wide = np.float32 if width <= float(np.finfo(np.float32).max) else np.float64
+    wide = np.dtype(np.float32 if width <= float(np.finfo(np.float32).max) else np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         unit = (
             np.clip((values.astype(wide, copy=False) - low) / width, 0, 1)
