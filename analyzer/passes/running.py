@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,15 +178,16 @@ class _Running:
         left = [index for index in self.wanted if index not in self.done]
         if not left:
             return
-        for block in self._blocks(left, workers):
-            if journal:
-                journal.append(block)
-            self.take(block)
-            if journal:
-                journal.save(self.tree, now=False)
-            self.progress(sum(len(self.batch(index)) for index in range(block.start, block.stop)))
+        with closing(self._blocks(left, workers)) as blocks:  # after an error, what is under way ends at once
+            for block in blocks:
+                if journal:
+                    journal.append(block)
+                self.take(block)
+                if journal:
+                    journal.save(self.tree, now=False)
+                self.progress(sum(len(self.batch(index)) for index in range(block.start, block.stop)))
 
-    def _blocks(self, left: Sequence[int], workers: int | Ray | None) -> Iterator[Block]:
+    def _blocks(self, left: Sequence[int], workers: int | Ray | None) -> Generator[Block, None, None]:
         if isinstance(workers, Ray):
             first = self.first.sample if self.first else None
             return workers.blocks(self.work, [(i, self.batch(i)) for i in left], first, self.kept, self.alone)
