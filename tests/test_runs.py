@@ -7,17 +7,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from analyzer.commands.run import expanded, words_of
 from analyzer.data import Sample
 from analyzer.errors import InputError
-from analyzer.passes import Loaded, Pass, Ray, run, states
-from analyzer.passes.tree import Block
+from analyzer.passes import Loaded, Pass, run, states
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = [Sample(f"sample {number}", number, b"") for number in range(20)]
@@ -166,27 +165,3 @@ raise SystemExit(run())
     store = ["--store", str(tmp_path)] if kept else []
     done = subprocess.run([sys.executable, "-c", script, *store], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 130 and done.stderr.strip().splitlines()[-1] == words
-
-
-class Elsewhere(Ray):
-    """A cluster that does nothing but notice when it is given up."""
-
-    left: ClassVar[list[str]] = []
-
-    def blocks(self, work: Pass[Any], batches: Sequence[Any], *others: Any) -> Generator[Block, None, None]:
-        try:
-            for index, samples in batches:
-                yield Block(0, index, [sample.number for sample in samples], {}, "")
-        finally:
-            self.left.append("closed")
-
-
-def test_what_is_under_way_ends_with_an_error() -> None:
-    """And not when somebody lets go of the traceback: threads of a cluster outlive it otherwise."""
-
-    def stop(partial: Any, failed: Any) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt) as raised:
-        run(Numbers(), SAMPLES, workers=Elsewhere(), each=stop)
-    assert raised.tb and Elsewhere.left == ["closed"]

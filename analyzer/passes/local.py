@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
@@ -37,7 +37,7 @@ class Steps:
         self.work, self.batch, self.kept, self.alone = work, batch, kept, alone
         self.together = 1  # batches that are done at once: as many as a turn allows
 
-    def blocks(self, left: Iterable[int], workers: int) -> Generator[Block, None, None]:
+    def blocks(self, left: Iterable[int], workers: int) -> Iterator[Block]:
         """Blocks of one batch each, about in their order."""
         if heartbeat.past.careful:
             yield from map(self._carefully, left)

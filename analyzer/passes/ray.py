@@ -6,7 +6,7 @@ import logging
 import os
 import pickle
 import socket
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -47,7 +47,7 @@ class Ray:
 
     def blocks(
         self, work: Pass[Any], batches: Sequence[_Numbered], first: Sample | None, kept: bool, alone: bool
-    ) -> Generator[Block, None, None]:
+    ) -> Iterator[Block]:
         """Blocks, in the order in which they are finished.
 
         Args:
@@ -70,14 +70,10 @@ class Ray:
                 fn_constructor_args=(_pickled(work), first, kept, alone),
                 **({"num_gpus": gpus} if gpus else {"num_cpus": 1}),
             )
-            found = iter(rows.iter_rows())
-            try:
-                for row in found:
-                    if row["error"]:
-                        raise _error(decode(row["error"]))
-                    yield Block(**decode(row["block"]))
-            finally:
-                found.close()  # ends what is under way, in threads that need the cluster
+            for row in rows.iter_rows():
+                if row["error"]:
+                    raise _error(decode(row["error"]))
+                yield Block(**decode(row["block"]))
 
     def _gpus(self, work: Pass[Any]) -> float:
         on_gpu = getattr(getattr(work, "model", None), "provider", "cpu") == "cuda"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,16 +177,15 @@ class _Running:
         left = [index for index in self.wanted if index not in self.done]
         if not left:
             return
-        with closing(self._blocks(left, workers)) as blocks:  # after an error, what is under way ends at once
-            for block in blocks:
-                if journal:
-                    journal.append(block)
-                self.take(block)
-                if journal:
-                    journal.save(self.tree, now=False)
-                self.progress(sum(len(self.batch(index)) for index in range(block.start, block.stop)))
+        for block in self._blocks(left, workers):
+            if journal:
+                journal.append(block)
+            self.take(block)
+            if journal:
+                journal.save(self.tree, now=False)
+            self.progress(sum(len(self.batch(index)) for index in range(block.start, block.stop)))
 
-    def _blocks(self, left: Sequence[int], workers: int | Ray | None) -> Generator[Block, None, None]:
+    def _blocks(self, left: Sequence[int], workers: int | Ray | None) -> Iterator[Block]:
         if isinstance(workers, Ray):
             first = self.first.sample if self.first else None
             return workers.blocks(self.work, [(i, self.batch(i)) for i in left], first, self.kept, self.alone)
