@@ -189,16 +189,20 @@ def _temporary(folder: Path, make: Callable[[Path], None], suffix: str = "") -> 
     if folder not in _swept:
         _swept.add(folder)
         _sweep(folder)
-    while True:
-        path = folder / f"{OURS}{secrets.token_hex(8)}{suffix}"
-        make(path)
-        lock = _locked(path, wait=True)
-        if path.exists():  # else another process took it for left over before it was locked
-            break
-    made(path)
+    path, lock = folder / f"{OURS}{secrets.token_hex(8)}{suffix}", None
+    made(path)  # before it is there: the supervisor removes it whenever this process ends
     try:
+        while True:
+            make(path)
+            lock = _locked(path, wait=True)
+            if path.exists():  # else another process took it for left over before it was locked
+                break
+            if lock is not None:
+                os.close(lock)
         yield path
     finally:
+        with suppress(OSError):
+            _remove(path)
         gone(path)
         if lock is not None:
             os.close(lock)
@@ -279,13 +283,9 @@ def atomic_file(path: AnyPath) -> Iterator[IO[bytes]]:
                 yield file
             return
         with _temporary(target.parent, lambda new: new.touch(exist_ok=False), ".part") as temporary:
-            try:
-                with open(temporary, "wb") as file:
-                    yield file
-                os.replace(temporary, target)
-            finally:
-                with suppress(OSError):
-                    temporary.unlink()
+            with open(temporary, "wb") as file:
+                yield file
+            os.replace(temporary, target)
     except OSError as error:
         name = str(error.filename or target)
         if name != str(target) and not name.startswith(str(target.parent / OURS)):
@@ -305,10 +305,7 @@ def temporary_folder(beside: AnyPath | None = None) -> Iterator[Path]:
         beside: a folder that it is made in, hidden; else that of the system.
     """
     with _temporary(Path(beside or tempfile.gettempdir()), lambda new: new.mkdir(0o700)) as folder:
-        try:
-            yield folder
-        finally:
-            _remove(folder)
+        yield folder
 
 
 def atomic_write(path: AnyPath, data: bytes) -> None:

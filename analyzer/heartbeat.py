@@ -55,7 +55,7 @@ def done(*names: str) -> None:
 
 
 def made(path: str | os.PathLike[str]) -> None:
-    """A temporary file is there, which is to be removed if this process crashes."""
+    """A temporary file is there, or about to be, which is to be removed if this process crashes."""
     _say(b"+" + os.fsencode(path))
 
 

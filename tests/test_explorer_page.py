@@ -538,7 +538,8 @@ def test_the_page_goes_on_after_a_crash_of_the_server(browser: Any, tmp_path: Pa
     page.evaluate(f"() => {{ const gone = document.getElementById('gone'); {seen}; }}")
     os.kill(int(child), signal.SIGSEGV)
     page.keyboard.press("ArrowUp")
-    page.wait_for_function("window.seen", timeout=60_000)  # it may be over before we look
+    while not page.evaluate("window.seen"):  # it may be over before we look
+        page.wait_for_timeout(100)
     page.locator("#gone").wait_for(state="hidden", timeout=60_000)
     quiet(page)
     assert not np.array_equal(drawn(page, "grid"), before) and page.inner_text("#picture-name") == "dropped.png"

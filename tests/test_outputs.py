@@ -17,7 +17,7 @@ import analyzer
 from analyzer.commands import COMMANDS, cli, main
 from analyzer.commands.options import InputPath, OutputPath
 from analyzer.errors import OutputError
-from analyzer.files import Places, atomic_write, claim, guard, protect
+from analyzer.files import Places, atomic_write, claim, guard, protect, temporary_folder
 from analyzer.graph import Graph
 from analyzer.graph.save import save
 from analyzer.images import decode, load_labels, write_png
@@ -295,3 +295,19 @@ def test_places(tmp_path):
     places = Places(tmp_path)
     names = [places.place(stem, ".png").name for stem in ("a", "a", "A", "a-2", "b")]
     assert names == ["a.png", "a-2.png", "A-3.png", "a-2-2.png", "b.png"]
+
+
+@pytest.mark.parametrize("write", [lambda place: atomic_write(place / "a", b"a"), lambda place: folder_in(place)])
+def test_an_interrupt_before_a_temporary_file_is_locked_leaves_nothing(tmp_path, monkeypatch, write):
+    def interrupted(path, wait=False):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("analyzer.files._locked", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def folder_in(place: Path) -> None:
+    with temporary_folder(place):
+        pass
