@@ -558,13 +558,18 @@ def test_the_page_is_light() -> None:
 # ---- The command ----
 
 
-def test_the_command_prints_its_url_and_ends_with_ctrl_c() -> None:
+def served() -> tuple[subprocess.Popen[str], Client]:
+    """The command on one picture, and a client at the URL that it printed."""
     run = subprocess.Popen(
         [sys.executable, "cli.py", "explore", str(MODEL), "--data", *map(str, PICTURES[:1]), "--no-browser"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     assert run.stdout is not None
-    client = Client(run.stdout.readline().strip())
+    return run, Client(run.stdout.readline().strip())
+
+
+def test_the_command_prints_its_url_and_ends_with_ctrl_c() -> None:
+    run, client = served()
     assert client.json("/api/pictures")["pictures"][0]["name"] == PICTURES[0].name
     run.send_signal(signal.SIGINT)
     started = time.monotonic()
@@ -574,12 +579,7 @@ def test_the_command_prints_its_url_and_ends_with_ctrl_c() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_crash_of_native_code_costs_no_more_than_the_question() -> None:
-    run = subprocess.Popen(
-        [sys.executable, "cli.py", "explore", str(MODEL), "--data", *map(str, PICTURES[:1]), "--no-browser"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    assert run.stdout is not None
-    client = Client(run.stdout.readline().strip())
+    run, client = served()
     before = client.json("/api/model")
     (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     os.kill(int(child), signal.SIGSEGV)

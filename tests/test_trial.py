@@ -216,9 +216,9 @@ def test_the_worker_ends_with_the_process(tmp_path: Path) -> None:
     path = saved(endless(), tmp_path)
     code = (
         "import sys, threading, time, analyzer\nfrom analyzer.attribution import trial\n"
-        "class Told(trial._Worker):\n"
+        "class Watched(trial._Worker):\n"
         "    def ask(self, *given):\n        print(self._process.pid, flush=True)\n        return super().ask(*given)\n"
-        "trial._Worker = Told\nanalyzer.Explainer(sys.argv[1])"
+        "trial._Worker = Watched\nanalyzer.Explainer(sys.argv[1])"
     )
     process = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE)
     assert process.stdout is not None

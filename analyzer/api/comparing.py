@@ -18,7 +18,7 @@ from analyzer.attribution import Explainer
 from analyzer.attribution.cards import default_method, first_shapes
 from analyzer.attribution.deployed import open_both
 from analyzer.attribution.drawn import maps_of
-from analyzer.attribution.features import channels_first, features
+from analyzer.attribution.features import features
 from analyzer.attribution.lines import Placed
 from analyzer.attribution.methods import find_method
 from analyzer.data import (
@@ -399,10 +399,9 @@ def _maps(explainer: Explainer, feeding: Feeding, layer: str, source: Any) -> np
         InputError: they are no maps of two axes.
     """
     found = features(explainer, feeding.feed(source).feeds, layer)
-    layout = found.layouts.get(layer)
-    if layout is None or not layout.is_map or len(layout.grid) != 2:
+    if layer not in found.drawable:
         raise InputError(f"{layer} has no maps of two axes")
-    return channels_first(found[layer], layout)[0].astype(np.float32)
+    return found.planes(layer)
 
 
 def _explained(explainer: Explainer, card: ModelCard, method: str, placement: Placed, source: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from analyzer.analysis.layouts import Layout, layouts
 from analyzer.attribution.layers import channels_first
-from analyzer.attribution.model import Model
+from analyzer.attribution.model import Model, sizes_of
 from analyzer.errors import InputError
 from analyzer.graph import Graph
 from analyzer.graph.query import find_tensors
@@ -102,8 +102,13 @@ def features(
     """
     loaded = model if isinstance(model, Model) else Model(model, provider, **session_options)
     feeds = loaded.feeds(inputs)
-    graph = loaded.graph_of(feeds)
-    taps = Taps(loaded, graph, chosen_tensors(graph, [layers] if isinstance(layers, str) else layers))
+    wanted = (layers,) if isinstance(layers, str) else tuple(layers)
+
+    def made() -> Taps:
+        graph = loaded.graph_of(feeds)
+        return Taps(loaded, graph, chosen_tensors(graph, wanted))
+
+    taps = loaded.kept(("features", wanted, tuple(sorted(sizes_of(feeds).items()))), made)
     return FeatureMaps(taps.run(feeds), taps.layouts)
 
 

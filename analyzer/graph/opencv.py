@@ -5,13 +5,11 @@ The rewrites are exact up to rounding, and each answers one fault that was measu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from analyzer.graph.protos import Names, all_nodes, attribute, copied, replace_all
+from analyzer.graph.protos import Names, all_nodes, attribute, copied, replace_all, second_numbers
 
 # Operators that may be applied to some axes first, and then to the others.
 _REDUCTIONS = frozenset(f"Reduce{kind}" for kind in ("L1", "L2", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum"))
@@ -31,7 +29,7 @@ def _reduce_few_axes(graph: onnx.GraphProto, names: Names, constants: dict[str, 
     """Replaces Reduce over three axes or more, which gives wrong numbers for tensors of five axes, with a chain."""
     written: list[onnx.NodeProto] = []
     for node in graph.node:
-        axes = _axes(node, constants) if node.op_type in _REDUCTIONS else ()
+        axes = second_numbers(node, constants) if node.op_type in _REDUCTIONS else ()
         if len(axes) <= _AXES or min(axes) < 0 <= max(axes):
             written.append(node)
             continue
@@ -55,14 +53,6 @@ def _reduce_few_axes(graph: onnx.GraphProto, names: Names, constants: dict[str, 
         replace_all(graph.node, written)
         unused = before.difference(*(node.input for node in all_nodes(graph)))
         replace_all(graph.initializer, [t for t in graph.initializer if t.name not in unused])
-
-
-def _axes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Sequence[int]:
-    """The axes that the file names; none where it does not, or computes them."""
-    if len(node.input) > 1:
-        return numpy_helper.to_array(constants[node.input[1]]).tolist() if node.input[1] in constants else ()
-    found: Sequence[int] = attribute(node, "axes", ())
-    return found
 
 
 def _hold_gelus(graph: onnx.GraphProto, names: Names, constants: dict[str, onnx.TensorProto]) -> None:

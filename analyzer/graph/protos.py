@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableSequence
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,6 +36,14 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
         if found.name == name:
             return onnx.helper.get_attribute_value(found)
     return default
+
+
+def second_numbers(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> Sequence[int]:
+    """What the second input holds, before opset 13 the attribute `axes`; nothing where it is left out or computed."""
+    if len(node.input) > 1:
+        return numpy_helper.to_array(constants[node.input[1]]).ravel().tolist() if node.input[1] in constants else ()
+    found: Sequence[int] = attribute(node, "axes", ())
+    return found
 
 
 def opsets(proto: onnx.ModelProto) -> dict[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from analyzer.analysis.layouts import Layout
 from analyzer.attribution.channel_sums import ChannelSums
-from analyzer.attribution.features import channel_statistics, channels_first
+from analyzer.attribution.features import ChannelStatistics, channel_statistics, channels_first
 from analyzer.errors import NotFoundError
 from analyzer.files import Places
 from analyzer.images import channel_grid, file_name, write_npz, write_png
@@ -53,40 +53,26 @@ class ChannelDrawing:
 
 def describe(array: np.ndarray, layout: Layout) -> dict[str, Any]:
     """Statistics of a feature map, over all of it and per channel."""
-    statistics = channel_statistics(array, layout)
-    return {
-        "layout": str(layout),
-        "channels": len(statistics.low),
-        "dead": statistics.dead.nonzero()[0].tolist(),
-        "range": [float(np.fmin.reduce(statistics.low)), float(np.fmax.reduce(statistics.high))],
-        "per_channel": {
-            "min": statistics.low.tolist(),
-            "max": statistics.high.tolist(),
-            "mean": statistics.mean.tolist(),
-            "active": statistics.active.tolist(),
-        },
-    }
-
-
-STATISTICS = ("min", "max", "mean", "std", "active")
+    return {"layout": str(layout), **_figures(channel_statistics(array, layout))}
 
 
 def summary(found: Mapping[str, ChannelSums]) -> list[dict[str, Any]]:
     """A row per layer: its channels over all pictures."""
-    rows = []
-    for name, one in found.items():
-        values = zip(STATISTICS, (one.low, one.high, one.mean, one.std, one.active), strict=True)
-        rows.append(
-            {
-                "tensor": name,
-                "pictures": one.pictures,
-                "channels": len(one.low),
-                "dead": one.dead.nonzero()[0].tolist(),
-                "range": [float(one.low.min()), float(one.high.max())],
-                "per_channel": {statistic: array.tolist() for statistic, array in values},
-            }
-        )
-    return rows
+    return [{"tensor": name, "pictures": one.pictures, **_figures(one)} for name, one in found.items()]
+
+
+STATISTICS = {"min": "low", "max": "high", "mean": "mean", "std": "std", "active": "active"}  # {name: attribute}
+
+
+def _figures(channels: ChannelStatistics | ChannelSums) -> dict[str, Any]:
+    """Statistics over all of a layer, and those per channel that there are."""
+    held = {name: getattr(channels, attribute, None) for name, attribute in STATISTICS.items()}
+    return {
+        "channels": len(channels.low),
+        "dead": channels.dead.nonzero()[0].tolist(),
+        "range": [float(np.fmin.reduce(channels.low)), float(np.fmax.reduce(channels.high))],
+        "per_channel": {name: values.tolist() for name, values in held.items() if values is not None},
+    }
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:

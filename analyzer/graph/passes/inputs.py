@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import onnx
 import onnx.helper
-from onnx import numpy_helper
 
 from analyzer.errors import InputError
 from analyzer.graph.passes.contract import Request
 from analyzer.graph.passes.newer import OPSET
-from analyzer.graph.protos import Names, all_nodes, opsets, replace_all
+from analyzer.graph.protos import Names, all_nodes, opsets, replace_all, second_numbers
 from analyzer.graph.source import Source
 
 IR_VERSION = 10  # the IR that opset 21 was released with; before IR 4, initializers had to be inputs too
@@ -49,8 +49,7 @@ def _with_batch(proto: onnx.ModelProto, value: onnx.ValueInfoProto) -> None:
     if opsets(proto).get("", OPSET) < 13:
         squeeze.attribute.append(onnx.helper.make_attribute("axes", [0]))
     else:
-        squeeze.input.append(names.fresh(f"{inner}/axes"))
-        graph.initializer.append(onnx.helper.make_tensor(squeeze.input[1], onnx.TensorProto.INT64, [1], [0]))
+        squeeze.input.append(names.constant(np.array([0]), f"{inner}/axes"))
     graph.node.insert(0, squeeze)
 
 
@@ -77,9 +76,7 @@ def _gets_batch(graph: onnx.GraphProto, name: str, known: dict[str, onnx.TensorP
         if node.op_type in _PER_PIXEL:
             reached.update(node.output)
         elif node.op_type in ("Unsqueeze", "Reshape", "Expand") and node.input[0] in reached:
-            given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            second = known.get(node.input[1]) if len(node.input) > 1 else None
-            numbers = list(given.get("axes", [])) if second is None else numpy_helper.to_array(second).tolist()
+            numbers = list(second_numbers(node, known))
             if numbers == [0] if node.op_type == "Unsqueeze" else len(numbers) == 4 and numbers[0] == 1:
                 return True
     return False
