@@ -3,18 +3,21 @@
 python -m benchmarks.explorer MODEL… --data PICTURES
 
 Medians over presses, in milliseconds: another unit of a layer whose activations are kept; the same with its projection
-painted, how much of it the server took, and a bare run of the projection's graph; a hovered unit's outline. Then the
-first screen after the page is asked for, and frames of the webcam in a second.
+painted, and how much of it the server took; a hovered unit's outline; the first screen after the page is asked for, and
+frames of the webcam in a second. Once the browser, which paints on the same cores, is closed: the server's work for a
+projection and a bare run of its graph, in turn, after a pause as long as that between two presses.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from analyzer.data import find_pictures
 
 ROOT = Path(__file__).parent.parent
 PRESSES = 15
+PAUSE = 400  # milliseconds between them
 
 # Milliseconds from a key to the frame in which the canvas of a name has been drawn again.
 PAINTED = """([key, name]) => new Promise((done) => {
@@ -50,10 +54,9 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--data", required=True)
     given = parser.parse_args()
-    print(
-        "| model | first screen, s | unit, ms | projection, ms | server, ms | bare run, ms | outline, ms | frames/s |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    names = "first screen, s", "unit, ms", "projection, ms", "server, ms", "outline, ms", "frames/s"
+    print(f"| model | {' | '.join([*names, 'alone: server, ms', 'bare run, ms', 'ratio'])} |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for model in given.models:
         print(f"| {Path(model).stem} | {' | '.join(f'{v:.3g}' for v in measured(model, given.data))} |", flush=True)
 
@@ -85,20 +88,19 @@ def measured(model: str, data: str) -> list[float]:
             served = page.evaluate(SERVED)[-PRESSES:]
             outlines = [hovered(page, at) for at in range(PRESSES)]
             frames = filmed(page)
-            layer, picture = page.inner_text("#layer-name"), find_pictures([data])[0].source
             browser.close()
+        alone = projected(url, model, find_pictures([data])[0].source)
     finally:
         run.terminate()
         run.wait(20)
-    numbers = [statistics.median(rows) for rows in (units, projections)]
-    numbers += [statistics.median(served), bare(model, layer, picture)]
-    return [first, *numbers, statistics.median(outlines), frames]
+    numbers = [statistics.median(rows) for rows in (units, projections, served, outlines)]
+    return [first, *numbers, frames, *alone, alone[0] / alone[1]]
 
 
 def press(page: Any, name: str, at: int) -> float:
     """To the unit at the right or back, in turn."""
     took = page.evaluate(PAINTED, ["ArrowLeft" if at % 2 else "ArrowRight", name])
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(PAUSE)
     return float(took)
 
 
@@ -130,17 +132,34 @@ def filmed(page: Any, seconds: float = 6) -> float:
     return found
 
 
-def bare(model: str, layer: str, picture: Any) -> float:
-    """The projection's graph alone, its session at hand: median of milliseconds."""
+def projected(url: str, model: str, picture: Any) -> tuple[float, float]:
+    """The server's milliseconds for a projection, and those of its graph alone: medians of runs in turn."""
+    where, token = url.split("/?token=")
+    client = HTTPConnection(where.removeprefix("http://"))
+
+    def ask(path: str) -> tuple[Any, float]:
+        client.request("GET", f"/api/{path}", headers={"X-Explorer-Token": token})
+        answer = client.getresponse()
+        body = answer.read()
+        assert answer.status == 200, body
+        return body, float((answer.headers["Server-Timing"] or "=0").partition("=")[2])
+
+    known = json.loads(ask("model")[0])["models"][0]
+    layer = known["layers"][known["first"]]
     explainer = Explainer(model)
     feeds = explainer.feeds(read_card(explainer, None, {}).feeds.feed(picture).feeds)
-    projector = Projector(explainer, sizes_of(feeds), layer, "deconvnet")
-    found = []
-    for channel in range(PRESSES):
+    projector = Projector(explainer, sizes_of(feeds), layer["name"], "deconvnet")
+    found: list[tuple[float, float]] = []
+    for press in range(PRESSES + 3):
+        channel = press % layer["channels"]
+        time.sleep(PAUSE / 1000)
+        _, served = ask(f"project/0/{known['first']}/{channel}?policy=deconvnet&plain=1")
+        time.sleep(PAUSE / 1000)
         started = time.perf_counter()
-        projector.run(feeds, channel % projector.units.channels)
-        found.append(1000 * (time.perf_counter() - started))
-    return statistics.median(found)
+        projector.run(feeds, channel)
+        found.append((served, 1000 * (time.perf_counter() - started)))
+    served, bare = zip(*found[3:], strict=True)
+    return statistics.median(served), statistics.median(bare)
 
 
 if __name__ == "__main__":

@@ -175,7 +175,24 @@ def test_projections_are_those_of_project(client: Client, number: int, policy: s
     array = read_card(explainer, None, {}).feeds.feed(PICTURES[0]).main.array
     expected = project(explainer, array, LAYER, 7, 20, policy).pixels[0].transpose(1, 2, 0)
     y, x = divmod(20, 12)
-    assert np.array_equal(client.npy(f"/api/project/0/{number}/7?y={y}&x={x}&policy={policy}"), expected)
+    path = f"/api/project/0/{number}/7?y={y}&x={x}&policy={policy}"
+    assert np.array_equal(client.npy(path), expected)
+    about, small = client.packed(path)
+    said, quick = client.packed(f"{path}&plain=1")  # as the page asks
+    assert said == about and small.startswith(b"\x89PNG") and quick.startswith(b"BM")
+    assert np.array_equal(decode(quick), decode(small))
+
+
+def test_answers_are_sent_at_once(client: Client) -> None:
+    """Head and body of an answer are two packets: without TCP_NODELAY the second waits 40 ms for the first."""
+    connection = http.client.HTTPConnection(client.host, timeout=60)
+    took = []
+    for _ in range(9):
+        started = time.perf_counter()
+        connection.request("GET", "/api/pictures", headers={"Cookie": client.cookie})
+        connection.getresponse().read()
+        took.append(time.perf_counter() - started)
+    assert min(took[1:]) < 0.03
 
 
 def test_evidence_is_that_of_explain(client: Client) -> None:

@@ -125,7 +125,7 @@ def watched(browser: Any, url: str) -> Iterator[Any]:
 def quiet(page: Any) -> None:
     """Waits until all is drawn."""
     page.wait_for_selector("#grid[data-shown]")
-    page.wait_for_timeout(200)
+    page.wait_for_timeout(250)
     page.wait_for_selector("body[data-idle=true]")
 
 
@@ -356,6 +356,7 @@ def test_a_notebook_shows_it_in_a_frame(browser: Any, tmp_path: Path) -> None:
         box = frame.locator("#picture").bounding_box()
         frame.locator("#picture").click(position={"x": 3.5 / 12 * box["width"], "y": 5.5 / 12 * box["height"]})
         frame.locator("#scale", has_text="attention of the token at 5, 3").wait_for(timeout=60_000)
+        page.wait_for_timeout(500)  # the URL follows after a rest
         assert "query=63" in frame.locator("body").evaluate("() => location.hash")
         page.close()
         server.shutdown()

@@ -31,7 +31,7 @@ from analyzer.explorer.layers import Layer, ranked
 from analyzer.explorer.pair import Pair
 from analyzer.explorer.pictures import LARGEST, Picture, Pictures
 from analyzer.explorer.selectivity import Selectivity, selectivity
-from analyzer.images import encode, encode_gray, signed_view
+from analyzer.images import encode, encode_gray, encode_plain, signed_view
 from analyzer.images.mosaic import tile_square
 from analyzer.plain import as_json
 
@@ -240,18 +240,19 @@ class Explorer:
     def project(self, request: Request) -> Any:
         bench, picture, layer = self._bench(request), self._picture(request), self._layer(request)
         position = place_of(layer, _integer(request, "y", -1), _integer(request, "x", -1))
-        policy = request.query_params.get("policy", "deconvnet")
+        asked = request.query_params
+        policy = asked.get("policy", "deconvnet")
         found = bench.project(picture, layer, request.path_params["channel"], position, policy)
         pixels = bench.pixels(found)
-        if request.query_params.get("format") == "npy":
+        if asked.get("format") == "npy":
             return _npy(pixels)
-        drawn = signed_view(pixels, "signed" if request.query_params.get("draw") == "signed" else "normalised")
+        drawn = signed_view(pixels, "signed" if asked.get("draw") == "signed" else "normalised")
         about = {
             "position": int(found.position[0]),
             "activation": float(found.activation[0]),
             "largest": float(np.abs(pixels).max(initial=0)),
         }
-        return packed(about, encode(drawn))
+        return packed(about, encode_plain(drawn) if asked.get("plain") else encode(drawn))
 
     def explain(self, request: Request) -> Any:
         bench, picture = self._bench(request), self._picture(request)

@@ -40,11 +40,17 @@ def encode_gray(gray: np.ndarray) -> bytes:
     return _encoded(gray, ".png", 0)
 
 
+def encode_plain(rgb: np.ndarray) -> bytes:
+    """A picture, (H, W, 3) uint8 RGB, as BMP: not compressed, for a reader on this machine."""
+    return _encoded(rgb[..., ::-1], ".bmp", 0)
+
+
 def _encoded(pixels: np.ndarray, format: str, quality: int) -> bytes:
     with quiet() as cv2:
         options = {
             # OpenCV's own choice, fast, and for drawn pictures a fifth larger than the smallest.
             ".png": [],
+            ".bmp": [],
             ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
         }.get(format.lower(), [cv2.IMWRITE_JPEG_QUALITY, quality])
         try:

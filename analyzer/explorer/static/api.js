@@ -36,7 +36,7 @@ async function ask(read, path, query = {}, view = "") {
   if (view) {
     before?.stop.abort();
     latest.set(view, { n, stop });
-    Object.assign(ticket, { view, n, tab: TAB });
+    Object.assign(ticket, { view, n, tab: TAB, plain: 1 });  // plain: pictures are not compressed
   }
   onBusy(++waiting);
   const started = performance.now();

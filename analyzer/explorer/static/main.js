@@ -9,7 +9,7 @@ import { help } from "./keys.js";
 import * as map from "./map.js";
 import * as rank from "./rank.js";
 import { framed, whenGone } from "./source.js";
-import { layer, known, possible, set, start as started, state, subscribe } from "./store.js";
+import { layer, known, possible, set, settled, start as started, state, subscribe } from "./store.js";
 import * as strip from "./strip.js";
 import * as unit from "./unit.js";
 import { fragment } from "./url.js";
@@ -22,7 +22,7 @@ let timer;
 whenBusy((count) => {
   clearTimeout(timer);
   if (count) timer = setTimeout(() => { $("busy").textContent = "working…"; }, 100);
-  else $("busy").textContent = "";
+  else { $("busy").textContent = ""; settled(); }
   document.body.dataset.idle = String(count === 0);
 });
 whenGone((gone) => { $("gone").hidden = !gone; });

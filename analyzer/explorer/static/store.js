@@ -30,9 +30,26 @@ export function set(changes) {
   state = { ...state, ...changes };
   if (changed.has("fit")) changed.add("picture");
   if (!started) return;
-  history.replaceState(null, "", `#${fragment(state)}`);
+  pending = true;
+  clearTimeout(timer);
+  timer = setTimeout(follow, REST);
   for (const listener of listeners) listener(changed);
 }
+
+// The URL follows once all is answered, or after a rest. It costs a browser as much as painting does, and browsers allow
+// some 200 changes in half a minute.
+const REST = 200;  // milliseconds between two changes
+/** @type {number | undefined} */
+let timer;
+let pending = false, last = 0;
+function follow() {
+  clearTimeout(timer);
+  pending = false; last = performance.now();
+  history.replaceState(null, "", `#${fragment(state)}`);
+}
+
+/** All is answered. */
+export function settled() { if (pending && performance.now() - last > REST) follow(); }
 
 /** Draws again what depends on a part of the state. @param {string} name */
 export function refresh(name) { for (const listener of listeners) listener(new Set([name])); }
