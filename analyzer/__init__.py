@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from analyzer.images import Preprocess
     from analyzer.mining import MiningResult
     from analyzer.mining.evolution import evolution
-    from analyzer.passes import Pass, Ray
+    from analyzer.passes import Pass, Processes, Ray
     from analyzer.runtime.pool import limit_memory
     from analyzer.validation import Comparison
     from analyzer.validation.audit import Audit
@@ -81,7 +81,7 @@ _NAMES = {
     "images": ("Preprocess",),
     "mining": ("MiningResult",),
     "mining.evolution": ("evolution",),
-    "passes": ("Pass", "Ray"),
+    "passes": ("Pass", "Processes", "Ray"),
     "runtime.pool": ("limit_memory",),
     "validation": ("Comparison",),
     "validation.audit": ("Audit",),
@@ -109,6 +109,7 @@ __all__ = [
     "Occlusion",
     "Pass",
     "Preprocess",
+    "Processes",
     "Projector",
     "ProviderError",
     "Ray",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import suppress
 
 SANDBOX_VARIABLE = "ONNX_ANALYZER_SANDBOX"  # 0 where files are trusted: nothing is tried in a process of its own first
@@ -35,11 +36,30 @@ def too_much(allowed: int, used: int) -> str:
     return f"more than {allowed / 2**30:.1f} GiB of memory is needed ({used / 2**30:.1f} GiB so far)"
 
 
+def killed(code: int) -> tuple[str, str]:
+    """Why a process ended, whose exit code is not one of its own, and a hint."""
+    if code == -getattr(signal, "SIGKILL", 9):
+        return "the process was killed (SIGKILL)", "was the machine out of memory?"
+    return crashed(code), MALFORMED
+
+
 def crashed(code: int) -> str:
     """Why a process ended whose exit code, as `subprocess` gives it, is not one of its own."""
     with suppress(ValueError):
         return f"native code crashed ({signal.Signals(-code).name})"
     return f"native code crashed (exit code {code:#x})"  # Windows has no signals
+
+
+def become_expendable() -> None:
+    """No core files of this process; on Linux it ends with the thread that started it, whatever native code does."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _free_memory() -> int | None:

@@ -1,4 +1,4 @@
-"""Rates of engines in steady state: a bare loop, threads of one process, and Ray on the same cores; memory.
+"""Rates of engines in steady state: a bare loop, threads of one process, processes, Ray on the same cores; memory.
 
     python -m benchmarks.cluster [--model models/digits_cnn.onnx] [--pictures 4000] [--rounds 3] [--memory 1000 100000]
 
@@ -27,7 +27,7 @@ import numpy as np
 from analyzer.attribution import Job, Model, Question
 from analyzer.data import Sample
 from analyzer.images import decode, model_card, write_png
-from analyzer.passes import Ray, run
+from analyzer.passes import Processes, Ray, run
 from analyzer.passes.explaining import Explaining
 from benchmarks.passes import MODELS, bare
 
@@ -46,8 +46,8 @@ def samples(folder: str, count: int) -> list[Sample]:
     return [Sample(f"sample {n}", n, Path(folder) / f"{n % FILES}.png") for n in range(count)]
 
 
-def work_of(path: Path) -> Explaining:
-    model = Model(path, threads=1)
+def work_of(path: Path, threads: int = 1) -> Explaining:
+    model = Model(path, threads=threads)
     card = model_card(path, None, model.plain.inputs[0].shape)
     return Explaining(model, Question((Job("grad-cam"),), labels=card.labels), card)
 
@@ -96,10 +96,12 @@ def peak(model: Path, count: int, folder: str, workers: int) -> None:
 def rates(given: argparse.Namespace, folder: str) -> None:
     work, some, all_ = work_of(given.model), samples(folder, given.pictures // 4), samples(folder, given.pictures)
     workers, model, how = given.workers, Model(given.model, threads=1), work.card.preprocess
-    cluster = Ray(count=workers)
+    cluster, wide = Ray(count=workers), work_of(given.model, workers)
     candidates: dict[str, Callable[[list[Sample]], object]] = {
         "bare loop": lambda chosen: bare(model, work.question, how, chosen, workers),
-        "local": lambda chosen: run(work, chosen, workers=workers),
+        "local, threads": lambda chosen: run(work, chosen, workers=workers),
+        "processes": lambda chosen: run(work, chosen, workers=Processes(workers)),
+        f"one worker, sessions of {workers} threads": lambda chosen: run(wide, chosen, workers=1),
         "ray": lambda chosen: run(work, chosen, workers=cluster),
     }
     start = time.perf_counter()

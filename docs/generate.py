@@ -207,7 +207,7 @@ GROUPS = {
     ),
     "Explore": ("explore", "Exploration"),
     "Graphs": ("export", "append_vjp", "Vjp"),
-    "Pictures and runs": ("Preprocess", "find_pictures", "Sample", "Pass", "Ray", "limit_memory"),
+    "Pictures and runs": ("Preprocess", "find_pictures", "Sample", "Pass", "Processes", "Ray", "limit_memory"),
     "Errors": ("AnalyzerError", "InputError", "NotFoundError", "UnsupportedError", "ProviderError"),
 }
 

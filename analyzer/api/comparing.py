@@ -37,7 +37,7 @@ from analyzer.images import Drawing, Feeding, Found, ModelCard, write_png
 from analyzer.images.draw import draw_found
 from analyzer.images.mosaic import stacked
 from analyzer.images.views import several
-from analyzer.passes import Ray
+from analyzer.passes import Workers
 from analyzer.passes.explaining import to_draw
 from analyzer.plain import rounded
 from analyzer.report.audit import to_show
@@ -92,7 +92,7 @@ def compare(
     mode: Mode = "as-shipped",
     limit: int | None = None,
     every: int = 1,
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     store: File | None = None,
     input: Mapping[str, Any] | None = None,
     explain_input: str | None = None,
@@ -126,7 +126,7 @@ def compare(
         provider, candidate_provider: execution provider of the reference, and of the candidate if it is another.
         mode: "as-shipped": with the runtime's graph optimizations; "semantics": without.
         limit: use at most so many pictures, evenly spread. every: use every so-manieth frame of a video.
-        workers: pictures at a time, one per CPU unless given; or a cluster, `analyzer.Ray()`.
+        workers: pictures at a time, one per CPU unless given; or an engine, `analyzer.Processes()`, `analyzer.Ray()`.
         store: cache folder; an interrupted run resumes.
         input, explain_input, preprocess: as for `analyzer.explain`, of both models.
         progress: called with the number of pictures after each.
@@ -167,7 +167,7 @@ def compared(
     samples: Sequence[Sample],
     methods: Sequence[str],
     store: File | None = None,
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     progress: Callable[[int], None] | None = None,
     sensitivity: bool = False,
     difference: bool = False,
@@ -300,7 +300,7 @@ def audit(
     provider: str = "cpu",
     limit: int | None = None,
     every: int = 1,
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     store: File | None = None,
     input: Mapping[str, Any] | None = None,
     explain_input: str | None = None,
@@ -432,7 +432,7 @@ def audited(
     seed: int,
     provider: str,
     store: File | None = None,
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     progress: Callable[[int], None] | None = None,
     placement: Placed = "effective",
     limits: Mapping[str, float] | None = None,
@@ -456,7 +456,7 @@ def audited_half(
     samples: Sequence[Sample],
     provider: str,
     store: File | None = None,
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     progress: Callable[[int], None] | None = None,
 ) -> Audit:
     """Values that float16 cannot represent, with its findings and how it was run."""

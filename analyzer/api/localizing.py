@@ -18,7 +18,7 @@ from analyzer.attribution.methods import METHODS, find_method
 from analyzer.data import Sample, read_labelled_boxes
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.images import encode, showing, write_png
-from analyzer.passes import Ray, run
+from analyzer.passes import Workers, run
 from analyzer.passes.localizing import Localizing
 
 
@@ -101,7 +101,7 @@ def localize(
     provider: str = "cpu",
     limit: int | None = None,
     every: int = 1,
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     store: File | None = None,
     input: Mapping[str, Any] | None = None,
     explain_input: str | None = None,

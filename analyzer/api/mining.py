@@ -14,7 +14,7 @@ from analyzer.images import Feeding
 from analyzer.mining import MiningResult
 from analyzer.mining import mine as mine_pictures
 from analyzer.mining.patches import check_projectable
-from analyzer.passes import Ray
+from analyzer.passes import Workers
 from analyzer.report.gallery import write_results
 
 
@@ -27,7 +27,7 @@ def mine(
     out: File | None = None,
     batch: int = 8,
     shard: tuple[int, int] = (1, 1),
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     progress: Callable[[int], None] | None = None,
     *,
     unit: Sequence[int] = (),
@@ -53,7 +53,7 @@ def mine(
             unless it is given.
         batch: pictures per run of the model.
         shard: (i, n): only the i-th of n equal parts of the pictures; run once without it to merge.
-        workers: pictures at a time, one per CPU unless given; or a cluster, `analyzer.Ray()`.
+        workers: pictures at a time, one per CPU unless given; or an engine, `analyzer.Processes()`, `analyzer.Ray()`.
         progress: called with the number of pictures after each batch.
         unit: channels to draw. draw: how many are drawn, strongest first, if none are named.
         policy: how activations are projected to pixels: "deconvnet", "guided", "gradient", or None for not at all.

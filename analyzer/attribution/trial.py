@@ -11,7 +11,6 @@ import atexit
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +26,7 @@ import onnx
 from analyzer import heartbeat
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Source
-from analyzer.limits import MALFORMED, POLL, SANDBOX_VARIABLE, bytes_allowed, crashed, resident, too_much
+from analyzer.limits import POLL, SANDBOX_VARIABLE, bytes_allowed, killed, resident, too_much
 from analyzer.runtime import runtime_version
 from analyzer.runtime.custom_ops import identities
 from analyzer.store import Cache, key_of, user_cache
@@ -121,11 +120,7 @@ def _answer(name: str, request: bytes, seconds: float | None) -> str | None:
 
 def _death(code: int) -> tuple[str, str]:
     """Why a worker ended, and a hint; "" if it was just that nobody needed it."""
-    if code == 0:
-        return "", ""
-    if code == -getattr(signal, "SIGKILL", 9):
-        return "the process was killed (SIGKILL)", "was the machine out of memory?"
-    return crashed(code), MALFORMED
+    return killed(code) if code else ("", "")
 
 
 class _Worker:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 from contextlib import suppress
@@ -16,6 +15,7 @@ import numpy as np
 from analyzer import native
 from analyzer.attribution.model import Model
 from analyzer.attribution.trial import READY, identity
+from analyzer.limits import become_expendable
 from analyzer.store import Cache
 
 IDLE = 300.0  # seconds without a model after which the process ends
@@ -28,7 +28,7 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # native code may print
     native.silence()
-    _become_expendable()
+    become_expendable()
     asked: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, asked), daemon=True).start()
     channel.write(READY)
@@ -46,18 +46,6 @@ def _listen(stdin: BinaryIO, asked: queue.SimpleQueue[tuple[dict[str, Any], byte
         request = json.loads(line)
         asked.put((request, stdin.read(request["size"])))
     os._exit(0)
-
-
-def _become_expendable() -> None:
-    """No core files; and native code that never returns ends with the process that waits for it."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
-    with suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def tried(request: dict[str, Any], data: bytes) -> str:

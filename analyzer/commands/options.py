@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from analyzer.commands.common import Progress
     from analyzer.data import Sample
     from analyzer.images import Feeding, ModelCard
-    from analyzer.passes import Ray
+    from analyzer.passes import Workers
 
 
 class ColorMap(click.ParamType):
@@ -698,8 +698,9 @@ class Engine(Given):
     )
     engine: str = option(
         "--engine",
-        "Where pictures are processed: on this machine, or on a Ray cluster.",
-        type=Choice(["local", "ray"]),
+        "Who processes pictures: threads, or where there are several GPUs or many CPUs processes (local); processes; "
+        "or a Ray cluster.",
+        type=Choice(["local", "processes", "ray"]),
         default="local",
     )
     address: str | None = option(
@@ -709,20 +710,20 @@ class Engine(Given):
     )
 
     @property
-    def workers(self) -> int | Ray | None:
+    def workers(self) -> Workers:
         """Of `passes.run`.
 
         Raises:
             InputError: an address without a cluster.
         """
         from analyzer.errors import InputError
-        from analyzer.passes import Ray
+        from analyzer.passes import Processes, Ray
 
         if self.engine == "ray":
             return Ray(None if self.address == "local" else self.address, self.count)
         if self.address is not None:
             raise InputError("--address names a Ray cluster", "add --engine ray")
-        return self.count
+        return Processes(self.count) if self.engine == "processes" else self.count
 
 
 class OverPictures(Given):

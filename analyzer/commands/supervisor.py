@@ -21,7 +21,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from analyzer.heartbeat import Past, report_to
-from analyzer.limits import MALFORMED, POLL, SANDBOX_VARIABLE, bytes_allowed, crashed, resident, too_much
+from analyzer.limits import (
+    MALFORMED,
+    POLL,
+    SANDBOX_VARIABLE,
+    become_expendable,
+    bytes_allowed,
+    crashed,
+    resident,
+    too_much,
+)
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -139,16 +148,9 @@ def _become_child(parent: int) -> None:
     if not sys.stdin or not sys.stdin.isatty():  # else the terminal's interrupts reach both
         with suppress(OSError):
             os.setpgid(0, 0)
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(128 + signal.SIGKILL)
-    with suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    become_expendable()
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGKILL)
 
 
 class _Watch:

@@ -18,7 +18,7 @@ from analyzer.images import Feeding, Preprocess, showing
 from analyzer.mining.ranking import Ranking
 from analyzer.mining.reduction import Reduction
 from analyzer.mining.statistics import PeakStatistics
-from analyzer.passes import InputPass, Loaded, Ray, run
+from analyzer.passes import InputPass, Loaded, Workers, run
 
 
 @dataclass(repr=False)
@@ -76,7 +76,7 @@ def mine(
     folder: str | os.PathLike[str] | None = None,
     batch: int = 8,
     shard: tuple[int, int] = (1, 1),
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     progress: Callable[[int], None] | None = None,
 ) -> MiningResult:
     """The k strongest activations of every channel of `layers` over all pictures, one position per picture.

@@ -2,7 +2,8 @@
 
 from analyzer.passes.base import InputPass, Loaded, Pass
 from analyzer.passes.journal import merge, states
+from analyzer.passes.processes import Processes
 from analyzer.passes.ray import Ray
-from analyzer.passes.running import Outcome, run
+from analyzer.passes.running import Outcome, Workers, run
 
-__all__ = ["InputPass", "Loaded", "Outcome", "Pass", "Ray", "merge", "run", "states"]
+__all__ = ["InputPass", "Loaded", "Outcome", "Pass", "Processes", "Ray", "Workers", "merge", "run", "states"]

@@ -83,7 +83,7 @@ class Steps:
         try:
             sample = sample.fetched()
             content = sample.content if self.kept else ""
-            if why := heartbeat.past.lost.get(_name(sample)):
+            if why := heartbeat.past.lost.get(name_of(sample)):
                 raise UnsupportedError(*why)
             with self.at_work([Loaded(sample, None)]):
                 return content, self.work.load(sample), None
@@ -92,7 +92,7 @@ class Steps:
 
     def at_work(self, batch: Iterable[Loaded]) -> AbstractContextManager[None]:
         """Inside, a crash is one of these samples."""
-        return heartbeat.at_work(*(_name(each.sample) for each in batch if not self.alone))
+        return heartbeat.at_work(*(name_of(each.sample) for each in batch if not self.alone))
 
     def _carefully(self, index: int) -> Block:
         """A batch with nothing else at work, after its samples were tried one by one: one of them ends this process."""
@@ -102,7 +102,7 @@ class Steps:
                 self.work.step([each])
         with self.at_work(ready.batch):
             block = self._block(index, ready, None)
-        heartbeat.done(*(_name(each.sample) for each in ready.batch))
+        heartbeat.done(*(name_of(each.sample) for each in ready.batch))
         return block
 
     def _blocks(self, group: Sequence[_Coming]) -> list[Block]:
@@ -116,7 +116,7 @@ class Steps:
                 with suppress(AnalyzerError):
                     partials = iter(self.work.step_all(batches))
             blocks = [self._block(index, one, partials) for (index, _), one in zip(group, ready, strict=True)]
-        heartbeat.done(*(_name(each.sample) for batch in batches for each in batch))
+        heartbeat.done(*(name_of(each.sample) for batch in batches for each in batch))
         each = (time.perf_counter() - start) / len(group)
         self.together = max(1, min(self.work.together, int(TURN / max(each, 1e-9))))
         return blocks
@@ -139,7 +139,7 @@ class Steps:
         return Block(0, index, partial, failed, ready.content if self.kept else "")
 
 
-def _name(sample: Sample) -> str:
+def name_of(sample: Sample) -> str:
     """The same in another process that does the same."""
     return f"{sample.number} {sample.id}"
 

@@ -9,22 +9,15 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
-from analyzer import errors
 from analyzer.data import Sample
-from analyzer.errors import AnalyzerError, UnsupportedError
-from analyzer.passes.base import Loaded, Pass
-from analyzer.passes.codec import decode, encode
-from analyzer.passes.local import Steps
-from analyzer.passes.tree import Block, Tree
+from analyzer.errors import UnsupportedError
+from analyzer.passes.actor import Actor, Numbered, blocks_of, parts_of, pickled
+from analyzer.passes.base import Pass
+from analyzer.passes.tree import Block
 
-LONGEST = 64  # batches that an actor is given at a time
 REACHED_IN = 10.0  # seconds
-TURNS = 16  # how often each actor is given some, in a run that is long enough
-
-_Numbered = tuple[int, Sequence[Sample]]  # a batch
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Ray:
     gpus: float | None = None
 
     def blocks(
-        self, work: Pass[Any], batches: Sequence[_Numbered], first: Sample | None, kept: bool, alone: bool
+        self, work: Pass[Any], batches: Sequence[Numbered], first: Sample | None, kept: bool, alone: bool
     ) -> Iterator[Block]:
         """Blocks, in the order in which they are finished.
 
@@ -61,66 +54,26 @@ class Ray:
         with _cluster(self.address, self.count) as ray:
             gpus = self._gpus(work)
             count = self.count or int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1) / (gpus or 1)) or 1
-            parts = _parts(batches, count)
+            parts = parts_of(batches, count)
             given = ray.data.from_items([{"part": pickle.dumps(p)} for p in parts], override_num_blocks=len(parts))
             rows = given.map_batches(
-                _Actor,
+                _RayActor,
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=min(count, len(parts))),
-                fn_constructor_args=(_pickled(work), first, kept, alone),
+                fn_constructor_args=(pickled(work), first, kept, alone),
                 **({"num_gpus": gpus} if gpus else {"num_cpus": 1}),
             )
             for row in rows.iter_rows():
-                if row["error"]:
-                    raise _error(decode(row["error"]))
-                yield Block(**decode(row["block"]))
+                yield from blocks_of(row["answer"])
 
     def _gpus(self, work: Pass[Any]) -> float:
         on_gpu = getattr(getattr(work, "model", None), "provider", "cpu") == "cuda"
         return self.gpus if self.gpus is not None else float(on_gpu)
 
 
-def _parts(batches: Sequence[_Numbered], count: int) -> list[list[_Numbered]]:
-    """What actors are given at a time: batches that are joined to one block, which is all that is sent back."""
-    most = max(1, min(LONGEST, len(batches) // (TURNS * count)))
-    level = most.bit_length() - 1
-    return [list(part) for _, part in groupby(batches, lambda batch: batch[0] >> level)]
-
-
-class _Actor:
-    """Holds a pass that is set up, and does what it is given."""
-
-    def __init__(self, work: bytes, first: Sample | None, kept: bool, alone: bool) -> None:
-        self.work: Pass[Any] = pickle.loads(work)
-        self.kept, self.alone = kept, alone
-        self.work.setup(Loaded(first, self.work.load(first)) if first is not None else None)
-
+class _RayActor(Actor):
     def __call__(self, given: dict[str, Any]) -> dict[str, list[bytes]]:
-        """{"block": blocks as bytes, "error": empty, or why there is none}"""
-        found: dict[str, list[bytes]] = {"block": [], "error": []}
-        try:
-            for part in given["part"]:
-                batches = dict(pickle.loads(part))
-                steps, tree = Steps(self.work, batches.__getitem__, self.kept, self.alone), Tree(self.work.merge)
-                for block in steps.blocks(list(batches), 1):
-                    tree.add(block)
-                found["block"] += [encode(vars(block)) for block in tree]
-        except AnalyzerError as error:
-            return {"block": [b""], "error": [encode([type(error).__name__, error.message, error.hint])]}
-        return {"block": found["block"], "error": [b""] * len(found["block"])}
-
-
-def _pickled(work: Pass[Any]) -> bytes:
-    try:
-        return pickle.dumps(work)
-    except (TypeError, AttributeError, pickle.PickleError) as error:
-        raise UnsupportedError(f"{work.name} cannot be sent to a cluster: {error}", "use --engine local") from error
-
-
-def _error(said: list[str]) -> AnalyzerError:
-    """An error of an actor again."""
-    kind = getattr(errors, said[0], AnalyzerError)
-    return kind(*said[1:]) if issubclass(kind, AnalyzerError) else AnalyzerError(*said[1:])
+        return {"answer": [self.do(pickle.loads(part)) for part in given["part"]]}
 
 
 def _reach(address: str | None) -> None:

@@ -6,15 +6,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, InputError
 from analyzer.passes.base import Loaded, Pass
 from analyzer.passes.journal import Journal
 from analyzer.passes.local import Steps, content_of
+from analyzer.passes.processes import Processes, suggested
 from analyzer.passes.ray import Ray
 from analyzer.passes.tree import Block, Tree, chained
+from analyzer.runtime.host import cores
+
+Workers: TypeAlias = int | Processes | Ray | None  # steps at a time on this machine, or who does them
 
 
 @dataclass
@@ -38,7 +42,7 @@ def run(
     work: Pass[Any],
     samples: Sequence[Sample],
     folder: str | os.PathLike[str] | None = None,
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     shard: tuple[int, int] = (1, 1),
     progress: Callable[[int], None] | None = None,
     forget: bool = False,
@@ -52,7 +56,8 @@ def run(
     Args:
         folder: where what is finished is kept, so that a run that was killed goes on where it was. Shards may be done
             by different processes into one folder; a run of the whole takes what they did, and does what is left.
-        workers: steps that are at work at the same time in this process; one per CPU when None. Or those of a cluster.
+        workers: steps that are at work at the same time on this machine, one per CPU when None; in threads of this
+            process, or in several processes (see `Processes`) where there are several GPUs or many CPUs. Or an engine.
         shard: (i, n): only the i-th of n equal parts.
         progress: called with the number of samples after each batch.
         forget: remove what was kept once all is done.
@@ -89,11 +94,6 @@ def run(
     if journal and forget:
         journal.remove()
     return Outcome(result, failed, resumed, doubt)
-
-
-def default_workers() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Running:
@@ -172,7 +172,7 @@ class _Running:
 
     # ---- Doing the rest ----
 
-    def do(self, journal: Journal | None, workers: int | Ray | None) -> None:
+    def do(self, journal: Journal | None, workers: Workers) -> None:
         """Every batch that is not done."""
         left = [index for index in self.wanted if index not in self.done]
         if not left:
@@ -185,10 +185,13 @@ class _Running:
                 journal.save(self.tree, now=False)
             self.progress(sum(len(self.batch(index)) for index in range(block.start, block.stop)))
 
-    def _blocks(self, left: Sequence[int], workers: int | Ray | None) -> Iterator[Block]:
-        if isinstance(workers, Ray):
+    def _blocks(self, left: Sequence[int], workers: Workers) -> Iterator[Block]:
+        count = cores() if workers is None else workers
+        engine = suggested(self.work, len(left), count) if isinstance(count, int) else count
+        if engine is not None:
             first = self.first.sample if self.first else None
-            return workers.blocks(self.work, [(i, self.batch(i)) for i in left], first, self.kept, self.alone)
+            return engine.blocks(self.work, [(i, self.batch(i)) for i in left], first, self.kept, self.alone)
+        assert isinstance(count, int)
         with self.steps.at_work([self.first] if self.first else []):
             self.work.setup(self.first)
-        return self.steps.blocks(left, min(workers or default_workers(), len(left)))
+        return self.steps.blocks(left, min(count, len(left)))

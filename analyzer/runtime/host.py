@@ -25,7 +25,7 @@ def environment(provider: str = "cpu", **options: Any) -> dict[str, Any]:
     name, device = resolve(provider)[0]
     if options.get("custom_ops"):
         options["custom_ops"] = identities(options["custom_ops"])
-    threads = bounded(options.get("threads")) or f"as the runtime chooses for {_cores()} cores"
+    threads = bounded(options.get("threads")) or f"as the runtime chooses for {cores()} cores"
     return {
         "provider": name,
         "onnxruntime": runtime_version(),
@@ -54,8 +54,22 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """The GPUs that CUDA may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for part in named.split(",") if (name := part.strip()) and name != "-1"]
+    count = ctypes.c_int()
+    with suppress(OSError, AttributeError):
+        driver = ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
+        if not (driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))):
+            return [str(index) for index in range(count.value)]
+    return []
 
 
 @functools.cache

@@ -29,7 +29,7 @@ from analyzer.metrics import (
 )
 from analyzer.metrics.consistency import shifted
 from analyzer.metrics.regions import coverage
-from analyzer.passes import InputPass, Loaded, Ray, run
+from analyzer.passes import InputPass, Loaded, Workers, run
 from analyzer.store import key_of
 from analyzer.tasks.base import Prediction
 from analyzer.validation.answers import Found, answers_of
@@ -124,7 +124,7 @@ def audit(
     probes: int = 16,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     progress: Callable[[int], None] | None = None,
     placement: Placed = "effective",
 ) -> Audit:

@@ -17,7 +17,7 @@ from analyzer.images import Fed, Feeding, Preprocess, encode, showing, write_png
 from analyzer.metrics.energy import energy_inside
 from analyzer.metrics.overlap import top_iou
 from analyzer.metrics.similarity import cosine_of, finite_in_both, maximum_shift, spearman
-from analyzer.passes import Loaded, Pass, Ray, run
+from analyzer.passes import Loaded, Pass, Workers, run
 from analyzer.store import key_of
 from analyzer.tasks.base import Finding
 from analyzer.tasks.detection.boxed import Boxed
@@ -182,7 +182,7 @@ def compare(
     keep: int = 6,
     preprocess: tuple[Preprocess | Feeding, Preprocess | Feeding] | None = None,
     folder: str | os.PathLike[str] | None = None,
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:
     """Compares outputs, layers and evidence.

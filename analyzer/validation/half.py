@@ -19,7 +19,7 @@ from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Builder, Graph, Value
 from analyzer.graph.parameters import Initializer
 from analyzer.images import Feeding, Preprocess
-from analyzer.passes import InputPass, Loaded, Ray, run
+from analyzer.passes import InputPass, Loaded, Workers, run
 from analyzer.validation.audit import Audit
 from analyzer.validation.verdict import Finding
 
@@ -36,7 +36,7 @@ def half_precision(
     preprocess: Preprocess | Feeding,
     samples: Sequence[Sample],
     folder: str | os.PathLike[str] | None = None,
-    workers: int | Ray | None = None,
+    workers: Workers = None,
     progress: Callable[[int], None] | None = None,
 ) -> Audit:
     """What of a model and of its tensors on pictures float16 cannot hold.
