@@ -213,6 +213,15 @@ def test_many_cpus_have_several_processes() -> None:
     assert processes.suggested(Deadly(says=True), 10_000, 4) is None or len(gpus()) > 1
 
 
+def test_a_model_without_a_file_stays_in_threads(monkeypatch: pytest.MonkeyPatch, pictures: Path) -> None:
+    model = Model(CNN.read_bytes(), threads=1)
+    card = model_card(CNN, None, model.plain.inputs[0].shape)
+    work = Explaining(model, Question((Job("grad-cam"),), labels=card.labels), card)
+    assert processes.suggested(work, 10_000, 40) is None
+    with pytest.raises(InputError, match="save it as a file first"):
+        run(work, find_pictures([pictures]), workers=Processes(2))
+
+
 def test_gpus_are_those_that_cuda_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     for said, expected in {"": [], "-1": [], "2, 0": ["2", "0"], "MIG-a": ["MIG-a"]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)

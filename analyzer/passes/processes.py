@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analyzer.data import Sample
-from analyzer.errors import UnsupportedError
+from analyzer.errors import AnalyzerError, UnsupportedError
 from analyzer.limits import SANDBOX_VARIABLE, killed
 from analyzer.passes.actor import Numbered, blocks_of, parts_of, pickled
 from analyzer.passes.base import Pass
@@ -83,10 +83,10 @@ def suggested(work: Pass[Any], batches: int, workers: int) -> Processes | None:
     count = len(devices) if len(devices) > 1 else -(-workers // THREADS)
     if count < 2 or batches < count * WORTH:
         return None
-    with suppress(UnsupportedError):
+    with suppress(AnalyzerError):
         pickled(work)
         return Processes(count, -(-workers // count))
-    return None
+    return None  # other processes cannot make it anew
 
 
 def _devices(work: Pass[Any]) -> list[str]:
