@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import onnx
@@ -44,6 +45,7 @@ from analyzer.explorer.atlas import atlas
 from analyzer.explorer.bench import Bench
 from analyzer.explorer.cards import Cards
 from analyzer.explorer.embedding import model_of
+from analyzer.explorer.jobs import Jobs, Progress
 from analyzer.explorer.pictures import Pictures
 from analyzer.explorer.serve import serve
 
@@ -152,6 +154,39 @@ def test_the_atlas_holds_every_channel_in_its_own_scale(client: Client, number: 
         tile = gray[row * height : (row + 1) * height, column * width : (column + 1) * width]
         low, high = about["low"][channel], about["high"][channel]
         assert np.allclose(low + tile / 255 * (high - low), maps[channel], atol=(high - low) / 500)
+
+
+def test_the_atlas_holds_all_of_a_long_vector() -> None:
+    made = atlas(np.arange(21_843, dtype=np.float32)[:, None, None])
+    assert made.count == 21_843 and made.high[-1] == 21_842
+    assert atlas(np.zeros((5000, 64, 64))).count == 4096
+
+
+def test_jobs_are_stopped_and_go_on() -> None:
+    """One that fails without a reason of ours does not end the others."""
+    jobs, started, go = Jobs(), threading.Event(), threading.Event()
+
+    def slow(note: Progress) -> str:
+        for step in range(100):
+            started.set()
+            note(step, 100)
+            go.wait(0.05)
+        return "done"
+
+    broken = jobs.get("broken", lambda note: 1 // 0)
+    assert broken.finished.wait(10) and broken.state == "failed" and "ZeroDivisionError" in broken.error
+    job = jobs.get("slow", slow)
+    assert started.wait(10)
+    waiting = jobs.get("waiting", lambda note: "early")
+    jobs.set_running(waiting.number, False)
+    jobs.set_running(job.number, False)
+    assert job.finished.wait(10) and waiting.finished.wait(10) and job.state == waiting.state == "stopped"
+    go.set()
+    jobs.set_running(job.number, True)
+    assert job.finished.wait(10) and job.result == "done" and waiting.result is None
+    with pytest.raises(analyzer.NotFoundError):
+        jobs.set_running(99, False)
+    jobs.stop()
 
 
 def test_large_maps_keep_their_strongest_values() -> None:
@@ -473,6 +508,27 @@ def test_of_a_view_only_the_latest_question_is_answered(explorer: Explorer, clie
     assert client.get(f"/api/values/0/{number}/1?view=v&tab=a&n=5")[0].status == 200
     assert client.get(f"/api/values/0/{number}/1?view=v&tab=a&n=4")[0].status == 204
     assert client.get(f"/api/values/0/{number}/1?view=v&tab=b&n=4")[0].status == 200
+
+
+def test_refusals_come_with_200_where_the_page_asks(client: Client) -> None:
+    """Browsers write others on their console. Who may ask at all is not among them."""
+    asked = {"X-Explorer-Status": "1"}
+    for path, method in [
+        ("/api/explain/0?target=1000", "GET"),
+        ("/api/activations/0/9999", "GET"),
+        ("/api/pictures", "POST"),
+    ]:
+        plain, body = client.get(path, method, b"no picture" if method == "POST" else None)
+        told, same = client.get(path, method, b"no picture" if method == "POST" else None, **asked)
+        assert plain.status in (404, 422) and plain.headers["X-Explorer-Status"] is None
+        assert told.status == 200 and told.headers["X-Explorer-Status"] == str(plain.status) and body == same
+    assert client.get("/api/pictures", cookie="", **asked)[0].status == 403
+    for options in ("[]", "{", '{"a": []}', "[" * 5000):
+        assert client.get(f"/api/explain/0?options={quote(options)}")[0].status == 422
+    drawn = [
+        client.packed(f"/api/explain/0?method=smooth-grad&options={quote(text)}") for text in ('{"samples": 2}', "{}")
+    ]
+    assert drawn[0] != drawn[1]
 
 
 def test_a_picture_that_vanished_is_an_error(tmp_path: Path) -> None:

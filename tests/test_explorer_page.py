@@ -6,9 +6,11 @@ import base64
 import functools
 import http.server
 import os
+import re
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -124,7 +126,7 @@ def watched(browser: Any, url: str) -> Iterator[Any]:
 
 def quiet(page: Any) -> None:
     """Waits until all is drawn."""
-    page.wait_for_selector("#grid[data-shown]")
+    page.wait_for_selector("#grid[data-shown]", state="attached")
     page.wait_for_timeout(250)
     page.wait_for_selector("body[data-idle=true]")
 
@@ -160,7 +162,7 @@ def test_keys_work_from_the_start(page: Any) -> None:
     press(page, "e")
     assert said(page)["picture"] == "1"
     press(page, "Escape")
-    assert said(page) == {"picture": "1", "layer": "0"}
+    assert said(page) == {"sha": said(page)["sha"], "picture": "1", "layer": "0"}
 
 
 def test_a_link_brings_everything_back(page: Any, url: str) -> None:
@@ -499,6 +501,105 @@ def test_the_lines_that_are_copied_run(page: Any, tmp_path: Path) -> None:
     pictures = [decode(tmp_path / f"{name}.png") for name in ("command", "python")]
     assert np.array_equal(*pictures)
     assert "token" not in copied(page, "link")
+
+
+def test_any_target_layer_and_option_can_be_asked_for(page: Any, tmp_path: Path) -> None:
+    """What cannot be done is said in the pane, and is no error of the console."""
+    page.click("#asked summary")
+    page.select_option("#modes select", "smooth-grad")
+    for name, text in [("target", "probabilities[:, 0] - probabilities[:, 1]"), ("options", "samples=2 seed=3")]:
+        page.fill(f"#{name}", text)
+        page.keyboard.press("Enter")
+        quiet(page)
+    assert page.inner_text("#evidence-title").startswith(
+        "reference: smooth-grad of probabilities[:, 0] - probabilities[:, 1]"
+    )
+    assert page.is_visible("#evidence")
+    words, line = shlex.split(copied(page, "command")), copied(page, "python")
+    at = words.index("-O")
+    assert words[at : at + 4] == ["-O", "samples=2", "-O", "seed=3"] and "samples=2, seed=3" in line
+    exec(line.replace("evidence.png", str(tmp_path / "evidence.png")), {})
+    assert (tmp_path / "evidence.png").exists()
+    page.fill("#options", "sample=2")
+    page.keyboard.press("Enter")
+    quiet(page)
+    assert "has no option 'sample'" in page.inner_text("#evidence-note") and page.is_hidden("#evidence")
+    page.select_option("#modes select", "grad-cam")
+    page.select_option("#at", "3")
+    quiet(page)
+    assert said(page)["at"] == "3" and "options" not in said(page) and page.is_visible("#evidence")
+    (tmp_path / "broken.png").write_text("no picture")
+    page.set_input_files("#files", str(tmp_path / "broken.png"))
+    page.locator("#busy", has_text="not a picture").wait_for()
+
+
+def test_all_that_keys_do_is_reached_by_mouse(page: Any) -> None:
+    page.click("#help")
+    page.click("#keys td button >> text=zoom")
+    quiet(page)
+    assert said(page)["zoom"] == "1" and page.is_hidden("#keys")
+    assert page.locator("#tile").bounding_box()["width"] > 500
+    press(page, "l", "l", "k")
+    assert int(said(page)["unit"]) > 2 and said(page)["area"] == "units"
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.locator("#tile").bounding_box()["y"] < 300
+
+
+def test_keys_work_after_files_are_opened_and_arrows_move_in_the_strip(page: Any) -> None:
+    with page.expect_file_chooser() as waiting:
+        page.click("footer .button")
+    waiting.value.set_files(PICTURES[3])
+    quiet(page)
+    press(page, "e")
+    assert "picture" not in said(page)  # the first one, after the last
+    assert page.locator("#pictures [tabindex='0']").count() == 1
+    page.locator("#pictures [tabindex='0']").focus()
+    press(page, "ArrowRight", "ArrowRight")
+    assert said(page)["picture"] == "2" and page.evaluate("document.activeElement.value") == "2"
+
+
+def test_the_value_under_the_pointer_is_that_of_the_layer(page: Any) -> None:
+    page.hover("#grid", position={"x": 40, "y": 40})
+    page.wait_for_timeout(300)
+    unit, y, x, value = re.fullmatch(r"unit (\d+) at (\d+), (\d+): (\S+)", page.inner_text("#where")).groups()  # type: ignore[union-attr]
+    layer = "/network/stage3/Relu_output_0"
+    assert page.inner_text("#layer-name") == layer
+    maps = analyzer.features("models/digits_cnn.onnx", PICTURES[0], [layer], resize="letterbox")[layer][0]
+    assert abs(maps[int(unit), int(y), int(x)] - float(value)) <= 1e-3 * maps.max()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "layer=1.5&unit=0.5", "y=9999&x=9999&unit=1", "pin=99/9/0/0", "pin=x", "tiles=x&scale=x&gamma=-1", "zoom=9",
+        "model=7&method=x&policy=x&at=9999", "second=gone&picture=gone", "sha=0123&layer=2&gamma=0.5",
+    ],
+)  # fmt: skip
+def test_wrong_links_show_what_there_is(page: Any, url: str, wrong: str) -> None:
+    """A link of another model the start, and says so."""
+    before = drawn(page, "grid")
+    page.goto(f"{url}&again#{wrong}")
+    quiet(page)
+    assert page.is_visible("#evidence") and page.is_visible("#tile") and page.is_visible("#picture")
+    if "sha" in wrong:
+        assert page.inner_text("#where") == "the link is of another model" and np.array_equal(
+            drawn(page, "grid"), before
+        )
+    press(page, "u")
+    assert len(said(page)["sha"].split(".")) == 2
+
+
+def test_patches_that_come_late_are_not_shown_for_others(page: Any) -> None:
+    plain = drawn(page, "grid")
+    running = b'{"state": "running"}'
+    page.route(
+        "**/api/patterns/**",
+        lambda route: route.fulfill(body=struct.pack("<I", len(running)) + running),
+        times=1,
+    )
+    press(page, "s", "s", "s")
+    page.wait_for_timeout(1000)
+    assert np.array_equal(drawn(page, "grid"), plain) and page.inner_text("#scale") == "each unit's own scale"
 
 
 def test_it_is_dark_where_the_system_is(page: Any) -> None:

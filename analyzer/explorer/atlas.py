@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 LARGEST = 96  # pixels of a tile's longer side: larger maps are reduced to their strongest values
-TILES = 4096  # of one atlas, at most
+TILES, PIXELS = 4096, 1 << 22  # of one atlas: so many tiles, and as many more as these pixels have room for
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Atlas:
 
 
 def atlas(maps: np.ndarray) -> Atlas:
-    """(channels, h, w) as an atlas, at most `TILES` channels."""
-    maps = np.asarray(maps[:TILES], np.float32)
+    """(channels, h, w) as an atlas; of a layer with more channels than there is room for, the first."""
+    maps = np.asarray(maps[: max(TILES, PIXELS // max(1, math.prod(maps.shape[1:])))], np.float32)
     finite = np.isfinite(maps)
     low = np.where(finite, maps, np.inf).min((1, 2))
     high = np.where(finite, maps, -np.inf).max((1, 2))

@@ -6,7 +6,7 @@ that another unit, place or class of a picture costs one run at most.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from analyzer.attribution import METHODS, Attribution, Explainer, Job, Question,
 from analyzer.attribution.asked import filled, task_for
 from analyzer.attribution.cards import default_method
 from analyzer.attribution.features import Taps
+from analyzer.attribution.methods import options_of
 from analyzer.attribution.model import sizes_of
 from analyzer.attribution.projection import Projection, Projector
 from analyzer.attribution.result import in_picture
@@ -40,6 +41,7 @@ POLICIES = ("gradient", "guided", "deconvnet")
 SHOWN = 12  # predictions
 SIDES = 448, 768  # of a picture that is drawn: its longer side in pixels, at least and at most
 BUDGET = 512 << 20  # bytes of activations that are kept
+NO_OPTIONS: Mapping[str, Any] = {}
 TOGETHER = 128 << 20  # bytes of all layers of a picture, up to which they are read in one run
 
 
@@ -142,6 +144,7 @@ class Bench:
             "layers": [layer.as_data() for layer in self.layers],
             "first": self._default,
             "methods": [name for name, method in METHODS.items() if method.kind != "relevance"],
+            "options": {name: method.options for name, method in METHODS.items()},
             "method": self.method,
             "policies": list(POLICIES),
             "labels": list(self.card.labels or ()),
@@ -291,14 +294,19 @@ class Bench:
     # ---- Evidence ----
 
     def explained(
-        self, picture: Picture, method: str | None = None, target: str = "top1", number: int | None = None
+        self,
+        picture: Picture,
+        method: str | None = None,
+        target: str = "top1",
+        number: int | None = None,
+        options: Mapping[str, Any] = NO_OPTIONS,
     ) -> Attribution:
-        """The answer of a method, by the default layer unless another is chosen."""
+        """The answer of a method with its options, by the default layer unless another is chosen."""
         layer = "auto" if number is None else self.layer(number).name
         if layer == "auto" and self.card.default_layer:
             layer = self.card.default_layer
         method = method or self.method
-        question = self.question(target, Job(method, layer))
+        question = self.question(target, Job(method, layer, options_of([method], options)[method]))
 
         def made() -> tuple[Any, ...]:
             work = Explaining(self.explainer, question, self.card, (target,))
@@ -307,16 +315,24 @@ class Bench:
             seen = replace(found, view=PictureView(work, lambda _: fed, picture.name))
             return seen, seen.raw, seen.heatmap
 
-        found: Attribution = self._kept("explained", picture, method, target, layer, make=made)[0]
+        key = method, target, layer, *sorted(options.items())
+        found: Attribution = self._kept("explained", picture, *key, make=made)[0]
         return found
 
-    def evidence(self, picture: Picture, method: str | None, target: str, number: int | None = None) -> Evidence:
+    def evidence(
+        self,
+        picture: Picture,
+        method: str | None,
+        target: str,
+        number: int | None = None,
+        options: Mapping[str, Any] = NO_OPTIONS,
+    ) -> Evidence:
         """The map of a target, and what it is of.
 
         Raises:
             NotFoundError: the target is not in the picture.
         """
-        found = self.explained(picture, method, target, number)
+        found = self.explained(picture, method, target, number, options)
         if not len(found.heatmap):
             raise NotFoundError(f"the model finds no {target!r} in the picture")
         assert found.view is not None

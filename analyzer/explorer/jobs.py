@@ -8,16 +8,17 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from analyzer.errors import AnalyzerError
+from analyzer.errors import AnalyzerError, NotFoundError
 
 Progress = Callable[[int, int], None]  # (done, of how many)
 
 
 @dataclass
 class Job:
-    """A piece of work. state: "waiting", "running", "done" or "failed"."""
+    """A piece of work. state: "waiting", "running", "done", "stopped" or "failed". number: by which it is stopped."""
 
     work: Callable[[Progress], Any]
+    number: int = 0
     state: str = "waiting"
     done: int = 0
     total: int = 0
@@ -26,11 +27,12 @@ class Job:
     finished: threading.Event = field(default_factory=threading.Event)
 
     def as_data(self) -> dict[str, Any]:
-        return {"state": self.state, "done": self.done, "total": self.total, "error": self.error}
+        known = {"state": self.state, "done": self.done, "total": self.total, "error": self.error}
+        return known | {"number": self.number}
 
 
 class StoppedError(Exception):
-    """The explorer ends: what is under way is left."""
+    """What is under way is left: somebody stopped it, or the explorer ends."""
 
 
 class Jobs:
@@ -44,12 +46,12 @@ class Jobs:
         self._thread: threading.Thread | None = None
 
     def get(self, key: Hashable, work: Callable[[Progress], Any]) -> Job:
-        """The job of a key, started if there is none, and again where it failed."""
+        """The job of a key, started if there is none."""
         with self._lock:
             found = self._jobs.get(key)
             if found is not None:
                 return found
-            found = self._jobs[key] = Job(work)
+            found = self._jobs[key] = Job(work, len(self._jobs))
             self._waiting.put(found)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="explorer-jobs", daemon=True)
@@ -63,24 +65,49 @@ class Jobs:
         """Leave what is under way at its next step."""
         self._stopping.set()
 
+    def set_running(self, number: int, on: bool) -> Job:
+        """The job of a number, stopped at its next step, or started again where it was stopped or failed.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._lock:
+            found = next((job for job in self._jobs.values() if job.number == number), None)
+            if found is None:
+                raise NotFoundError(f"there is no job {number}")
+            if not on and found.state in ("waiting", "running"):
+                if found.state == "waiting":
+                    found.finished.set()
+                found.state = "stopped"
+            elif on and found.state in ("stopped", "failed"):
+                found.state, found.done, found.error = "waiting", 0, ""
+                found.finished.clear()
+                self._waiting.put(found)
+        return found
+
     def _work(self) -> None:
         while not self._stopping.is_set():
             try:
                 job = self._waiting.get(timeout=0.5)
             except queue.Empty:
                 continue
-            job.state = "running"
+            with self._lock:
+                if job.state != "waiting":
+                    continue
+                job.state = "running"
             try:
                 job.result = job.work(lambda done, total, job=job: self._note(job, done, total))  # type: ignore[misc]
                 job.state = "done"
             except StoppedError:
-                job.state = "failed"
+                job.state = "stopped"
             except AnalyzerError as error:
                 job.state, job.error = "failed", error.message
+            except Exception as error:  # of this job alone: the next one is worked out
+                job.state, job.error = "failed", f"{type(error).__name__}: {error}"
             finally:
                 job.finished.set()
 
     def _note(self, job: Job, done: int, total: int) -> None:
         job.done, job.total = done, total
-        if self._stopping.is_set():
+        if self._stopping.is_set() or job.state == "stopped":
             raise StoppedError

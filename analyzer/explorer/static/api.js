@@ -1,6 +1,6 @@
 // Questions to the server. Of the questions of one view only the latest counts: an earlier one is dropped.
 
-import { answer as answered, dropped, exported, post, runs } from "./source.js";
+import { answer as answered, dropped, exported, post, refusal, Refused, runs } from "./source.js";
 
 const TAB = Math.random().toString(36).slice(2);
 /** @type {Map<string, {n: number, stop: AbortController}>} */
@@ -44,10 +44,7 @@ async function ask(read, path, query = {}, view = "") {
     const answer = await answered(path, query, ticket, stop.signal);
     timed(path.split("/")[0], performance.now() - started, answer.headers.get("Server-Timing") || "");
     if (answer.status === 204 || (view && latest.get(view)?.n !== n)) return null;
-    if (!answer.ok) {
-      const said = await answer.json().catch(() => ({ error: answer.statusText }));
-      throw new Error(said.hint ? `${said.error}: ${said.hint}` : said.error);
-    }
+    if (!answer.ok) throw await refusal(answer);
     const found = await read(answer);
     return view && latest.get(view)?.n !== n ? null : found;
   } catch (error) {
@@ -104,10 +101,10 @@ export function blob(path) { return ask((answer) => answer.blob(), path); }
  */
 export async function drop(picture, name, frame = false) {
   if (runs) return (await import("./local.js")).add(picture, name);
-  if (exported) throw new Error("this page has no model: export it with --with-model");
+  if (exported) throw new Refused("this page has no model: export it with --with-model");
   const answer = await post(picture, frame ? { name, frame: "1" } : { name });
+  if (!answer.ok) throw await refusal(answer);
   const said = await answer.json();
-  if (!answer.ok) throw new Error(said.hint ? `${said.error}: ${said.hint}` : said.error);
   if (!frame) dropped.set(said.key, [picture, name]);
   return said;
 }

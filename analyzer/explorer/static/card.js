@@ -2,6 +2,7 @@
 
 import { image, json } from "./api.js";
 import { digits, show } from "./draw.js";
+import { progress } from "./jobs.js";
 import { exported } from "./source.js";
 import { known, set, state, subscribe } from "./store.js";
 
@@ -39,7 +40,7 @@ async function load(start) {
 
 /** @param {string} unit @param {any} found */
 async function draw(unit, found) {
-  $("mining").textContent = said(found.mining);
+  $("mining").replaceChildren(...progress(found.mining, () => ask(0)));
   if (found.patches.length && shown !== unit) {
     const [patches, projections] = await Promise.all([image(`unit/${unit}/patches`), image(`unit/${unit}/projections`).catch(() => null)]);
     show($("patches"), patches); show($("projections"), projections);
@@ -49,7 +50,7 @@ async function draw(unit, found) {
   } else if (!found.patches.length) {
     show($("patches"), null); show($("projections"), null); $("tops").replaceChildren(); shown = "";
   }
-  $("dreaming").textContent = found.optimum ? said(found.optimum) : "";
+  $("dreaming").replaceChildren(...progress(found.optimum, () => ask(0)));
   $("dream").hidden = exported || Boolean(found.optimum);
   if (found.optimum?.state === "done" && dreamt !== unit) {
     show($("optimum"), await image(`unit/${unit}/optimum`));
@@ -64,13 +65,6 @@ function clear(canvas, count) {
   if (canvas.hidden) return;
   const across = canvas.width / Math.min(3, count), down = canvas.height / Math.ceil(count / 3);
   for (let at = count; at % 3; at++) canvas.getContext("2d")?.clearRect((at % 3) * across, Math.floor(at / 3) * down, across, down);
-}
-
-/** @param {any} job @returns {string} */
-function said(job) {
-  if (job.state === "done") return "";
-  if (job.state === "failed") return job.error;
-  return job.total ? `${job.done} of ${job.total}` : job.state;
 }
 
 /** @param {any} top @returns {HTMLElement} */

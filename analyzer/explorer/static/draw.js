@@ -81,11 +81,11 @@ export function colored(atlas, scale, gamma) {
   return new ImageData(new Uint8ClampedArray(pixels.buffer), atlas.width);
 }
 
-/** A canvas of its size on the screen. @param {HTMLCanvasElement} canvas @returns {CanvasRenderingContext2D} */
+/** A canvas of its size on the screen, or as it was where it is hidden. @param {HTMLCanvasElement} canvas @returns {CanvasRenderingContext2D} */
 export function fitted(canvas) {
   const ratio = window.devicePixelRatio || 1;
   const width = Math.max(1, Math.round(canvas.clientWidth * ratio)), height = Math.max(1, Math.round(canvas.clientHeight * ratio));
-  if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
+  if (canvas.clientWidth && (canvas.width !== width || canvas.height !== height)) { canvas.width = width; canvas.height = height; }
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   context.clearRect(0, 0, width, height);
   return context;

@@ -13,9 +13,9 @@ let shown = "";  // what the atlas is of
 /** @type {OffscreenCanvas | null} */
 let tiles = null;
 /** Called with the atlas, its tiles in colors and the number of a tile, whenever a tile is to be shown large. */
-/** @type {((atlas: import("./draw.js").Atlas, tiles: OffscreenCanvas) => void)[]} */
+/** @type {((atlas: import("./draw.js").Atlas | null, tiles: OffscreenCanvas | null) => void)[]} */
 const followers = [];
-/** @param {(atlas: import("./draw.js").Atlas, tiles: OffscreenCanvas) => void} call */
+/** @param {(atlas: import("./draw.js").Atlas | null, tiles: OffscreenCanvas | null) => void} call  with null where nothing can be shown */
 export function whenDrawn(call) { followers.push(call); }
 
 /** Columns, rows and the side of a cell on the canvas, in its pixels. */
@@ -38,6 +38,7 @@ async function load() {
   const key = [state.model, state.picture, state.layer, ...Object.values(source())].join("/");
   const decode = async (/** @type {ArrayBuffer} */ data, /** @type {any} */ said) => atlasOf(await bitmap(data), said);
   patterns = null;
+  clearTimeout(timer);
   try {
     const found = await packed(decode, `activations/${shownPicture()}/${state.layer}`, { model: state.model, ...source() }, "grid");
     if (!found) return;
@@ -46,8 +47,27 @@ async function load() {
     if (state.tiles === "patches" || state.tiles === "optima") await loadPatterns();
     paint();
   } catch (error) {
+    atlas = tiles = null;
+    fitted(canvas); mark();
+    canvas.dataset.shown = key;
+    for (const call of followers) call(null, null);
     scale.textContent = /** @type {Error} */ (error).message;
   }
+}
+
+/** The numbers of the unit that is asked for last in a view. @type {Map<string, {of: string, grid: number[], numbers: Float32Array}>} */
+const read = new Map();
+
+/** @param {number} unit @param {string} view @returns the numbers of its map, null where another is asked for meanwhile */
+export async function numbersOf(unit, view) {
+  const of = [shownPicture(), state.layer, unit, state.model, ...Object.values(source())].join("/");
+  const before = [...read.values()].find((one) => one.of === of);
+  if (before) return before;
+  const found = await packed((data) => data, `values/${shownPicture()}/${state.layer}/${unit}`, { model: state.model, ...source() }, view);
+  if (!found) return null;
+  const made = { of, grid: found.about.grid, numbers: new Float32Array(found.data) };
+  read.set(view, made);
+  return made;
 }
 
 /** What the numbers of the tiles are, beside the activations of the picture. @returns {Record<string, string | number>} */
@@ -63,14 +83,16 @@ export function source() {
 let patterns = null;
 /** @type {number | undefined} */
 let timer;
+/** @param {Error} error */
+const refused = (error) => { scale.textContent = error.message; };
 
 async function loadPatterns() {
   const found = await packed((data) => (data.byteLength ? bitmap(data) : null), `patterns/${state.layer}`, { what: state.tiles }, "patterns");
   clearTimeout(timer);
   if (!found) return;
   if (found.data) patterns = /** @type {any} */ (found);
-  else if (found.about.state === "failed") throw new Error(found.about.error);
-  else timer = setTimeout(() => loadPatterns().then(paint), 500);
+  else if (["failed", "stopped"].includes(found.about.state)) throw new Error(found.about.error || found.about.state);
+  else timer = setTimeout(() => loadPatterns().then(paint).catch(refused), 500);
 }
 
 function paint() {
@@ -124,6 +146,7 @@ function mark() {
   }
   const [pinned, unit] = state.pin.split("/").map(Number);
   if (state.pin && pinned === state.layer) frame(unit, color("--mark"));
+  canvas.setAttribute("aria-label", `Units of the layer, arrow keys move: unit ${state.unit}, ${digits(atlas.low[state.unit])} to ${digits(atlas.high[state.unit])}`);
   frame(state.unit, state.area === "units" ? color("--accent") : color("--faint"));
 }
 
@@ -140,6 +163,9 @@ function under(event) {
   const place = (/** @type {number} */ share, /** @type {number} */ size) => Math.max(0, Math.min(size - 1, Math.floor(share * size)));
   return { unit, x: place(inside[0], w), y: place(inside[1], h) };
 }
+
+/** @param {{unit: number, y: number, x: number}} place @returns {string} the value there, as far as the tiles show it */
+export function about(place) { return atlas ? `≈ ${digits(nearly(atlas, place.unit, place.y, place.x, layer().grid))}` : ""; }
 
 /** The units that answer most strongly at a place, as far as the tiles show it. @param {number} y @param {number} x @returns {[number, number][]} */
 export function strongest(y, x) {

@@ -2,9 +2,10 @@
 
 import { bitmap, image, json, packed } from "./api.js";
 import { color, digits, fitted, show } from "./draw.js";
-import { strongest, whenHovered } from "./grid.js";
+import { about as near, numbersOf, strongest, whenHovered } from "./grid.js";
 import { exported } from "./source.js";
 import { known, layer, live, query, set, shownPicture, state, subscribe } from "./store.js";
+import { optionsOf } from "./url.js";
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -12,13 +13,19 @@ const $ = (id) => document.getElementById(id);
 let fields = null;
 
 async function picture() {
-  const found = await image(`picture/${shownPicture()}`, { seen: 1, model: Math.min(state.model, 1) }, "picture");
-  if (!found) return;
-  show($("picture"), found);
-  $("picture").dataset.shown = state.picture;
   const named = known.pictures.find((one) => one.key === state.picture);
   $("picture-name").textContent = named ? named.name : "";
-  outline(null);
+  try {
+    const found = await image(`picture/${shownPicture()}`, { seen: 1, model: Math.min(state.model, 1) }, "picture");
+    if (!found) return;
+    show($("picture"), found);
+    $("picture").dataset.shown = state.picture;
+  } catch (error) {
+    show($("picture"), null);
+    throw error;
+  } finally {
+    outline(null);
+  }
 }
 
 async function second() {
@@ -125,9 +132,18 @@ function token(context) {
   context.strokeRect((at % columns) * w, Math.floor(at / columns) * h, w, h);
 }
 
-whenHovered((place) => {
+/** What the pointer is over. @type {{unit: number, y: number, x: number} | null} */
+let hovered = null;
+
+whenHovered(async (place) => {
   outline(place);
-  $("where").textContent = place ? `unit ${place.unit} at ${place.y}, ${place.x}` : title();
+  hovered = place;
+  if (!place) { $("where").textContent = title(); return; }
+  const said = `unit ${place.unit} at ${place.y}, ${place.x}: `;
+  $("where").textContent = said + near(place);
+  if (exported) return;
+  const map = await numbersOf(place.unit, "hovered");
+  if (map && hovered === place) $("where").textContent = said + digits(map.numbers[place.y * map.grid[1] + place.x]);
 });
 
 /** @returns {string} */
@@ -156,17 +172,20 @@ async function reference() {
 
 /** @param {number} model @param {string} target @param {string} name of the canvas, and of its title and note */
 async function explain(model, target, name) {
-  const asked = { target, model, method: state.method || known.models[0].method, layer: state.at };
+  /** @type {Record<string, string>} */
+  const options = state.options ? { options: JSON.stringify(optionsOf(state.options)) } : {};
+  const asked = { target, model, method: state.method || known.models[0].method, layer: state.at, ...options };
+  const side = known.models.length > 1 ? `${["reference", "candidate"][model]}: ` : "";
   try {
     const found = await packed(bitmap, `explain/${shownPicture()}`, asked, name);
     if (!found) return;
     show($(name), found.data);
     $(name).dataset.shown = `${state.picture}/${target}/${asked.method}`;
-    const side = known.models.length > 1 ? `${["reference", "candidate"][model]}: ` : "";
-    $(`${name}-title`).textContent = `${side}${asked.method} of ${found.about.title}`;
+    $(`${name}-title`).title = $(`${name}-title`).textContent = `${side}${asked.method} of ${found.about.title}`;
     $(`${name}-note`).textContent = found.about.diagnosis || `${digits(found.about.low)} … ${digits(found.about.high)}${found.about.layer ? `, layer ${found.about.layer}` : ""}`;
   } catch (error) {
     show($(name), null);
+    $(`${name}-title`).textContent = `${side}${asked.method} of ${target}`;
     $(`${name}-note`).textContent = /** @type {Error} */ (error).message;
   }
 }
@@ -211,9 +230,18 @@ export function methods() {
   const choice = document.createElement("select");
   choice.setAttribute("aria-label", "Method");
   for (const name of known.models[0].methods) choice.add(new Option(name, name, false, name === (state.method || known.models[0].method)));
-  choice.addEventListener("change", () => set({ method: choice.value }));
+  choice.addEventListener("change", () => set({ method: choice.value, options: "" }));
   $("modes").replaceChildren(choice);
+  const { layers, options } = known.models[0], taken = options?.[choice.value] || {};
+  $("target").value = state.target;
+  $("at").replaceChildren(new Option("chosen automatically", "-1"), ...layers.map((/** @type {any} */ one, /** @type {number} */ at) => new Option(one.name, String(at))));
+  $("at").value = String(state.at);
+  $("options").value = state.options;
+  $("options").placeholder = Object.entries(taken).map(([name, value]) => `${name}=${value}`).join(" ") || "none";
 }
+$("target").addEventListener("change", () => set({ target: $("target").value.trim() || "top1" }));
+$("at").addEventListener("change", () => set({ at: Number($("at").value) }));
+$("options").addEventListener("change", () => set({ options: $("options").value.trim() }));
 
 export function load() { picture(); second(); spans(); evidence(); predictions(); }
 
@@ -222,10 +250,10 @@ subscribe((changed) => {
   if (live.on) return;
   if (["picture", "layer", "model"].some((name) => changed.has(name))) spans();
   else if (["y", "x", "query"].some((name) => changed.has(name))) outline(null);
-  if (["picture", "target", "method", "at"].some((name) => changed.has(name))) evidence();
+  if (["picture", "target", "method", "at", "options"].some((name) => changed.has(name))) evidence();
   if (changed.has("target")) { chosen(); outline(null); }
   if (changed.has("labels")) predictions();
   if (changed.has("second")) second();
-  if (changed.has("method")) methods();
+  if (["method", "target", "at", "options"].some((name) => changed.has(name))) methods();
   if (changed.has("unit") || changed.has("layer")) $("where").textContent = title();
 });

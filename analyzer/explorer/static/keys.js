@@ -49,7 +49,7 @@ export const KEYS = [
   { keys: ["f"], help: "freeze the webcam, or let it go on", run: () => freeze() },
   { keys: ["z"], help: "zoom: all units, the unit, its projection", run: () => set({ zoom: (state.zoom + 1) % 3 }) },
   { keys: ["b"], help: "projection: off, gradient, guided, deconvnet", run: () => set({ policy: after(["", ...known.models[0].policies], state.policy) }) },
-  { keys: ["m"], help: "method of the evidence", run: () => set({ method: after(known.models[0].methods, state.method || known.models[0].method) }) },
+  { keys: ["m"], help: "method of the evidence", run: () => set({ method: after(known.models[0].methods, state.method || known.models[0].method), options: "" }) },
   { keys: ["d"], help: "pin the unit whose projection is shown, or let it go", run: () => set({ pin: state.pin ? "" : [state.layer, state.unit, state.y, state.x].join("/") }) },
   { keys: ["a"], help: "units: activations, or gradients of the pinned unit or the explained class", run: () => set({ tiles: state.tiles === "backward" ? "activations" : "backward" }) },
   { keys: ["s"], help: "units: activations, strongest patches, optima", run: () => set({ tiles: after(["activations", "patches", "optima"], state.tiles === "backward" ? "activations" : state.tiles) }) },
@@ -67,18 +67,21 @@ export const KEYS = [
   { keys: ["Y"], help: "copy as command", run: () => document.getElementById("copy-command")?.click() },
   { keys: ["/"], help: "find a layer, class or picture", run: () => document.dispatchEvent(new Event("find")) },
   { keys: ["?", "h"], help: "this table", run: () => help() },
-  { keys: ["Escape"], help: "back to the start: no pin, first layer, unit 0", run: () => { stop(); set({ ...DEFAULTS, picture: state.picture, layer: 0 }); } },
+  { keys: ["Escape"], help: "back to the start: no pin, first layer, unit 0", run: () => { stop(); set({ ...DEFAULTS, sha: state.sha, picture: state.picture, layer: 0 }); } },
 ];
 
 export function help() {
   const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("keys"));
   if (dialog.open) { dialog.close(); return; }
   const table = /** @type {HTMLTableElement} */ (dialog.querySelector("table"));
-  table.replaceChildren(...KEYS.map(({ keys, help }) => {
+  table.replaceChildren(...KEYS.map(({ keys, help, run }) => {
     const row = document.createElement("tr");
-    for (const text of [keys.filter((key) => key.length > 1 || key === key.toLowerCase() || !keys.includes(key.toLowerCase())).map((key) => key.replace("Arrow", "")).join(" or "), help]) {
-      row.insertCell().textContent = text;
-    }
+    const named = keys.filter((key) => key.length > 1 || key === key.toLowerCase() || !keys.includes(key.toLowerCase()));
+    row.insertCell().textContent = named.map((key) => key.replace("Arrow", "")).join(" or ");
+    const button = document.createElement("button");  // for mouse and touch
+    button.type = "button"; button.textContent = help;
+    button.addEventListener("click", () => { dialog.close(); run(new KeyboardEvent("keydown", { key: keys[0] })); });
+    row.insertCell().append(button);
     return row;
   }));
   dialog.showModal();
@@ -87,11 +90,13 @@ export function help() {
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const from = /** @type {HTMLElement} */ (event.target);
-  if (from.matches("input, select, textarea") || document.querySelector("dialog[open]")) {
-    if (event.key === "?" && !from.matches("input")) help();
+  if (from.matches("input:not([type=file])")) return;
+  if (document.querySelector("dialog[open]")) {
+    if (event.key === "?") help();
     return;
   }
   if (event.key === "Enter" || event.key === " ") return;  // of buttons
+  if (from.matches("select") && event.key.length > 1) return;  // arrows choose; letters are keys as elsewhere
   const found = KEYS.find(({ keys }) => keys.includes(event.key));
   if (!found) return;
   event.preventDefault();

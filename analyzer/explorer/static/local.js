@@ -6,7 +6,7 @@ import { answer as known } from "./source.js";
 
 const SHOWN = 12;  // predictions
 const SIDES = [448, 768];  // of a picture that is drawn: its longer side in pixels, at least and at most
-const TILE = 96, TILES = 4096, ALPHA = 0.6, UNSEEN = 0.65, PALE = [214, 217, 220];
+const TILE = 96, TILES = 4096, PIXELS = 1 << 22, ALPHA = 0.6, UNSEEN = 0.65, PALE = [214, 217, 220];
 const ABSENT = "for dropped pictures this takes `onnx-analyzer explore`";
 
 /** As embedding.py wrote it. */
@@ -213,7 +213,7 @@ function sampled(values, row, column) {
  * @param {Float32Array} maps  (channels, h, w) @param {number[]} dims
  */
 function atlas(maps, [channels, h, w]) {
-  const count = Math.min(channels, TILES), step = Math.ceil(Math.max(h, w) / TILE);
+  const count = Math.min(channels, Math.max(TILES, Math.floor(PIXELS / (h * w)))), step = Math.ceil(Math.max(h, w) / TILE);
   const height = Math.ceil(h / step), width = Math.ceil(w / step), columns = Math.max(1, Math.ceil(Math.sqrt(count * height / width)));
   const rows = Math.ceil(count / columns), across = columns * width, rgba = new Uint8ClampedArray(4 * rows * height * across);
   /** @type {number[]} */

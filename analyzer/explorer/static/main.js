@@ -8,11 +8,11 @@ import * as input from "./input.js";
 import { help } from "./keys.js";
 import * as map from "./map.js";
 import * as rank from "./rank.js";
-import { framed, whenGone } from "./source.js";
-import { layer, known, possible, set, settled, start as started, state, subscribe } from "./store.js";
+import { framed, Refused, whenGone } from "./source.js";
+import { hash, layer, known, possible, set, settled, start as started, state, subscribe } from "./store.js";
 import * as strip from "./strip.js";
 import * as unit from "./unit.js";
-import { fragment } from "./url.js";
+import { fragment, optionsOf } from "./url.js";
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -24,6 +24,11 @@ whenBusy((count) => {
   if (count) timer = setTimeout(() => { $("busy").textContent = "working…"; }, 100);
   else { $("busy").textContent = ""; settled(); }
   document.body.dataset.idle = String(count === 0);
+});
+addEventListener("unhandledrejection", (event) => {  // of what no pane of its own can say
+  if (!(event.reason instanceof Refused)) return;
+  event.preventDefault();
+  $("busy").textContent = event.reason.message;
 });
 whenGone((gone) => { $("gone").hidden = !gone; });
 
@@ -49,21 +54,23 @@ function shown() {
   return {
     name: model.name, path: picture?.path || "PICTURE", method: state.method || known.models[0].method,
     layer: state.at >= 0 ? known.models[0].layers[state.at].name : "", fit: state.fit,
+    options: optionsOf(state.options),
   };
 }
 
 /** @returns {string} the command that makes the evidence */
 export function command() {
-  const { name, path, method, layer, fit } = shown();
+  const { name, path, method, layer, fit, options } = shown();
   const words = [name, path, "-m", method, "-t", state.target, ...(layer ? ["-l", layer] : [])];
+  words.push(...Object.entries(options).flatMap(([key, value]) => ["-O", `${key}=${value}`]));
   words.push(...known.settings.words, ...(fit ? ["--resize", fit] : []));
   return `onnx-analyzer explain ${words.map(quoted).join(" ")} -o evidence.png`;
 }
 
 /** @returns {string} the same in Python */
 export function python() {
-  const { name, path, method, layer, fit } = shown();
-  const keywords = Object.entries({ ...(layer ? { layer } : {}), ...known.settings.keywords, ...(fit ? { resize: fit } : {}) });
+  const { name, path, method, layer, fit, options } = shown();
+  const keywords = Object.entries({ ...(layer ? { layer } : {}), ...options, ...known.settings.keywords, ...(fit ? { resize: fit } : {}) });
   const given = [name, path, method, state.target].map(literal).concat(keywords.map(([key, value]) => `${key}=${literal(value)}`));
   return `import analyzer; analyzer.explain(${given.join(", ")}).save("evidence.png")`;
 }
@@ -119,6 +126,7 @@ async function start() {
   if (!framed && new URLSearchParams(location.search).has("token")) history.replaceState(null, "", `${location.pathname}${location.hash}`);
   const [models, pictures] = await Promise.all([json("model"), json("pictures")]);
   Object.assign(known, models, pictures);
+  const other = state.sha && state.sha !== hash();
   $("model").textContent = known.models.map((one) => one.name.split("/").pop()).join(" · ");
   document.title = `${known.models[0].name.split("/").pop()} – Explorer`;
   $("side").hidden = known.models.length < 2;
@@ -126,9 +134,9 @@ async function start() {
   document.body.dataset.zoom = String(state.zoom);
   set(possible(state));
   started();
-  map.build(); strip.build(); unit.buttons(); input.methods();
+  strip.build(); map.build(); unit.buttons(); input.methods();  // the strip first: it takes room from the others
   grid.load(); input.load(); unit.project(); map.drifts(); card.ask(); rank.load();
-  $("where").textContent = input.title();
+  $("where").textContent = other ? "the link is of another model" : input.title();
 }
 
 start().catch((error) => { $("busy").textContent = error.message; });

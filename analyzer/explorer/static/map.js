@@ -8,17 +8,20 @@ const list = /** @type {HTMLElement} */ (document.getElementById("layers"));
 const ROW = 36;  // pixels of a layer, as in style.css
 
 export function build() {
+  const top = list.scrollTop;
   list.replaceChildren(...layers().map((about, number) => {
     const item = document.createElement("div"), name = document.createElement("b"), size = document.createElement("span");
     item.role = "option"; item.id = `layer-${number}`;
     name.append(short(about.name)); name.title = about.name;
     const said = typeof about.drift !== "number" ? field(about) : about.drift >= 200 ? "equal" : `${about.drift.toFixed(1)} dB`;
     size.append(element("i", said), `${about.heads ? "Attention" : about.op} ${[about.channels, ...about.grid].join("×")}`);
+    size.title = size.textContent || "";
     item.append(name, size);
     item.addEventListener("click", () => go(number));
     return item;
   }));
   edges();
+  list.scrollTop = top;
   select();
 }
 

@@ -3,6 +3,7 @@
 import { json } from "./api.js";
 import { digits } from "./draw.js";
 import { whenDrawn } from "./grid.js";
+import { progress } from "./jobs.js";
 import { exported } from "./source.js";
 import { live, query, set, shownPicture, state, subscribe } from "./store.js";
 
@@ -23,10 +24,9 @@ export async function load() {
     if (!found) return;
     if (found.note) list.textContent = found.note;
     else if (!found.job) list.replaceChildren(...found.channels.slice(0, SHOWN).map(item));
-    else if (found.job.state === "failed") throw new Error(found.job.error);
     else {
-      list.textContent = `looking at the pictures: ${found.job.done} of ${found.job.total}`;
-      timer = setTimeout(load, 500);
+      list.replaceChildren("looking at the pictures: ", ...progress(found.job, load));
+      if (["waiting", "running"].includes(found.job.state)) timer = setTimeout(load, 500);
     }
   } catch (error) {
     list.textContent = /** @type {Error} */ (error).message;
@@ -46,8 +46,8 @@ function item([unit, value]) {
 
 if (exported) {
   choice.disabled = true;
-  whenDrawn(({ high }) => {
-    const all = high.map((value, unit) => /** @type {[number, number]} */ ([unit, value])).sort((a, b) => b[1] - a[1]);
+  whenDrawn((atlas) => {
+    const all = (atlas?.high || []).map((value, unit) => /** @type {[number, number]} */ ([unit, value])).sort((a, b) => b[1] - a[1]);
     list.replaceChildren(...all.slice(0, SHOWN).map(item));
   });
 }

@@ -13,19 +13,32 @@ export const runs = exported && document.getElementById("model-about") !== null;
 if (exported) document.body.dataset.exported = runs ? "model" : "answers";
 const MISSING = { error: "not in this page", hint: "units with a dot are in it" };
 
+/** The server says why it does not answer. */
+export class Refused extends Error {}
+/** @param {Response} answer @returns {Promise<Refused>} */
+export async function refusal(answer) {
+  const said = await answer.json().catch(() => ({ error: answer.statusText || `the server answers ${answer.status}` }));
+  return new Refused(said.hint ? `${said.error}: ${said.hint}` : said.error);
+}
+
 /** Of the URL; in a frame of another site there is no cookie. */
 const token = new URLSearchParams(location.search).get("token") || "";
 export const framed = window.top !== window;
 /** What every question to the server has. */
-export const headers = /** @type {Record<string, string>} */ (token ? { "X-Explorer-Token": token } : {});
+export const headers = /** @type {Record<string, string>} */ ({ "X-Explorer-Status": "1", ...(token ? { "X-Explorer-Token": token } : {}) });
+/** The status of a refusal is in a header, since browsers write others than 200 on their console. @param {Response} answer @returns {Response} */
+function told(answer) {
+  const status = Number(answer.headers.get("X-Explorer-Status"));
+  return status ? new Response(answer.body, { status, headers: answer.headers }) : answer;
+}
 
 /** Pictures that were dropped, by key: a server that was started again gets them again. @type {Map<string, [Blob, string]>} */
 export const dropped = new Map();
 const PATIENCE = 60_000, PAUSE = 250; // milliseconds
 
 /** @param {Blob} picture @param {Record<string, string>} about @returns {Promise<Response>} */
-export function post(picture, about) {
-  return fetch(`api/pictures?${new URLSearchParams(about)}`, { method: "POST", body: picture, headers });
+export async function post(picture, about) {
+  return told(await fetch(`api/pictures?${new URLSearchParams(about)}`, { method: "POST", body: picture, headers }));
 }
 
 /** Called with whether the server is gone, whenever that changes. @type {(gone: boolean) => void} */
@@ -64,7 +77,7 @@ async function insist(send) {
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     returned();
-    throw new Error("the explorer has ended, or crashes on this question");
+    throw new Refused("the explorer has ended, or crashes on this question");
   }
 }
 
@@ -82,7 +95,7 @@ function question(path, query) {
 export async function answer(path, query, ticket = {}, signal) {
   if (!index) {
     const asked = new URLSearchParams(Object.entries({ ...query, ...ticket }).map(([name, value]) => [name, String(value)]));
-    return insist(() => fetch(`api/${path}?${asked}`, { signal, headers }));
+    return told(await insist(() => fetch(`api/${path}?${asked}`, { signal, headers })));
   }
   const found = (await index)[question(path, query)];
   if (!found) return (runs && await (await import("./local.js")).answer(path, query)) || Response.json(MISSING, { status: 404 });

@@ -1,6 +1,6 @@
 // The state of the page: views are told what changed, and the URL follows.
 
-import { fragment, stateOf } from "./url.js";
+import { DEFAULTS, fragment, stateOf } from "./url.js";
 
 /** @typedef {import("./url.js").State} State */
 /** @type {State} */
@@ -54,13 +54,26 @@ export function settled() { if (pending && performance.now() - last > REST) foll
 /** Draws again what depends on a part of the state. @param {string} name */
 export function refresh(name) { for (const listener of listeners) listener(new Set([name])); }
 
-/** The state of a fragment, with a layer and a picture that there are. @param {State} said @returns {State} */
-export function possible(said) {
-  const { layers, first } = known.models[0], count = layers.length;
-  const layer = said.layer >= 0 && said.layer < count ? said.layer : first;
-  const picture = known.pictures.some((one) => one.key === said.picture) ? said.picture : known.pictures[0].key;
-  const most = layers[layer].channels - 1, unit = Math.max(0, Math.min(said.unit, most));
-  return { ...said, layer, picture, unit: location.hash ? unit : layers[layer].units?.[0] ?? unit };
+/** @returns {string} of the models */
+export function hash() { return known.models.map((one) => one.sha256.slice(0, 12)).join("."); }
+
+/** The state of a fragment, as far as these models and pictures have it. @param {State} given @returns {State} */
+export function possible(given) {
+  const said = given.sha && given.sha !== hash() ? DEFAULTS : given;
+  const { layers, first, methods, policies } = known.models[0], count = layers.length;
+  const layer = said.layer >= 0 && said.layer < count ? said.layer : first, { channels, grid } = layers[layer];
+  const there = (/** @type {string} */ key) => known.pictures.some((one) => one.key === key);
+  const unit = Math.max(0, Math.min(said.unit, channels - 1)), [h, w] = grid.length ? grid : [0, 0];
+  const placed = said.y >= 0 && said.y < h && said.x >= 0 && said.x < w;
+  const [at, of, ...place] = said.pin.split("/").map(Number);
+  const pinned = said.pin && place.length === 2 && place.every(Number.isInteger) && of >= 0 && of < layers[at]?.channels;
+  return {
+    ...said, sha: hash(), layer, picture: there(said.picture) ? said.picture : known.pictures[0].key,
+    unit: location.hash ? unit : layers[layer].units?.[0] ?? unit, y: placed ? said.y : -1, x: placed ? said.x : -1,
+    second: there(said.second) ? said.second : "", pin: pinned ? said.pin : "", at: said.at < count ? Math.max(-1, said.at) : -1,
+    method: methods.includes(said.method) ? said.method : "", policy: policies.includes(said.policy) ? said.policy : said.policy && DEFAULTS.policy,
+    model: known.models.length > 1 ? Math.max(0, Math.min(2, said.model)) : 0, zoom: Math.max(0, Math.min(2, said.zoom)),
+  };
 }
 
 window.addEventListener("hashchange", () => { if (started) set(possible(stateOf(location.hash))); });

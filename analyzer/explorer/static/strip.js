@@ -21,11 +21,22 @@ export function build() {
 }
 
 function select() {
+  const within = $("pictures").contains(document.activeElement);
   for (const item of $("pictures").children) {
-    item.setAttribute("aria-selected", String(item.value === state.picture));
-    if (item.value === state.picture) item.scrollIntoView({ block: "nearest", inline: "nearest" });
+    const on = item.value === state.picture;
+    item.setAttribute("aria-selected", String(on));
+    item.tabIndex = on ? 0 : -1;
+    if (on) item.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (on && within) item.focus();
   }
 }
+
+$("pictures").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!by || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault(); event.stopPropagation();  // elsewhere arrows move in layers and units
+  step(by);
+});
 
 /** @param {number} by */
 export function step(by) {
@@ -59,7 +70,7 @@ export async function webcam() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
   } catch (error) {
-    $("busy").textContent = `no webcam: ${/** @type {Error} */ (error).message}`;
+    $("busy").textContent = `no webcam: ${navigator.mediaDevices ? /** @type {Error} */ (error).message : "browsers allow it on this machine's pages and by https"}`;
     return;
   }
   frozen = false;

@@ -2,7 +2,7 @@
 
 import { bitmap, cancel, packed } from "./api.js";
 import { digits, fitted, nearly, show, color } from "./draw.js";
-import { source, whenDrawn } from "./grid.js";
+import { numbersOf, whenDrawn } from "./grid.js";
 import { outline } from "./input.js";
 import { exported } from "./source.js";
 import { known, layer, live, set, shownPicture, state, subscribe } from "./store.js";
@@ -22,6 +22,9 @@ let drawn = null;
 
 whenDrawn((atlas, tiles) => {
   drawn = atlas;
+  $("tile").hidden = !atlas;
+  $("unit-name").textContent = `Unit ${state.unit}${state.y >= 0 ? ` at ${state.y}, ${state.x}` : ""}`;
+  if (!atlas || !tiles) { fitted($("tile-cursor")); $("numbers").replaceChildren(); return; }
   const [h, w] = atlas.tile, canvas = $("tile");
   canvas.width = w; canvas.height = h;
   canvas.getContext("2d").drawImage(tiles, (state.unit % atlas.columns) * w, Math.floor(state.unit / atlas.columns) * h, w, h, 0, 0, w, h);
@@ -32,20 +35,18 @@ whenDrawn((atlas, tiles) => {
     context.strokeRect(state.x * wide, state.y * high, wide, high);
   }
   const rows = [["lowest", digits(atlas.low[state.unit])], ["highest", digits(atlas.high[state.unit])]];
-  $("unit-name").textContent = `Unit ${state.unit}${state.y >= 0 ? ` at ${state.y}, ${state.x}` : ""}`;
   $("numbers").replaceChildren(...rows.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
   values();
 });
 
-/** The numbers of the unit's map. @type {{of: string, grid: number[], numbers: Float32Array} | null} */
+/** The numbers of the unit's map. @type {{grid: number[], numbers: Float32Array} | null} */
 let map = null;
 
 async function values() {
-  const of = [shownPicture(), state.layer, state.unit, state.model, ...Object.values(source())].join("/");
-  if (!exported && map?.of !== of) {
-    const found = await packed((data) => data, `values/${shownPicture()}/${state.layer}/${state.unit}`, { model: state.model, ...source() }, "values");
+  if (!exported) {
+    const found = await numbersOf(state.unit, "values");
     if (!found) return;
-    map = { of, grid: found.about.grid, numbers: new Float32Array(found.data) };
+    map = found;
   }
   value(state.y, state.x);
 }

@@ -2,6 +2,7 @@
 
 /**
  * @typedef {Object} State
+ * @property {string} sha  of the models: a link is of these alone
  * @property {string} picture  key of the picture
  * @property {number} layer  number of the layer
  * @property {number} unit  channel of the layer
@@ -11,7 +12,8 @@
  * @property {number} model  0: reference, 1: candidate, 2: their difference
  * @property {string} evidence  "method", "projection" or ""
  * @property {string} method  of the evidence; "": the default
- * @property {string} target  what is explained
+ * @property {string} options  of the method, "name=value name=value"
+ * @property {string} target  what is explained: a prediction, a class, or an expression
  * @property {number} at  layer that the evidence is taken at; -1: the default
  * @property {string} policy  of projections; "" for none
  * @property {string} pin  "layer/unit/y/x" of the pinned unit; "" for none
@@ -29,9 +31,15 @@
 
 /** @type {State} */
 export const DEFAULTS = {
-  picture: "0", layer: -1, unit: 0, y: -1, x: -1, area: "layers", model: 0, evidence: "method", method: "",
+  sha: "", picture: "0", layer: -1, unit: 0, y: -1, x: -1, area: "layers", model: 0, evidence: "method", method: "", options: "",
   target: "top1", card: true, at: -1, policy: "deconvnet", pin: "", scale: "unit", gamma: 1, zoom: 0, labels: true,
   tiles: "activations", fit: "", second: "", rank: "activation", query: -1,
+};
+
+/** What there is to choose from. @type {Record<string, string[]>} */
+const CHOICES = {
+  area: ["layers", "units"], scale: ["unit", "layer"], tiles: ["activations", "backward", "patches", "optima"],
+  fit: ["", "resize", "crop", "letterbox"], rank: ["activation", "target", "selectivity"],
 };
 
 /** @param {State} state @returns {string} the fragment, without "#" */
@@ -43,14 +51,23 @@ export function fragment(state) {
   return said.toString();
 }
 
-/** @param {string} text a fragment @returns {State} */
+/** @param {string} text a fragment @returns {State} what it says, as far as it can be */
 export function stateOf(text) {
   const found = /** @type {Record<string, string | number | boolean>} */ ({ ...DEFAULTS });
   for (const [name, value] of new URLSearchParams(text.replace(/^#/, ""))) {
     if (!(name in DEFAULTS)) continue;
     const kind = typeof found[name];
-    if (kind === "number") found[name] = Number.isFinite(Number(value)) ? Number(value) : found[name];
-    else found[name] = kind === "boolean" ? value === "true" : value;
+    const right = kind === "number" ? (name === "gamma" ? Number(value) > 0 && Number(value) < Infinity : Number.isInteger(Number(value)))
+      : !(name in CHOICES) || CHOICES[name].includes(value);
+    if (right) found[name] = kind === "number" ? Number(value) : kind === "boolean" ? value === "true" : value;
   }
   return /** @type {State} */ (/** @type {unknown} */ (found));
+}
+
+/** @param {string} text  "name=value name=value" @returns {Record<string, string | number | boolean>} as `explain -O` reads them */
+export function optionsOf(text) {
+  return Object.fromEntries(text.split(/\s+/).filter(Boolean).map((word) => {
+    const [name, ...rest] = word.split("="), value = rest.join("="), number = Number(value);
+    return [name.replaceAll("-", "_"), /^(true|false)$/i.test(value) ? value.toLowerCase() === "true" : value && Number.isFinite(number) ? number : value];
+  }));
 }
