@@ -42,7 +42,7 @@ pytest.importorskip("starlette", reason="needs the extra explore")
 
 from analyzer.explorer.answers import Explorer
 from analyzer.explorer.atlas import atlas
-from analyzer.explorer.bench import Bench
+from analyzer.explorer.bench import Bench, first_readable
 from analyzer.explorer.cards import Cards
 from analyzer.explorer.embedding import model_of
 from analyzer.explorer.jobs import Jobs, Progress
@@ -257,6 +257,28 @@ def test_gradients_are_those_of_the_graph(client: Client, number: int) -> None:
     assert np.allclose(found, _gradient(LAYER, first, array, (0, 5, 4, 7)), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("model", "picture", "targets"),
+    [
+        ("digits_cnn", "digits_coffee", ["top1", "three", "probabilities[:, 0]"]),
+        ("digits_detector", "digits_coffee", ["top1", "detection:1"]),
+        ("digits_segmenter", "digits_coffee", ["top1", "eight"]),
+        ("digits_keypoints", "digits_coffee", ["top1"]),
+        ("digits_reader", "line", ["top1"]),
+    ],
+)
+def test_gradients_of_any_target_are_those_of_hires_cam(model: str, picture: str, targets: list[str]) -> None:
+    pictures = Pictures(find_pictures([str(ROOT / "examples" / f"{picture}.png")]))
+    bench = opened(ROOT / "models" / f"{model}.onnx", pictures)
+    number, first = bench.as_data()["first"], pictures.first
+    for target in targets:
+        expected = bench.explained(first, "hires-cam", target, number).raw[0]
+        products = bench.sensitivity(first, bench.layer(number), target, "gradient") * bench.maps(first, number)
+        assert np.allclose(np.maximum(products.sum(0), 0), expected, atol=1e-5 * np.abs(expected).max(initial=1))
+    with pytest.raises((analyzer.NotFoundError, analyzer.InputError)):
+        bench.sensitivity(first, bench.layer(number), "detection:99", "gradient")
+
+
 def test_channels_are_ranked_by_selectivity(client: Client, explorer: Explorer) -> None:
     """For the class of one picture: (μ₊ − μ₋) / (μ₊ + μ₋) of positive activations that `features` gives."""
     layer = "/network/stage3/Add_output_0"  # with negative values
@@ -309,7 +331,7 @@ def test_heads_show_what_the_class_token_attends_to() -> None:
     assert not np.allclose(other, found, atol=1e-3)
     with pytest.raises(analyzer.NotFoundError, match="no token 144"):
         heads[2].of_query(144)
-    assert bench.backward(pictures["0"], heads[2], bench.origin(pictures["0"], "top1"), "gradient").any()
+    assert bench.sensitivity(pictures["0"], heads[2], "top1", "gradient").any()
     with pytest.raises(analyzer.UnsupportedError, match="attention is not projected"):
         bench.project(pictures["0"], heads[2], 0, 0, "deconvnet")
 
@@ -508,6 +530,26 @@ def test_of_a_view_only_the_latest_question_is_answered(explorer: Explorer, clie
     assert client.get(f"/api/values/0/{number}/1?view=v&tab=a&n=5")[0].status == 200
     assert client.get(f"/api/values/0/{number}/1?view=v&tab=a&n=4")[0].status == 204
     assert client.get(f"/api/values/0/{number}/1?view=v&tab=b&n=4")[0].status == 200
+
+
+def test_one_broken_picture_spoils_nothing(tmp_path: Path) -> None:
+    """The first that can be read says what the layers are; the others are looked at."""
+    (tmp_path / "0.png").write_text("no picture")
+    for at in (1, 2):
+        shutil.copy(PICTURES[at], tmp_path / f"{at}.png")
+    samples, explainer = find_pictures([str(tmp_path)]), Explainer(MODEL)
+    pictures, card = Pictures(samples), read_card(explainer, None, {})
+    first = first_readable(pictures, card.feeds)
+    assert first.key == "1"
+    bench = Bench(explainer, card, first)
+    asked = Explorer([bench], pictures, Cards(bench, samples))
+    assert json.loads(bytes(asked.ask("model", {}).body))["models"][0]["layers"]
+    job = asked.selectivity[0].job(bench.layer(0))
+    assert job.finished.wait(60) and job.state == "done" and len(job.result.means) == 2
+    with pytest.raises(analyzer.InputError, match=r"0\.png"):
+        first_readable(list(pictures)[:1], card.feeds)
+    with pytest.raises(analyzer.NotFoundError, match="none"):
+        Bench(explainer, card, first, ["none"])
 
 
 def test_refusals_come_with_200_where_the_page_asks(client: Client) -> None:

@@ -99,7 +99,7 @@ def command(given: Explore) -> None:
         raise InputError(
             "explore needs the extra `explore`", "install it: pip install 'onnx-analyzer[explore]'"
         ) from None
-    from analyzer.explorer.bench import Bench
+    from analyzer.explorer.bench import Bench, first_readable
     from analyzer.explorer.cards import Cards
     from analyzer.explorer.pictures import Pictures
     from analyzer.store import user_cache
@@ -107,9 +107,10 @@ def command(given: Explore) -> None:
     if given.with_model and (given.against or not given.export):
         raise InputError("--with-model puts one model into a page", "give --export, and no --against")
     pictures = Pictures(given.data.opened(samples, card.feeds))
-    benches = [Bench(explainer, card, pictures.first, given.layers)]
+    first = first_readable(pictures, card.feeds)
+    benches = [Bench(explainer, card, first, given.layers)]
     if given.against:
-        benches.append(Bench(*given.setup.load(given.against, given.labels), pictures.first))
+        benches.append(Bench(*given.setup.load(given.against, given.labels), first))
     if given.host not in ("127.0.0.1", "localhost", "::1"):
         note(f"warning: {given.host} can be reached from other machines; whoever has the URL sees your pictures")
     cards = Cards(benches[0], given.data.opened(samples, card.feeds), given.mined, user_cache())

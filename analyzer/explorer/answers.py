@@ -222,7 +222,7 @@ class Explorer:
         bench, picture, layer = self._bench(request), self._picture(request), self._layer(request)
         by, target = request.query_params.get("by"), request.query_params.get("target", "top1")
         if by == "selectivity":
-            number = bench.origin(picture, target).channel
+            number = bench.class_of(picture, target)
             job = self.selectivity[self.benches.index(bench)].job(layer, picture.fit)
             if job.state != "done":
                 return {"channels": [], "job": job.as_data()}
@@ -232,7 +232,7 @@ class Explorer:
                 return {"channels": [], "note": f"{said}: give pictures of it and of others"}
             values = selectivity(job.result.means, positive)
         elif by == "target":
-            gradient = bench.backward(picture, layer, bench.origin(picture, target), "gradient")
+            gradient = bench.sensitivity(picture, layer, target, "gradient")
             maps = bench.one(picture, layer)
             values = (gradient.astype(np.float64) * maps).reshape(len(maps), -1).sum(1)
         else:
@@ -373,7 +373,7 @@ class Explorer:
         asked = request.query_params
         policy = asked.get("policy") or "gradient"
         if asked["origin"] == "target":
-            return bench.backward(picture, layer, bench.origin(picture, asked.get("target", "top1")), policy)
+            return bench.sensitivity(picture, layer, asked.get("target", "top1"), policy)
         numbers = asked["origin"].split("/")
         if len(numbers) != 4 or not all(n.lstrip("-").isdecimal() and len(n) < 12 for n in numbers):
             raise InputError(f"origin={asked['origin'][:40]!r} is not LAYER/UNIT/Y/X")

@@ -6,7 +6,7 @@ that another unit, place or class of a picture costs one run at most.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -24,9 +24,10 @@ from analyzer.attribution.projection import Projection, Projector
 from analyzer.attribution.result import in_picture
 from analyzer.attribution.shown import shown_outputs
 from analyzer.attribution.units import STRONGEST, rgb
-from analyzer.errors import AnalyzerError, NotFoundError, UnsupportedError
+from analyzer.errors import AnalyzerError, InputError, NotFoundError, UnsupportedError
 from analyzer.explorer.layers import Layer, chosen, find_layers, spans, stages
 from analyzer.explorer.pictures import Picture
+from analyzer.explorer.traced import TargetGradient, slot_in
 from analyzer.graph import Graph
 from analyzer.graph.query import find_tensors
 from analyzer.images import Drawing, Fed, Feeding, ModelCard
@@ -71,25 +72,48 @@ class Origin:
     position: int
 
 
+def first_readable(pictures: Iterable[Picture], feeds: Feeding) -> Picture:
+    """The first picture that can be read.
+
+    Raises:
+        AnalyzerError: there is none: what is wrong with the first.
+    """
+    wrong: AnalyzerError | None = None
+    for picture in pictures:
+        try:
+            feeds.feed(picture.source, SIDES[1])
+            return picture
+        except AnalyzerError as error:
+            wrong = wrong or error
+    raise wrong or InputError("no pictures given")
+
+
 class Bench:
     """A model, its preprocessing, and what pictures show of it.
 
     Args:
         card: how pictures are prepared.
-        first: a picture, by whose size the layers are found where the model leaves it open.
+        first: a picture that can be read, by whose size the layers are found where the model leaves it open.
         wanted: names of tensors or nodes, or globs: no other layers are shown. Default: all.
+
+    Raises:
+        NotFoundError: no layer has one of the names that are wanted.
     """
 
     def __init__(self, explainer: Explainer, card: ModelCard, first: Picture, wanted: Sequence[str] = ()) -> None:
         self.explainer, self.card = explainer, card
         self.first, self._wanted = first, tuple(wanted)
         self._arrays = Pool(256, BUDGET)
+        if wanted:
+            _ = self.layers  # a name that there is not is refused at once
 
     # ---- The model ----
 
     @cached_property
     def layers(self) -> list[Layer]:
         found = find_layers(self.graph)
+        if not found:
+            raise UnsupportedError(f"{self.name}: no layer has channels", "see what it has with `inspect`")
         if not self._wanted:
             return found
         names = {value.name for pattern in self._wanted for value in find_tensors(self.graph, pattern)}
@@ -269,22 +293,31 @@ class Bench:
         made = self.explainer.kept(key, lambda: Projector(self.explainer, sizes, origin.layer, policy, wrt=layer.name))
         return layer.maps(made.run(feeds, origin.channel, origin.position).pixels[:1])
 
-    def origin(self, picture: Picture, target: str) -> Origin:
-        """The unit that a class is, before Softmax or Sigmoid.
+    def sensitivity(self, picture: Picture, layer: Layer, target: str, policy: str) -> np.ndarray:
+        """∂(a target)/∂(a layer), (channels, h, w) float32, by the rules of a policy.
 
         Raises:
-            NotFoundError: the target is no class.
+            NotFoundError: the target is not in the picture. UnsupportedError: it does not depend on the layer.
         """
-        feeds = self.feeds(picture)
-        task = task_for(self.explainer, self.question("top1"), feeds)
+        feeds, question = self.feeds(picture), self.question(target)
+        slot, sizes = slot_in(self.explainer, question, feeds), sizes_of(feeds)
+        key = ("traced", tuple(sorted(sizes.items())), layer.name, policy, slot if isinstance(slot, str) else "")
+        made = lambda: TargetGradient(self.explainer, sizes, question, slot, layer.name, policy)  # noqa: E731
+        return layer.maps(self.explainer.kept(key, made).run(feeds, slot)[:1])
+
+    def class_of(self, picture: Picture, target: str) -> int:
+        """The class of a target.
+
+        Raises:
+            NotFoundError: it has none.
+        """
         known = self.predictions(picture)
         number = next((one.index for one in known if one.target == target or target == "top1"), None)
         if number is None and target.isdecimal():
             number = int(target)
-        sizes = task.logits.shape or ()
-        if number is None or not task.by_class or len(sizes) != 2 or not 0 <= number < int(sizes[1] or 0):
-            raise NotFoundError(f"{target!r} is no class of a classifier", "pin a unit (d) instead")
-        return Origin(task.logits.name, number, 0)
+        if number is None:
+            raise NotFoundError(f"{target!r} is no class", "choose a prediction")
+        return number
 
     def pixels(self, projection: Projection) -> np.ndarray:
         """(H, W, C) in RGB order."""

@@ -92,7 +92,7 @@ def explore(
         from analyzer.explorer.serve import serve
     except ImportError:
         raise InputError("explore needs the extra `explore`", INSTALL) from None
-    from analyzer.explorer.bench import Bench
+    from analyzer.explorer.bench import Bench, first_readable
     from analyzer.explorer.cards import Cards
     from analyzer.explorer.pictures import Pictures as Shown
 
@@ -101,9 +101,10 @@ def explore(
     explainer, card = for_pictures(model, provider, asked)
     samples = opened_samples(samples_of(pictures, limit), pictures, card.feeds, every)
     shown, wanted = Shown(samples), [layer] if layer else []
-    benches = [Bench(explainer, card, shown.first, wanted)]
+    first = first_readable(shown, card.feeds)
+    benches = [Bench(explainer, card, first, wanted)]
     if against is not None:
-        benches.append(Bench(*for_pictures(against, provider, asked), shown.first))
+        benches.append(Bench(*for_pictures(against, provider, asked), first))
     cards = Cards(benches[0], samples, None if mined is None else str(mined), user_cache())
     explorer, stop = Explorer(benches, shown, cards), threading.Event()
     ready, urls, failed = threading.Event(), list[str](), list[AnalyzerError]()

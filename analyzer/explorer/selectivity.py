@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from analyzer.errors import AnalyzerError
 from analyzer.explorer.bench import Bench
 from analyzer.explorer.jobs import Job, Jobs, Progress
 from analyzer.explorer.layers import Layer
@@ -17,7 +18,7 @@ class Activity:
     """Of a layer over all pictures.
 
     Attributes:
-        means: (pictures, channels) mean positive activation over the grid.
+        means: (pictures, channels), of pictures that can be read: mean positive activation over the grid.
         classes: (pictures,) what the model says of each.
     """
 
@@ -38,11 +39,19 @@ class Selectivity:
 
     def _measured(self, layer: Layer, fit: str, note: Progress) -> Activity:
         means, classes = list[np.ndarray](), list[int]()
-        for given in self.pictures:
+        wrong: AnalyzerError | None = None
+        for number, given in enumerate(self.pictures):
             picture = replace(given, fit=fit)
-            note(len(means), len(self.pictures))
-            means.append(self.bench.means(picture, layer))
-            classes.append(self.bench.top(picture))
+            note(number, len(self.pictures))
+            try:
+                mean, seen = self.bench.means(picture, layer), self.bench.top(picture)
+            except AnalyzerError as error:  # of this picture: the others count
+                wrong = wrong or error
+                continue
+            means.append(mean)
+            classes.append(seen)
+        if wrong is not None and not means:
+            raise wrong
         return Activity(np.array(means), np.array(classes))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 import signal
 import socket
@@ -61,7 +62,9 @@ def bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         found.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{host}:{port}: {reason}", "choose another --port; 0 is any free one") from None
+        taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+        hint = "choose another --port; 0 is any free one" if taken else "choose another --host, such as 127.0.0.1"
+        raise InputError(f"{host}:{port}: {reason}", hint) from None
     return found
 
 

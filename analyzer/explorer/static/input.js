@@ -84,13 +84,13 @@ function under(event) {
 
 async function units(/** @type {MouseEvent} */ event) {
   const about = layer();
-  if (!fields || !about || !about.grid.length) return;
-  const place = under(event);
+  if (!fields || !about) return;
+  const place = about.grid.length ? under(event) : { y: 0, x: 0 };
   outline(place);
   const said = exported ? { units: strongest(place.y, place.x) } : await json(`place/${shownPicture()}/${state.layer}`, { ...place, model: state.model, ...query() }, "place");
   if (!said) return;
   const named = said.units.map((/** @type {[number, number]} */ [unit, value]) => `${unit} (${digits(value)})`).join(", ");
-  $("where").textContent = `strongest units at ${place.y}, ${place.x}: ${named}`;
+  $("where").textContent = `strongest units${about.grid.length ? ` at ${place.y}, ${place.x}` : ""}: ${named}`;
 }
 
 $("picture").addEventListener("pointermove", units);
