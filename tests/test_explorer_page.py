@@ -328,9 +328,14 @@ def test_an_exported_page_shows_the_same_without_a_server(browser: Any, url: str
         assert "strongest units at" in page.inner_text("#where")
         page.hover("#tile", position={"x": 60, "y": 60})
         assert "≈" in page.inner_text("#numbers")
+        press(page, *"asvr0qcf")  # not in the page
+        assert all(np.array_equal(drawn(page, name), pixels) for name, pixels in found.items())
         press(page, "ArrowRight", "e", "o")
         assert page.url.startswith("file:") and said(page)["picture"] == "1"
         assert page.is_hidden("#webcam")
+        page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text; }")
+        page.click("#copy-link")
+        assert page.evaluate("window.copied") == page.url
     with watched(browser, url) as page:
         page.evaluate(f"location.hash = '#unit={unit}&model=0'")
         quiet(page)
@@ -600,6 +605,22 @@ def test_patches_that_come_late_are_not_shown_for_others(page: Any) -> None:
     press(page, "s", "s", "s")
     page.wait_for_timeout(1000)
     assert np.array_equal(drawn(page, "grid"), plain) and page.inner_text("#scale") == "each unit's own scale"
+
+
+def test_work_in_the_background_is_stopped_and_keys_wait_for_the_page(page: Any) -> None:
+    page.reload(wait_until="commit")
+    for key in "ueobzs":
+        page.keyboard.press(key)
+    quiet(page)
+    page.goto(page.url.partition("#")[0])
+    page.keyboard.press("Escape")
+    quiet(page)
+    page.click("#dream")
+    page.click("#dreaming button >> text=Stop")
+    page.locator("#dreaming", has_text="stopped").wait_for()
+    page.click("#dreaming button >> text=Go on")
+    page.locator("#optimum").wait_for(timeout=120_000)
+    assert not page.inner_text("#dreaming")
 
 
 def test_it_is_dark_where_the_system_is(page: Any) -> None:

@@ -4,7 +4,7 @@ import { image, json } from "./api.js";
 import { digits, show } from "./draw.js";
 import { progress } from "./jobs.js";
 import { exported } from "./source.js";
-import { known, set, state, subscribe } from "./store.js";
+import { known, layer, set, state, subscribe } from "./store.js";
 
 /** @param {string} id @returns {any} */
 const $ = (id) => document.getElementById(id);
@@ -40,7 +40,7 @@ async function load(start) {
 
 /** @param {string} unit @param {any} found */
 async function draw(unit, found) {
-  $("mining").replaceChildren(...progress(found.mining, () => ask(0)));
+  progress($("mining"), found.mining, () => ask(0));
   if (found.patches.length && shown !== unit) {
     const [patches, projections] = await Promise.all([image(`unit/${unit}/patches`), image(`unit/${unit}/projections`).catch(() => null)]);
     show($("patches"), patches); show($("projections"), projections);
@@ -50,8 +50,8 @@ async function draw(unit, found) {
   } else if (!found.patches.length) {
     show($("patches"), null); show($("projections"), null); $("tops").replaceChildren(); shown = "";
   }
-  $("dreaming").replaceChildren(...progress(found.optimum, () => ask(0)));
-  $("dream").hidden = exported || Boolean(found.optimum);
+  progress($("dreaming"), found.optimum, () => ask(0));
+  $("dream").hidden = exported || layer().heads || Boolean(found.optimum);
   if (found.optimum?.state === "done" && dreamt !== unit) {
     show($("optimum"), await image(`unit/${unit}/optimum`));
     dreamt = unit;

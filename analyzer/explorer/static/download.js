@@ -19,10 +19,11 @@ function caption() {
   ];
 }
 
-/** Input and evidence at the left, the units, and at the right the unit and its projection. @returns {HTMLCanvasElement} */
+/** Input and evidence, of two models or pictures both, at the left, the units, and at the right the unit and its projection. @returns {HTMLCanvasElement} */
 export function composed() {
   const grid = canvas("grid"), made = document.createElement("canvas");
-  const columns = [["picture", "evidence"], ["tile", "projection"]].map((names) => names.map(canvas).filter((one) => one.width > 1));
+  const columns = [["picture", "second", "evidence", "other"], ["tile", "projection"]]
+    .map((names) => names.map(canvas).filter((one) => one.width > 1 && one.offsetParent));
   const heights = columns.map((all) => all.reduce((sum, one) => sum + SIDE * one.height / one.width + GAP, 0));
   const high = Math.max(grid.height + GAP, ...heights), lines = caption();
   made.width = 2 * SIDE + grid.width + 4 * GAP;

@@ -2,6 +2,7 @@
 
 import { geometry } from "./grid.js";
 import { go } from "./map.js";
+import { exported } from "./source.js";
 import { known, layer, set, state } from "./store.js";
 import { freeze, step, stop, webcam } from "./strip.js";
 import { DEFAULTS } from "./url.js";
@@ -35,8 +36,8 @@ const fits = () => ["resize", "crop", "letterbox"].filter((fit) => fit !== known
 /** @param {KeyboardEvent} event @returns {boolean} */
 const fast = (event) => event.shiftKey || /^[A-Z]$/.test(event.key);
 
-/** @type {{keys: string[], help: string, run: (event: KeyboardEvent) => void}[]} */
-export const KEYS = [
+/** server: what an exported page does not have. @type {{keys: string[], server?: boolean, help: string, run: (event: KeyboardEvent) => void}[]} */
+const ALL = [
   { keys: ["ArrowUp", "i", "I"], help: "up: previous layer, or unit above", run: (e) => move(fast(e) ? -3 : -1, 0) },
   { keys: ["ArrowDown", "k", "K"], help: "down: next layer, or unit below", run: (e) => move(fast(e) ? 3 : 1, 0) },
   { keys: ["ArrowLeft", "j", "J"], help: "left; from the first column to the layers", run: (e) => move(0, fast(e) ? -3 : -1) },
@@ -45,18 +46,18 @@ export const KEYS = [
   { keys: ["o"], help: "next layer, the cursor stays", run: () => go(state.layer + 1) },
   { keys: ["e", "PageDown"], help: "next picture", run: () => step(1) },
   { keys: ["w", "PageUp"], help: "previous picture", run: () => step(-1) },
-  { keys: ["c"], help: "webcam on or off", run: () => { webcam(); } },
-  { keys: ["f"], help: "freeze the webcam, or let it go on", run: () => freeze() },
+  { keys: ["c"], server: true, help: "webcam on or off", run: () => { webcam(); } },
+  { keys: ["f"], server: true, help: "freeze the webcam, or let it go on", run: () => freeze() },
   { keys: ["z"], help: "zoom: all units, the unit, its projection", run: () => set({ zoom: (state.zoom + 1) % 3 }) },
   { keys: ["b"], help: "projection: off, gradient, guided, deconvnet", run: () => set({ policy: after(["", ...known.models[0].policies], state.policy) }) },
   { keys: ["m"], help: "method of the evidence", run: () => set({ method: after(known.models[0].methods, state.method || known.models[0].method), options: "" }) },
   { keys: ["d"], help: "pin the unit whose projection is shown, or let it go", run: () => set({ pin: state.pin ? "" : [state.layer, state.unit, state.y, state.x].join("/") }) },
-  { keys: ["a"], help: "units: activations, or gradients of the pinned unit or the explained class", run: () => set({ tiles: state.tiles === "backward" ? "activations" : "backward" }) },
-  { keys: ["s"], help: "units: activations, strongest patches, optima", run: () => set({ tiles: after(["activations", "patches", "optima"], state.tiles === "backward" ? "activations" : state.tiles) }) },
-  { keys: ["v"], help: "two pictures: the units show how others differ from this one", run: () => set({ second: state.second ? "" : state.picture }) },
-  { keys: ["r"], help: "list the units by activation, by gradient × activation for the explained class, or by selectivity for it", run: () => set({ rank: after(["activation", "target", "selectivity"], state.rank) }) },
-  { keys: ["q"], help: "attention: of the class token, or of the token at the cursor; a click on the picture chooses another", run: () => set({ query: state.query >= 0 ? -1 : token() }) },
-  { keys: ["0"], help: "pictures: as the model's card says, stretched, cropped, letterboxed", run: () => set({ fit: after(["", ...fits()], state.fit) }) },
+  { keys: ["a"], server: true, help: "units: activations, or gradients of the pinned unit or the explained class", run: () => set({ tiles: state.tiles === "backward" ? "activations" : "backward" }) },
+  { keys: ["s"], server: true, help: "units: activations, strongest patches, optima", run: () => set({ tiles: after(["activations", "patches", "optima"], state.tiles === "backward" ? "activations" : state.tiles) }) },
+  { keys: ["v"], server: true, help: "two pictures: the units show how others differ from this one", run: () => set({ second: state.second ? "" : state.picture }) },
+  { keys: ["r"], server: true, help: "list the units by activation, by gradient × activation for the explained class, or by selectivity for it", run: () => set({ rank: after(["activation", "target", "selectivity"], state.rank) }) },
+  { keys: ["q"], server: true, help: "attention: of the class token, or of the token at the cursor; a click on the picture chooses another", run: () => set({ query: state.query >= 0 ? -1 : token() }) },
+  { keys: ["0"], server: true, help: "pictures: as the model's card says, stretched, cropped, letterboxed", run: () => set({ fit: after(["", ...fits()], state.fit) }) },
   { keys: ["t"], help: "gamma of the units: 1, 0.7, 0.5, 0.3", run: () => set({ gamma: after([1, 0.7, 0.5, 0.3], state.gamma) }) },
   { keys: ["T"], help: "scale of each unit, or of the layer", run: () => set({ scale: state.scale === "unit" ? "layer" : "unit" }) },
   { keys: ["5"], help: "timings on or off", run: () => { const list = document.getElementById("timings"); if (list) list.hidden = !list.hidden; } },
@@ -69,6 +70,7 @@ export const KEYS = [
   { keys: ["?", "h"], help: "this table", run: () => help() },
   { keys: ["Escape"], help: "back to the start: no pin, first layer, unit 0", run: () => { stop(); set({ ...DEFAULTS, sha: state.sha, picture: state.picture, layer: 0 }); } },
 ];
+export const KEYS = ALL.filter(({ server }) => !(server && exported));
 
 export function help() {
   const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("keys"));
@@ -88,7 +90,7 @@ export function help() {
 }
 
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || !known.models.length) return;
   const from = /** @type {HTMLElement} */ (event.target);
   if (from.matches("input:not([type=file])")) return;
   if (document.querySelector("dialog[open]")) {

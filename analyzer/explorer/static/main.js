@@ -75,7 +75,7 @@ export function python() {
   return `import analyzer; analyzer.explain(${given.join(", ")}).save("evidence.png")`;
 }
 
-$("copy-link").addEventListener("click", () => copy(`${location.origin}${location.pathname}#${fragment(state)}`, "link"));
+$("copy-link").addEventListener("click", () => copy(`${location.href.split(/[?#]/)[0]}#${fragment(state)}`, "link"));
 $("copy-command").addEventListener("click", () => copy(command(), "command"));
 $("copy-python").addEventListener("click", () => copy(python(), "Python line"));
 $("help").addEventListener("click", help);
@@ -134,6 +134,7 @@ async function start() {
   document.body.dataset.zoom = String(state.zoom);
   set(possible(state));
   started();
+  for (const one of document.querySelectorAll("[inert]")) one.removeAttribute("inert");
   strip.build(); map.build(); unit.buttons(); input.methods();  // the strip first: it takes room from the others
   grid.load(); input.load(); unit.project(); map.drifts(); card.ask(); rank.load();
   $("where").textContent = other ? "the link is of another model" : input.title();

@@ -11,6 +11,8 @@ const SHOWN = 24;
 /** @type {number | undefined} */
 let timer;
 const list = /** @type {HTMLElement} */ (document.getElementById("ranked"));
+const working = document.createElement("li");
+working.className = "note job";
 const choice = /** @type {HTMLSelectElement} */ (document.getElementById("rank"));
 
 export async function load() {
@@ -25,7 +27,8 @@ export async function load() {
     if (found.note) list.textContent = found.note;
     else if (!found.job) list.replaceChildren(...found.channels.slice(0, SHOWN).map(item));
     else {
-      list.replaceChildren("looking at the pictures: ", ...progress(found.job, load));
+      if (list.firstElementChild !== working) list.replaceChildren(working);
+      progress(working, found.job, load);
       if (["waiting", "running"].includes(found.job.state)) timer = setTimeout(load, 500);
     }
   } catch (error) {

@@ -47,6 +47,7 @@ export function step(by) {
 
 /** @param {Iterable<Blob & {name?: string}>} files @param {string} [name] of those that have none */
 async function take(files, name = "pasted") {
+  if (!known.models.length) return;
   for (const file of files) {
     try {
       const made = await drop(file, file.name || name);
