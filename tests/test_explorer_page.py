@@ -538,6 +538,31 @@ def test_any_target_layer_and_option_can_be_asked_for(page: Any, tmp_path: Path)
     page.locator("#busy", has_text="not a picture").wait_for()
 
 
+def test_tall_pictures_leave_room_and_the_cursor_is_on_the_unit(browser: Any, tmp_path: Path) -> None:
+    """Also where the unit is shown large."""
+    weights = onnx.numpy_helper.from_array(np.ones((6, 3, 3, 3), np.float32), "w")
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
+    sizes = {
+        name: onnx.helper.make_tensor_value_info(name, 1, size)
+        for name, size in [("x", [1, 3, 200, 20]), ("y", [1, 6, 198, 18])]
+    }
+    graph = onnx.helper.make_graph([node], "g", [sizes["x"]], [sizes["y"]], [weights])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8),
+        tmp_path / "tall.onnx",
+    )
+    shown = analyzer.explore(str(tmp_path / "tall.onnx"), PICTURES[0])
+    with watched(browser, shown.url) as page:
+        for zoom in range(2):
+            boxes = {
+                name: page.locator(f"#{name}").bounding_box() for name in ("picture", "outline", "tile", "tile-cursor")
+            }
+            assert boxes["picture"] == boxes["outline"] and boxes["tile"] == boxes["tile-cursor"], zoom
+            assert all(box["height"] < 720 and 9 < box["height"] / box["width"] < 12 for box in boxes.values())
+            press(page, "z")
+    shown.stop()
+
+
 def test_all_that_keys_do_is_reached_by_mouse(page: Any) -> None:
     page.click("#help")
     page.click("#keys td button >> text=zoom")

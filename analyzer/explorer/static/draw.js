@@ -91,11 +91,17 @@ export function fitted(canvas) {
   return context;
 }
 
+/** Its pixels, and for the style sheet its shape: tall ones are narrower. @param {HTMLCanvasElement} canvas @param {number} width @param {number} height */
+export function sized(canvas, width, height) {
+  canvas.width = width; canvas.height = height;
+  canvas.parentElement?.style.setProperty("--shape", String(width / height));
+}
+
 /** @param {HTMLCanvasElement} canvas @param {ImageBitmap | null} picture */
 export function show(canvas, picture) {
   canvas.hidden = !picture;
   if (!picture) { canvas.width = canvas.height = 1; return; }
-  canvas.width = picture.width; canvas.height = picture.height;
+  sized(canvas, picture.width, picture.height);
   /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).drawImage(picture, 0, 0);
 }
 

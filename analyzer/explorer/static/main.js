@@ -140,4 +140,4 @@ async function start() {
   $("where").textContent = other ? "the link is of another model" : input.title();
 }
 
-start().catch((error) => { $("busy").textContent = error.message; });
+start().catch((error) => { $("where").textContent = error.message; });

@@ -13,9 +13,9 @@ export function build() {
     const item = document.createElement("div"), name = document.createElement("b"), size = document.createElement("span");
     item.role = "option"; item.id = `layer-${number}`;
     name.append(short(about.name)); name.title = about.name;
-    const said = typeof about.drift !== "number" ? field(about) : about.drift >= 200 ? "equal" : `${about.drift.toFixed(1)} dB`;
+    const said = about.drift === null ? "–" : about.drift === undefined ? field(about) : about.drift >= 200 ? "equal" : `${about.drift.toFixed(1)} dB`;
     size.append(element("i", said), `${about.heads ? "Attention" : about.op} ${[about.channels, ...about.grid].join("×")}`);
-    size.title = size.textContent || "";
+    size.title = about.drift === null ? "the candidate has no counterpart of this size" : size.textContent || "";
     item.append(name, size);
     item.addEventListener("click", () => go(number));
     return item;

@@ -1,7 +1,7 @@
 // The chosen unit: its map, its numbers, and its projection back to the picture.
 
 import { bitmap, cancel, packed } from "./api.js";
-import { digits, fitted, nearly, show, color } from "./draw.js";
+import { color, digits, fitted, nearly, show, sized } from "./draw.js";
 import { numbersOf, whenDrawn } from "./grid.js";
 import { outline } from "./input.js";
 import { exported } from "./source.js";
@@ -26,7 +26,7 @@ whenDrawn((atlas, tiles) => {
   $("unit-name").textContent = `Unit ${state.unit}${state.y >= 0 ? ` at ${state.y}, ${state.x}` : ""}`;
   if (!atlas || !tiles) { fitted($("tile-cursor")); $("numbers").replaceChildren(); return; }
   const [h, w] = atlas.tile, canvas = $("tile");
-  canvas.width = w; canvas.height = h;
+  sized(canvas, w, h);
   canvas.getContext("2d").drawImage(tiles, (state.unit % atlas.columns) * w, Math.floor(state.unit / atlas.columns) * h, w, h, 0, 0, w, h);
   const context = fitted($("tile-cursor")), grid = layer().grid;
   if (state.y >= 0 && grid.length) {
