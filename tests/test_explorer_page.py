@@ -259,6 +259,11 @@ def test_the_units_under_a_pixel_are_named(page: Any) -> None:
     quiet(page)
     page.hover("#tile", position={"x": 60, "y": 60})
     assert "at " in page.inner_text("#numbers")
+    before = drawn(page, "tile-cursor")
+    page.click("#tile", position={"x": 60, "y": 60})
+    quiet(page)
+    assert f"at {said(page)['y']}, {said(page)['x']}" in page.inner_text("#unit-name")
+    assert not np.array_equal(drawn(page, "tile-cursor"), before)
 
 
 def test_the_first_divergence_is_a_click(page: Any) -> None:
@@ -584,8 +589,16 @@ def test_keys_work_after_files_are_opened_and_arrows_move_in_the_strip(page: Any
     assert "picture" not in said(page)  # the first one, after the last
     assert page.locator("#pictures [tabindex='0']").count() == 1
     page.locator("#pictures [tabindex='0']").focus()
-    press(page, "ArrowRight", "ArrowRight")
+    press(page, "Shift+Tab", "Tab", "ArrowRight", "ArrowRight")
     assert said(page)["picture"] == "2" and page.evaluate("document.activeElement.value") == "2"
+    page.click("#pictures button >> nth=1")  # after a click arrows are those of the page
+    press(page, "ArrowRight", "ArrowRight")
+    assert said(page)["picture"] == "1" and said(page)["unit"] == "1"
+    page.locator("#predictions [tabindex='0']").focus()
+    press(page, "Tab", "Shift+Tab", "ArrowDown", "Enter")
+    chosen = page.locator("#predictions [aria-pressed='true']")
+    assert chosen.evaluate("(button) => button === document.activeElement") and "target" in said(page)
+    assert page.locator("#ranked [tabindex='0']").count() == 1
 
 
 def test_the_value_under_the_pointer_is_that_of_the_layer(page: Any) -> None:
@@ -661,7 +674,10 @@ def test_it_is_dark_where_the_system_is(page: Any) -> None:
 @pytest.mark.parametrize("size", [(390, 844), (820, 1180), (1920, 1080)])
 def test_nothing_is_cut_off(page: Any, size: tuple[int, int]) -> None:
     page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.reload()
     quiet(page)
+    press(page, "u", "u")
+    assert page.evaluate("scrollY") == 0  # the list of layers scrolls, not the page
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     box = page.locator("#grid").bounding_box()
     assert box["width"] > 0.4 * min(size[0], 800) and box["height"] > 150

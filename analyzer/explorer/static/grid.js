@@ -192,7 +192,7 @@ subscribe((changed) => {
   const moved = ["picture", "layer", "model", "tiles", "second", "query"].some((name) => changed.has(name));
   if (moved || (state.tiles === "backward" && ["pin", "target", "policy"].some((name) => changed.has(name)))) load();
   else if (changed.has("scale") || changed.has("gamma")) paint();
-  else if (["unit", "area", "pin"].some((name) => changed.has(name))) {
+  else if (["unit", "y", "x", "area", "pin"].some((name) => changed.has(name))) {
     mark();
     if (atlas && tiles) for (const call of followers) call(atlas, tiles);
   }

@@ -3,6 +3,7 @@
 import { bitmap, image, json, packed } from "./api.js";
 import { color, digits, fitted, show } from "./draw.js";
 import { about as near, numbersOf, strongest, whenHovered } from "./grid.js";
+import { roving } from "./roving.js";
 import { exported } from "./source.js";
 import { known, layer, live, query, set, shownPicture, state, subscribe } from "./store.js";
 import { optionsOf } from "./url.js";
@@ -189,6 +190,8 @@ async function explain(model, target, name) {
     $(`${name}-note`).textContent = /** @type {Error} */ (error).message;
   }
 }
+
+roving($("predictions"));
 
 async function predictions() {
   const list = $("predictions");

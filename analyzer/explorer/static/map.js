@@ -5,7 +5,7 @@ import { color } from "./draw.js";
 import { known, layers, live, set, shownPicture, state, subscribe } from "./store.js";
 
 const list = /** @type {HTMLElement} */ (document.getElementById("layers"));
-const ROW = 36;  // pixels of a layer, as in style.css
+const ROW = 36, AROUND = 80;  // pixels of a layer, as in style.css, and what is seen above and below it
 
 export function build() {
   const top = list.scrollTop;
@@ -78,10 +78,12 @@ export function go(number) {
 }
 
 function select() {
-  list.querySelectorAll("[role=option]").forEach((item, number) => {
+  /** @type {NodeListOf<HTMLElement>} */ (list.querySelectorAll("[role=option]")).forEach((item, number) => {
     const on = number === state.layer;
     item.setAttribute("aria-selected", String(on));
-    if (on) item.scrollIntoView({ block: "nearest" });
+    if (!on) return;
+    const [from, to] = [item.offsetTop - AROUND, item.offsetTop + ROW + AROUND - list.clientHeight];
+    list.scrollTop = Math.max(to, Math.min(from, list.scrollTop));  // the list alone: a narrow page stays where it is
   });
   list.setAttribute("aria-activedescendant", `layer-${state.layer}`);
   const about = layers()[state.layer];

@@ -4,6 +4,7 @@ import { json } from "./api.js";
 import { digits } from "./draw.js";
 import { whenDrawn } from "./grid.js";
 import { progress } from "./jobs.js";
+import { roving } from "./roving.js";
 import { exported } from "./source.js";
 import { live, query, set, shownPicture, state, subscribe } from "./store.js";
 
@@ -11,6 +12,7 @@ const SHOWN = 24;
 /** @type {number | undefined} */
 let timer;
 const list = /** @type {HTMLElement} */ (document.getElementById("ranked"));
+roving(list);
 const working = document.createElement("li");
 working.className = "note job";
 const choice = /** @type {HTMLSelectElement} */ (document.getElementById("rank"));

@@ -1,6 +1,7 @@
 // The pictures: those of the start, those that are dropped, pasted or opened, and the webcam.
 
 import { drop } from "./api.js";
+import { roving } from "./roving.js";
 import { address } from "./source.js";
 import { known, live, refresh, set, state, subscribe } from "./store.js";
 
@@ -25,18 +26,12 @@ function select() {
   for (const item of $("pictures").children) {
     const on = item.value === state.picture;
     item.setAttribute("aria-selected", String(on));
-    item.tabIndex = on ? 0 : -1;
     if (on) item.scrollIntoView({ block: "nearest", inline: "nearest" });
     if (on && within) item.focus();
   }
 }
 
-$("pictures").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (!by || event.ctrlKey || event.metaKey || event.altKey) return;
-  event.preventDefault(); event.stopPropagation();  // elsewhere arrows move in layers and units
-  step(by);
-});
+roving($("pictures"), (one) => one.click());
 
 /** @param {number} by */
 export function step(by) {
