@@ -573,6 +573,20 @@ def test_refusals_come_with_200_where_the_page_asks(client: Client) -> None:
     assert drawn[0] != drawn[1]
 
 
+def test_work_ends_when_nobody_waits_for_it(client: Client) -> None:
+    """A method that runs the model for minutes is left as soon as another question of its view comes."""
+    found = list[int]()
+    path = "/api/explain/0?view=evidence&tab=long&n={}&method={}&options={}"
+    long = path.format(1, "rise", quote('{"masks": 1000000}'))
+    asking = threading.Thread(target=lambda: found.append(client.get(long)[0].status))
+    asking.start()
+    asking.join(2)
+    assert asking.is_alive()
+    assert client.get(path.format(2, "grad-cam", "{}"))[0].status == 200
+    asking.join(30)
+    assert found == [204]
+
+
 def test_a_picture_that_vanished_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PICTURES[0].read_bytes())

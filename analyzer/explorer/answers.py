@@ -27,6 +27,7 @@ from analyzer.errors import AnalyzerError, InputError, NotFoundError
 from analyzer.explorer.atlas import atlas
 from analyzer.explorer.bench import Bench, Origin, as_data, place_of
 from analyzer.explorer.cards import SIDE, Cards
+from analyzer.explorer.jobs import ObsoleteError, obsolete
 from analyzer.explorer.layers import Layer, ranked
 from analyzer.explorer.pair import Pair
 from analyzer.explorer.pictures import LARGEST, Picture, Pictures
@@ -119,7 +120,7 @@ class Explorer:
         return [*found, Route("/api/pictures", _told(self.drop), methods=["POST"])]
 
     def endpoint(self, answer: Answer) -> Endpoint:
-        """The endpoint of an answer, which is worked out in a thread, unless a later question of the same view came."""
+        """The endpoint of an answer, which is worked out in a thread, until a later question of the same view comes."""
 
         async def endpoint(request: Request) -> Response:
             stale = self._ticket(request)
@@ -130,7 +131,11 @@ class Explorer:
                 if stale():
                     return Response(status_code=204)
                 started = time.perf_counter()
-                found = _work(answer, request)
+                obsolete.set(stale)  # in the context of this thread's work
+                try:
+                    found = _work(answer, request)
+                except ObsoleteError:
+                    return Response(status_code=204)
                 found.headers["Server-Timing"] = f"work;dur={1000 * (time.perf_counter() - started):.1f}"
                 return found
 

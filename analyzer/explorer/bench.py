@@ -25,6 +25,7 @@ from analyzer.attribution.result import in_picture
 from analyzer.attribution.shown import shown_outputs
 from analyzer.attribution.units import STRONGEST, rgb
 from analyzer.errors import AnalyzerError, InputError, NotFoundError, UnsupportedError
+from analyzer.explorer.jobs import still_asked
 from analyzer.explorer.layers import Layer, chosen, find_layers, spans, stages
 from analyzer.explorer.pictures import Picture
 from analyzer.explorer.traced import TargetGradient, slot_in
@@ -344,7 +345,7 @@ class Bench:
         def made() -> tuple[Any, ...]:
             work = Explaining(self.explainer, question, self.card, (target,))
             fed = self.fed(picture)
-            found = answer(self.explainer, work.asked(fed), fed.feeds)[0]
+            found = answer(self.explainer, work.asked(fed), fed.feeds, still_asked)[0]
             seen = replace(found, view=PictureView(work, lambda _: fed, picture.name))
             return seen, seen.raw, seen.heatmap
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Hashable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,23 @@ class Job:
 
 class StoppedError(Exception):
     """What is under way is left: somebody stopped it, or the explorer ends."""
+
+
+class ObsoleteError(Exception):
+    """A later question of the same view came: nobody waits for the answer."""
+
+
+obsolete: ContextVar[Callable[[], bool]] = ContextVar("obsolete", default=lambda: False)  # of the question at work
+
+
+def still_asked(*step: Any) -> None:
+    """To be called between the steps of long work.
+
+    Raises:
+        ObsoleteError: the question is obsolete.
+    """
+    if obsolete.get()():
+        raise ObsoleteError
 
 
 class Jobs:
