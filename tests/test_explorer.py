@@ -585,6 +585,14 @@ def test_work_ends_when_nobody_waits_for_it(client: Client) -> None:
     assert client.get(path.format(2, "grad-cam", "{}"))[0].status == 200
     asking.join(30)
     assert found == [204]
+    host, port = client.host.split(":")
+    for at in range(4):  # also when the page is closed: more of them than there are workers
+        path = long.replace("tab=long", f"tab=closed{at}")
+        with socket.create_connection((host, int(port)), 30) as closed:
+            closed.sendall(f"GET {path} HTTP/1.1\r\nHost: {client.host}\r\nCookie: {client.cookie}\r\n\r\n".encode())
+            time.sleep(0.3)
+    started = time.perf_counter()
+    assert client.get("/api/pictures")[0].status == 200 and time.perf_counter() - started < 20
 
 
 def test_a_picture_that_vanished_is_an_error(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, from_thread, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
@@ -131,7 +131,7 @@ class Explorer:
                 if stale():
                     return Response(status_code=204)
                 started = time.perf_counter()
-                obsolete.set(stale)  # in the context of this thread's work
+                obsolete.set(lambda: stale() or from_thread.run(request.is_disconnected))  # of this thread's work
                 try:
                     found = _work(answer, request)
                 except ObsoleteError:
