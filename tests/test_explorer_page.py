@@ -65,10 +65,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(other: Path) -> Iterator[str]:
+def url(other: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     asked = [sys.executable, "cli.py", "explore", "models/digits_cnn.onnx", "--against", str(other), "--no-browser"]
     asked += ["--resize", "letterbox"]
-    run = subprocess.Popen([*asked, *PICTURES], stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    fresh = {**os.environ, "ONNX_ANALYZER_CACHE": str(tmp_path_factory.mktemp("cache"))}  # no optima
+    run = subprocess.Popen([*asked, *PICTURES], stdout=subprocess.PIPE, cwd=ROOT, text=True, env=fresh)
     assert run.stdout is not None
     yield run.stdout.readline().strip()
     run.terminate()
@@ -645,6 +646,10 @@ def test_patches_that_come_late_are_not_shown_for_others(page: Any) -> None:
     assert np.array_equal(drawn(page, "grid"), plain) and page.inner_text("#scale") == "each unit's own scale"
 
 
+def stop_or_go(url: str) -> str:
+    return "running" if "start=1" in url else "stopped"
+
+
 def test_work_in_the_background_is_stopped_and_keys_wait_for_the_page(page: Any) -> None:
     page.reload(wait_until="commit")
     for key in "ueobzs":
@@ -653,11 +658,18 @@ def test_work_in_the_background_is_stopped_and_keys_wait_for_the_page(page: Any)
     page.goto(page.url.partition("#")[0])
     page.keyboard.press("Escape")
     quiet(page)
+    said = {"state": "running", "done": 3, "total": 96, "error": "", "number": 7}
+    page.route("**/api/unit/*/*?*", lambda route: route.fulfill(json={**route.fetch().json(), "optimum": said}))
+    page.route(
+        "**/api/job/7?*", lambda route: route.fulfill(json=said.update(state=stop_or_go(route.request.url)) or said)
+    )
     page.click("#dream")
     page.click("#dreaming button >> text=Stop")
     page.locator("#dreaming", has_text="stopped").wait_for()
     page.click("#dreaming button >> text=Go on")
-    page.locator("#optimum").wait_for(timeout=120_000)
+    page.locator("#dreaming", has_text="3 of 96").wait_for()
+    page.unroute_all()
+    page.locator("#optimum").wait_for()
     assert not page.inner_text("#dreaming")
 
 
