@@ -101,16 +101,31 @@ def test_what_an_archive_lost_since_is_one_picture_less(folder: Path, means: lis
     assert done.result == [means[0], means[2]] and list(done.failed) == [samples[1].id]
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrow", "paths"])
+def test_an_archive_that_is_damaged_is_one_picture_less(folder: Path, means: list[float], tmp_path: Path) -> None:
+    whole, cut, empty = (tmp_path / f"{name}.tar" for name in ("a", "b", "c"))
+    packed(folder, whole)
+    cut.write_bytes(whole.read_bytes()[: find_pictures([whole])[2].source.start + 100])
+    empty.touch()
+    done = run(Means(), find_pictures([tmp_path]))
+    assert done.result == [*means, *means[:2]]
+    assert list(done.failed) == [f"{cut}/c.png", str(cut), str(empty)] and "unexpected end of data" in str(
+        done.failed[str(cut)]
+    )
+    with pytest.raises(InputError, match=r"c\.tar: not a tar archive, or a damaged one"):
+        find_pictures([empty])
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "stream", "paths"])
 def test_a_table(kind: str, folder: Path, means: list[float], tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
     parquet = pytest.importorskip("pyarrow.parquet")
     images = [{"bytes": (folder / f"{name}.png").read_bytes(), "path": f"{name}.png"} for name in NAMES]
     paths = [str(folder / f"{name}.png") for name in NAMES]
     table = pyarrow.table({"image": paths if kind == "paths" else images, "label": [3, 4, 5], "split": ["x", "y", "x"]})
-    path = tmp_path / ("t.arrow" if kind == "arrow" else "t.parquet")
-    if kind == "arrow":
-        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
+    new = {"arrow": pyarrow.ipc.new_file, "stream": pyarrow.ipc.new_stream}.get(kind)
+    path = tmp_path / ("t.arrow" if new else "t.parquet")
+    if new:
+        with pyarrow.OSFile(str(path), "wb") as file, new(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=2)
     else:
         parquet.write_table(table, path, row_group_size=2)
@@ -133,11 +148,75 @@ def test_a_table_without_pictures(tmp_path: Path) -> None:
         find_pictures([tmp_path / "no.parquet"])
 
 
+def test_a_row_without_an_image_and_a_damaged_group_are_pictures_less(folder: Path, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    data, path = [(folder / f"{name}.png").read_bytes() for name in NAMES], tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table({"image": [data[0], None, *data, *data]}), path, 3, compression="none")
+    group = parquet.ParquetFile(path).metadata.row_group(1).column(0)
+    written, start = bytearray(path.read_bytes()), group.dictionary_page_offset or group.data_page_offset
+    written[start : start + 40] = bytes(40)
+    path.write_bytes(written)
+    done = run(Means(), find_pictures([path]))
+    assert len(done.result) == 4
+    assert list(done.failed) == [f"{path}:{row}" for row in ("0.1", "1.0", "1.1", "1.2")]
+    assert "no image in the column 'image'" in str(done.failed[f"{path}:0.1"])
+
+
+def test_paths_of_a_table_that_has_images_too(folder: Path, means: list[float], tmp_path: Path) -> None:
+    """Hugging Face's images: of each row bytes, or a path, relative to the table."""
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    data = {name: (folder / f"{name}.png").read_bytes() for name in NAMES}
+    (tmp_path / "b.png").write_bytes(data["b"])
+    rows = [{"bytes": None if name == "b" else data[name], "path": f"{name}.png"} for name in NAMES]
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    parquet.write_table(pyarrow.table({"image": pyarrow.array(rows, kind)}), tmp_path / "t.parquet")
+    assert run(Means(), find_pictures([tmp_path / "t.parquet"])).result == means
+    parquet.write_table(pyarrow.table({"image": pyarrow.array(rows[1:2], kind)}), tmp_path / "t.parquet")
+    assert [s.id for s in find_pictures([tmp_path / "t.parquet"])] == [str(tmp_path / "b.png")]
+
+
+def labels_of(samples: list[Sample]) -> list[int | str | None]:
+    return [sample.annotations.get("dataset", {}).get("label") for sample in samples]
+
+
 def test_the_metadata_of_a_folder(folder: Path, tmp_path: Path) -> None:
     for name in NAMES:
         (tmp_path / f"{name}.png").write_bytes((folder / f"{name}.png").read_bytes())
-    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,3\nb.png,cat\n")
-    assert [s.annotations.get("dataset", {}).get("label") for s in find_pictures([tmp_path])] == [3, "cat", None]
+    (tmp_path / "metadata.csv").write_text("file_name,label,split\na.png,3,x\nb.png,cat,y\nd/e.png,5,x\n")
+    assert labels_of(find_pictures([tmp_path])) == [3, "cat", None]
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "e.png").touch()
+    assert labels_of(find_pictures([tmp_path])) == [3, "cat", None, 5]
+    assert labels_of(find_pictures([tmp_path], where="split=x")) == [3, 5]
+    with pytest.raises(InputError, match=r"no picture in .* has split=z"):
+        find_pictures([tmp_path], where="split=z")
+    with pytest.raises(InputError, match=r"no column 'splt'\n  hint: did you mean 'split'"):
+        find_pictures([tmp_path], where="splt=x")
+    with pytest.raises(InputError, match=r"no column 'split'\n  hint: rows are those of tables"):
+        find_pictures([folder], where="split=x")
+    (tmp_path / "d" / "metadata.jsonl").write_text('{"file_name"\n')
+    with pytest.raises(InputError, match=r"metadata\.jsonl: cannot be read"):
+        find_pictures([tmp_path])
+
+
+def test_what_is_said_twice_of_a_picture_counts(folder: Path, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
+    rows = {"path": [str(folder / f"{name}.png") for name in NAMES], "label": [1, 2, 3]}
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+    assert labels_of(find_pictures([folder, tmp_path / "t.parquet"])) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("label", 2.5), ("label", [1]), ("label", True), ("boxes", [[1, 2, 3]]), ("boxes", "cat")]
+)
+def test_what_a_data_set_says_is_checked(key: str, value: object) -> None:
+    sample = Sample("a.png", 0, b"", {"dataset": {key: value}})
+    with pytest.raises(InputError, match=rf"a\.png: cannot use its {key}"):
+        as_said([sample], "dataset", "dataset")
+    missing = Sample("a.png", 0, b"", {"dataset": {"label": float("nan")}})
+    assert "label" not in as_said([missing], "dataset", None)[0].annotations
 
 
 def test_a_random_sample_keeps_its_order_and_its_seed(tmp_path: Path) -> None:
@@ -194,6 +273,72 @@ def test_an_address_of_the_web(web: str, means: list[float], tmp_path: Path) -> 
     assert said.exit_code == 0 and decode(tmp_path / "b.png").ndim == 3
 
 
+def test_a_list_at_an_address(web: str, folder: Path, means: list[float], tmp_path: Path) -> None:
+    pytest.importorskip("fsspec", reason="fsspec is not installed (extra remote)")
+    pytest.importorskip("aiohttp")
+    (folder / "list.txt").write_text("c.png\na.png  # first\n")
+    try:
+        assert run(Means(), find_pictures([f"{web}/list.txt"])).result == [means[2], means[0]]
+    finally:
+        (folder / "list.txt").unlink()
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    pytest.importorskip("fsspec", reason="fsspec is not installed (extra remote)")
+    pytest.importorskip("aiohttp")
+    with pytest.raises(InputError, match=r"cannot be read .*Cannot connect to host 127\.0\.0\.1:1"):
+        find_pictures(["http://127.0.0.1:1/a.png"])[0].fetched()
+
+
+def test_a_server_that_sends_no_parts(web: str, folder: Path, means: list[float], tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
+    pytest.importorskip("aiohttp")
+    rows = {"image": [(folder / f"{name}.png").read_bytes() for name in NAMES]}
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(rows), folder / "t.parquet")
+    packed(folder, folder / "t.tar")
+    try:
+        assert run(Means(), find_pictures([f"{web}/t.parquet"])).result == means
+        failed = run(Means(), find_pictures([f"{web}/t.tar"])).failed.values()
+        assert {str(error) for error in failed} == {
+            f"{web}/t.tar: its server sends no parts of files\n  hint: download the file"
+        }
+    finally:
+        (folder / "t.parquet").unlink()
+        (folder / "t.tar").unlink()
+
+
+def test_only_what_is_read_is_transferred(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an archive a picture's bytes, of a Parquet file its footer and the columns that are asked for."""
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    data = [(folder / f"{name}.png").read_bytes() for name in NAMES] * 20
+    table = pyarrow.table({"image": data, "label": range(len(data))})
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "t.parquet", 10, use_dictionary=False)
+    memory.put_file(str(tmp_path / "t.parquet"), "/t.parquet")
+    memory.put_file(str(packed(folder, tmp_path / "t.tar")), "/t.tar")
+    sent = list[int]()
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            sent.append(len(found := super().read(size)))
+            return found
+
+    def cat(path: str, start: int, end: int) -> bytes:
+        sent.append(end - start)
+        return found(path, start=start, end=end)
+
+    found, opened = memory.cat_file, memory.open
+    monkeypatch.setattr(memory, "open", lambda path, *args, **options: Counted(opened(path).read()))
+    samples = find_pictures(["memory://t.parquet"])
+    assert len(samples) == 60 and sum(sent) < 4 * len(data[0])
+    sent.clear()
+    assert samples[25].fetched().source.data == data[25] and sum(sent) < 14 * max(map(len, data))
+    samples = find_pictures(["memory://t.tar"])
+    sent.clear()
+    monkeypatch.setattr(memory, "cat_file", cat)
+    assert samples[1].fetched().source.data == data[1] and sum(sent) == len(data[1])
+
+
 @pytest.fixture(scope="module")
 def bucket(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     moto = pytest.importorskip("moto.server", reason="moto is not installed (extra dev)")
@@ -209,6 +354,7 @@ def bucket(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         store.mkdir("pictures")
         for name in NAMES:
             store.put_file(str(folder / f"{name}.png"), f"pictures/cats/{name}.png")
+        store.pipe("pictures/cats/metadata.jsonl", b'{"file_name": "a.png", "label": 4}')
         shard = packed(folder, tmp_path_factory.mktemp("shards") / "shard.tar")
         store.put_file(str(shard), "pictures/shards/shard.tar")
         yield "s3://pictures"
@@ -221,6 +367,7 @@ def test_a_bucket(bucket: str, means: list[float], tmp_path: Path) -> None:
     assert run(Means(), samples).result == means
     assert [s.id for s in find_pictures([f"{bucket}/cats/[ab].png"])] == [s.id for s in samples[:2]]
     assert run(Means(), find_pictures([f"{bucket}/shards/shard.tar"])).result == means
+    assert labels_of(samples) == [4, None, None]
     with pytest.raises(InputError, match="no pictures found in s3://pictures/none"):
         find_pictures([f"{bucket}/none"])
     journal = tmp_path / "kept"

@@ -363,7 +363,7 @@ BOXES = (
 )
 CLASSES = (
     'True classes: JSON, {"cat.jpg": 281}; CSV with the columns picture and class; "folders", if pictures are in '
-    'folders named by their class; or "dataset", as archives, tables and metadata.csv say.'
+    'folders named by their class; or "dataset", as archives, tables and metadata files say.'
 )
 sample_option = option(
     "--sample",
@@ -372,7 +372,7 @@ sample_option = option(
     callback=_number_and_seed,
 )
 where_option = option(
-    "--where", "Rows of Parquet and Arrow files to use, by a column: split=test, width>=640.", metavar="COLUMN=VALUE"
+    "--where", "Rows of tables and metadata files to use, by a column: split=test, width>=640.", metavar="COLUMN=VALUE"
 )
 limit_option = option("--limit", "Use at most N of the pictures, evenly spaced.", type=IntRange(1), metavar="N")
 exit_zero_option = option("--exit-zero", "Exit with 0 even if there are findings.", is_flag=True)

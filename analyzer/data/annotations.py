@@ -205,16 +205,25 @@ def annotated(samples: Sequence[Sample], *known: Mapping[str, Mapping[str, Any]]
 
 
 def as_said(samples: Sequence[Sample], classes: str | None, boxes: str | None) -> list[Sample]:
-    """The samples with the class and the boxes that archives and tables give them, where these are asked for."""
+    """The samples with the class and the boxes that archives and tables give them, where these are asked for.
+
+    Raises:
+        InputError: one gives something else.
+    """
     wanted = [key for key, given in (("label", classes), ("boxes", boxes)) if given == DATASET]
     if not wanted:
         return list(samples)
 
     def of(sample: Sample) -> dict[str, Any]:
         said = sample.annotations.get(DATASET, {})
-        found = {key: said[key] for key in wanted if key in said}
-        if "boxes" in found:
-            found["boxes"] = np.array(found["boxes"], float).reshape(-1, 4)
+        found = {}
+        for key in wanted:
+            if key in said and said[key] == said[key]:  # a missing number of pandas is not equal to itself
+                try:
+                    found[key] = _class(said[key]) if key == "label" else true_boxes(said[key])["boxes"]
+                except (ValueError, TypeError, KeyError):
+                    hint = "a label is a number or a name, boxes are [[x0, y0, x1, y1], …]"
+                    raise InputError(f"{sample.id}: cannot use its {key} {said[key]!r}", hint) from None
         return {**sample.annotations, **found}
 
     return [replace(sample, annotations=of(sample)) for sample in samples]

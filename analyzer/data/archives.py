@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from analyzer.data.remote import opened
+from analyzer.data.remote import UnreadableError, opened, part_of
 from analyzer.errors import InputError
 from analyzer.images.sources import Stored
 
@@ -18,7 +19,7 @@ DATASET = "dataset"  # what archives and tables say of a picture, among its anno
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member(Stored):
     """A file in an archive that is not compressed."""
 
@@ -31,17 +32,16 @@ class Member(Stored):
         return f"{self.archive}/{self.name}"
 
     def read(self) -> bytes:
-        with opened(self.archive) as file:
-            file.seek(self.start)
-            return file.read(self.size)
+        return part_of(self.archive, self.start, self.size)
 
 
-def members(archive: str, endings: tuple[str, ...]) -> Iterator[tuple[Member, dict[str, Any]]]:
+def members(archive: str, endings: tuple[str, ...]) -> Iterator[tuple[Member, Mapping[str, Any]]]:
     """The pictures of an archive in its order, each with what the files beside it say: the class in `.cls`, as a
     number or a name, and `label` and `boxes` of a `.json`.
 
     Raises:
-        InputError: it is no tar archive, or a compressed one.
+        UnreadableError: it is no tar archive; or, after the pictures before that, its rest is damaged.
+        InputError: it is compressed.
     """
     if archive.lower().endswith(COMPRESSED):
         raise InputError(
@@ -50,21 +50,28 @@ def members(archive: str, endings: tuple[str, ...]) -> Iterator[tuple[Member, di
         )
     found: dict[str, list[Member]] = {}
     known: dict[str, dict[str, Any]] = {}
-    with opened(archive) as file, _tar(file, archive) as tar:
-        for entry in tar:
-            if not entry.isfile():
-                continue
-            folder, _, base = entry.name.rpartition("/")
-            stem, _, ending = base.partition(".")
-            sample = f"{folder}/{stem}"
-            if f".{ending.lower()}" in endings:
-                found.setdefault(sample, []).append(Member(archive, entry.name, entry.offset_data, entry.size))
-            elif ending.lower() in ("cls", "json") and entry.size < 1 << 20:
-                text = tar.extractfile(entry)
-                known.setdefault(sample, {}).update(_said(ending.lower(), text.read() if text else b""))
+    damage: UnreadableError | None = None
+    try:
+        with opened(archive) as file, _tar(file, archive) as tar:
+            for entry in tar:
+                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if not entry.isfile():
+                    continue
+                folder, _, base = entry.name.rpartition("/")
+                stem, _, ending = base.partition(".")
+                sample = f"{folder}/{stem}"
+                if f".{ending.lower()}" in endings:
+                    found.setdefault(sample, []).append(Member(archive, entry.name, entry.offset_data, entry.size))
+                elif ending.lower() in ("cls", "json") and entry.size < 1 << 20:
+                    text = tar.extractfile(entry)
+                    known.setdefault(sample, {}).update(_said(ending.lower(), text.read() if text else b""))
+    except UnreadableError as error:
+        damage = error
     for sample, pictures in found.items():
         for picture in pictures:
             yield picture, known_of(known.get(sample, {}))
+    if damage:
+        raise damage
 
 
 @contextmanager
@@ -73,7 +80,7 @@ def _tar(file: IO[bytes], name: str) -> Iterator[tarfile.TarFile]:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             yield tar
     except tarfile.TarError as error:
-        raise InputError(f"{name}: not a tar archive ({error})") from error
+        raise UnreadableError(f"{name}: not a tar archive, or a damaged one ({error})") from error
 
 
 def _said(ending: str, data: bytes) -> dict[str, Any]:
@@ -91,13 +98,25 @@ def labelled(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
-def known_of(given: dict[str, Any]) -> dict[str, Any]:
+def known_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """{"dataset": {"label": the class, "boxes": x0, y0, x1, y1}} of a picture, from the columns or keys that people
     call them by; empty where it says neither. They count where they are asked for: classes of a data set need not be
     those of a model."""
     found: dict[str, Any] = {}
-    for key, names in (("label", ("label", "class", "cls")), ("boxes", ("boxes", "bboxes"))):
+    for key, names in _CALLED if given else ():
         value = next((given[name] for name in names if given.get(name) is not None), None)
         if value is not None:
             found[key] = labelled(value)
-    return {DATASET: found} if found else {}
+    if found.keys() == {"label"} and isinstance(found["label"], int | str):
+        return _of_class(found["label"])
+    return {DATASET: found} if found else _NOTHING
+
+
+_CALLED = ("label", ("label", "class", "cls")), ("boxes", ("boxes", "bboxes"))
+_NOTHING: Mapping[str, Any] = {}  # of a million pictures, one
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _of_class(label: int | str) -> Mapping[str, Any]:
+    """What many pictures have in common."""
+    return {DATASET: {"label": label}}

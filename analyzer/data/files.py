@@ -9,21 +9,24 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analyzer.data.archives import ARCHIVES, COMPRESSED, known_of, members
-from analyzer.data.remote import Remote, addresses, is_remote
+from analyzer.data.archives import ARCHIVES, COMPRESSED, DATASET, known_of, members
+from analyzer.data.remote import MissingError, Remote, UnreadableError, addresses, is_remote, opened
 from analyzer.data.sample import Sample
-from analyzer.data.tables import TABLES, cells
+from analyzer.data.tables import ROWS, TABLES, Where, cells
 from analyzer.errors import InputError
 from analyzer.files import protect
+from analyzer.images.sources import Stored
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 ARRAYS = (".npy",)
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 LISTS = (".txt", ".lst", ".manifest")
+METADATA = ("metadata.jsonl", "metadata.csv")
 STDIN = "-"
 KINDS = (
     f"give picture files ({', '.join(PICTURES)}), .npy arrays, videos, folders, glob patterns, tar archives, Parquet "
@@ -63,9 +66,14 @@ def find_pictures(
     for source in given:
         assert not isinstance(source, Sample), "samples and files cannot be mixed"
         for picture, known in _pictures(source, where):
-            found.setdefault(picture, known)
+            found[picture] = found.get(picture) or known
+    damaged = [picture for picture in found if isinstance(picture, Damaged)]
+    if damaged and len(damaged) == len(found):
+        raise damaged[0].error
     if not found:
         folders = ", ".join(str(source) for source in given)
+        if where:
+            raise InputError(f"no picture in {folders} has {where}", ROWS)
         raise InputError(f"no pictures found in {folders}" if folders else "no pictures given", KINDS)
     protect(*(picture for picture in found if isinstance(picture, Path)))
     chosen = list(found)
@@ -77,9 +85,27 @@ def find_pictures(
     return [
         Sample("stdin", number, sys.stdin.buffer.read(), more.get("stdin", {}))
         if str(picture) == STDIN
-        else Sample(str(picture), number, picture, {**found[picture], **more.get(os.path.basename(str(picture)), {})})
+        else Sample(str(picture), number, picture, _both(found[picture], more.get(os.path.basename(str(picture)))))
         for number, picture in enumerate(chosen)
     ]
+
+
+def _both(known: Mapping[str, Any], more: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return {**known, **more} if more else known
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Damaged(Stored):
+    """What is left of an archive or a table that cannot be read: a picture that cannot."""
+
+    path: str
+    error: InputError
+
+    def __str__(self) -> str:
+        return self.path
+
+    def read(self) -> bytes:
+        raise self.error
 
 
 def _pictures(source: str | os.PathLike[str], where: str | None) -> Iterator[tuple[Any, Mapping[str, Any]]]:
@@ -87,39 +113,91 @@ def _pictures(source: str | os.PathLike[str], where: str | None) -> Iterator[tup
     if source == STDIN:
         yield Path(STDIN), {}
     elif is_remote(source):
-        for url in addresses(str(source)):
-            yield from _in_file(url, where, Remote(url), is_only=url == str(source))
+        urls = addresses(str(source))
+        if urls == [source] and _ending(source) in LISTS:
+            urls = _listed(str(source))
+        described = {os.path.dirname(url) for url in urls if os.path.basename(url) in METADATA}
+        for url in urls:
+            is_only = url == str(source) or _ending(source) in LISTS
+            yield from _in_file(url, where, Remote(url), described, is_only)
     else:
-        for path in _expand(Path(source)):
-            yield from _in_file(str(path), where, path if isinstance(path, Path) else Remote(path))
+        paths = _expand(Path(source))
+        root = str(source) if os.path.isdir(source) else ""
+        described = set(_with_metadata(paths, root))
+        for path in paths:
+            yield from _in_file(str(path), where, path if isinstance(path, Path) else Remote(path), described)
+
+
+def _with_metadata(paths: Iterable[Path | str], root: str) -> Iterator[str]:
+    """Of the folders of files, and those above them up to the root, the ones that hold metadata."""
+    left, seen = {os.path.dirname(str(path)) for path in paths if isinstance(path, Path)}, set[str]()
+    while left:
+        seen |= left
+        yield from (folder for folder in left if any(os.path.isfile(os.path.join(folder, n)) for n in METADATA))
+        left = {os.path.dirname(f) for f in left if root and f != root and f.startswith(root)} - seen
 
 
 def _in_file(
-    path: str, where: str | None, itself: Any, is_only: bool = True
+    path: str, where: str | None, itself: Any, described: Container[str], is_only: bool = True
 ) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    """The pictures in an archive or table; else the file itself, unless it is one of many and no picture."""
-    ending = os.path.splitext(path)[1].lower()
-    if path.lower().endswith((*ARCHIVES, *COMPRESSED)):
-        yield from members(path, PICTURES)
-    elif ending in TABLES:
-        yield from cells(path, where)
-    elif is_only or ending in PICTURES:
-        yield itself, known_of(_metadata(os.path.dirname(path)).get(os.path.basename(path), {}))
+    """The pictures in an archive or table; else the file itself, unless it is one of many and no picture.
+
+    Args:
+        described: folders that hold metadata of the files in and below them.
+    """
+    ending = _ending(path)
+    try:
+        if path.lower().endswith((*ARCHIVES, *COMPRESSED)):
+            for picture, known in members(path, PICTURES):
+                if where is None or Where.of(where, ["label"], path).holds(known.get(DATASET, {})):
+                    yield picture, known
+        elif ending in TABLES:
+            yield from cells(path, where)
+        elif is_only or ending in PICTURES:
+            row, names = _described(path, described)
+            if where is None or Where.of(where, names, path).holds(row):
+                yield itself, known_of(row)
+    except UnreadableError as error:
+        yield Damaged(path, error), {}
+
+
+def _ending(path: str | os.PathLike[str]) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _described(path: str, described: Container[str]) -> tuple[Mapping[str, Any], Sequence[str]]:
+    """(what is said of a picture by the metadata of its folder, or of one above it; the columns of that metadata)"""
+    folder, names = path, list[str]()
+    while described and folder != (folder := os.path.dirname(folder)):
+        if folder in described:
+            rows, columns = _metadata(folder)
+            if (row := rows.get(path[len(folder) :].lstrip("/"))) is not None:
+                return row, columns
+            names += columns
+    return {}, names
 
 
 @functools.lru_cache(maxsize=64)
-def _metadata(folder: str) -> dict[str, dict[str, Any]]:
-    """{file name: columns} of a folder's metadata.csv or metadata.jsonl, as Hugging Face's image folders have them."""
-    try:
-        lines = (Path(folder) / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError):
+def _metadata(folder: str) -> tuple[Mapping[str, dict[str, Any]], Sequence[str]]:
+    """({file name: columns}, names of columns) of a folder's metadata.jsonl, else metadata.csv, as Hugging Face's image
+    folders have them; empty where that names no files.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    for name in METADATA:
+        path = f"{folder}/{name}" if folder else name
         try:
-            with (Path(folder) / "metadata.csv").open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, ValueError, csv.Error):
-            return {}
-    return {str(row["file_name"]): row for row in rows if isinstance(row, dict) and row.get("file_name")}
+            with opened(path) as file:
+                lines = file.read().decode("utf-8-sig").splitlines()
+            rows = list(csv.DictReader(lines)) if name.endswith("csv") else [json.loads(x) for x in lines if x.strip()]
+        except MissingError:
+            continue
+        except (ValueError, csv.Error) as error:
+            raise InputError(f"{path}: cannot be read ({error})", "mend it, or give it another name") from None
+        named = {str(row["file_name"]): row for row in rows if isinstance(row, dict) and row.get("file_name")}
+        return named, sorted({key for row in named.values() for key in row})
+    return {}, []
 
 
 def _expand(source: Path) -> list[Path | str]:
@@ -136,8 +214,15 @@ def _expand(source: Path) -> list[Path | str]:
         return [p for found in matching for p in _expand(found)] or [source]  # decoding says what is near
     if source.suffix.lower() not in LISTS:
         return [source]
+    return [line if is_remote(line) else Path(line) for line in _listed(str(source))]
+
+
+def _listed(path: str) -> list[str]:
+    """The files that a text file names, one per line, relative to itself."""
     try:
-        lines = [line.split("#")[0].strip() for line in source.read_text(encoding="utf-8").splitlines()]
+        with opened(path) as file:
+            lines = [line.split("#")[0].strip() for line in file.read().decode().splitlines()]
     except UnicodeDecodeError:
-        raise InputError(f"{source}: not a text file", "a list file has one path per line") from None
-    return [line if is_remote(line) else source.parent / line for line in lines if line]
+        raise InputError(f"{path}: not a text file", "a list file has one path per line") from None
+    folder = os.path.dirname(path)
+    return [line if is_remote(line) or not folder else os.path.join(folder, line) for line in lines if line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from analyzer.errors import InputError
 from analyzer.images.decode import MAX_FILE_BYTES
 from analyzer.images.sources import Stored
 
+CONNECTED_IN, ANSWERED_IN = 5.0, 10.0  # seconds; S3's file system tries ten times, the web's twice
 WITH_FOLDERS = ("file://", "local://", "sftp://", "ssh://", "hdfs://", "webhdfs://", "smb://")
 
 
@@ -20,7 +22,7 @@ def is_remote(source: Any) -> bool:
     return "://" in str(source)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Remote(Stored):
     """A picture at an address."""
 
@@ -37,14 +39,41 @@ class Remote(Stored):
         return data
 
 
+class UnreadableError(InputError):
+    """A file, archive or table that cannot be read: missing, damaged, or its store does not answer."""
+
+
+class MissingError(UnreadableError):
+    """There is no such file."""
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Inside, whatever a store or a format raises is an error of this file.
+
+    Raises:
+        UnreadableError: it cannot be read.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        if (why := error.__cause__) is not None and not _is_missing(why):  # the web's: its server does not answer
+            raise UnreadableError(f"{source}: cannot be read ({_said(why)})") from error
+        raise MissingError(f"{source}: no such file") from error
+    except Exception as error:  # every store has errors of its own
+        raise UnreadableError(f"{source}: cannot be read ({_said(error)})") from error
+
+
 @contextmanager
 def opened(source: str) -> Iterator[IO[bytes]]:
     """A file at an address or on this machine, to be read from any place in it.
 
     Raises:
-        InputError: it cannot be read; inside as well.
+        UnreadableError: it cannot be read; inside as well.
     """
-    try:
+    with reading(source):
         if is_remote(source):
             files, path = _files(source)
             with files.open(path, "rb") as file:
@@ -52,12 +81,37 @@ def opened(source: str) -> Iterator[IO[bytes]]:
         else:
             with open(source, "rb") as file:
                 yield file
-    except FileNotFoundError as error:
-        raise InputError(f"{source}: no such file") from error
-    except InputError:
-        raise
-    except Exception as error:  # every store has errors of its own
-        raise InputError(f"{source}: cannot be read ({_said(error)})") from error
+
+
+def part_of(source: str, start: int, size: int) -> bytes:
+    """Bytes from the middle of a file, of which nothing else is transferred.
+
+    Raises:
+        UnreadableError: it cannot be read, or only from its beginning.
+    """
+    with reading(source):
+        if not is_remote(source):
+            with open(source, "rb") as file:
+                file.seek(start)
+                return file.read(size)
+        files, path = _files(source)
+        found: bytes = files.cat_file(path, start=start, end=start + size)
+    if len(found) > size:
+        raise UnreadableError(f"{source}: its server sends no parts of files", "download the file")
+    return found
+
+
+def for_tables(url: str) -> Any:
+    """A file at an address of which only what is read is transferred; all of it where its server sends no parts."""
+    files, path = _files(url)
+    with reading(url):
+        file = files.open(path, "rb", cache_type="none")
+        try:
+            file.seek(1)
+            file.read(1)
+            return file
+        except ValueError:
+            return io.BytesIO(files.cat_file(path))
 
 
 def put(file: Path, url: str) -> None:
@@ -102,7 +156,7 @@ def _files(url: str) -> tuple[Any, str]:
         hint = 'install them with: pip install "onnx-analyzer[remote]"'
         raise InputError(f"{url}: reading from addresses needs fsspec", hint) from error
     try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url, **_patience(url.partition("://")[0]))
         return found
     except ImportError as error:  # the package of this kind of store
         hint = 'pip install "onnx-analyzer[remote]" has those of S3 and of the web'
@@ -111,10 +165,34 @@ def _files(url: str) -> tuple[Any, str]:
         raise InputError(f"{url}: {_said(error)}") from error  # no such kind
 
 
+def _patience(protocol: str) -> dict[str, Any]:
+    """Options of a file system that gives up on a server that does not answer; fsspec's own configuration goes first.
+
+    By themselves S3's tries 25 times, and the web's waits for five minutes.
+    """
+    from fsspec.config import conf
+
+    own = conf.get(protocol, {})
+    if protocol in ("s3", "s3a"):
+        limits = {"connect_timeout": CONNECTED_IN, "read_timeout": ANSWERED_IN, "retries": {"max_attempts": 1}}
+        return {"config_kwargs": limits | own.get("config_kwargs", {})}
+    if protocol in ("http", "https") and "client_kwargs" not in own:
+        from aiohttp import ClientTimeout
+
+        return {"client_kwargs": {"timeout": ClientTimeout(sock_connect=CONNECTED_IN, sock_read=ANSWERED_IN)}}
+    return {}
+
+
 def _hint(url: str) -> str:
     if url.startswith("s3://"):
         return "credentials and endpoint are those of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
     return ""
+
+
+def _is_missing(error: BaseException) -> bool:
+    """Whether a store said that there is no such file; the web's file system says it of every failure."""
+    by_itself = isinstance(error, OSError) or type(error).__module__.startswith("aiohttp")
+    return not by_itself or getattr(error, "status", 0) in (404, 410)
 
 
 def _said(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from analyzer.files import content_hash
 from analyzer.images.sources import Held, Stored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A picture and its annotations.
 

@@ -17,6 +17,8 @@ from analyzer.files import content_hash
 class Stored(ABC):
     """A picture file in an archive, in a table or at an address, read where it is needed; `str` gives its name."""
 
+    __slots__ = ()
+
     @abstractmethod
     def read(self) -> bytes:
         """The file.
@@ -30,7 +32,7 @@ class Stored(ABC):
         return hashlib.sha256(self.read()).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Held(Stored):
     """One that was read."""
 
