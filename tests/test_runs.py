@@ -114,10 +114,12 @@ def test_the_words_of_a_job(tmp_path: Path) -> None:
     path.write_text(
         'command = "compare"\narguments = ["a.onnx", "b.onnx"]\n'
         '[options]\nreport = ["r.html", "r.json"]\nlimit = 5\nstrict = true\nexit_zero = false\nmemory_limit = 2.5\n'
+        'l = ["conv1", "conv2"]\n'
     )
+    layers = ["-l", "conv1", "-l", "conv2"]
     words = ["compare", "a.onnx", "b.onnx", "--report=r.html", "--report=r.json", "--limit=5", "--strict"]
-    assert words_of(str(path)) == [*words, "--memory-limit=2.5"]
-    assert expanded(["run", str(path), "--limit", "7"]) == [*words, "--memory-limit=2.5", "--limit", "7"]
+    assert words_of(str(path)) == [*words, "--memory-limit=2.5", *layers]
+    assert expanded(["run", str(path), "--limit", "7"]) == [*words, "--memory-limit=2.5", *layers, "--limit", "7"]
     assert expanded(["run", "--help"]) == ["run", "--help"]
 
 
@@ -129,6 +131,11 @@ def test_the_words_of_a_job(tmp_path: Path) -> None:
         ('command = "run"', "command = 'run' is no command"),
         ('command = "inspect"\nmodel = "a"', "unknown model\n  hint: a job has command, arguments and options"),
         ('command = "inspect"\narguments = "a"', "arguments is a list"),
+        ('command = ["inspect"]', "command = ['inspect'] is no command"),
+        (
+            'command = "mine"\narguments = [["a"]]\n[options]\nout = 2026-11-28\nlimit = {a = 1}',
+            "arguments, out, limit",
+        ),
         ("command =", "cannot read the job"),
     ],
 )

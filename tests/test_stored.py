@@ -403,7 +403,7 @@ def test_results_in_a_bucket(bucket: str, folder: Path, tmp_path: Path) -> None:
     names = [p.name for p in sorted((tmp_path / "mined").iterdir())]
     assert [name.rpartition("/")[2] for name in sorted(store.find("pictures/results/mined"))] == names
     assert store.cat("pictures/results/mined/top.json") == (tmp_path / "mined" / "top.json").read_bytes()
-    assert not list((tmp_path / "kept" / "uploads").iterdir())
+    assert not list((tmp_path / "kept").glob("uploads/*"))
     shown = said([*words[:2], "explain", str(CNN), f"{bucket}/cats/a.png", "-o", f"{bucket}/a.png", "--format", "json"])
     assert json.loads(shown.stdout)["results"][0]["written"] == f"{bucket}/a.png"
     assert decode(store.cat("pictures/a.png")).ndim == 3
@@ -414,6 +414,57 @@ def test_results_in_a_bucket(bucket: str, folder: Path, tmp_path: Path) -> None:
         and "results are in" in refused.stderr
     )
     assert list((tmp_path / "kept" / "uploads").rglob("top.json"))
+
+
+def test_shards_in_a_bucket_are_merged(bucket: str, folder: Path, tmp_path: Path) -> None:
+    """Each by a machine of its own: they share the address and nothing else."""
+    count = 0
+
+    def said(*words: str) -> str:
+        nonlocal count
+        count += 1
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "cli.py"), *words],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "ONNX_ANALYZER_CACHE": str(tmp_path / f"machine {count}")},
+        )
+        return done.stdout + done.stderr
+
+    words = ["mine", str(CNN), str(folder), "--policy", "none", "--draw", "0", "--batch", "1", "--format", "json"]
+    out = f"{bucket}/shards/mined"
+    for shard in ("2/2", "1/2"):
+        said(*words, "-o", out, "--shard", shard)
+    runs = json.loads(said("status", out, "--format", "json"))
+    assert runs["folder"] == out
+    assert {run["shard"]: (run["state"], run["done"]) for run in runs["runs"]} == {
+        "1/2": ("finished", 1),
+        "2/2": ("finished", 2),
+    }
+    assert "all shards in s3://pictures/shards/merged/;" in said("merge", out, "-o", f"{bucket}/shards/merged/")
+    for place in (out, f"{bucket}/shards/merged"):
+        assert json.loads(said(*words, "-o", place))["resumed"] == len(NAMES)
+    assert f"{bucket}/none has no run" in said("status", f"{bucket}/none")
+    assert f"{bucket}/none has no shard" in said("merge", f"{bucket}/none", "-o", str(tmp_path / "merged"))
+
+
+def test_what_a_command_kept_is_uploaded_where_it_is_cut_off(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    from analyzer.commands import boundary, uploads
+
+    def cut_off(**how: object) -> None:
+        place = Path(uploads.staged(f"{bucket}/cut", is_folder=True))
+        (place / "mine-0123456789abcdef.1-of-1.state").write_bytes(b"kept")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        boundary._guarded()
+    store = s3fs.S3FileSystem()
+    store.invalidate_cache()
+    assert store.find("pictures/cut") == ["pictures/cut/mine-0123456789abcdef.1-of-1.state"]
+    uploads._places.clear()
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,11 +53,15 @@ def is_own_process() -> bool:
 
 def _guarded() -> int:
     from analyzer.commands.group import cli
-    from analyzer.commands.uploads import upload
+    from analyzer.commands.uploads import upload, upload_kept
     from analyzer.files import guard
 
     with guard():
-        code = cli.main(prog_name="onnx-analyzer", standalone_mode=False)
+        try:
+            code = cli.main(prog_name="onnx-analyzer", standalone_mode=False)
+        except BaseException:
+            upload_kept()
+            raise
         upload()
     return code if isinstance(code, int) else 0
 
@@ -117,7 +121,10 @@ def tell(error: BaseException) -> int:
     """Says what went wrong, in a sentence; the exit code. Where JSON is asked for, stdout gets a document of it too."""
     import click
 
+    from analyzer.commands.uploads import addressed
+
     text, code = _explained(error)
+    text = addressed(text)
     said = error.format_message() if isinstance(error, click.ClickException) else text.removeprefix("error: ")
     if os.environ.get(TRACEBACK):
         import traceback

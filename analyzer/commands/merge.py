@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from analyzer.commands.options import WRITE_FOLDER, Given, InputPath, argument, option
+from analyzer.commands.options import WRITE_FOLDER, Given, RunPath, argument, option
+from analyzer.commands.uploads import addressed
 
 
 class Merge(Given):
-    folders: tuple[str, ...] = argument(nargs=-1, required=True, type=InputPath(file_okay=False))
+    folders: tuple[str, ...] = argument(nargs=-1, required=True, type=RunPath(file_okay=False, exists=True))
     out: str = option("-o --out", "Folder for all shards; may be one of FOLDERS.", required=True, type=WRITE_FOLDER)
 
 
@@ -29,5 +30,5 @@ def command(given: Merge) -> int:
 
     for name, missing in merge(given.folders, given.out).items():
         left = f"all but {', '.join(missing)}" if missing else "all shards"
-        click.echo(f"{name}: {left} in {given.out}; run {name} without --shard to write the results")
+        click.echo(f"{name}: {left} in {addressed(given.out)}; run {name} without --shard to write the results")
     return 0

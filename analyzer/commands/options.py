@@ -16,7 +16,7 @@ from click import Choice
 from analyzer.commands import complete
 from analyzer.commands.renamed import Command, arguments_of
 from analyzer.commands.stdout import through_stdout, to_stdout
-from analyzer.commands.uploads import staged
+from analyzer.commands.uploads import fetched, staged
 from analyzer.docstrings import docstring
 from analyzer.files import claim, protect
 
@@ -72,6 +72,13 @@ class AnyModelPath(ModelPath):
         return value if address_of(value) is not None else super().convert(value, param, ctx)
 
 
+class RunPath(InputPath):
+    """A folder that holds runs, or the address of one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(fetched(os.fspath(value)), param, ctx)
+
+
 class OutputPath(click.Path):
     """A file that the command writes, or a folder for such files: `file_okay`, `dir_okay`.
 
@@ -90,7 +97,7 @@ class OutputPath(click.Path):
             if not self.stdout or ctx is None:
                 self.fail("this result cannot go to stdout; give a file name", param, ctx)
             return to_stdout(ctx)
-        value = staged(os.fspath(value))
+        value = staged(os.fspath(value), not self.file_okay)
         if self.dir_okay and self.file_okay:
             return value  # which of the two shows later: `destinations` claims the files
         path = super().convert(value, param, ctx)

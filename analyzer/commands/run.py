@@ -54,23 +54,34 @@ def words_of(path: str) -> list[str]:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the job {path}: {getattr(error, 'strerror', None) or error}") from None
     name, words, options = job.get("command"), job.get("arguments", []), job.get("options", {})
-    if name not in COMMANDS or name == "run":
+    if not isinstance(name, str) or name not in COMMANDS or name == "run":
         near = suggest(str(name), COMMANDS) if name else ""
         raise InputError(f"{path}: command = {name!r} is no command", near or "see onnx-analyzer --help")
     unknown = sorted(job.keys() - {"command", "arguments", "options"})
     if unknown or not isinstance(words, list) or not isinstance(options, dict):
         what = f"unknown {', '.join(unknown)}" if unknown else "arguments is a list, and options a table"
         raise InputError(f"{path}: {what}", "a job has command, arguments and options")
+    given = {"arguments": words, **options}
+    odd = [key for key, value in given.items() if not all(isinstance(v, _PLAIN) for v in _values(value))]
+    if odd:
+        raise InputError(f"{path}: {', '.join(odd)}: not texts, numbers or true", "see onnx-analyzer run --help")
     return [name, *map(str, words), *(word for key, value in options.items() for word in _option(key, value))]
+
+
+_PLAIN = (str, int, float)
+
+
+def _values(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _option(name: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [word for one in value for word in _option(name, one)]
-    flag = f"--{name.replace('_', '-')}"
+    flag = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return [flag] if value else []
-    return [f"{flag}={value}"]
+    return [flag, str(value)] if len(name) == 1 else [f"{flag}={value}"]
 
 
 def expanded(words: list[str]) -> list[str]:

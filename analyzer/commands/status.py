@@ -6,17 +6,17 @@ import time
 from typing import Any
 
 from analyzer.commands.common import finish, table
-from analyzer.commands.options import Given, InputPath, argument, format_option
+from analyzer.commands.options import Given, RunPath, argument, format_option
 
 
 class Status(Given):
-    folder: str = argument(type=InputPath(file_okay=False, exists=True))
+    folder: str = argument(type=RunPath(file_okay=False, exists=True))
     form: str = format_option
 
 
 @Status.command("status")
 def command(given: Status) -> int:
-    """Show how far the runs in FOLDER are: what --store or `mine -o` names.
+    """Show how far the runs in FOLDER are: what --store or `mine -o` names, also at an address.
 
     A run that is still going is not disturbed.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -127,6 +128,28 @@ def put(file: Path, url: str) -> None:
         files.put_file(str(file), path)
     except Exception as error:  # every store has errors of its own
         raise InputError(f"{url}: cannot be written ({_said(error)})", _hint(url)) from error
+
+
+def get_all(pattern: str, folder: Path) -> None:
+    """Downloads the files that match, with their times, but for those that the folder has; none where this may not be
+    listed.
+
+    Raises:
+        InputError: the store does not answer.
+    """
+    files, path = _files(pattern)
+    try:
+        files.invalidate_cache()
+        for name in files.glob(path):
+            place = folder / name.rpartition("/")[2]
+            if not place.exists():
+                files.get_file(name, str(place))
+                with suppress(NotImplementedError):
+                    os.utime(place, (changed := files.modified(name).timestamp(), changed))
+    except (FileNotFoundError, PermissionError, NotImplementedError):
+        return
+    except Exception as error:  # every store has errors of its own
+        raise InputError(f"{pattern}: cannot be listed ({_said(error)})", _hint(pattern)) from error
 
 
 def addresses(url: str) -> list[str]:

@@ -276,6 +276,7 @@ def merge(folders: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str
                 raise InputError(f"{path}: another process is working on this shard", "wait for it")
             if not place.exists() or not place.samefile(path):
                 atomic_write(place, file.read())
+                os.utime(place, ns=(path.stat().st_mtime_ns,) * 2)  # from which `states` has the rate
     missing: dict[str, set[str]] = {}
     for match in _shards(target).values():
         every = {f"{i}/{match['count']}" for i in range(1, int(match["count"]) + 1)}
