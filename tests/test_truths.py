@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +315,35 @@ def test_compare_measures_miou_of_segmenters(run: Run, tmp_path: Path) -> None:
     assert json.loads(out)["comparison"]["outputs"]["truth"]["accuracy"] == [1, 1]
     write_mask(tmp_path / "masks" / f"{pictures[0].stem}.png", np.where(moved == 0, 9, moved))
     _, out, _ = run(*asked, "--format", "json")
-    assert json.loads(out)["comparison"]["outputs"]["truth"]["accuracy"][0] < 1
+    truth = json.loads(out)["comparison"]["outputs"]["truth"]
+    assert truth["accuracy"][0] < 1
+    for data in stored(pictures, tmp_path / "masks", tmp_path):
+        code, out, err = run("compare", str(reference), str(reference), data, "--masks", "dataset", "--format", "json")
+        assert json.loads(out)["comparison"]["outputs"]["truth"] == truth, err
+    asked = "compare", str(reference), str(reference), str(tmp_path / "t.tar"), "--format", "json"
+    assert "truth" not in json.loads(run(*asked)[1])["comparison"]["outputs"]
+
+
+def stored(pictures: list[Path], masks: Path, folder: Path) -> Iterator[str]:
+    """Pictures and their masks as a data set: a folder with metadata, an archive, a table."""
+    (folder / "set").mkdir()
+    with tarfile.open(folder / "t.tar", "w") as tar, (folder / "set" / "metadata.csv").open("w") as said:
+        said.write("file_name,mask\n")
+        for number, picture in enumerate(pictures):
+            mask = masks / f"{picture.stem}.png"
+            shutil.copy(picture, folder / "set" / f"{number}.png")
+            said.write(f"{number}.png,../masks/{mask.name}\n")
+            tar.add(picture, f"{number}.png")
+            tar.add(mask, f"{number}.mask.png")
+    yield str(folder / "set")
+    yield str(folder / "t.tar")
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
+    rows = {
+        "image": [picture.read_bytes() for picture in pictures],
+        "mask": [{"bytes": (masks / f"{picture.stem}.png").read_bytes(), "path": None} for picture in pictures],
+    }
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(rows), folder / "t.parquet", row_group_size=2)
+    yield str(folder / "t.parquet")
 
 
 def write_mask(path: Path, classes: np.ndarray) -> None:

@@ -111,7 +111,8 @@ def compare(
         labels: class names, or a file of them.
         boxes: true boxes, {"cat.jpg": [[x0, y0, x1, y1], …]} or {"cat.jpg": {"cat": [x0, y0, x1, y1]}}, or a JSON file
             of them, COCO's format too; compares mAP of detectors.
-        masks: folder of true masks: PNG files of class numbers, named like the pictures; compares mIoU of segmenters.
+        masks: folder of true masks: PNG files of class numbers, named like the pictures; or "dataset", as archives,
+            tables and metadata files say. Compares mIoU of segmenters.
         classes: true classes, {"cat.jpg": 281}, a JSON or CSV file of them, or "folders" where pictures are in folders
             named by their class; compares accuracy.
         slice: column of the CSV file; each group of pictures is judged by itself.
@@ -499,4 +500,4 @@ def _annotated(
     else:
         placed = read_true_boxes(None if boxes is None else os.fspath(boxes))
     found = annotated(samples, placed, named, read_masks(None if masks is None else os.fspath(masks)))
-    return as_said(found, str(classes), str(boxes))
+    return as_said(found, str(classes), str(boxes), str(masks))

@@ -69,7 +69,8 @@ class Compare(Given):
     )
     masks: str | None = option(
         "--masks",
-        "True masks: a folder of PNG files, named like the pictures, whose pixels are class numbers. Compares mIoU.",
+        'True masks: a folder of PNG files, named like the pictures, whose pixels are class numbers; or "dataset". '
+        "Compares mIoU.",
         type=READ,
         metavar="FOLDER",
     )
@@ -185,7 +186,7 @@ def run(
     by_folder = given.classes == FOLDERS
     classes = read_classes(None if by_folder else given.classes, given.slice)
     boxes, masks = read_true_boxes(given.boxes), read_masks(given.masks)
-    samples = as_said(annotated(given.data.samples(), boxes, classes, masks), given.classes, given.boxes)
+    samples = as_said(annotated(given.data.samples(), boxes, classes, masks), given.classes, given.boxes, given.masks)
     models = reference, candidate
     providers = given.provider, given.candidate_provider or given.provider
     others = given.others.given, given.others.explain_input

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.data.archives import DATASET
+from analyzer.data.archives import ARCHIVES, DATASET, Member
+from analyzer.data.remote import opened
 from analyzer.data.sample import Sample
+from analyzer.data.tables import Cell
 from analyzer.errors import InputError, suggest
 from analyzer.files import content_hash, protect
 
@@ -116,10 +120,13 @@ def read_classes(path: str | None, column: str | None = None) -> dict[str, dict[
 def read_masks(folder: str | None) -> dict[str, dict[str, str]]:
     """{picture's file name without its ending: {"mask": a file, "mask_hash": of its content}}; empty for no folder.
 
+    Args:
+        folder: of PNG files; or "dataset", for which see `as_said`.
+
     Raises:
         InputError: the folder has no PNG files.
     """
-    if folder is None:
+    if folder is None or folder == DATASET:
         return {}
     files = sorted(Path(folder).rglob("*.png")) if Path(folder).is_dir() else []
     if not files:
@@ -128,8 +135,11 @@ def read_masks(folder: str | None) -> dict[str, dict[str, str]]:
     return {file.stem: {"mask": str(file), "mask_hash": content_hash(file)} for file in files}
 
 
-def read_mask(path: str) -> np.ndarray:
+def read_mask(path: str | Sequence[Any]) -> np.ndarray:
     """(H, W) int64 class of every pixel, from a PNG file of one channel or with a palette; 255 is unknown.
+
+    Args:
+        path: a file; or its place in an archive or a table, as `as_said` gives it.
 
     Raises:
         InputError: the file cannot be read, or holds colours.
@@ -137,13 +147,22 @@ def read_mask(path: str) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(_mask_of(path))) as picture:
             found = np.asarray(picture)
     except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"cannot read the mask {path}: {error}") from None
+        raise InputError(f"cannot read the mask {path}: {_reason(error)}") from None
     if found.ndim != 2:
         raise InputError(f"{path}: a mask of {found.shape[2]} channels", "each pixel must be the number of a class")
     return found.astype(np.int64)
+
+
+def _mask_of(place: str | Sequence[Any]) -> bytes:
+    """The file of a mask."""
+    if isinstance(place, str):
+        with opened(place) as file:
+            return file.read()
+    stored = Member if place[0].lower().endswith(ARCHIVES) else Cell
+    return stored(*place).read()
 
 
 def _table(path: str, column: str | None) -> dict[str, dict[str, Any]]:
@@ -204,21 +223,25 @@ def annotated(samples: Sequence[Sample], *known: Mapping[str, Mapping[str, Any]]
     return found
 
 
-def as_said(samples: Sequence[Sample], classes: str | None, boxes: str | None) -> list[Sample]:
-    """The samples with the class and the boxes that archives and tables give them, where these are asked for.
+def as_said(
+    samples: Sequence[Sample], classes: str | None, boxes: str | None, masks: str | None = None
+) -> list[Sample]:
+    """The samples with the class, the boxes and the mask that archives and tables give them, where they are asked for.
 
     Raises:
         InputError: one gives something else.
     """
-    wanted = [key for key, given in (("label", classes), ("boxes", boxes)) if given == DATASET]
+    wanted = [key for key, given in (("label", classes), ("boxes", boxes), ("mask", masks)) if given == DATASET]
     if not wanted:
         return list(samples)
 
     def of(sample: Sample) -> dict[str, Any]:
         said = sample.annotations.get(DATASET, {})
-        found = {}
+        found = dict[str, Any]()
+        if "mask" in wanted and "mask" in said:
+            found = {"mask": said["mask"], "mask_hash": hashlib.sha256(_mask_of(said["mask"])).hexdigest()}
         for key in wanted:
-            if key in said and said[key] == said[key]:  # a missing number of pandas is not equal to itself
+            if key != "mask" and key in said and said[key] == said[key]:  # pandas' missing number is not itself
                 try:
                     found[key] = _class(said[key]) if key == "label" else true_boxes(said[key])["boxes"]
                 except (ValueError, TypeError, KeyError):

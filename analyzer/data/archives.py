@@ -16,6 +16,7 @@ from analyzer.images.sources import Stored
 
 ARCHIVES = (".tar",)
 DATASET = "dataset"  # what archives and tables say of a picture, among its annotations
+MASKS = ("mask", "seg")  # columns of tables, and what comes before a mask's ending in archives: 1.mask.png
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -37,7 +38,7 @@ class Member(Stored):
 
 def members(archive: str, endings: tuple[str, ...]) -> Iterator[tuple[Member, Mapping[str, Any]]]:
     """The pictures of an archive in its order, each with what the files beside it say: the class in `.cls`, as a
-    number or a name, and `label` and `boxes` of a `.json`.
+    number or a name, `label` and `boxes` of a `.json`, and the place of a `.mask.png` or `.seg.png`.
 
     Raises:
         UnreadableError: it is no tar archive; or, after the pictures before that, its rest is damaged.
@@ -62,6 +63,9 @@ def members(archive: str, endings: tuple[str, ...]) -> Iterator[tuple[Member, Ma
                 sample = f"{folder}/{stem}"
                 if f".{ending.lower()}" in endings:
                     found.setdefault(sample, []).append(Member(archive, entry.name, entry.offset_data, entry.size))
+                elif ending.lower().removesuffix(".png") in MASKS:
+                    where = [archive, entry.name, entry.offset_data, entry.size]
+                    known.setdefault(sample, {})["mask"] = where
                 elif ending.lower() in ("cls", "json") and entry.size < 1 << 20:
                     text = tar.extractfile(entry)
                     known.setdefault(sample, {}).update(_said(ending.lower(), text.read() if text else b""))
@@ -88,7 +92,7 @@ def _said(ending: str, data: bytes) -> dict[str, Any]:
     try:
         text = data.decode()
         given = {"label": text.strip()} if ending == "cls" else json.loads(text)
-        return given if isinstance(given, dict) else {}
+        return {key: value for key, value in given.items() if key not in MASKS} if isinstance(given, dict) else {}
     except ValueError:
         return {}
 
@@ -99,9 +103,9 @@ def labelled(value: Any) -> Any:
 
 
 def known_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """{"dataset": {"label": the class, "boxes": x0, y0, x1, y1}} of a picture, from the columns or keys that people
-    call them by; empty where it says neither. They count where they are asked for: classes of a data set need not be
-    those of a model."""
+    """{"dataset": {"label": the class, "boxes": x0, y0, x1, y1, "mask": where it is}} of a picture, from the columns or
+    keys that people call them by; empty where it says nothing. They count where they are asked for: classes of a data
+    set need not be those of a model."""
     found: dict[str, Any] = {}
     for key, names in _CALLED if given else ():
         value = next((given[name] for name in names if given.get(name) is not None), None)
@@ -112,7 +116,7 @@ def known_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
     return {DATASET: found} if found else _NOTHING
 
 
-_CALLED = ("label", ("label", "class", "cls")), ("boxes", ("boxes", "bboxes"))
+_CALLED = ("label", ("label", "class", "cls")), ("boxes", ("boxes", "bboxes")), ("mask", MASKS)
 _NOTHING: Mapping[str, Any] = {}  # of a million pictures, one
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analyzer.data.archives import ARCHIVES, COMPRESSED, DATASET, known_of, members
+from analyzer.data.archives import ARCHIVES, COMPRESSED, DATASET, MASKS, known_of, members
 from analyzer.data.remote import MissingError, Remote, UnreadableError, addresses, is_remote, opened
 from analyzer.data.sample import Sample
 from analyzer.data.tables import ROWS, TABLES, Where, cells
@@ -196,6 +196,9 @@ def _metadata(folder: str) -> tuple[Mapping[str, dict[str, Any]], Sequence[str]]
         except (ValueError, csv.Error) as error:
             raise InputError(f"{path}: cannot be read ({error})", "mend it, or give it another name") from None
         named = {str(row["file_name"]): row for row in rows if isinstance(row, dict) and row.get("file_name")}
+        for row in named.values():
+            given = {key: row.pop(key) for key in MASKS if key in row}
+            row |= {key: os.path.join(folder, path) for key, path in given.items() if isinstance(path, str) and path}
         return named, sorted({key for row in named.values() for key in row})
     return {}, []
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from analyzer.data.archives import known_of
+from analyzer.data.archives import MASKS, known_of
 from analyzer.data.remote import Remote, UnreadableError, for_tables, is_remote, opened, reading
 from analyzer.errors import InputError, suggest
 from analyzer.images.sources import Stored
@@ -51,7 +51,8 @@ class Cell(Stored):
 
 
 def cells(table: str, where: str | None = None) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    """The pictures of a table, each with its `label` and `boxes`, from columns of these names. Images are not read.
+    """The pictures of a table, each with its `label` and `boxes`, from columns of these names, and the place of its
+    `mask`. Images are not read.
 
     Args:
         where: rows to use: COLUMN=VALUE, or with != < <= > >= instead.
@@ -68,6 +69,7 @@ def cells(table: str, where: str | None = None) -> Iterator[tuple[Any, Mapping[s
             raise InputError(f"{table}: no column of images", f"it has {', '.join(names)}; call it image or path")
         test = Where.of(where, names, table) if where else None
         others = [n for n in names if n in KNOWN or (test and n == test.column)]
+        mask = next((name for name in MASKS if name in names), None)
         for group in range(file.groups):
             rows = file.read(group, others).to_pylist() if others else [{}] * file.count(group)
             paths = file.paths(group, column)
@@ -75,6 +77,8 @@ def cells(table: str, where: str | None = None) -> Iterator[tuple[Any, Mapping[s
                 if test is not None and not test.holds(known):
                     continue
                 path = paths[row] if paths else None
+                if mask:
+                    known = {**known, "mask": [table, mask, group, row]}
                 yield (_beside(table, path) if path else Cell(table, column, group, row)), known_of(known)
 
 
