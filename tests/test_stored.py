@@ -283,6 +283,17 @@ def test_a_list_at_an_address(web: str, folder: Path, means: list[float], tmp_pa
         (folder / "list.txt").unlink()
 
 
+def test_a_video_at_an_address_is_refused(tmp_path: Path) -> None:
+    memory = pytest.importorskip("fsspec", reason="fsspec is not installed (extra remote)").filesystem("memory")
+    memory.pipe("/clips/a.mp4", b"")
+    (tmp_path / "list.txt").write_text("memory://clips/a.mp4")
+    for source in ("memory://clips", "memory://clips/a.mp4", tmp_path / "list.txt"):
+        with pytest.raises(InputError, match=r"clips/a\.mp4: videos and arrays are not read from addresses"):
+            find_pictures([source])
+    memory.pipe("/clips/b.png", b"")
+    assert [s.id for s in find_pictures(["memory://clips"])] == ["memory:///clips/b.png"]
+
+
 def test_a_server_that_is_not_there_is_named() -> None:
     pytest.importorskip("fsspec", reason="fsspec is not installed (extra remote)")
     pytest.importorskip("aiohttp")

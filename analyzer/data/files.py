@@ -25,6 +25,7 @@ from analyzer.images.sources import Stored
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm", ".ppm")
 ARRAYS = (".npy",)
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+FILES_ONLY = (*VIDEOS, *ARRAYS)  # not at addresses
 LISTS = (".txt", ".lst", ".manifest")
 METADATA = ("metadata.jsonl", "metadata.csv")
 STDIN = "-"
@@ -117,8 +118,9 @@ def _pictures(source: str | os.PathLike[str], where: str | None) -> Iterator[tup
         if urls == [source] and _ending(source) in LISTS:
             urls = _listed(str(source))
         described = {os.path.dirname(url) for url in urls if os.path.basename(url) in METADATA}
+        pictures = any(_ending(url) in (*PICTURES, *ARCHIVES, *TABLES) for url in urls)
         for url in urls:
-            is_only = url == str(source) or _ending(source) in LISTS
+            is_only = url == str(source) or _ending(source) in LISTS or (not pictures and _ending(url) in FILES_ONLY)
             yield from _in_file(url, where, Remote(url), described, is_only)
     else:
         paths = _expand(Path(source))
@@ -153,6 +155,8 @@ def _in_file(
                     yield picture, known
         elif ending in TABLES:
             yield from cells(path, where)
+        elif is_only and is_remote(path) and ending in FILES_ONLY:
+            raise InputError(f"{path}: videos and arrays are not read from addresses", "download it")
         elif is_only or ending in PICTURES:
             row, names = _described(path, described)
             if where is None or Where.of(where, names, path).holds(row):

@@ -19,7 +19,7 @@ TABLES = (".parquet", ".arrow", ".feather")
 IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "bytes", "image_bytes", "path", "file", "file_name", "url")
 KNOWN = ("label", "class", "cls", "boxes", "bboxes")
 ROWS = "rows are those of tables, and of metadata.csv or metadata.jsonl beside pictures"
-_GROUPS = 4  # of rows that are kept in memory
+_GROUPS = 2  # of rows that are kept in memory: those of pictures at work, and of the next
 
 _lock = threading.Lock()
 
