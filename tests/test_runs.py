@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -68,6 +70,25 @@ def test_a_run_that_is_going_stopped_and_finished(tmp_path: Path) -> None:
     (state,) = states(tmp_path)
     assert (state.done, state.failed, state.of, state.running) == (20, 1, 20, False)
     assert len(done[0].result) == 19
+
+
+def test_a_run_is_seen_before_its_first_picture_and_has_the_rate_of_its_process(tmp_path: Path) -> None:
+    now = time.time
+    with patch("analyzer.passes.journal.time.time", lambda: now() - 3600), suppress(KeyboardInterrupt):
+        run(Numbers(), SAMPLES, tmp_path, each=interrupt, workers=1)
+    assert list(tmp_path.glob("*.journal"))
+    seen = list[Any]()
+
+    class Watching(Numbers):
+        def setup(self, first: Loaded | None) -> None:
+            seen.append(states(tmp_path)[0])
+
+    run(Watching(), SAMPLES, tmp_path, workers=1)
+    assert seen[0].running and seen[0].of == 20 and seen[0].rate is None
+
+
+def interrupt(partial: Any, failed: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_shards_have_their_share(tmp_path: Path) -> None:

@@ -110,8 +110,13 @@ class Journal:
         return f"{self.folder} has results of a run with different {', '.join(differing) or 'code'}; starting over"
 
     def resumed(self, samples: int) -> None:
-        """So many were done when this process began."""
+        """So many were done when this process began: from now on `states` shows it.
+
+        Raises:
+            OutputError: the system refuses.
+        """
         self._head["had"] = samples
+        self._write(self._head)
 
     def append(self, block: Block) -> None:
         """Add a finished batch.
@@ -119,14 +124,16 @@ class Journal:
         Raises:
             OutputError: the system refuses.
         """
-        records = [vars(block)] if self._begun else [self._head, vars(block)]
+        self._write(*([] if self._begun else [self._head]), vars(block))
+        self._begun = True
+
+    def _write(self, *records: dict[str, Any]) -> None:
         try:
             self._file.write(b"".join(map(_packed, records)))
             self._file.flush()
         except OSError as error:
             hint = "make room and run again: it resumes after what is finished"
             raise OutputError(f"{self._log}: cannot be written ({error.strerror or error})", hint) from error
-        self._begun = True
 
     def save(self, blocks: Iterable[Block], now: bool = True) -> None:
         """Write the state; unless `now`, only where that has not been done for a while."""
