@@ -301,6 +301,14 @@ def test_a_server_that_is_not_there_is_named() -> None:
         find_pictures(["http://127.0.0.1:1/a.png"])[0].fetched()
 
 
+def test_mining_pictures_none_of_which_can_be_read(tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / f"{name}.png").touch()
+    said = CliRunner().invoke(cli, ["mine", str(CNN), str(tmp_path), "-o", str(tmp_path / "mined")])
+    assert isinstance(said.exception, InputError) and "no pictures to mine" in str(said.exception)
+    assert f"{tmp_path}/c.png: empty file" in said.stderr and not (tmp_path / "mined" / "top.json").exists()
+
+
 def test_a_server_that_sends_no_parts(web: str, folder: Path, means: list[float], tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra remote)")
     pytest.importorskip("aiohttp")

@@ -59,6 +59,7 @@ def command(given: Mine) -> int:
     Example:
       onnx-analyzer mine model.onnx photos/ -l conv5 -o mined/
     """
+    from analyzer.errors import InputError
     from analyzer.mining import mine
     from analyzer.mining.patches import check_projectable
     from analyzer.report.gallery import write_results
@@ -80,6 +81,8 @@ def command(given: Mine) -> int:
     if part != (1, 1):
         click.echo(f"shard {given.shard}: {progress.done} pictures done; run again without --shard to merge")
         return 5 if result.failed else 0
+    if len(result.failed) == len(samples):
+        raise InputError("no pictures to mine", "none of the given pictures can be read")
     title = Path(given.model).name
     drawn = given.chosen, given.draw, policy
     written = write_results(explainer, result, card.feeds, Path(given.out), title, *drawn, command_line())
