@@ -162,3 +162,20 @@ def test_the_command_starts_and_stops_a_cluster_of_its_own(pictures: Path, tmp_p
     )
     assert (there.stdout, there.returncode) == (here.stdout, here.returncode)
     assert "ray" not in there.stderr.lower()
+
+
+def test_a_terminated_command_says_how_to_go_on(tmp_path: Path) -> None:
+    """Ray's own handler would end it with a stack."""
+    (tmp_path / "many").mkdir()
+    whole = decode(ROOT / "examples" / "digits_chelsea.png")
+    for number in range(400):
+        write_png(tmp_path / "many" / f"{number:03}.png", whole)
+    words = ["mine", str(CNN), str(tmp_path / "many"), "-o", str(tmp_path / "out"), "--engine", "ray", "--workers", "2"]
+    started = subprocess.Popen([sys.executable, "cli.py", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not any(p.stat().st_size > 4096 for p in (tmp_path / "out").glob("*")) and time.monotonic() < until:
+        time.sleep(0.1)  # nothing is done yet
+    started.terminate()
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 143 and "stack" not in said.lower() and "SIGTERM received" not in said
+    assert "again to continue" in said

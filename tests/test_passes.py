@@ -82,6 +82,27 @@ def samples(count: int = COUNT, bad: Sequence[int] = ()) -> list[Sample]:
 WHOLE = run(Sums(), samples(), workers=1).result
 
 
+class Far:
+    """Bytes that take a while to come."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @property
+    def content(self) -> str:
+        time.sleep(0.03)
+        return str(self.number)
+
+
+def test_what_is_far_away_is_read_together_to_see_whether_it_changed(tmp_path: Path) -> None:
+    far = [Sample(str(i), i, Far(i)) for i in range(COUNT)]
+    done = run(Sums(), far, tmp_path, workers=4)
+    started = time.perf_counter()
+    again = run(Sums(), far, tmp_path)
+    assert again.result == done.result and again.resumed == COUNT
+    assert time.perf_counter() - started < 0.5 * 0.03 * COUNT
+
+
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("stop", [1, 7, 16, 33])
 def test_what_is_cut_off_goes_on(tmp_path: Path, stop: int, workers: int) -> None:

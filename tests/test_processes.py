@@ -235,3 +235,26 @@ def test_the_command_has_them(pictures: Path) -> None:
         for engine in ([], ["--engine", "processes", "--workers", "2"])
     )
     assert threads.stdout == others.stdout and threads.returncode == others.returncode == 5
+
+
+@pytest.mark.parametrize(("allowed", "code"), [("0", 5), ("1", 0), ("4%", 5), ("5%", 0), ("1%", 5)])
+def test_some_pictures_may_fail(pictures: Path, allowed: str, code: int) -> None:
+    """One of 21."""
+    words = ["explain", str(CNN), str(pictures), "--allow-failed", allowed]
+    done = subprocess.run([sys.executable, "cli.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code and "broken.png" in done.stderr
+
+
+@pytest.mark.parametrize("allowed", ["some", "-1", "101%", "1.5", "nan%"])
+def test_how_many_may_fail_is_a_number_or_a_share(pictures: Path, allowed: str) -> None:
+    words = ["explain", str(CNN), str(pictures), "--allow-failed", allowed]
+    done = subprocess.run([sys.executable, "cli.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "neither a number of pictures nor a share" in done.stderr
+
+
+def test_where_none_can_be_used_the_code_is_5_whatever_is_allowed(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    words = ["explain", str(CNN), str(tmp_path), "--allow-failed", "100%"]
+    done = subprocess.run([sys.executable, "cli.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 5

@@ -176,7 +176,7 @@ def command(given: Compare) -> int:
 def run(
     reference: str, candidate: str, given: Compare
 ) -> tuple[dict[str, Any], list[Shot], Callable[[str], Shot | None], int]:
-    """The comparison as data, the pictures that agree least, what draws others, 5 if some could not be read, else 0."""
+    """The comparison as data, the pictures that agree least, what draws others, and the exit code without findings."""
     from analyzer.api.comparing import FOLDERS, MODES, compared, shot_of, shots_of
     from analyzer.attribution.cards import read_card
     from analyzer.attribution.deployed import open_both, open_model
@@ -206,7 +206,7 @@ def run(
     tell_left_out(done)
     document = {"comparison": done.report, "run": done.run}
     shots = shots_of(done, samples, cards[0].feeds, given.draw) if shows_maps(given.reports) else []
-    return document, shots, functools.partial(shot_of, done), 5 if done.failed else 0
+    return document, shots, functools.partial(shot_of, done), given.over.engine.code(len(done.failed), len(samples))
 
 
 def saved(path: str) -> dict[str, Any]:

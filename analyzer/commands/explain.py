@@ -263,7 +263,7 @@ def command(given: Explain) -> int:
         for place in [film.written if film else None, *((rows.path, rows.manifest) if rows else ())]:
             if place:
                 say_written(place)
-    return 5 if done.failed else 0
+    return given.over.engine.code(len(done.failed), len(samples))
 
 
 def _table(given: Explain, model: Model, card: ModelCard) -> AbstractContextManager[ResultsTable | None]:

@@ -128,7 +128,7 @@ def command(given: Features) -> int:
         print_json("features", {"model": given.model, "results": results, "failed": failed})
     else:
         print_results(results)
-    return 5 if failed else 0
+    return given.over.engine.code(len(failed), len(samples))
 
 
 def _summed(given: Features, model: Model, feeding: Feeding, samples: Sequence[Sample]) -> int:
@@ -153,7 +153,7 @@ def _summed(given: Features, model: Model, feeding: Feeding, samples: Sequence[S
         print_json(
             "features", {"model": given.model, "results": [], "summary": rows, "failed": failed, "written": written}
         )
-        return 5 if failed else 0
+        return given.over.engine.code(len(failed), len(samples))
     cells = [
         (r["tensor"], r["pictures"], f"{len(r['dead'])}/{r['channels']}", "{:.3g} … {:.3g}".format(*r["range"]))
         for r in rows
@@ -161,7 +161,7 @@ def _summed(given: Features, model: Model, feeding: Feeding, samples: Sequence[S
     click.echo(table(cells, ("tensor", "pictures", "dead channels", "range")))
     for place in written:
         say_written(place)
-    return 5 if done.failed else 0
+    return given.over.engine.code(len(done.failed), len(samples))
 
 
 def print_results(results: list[dict[str, Any]]) -> None:

@@ -148,7 +148,7 @@ def command(given: Localize) -> int:
         print_json("localize", document | {"summary": summary, "failed": failed_as_data(done.failed)})
     else:
         print_results(results, summary)
-    return 5 if done.failed else 0
+    return given.over.engine.code(len(done.failed), len(samples))
 
 
 def print_results(results: list[dict[str, Any]], summary: dict[str, Any]) -> None:

@@ -80,7 +80,7 @@ def command(given: Mine) -> int:
         note(f"warning: {picture} is skipped: {why}")
     if part != (1, 1):
         click.echo(f"shard {given.shard}: {progress.done} pictures done; run again without --shard to merge")
-        return 5 if result.failed else 0
+        return given.engine.code(len(result.failed), len(samples))
     if len(result.failed) == len(samples):
         raise InputError("no pictures to mine", "none of the given pictures can be read")
     title = Path(given.model).name
@@ -91,7 +91,7 @@ def command(given: Mine) -> int:
     document |= {"failed": len(result.failed), "not_finite": len(result.not_finite)}
     header = ("layer", "channels", "dead", "correlated pairs", "strongest")
     finish(given.form, "mine", document, [table([[r[h] for h in header] for r in rows], header)], written)
-    return 5 if result.failed else 0
+    return given.engine.code(len(result.failed), len(samples))
 
 
 def parse_shard(text: str) -> tuple[int, int]:

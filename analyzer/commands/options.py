@@ -40,6 +40,22 @@ class ColorMap(click.ParamType):
         return value
 
 
+class Part(click.ParamType):
+    """A number of pictures, or with % a share of all."""
+
+    name = "part"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value)
+        try:
+            found = float(text[:-1]) if text.endswith("%") else int(text)
+        except ValueError:
+            found = math.nan
+        if not 0 <= found <= (100 if text.endswith("%") else math.inf):
+            self.fail(f"{value!r} is neither a number of pictures nor a share of them, such as 1%", param, ctx)
+        return text
+
+
 class InputPath(click.Path):
     """A file or folder that the command reads: none of its outputs may replace it."""
 
@@ -715,6 +731,20 @@ class Engine(Given):
         "Ray cluster: auto or ray://HOST:PORT. Default: a private one on this machine.",
         metavar="ADDRESS",
     )
+
+    allow_failed: str = option(
+        "--allow-failed",
+        "Pictures that may fail before the exit code is 5: a number, or a share such as 1%.",
+        type=Part(),
+        default="0",
+        metavar="N|N%",
+    )
+
+    def code(self, failed: int, total: int) -> int:
+        """The exit code of a command for which so many of its pictures failed: 5 where those are more than may."""
+        text = self.allow_failed
+        allowed = float(text[:-1]) / 100 * total if text.endswith("%") else int(text)
+        return 5 if failed > allowed or 0 < total <= failed else 0
 
     @property
     def workers(self) -> Workers:

@@ -158,7 +158,7 @@ def command(given: ReceptiveField) -> int:
     if given.form != "json":
         for place in written:
             say_written(place)
-    return 5 if failed else 0
+    return given.over.engine.code(len(failed), len(samples))
 
 
 def _names(given: ReceptiveField, graph: Graph, fields: ReceptiveFields) -> list[str]:

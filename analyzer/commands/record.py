@@ -66,4 +66,4 @@ def command(given: Record) -> int:
     for method, why in done.result.items():
         note(f"{method}: not available: {why}")
     note(f"{len(samples) - len(done.failed)} pictures recorded in {given.store}")
-    return 5 if done.failed else 0
+    return given.engine.code(len(done.failed), len(samples))

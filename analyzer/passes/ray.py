@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,6 +111,7 @@ def _cluster(address: str | None, count: int | None) -> Iterator[Any]:
         raise UnsupportedError(f"the engine needs Ray, which cannot be imported: {error}", hint) from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     connected = ray.is_initialized()
+    terminated = signal.getsignal(signal.SIGTERM)
     if not connected:
         private = {"address": "local", "include_dashboard": False, "num_cpus": count}
         try:
@@ -120,6 +123,8 @@ def _cluster(address: str | None, count: int | None) -> Iterator[Any]:
         except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
             hint = "start one with `ray start --head`, or leave --address out for a private one"
             raise UnsupportedError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}", hint) from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminated)  # Ray's own prints a stack and loses what is to be said
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +20,8 @@ from analyzer.passes.ray import Ray
 from analyzer.passes.tree import Block, Tree, chained
 from analyzer.runtime.host import cores
 
+READERS = 16  # samples that are read at a time to see whether they still are what was done
+LOOKED_AT = 64  # batches of which that is seen at once
 Workers: TypeAlias = int | Processes | Ray | None  # steps at a time on this machine, or who does them
 
 
@@ -164,8 +168,13 @@ class _Running:
         return resumed
 
     def _content(self, block: Block) -> str:
-        """What a block's samples hold now."""
-        hashes = [content_of(self.batch(i), [s.content for s in self.batch(i)]) for i in range(block.start, block.stop)]
+        """What a block's samples hold now; several are read at a time, as they may be far away."""
+        hashes = list[str]()
+        with ThreadPoolExecutor(READERS, "hash") as readers:
+            for first in range(block.start, block.stop, LOOKED_AT):
+                batches = [self.batch(i) for i in range(first, min(first + LOOKED_AT, block.stop))]
+                contents = readers.map(lambda sample: sample.content, chain.from_iterable(batches))
+                hashes += [content_of(batch, list(islice(contents, len(batch)))) for batch in batches]
         while len(hashes) > 1:
             hashes = [chained(*pair) for pair in zip(hashes[::2], hashes[1::2], strict=True)]
         return hashes[0]
