@@ -21,7 +21,7 @@ from analyzer.plain import as_json
 _Loading: TypeAlias = "tuple[str, Any, AnalyzerError | None]"
 _Coming: TypeAlias = "tuple[int, Future[list[_Loading]]]"  # a batch that is being loaded
 AHEAD = 2  # batches that are loaded ahead of those at work
-TURN = 0.05  # seconds of work, at most, whose batches are done at once
+TURN = 0.1  # seconds of work, at most, whose batches are done at once
 
 
 class Steps:

@@ -94,7 +94,8 @@ export function fitted(canvas) {
 /** Its pixels, and for the style sheet its shape: tall ones are narrower. @param {HTMLCanvasElement} canvas @param {number} width @param {number} height */
 export function sized(canvas, width, height) {
   canvas.width = width; canvas.height = height;
-  canvas.parentElement?.style.setProperty("--shape", String(width / height));
+  const shape = String(width / height), style = canvas.parentElement?.style;
+  if (style && style.getPropertyValue("--shape") !== shape) style.setProperty("--shape", shape);
 }
 
 /** @param {HTMLCanvasElement} canvas @param {ImageBitmap | null} picture */

@@ -114,8 +114,17 @@ export function buttons() {
   }));
 }
 
+/** Resolves when what has changed is on the screen: what is asked for then does not keep the browser from painting. */
+const painted = () => new Promise((done) => { requestAnimationFrame(() => setTimeout(done)); });
+let moves = 0;
+async function follow() {
+  const move = ++moves;
+  await painted();
+  if (move === moves) project();
+}
+
 subscribe((changed) => {
   if (live.on) return;
   const moved = ["picture", "policy", "pin", "model"].some((name) => changed.has(name));
-  if (moved || (!state.pin && ["layer", "unit", "y", "x"].some((name) => changed.has(name)))) project();
+  if (moved || (!state.pin && ["layer", "unit", "y", "x"].some((name) => changed.has(name)))) follow();
 });
