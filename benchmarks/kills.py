@@ -1,138 +1,163 @@
-"""What a kill -9 costs: how much longer a run takes, how many samples are done twice, whether the result differs.
+"""What kill -9 costs: each command is killed at random moments and run again until it ends.
 
-    python -m benchmarks.kills [--samples 2000]
+    python -m benchmarks.kills [--kills 10] [--seed 1] [--only export]
 
-Samples of 10 ms go through worker processes of this machine and through a Ray cluster of a head and two nodes, two at a
-time. In the middle a worker process, an actor, a node or the driver is killed; after the driver the same call is made
-again. Each step writes the number of its sample to a file, so that what is done twice is counted.
+Two workers, 24 pictures. Half of the kills are of the process that the user sees, half of its child, which works.
+After every kill, a file under its final name must be whole: the same as without a kill. In the end all results must be
+the same to the byte; unfinished files are counted (`.part`, temporary folders). The last row is of eight processes
+at once that share a cache, and a folder of `mine` that one of them may write to.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from analyzer.data import Sample
-from analyzer.passes import Loaded, Pass, Processes, Ray, run
+import numpy as np
 
-TAKES = 0.01  # seconds of a step
+from analyzer.images import write_png
 
-
-class Counted(Pass[list[int]]):
-    """The numbers of its samples, in order.
-
-    Args:
-        log: where each step writes its number. fatal: the step at which a process kills itself, once; -1 for none.
-    """
-
-    name = "counted"
-
-    def __init__(self, log: str, fatal: int = -1) -> None:
-        self.log, self.fatal = log, fatal
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, sample: Sample) -> int:
-        return sample.number
-
-    def step(self, batch: Sequence[Loaded]) -> list[int]:
-        ((_, number),) = batch
-        time.sleep(TAKES)
-        place = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.write(place, b"%d\n" % number)
-        os.close(place)
-        if number == self.fatal and Path(self.log).read_text().split().count(str(number)) == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return [number]
-
-    def merge(self, left: list[int], right: list[int]) -> list[int]:
-        return left + right
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "models" / "digits_cnn.onnx"
+INT8 = MODEL.with_name("digits_cnn_int8.onnx")
+COMMANDS = {
+    "mine": "mine {model} {pictures} -o {out} --draw 0 --batch 2",
+    "explain": "explain {model} {pictures} -m grad-cam -m occlusion -o {out} --format json",
+    "compare": "compare {model} {int8} -d {pictures} --store {out} --format json",
+    "audit": "audit {model} -d {pictures} --probes 4 --store {out} --format json",
+    "record": "record {model} -d {pictures} --store {out}",
+    "export": "export {model} -o {out}/out.onnx",
+}
 
 
-def samples(count: int) -> list[Sample]:
-    return [Sample(f"sample {number}", number, b"") for number in range(count)]
-
-
-def driver(log: str, folder: str, count: int, address: str) -> None:
-    """Run by a process of its own, to be killed."""
-    run(Counted(log), samples(count), folder, Ray(address, 2) if address else Processes(2))
-
-
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=2000)
-    count = parser.parse_args().samples
-    print("| engine | killed | seconds | samples done twice | result |\n|---|---|---|---|---|")
-    measured("processes", Processes(2), "", count)
-    try:
-        import ray
-        from ray.cluster_utils import Cluster
-    except ImportError:
-        return
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    measured("Ray", Ray(cluster.address, 2), cluster.address, count, lambda: node_killer(cluster))
-    ray.shutdown()
-    cluster.shutdown()
+    parser.add_argument("--kills", type=int, default=10, help="of each command")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=[], help="without the last row")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        pictures(place / "pictures")
+        good = [
+            killed(command, place, given.kills, random.Random(f"{given.seed} {command}"))
+            for command in given.only or COMMANDS
+        ]
+        if not given.only:
+            good.append(shared(place))
+    return 0 if all(good) else 1
 
 
-def node_killer(cluster: Any) -> Callable[[Any, Any], None]:
-    """What ends a node of the cluster when the first results come, another one being there for it."""
-    node, ended = cluster.add_node(num_cpus=1), list[Any]()
-
-    def kill(partial: Any, failed: Any) -> None:
-        if not ended:
-            ended.append(cluster.remove_node(node, allow_graceful=False))
-
-    return kill
+def pictures(folder: Path) -> None:
+    """24 of 96 × 96 pixels."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        colors = rng.integers(0, 256, (6, 6, 3), np.uint8)
+        write_png(folder / f"{number:02}.png", np.kron(colors, np.ones((16, 16, 1), np.uint8)))
 
 
-def measured(
-    engine: str, workers: Processes | Ray, address: str, count: int, node: Callable[[], Any] | None = None
-) -> None:
-    """Prints a row for each thing that is killed."""
-    fatal = count // 2
+def killed(command: str, place: Path, kills: int, rng: random.Random) -> bool:
+    """Whether nothing is lost, with a row of figures."""
+    start = time.monotonic()
+    expected = outcome(*run(command, place, place / f"{command}-straight"))
+    seconds = time.monotonic() - start
+    out = place / command
+    out.mkdir()
+    late = torn = 0
+    for number in range(kills):
+        process = started(command, place, out)
+        time.sleep(rng.uniform(0.2, 1.0) * seconds)
+        late += process.poll() is not None
+        with suppress(OSError):  # it has ended
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(children[0]) if number % 2 and children else process.pid, signal.SIGKILL)
+        process.communicate()
+        time.sleep(0.1)  # until the child has heard of it
+        torn += sum(expected[1].get(name, data) != data for name, data in files(out).items())
+    found = outcome(*run(command, place, out))
+    left = [p.name for p in out.rglob(".*")]
+    good = found == expected and not torn
+    print(
+        f"{command}: {kills} kills ({late} after its end), {torn} torn files, "
+        f"results {'equal' if found == expected else 'DIFFER'}, {len(left)} unfinished files left",
+        flush=True,
+    )
+    return good
 
-    def once(killed: str, work: Callable[[str, str], Any]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            log = f"{folder}/log"
-            start = time.perf_counter()
-            done = work(log, folder)
-            took = time.perf_counter() - start
-            twice = sum(times - 1 for times in Counter(Path(log).read_text().split()).values())
-            same = "the same" if done.result == list(range(count)) else "differs"
-            print(f"| {engine} | {killed} | {took:.1f} | {twice} | {same} |", flush=True)
 
-    def killed_driver(log: str, folder: str) -> Any:
-        script = f"from benchmarks.kills import driver; driver({log!r}, {folder!r}, {count}, {address!r})"
-        process = subprocess.Popen([sys.executable, "-c", script])
-        while not Path(log).exists() or len(Path(log).read_text().split()) < fatal:
-            time.sleep(0.05)
-        process.kill()
-        process.wait()
-        return run(Counted(log), samples(count), folder, workers)
+def shared(place: Path) -> bool:
+    """Whether eight processes that share a cache and a folder of `mine` give what one gives."""
+    cache = {"ONNX_ANALYZER_CACHE": str(place / "cache")}
+    expected = outcome(*run("explain", place, place / "explain-alone"))
+    mined = (place / "mine-straight" / "top.json").read_bytes()
+    explaining = [started("explain", place, place / f"explain-{i}", cache) for i in range(4)]
+    mining = [started("mine", place, place / "mine-shared", cache) for _ in range(4)]
+    said = [process.communicate() for process in mining]
+    codes = [process.returncode for process in mining]
+    refused = sum(
+        code == 2 and b"another process is using this folder" in err for code, (_, err) in zip(codes, said, strict=True)
+    )
+    run("mine", place, place / "mine-shared")
+    equal = (place / "mine-shared" / "top.json").read_bytes() == mined
+    same = sum(
+        outcome(process.communicate()[0], place / f"explain-{i}") == expected for i, process in enumerate(explaining)
+    )
+    mine = f"mine: {codes.count(0)} did it, {refused} were refused, result equal: {equal}"
+    print(f"8 processes: {same} of 4 explain equal; {mine}")
+    return same == 4 and equal and codes.count(0) + refused == 4 and codes.count(0) > 0
 
-    once("nothing", lambda log, folder: run(Counted(log), samples(count), folder, workers))
-    what = "a process" if engine == "processes" else "an actor"
-    once(what, lambda log, folder: run(Counted(log, fatal), samples(count), folder, workers))
-    if node is not None:
-        once("a node", lambda log, folder: run(Counted(log), samples(count), folder, workers, each=node()))
-    once("the driver", killed_driver)
+
+def started(command: str, place: Path, out: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """The command, under way."""
+    names = {
+        "model": MODEL,
+        "int8": MODEL.with_name("digits_cnn_int8.onnx"),
+        "pictures": place / "pictures",
+        "out": out,
+    }
+    words = COMMANDS[command].format(**names).split() + (["--workers", "2"] if command != "export" else [])
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "cli.py"), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"ONNX_ANALYZER_CACHE": ""} | (environment or {}),
+    )
+
+
+def run(command: str, place: Path, out: Path) -> tuple[bytes, Path]:
+    """The command until it ends."""
+    out.mkdir(exist_ok=True)
+    process = started(command, place, out)
+    printed, err = process.communicate()
+    if process.returncode not in (0, 1):
+        raise SystemExit(f"{command}: {err.decode()}")
+    return printed, out
+
+
+def outcome(printed: bytes, out: Path) -> tuple[str, dict[str, bytes]]:
+    """What the command gave, without where it was written: JSON, and files."""
+    text = printed.decode().replace(str(out), "OUT")
+    if text.startswith("{"):
+        text = json.dumps(json.loads(text), sort_keys=True)
+    return text, files(out)
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """{name: content} of results: not of what a run keeps for the next one."""
+    found = (p for p in sorted(out.rglob("*")) if p.is_file() and p.suffix in (".png", ".onnx", ".json", ".npz"))
+    names = {p.relative_to(out): p for p in found}
+    return {str(n): p.read_bytes() for n, p in names.items() if not any(part.startswith(".") for part in n.parts)}
 
 
 if __name__ == "__main__":
-    from benchmarks import kills  # not this module: other processes import the pass
-
-    kills.main()
+    raise SystemExit(main())
