@@ -21,13 +21,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from analyzer.data import Sample
-from analyzer.passes import Loaded, Pass, Processes, Ray, run
+from analyzer.passes import Loaded, Processes, Ray, run
+from tests.numbered import Numbers, numbered
 
 TAKES = 0.01  # seconds of a step
 
 
-class Counted(Pass[list[int]]):
+class Counted(Numbers):
     """The numbers of its samples, in order.
 
     Args:
@@ -39,14 +39,7 @@ class Counted(Pass[list[int]]):
     def __init__(self, log: str, fatal: int = -1) -> None:
         self.log, self.fatal = log, fatal
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, sample: Sample) -> int:
-        return sample.number
-
-    def step(self, batch: Sequence[Loaded]) -> list[int]:
+    def step(self, batch: Sequence[Loaded]) -> list[Any]:
         ((_, number),) = batch
         time.sleep(TAKES)
         place = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -54,19 +47,12 @@ class Counted(Pass[list[int]]):
         os.close(place)
         if number == self.fatal and Path(self.log).read_text().split().count(str(number)) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return [number]
-
-    def merge(self, left: list[int], right: list[int]) -> list[int]:
-        return left + right
-
-
-def samples(count: int) -> list[Sample]:
-    return [Sample(f"sample {number}", number, b"") for number in range(count)]
+        return super().step(batch)
 
 
 def driver(log: str, folder: str, count: int, address: str) -> None:
     """Run by a process of its own, to be killed."""
-    run(Counted(log), samples(count), folder, Ray(address, 2) if address else Processes(2))
+    run(Counted(log), numbered(count), folder, Ray(address, 2) if address else Processes(2))
 
 
 def main() -> None:
@@ -122,13 +108,13 @@ def measured(
             time.sleep(0.05)
         process.kill()
         process.wait()
-        return run(Counted(log), samples(count), folder, workers)
+        return run(Counted(log), numbered(count), folder, workers)
 
-    once("nothing", lambda log, folder: run(Counted(log), samples(count), folder, workers))
+    once("nothing", lambda log, folder: run(Counted(log), numbered(count), folder, workers))
     what = "a process" if engine == "processes" else "an actor"
-    once(what, lambda log, folder: run(Counted(log, fatal), samples(count), folder, workers))
+    once(what, lambda log, folder: run(Counted(log, fatal), numbered(count), folder, workers))
     if node is not None:
-        once("a node", lambda log, folder: run(Counted(log), samples(count), folder, workers, each=node()))
+        once("a node", lambda log, folder: run(Counted(log), numbered(count), folder, workers, each=node()))
     once("the driver", killed_driver)
 
 

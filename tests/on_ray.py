@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import analyzer
 from analyzer import InputError, Ray
 from analyzer.attribution import Explainer, Job, Question
-from analyzer.data import Sample, find_pictures
+from analyzer.data import find_pictures
 from analyzer.images import decode, model_card, write_png
-from analyzer.passes import Loaded, Pass, run
+from analyzer.passes import run
 from analyzer.passes.codec import encode
 from analyzer.passes.explaining import Explaining
 from analyzer.plain import as_json
+from tests.numbered import Deadly, numbered, pictures_in
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
 pytest.importorskip("ray.data", reason="ray[data] is not installed (extra ray)")
@@ -33,33 +31,7 @@ CNN, INT8 = ROOT / "models" / "digits_cnn.onnx", ROOT / "models" / "digits_cnn_i
 COUNT = 24
 
 
-class Mourned(Pass[list[int]]):
-    """The numbers of its samples, in order; the process that does number 7 dies, the first time."""
-
-    name = "mourned"
-
-    def __init__(self, grave: str, refused: int = -1) -> None:
-        self.grave, self.refused = grave, refused
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, sample: Sample) -> int:
-        return sample.number
-
-    def step(self, batch: Sequence[Loaded]) -> list[int]:
-        ((sample, number),) = batch
-        time.sleep(0.02)
-        if number == self.refused:
-            raise InputError(f"{sample.id} is refused", "leave it out")
-        if number == 7 and self.grave and not Path(self.grave).exists():
-            Path(self.grave).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return [number]
-
-    def merge(self, left: list[int], right: list[int]) -> list[int]:
-        return left + right
+TAKES = 0.02  # seconds of a step
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +46,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    whole = decode(ROOT / "examples" / "digits_chelsea.png")
-    rng = np.random.default_rng(0)
-    for number in range(COUNT):
-        y, x = (int(rng.integers(0, size - 96)) for size in whole.shape[:2])
-        write_png(folder / f"{number:02}.png", np.ascontiguousarray(whole[y : y + 96, x : x + 96]))
-    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    return folder
-
-
-def numbered(count: int) -> list[Sample]:
-    return [Sample(f"sample {number}", number, b"") for number in range(count)]
+    return pictures_in(tmp_path_factory.mktemp("pictures"), COUNT)
 
 
 def test_mining_is_that_of_one_machine(cluster: Cluster, pictures: Path, tmp_path: Path) -> None:
@@ -124,7 +85,7 @@ def test_a_killed_actor_and_a_lost_node_change_nothing(cluster: Cluster, tmp_pat
         if not lost:
             lost.append(cluster.remove_node(node, allow_graceful=False))
 
-    done = run(Mourned(str(tmp_path / "grave")), numbered(96), workers=Ray(cluster.address, 6), each=lose)
+    done = run(Deadly(str(tmp_path / "grave"), takes=TAKES), numbered(96), workers=Ray(cluster.address, 6), each=lose)
     assert done.result == list(range(96))
     assert (tmp_path / "grave").exists() and lost
 
@@ -138,18 +99,18 @@ def test_an_interrupted_run_resumes(cluster: Cluster, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(Mourned(""), numbered(60), tmp_path, Ray(cluster.address, 2), each=stop)
-    done = run(Mourned(""), numbered(60), tmp_path, workers=1)
+        run(Deadly(takes=TAKES), numbered(60), tmp_path, Ray(cluster.address, 2), each=stop)
+    done = run(Deadly(takes=TAKES), numbered(60), tmp_path, workers=1)
     assert done.result == list(range(60)) and done.resumed >= 20
 
 
 def test_an_error_of_an_actor_is_one_of_ours(cluster: Cluster) -> None:
     with pytest.raises(InputError, match="sample 3 is refused\\n  hint: leave it out"):
-        run(Mourned("", refused=3), numbered(10), workers=Ray(cluster.address, 2))
+        run(Deadly(refused=3, takes=TAKES), numbered(10), workers=Ray(cluster.address, 2))
 
 
 def test_no_cluster_is_one_sentence(tmp_path: Path) -> None:
-    script = "from tests.on_ray import *; run(Mourned(''), numbered(3), workers=Ray('127.0.0.1:1'))"
+    script = "from tests.on_ray import *; run(Deadly(), numbered(3), workers=Ray('127.0.0.1:1'))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "UnsupportedError: no Ray cluster at 127.0.0.1:1" in done.stderr
 

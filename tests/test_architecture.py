@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A room may import from rooms of a smaller number only; siblings share a number and do not import each other.
 LEVEL = {
     "errors": 0, "version": 0, "plain": 0, "deprecated": 0, "docstrings": 0, "heartbeat": 0, "limits": 0,
-    "native": 0, "files": 0.5,
+    "native": 0, "files": 0.5, "child": 0.5,
     "graph": 1, "images": 1, "metrics": 1,
     "runtime": 2, "store": 2, "data": 2,
     "analysis": 3,

@@ -82,6 +82,10 @@ def samples(count: int = COUNT, bad: Sequence[int] = ()) -> list[Sample]:
 WHOLE = run(Sums(), samples(), workers=1).result
 
 
+def test_no_workers_are_as_many_as_there_are_cpus() -> None:
+    assert run(Sums(), samples(), workers=0).result == WHOLE
+
+
 class Far:
     """Bytes that take a while to come."""
 

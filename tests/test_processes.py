@@ -12,85 +12,38 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import analyzer
 from analyzer import InputError, Processes, UnsupportedError
 from analyzer.attribution import Job, Model, Question
-from analyzer.data import Sample, find_pictures
-from analyzer.images import decode, model_card, write_png
-from analyzer.passes import Loaded, Pass, processes, run
+from analyzer.data import find_pictures
+from analyzer.images import model_card
+from analyzer.passes import Loaded, processes, run
 from analyzer.passes.codec import encode
 from analyzer.passes.explaining import Explaining
 from analyzer.plain import as_json
 from analyzer.runtime.host import gpus
+from tests.numbered import Deadly, Numbers, numbered, pictures_in
 
 ROOT = Path(__file__).resolve().parents[1]
 CNN, INT8 = ROOT / "models" / "digits_cnn.onnx", ROOT / "models" / "digits_cnn_int8.onnx"
 
 
-class Deadly(Pass[list[Any]]):
-    """The numbers of its samples, in order.
+class Seeing(Numbers):
+    """Instead of a number the GPUs that the process sees."""
 
-    Args:
-        grave: a file: the process that does number 7 dies unless it is there, and makes it.
-        always: of samples on which every process dies.
-        refused: of a sample that is an error. broken: of one that raises what is none of ours.
-        batch: samples of a step.
-        says: instead of a number the GPUs that the process sees.
-    """
-
-    name = "deadly"
-
-    def __init__(
-        self, grave: str = "", always: Sequence[int] = (), refused: int = -1, broken: int = -1, batch: int = 1,
-        says: bool = False,
-    ) -> None:  # fmt: skip
-        self.grave, self.always, self.refused, self.broken, self.batch = grave, always, refused, broken, batch
-        self.says = says
-        self.model = SimpleNamespace(provider="cuda" if says else "cpu")
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {}
-
-    def load(self, sample: Sample) -> int:
-        return sample.number
+    def __init__(self) -> None:
+        self.model = SimpleNamespace(provider="cuda")
 
     def step(self, batch: Sequence[Loaded]) -> list[Any]:
-        for sample, number in batch:
-            if number in self.always or (number == 7 and self.grave and not Path(self.grave).exists()):
-                if self.grave:
-                    Path(self.grave).touch()
-                os.kill(os.getpid(), signal.SIGSEGV)
-            if number == self.refused:
-                raise InputError(f"{sample.id} is refused", "leave it out")
-            if number == self.broken:
-                raise ZeroDivisionError("by mistake")
-        if self.says:
-            time.sleep(0.01)
-            return [os.environ.get("CUDA_VISIBLE_DEVICES")] * len(batch)
-        return [number for _, number in batch]
-
-    def merge(self, left: list[Any], right: list[Any]) -> list[Any]:
-        return left + right
-
-
-def numbered(count: int) -> list[Sample]:
-    return [Sample(f"sample {number}", number, b"") for number in range(count)]
+        time.sleep(0.01)
+        return [os.environ.get("CUDA_VISIBLE_DEVICES")] * len(batch)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    whole = decode(ROOT / "examples" / "digits_chelsea.png")
-    rng = np.random.default_rng(0)
-    for number in range(20):
-        y, x = (int(rng.integers(0, size - 96)) for size in whole.shape[:2])
-        write_png(folder / f"{number:02}.png", np.ascontiguousarray(whole[y : y + 96, x : x + 96]))
-    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    return folder
+    return pictures_in(tmp_path_factory.mktemp("pictures"), 20)
 
 
 def test_mining_is_that_of_threads(pictures: Path, tmp_path: Path) -> None:
@@ -119,14 +72,14 @@ def test_what_is_explained_compared_and_audited_is_that_of_threads(pictures: Pat
 
 
 def test_a_process_that_dies_once_changes_nothing(tmp_path: Path) -> None:
-    done = run(Deadly(str(tmp_path / "grave")), numbered(300), workers=Processes(2))
+    done = run(Deadly(str(tmp_path / "grave"), by=signal.SIGSEGV), numbered(300), workers=Processes(2))
     assert done.result == list(range(300)) and not done.failed
     assert (tmp_path / "grave").exists()
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_sample_on_which_every_process_dies_is_left_out(batch: int) -> None:
-    done = run(Deadly(always=[11, 70], batch=batch), numbered(200), workers=Processes(2))
+    done = run(Deadly(always=[11, 70], batch=batch, by=signal.SIGSEGV), numbered(200), workers=Processes(2))
     assert done.result == [n for n in range(200) if n not in (11, 70)]
     assert set(done.failed) == {"sample 11", "sample 70"}
     assert "native code crashed (SIGSEGV)" in str(done.failed["sample 11"])
@@ -135,7 +88,7 @@ def test_a_sample_on_which_every_process_dies_is_left_out(batch: int) -> None:
 def test_processes_that_end_again_and_again_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "BARREN", 3)
     with pytest.raises(UnsupportedError, match=r"4 processes ended, one after the other: native code crashed"):
-        run(Deadly(always=range(100)), numbered(100), workers=Processes(1))
+        run(Deadly(always=range(100), by=signal.SIGSEGV), numbered(100), workers=Processes(1))
 
 
 def test_errors_are_those_of_threads() -> None:
@@ -171,8 +124,7 @@ def test_a_killed_driver_takes_its_processes_along(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("Linux ends them; elsewhere they end at their next answer")
     script = (
-        "import time\nfrom tests.test_processes import *\n"
-        "class Slow(Deadly):\n    pass\n"
+        "from tests.test_processes import *\n"
         f"run(Deadly(), numbered(100000), {str(tmp_path)!r}, Processes(2), each=lambda *found: print('on', flush=True))"
     )
     started = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -199,10 +151,10 @@ def test_a_pass_of_the_program_itself_is_one_sentence() -> None:
 
 def test_each_gpu_has_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "gpus", lambda: ["0", "GPU-1"])
-    done = run(Deadly(says=True), numbered(200), workers=2)
+    done = run(Seeing(), numbered(200), workers=2)
     assert set(done.result) == {"0", "GPU-1"}
-    assert processes.suggested(Deadly(says=True), 200, 8) == Processes(2, 4)
-    few = run(Deadly(says=True), numbered(20), workers=2)
+    assert processes.suggested(Seeing(), 200, 8) == Processes(2, 4)
+    few = run(Seeing(), numbered(20), workers=2)
     assert set(few.result) == {os.environ.get("CUDA_VISIBLE_DEVICES")}  # in threads of this process
 
 
@@ -210,7 +162,7 @@ def test_many_cpus_have_several_processes() -> None:
     assert processes.suggested(Deadly(), 10_000, processes.THREADS) is None
     assert processes.suggested(Deadly(), 10_000, 40) == Processes(3, 14)
     assert processes.suggested(Deadly(), 100, 40) is None
-    assert processes.suggested(Deadly(says=True), 10_000, 4) is None or len(gpus()) > 1
+    assert processes.suggested(Seeing(), 10_000, 4) is None or len(gpus()) > 1
 
 
 def test_a_model_without_a_file_stays_in_threads(monkeypatch: pytest.MonkeyPatch, pictures: Path) -> None:

@@ -18,16 +18,17 @@ import pytest
 from analyzer.commands.run import expanded, words_of
 from analyzer.data import Sample
 from analyzer.errors import InputError
-from analyzer.passes import Loaded, Pass, run, states
+from analyzer.passes import Loaded, run, states
+from tests.numbered import Numbers
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = [Sample(f"sample {number}", number, b"") for number in range(20)]
 
 
-class Numbers(Pass[list[int]]):
+class Halting(Numbers):
     """The numbers of its samples; the third fails, and it waits at the eleventh for what it is given."""
 
-    name, batch, identity = "numbers", 2, {}  # type: ignore[assignment]
+    batch = 2
 
     def __init__(self, reached: threading.Event | None = None, gate: threading.Event | None = None) -> None:
         self.reached, self.gate = reached, gate
@@ -45,14 +46,11 @@ class Numbers(Pass[list[int]]):
             assert self.gate.wait(20)
         return found
 
-    def merge(self, left: list[int], right: list[int]) -> list[int]:
-        return left + right
-
 
 def test_a_run_that_is_going_stopped_and_finished(tmp_path: Path) -> None:
     reached, gate = threading.Event(), threading.Event()
     done: list[Any] = []
-    work = threading.Thread(target=lambda: done.append(run(Numbers(reached, gate), SAMPLES, tmp_path, workers=1)))
+    work = threading.Thread(target=lambda: done.append(run(Halting(reached, gate), SAMPLES, tmp_path, workers=1)))
     work.start()
     assert reached.wait(20)
     (state,) = states(tmp_path)
@@ -75,11 +73,11 @@ def test_a_run_that_is_going_stopped_and_finished(tmp_path: Path) -> None:
 def test_a_run_is_seen_before_its_first_picture_and_has_the_rate_of_its_process(tmp_path: Path) -> None:
     now = time.time
     with patch("analyzer.passes.journal.time.time", lambda: now() - 3600), suppress(KeyboardInterrupt):
-        run(Numbers(), SAMPLES, tmp_path, each=interrupt, workers=1)
+        run(Halting(), SAMPLES, tmp_path, each=interrupt, workers=1)
     assert list(tmp_path.glob("*.journal"))
     seen = list[Any]()
 
-    class Watching(Numbers):
+    class Watching(Halting):
         def setup(self, first: Loaded | None) -> None:
             seen.append(states(tmp_path)[0])
 
@@ -92,7 +90,7 @@ def interrupt(partial: Any, failed: Any) -> None:
 
 
 def test_shards_have_their_share(tmp_path: Path) -> None:
-    run(Numbers(), SAMPLES, tmp_path, shard=(2, 3))
+    run(Halting(), SAMPLES, tmp_path, shard=(2, 3))
     (state,) = states(tmp_path)
     assert (state.shard, state.done, state.of) == ("2/3", 6, 6)
 
@@ -103,7 +101,7 @@ def said(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_that_says_it(tmp_path: Path) -> None:
-    run(Numbers(), SAMPLES, tmp_path)
+    run(Halting(), SAMPLES, tmp_path)
     words = said("status", str(tmp_path)).stdout.splitlines()[-1].split()
     assert words[:6] == ["numbers", "1/1", "finished", "20", "20", "1"]
     (row,) = json.loads(said("status", str(tmp_path), "--format", "json").stdout)["runs"]

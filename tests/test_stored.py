@@ -491,3 +491,13 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(InputError, match=r"needs fsspec\n  hint: .*onnx-analyzer\[remote\]"):
         find_pictures(["s3://bucket/cats"])
     assert Sample("a", 0, b"").fetched().source == b""
+
+
+def test_a_list_and_metadata_are_texts(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="not a text file"):
+        find_pictures([tmp_path / "bad.txt"])
+    (tmp_path / "a.png").write_bytes((folder / "a.png").read_bytes())
+    (tmp_path / "metadata.csv").write_bytes(b"file_name\n\xff\x81")
+    with pytest.raises(InputError, match="mend it, or give it another name"):
+        find_pictures([tmp_path / "a.png"])

@@ -100,13 +100,13 @@ def _one_by_one(model: Model, question: Question, feeds: Feeds, progress: Progre
     for i in range(count):
         single = model.rows(feeds, [i])
         task = task_for(model, question, single)
-        wanted = [w for target in question.slots(count) for w in _wanted(model, question, task, single, target, i)]
+        wanted = [w for target in question.slots(count) for w in wanted_of(model, question, task, single, target, i)]
         answers = _by_layer(model, question, task, wanted, single, progress)
         rows.append([replace(a, image=a.image + i, first=i) for a in answers])
     return [joined([row[j] for row in rows]) for j in range(len(question.jobs))]
 
 
-class _Wanted(NamedTuple):
+class Wanted(NamedTuple):
     """A target of one image: what it is called, what stands for it, and the layer of its own; "" for none."""
 
     name: Any
@@ -114,23 +114,23 @@ class _Wanted(NamedTuple):
     layer: str = ""
 
 
-def _wanted(model: Model, question: Question, task: Task, single: Feeds, target: Any, image: int) -> list[_Wanted]:
+def wanted_of(model: Model, question: Question, task: Task, single: Feeds, target: Any, image: int) -> list[Wanted]:
     """What a target means for an image."""
     if isinstance(target, str) and not is_word(target):
-        return [_Wanted(target, target)]
+        return [Wanted(target, target)]
     given = target if isinstance(target, str) else int(target[image])
     if isinstance(given, int) and not task.per_picture:
-        return [_Wanted(given, task.slot(given, has_reference(question)))]
+        return [Wanted(given, task.slot(given, has_reference(question)))]
     found = predicted(model, question, single, given)
     by_itself = [isinstance(p.slot, int) and not task.per_picture for p in found]
     return [
-        _Wanted(p.slot if alone else f"{p.target} {p.label}".removeprefix("top1 ").strip(), p.slot, p.layer)
+        Wanted(p.slot if alone else f"{p.target} {p.label}".removeprefix("top1 ").strip(), p.slot, p.layer)
         for p, alone in zip(found, by_itself, strict=True)
     ]
 
 
 def _by_layer(
-    model: Model, question: Question, task: Task, wanted: Sequence[_Wanted], single: Feeds, progress: Progress | None
+    model: Model, question: Question, task: Task, wanted: Sequence[Wanted], single: Feeds, progress: Progress | None
 ) -> list[Attribution]:
     """The answers for one image, targets with a layer of their own by that unless another one is asked for.
 

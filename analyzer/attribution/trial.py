@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 
 from analyzer import heartbeat
+from analyzer.child import started
 from analyzer.errors import InputError, UnsupportedError
 from analyzer.graph import Source
 from analyzer.limits import POLL, SANDBOX_VARIABLE, bytes_allowed, killed, resident, too_much
@@ -139,18 +140,9 @@ class _Worker:
 
     def _live(self) -> None:
         """Starts the process in a thread that lives as long: Linux ends it with the thread that started it."""
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        code = f"import sys; sys.path[:] = {path!r}; from analyzer.attribution.tried import main; main()"
         try:
             with suppress(OSError):
-                self._process = subprocess.Popen(
-                    [sys.executable, "-c", code],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # a terminal's interrupt is ours to handle
-                    env={**os.environ, SANDBOX_VARIABLE: "0"},
-                )
+                self._process = started("analyzer.attribution.tried")
             self._said.put(None)
             if self._process is not None and self._process.stdout is not None:
                 for line in self._process.stdout:

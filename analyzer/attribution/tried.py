@@ -12,10 +12,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from analyzer import native
 from analyzer.attribution.model import Model
 from analyzer.attribution.trial import READY, identity
-from analyzer.limits import become_expendable
+from analyzer.child import channel
 from analyzer.store import Cache
 
 IDLE = 300.0  # seconds without a model after which the process ends
@@ -25,19 +24,18 @@ PICTURE = (1, 3, SIDE, SIDE)  # of an input of which the file tells no shape
 
 def main() -> None:
     """Answers requests on stdin until that ends: {"path", "size", "options", "cache"} as JSON, then `size` bytes."""
-    channel = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # native code may print
-    native.silence()
-    become_expendable()
+    answers = channel()
     asked: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, asked), daemon=True).start()
-    channel.write(READY)
+    answers.write(READY)
+    answers.flush()
     while True:
         try:
             request, data = asked.get(timeout=IDLE)
         except queue.Empty:
             os._exit(0)
-        channel.write(f"{tried(request, data)}\n".encode())
+        answers.write(f"{tried(request, data)}\n".encode())
+        answers.flush()
 
 
 def _listen(stdin: BinaryIO, asked: queue.SimpleQueue[tuple[dict[str, Any], bytes]]) -> None:

@@ -41,19 +41,18 @@ class ColorMap(click.ParamType):
 
 
 class Part(click.ParamType):
-    """A number of pictures, or with % a share of all."""
+    """A number of pictures, int; or with % a share of all, float from 0 to 1."""
 
     name = "part"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        text = str(value)
         try:
-            found = float(text[:-1]) if text.endswith("%") else int(text)
+            found = float(value[:-1]) / 100 if value.endswith("%") else int(value)
         except ValueError:
             found = math.nan
-        if not 0 <= found <= (100 if text.endswith("%") else math.inf):
+        if not 0 <= found <= (1 if isinstance(found, float) else math.inf):
             self.fail(f"{value!r} is neither a number of pictures nor a share of them, such as 1%", param, ctx)
-        return text
+        return found
 
 
 class InputPath(click.Path):
@@ -732,7 +731,7 @@ class Engine(Given):
         metavar="ADDRESS",
     )
 
-    allow_failed: str = option(
+    allow_failed: int | float = option(
         "--allow-failed",
         "Pictures that may fail before the exit code is 5: a number, or a share such as 1%.",
         type=Part(),
@@ -742,8 +741,8 @@ class Engine(Given):
 
     def code(self, failed: int, total: int) -> int:
         """The exit code of a command for which so many of its pictures failed: 5 where those are more than may."""
-        text = self.allow_failed
-        allowed = float(text[:-1]) / 100 * total if text.endswith("%") else int(text)
+        part = self.allow_failed
+        allowed = part * total if isinstance(part, float) else part
         return 5 if failed > allowed or 0 < total <= failed else 0
 
     @property

@@ -17,6 +17,8 @@ from analyzer.images.sources import Stored
 ARCHIVES = (".tar",)
 DATASET = "dataset"  # what archives and tables say of a picture, among its annotations
 MASKS = ("mask", "seg")  # columns of tables, and what comes before a mask's ending in archives: 1.mask.png
+# What people call it in tables and in files beside pictures.
+CALLED = {"label": ("label", "class", "cls"), "boxes": ("boxes", "bboxes"), "mask": MASKS}
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -107,7 +109,7 @@ def known_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
     keys that people call them by; empty where it says nothing. They count where they are asked for: classes of a data
     set need not be those of a model."""
     found: dict[str, Any] = {}
-    for key, names in _CALLED if given else ():
+    for key, names in CALLED.items() if given else ():
         value = next((given[name] for name in names if given.get(name) is not None), None)
         if value is not None:
             found[key] = labelled(value)
@@ -116,7 +118,6 @@ def known_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
     return {DATASET: found} if found else _NOTHING
 
 
-_CALLED = ("label", ("label", "class", "cls")), ("boxes", ("boxes", "bboxes")), ("mask", MASKS)
 _NOTHING: Mapping[str, Any] = {}  # of a million pictures, one
 
 

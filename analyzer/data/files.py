@@ -193,7 +193,8 @@ def _metadata(folder: str) -> tuple[Mapping[str, dict[str, Any]], Sequence[str]]
         path = f"{folder}/{name}" if folder else name
         try:
             with opened(path) as file:
-                lines = file.read().decode("utf-8-sig").splitlines()
+                data = file.read()
+            lines = data.decode("utf-8-sig").splitlines()
             rows = list(csv.DictReader(lines)) if name.endswith("csv") else [json.loads(x) for x in lines if x.strip()]
         except MissingError:
             continue
@@ -226,9 +227,10 @@ def _expand(source: Path) -> list[Path | str]:
 
 def _listed(path: str) -> list[str]:
     """The files that a text file names, one per line, relative to itself."""
+    with opened(path) as file:
+        data = file.read()
     try:
-        with opened(path) as file:
-            lines = [line.split("#")[0].strip() for line in file.read().decode().splitlines()]
+        lines = [line.split("#")[0].strip() for line in data.decode().splitlines()]
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file", "a list file has one path per line") from None
     folder = os.path.dirname(path)

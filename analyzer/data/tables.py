@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from analyzer.data.archives import MASKS, known_of
+from analyzer.data.archives import CALLED, MASKS, known_of
 from analyzer.data.remote import Remote, UnreadableError, for_tables, is_remote, opened, reading
 from analyzer.errors import InputError, suggest
 from analyzer.images.sources import Stored
 
 TABLES = (".parquet", ".arrow", ".feather")
 IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "bytes", "image_bytes", "path", "file", "file_name", "url")
-KNOWN = ("label", "class", "cls", "boxes", "bboxes")
+KNOWN = CALLED["label"] + CALLED["boxes"]
 ROWS = "rows are those of tables, and of metadata.csv or metadata.jsonl beside pictures"
 _GROUPS = 2  # of rows that are kept in memory: those of pictures at work, and of the next
 

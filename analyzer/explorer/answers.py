@@ -117,7 +117,7 @@ class Explorer:
 
     def routes(self) -> list[Route]:
         found = [Route(f"/api/{path}", self.endpoint(answer)) for path, answer in self.answers().items()]
-        return [*found, Route("/api/pictures", _told(self.drop), methods=["POST"])]
+        return [*found, Route("/api/pictures", _quiet(self.drop), methods=["POST"])]
 
     def endpoint(self, answer: Answer) -> Endpoint:
         """The endpoint of an answer, which is worked out in a thread, until a later question of the same view comes."""
@@ -141,7 +141,7 @@ class Explorer:
 
             return await to_thread.run_sync(work, limiter=self._limiter)
 
-        return _told(endpoint)
+        return _quiet(endpoint)
 
     def ask(self, path: str, query: Mapping[str, Any]) -> Response:
         """The answer to a question of this process, as the page would get it."""
@@ -456,16 +456,17 @@ def _work(answer: Answer, request: Request) -> Response:
     return found if isinstance(found, Response) else JSONResponse(found)
 
 
-def _told(endpoint: Endpoint) -> Endpoint:
-    """Refusals are answers where the page asks: browsers write every other status on their console."""
+def _quiet(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, whose refusals come with status 200 where the page asks for that, and with their own status in a
+    header: browsers write every other status on their console."""
 
-    async def told(request: Request) -> Response:
+    async def quiet(request: Request) -> Response:
         found = await endpoint(request)
         if REFUSED in request.headers and found.status_code in (404, 413, 422):
             found.headers[REFUSED], found.status_code = str(found.status_code), 200
         return found
 
-    return told
+    return quiet
 
 
 def _error(error: AnalyzerError, status: int) -> Response:

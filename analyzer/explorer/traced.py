@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from analyzer.attribution import Question
-from analyzer.attribution.asked import has_reference, predicted, task_for, task_of
+from analyzer.attribution.asked import task_for, task_of
 from analyzer.attribution.model import Model
+from analyzer.attribution.runner import wanted_of
 from analyzer.attribution.seeds import arrays_of, seeded
 from analyzer.errors import NotFoundError, UnsupportedError
 from analyzer.gradient import find_policy, pullback
 from analyzer.graph import Builder
-from analyzer.tasks.targets import is_word
 
 
 def slot_in(model: Model, question: Question, feeds: Mapping[str, np.ndarray]) -> str | int:
@@ -22,13 +22,7 @@ def slot_in(model: Model, question: Question, feeds: Mapping[str, np.ndarray]) -
     Raises:
         NotFoundError: the target is not in the picture.
     """
-    task, given = task_for(model, question, feeds), question.slots(1)[0]
-    if isinstance(given, str) and not is_word(given):
-        return given
-    wanted = given if isinstance(given, str) else int(given[0])
-    if isinstance(wanted, int) and not task.per_picture:
-        return task.slot(wanted, has_reference(question))
-    found = predicted(model, question, feeds, wanted)
+    found = wanted_of(model, question, task_for(model, question, feeds), dict(feeds), question.slots(1)[0], 0)
     if not found:
         raise NotFoundError(f"the model finds no {question.target!r} in the picture")
     return found[0].slot

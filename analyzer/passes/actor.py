@@ -77,6 +77,11 @@ def blocks_of(answer: bytes) -> list[Block]:
     return [Block(**block) for block in found["blocks"]]
 
 
+def provider_of(work: Pass[Any]) -> str:
+    """Where its model runs, as it was asked for."""
+    return str(getattr(getattr(work, "model", None), "provider", "cpu"))
+
+
 def pickled(work: Pass[Any]) -> bytes:
     """
     Raises:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import queue
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from analyzer.child import started
 from analyzer.data import Sample
 from analyzer.errors import AnalyzerError, UnsupportedError
-from analyzer.limits import SANDBOX_VARIABLE, killed
-from analyzer.passes.actor import Numbered, blocks_of, parts_of, pickled
+from analyzer.limits import killed
+from analyzer.passes.actor import Numbered, blocks_of, parts_of, pickled, provider_of
 from analyzer.passes.base import Pass
 from analyzer.passes.local import name_of
 from analyzer.passes.tree import Block
@@ -91,7 +90,7 @@ def suggested(work: Pass[Any], batches: int, workers: int) -> Processes | None:
 
 def _devices(work: Pass[Any]) -> list[str]:
     """The GPUs that a pass may use; none where one is named, or the model runs elsewhere."""
-    provider = getattr(getattr(work, "model", None), "provider", "cpu")
+    provider = provider_of(work)
     return gpus() if provider == "cuda" or (provider == "auto" and cuda_problem() is None) else []
 
 
@@ -200,19 +199,8 @@ class _Worker:
         return None
 
     def _started(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, SANDBOX_VARIABLE: "0"}
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        code = f"import sys; sys.path[:] = {path!r}; from analyzer.passes.worker import main; main()"
-        if self._device is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = self._device
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's interrupt is ours to handle
-            env=environment,
-        )
+        seen = {} if self._device is None else {"CUDA_VISIBLE_DEVICES": self._device}
+        process = started("analyzer.passes.worker", **seen)
         assert process.stdin is not None
         with suppress(OSError):
             send(process.stdin, self._run.start)

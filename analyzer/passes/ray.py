@@ -15,7 +15,7 @@ from typing import Any
 
 from analyzer.data import Sample
 from analyzer.errors import UnsupportedError
-from analyzer.passes.actor import Actor, Numbered, blocks_of, parts_of, pickled
+from analyzer.passes.actor import Actor, Numbered, blocks_of, parts_of, pickled, provider_of
 from analyzer.passes.base import Pass
 from analyzer.passes.tree import Block
 
@@ -69,8 +69,7 @@ class Ray:
                 yield from blocks_of(row["answer"])
 
     def _gpus(self, work: Pass[Any]) -> float:
-        on_gpu = getattr(getattr(work, "model", None), "provider", "cpu") == "cuda"
-        return self.gpus if self.gpus is not None else float(on_gpu)
+        return self.gpus if self.gpus is not None else float(provider_of(work) == "cuda")
 
 
 class _RayActor(Actor):

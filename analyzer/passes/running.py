@@ -195,7 +195,7 @@ class _Running:
             self.progress(sum(len(self.batch(index)) for index in range(block.start, block.stop)))
 
     def _blocks(self, left: Sequence[int], workers: Workers) -> Iterator[Block]:
-        count = cores() if workers is None else workers
+        count = workers or cores()
         engine = suggested(self.work, len(left), count) if isinstance(count, int) else count
         if engine is not None:
             first = self.first.sample if self.first else None

@@ -9,8 +9,8 @@ import sys
 import traceback
 from typing import IO
 
-from analyzer import heartbeat, native
-from analyzer.limits import become_expendable
+from analyzer import heartbeat
+from analyzer.child import channel
 from analyzer.passes.actor import Actor, refusal
 
 _LENGTH = struct.Struct("<Q")
@@ -42,11 +42,7 @@ def receive(stream: IO[bytes]) -> bytes:
 
 def main() -> None:
     """Answers on stdout what comes on stdin: the arguments of an `Actor`, then parts, with the samples to leave out."""
-    channel = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # native code may print
-    native.silence()
-    become_expendable()
-    actor = None
+    answers, actor = channel(), None
     try:
         start = receive(sys.stdin.buffer)
         while True:
@@ -57,6 +53,6 @@ def main() -> None:
                 answer = actor.do(part)
             except Exception as error:
                 answer = refusal(error, traceback.format_exc())
-            send(channel, answer)
+            send(answers, answer)
     except (EOFError, OSError):
         os._exit(0)

@@ -27,7 +27,7 @@ export const framed = window.top !== window;
 /** What every question to the server has. */
 export const headers = /** @type {Record<string, string>} */ ({ "X-Explorer-Status": "1", ...(token ? { "X-Explorer-Token": token } : {}) });
 /** The status of a refusal is in a header, since browsers write others than 200 on their console. @param {Response} answer @returns {Response} */
-function told(answer) {
+function withStatus(answer) {
   const status = Number(answer.headers.get("X-Explorer-Status"));
   return status ? new Response(answer.body, { status, headers: answer.headers }) : answer;
 }
@@ -38,7 +38,7 @@ const PATIENCE = 60_000, PAUSE = 250; // milliseconds
 
 /** @param {Blob} picture @param {Record<string, string>} about @returns {Promise<Response>} */
 export async function post(picture, about) {
-  return told(await fetch(`api/pictures?${new URLSearchParams(about)}`, { method: "POST", body: picture, headers }));
+  return withStatus(await fetch(`api/pictures?${new URLSearchParams(about)}`, { method: "POST", body: picture, headers }));
 }
 
 /** Called with whether the server is gone, whenever that changes. @type {(gone: boolean) => void} */
@@ -95,7 +95,7 @@ function question(path, query) {
 export async function answer(path, query, ticket = {}, signal) {
   if (!index) {
     const asked = new URLSearchParams(Object.entries({ ...query, ...ticket }).map(([name, value]) => [name, String(value)]));
-    return told(await insist(() => fetch(`api/${path}?${asked}`, { signal, headers })));
+    return withStatus(await insist(() => fetch(`api/${path}?${asked}`, { signal, headers })));
   }
   const found = (await index)[question(path, query)];
   if (!found) return (runs && await (await import("./local.js")).answer(path, query)) || Response.json(MISSING, { status: 404 });
